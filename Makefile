@@ -1,0 +1,23 @@
+# make demo: install, train on moving digits, generate, score.   make test: install, run all tests.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/digits
+
+.PHONY: demo test clean
+
+demo: $(VENV)/installed
+	$(BIN)/python -m launch.train --config configs/digits.py --workdir $(RUN)
+	$(BIN)/python -m launch.evaluate --benchmark digits --checkpoint $(RUN) --output $(RUN)/score
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -q
+
+$(VENV)/installed: requirements.txt constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,285 @@
+"""Configuration: frozen dataclasses, their defaults, and the way from absl flags to them.
+
+A config file's `get_config()` returns `to_config_dict(Experiment(...))`, so each field exists once, with its default, here;
+`from_config_dict` turns the (possibly overridden) ConfigDict back into dataclasses at the boundary of a program.
+Invariant: an unknown field, a wrong type or an impossible value is a `ValueError` that names the field.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any, Mapping
+
+import ml_collections
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """Sizes of one NOVA transformer and how it computes. `PRESETS` has the released ones."""
+
+  latent_dim: int  # C, channels of a latent.
+  latent_size: tuple[int, int]  # Height and width of a latent frame.
+  patch_size: int  # Side of an image token, in latents; a video token is twice as wide.
+  width: int  # D, of both encoders.
+  num_heads: int  # H, of both encoders.
+  temporal_depth: int  # Blocks of the temporal encoder.
+  spatial_depth: int  # Blocks of the spatial encoder.
+  denoiser_depth: int
+  denoiser_width: int
+  base_frames: int = 1  # Latent frames that absolute time positions are stretched to; > 1 adds the motion tokens.
+  text_dim: int | None = None  # Width of a text embedding; None for a class-conditional model.
+  text_len: int = 256  # L, text tokens.
+  num_classes: int | None = None  # Classes, without the "no class" row; None for a text-conditional model.
+  mixer_rank: int | None = None  # Scaling & shift: None absent, negative full rank, else the rank.
+  rotary: bool = False  # 3-D rotary positions instead of absolute ones.
+  dtype: str = "float32"  # Of activations; parameters are always float32.
+  remat: str = "none"  # What the backward pass recomputes: "none", "dots" (all but matmuls) or "block".
+
+  def __post_init__(self):
+    if (self.text_dim is None) == (self.num_classes is None):
+      raise ValueError(f"model: give either text_dim or num_classes, not both or none (got {self.text_dim} and {self.num_classes})")
+    if self.width % self.num_heads:
+      raise ValueError(f"model.width: {self.width} does not divide into {self.num_heads} heads")
+    for side in self.latent_size:
+      if side % (2 * self.patch_size):
+        raise ValueError(f"model.latent_size: {self.latent_size} must divide into video patches of {2 * self.patch_size} latents")
+    if self.dtype not in ("float32", "bfloat16"):
+      raise ValueError(f'model.dtype: expected "float32" or "bfloat16", got {self.dtype!r}')
+    if self.remat not in ("none", "dots", "block"):
+      raise ValueError(f'model.remat: expected "none", "dots" or "block", got {self.remat!r}')
+
+  @property
+  def image_grid(self) -> tuple[int, int]:
+    return (self.latent_size[0] // self.patch_size, self.latent_size[1] // self.patch_size)
+
+  @property
+  def video_grid(self) -> tuple[int, int]:
+    return (self.image_grid[0] // 2, self.image_grid[1] // 2)
+
+  @property
+  def num_image_tokens(self) -> int:
+    """N."""
+    return self.image_grid[0] * self.image_grid[1]
+
+  @property
+  def num_video_tokens(self) -> int:
+    """M."""
+    return self.video_grid[0] * self.video_grid[1]
+
+  @property
+  def patch_dim(self) -> int:
+    """Values in an image token."""
+    return self.patch_size**2 * self.latent_dim
+
+  @property
+  def has_motion(self) -> bool:
+    return self.base_frames > 1
+
+  @property
+  def num_condition_tokens(self) -> int:
+    """P, length of the prefix: text or label, then motion."""
+    return (self.text_len if self.text_dim else 1) + 2 * self.has_motion
+
+
+def _released(width: int, num_heads: int, denoiser: tuple[int, int], latent_size: tuple[int, int], **fields) -> ModelConfig:
+  """A model of the released family: 16 temporal and 32 spatial blocks over 4-channel latents, Phi-2 text."""
+  return ModelConfig(
+      latent_dim=4, latent_size=latent_size, patch_size=2, width=width, num_heads=num_heads, temporal_depth=16, spatial_depth=32,
+      denoiser_depth=denoiser[0], denoiser_width=denoiser[1], text_dim=2560, text_len=256, **fields)
+
+
+PRESETS: Mapping[str, ModelConfig] = types.MappingProxyType({
+    "nova-d48w768-sdxl1024": _released(768, 12, (6, 768), (128, 128)),
+    "nova-d48w1024-sdxl1024": _released(1024, 16, (6, 1024), (128, 128)),
+    "nova-d48w1536-sdxl1024": _released(1536, 16, (6, 1536), (128, 128)),
+    "nova-d48w1024-sd512": _released(1024, 16, (6, 1024), (64, 64)),
+    "nova-d48w1024-osp480": _released(1024, 16, (3, 1280), (60, 96), base_frames=9, mixer_rank=24),
+    "digits": ModelConfig(
+        latent_dim=1, latent_size=(16, 16), patch_size=4, width=128, num_heads=4, temporal_depth=3, spatial_depth=4,
+        denoiser_depth=3, denoiser_width=128, base_frames=4, text_dim=64, text_len=16, mixer_rank=-1),
+})
+
+
+@dataclasses.dataclass(frozen=True)
+class SchedulerConfig:
+  """The diffusion process, with the field names of the published `scheduler_config.json`."""
+
+  name: str = "flow_matching"  # "flow_matching", "ddpm" (as NOVA defines it) or "diffusers_ddpm".
+  num_train_timesteps: int = 1000
+  shift: float = 1.0  # Flow matching only, like the next one's absence: the rest belongs to DDPM.
+  beta_schedule: str = "linear"  # "linear", "scaled_linear", "squaredcos_cap_v2" or "sigmoid".
+  beta_start: float = 0.0001
+  beta_end: float = 0.02
+  prediction_type: str = "epsilon"  # "epsilon", "sample" or "v_prediction".
+  variance_type: str = "fixed_small"  # "fixed_small", "fixed_small_log", "fixed_large" or "fixed_large_log".
+  timestep_spacing: str = "leading"  # "leading", "trailing" or "linspace".
+  steps_offset: int = 0
+  rescale_betas_zero_snr: bool = False
+  clip_sample: bool = True  # This and the following: diffusers' DDPM only.
+  clip_sample_range: float = 1.0
+  thresholding: bool = False
+  dynamic_thresholding_ratio: float = 0.995
+  sample_max_value: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """Where training records come from."""
+
+  name: str = "moving_digits"
+  data_dir: str = ""  # Where the dataset is written and read; empty: `data/` in the workdir.
+  num_records: int = 4000  # Clips of the training split.
+  num_frames: int = 4  # Frames of a stored clip.
+  canvas: int = 16  # Pixels a side.
+  num_workers: int = 0  # Loader processes; 0 reads in threads of this one.
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+  """A part of a training run with its own length of clip; it starts from the weights of the stage before."""
+
+  name: str = "video"
+  share: float = 1.0  # Of `train.steps`.
+  batch_size: int = 32  # Global, in clips.
+  num_frames: int = 1  # Latent frames; 1 trains on images.
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """Optimizer and learning rate, anew in each stage."""
+
+  name: str = "adamw"  # "adamw", or "muon" for matrices with AdamW for the rest.
+  learning_rate: float = 1e-4
+  b1: float = 0.9
+  b2: float = 0.95
+  weight_decay: float = 0.02
+  clip_norm: float = 1.0  # Of the whole gradient; 0 clips nothing.
+  schedule: str = "constant"  # "constant", "cosine" or "multistep", after the warm-up.
+  warmup_steps: int = 0
+  final_fraction: float = 0.0  # Cosine: of the learning rate, at the end.
+  milestones: tuple[float, ...] = ()  # Multi-step: shares of the stage at which the rate is multiplied by `gamma`.
+  gamma: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """The training run."""
+
+  steps: int = 1000  # Of all stages together.
+  stages: tuple[StageConfig, ...] = (StageConfig(),)
+  accumulation: int = 1  # Micro-batches a step.
+  loss_repeat: int = 4  # Noised copies of each token.
+  mask_ratio: tuple[float, float] = (0.7, 1.0)  # Bounds of the truncated normal that share of masked tokens is drawn from.
+  visible_sizes: int = 1  # Padded sizes for the random number of visible tokens; each is one more compilation.
+  caption_dropout: float = 0.1
+  ema_decay: float = 0.99
+  freeze: tuple[str, ...] = ()  # Regular expressions over parameter paths, "video_encoder/patch_embed".
+  log_every: int = 20
+  sample_every: int = 0  # Steps between sample grids; 0 writes none.
+  save_every: int = 1000
+  keep: int = 2  # Newest checkpoints to keep.
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Devices along each mesh axis; -1 takes what is left (one axis at most)."""
+
+  data: int = 1
+  fsdp: int = -1
+  tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+  """Defaults of generation, stored with a checkpoint."""
+
+  num_inference_steps: int = 64  # S, sets a frame.
+  num_diffusion_steps: int = 25  # K.
+  guidance_scale: float = 5.0
+  motion_flow: float = 5.0
+  fps: float = 12.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """Everything that defines a run: same experiment, same numbers."""
+
+  model: ModelConfig
+  seed: int = 0
+  text_encoder: str = "words"
+  autoencoder: str = "pixels"
+  scheduler: SchedulerConfig = SchedulerConfig()
+  data: DataConfig = DataConfig()
+  train: TrainConfig = TrainConfig()
+  optimizer: OptimizerConfig = OptimizerConfig()
+  mesh: MeshConfig = MeshConfig()
+  sample: SampleConfig = SampleConfig()
+
+
+def to_dict(config: Any) -> Any:
+  """Turn a dataclass into plain dicts, tuples and scalars, ready for JSON."""
+  return dataclasses.asdict(config)
+
+
+def to_config_dict(config: Any) -> ml_collections.ConfigDict:
+  """Turn an experiment into the locked ConfigDict that command-line flags override."""
+
+  def convert(value):
+    if isinstance(value, dict):
+      return ml_collections.ConfigDict({k: convert(v) for k, v in value.items()})
+    if isinstance(value, (tuple, list)):
+      return tuple(convert(v) for v in value)
+    return ml_collections.config_dict.placeholder(object) if value is None else value
+
+  return convert(to_dict(config)).lock()
+
+
+def from_dict(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:
+  """Build dataclass `cls` from nested mappings, checking names and types.
+
+  Args:
+    cls: a frozen dataclass of this module.
+    values: a mapping or ConfigDict of its fields; missing ones take their defaults.
+    path: prefix for error messages.
+
+  Raises:
+    ValueError: an unknown field (with the nearest known one), a missing field or a wrong type.
+  """
+  fields = {f.name: f for f in dataclasses.fields(cls)}
+  hints = typing.get_type_hints(cls)
+  for name in values:
+    if name not in fields:
+      raise ValueError(f"{path}.{name} is not a field{did_you_mean(name, fields)}")
+  required = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in values]
+  if required:
+    raise ValueError(f"{path} lacks {', '.join(required)}")
+  return cls(**{name: _check(hints[name], values[name], f"{path}.{name}") for name in values})
+
+
+def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
+  """Return the hint that ends an error about an unknown name."""
+  known = sorted(known)
+  nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  return f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(known)}"
+
+
+def _check(hint: Any, value: Any, path: str) -> Any:
+  """Return `value` as type `hint` (a dataclass, scalar, optional or tuple), or raise a ValueError naming `path`."""
+  if dataclasses.is_dataclass(hint):
+    return from_dict(hint, value, path)
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (types.UnionType, typing.Union):
+    return None if value is None else _check(next(a for a in args if a is not type(None)), value, path)
+  if origin is tuple:
+    if not isinstance(value, (tuple, list)):
+      raise ValueError(f"{path}: expected a tuple, got {value!r}")
+    kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
+    if len(kinds) != len(value):
+      raise ValueError(f"{path}: expected {len(kinds)} values, got {value!r}")
+    return tuple(_check(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(zip(kinds, value)))
+  if hint is float and type(value) is int:
+    value = float(value)
+  if type(value) is not hint:
+    raise ValueError(f"{path}: expected {hint.__name__}, got {value!r}")
+  return value

@@ -1,0 +1,1 @@
+"""Published checkpoints: their files, configs and parameter names."""

@@ -1,0 +1,73 @@
+"""Flow matching along straight lines (paper, section 3.4; Lipman et al. 2023), as the published code discretises it.
+
+  x_σ = σ·noise + (1 − σ)·x,   target v = noise − x,   Euler: x ← x + (σ' − σ)·v
+
+σ[i] = 1 − i/1000, shifted by s·σ / (1 + (s − 1)·σ). Quirk kept: a sampler shifts the already shifted table once more.
+"""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+
+class FlowSteps(NamedTuple):
+  """Time of each step, and σ' − σ."""
+
+  time: Float[np.ndarray, "K"]
+  delta: Float[np.ndarray, "K"]
+
+
+def shifted(sigmas: Float[np.ndarray, "K"], shift: float) -> Float[np.ndarray, "K"]:
+  """Move noise levels towards more noise (shift > 1)."""
+  return (shift * sigmas / (1 + (shift - 1) * sigmas)).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowMatching:
+  """The process, and its Euler sampler."""
+
+  num_train_timesteps: int = 1000
+  shift: float = 1.0
+  adds_noise: ClassVar[bool] = False
+
+  def __post_init__(self):
+    if self.shift <= 0:
+      raise ValueError(f"scheduler.shift: expected a positive number, got {self.shift}")
+
+  @property
+  def sigmas(self) -> Float[np.ndarray, "1000"]:
+    """The training table, from pure noise to almost none."""
+    times = np.arange(self.num_train_timesteps, 0, -1, dtype=np.float32)
+    return shifted(times / np.float32(self.num_train_timesteps), self.shift)
+
+  def sample_indices(self, key: jax.Array, shape: tuple[int, ...]) -> Int[Array, "..."]:
+    """Draw ⌊1000·sigmoid(n)⌋, n ~ N(0, 1)."""
+    share = jax.nn.sigmoid(jax.random.normal(key, shape))
+    return jnp.minimum((share * self.num_train_timesteps).astype(jnp.int32), self.num_train_timesteps - 1)
+
+  def network_time(self, indices: Int[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.asarray(self.sigmas * np.float32(self.num_train_timesteps))[indices]
+
+  def add_noise(self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."]) -> Float[Array, "... P"]:
+    sigma = jnp.asarray(self.sigmas)[indices][..., None]
+    return sigma * noise + (1 - sigma) * x
+
+  def target(self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."]) -> Float[Array, "... P"]:
+    return noise - x
+
+  def steps(self, num_steps: int, shift: float | None = None) -> FlowSteps:
+    """Return the sampler's table; `shift` replaces the sampler's shift, not the training table's."""
+    if shift is not None and shift <= 0:
+      raise ValueError(f"flow_shift: expected a positive number, got {shift}")
+    table = self.sigmas
+    scale = self.num_train_timesteps
+    times = np.linspace(float(table[0]) * scale, float(table[-1]) * scale, num_steps, dtype=np.float32)
+    sigmas = shifted(times / np.float32(scale), self.shift if shift is None else shift)
+    return FlowSteps(sigmas * np.float32(scale), np.diff(sigmas, append=np.float32(0)))
+
+  def step(self, steps: FlowSteps, x: Float[Array, "B S P"], prediction: Float[Array, "B S P"], noise: None, valid: Bool[Array, "S"]):
+    return x + steps.delta * prediction

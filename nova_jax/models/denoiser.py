@@ -1,0 +1,103 @@
+"""The denoiser: a small MLP that predicts one token's diffusion target, given the token's condition (paper, section 3.4).
+
+Its condition is MLP(z) + MLP(sincos(t)); only the second changes along the sampler, so `condition` is a call of its own.
+Each block: x += gate · LN(MLP(LN(x) · (1 + scale) + shift)) with scale, shift, gate = Linear(SiLU(condition)).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from nova_jax.config import ModelConfig
+from nova_jax.models.embeddings import MAX_PERIOD, PatchEmbed
+from nova_jax.models.layers import MLP, LayerNorm, Linear, normalize, scan, stack
+
+TIME_DIM = 256
+INNER_EPS = 1e-6  # Of the modulated norms; the affine ones keep 1e-5.
+
+
+class Modulation(nnx.Module):
+  """Normalise without gains, then scale and shift by the condition; a third part, if any, is a gate.
+
+  With a rank, the condition passes through a narrow layer first; without normalisation this is NOVA's scaling & shift.
+  """
+
+  def __init__(self, dim: int, num_parts: int, *, rank: int | None = None, eps: float | None = INNER_EPS, rngs: nnx.Rngs):
+    self.eps = eps
+    self.lora = Linear((dim,), (rank,), ("embed", "rank"), use_bias=False, rngs=rngs) if rank else None
+    inputs, axis = (rank, "rank") if rank else (dim, "embed")
+    self.proj = Linear((inputs,), (num_parts, dim), (axis, None, "mlp"), parts=1, zero=True, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "... D"], cond: Float[Array, "... D"]) -> tuple[Float[Array, "... D"], ...]:
+    """Return the modulated x, and the gate if there is one."""
+    hidden = jax.nn.silu(cond)
+    scale, shift, *gate = jnp.moveaxis(self.proj(hidden if self.lora is None else self.lora(hidden)), -2, 0)
+    x = x if self.eps is None else normalize(x, self.eps).astype(x.dtype)
+    return (x * (1 + scale) + shift, *gate)
+
+
+class DenoiserBlock(nnx.Module):
+  """One gated residual MLP."""
+
+  def __init__(self, dim: int, *, rngs: nnx.Rngs):
+    self.norm1 = Modulation(dim, 3, rngs=rngs)
+    self.proj = MLP(dim, dim, dim, jax.nn.silu, rngs=rngs)
+    self.norm2 = LayerNorm(dim)
+
+  def __call__(self, x: Float[Array, "... D"], cond: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    hidden, gate = self.norm1(x, cond)
+    return x + gate * self.norm2(self.proj(hidden))
+
+
+class TimeCondEmbed(nnx.Module):
+  """The two projections whose sum conditions the blocks."""
+
+  def __init__(self, cond_dim: int, dim: int, *, rngs: nnx.Rngs):
+    self.timestep_proj = MLP(TIME_DIM, dim, dim, jax.nn.silu, rngs=rngs)
+    self.condition_proj = MLP(cond_dim, dim, dim, jax.nn.silu, rngs=rngs)
+
+
+class Denoiser(nnx.Module):
+  """Token-wise diffusion network (`image_decoder`)."""
+
+  def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    self.cfg = cfg
+    self.patch_embed = PatchEmbed(cfg.patch_dim, cfg.denoiser_width, rngs=rngs)
+    self.time_cond_embed = TimeCondEmbed(cfg.width, cfg.denoiser_width, rngs=rngs)
+    self.blocks = stack(lambda rngs: DenoiserBlock(cfg.denoiser_width, rngs=rngs), cfg.denoiser_depth, rngs)
+    self.norm = Modulation(cfg.denoiser_width, 2, rngs=rngs)
+    self.head = Linear((cfg.denoiser_width,), (cfg.patch_dim,), ("embed", "patch"), zero=True, rngs=rngs)
+
+  def condition(self, z: Float[Array, "... D"]) -> Float[Array, "... E"]:
+    """Project the spatial encoder's output; the same for all diffusion steps of a token."""
+    return self.time_cond_embed.condition_proj(z)
+
+  def __call__(
+      self, x: Float[Array, "... P"], time: Float[Array, "..."], cond: Float[Array, "... E"]
+  ) -> Float[Array, "... P"]:
+    """Predict the diffusion target of noised tokens.
+
+    Args:
+      x: patch values of noised tokens.
+      time: the process's time of each token, in [0, 1000].
+      cond: what `condition` returned for these tokens. Leading axes of all three broadcast.
+
+    Returns:
+      The prediction in float32.
+    """
+    x = self.patch_embed(x.astype(cond.dtype))
+    cond = cond + self.time_cond_embed.timestep_proj(time_embedding(time).astype(cond.dtype))
+    x = jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape[:-1], cond.shape[:-1]) + x.shape[-1:])
+    x, _ = scan(self.blocks, x, None, lambda block, x, _: (block(x, cond), None), self.cfg.remat)
+    (x,) = self.norm(x, cond)
+    return self.head(x).astype(jnp.float32)
+
+
+def time_embedding(time: Float[Array, "..."]) -> Float[Array, "... 256"]:
+  """Embed diffusion time as [cosines, sines]: the other way round than positions."""
+  half = TIME_DIM // 2
+  frequencies = np.exp(np.arange(half, dtype=np.float32) * np.float32(-np.log(MAX_PERIOD) / half))
+  angles = jnp.asarray(time, jnp.float32)[..., None] * frequencies
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)

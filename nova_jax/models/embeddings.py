@@ -1,0 +1,148 @@
+"""Positions, patches and condition tokens.
+
+Two kinds of position (`ModelConfig.rotary`): absolute sines added to the tokens, or a 3-D rotation of queries and keys.
+Both count an integer grid from 0, row-major; condition tokens sit at (0, 0, 0) or have no position.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from nova_jax.config import ModelConfig
+from nova_jax.models.layers import MLP, Buffer, LayerNorm, Linear, parameter
+
+MAX_TEXT_LEN = 512  # Rows of the null table in published checkpoints.
+MAX_PERIOD = 10000.0
+DEFAULT_MOTION_FLOW = 5.0
+DEFAULT_FPS = 12.0
+
+
+class Rotation(NamedTuple):
+  """The angles' cosines and sines for each token and pair of channels."""
+
+  cos: Float[Array, "... S K/2"]
+  sin: Float[Array, "... S K/2"]
+
+
+def rotary_positions(num_frames: int, grid: tuple[int, int], start: int = 0) -> Int[np.ndarray, "S 3"]:
+  """Return (t, h, w) of the tokens of `num_frames` frames, the first being frame `start`."""
+  t, h, w = np.meshgrid(np.arange(start, start + num_frames), *map(np.arange, grid), indexing="ij")
+  return np.stack([t, h, w], axis=-1).reshape(-1, 3)
+
+
+def rotation(positions: Float[Array, "... S 3"], head_dim: int) -> Rotation:
+  """Return the 3-D rotary table: an eighth of the head for time, the rest halved between height and width."""
+  time_dim = head_dim // 8
+  space_dim = (head_dim - time_dim) // 2
+  angles = []
+  for axis, dim in enumerate((time_dim, space_dim, space_dim)):
+    frequencies = MAX_PERIOD ** -(np.arange(0, dim, 2, dtype=np.float32) / dim)
+    angles.append(positions[..., axis, None].astype(jnp.float32) * frequencies)
+  angles = jnp.concatenate(angles, axis=-1)
+  return Rotation(jnp.cos(angles), jnp.sin(angles))
+
+
+def rotate(x: Float[Array, "B S H K"], table: Rotation) -> Float[Array, "B S H K"]:
+  """Rotate interleaved pairs of channels: (x₀ cos − x₁ sin, x₀ sin + x₁ cos)."""
+  cos, sin = table.cos[..., :, None, :].astype(x.dtype), table.sin[..., :, None, :].astype(x.dtype)
+  x0, x1 = jnp.moveaxis(x.reshape(*x.shape[:-1], -1, 2), -1, 0)
+  return jnp.stack([x0 * cos - x1 * sin, x0 * sin + x1 * cos], axis=-1).reshape(x.shape)
+
+
+def sincos(values: Float[Array, "..."], dim: int = 256) -> Float[Array, "... dim"]:
+  """Embed numbers as [sines, cosines] of dim/2 frequencies from 1 to 1/10000."""
+  frequencies = MAX_PERIOD ** -(np.arange(dim // 2, dtype=np.float32) / (dim // 2))
+  angles = jnp.asarray(values, jnp.float32)[..., None] * frequencies
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def space_embedding(dim: int, grid: tuple[int, int]) -> Float[np.ndarray, "N D"]:
+  """Return the fixed absolute positions [sin w, cos w, sin h, cos h] of a row-major grid."""
+  frequencies = MAX_PERIOD ** -(np.arange(dim // 4, dtype=np.float32) / (dim // 4))
+  h, w = np.meshgrid(*map(np.arange, grid), indexing="ij")
+  h, w = h.reshape(-1, 1) * frequencies, w.reshape(-1, 1) * frequencies
+  return np.concatenate([np.sin(w), np.cos(w), np.sin(h), np.cos(h)], axis=-1).astype(np.float32)
+
+
+class VideoPosEmbed(nnx.Module):
+  """Absolute positions of video tokens: the grid's, and a learned map of the stretched time of each frame."""
+
+  def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    self.cfg = cfg
+    self.time_proj = MLP(256, cfg.width, cfg.width, jax.nn.silu, rngs=rngs)
+    self.norm = LayerNorm(cfg.width)
+
+  def __call__(self, num_frames: int) -> Float[Array, "T M D"]:
+    """Return positions for a video of `num_frames` latent frames, the length asked for: time is stretched to it."""
+    time = jnp.arange(num_frames, dtype=jnp.float32) / (num_frames / self.cfg.base_frames)
+    time = self.norm(self.time_proj(sincos(time).astype(self.cfg.dtype)))
+    return time[:, None] + space_embedding(self.cfg.width, self.cfg.video_grid).astype(self.cfg.dtype)
+
+
+def patchify(x: Float[Array, "... h w C"], patch: int) -> Float[Array, "... N P"]:
+  """Cut frames into row-major tokens with values in the order row, column, channel."""
+  return rearrange(x, "... (h p) (w q) c -> ... (h w) (p q c)", p=patch, q=patch)
+
+
+def unpatchify(x: Float[Array, "... N P"], grid: tuple[int, int], patch: int) -> Float[Array, "... h w C"]:
+  """Undo `patchify`."""
+  return rearrange(x, "... (h w) (p q c) -> ... (h p) (w q) c", h=grid[0], w=grid[1], p=patch, q=patch)
+
+
+class PatchEmbed(nnx.Module):
+  """A linear map of patch values: a convolution whose stride is its size."""
+
+  def __init__(self, patch_dim: int, dim: int, *, rngs: nnx.Rngs):
+    self.proj = Linear((patch_dim,), (dim,), ("patch", "embed"), rngs=rngs)
+
+  def __call__(self, patches: Float[Array, "... P"]) -> Float[Array, "... D"]:
+    return self.proj(patches)
+
+
+class TextEmbed(nnx.Module):
+  """Text embeddings to condition tokens; a fixed table fills the places without text.
+
+  Row i of the table stands at place i wherever the text has ended: behind a short caption, for a dropped one, and in
+  the unconditional branch of guidance (a caption of length 0).
+  """
+
+  def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    if cfg.text_len > MAX_TEXT_LEN:
+      raise ValueError(f"model.text_len: at most {MAX_TEXT_LEN} (rows of the null table), got {cfg.text_len}")
+    self.proj = Linear((cfg.text_dim,), (cfg.width,), ("text", "embed"), rngs=rngs)
+    self.norm = LayerNorm(cfg.width)
+    table = 0.02 * jax.random.normal(rngs.params(), (MAX_TEXT_LEN, cfg.text_dim))
+    self.weight = parameter(table, ("vocab", "text"), Buffer)
+
+  def __call__(self, embeds: Float[Array, "B L E"], lengths: Int[Array, "B"], dtype: str) -> Float[Array, "B L D"]:
+    places = jnp.arange(embeds.shape[1])
+    padded = jnp.where((places < lengths[:, None])[..., None], embeds, self.weight[: len(places)])
+    return self.norm(self.proj(padded.astype(dtype)))
+
+
+class LabelEmbed(nnx.Module):
+  """A class label to one condition token; the last row means "no class"."""
+
+  def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    table = 0.02 * jax.random.normal(rngs.params(), (cfg.num_classes + 1, cfg.width))
+    self.weight = parameter(table, ("vocab", "embed"))
+    self.norm = LayerNorm(cfg.width)
+
+  def __call__(self, labels: Int[Array, "B"], dtype: str) -> Float[Array, "B 1 D"]:
+    return self.norm(self.weight[...][labels][:, None].astype(dtype))
+
+
+class MotionEmbed(nnx.Module):
+  """Motion score and frames per second to two condition tokens."""
+
+  def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    self.flow_proj = MLP(256, cfg.width, cfg.width, jax.nn.silu, rngs=rngs)
+    self.fps_proj = MLP(256, cfg.width, cfg.width, jax.nn.silu, rngs=rngs)
+
+  def __call__(self, flow: Float[Array, "B"], fps: Float[Array, "B"], dtype: str) -> Float[Array, "B 2 D"]:
+    return jnp.stack([self.flow_proj(sincos(flow).astype(dtype)), self.fps_proj(sincos(fps).astype(dtype))], axis=1)

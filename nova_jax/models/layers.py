@@ -1,0 +1,133 @@
+"""The layers everything is made of, and how blocks are stacked and scanned.
+
+Every parameter carries the logical names of its axes (`out_sharding`); `nova_jax/sharding.py` maps them to a mesh.
+Parameters are float32; a layer computes in the dtype of its input, normalisation in float32.
+Invariant: N stacked blocks are one block whose parameters have a leading "layers" axis, run by one `lax.scan`, so that
+compile time does not grow with depth.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+Axes = tuple[str | None, ...]
+
+
+class Buffer(nnx.Variable):
+  """An array that a checkpoint carries and no optimizer touches."""
+
+
+def parameter(value: jax.Array, axes: Axes, kind: type[nnx.Variable] = nnx.Param) -> nnx.Variable:
+  """Wrap `value` with the logical names of its axes."""
+  assert value.ndim == len(axes), (value.shape, axes)
+  return kind(value, out_sharding=axes, eager_sharding=False)
+
+
+def xavier_uniform(key: jax.Array, shape: tuple[int, ...], fan_in: int, fan_out: int) -> jax.Array:
+  """Draw from U(−a, a), a = √(6 / (fan_in + fan_out)) (Glorot & Bengio 2010)."""
+  bound = math.sqrt(6 / (fan_in + fan_out))
+  return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
+class Linear(nnx.Module):
+  """A linear map between groups of axes, with a bias by choice.
+
+  Args:
+    inputs: sizes of the input's last axes, which are contracted.
+    outputs: sizes of the axes that replace them.
+    axes: logical names of `inputs + outputs`.
+    parts: how many leading output axes only count independent maps (q, k, v; scale, shift, gate), each initialised apart.
+    zero: start at zero instead of Xavier's.
+  """
+
+  def __init__(self, inputs: tuple[int, ...], outputs: tuple[int, ...], axes: Axes, *, parts: int = 0, zero: bool = False,
+               use_bias: bool = True, rngs: nnx.Rngs):
+    shape = inputs + outputs
+    if zero:
+      kernel = jnp.zeros(shape, jnp.float32)
+    else:
+      kernel = xavier_uniform(rngs.params(), shape, math.prod(inputs), math.prod(outputs[parts:]))
+    self.num_inputs = len(inputs)
+    self.kernel = parameter(kernel, axes)
+    self.bias = parameter(jnp.zeros(outputs, jnp.float32), axes[len(inputs):]) if use_bias else None
+
+  def __call__(self, x: Array) -> Array:
+    kernel = self.kernel[...].astype(x.dtype)
+    y = jax.lax.dot_general(x, kernel, ((tuple(range(x.ndim - self.num_inputs, x.ndim)), tuple(range(self.num_inputs))), ((), ())))
+    return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+  """Layer normalisation over the last axis, in float32; eps 1e-5 as in the published model."""
+
+  def __init__(self, dim: int, *, scale: float = 1.0, eps: float = 1e-5):
+    self.eps = eps
+    self.scale = parameter(jnp.full((dim,), scale, jnp.float32), ("norm",))
+    self.bias = parameter(jnp.zeros((dim,), jnp.float32), ("norm",))
+
+  def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    return (normalize(x, self.eps) * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+def normalize(x: Float[Array, "... D"], eps: float) -> Float[Array, "... D"]:
+  """Return x with zero mean and unit variance along the last axis, in float32."""
+  x = x.astype(jnp.float32)
+  x = x - x.mean(-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
+
+
+class MLP(nnx.Module):
+  """Two linear maps around an activation."""
+
+  def __init__(self, dim: int, hidden: int, out: int, activation: Callable[[Array], Array], *, rngs: nnx.Rngs):
+    self.activation = activation
+    self.fc1 = Linear((dim,), (hidden,), ("embed", "mlp"), rngs=rngs)
+    self.fc2 = Linear((hidden,), (out,), ("mlp", "embed"), rngs=rngs)
+
+  def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
+    return self.fc2(self.activation(self.fc1(x)))
+
+
+def gelu(x: Array) -> Array:
+  """The exact GELU; the tanh form would change published numbers."""
+  return jax.nn.gelu(x, approximate=False)
+
+
+def stack(make_block: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
+  """Make `depth` blocks as one, parameters stacked along a leading "layers" axis."""
+
+  @nnx.vmap(in_axes=0, out_axes=0)
+  @nnx.transform_metadata(in_axes=0, out_axes=0, partition="layers")
+  def make(rngs):
+    return make_block(rngs)
+
+  return make(rngs.split(depth))
+
+
+def scan(blocks: nnx.Module, x: Array, per_layer: Any, apply: Callable[[nnx.Module, Array, Any], tuple[Array, Any]], remat: str = "none"):
+  """Run stacked blocks in turn.
+
+  Args:
+    blocks: what `stack` made.
+    x: the carried activations.
+    per_layer: a pytree of arrays with a leading "layers" axis (a KV cache), or None.
+    apply: (block, x, its slice of `per_layer`) → (x, output of this layer).
+    remat: what the backward pass recomputes, as in `ModelConfig.remat`.
+
+  Returns:
+    The activations after the last block, and the layers' outputs stacked.
+  """
+  graph, state = nnx.split(blocks)
+
+  def body(x, layer):
+    return apply(nnx.merge(graph, layer[0]), x, layer[1])
+
+  if remat != "none":
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    body = jax.checkpoint(body, prevent_cse=False, policy=policy)
+  return jax.lax.scan(body, x, (state, per_layer))

@@ -1,0 +1,185 @@
+"""NOVA: frames in causal order, each frame in sets of tokens, each token by a small diffusion network.
+
+"Autoregressive Video Generation without Vector Quantization" (ICLR 2025, arXiv 2412.14169). In the paper's order:
+
+  temporal encoder (TAM)   [text, motion, begin, frame 0 … T−2] → c_0 … c_{T−1}, block-causal over frames
+  scaling & shift          c_t ← c_0 · (1 + s(c_t)) + b(c_t) for t > 0
+  spatial encoder (MAM)    c_t and the visible tokens of frame t → z, bidirectional within the frame
+  denoiser                 z, noised token, time → diffusion target, each token alone
+
+Parameters keep the published names. Invariant: modules hold parameters only; caches, masks and keys are arguments.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from nova_jax.config import ModelConfig
+from nova_jax.models import embeddings as emb
+from nova_jax.models.attention import BlockCausal, ValidKeys
+from nova_jax.models.denoiser import Denoiser, Modulation
+from nova_jax.models.layers import LayerNorm, parameter
+from nova_jax.models.transformer import Cache, extend_blocks, make_blocks, run_blocks
+
+# text_embeds [B, L, E] and text_lengths [B], or labels [B]; by choice motion_flow [B] and fps [B].
+Condition = dict[str, Array]
+
+
+class TemporalEncoder(nnx.Module):
+  """`video_encoder`: block-causal over [condition, frame 0 … frame T−1]; output t predicts frame t."""
+
+  def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    self.cfg = cfg
+    self.patch_embed = emb.PatchEmbed(4 * cfg.patch_dim, cfg.width, rngs=rngs)
+    self.blocks = make_blocks(cfg, cfg.temporal_depth, rngs)
+    self.norm = LayerNorm(cfg.width)
+    self.mixer = make_mixer(cfg, rngs) if cfg.mixer_rank is not None else None
+
+  def __call__(self, frames: Float[Array, "B T M D"], cond: Float[Array, "B P D"]) -> Float[Array, "B T M D"]:
+    """Encode whole videos, for training."""
+    num_frames, prefix = frames.shape[1], cond.shape[1]
+    x = jnp.concatenate([cond, frames.reshape(frames.shape[0], -1, frames.shape[-1])], axis=1)
+    mask = BlockCausal(prefix, frames.shape[2]) if num_frames > 1 else None
+    x = run_blocks(self.blocks, x, self._rotation(0, num_frames, prefix), mask, self.cfg.remat)
+    return self.norm(x[:, prefix:]).reshape(frames.shape)
+
+  def extend(
+      self, frame: Float[Array, "B M D"], cond: Float[Array, "B P D"] | None, cache: Cache, t: Int[Array, ""] | int
+  ) -> tuple[Float[Array, "B M D"], Cache]:
+    """Encode frame `t` given the cache of all earlier ones; the condition enters with frame 0 alone."""
+    prefix = 0 if cond is None else cond.shape[1]
+    x = frame if cond is None else jnp.concatenate([cond, frame], axis=1)
+    x, cache = extend_blocks(self.blocks, x, cache, self._rotation(t, 1, prefix))
+    return self.norm(x[:, prefix:]), cache
+
+  def scale_and_shift(self, first: Float[Array, "B ... M D"], later: Float[Array, "B ... M D"]) -> Float[Array, "B ... M D"]:
+    """Express outputs of later frames relative to the one of frame 0; without the layer they pass unchanged."""
+    return later if self.mixer is None else self.mixer(first, later)[0]
+
+  def _rotation(self, start, num_frames: int, prefix: int) -> emb.Rotation | None:
+    if not self.cfg.rotary:
+      return None
+    positions = jnp.asarray(emb.rotary_positions(num_frames, self.cfg.video_grid)) + jnp.array([1, 0, 0]) * start
+    positions = jnp.pad(positions, ((prefix, 0), (0, 0)))
+    return emb.rotation(positions, self.cfg.width // self.cfg.num_heads)
+
+
+def make_mixer(cfg: ModelConfig, rngs: nnx.Rngs) -> Modulation:
+  """Make the scaling & shift layer: low rank, or full for a negative one."""
+  return Modulation(cfg.width, 2, rank=cfg.mixer_rank if cfg.mixer_rank > 0 else None, eps=None, rngs=rngs)
+
+
+class SpatialEncoder(nnx.Module):
+  """`image_encoder`: a masked autoencoder over one frame, conditioned by the temporal encoder's tokens for it."""
+
+  def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    self.cfg = cfg
+    self.patch_embed = emb.PatchEmbed(cfg.patch_dim, cfg.width, rngs=rngs)
+    self.encoder_blocks = make_blocks(cfg, cfg.spatial_depth // 2, rngs)
+    self.decoder_blocks = make_blocks(cfg, cfg.spatial_depth - cfg.spatial_depth // 2, rngs)
+    self.norm = LayerNorm(cfg.width)
+
+  def __call__(
+      self, tokens: Float[Array, "B N D"], visible_ids: Int[Array, "B V"], num_visible: Int[Array, ""] | int,
+      cond: Float[Array, "B M D"],
+  ) -> Float[Array, "B N D"]:
+    """Encode frames of which some tokens are known.
+
+    Args:
+      tokens: known tokens' embeddings, the mask token elsewhere.
+      visible_ids: the known tokens; V is a padded size, ids behind `num_visible` are ignored.
+      num_visible: how many of `visible_ids` count.
+      cond: the temporal encoder's output for these frames.
+    """
+    batch, num_tokens, _ = tokens.shape
+    if not self.cfg.rotary:
+      tokens = tokens + emb.space_embedding(self.cfg.width, self.cfg.image_grid).astype(tokens.dtype)
+    num_cond, rows = cond.shape[1], jnp.arange(batch)[:, None]
+    # First half: only what is visible. Padding sits last, where the mask of valid keys hides it.
+    x = jnp.concatenate([cond, tokens[rows, visible_ids]], axis=1)
+    rotation = self._rotation(visible_ids, num_cond)
+    x = run_blocks(self.encoder_blocks, x, rotation, ValidKeys(num_cond + num_visible), self.cfg.remat)
+    # Second half: the visible ones are put back in place; padding is sent out of range, where the write is dropped.
+    cond, visible = x[:, :num_cond], x[:, num_cond:]
+    places = jnp.where(jnp.arange(visible_ids.shape[1]) < num_visible, visible_ids, num_tokens)
+    x = jnp.concatenate([cond, tokens.at[rows, places].set(visible, mode="drop")], axis=1)
+    x = run_blocks(self.decoder_blocks, x, self._rotation(jnp.arange(num_tokens), num_cond), None, self.cfg.remat)
+    return self.norm(x[:, num_cond:])
+
+  def _rotation(self, ids: Int[Array, "... V"], num_cond: int) -> emb.Rotation | None:
+    if not self.cfg.rotary:
+      return None
+    positions = jnp.asarray(emb.rotary_positions(1, self.cfg.image_grid))[ids]
+    positions = jnp.pad(positions, [(0, 0)] * (positions.ndim - 2) + [(num_cond, 0), (0, 0)])
+    return emb.rotation(positions, self.cfg.width // self.cfg.num_heads)
+
+
+class MaskEmbed(nnx.Module):
+  """The learned vectors that stand for "the video begins" and "not known yet"."""
+
+  def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    self.bos_token = parameter(0.02 * rngs.params.normal((1, cfg.width)), (None, "embed"))
+    self.mask_token = parameter(0.02 * rngs.params.normal((1, cfg.width)), (None, "embed"))
+
+
+class NOVA(nnx.Module):
+  """The transformer; training goes through `diffusion/loss.py`, generation through `sampling/sampler.py`."""
+
+  def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    self.cfg = cfg
+    self.text_embed = emb.TextEmbed(cfg, rngs=rngs) if cfg.text_dim else None
+    self.label_embed = emb.LabelEmbed(cfg, rngs=rngs) if cfg.num_classes else None
+    self.motion_embed = emb.MotionEmbed(cfg, rngs=rngs) if cfg.has_motion else None
+    self.video_pos_embed = None if cfg.rotary else emb.VideoPosEmbed(cfg, rngs=rngs)
+    self.mask_embed = MaskEmbed(cfg, rngs=rngs)
+    self.video_encoder = TemporalEncoder(cfg, rngs=rngs)
+    self.image_encoder = SpatialEncoder(cfg, rngs=rngs)
+    self.image_decoder = Denoiser(cfg, rngs=rngs)
+
+  def embed_condition(self, condition: Condition) -> Float[Array, "B P D"]:
+    """Return the prefix: text or label, then motion."""
+    if self.text_embed is not None:
+      tokens = [self.text_embed(condition["text_embeds"], condition["text_lengths"], self.cfg.dtype)]
+    else:
+      tokens = [self.label_embed(condition["labels"], self.cfg.dtype)]
+    if self.motion_embed is not None:
+      batch = tokens[0].shape[:1]
+      flow = condition["motion_flow"] if "motion_flow" in condition else jnp.full(batch, emb.DEFAULT_MOTION_FLOW)
+      fps = condition["fps"] if "fps" in condition else jnp.full(batch, emb.DEFAULT_FPS)
+      tokens.append(self.motion_embed(flow, fps, self.cfg.dtype))
+    return jnp.concatenate(tokens, axis=1)
+
+  def embed_frames(self, latents: Float[Array, "B T h w C"]) -> Float[Array, "B T M D"]:
+    """Embed latent frames as input of the temporal encoder, without positions."""
+    return self.video_encoder.patch_embed(emb.patchify(latents.astype(self.cfg.dtype), 2 * self.cfg.patch_size))
+
+  def begin(self, batch: int) -> Float[Array, "B M D"]:
+    """Return the embedding of the frame before the first: one vector for all its tokens."""
+    bos = self.mask_embed.bos_token[...].astype(self.cfg.dtype)
+    return jnp.broadcast_to(bos, (batch, self.cfg.num_video_tokens, self.cfg.width))
+
+  def temporal(self, latents: Float[Array, "B T h w C"], cond: Float[Array, "B P D"]) -> Float[Array, "B T M D"]:
+    """Run the temporal encoder over a clip; output t depends on frames before t only, and is not yet modulated."""
+    begin = self.begin(latents.shape[0])[:, None]
+    frames = jnp.concatenate([begin, self.embed_frames(latents[:, :-1])], axis=1)
+    if self.video_pos_embed is not None:
+      frames = frames + self.video_pos_embed(frames.shape[1])
+    return self.video_encoder(frames, cond)
+
+  def anchor(self, outputs: Float[Array, "B T M D"]) -> Float[Array, "B T M D"]:
+    """Apply scaling & shift: frame 0 passes unchanged and anchors the others."""
+    first, later = outputs[:, :1], outputs[:, 1:]
+    return jnp.concatenate([first, self.video_encoder.scale_and_shift(first, later)], axis=1)
+
+  def mask_tokens(self, patches: Float[Array, "B N P"], mask: Float[Array, "B N 1"]) -> Float[Array, "B N D"]:
+    """Embed image tokens, with the mask token where `mask` is 1."""
+    mask = mask.astype(self.cfg.dtype)
+    tokens = self.image_encoder.patch_embed(patches.astype(self.cfg.dtype))
+    return tokens * (1 - mask) + self.mask_embed.mask_token[...].astype(self.cfg.dtype) * mask
+
+
+def count_parameters(cfg: ModelConfig) -> int:
+  """Return the number of trainable parameters, without making them."""
+  state = nnx.eval_shape(lambda: nnx.state(NOVA(cfg, rngs=nnx.Rngs(0)), nnx.Param))
+  return sum(int(np.prod(leaf.shape)) for _, leaf in nnx.to_flat_state(state))

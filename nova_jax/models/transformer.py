@@ -1,0 +1,107 @@
+"""The transformer block that both encoders share, with its KV cache.
+
+Post-norm inside the residual (paper, section 3; appendix A): x += LN(Attn(x)), x += LN(MLP(x)).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from nova_jax.config import ModelConfig
+from nova_jax.models import attention as attention_lib
+from nova_jax.models.embeddings import Rotation, rotate
+from nova_jax.models.layers import MLP, LayerNorm, Linear, gelu, scan, stack
+
+# Small gains on the post-norms let a fresh model start near the identity; loading a checkpoint replaces them.
+POST_NORM_SCALE = 0.3
+
+
+class Cache(NamedTuple):
+  """Keys and values of all layers, preallocated; `length` of the S places are written."""
+
+  k: Float[Array, "layers B S H K"]
+  v: Float[Array, "layers B S H K"]
+  length: Int[Array, ""]
+
+  @classmethod
+  def empty(cls, cfg: ModelConfig, depth: int, batch: int, size: int) -> "Cache":
+    shape = (depth, batch, size, cfg.num_heads, cfg.width // cfg.num_heads)
+    return cls(jnp.zeros(shape, cfg.dtype), jnp.zeros(shape, cfg.dtype), jnp.zeros((), jnp.int32))
+
+
+class Attention(nnx.Module):
+  """Multi-head self-attention with biased projections."""
+
+  def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):
+    head_dim = dim // num_heads
+    self.qkv = Linear((dim,), (3, num_heads, head_dim), ("embed", None, "heads", "head_dim"), parts=1, rngs=rngs)
+    self.proj = Linear((num_heads, head_dim), (dim,), ("heads", "head_dim", "embed"), rngs=rngs)
+
+  def __call__(self, x: Float[Array, "B S D"], rotation: Rotation | None, mask: attention_lib.Mask | None):
+    q, k, v = self.project(x, rotation)
+    return self.proj(attention_lib.attention(q, k, v, mask))
+
+  def project(self, x: Float[Array, "B S D"], rotation: Rotation | None):
+    """Return queries, keys and values [B, S, H, K], rotated."""
+    q, k, v = jnp.moveaxis(self.qkv(x), -3, 0)
+    return (q, k, v) if rotation is None else (rotate(q, rotation), rotate(k, rotation), v)
+
+  def extend(self, x: Float[Array, "B Q D"], k_cache, v_cache, start, rotation: Rotation | None):
+    """Attend from new tokens to all cached ones and themselves.
+
+    The queries are one whole frame (with the prefix, if it is the first), so that causality needs only the length.
+
+    Args:
+      x: the new tokens.
+      k_cache, v_cache: [B, S, H, K], written up to `start`.
+      start: where the new tokens go.
+      rotation: of the new tokens.
+
+    Returns:
+      The output [B, Q, D] and both caches with the new tokens written.
+    """
+    q, k, v = self.project(x, rotation)
+    k_cache = jax.lax.dynamic_update_slice_in_dim(k_cache, k, start, axis=1)
+    v_cache = jax.lax.dynamic_update_slice_in_dim(v_cache, v, start, axis=1)
+    mask = attention_lib.ValidKeys(start + x.shape[1])
+    return self.proj(attention_lib.attention(q, k_cache, v_cache, mask)), (k_cache, v_cache)
+
+
+class Block(nnx.Module):
+  """Attention and MLP, each normalised before it is added."""
+
+  def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):
+    self.attn = Attention(dim, num_heads, rngs=rngs)
+    self.norm1 = LayerNorm(dim, scale=POST_NORM_SCALE)
+    self.mlp = MLP(dim, 4 * dim, dim, gelu, rngs=rngs)
+    self.norm2 = LayerNorm(dim, scale=POST_NORM_SCALE)
+
+  def __call__(self, x, rotation, mask):
+    x = x + self.norm1(self.attn(x, rotation, mask))
+    return x + self.norm2(self.mlp(x))
+
+  def extend(self, x, cache, start, rotation):
+    """Like `__call__` for new tokens, with `cache` = (keys, values) of earlier ones; returns x and the new cache."""
+    update, cache = self.attn.extend(x, *cache, start, rotation)
+    x = x + self.norm1(update)
+    return x + self.norm2(self.mlp(x)), cache
+
+
+def make_blocks(cfg: ModelConfig, depth: int, rngs: nnx.Rngs) -> Block:
+  """Make `depth` stacked blocks of the model's width."""
+  return stack(lambda rngs: Block(cfg.width, cfg.num_heads, rngs=rngs), depth, rngs)
+
+
+def run_blocks(blocks: Block, x: Float[Array, "B S D"], rotation: Rotation | None, mask: attention_lib.Mask | None, remat: str):
+  """Run stacked blocks over whole sequences."""
+  return scan(blocks, x, None, lambda block, x, _: (block(x, rotation, mask), None), remat)[0]
+
+
+def extend_blocks(blocks: Block, x: Float[Array, "B Q D"], cache: Cache, rotation: Rotation | None):
+  """Run stacked blocks over new tokens; return the activations and the cache that has them."""
+  x, (k, v) = scan(
+      blocks, x, (cache.k, cache.v), lambda block, x, layer: block.extend(x, layer, cache.length, rotation))
+  return x, Cache(k, v, cache.length + x.shape[1])

@@ -1,0 +1,1 @@
+"""Generation: set schedule, guidance and the sampler."""
