@@ -1,0 +1,39 @@
+"""The autoencoder of small images: none. Latents are standardised pixels.
+
+  latent = ((x / 127.5 - 1) - mean) / std, and back as all our decoders end: x · 127.5 + 127.5, clamped, truncated.
+Truncation may lose one step of 255 on the way there and back, as in the published code.
+"""
+
+import dataclasses
+
+import jax
+from jaxtyping import Float32
+from jaxtyping import UInt8
+import numpy as np
+
+Array = np.ndarray | jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelAutoencoder:
+  """Maps pixels to latents one to one; an `Autoencoder`. The defaults standardise the moving digits (DataConfig's)."""
+
+  latent_dim: int = 1  # C, here the channels of a pixel.
+  spatial_stride: int = 1
+  mean: float = -0.847  # Of pixels as -1 … 1.
+  std: float = 0.46
+
+  def encode(self, pixels: UInt8[Array, "*B C"]) -> Float32[Array, "*B C"]:
+    """Standardise pixels, NumPy to NumPy and JAX to JAX."""
+    return (pixels.astype("float32") / 127.5 - 1 - self.mean) / self.std
+
+  def decode(self, latents: Float32[Array, "*B C"]) -> UInt8[Array, "*B C"]:
+    """Undo `encode`."""
+    pixels = (latents * self.std + self.mean) * 127.5 + 127.5
+    return pixels.clip(0, 255).astype("uint8")
+
+  def num_latent_frames(self, num_frames: int) -> int:
+    return num_frames
+
+  def num_frames(self, num_latent_frames: int) -> int:
+    return num_latent_frames

@@ -1,0 +1,1 @@
+"""Training data: captions, the moving digits, and the stream of batches."""

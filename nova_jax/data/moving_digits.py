@@ -1,0 +1,111 @@
+"""Moving digits as a dataset on disk: a TFDS builder that writes the clips of `clips.py` as ArrayRecord files.
+
+Neither TensorFlow nor a network is needed, and nothing but passing temporary files is written outside the folder given.
+Invariant: the same config gives the same bytes, on any machine.
+"""
+
+import contextlib
+import dataclasses
+import io
+import os
+from typing import Any, Mapping, Sequence
+
+from absl import logging
+import numpy as np
+import tensorflow_datasets as tfds
+
+from nova_jax.config import DataConfig
+from nova_jax.data import captions
+from nova_jax.data import clips
+
+
+@dataclasses.dataclass(kw_only=True)
+class MovingDigitsConfig(tfds.core.BuilderConfig):
+  """Sizes of a stored dataset, which name its folder."""
+
+  name: str = dataclasses.field(init=False)
+  canvas: int = 16
+  num_frames: int = 4
+  num_train: int = 4000
+  num_test: int = 10 * clips.HELD_OUT_PER_CLASS  # Each held-out digit once.
+  seed: int = 0
+
+  def __post_init__(self):
+    self.name = f"canvas{self.canvas}-frames{self.num_frames}-train{self.num_train}-test{self.num_test}-seed{self.seed}"
+
+
+class MovingDigits(tfds.core.GeneratorBasedBuilder):
+  """Handwritten digits moving over a canvas, with captions."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  code_path = None  # Else TFDS looks for checksums beside this file, with a package that it does not install.
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    cfg = self.builder_config
+    return tfds.core.DatasetInfo(
+        builder=self,
+        description="Handwritten digits moving over a canvas, with captions.",
+        homepage="https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
+        features=tfds.features.FeaturesDict({
+            "video": tfds.features.Tensor(
+                shape=(cfg.num_frames, cfg.canvas, cfg.canvas, 1), dtype=np.uint8,
+                encoding=tfds.features.Encoding.BYTES),
+            "caption": tfds.features.Text(),
+            "digit": tfds.features.ClassLabel(num_classes=10),
+            "direction": tfds.features.ClassLabel(names=captions.DIRECTIONS),
+            "source": tfds.features.Scalar(np.int64),
+        }),
+        disable_shuffling=True)  # Record i of a split is its clip i; the loader shuffles.
+
+  def _split_generators(self, dl_manager):
+    del dl_manager  # The digits come with scikit-learn.
+    return {
+        "train": self._generate_examples("train", self.builder_config.num_train),
+        "test": self._generate_examples("test", self.builder_config.num_test),
+    }
+
+  def _generate_examples(self, split: str, num_clips: int):
+    cfg = self.builder_config
+    for number in range(num_clips):
+      clip = clips.make_clip(split, number, canvas=cfg.canvas, num_frames=cfg.num_frames, seed=cfg.seed)
+      yield number, {f.name: getattr(clip, f.name) for f in dataclasses.fields(clip)}
+
+
+def prepare(data_dir: str | os.PathLike[str], cfg: DataConfig) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+  """Write the dataset under `data_dir` unless it is there, and open it.
+
+  It is written to a temporary folder and renamed when complete, so that a process killed half-way leaves nothing
+  that a later one would read; of several processes that write at once, one wins.
+
+  Returns:
+    A random-access source per split, "train" and "test": records as dicts of the features above.
+  """
+  if cfg.num_records < 1:
+    raise ValueError(f"data.num_records: expected at least 1, got {cfg.num_records}")
+  builder_config = MovingDigitsConfig(canvas=cfg.canvas, num_frames=cfg.num_frames, num_train=cfg.num_records)
+
+  def open_builder():
+    return MovingDigits(data_dir=data_dir, config=builder_config, file_format="array_record")
+
+  with _quiet():
+    builder = open_builder()
+    try:
+      builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    except OSError:  # Another process was faster, unless its result is not there.
+      builder = open_builder()
+      if not builder.is_prepared():
+        raise
+  return builder.as_data_source()
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Keep TFDS's progress bars and messages off the terminal, errors excepted."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  tfds.disable_progress_bar()
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    logging.set_verbosity(verbosity)

@@ -1,0 +1,21 @@
+"""Frozen text encoders, by name."""
+
+from nova_jax.config import did_you_mean
+from nova_jax.config import ModelConfig
+from nova_jax.text.base import TextEncoder
+from nova_jax.text.words import WordEncoder
+
+_ENCODERS = {"words": WordEncoder}
+
+
+def make_text_encoder(name: str, cfg: ModelConfig) -> TextEncoder:
+  """Build the text encoder `name` for a model of `cfg.text_dim` and `cfg.text_len`.
+
+  Raises:
+    ValueError: an unknown name, or a model without text.
+  """
+  if name not in _ENCODERS:
+    raise ValueError(f"text_encoder: {name!r} is not known{did_you_mean(name, _ENCODERS)}")
+  if cfg.text_dim is None:
+    raise ValueError("text_encoder: the model takes class labels, not text (model.text_dim is None)")
+  return _ENCODERS[name](dim=cfg.text_dim, max_length=cfg.text_len)

@@ -1,0 +1,35 @@
+"""The interface of frozen text encoders.
+
+Invariant: an encoder is a pure function of its prompts; what is past the end of a text is zero and not counted in its
+length (the model puts its own padding table there).
+"""
+
+from typing import Protocol, Sequence
+
+from jaxtyping import Float32
+from jaxtyping import Int32
+import numpy as np
+
+
+class TextEncoder(Protocol):
+  """Turns prompts into embeddings; never trained."""
+
+  dim: int  # E, width of an embedding.
+  max_length: int  # L, most tokens of a prompt.
+
+  def encode(self, prompts: Sequence[str]) -> tuple[Float32[np.ndarray, "B L E"], Int32[np.ndarray, "B"]]:
+    """Embed prompts.
+
+    Returns:
+      Embeddings, zeros after the text, and the number of tokens of each; an empty prompt has none.
+
+    Raises:
+      ValueError: a prompt has more than `max_length` tokens.
+    """
+
+
+def check_length(prompt: str, length: int, max_length: int):
+  """Raise a ValueError that names a prompt of more than `max_length` tokens."""
+  if length > max_length:
+    shown = prompt if len(prompt) <= 60 else prompt[:57] + "..."
+    raise ValueError(f"prompt {shown!r} has {length} tokens, at most {max_length} fit: shorten it")

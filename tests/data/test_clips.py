@@ -1,0 +1,82 @@
+import collections
+import dataclasses
+
+import numpy as np
+import pytest
+
+from nova_jax.data import clips
+
+STEPS = {"left": (0, -2), "right": (0, 2), "up": (-2, 0), "down": (2, 0)}
+
+
+def test_held_out_digits_are_in_no_training_clip():
+  counts = np.bincount(clips.source_classes())
+  for digit in range(10):
+    train, test = set(clips.sources("train", digit)), set(clips.sources("test", digit))
+    assert not train & test
+    assert len(test) == clips.HELD_OUT_PER_CLASS and len(train | test) == counts[digit]
+    assert {clips.source_classes()[i] for i in train | test} == {digit}
+
+
+def test_combinations_are_even():
+  for split in ("train", "test"):
+    made = clips.make_clips(split, 400)
+    counts = collections.Counter((clip.digit, clip.direction) for clip in made)
+    assert len(counts) == 40 and set(counts.values()) == {10}
+  assert len({clip.source for clip in made}) == 400  # Each held-out digit once.
+
+
+def test_all_sources_are_shown_before_any_again():
+  used = collections.Counter(clips.make_clip("test", i).source for i in range(3, 1203, 10))
+  assert set(used) == set(clips.sources("test", 3)) and set(used.values()) == {3}
+
+
+@pytest.mark.parametrize("canvas", [14, 16, 21, 32])
+def test_first_moves_go_as_told(canvas):
+  for clip in clips.make_clips("train", 40, canvas=canvas):
+    assert clip.video.dtype == np.uint8 and clip.video.shape == (4, canvas, canvas, 1)
+    assert np.array_equal(clips.source_images()[clip.source].sum(), clip.video[0].sum(dtype=int))
+    for before, after in zip(clip.video, clip.video[1:]):
+      assert np.array_equal(np.roll(before, STEPS[clip.direction], (0, 1)), after)
+
+
+def test_long_clips_bounce_and_return():
+  for clip in clips.make_clips("train", 40, canvas=16, num_frames=9):
+    assert not np.array_equal(clip.video[0], clip.video[4])
+    assert np.array_equal(clip.video[0], clip.video[8])  # There and back over 8 pixels, 2 a frame.
+    assert len(set(clip.video.sum((1, 2, 3)).tolist())) == 1  # Never cut by the edge.
+
+
+def test_longer_clips_start_alike():
+  for number in (0, 17, 123):
+    short, long = (clips.make_clip("train", number, num_frames=n) for n in (1, 7))
+    assert np.array_equal(short.video, long.video[:1]) and short.caption == long.caption
+
+
+def test_pure_and_seeded():
+  first, again, other = ([clips.make_clip("train", i, seed=seed) for i in range(10)] for seed in (0, 0, 1))
+  for a, b, c in zip(first, again, other):
+    assert np.array_equal(a.video, b.video) and dataclasses.replace(a, video=b.video) == b
+    assert (a.digit, a.direction) == (c.digit, c.direction)
+  assert [clip.source for clip in first] != [clip.source for clip in other]
+
+
+def test_known_record():
+  """A change here changes every stored dataset: raise `MovingDigits.VERSION` with it."""
+  clip = clips.make_clip("train", 1234)
+  rows, columns = np.nonzero(clip.video[0, ..., 0])
+  assert (clip.digit, clip.direction, clip.source) == (4, "down", 1439)
+  assert clip.caption == "a 4 drifting to the bottom"
+  assert (rows.min(), columns.min()) == (0, 6)
+
+
+def test_half_of_the_captions_are_canonical():
+  canonical = sum(clip.caption.startswith("the digit") for clip in clips.make_clips("train", 400))
+  assert 150 < canonical < 250
+
+
+@pytest.mark.parametrize("kwargs, named", [
+    (dict(split="valid"), "valid"), (dict(canvas=9), "canvas"), (dict(num_frames=0), "num_frames")])
+def test_bad_arguments(kwargs, named):
+  with pytest.raises(ValueError, match=named):
+    clips.make_clip(**{"split": "train", "number": 0, **kwargs})

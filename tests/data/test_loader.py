@@ -1,0 +1,174 @@
+import dataclasses
+
+from absl import flags
+import numpy as np
+import pytest
+
+from nova_jax.autoencoders import PixelAutoencoder
+from nova_jax.data import clips
+from nova_jax.data.loader import Loader
+from nova_jax.text import WordEncoder
+
+NUM_RECORDS = 40
+
+
+class Source:
+  """Clips in memory, as a TFDS data source gives them; counts reads."""
+
+  def __init__(self):
+    self.reads = 0
+    self.records = [dataclasses.asdict(clip) for clip in clips.make_clips("train", NUM_RECORDS)]
+    for record in self.records:
+      record["caption"] = record["caption"].encode()
+
+  def __len__(self):
+    return len(self.records)
+
+  def __getitem__(self, number):
+    self.reads += 1
+    return self.records[number]
+
+
+SOURCE = Source()
+
+
+@pytest.fixture
+def make():
+  loaders = []
+
+  def build(source=SOURCE, text_encoder=WordEncoder(), **kwargs):
+    loaders.append(Loader(source, text_encoder, PixelAutoencoder(), **{
+        "num_frames": 4, "seed": 0, "batch_size": 8, **kwargs}))
+    return loaders[-1]
+
+  yield build
+  for loader in loaders:
+    loader.close()
+
+
+def _take(loader, count):
+  return [next(loader) for _ in range(count)]
+
+
+def _assert_equal(batches, others):
+  assert len(batches) == len(others)
+  for batch, other in zip(batches, others):
+    assert batch.keys() == other.keys()
+    for name in batch:
+      np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
+
+
+def _records(batches):
+  """Tell which records the rows of batches of whole clips are."""
+  known = {PixelAutoencoder().encode(record["video"]).tobytes(): i for i, record in enumerate(SOURCE.records)}
+  return [known[row.tobytes()] for batch in batches for row in batch["latents"]]
+
+
+def test_a_batch_is_what_the_spec_says(make):
+  batch = next(make())
+  assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
+      "latents": ((8, 4, 16, 16, 1), "float32"), "index": ((8,), "int32"),
+      "text_embeds": ((8, 16, 64), "float32"), "text_lengths": ((8,), "int32")}
+  assert batch["index"].tolist() == list(range(8))
+  for row, number in enumerate(_records([batch])):
+    embeds, lengths = WordEncoder().encode([SOURCE.records[number]["caption"].decode()])
+    np.testing.assert_array_equal(batch["text_embeds"][row], embeds[0])
+    assert batch["text_lengths"][row] == lengths[0]
+
+
+def test_labels_in_place_of_text(make):
+  batch = next(make(text_encoder=None))
+  assert batch.keys() == {"latents", "index", "labels"} and batch["labels"].dtype == np.int32
+  assert batch["labels"].tolist() == [SOURCE.records[number]["digit"] for number in _records([batch])]
+
+
+def test_each_epoch_is_another_order_of_all_records(make):
+  loader = make()
+  epochs = [_records(_take(loader, NUM_RECORDS // 8)) for _ in range(3)]
+  for epoch in epochs:
+    assert sorted(epoch) == list(range(NUM_RECORDS)) != epoch
+  assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
+def test_function_of_the_seed(make):
+  first = _take(make(), 3)
+  _assert_equal(first, _take(make(), 3))
+  assert _records(first) != _records(_take(make(seed=1), 3))
+
+
+@pytest.mark.parametrize("num_frames", [1, 4])
+def test_resumes_at_any_batch(make, num_frames):
+  loader = make(num_frames=num_frames)
+  states, batches = zip(*[(loader.get_state(), next(loader)) for _ in range(12)])
+  assert states == tuple(range(0, 96, 8))
+  for start in (1, 5, 11):
+    resumed = make(num_frames=num_frames)
+    resumed.set_state(states[start])
+    _assert_equal(batches[start:], _take(resumed, 12 - start))
+  loader.set_state(states[2])  # A stream that has run goes back, too.
+  _assert_equal(batches[2:4], _take(loader, 2))
+
+
+@pytest.mark.parametrize("num_frames", [1, 4])
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_share_the_rows_of_one(make, hosts, num_frames):
+  whole = _take(make(num_frames=num_frames), 7)
+  shards = [_take(make(num_frames=num_frames, shard_index=i, shard_count=hosts), 7) for i in range(hosts)]
+  for batch, parts in zip(whole, zip(*shards)):
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in batch}
+    order = np.argsort(joined["index"])
+    _assert_equal([batch], [{name: value[order] for name, value in joined.items()}])
+
+
+def test_resumes_with_other_hosts_and_batch_size(make):
+  loader = make()
+  _take(loader, 3)
+  other = make(batch_size=16, shard_index=1, shard_count=2)
+  other.set_state(loader.get_state())
+  assert next(other)["index"].tolist() == list(range(25, 40, 2))
+
+
+def test_single_frames_come_from_all_over_the_clip(make):
+  latents = {
+      (number, frame): PixelAutoencoder().encode(SOURCE.records[number]["video"][frame]).tobytes()
+      for number in range(NUM_RECORDS) for frame in range(4)}
+  assert len(set(latents.values())) == len(latents)
+  known = {value: key for key, value in latents.items()}
+  loader = make(num_frames=1)
+  seen = [known[row[0].tobytes()] for batch in _take(loader, 40) for row in batch["latents"]]
+  assert loader.get_state() == 8 * NUM_RECORDS
+  frames = np.bincount([frame for _, frame in seen])
+  assert len(frames) == 4 and frames.min() > 50  # 80 each, give or take.
+  assert len({frame for number, frame in seen if number == 0}) > 1  # Another frame on another visit.
+
+
+def test_longer_records_are_cut_after_their_first_frames(make):
+  for full, short in zip(_take(make(), 2), _take(make(num_frames=2), 2)):
+    np.testing.assert_array_equal(full["latents"][:, :2], short["latents"])
+
+
+def test_small_sources_are_decoded_once(make):
+  source = Source()
+  _take(make(source), 3 * NUM_RECORDS // 8)
+  assert source.reads <= NUM_RECORDS + 1  # One look at the first for its size.
+
+
+def test_index_stays_in_int32(make):
+  loader = make()
+  loader.set_state(2**31 - 4)
+  assert next(loader)["index"].tolist() == [2**31 - 4, 2**31 - 3, 2**31 - 2, 2**31 - 1, 0, 1, 2, 3]
+
+
+def test_worker_processes_change_nothing(make):
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # Grain's workers read flags, which a launcher has parsed.
+  _assert_equal(_take(make(), 3), _take(make(num_workers=1), 3))
+
+
+@pytest.mark.parametrize("kwargs, named", [
+    (dict(num_frames=5), "5 latent frames need clips of 5 frames"),
+    (dict(batch_size=9, shard_count=2), "batch_size: 9"),
+    (dict(source=[]), "no records")])
+def test_bad_arguments(make, kwargs, named):
+  with pytest.raises(ValueError, match=named):
+    make(**kwargs)

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from nova_jax.config import PRESETS
+from nova_jax.text import make_text_encoder
+from nova_jax.text import WordEncoder
+
+
+def test_shapes_padding_and_empty_prompt():
+  embeds, lengths = WordEncoder().encode(["the digit seven moves left", ""])
+  assert embeds.shape == (2, 16, 64) and embeds.dtype == np.float32
+  assert lengths.tolist() == [5, 0] and lengths.dtype == np.int32
+  assert np.all(embeds[0, :5].any(-1)) and not embeds[0, 5:].any() and not embeds[1].any()
+
+
+def test_known_values():
+  """Embeddings must never change: checkpoints are trained on them."""
+  embeds, _ = WordEncoder().encode(["the digit seven moves left"])
+  np.testing.assert_array_equal(embeds[0, 2, :4], np.float32([0.39825928, -0.38045365, 1.1823364, 0.27260587]))
+
+
+def test_unit_variance():
+  embeds, lengths = WordEncoder(dim=256).encode(["alpha beta gamma delta epsilon zeta eta theta iota kappa"] * 2)
+  assert np.std(embeds[0, :lengths[0]]) == pytest.approx(1, abs=0.05)
+
+
+def test_case_and_punctuation():
+  encoder = WordEncoder()
+  plain, spaced = (encoder.encode([text]) for text in ("Moving LEFT: the 7!", "moving left : the 7 !"))
+  np.testing.assert_array_equal(plain[0], spaced[0])
+  assert plain[1] == [6]
+
+
+def test_words_and_their_order_tell():
+  encoder = WordEncoder()
+  (a, b, c), _ = encoder.encode(["one follows two", "two follows one", "six follows two"])
+  assert not np.allclose(a.sum(0), b.sum(0), atol=1e-3)  # Even as a bag of tokens.
+  assert not np.array_equal(a[0], c[0]) and np.array_equal(a[2], c[2])
+  same, other = np.sum(a[0] * encoder.encode(["one"])[0][0, 0]), np.sum(a[0] * encoder.encode(["six"])[0][0, 0])
+  assert same > 2 * other  # A word stays recognisable among its neighbours.
+
+
+def test_prompt_too_long_is_named():
+  encoder = WordEncoder(max_length=4)
+  encoder.encode(["just four words here"])
+  with pytest.raises(ValueError, match="'five words are too many' has 5 tokens, at most 4"):
+    encoder.encode(["fine", "five words are too many"])
+  with pytest.raises(ValueError) as error:
+    encoder.encode(["word " * 1000])
+  assert len(str(error.value)) < 150
+
+
+def test_by_name():
+  encoder = make_text_encoder("words", PRESETS["digits"])
+  assert (encoder.dim, encoder.max_length) == (64, 16)
+  with pytest.raises(ValueError, match="did you mean 'words'"):
+    make_text_encoder("word", PRESETS["digits"])
