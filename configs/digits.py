@@ -1,0 +1,23 @@
+"""Moving handwritten digits from text: the demo.
+
+A 2 M parameter NOVA learns images first, then clips of four frames, in about ten minutes on two CPU cores.
+Launch: `python -m launch.train --config configs/digits.py --workdir runs/digits`
+"""
+
+from nova_jax.config import (
+    PRESETS, DataConfig, Experiment, OptimizerConfig, SampleConfig, StageConfig, TrainConfig, to_config_dict)
+
+
+def get_config():
+  return to_config_dict(Experiment(
+      model=PRESETS["digits"],
+      data=DataConfig(num_records=4000, num_frames=4, canvas=16),
+      train=TrainConfig(
+          steps=4000,
+          stages=(
+              StageConfig(name="image", share=0.4, batch_size=64, num_frames=1),
+              StageConfig(name="video", share=0.6, batch_size=32, num_frames=4)),
+          loss_repeat=2, ema_decay=0.995, sample_every=500, save_every=500, log_every=50),
+      optimizer=OptimizerConfig(
+          name="muon", learning_rate=4e-3, schedule="cosine", warmup_steps=60, final_fraction=0.02, weight_decay=0.02),
+      sample=SampleConfig(num_inference_steps=8, num_diffusion_steps=20, guidance_scale=2.5)))

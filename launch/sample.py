@@ -1,0 +1,58 @@
+"""Generate videos: `python -m launch.sample --checkpoint DIR --prompt "the digit seven moves left" --output DIR`.
+
+Writes an mp4 and a GIF for each prompt (a PNG for a single frame) and one contact sheet, `sheet.png`.
+"""
+
+import re
+import time
+from pathlib import Path
+
+from absl import flags
+from tqdm import tqdm
+
+from nova_jax import cli, media
+from nova_jax.pipeline import Pipeline
+
+flags.DEFINE_string("checkpoint", None, "Model folder: the workdir of a training run.")
+flags.DEFINE_multi_string("prompt", None, "What to show; repeat the flag for several videos.")
+flags.DEFINE_string("negative_prompt", None, "What not to show.")
+flags.DEFINE_string("output", None, "Folder to write to.")
+flags.DEFINE_integer("num_frames", None, "Frames of a video; 1 makes pictures. Default: what the model was trained on.")
+flags.DEFINE_integer("num_inference_steps", None, "Sets of tokens a frame. Default: the model's own.")
+flags.DEFINE_integer("num_diffusion_steps", None, "Diffusion steps a set. Default: the model's own.")
+flags.DEFINE_float("guidance_scale", None, "Classifier-free guidance; 1 for none. Default: the model's own.")
+flags.DEFINE_integer("seed", 0, "Of all randomness.")
+flags.DEFINE_enum("weights", "ema", ["ema", "params"], "Averaged weights or the last ones.")
+flags.DEFINE_float("fps", None, "Frames a second, told to the model and of the files. Default: the model's own.")
+
+
+def main() -> None:
+  """Generate one video for each --prompt."""
+  args = flags.FLAGS
+  pipe = Pipeline.load(args.checkpoint, weights=args.weights)
+  started = time.perf_counter()
+  with tqdm(unit="set", disable=None) as bar:
+
+    def on_set(frame: int, index: int, num_sets: int) -> None:
+      bar.set_description(f"frame {frame + 1}, set {index + 1}/{num_sets}")
+      bar.update()
+
+    clips = pipe(
+        args.prompt, negative_prompt=args.negative_prompt, num_frames=args.num_frames,
+        num_inference_steps=args.num_inference_steps, num_diffusion_steps=args.num_diffusion_steps,
+        guidance_scale=args.guidance_scale, fps=args.fps, seed=args.seed, on_set=on_set)
+  seconds = time.perf_counter() - started
+  output, fps = Path(args.output), args.fps or pipe.card.sample.fps
+  for i, (clip, prompt) in enumerate(zip(clips, args.prompt)):
+    name = f"{i:03}-{re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:60]}"
+    if len(clip) == 1:
+      media.write_png(output / f"{name}.png", clip[0])
+    else:
+      media.write_mp4(output / f"{name}.mp4", clip, fps)
+      media.write_gif(output / f"{name}.gif", clip, fps)
+  media.write_sheet(output / "sheet.png", clips, args.prompt)
+  print(f"{len(clips)} x {clips.shape[1]} frames in {seconds:.1f} s, compilation included; see {output}/sheet.png")
+
+
+if __name__ == "__main__":
+  cli.run(main, required=("checkpoint", "prompt", "output"))

@@ -1,0 +1,179 @@
+"""The one place that writes and reads checkpoints (Orbax).
+
+A checkpoint is a folder named by its step with three items: `state`, arrays by name ("params/video_encoder/…",
+"ema/…", "opt_state/…", "buffers/…", "step"); `data`, the loader's position; `meta`, anything else as JSON.
+Invariant: Orbax renames a finished folder into place, so a folder with a bare number for a name is complete, whatever
+killed the process; leftovers of other names are ignored, and swept up by the next `Checkpointer`.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+_NAMES_IN_AN_ERROR = 5
+
+
+class Checkpointer:
+  """Saves a run's checkpoints in the background, keeping the newest `keep`."""
+
+  def __init__(self, directory: str | Path, keep: int):
+    if keep < 1:
+      raise ValueError(f"train.keep: expected 1 or more checkpoints, got {keep}")
+    self.directory = Path(directory).absolute()
+    self._manager = ocp.CheckpointManager(
+        self.directory,
+        options=ocp.CheckpointManagerOptions(
+            cleanup_tmp_directories=True, preservation_policy=ocp.checkpoint_managers.LatestN(keep)))
+
+  def latest_step(self) -> int | None:
+    """Return the step of the newest checkpoint whose writing has begun in this process or ended in any."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: Any, data: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    """Start to save; returns when the arrays may change. Does nothing if the step is saved already.
+
+    Args:
+      step: names the checkpoint.
+      state: a pytree of arrays.
+      data: position of the loader, ready for JSON.
+      meta: anything else, ready for JSON.
+    """
+    if step in self._manager.all_steps():
+      return
+    self._manager.save(step, args=ocp.args.Composite(
+        state=ocp.args.StandardSave(_flatten(state)), data=ocp.args.JsonSave(data), meta=ocp.args.JsonSave(meta)))
+
+  def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Read a checkpoint onto any mesh.
+
+    Args:
+      step: of a finished checkpoint.
+      like: the state as `ShapeDtypeStruct`s with the shardings wanted.
+
+    Returns:
+      The state, and the items `data` and `meta`.
+
+    Raises:
+      ValueError: names, shapes or dtypes differ; the error lists them.
+    """
+    self.wait()
+    state = _read_arrays(self.directory / str(step), like, whole=True)
+    json_items = ocp.args.Composite(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
+    items = self._manager.restore(step, args=json_items)
+    return state, items.data, items.meta
+
+  def reached_preemption(self, step: int) -> bool:
+    """Return whether the machines of a multi-host run agreed to stop after this step."""
+    return self._manager.reached_preemption(step)
+
+  def wait(self) -> None:
+    """Block until all checkpoints are on disk."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Wait, and free the threads."""
+    self._manager.close()
+
+
+def latest_step(directory: str | Path) -> int:
+  """Return the step of the newest finished checkpoint in `directory`.
+
+  Raises:
+    ValueError: there is no such folder, or no finished checkpoint in it.
+  """
+  if not Path(directory).is_dir():
+    raise ValueError(f"{directory} is not a folder; expected the checkpoints/ folder of a training run")
+  steps = ocp.utils.checkpoint_steps(Path(directory).absolute())
+  if not steps:
+    raise ValueError(f"{directory} has no finished checkpoint; expected the checkpoints/ folder of a training run")
+  return max(steps)
+
+
+def restore_params(
+    directory: str | Path, which: str = "ema", step: int | None = None, like: tuple[Any, Any] | None = None
+) -> tuple[Any, Any]:
+  """Read a model's weights alone, without the optimizer.
+
+  Args:
+    directory: the checkpoints/ folder of a training run.
+    which: "ema" for the average, "params" for the last weights.
+    step: of the checkpoint; None takes the newest.
+    like: (parameters, buffers) as `ShapeDtypeStruct`s, checked against the checkpoint and placed by their shardings.
+
+  Returns:
+    (parameters, buffers): nested dicts as of `nnx.to_pure_dict`; numpy arrays if `like` is None.
+
+  Raises:
+    ValueError: no checkpoint there, or one whose names, shapes or dtypes differ from `like`.
+  """
+  if which not in ("ema", "params"):
+    raise ValueError(f'which: expected "ema" or "params", got {which!r}')
+  newest = latest_step(directory)
+  folder = Path(directory).absolute() / str(newest if step is None else step)
+  if not folder.is_dir():
+    raise ValueError(f"{directory} has no checkpoint of step {step}; the newest is {newest}")
+  if like is not None:
+    tree = _read_arrays(folder, {which: like[0], "buffers": like[1]}, whole=False)
+    return tree[which], tree["buffers"]
+  wanted = {name: leaf for name, leaf in _stored(folder).items() if name.split("/")[0] in (which, "buffers")}
+  flat = _restore(folder, wanted, {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted})
+  return _nest(flat, which), _nest(flat, "buffers")
+
+
+def _read_arrays(folder: Path, like: Any, whole: bool) -> Any:
+  """Read the arrays that `like` names; if `whole`, there must be no others."""
+  wanted, stored = _flatten(like), _stored(folder)
+  missing = wanted.keys() - stored.keys()
+  unknown = stored.keys() - wanted.keys() if whole else set()
+  differ = [
+      f"{name}: {stored[name].shape} {stored[name].dtype} stored, {leaf.shape} {leaf.dtype} expected"
+      for name, leaf in wanted.items()
+      if name in stored and (tuple(stored[name].shape), stored[name].dtype) != (tuple(leaf.shape), leaf.dtype)]
+  problems = [
+      f"{what}: {_some(names)}"
+      for what, names in (("missing", missing), ("not expected", unknown), ("different", differ)) if names]
+  if problems:
+    raise ValueError(f"checkpoint {folder} does not fit the model: {'; '.join(problems)}")
+  flat = _restore(folder, wanted, ocp.checkpoint_utils.construct_restore_args(wanted))
+  return jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in wanted])
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+  """Return shape and dtype of the stored arrays, by name."""
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    return dict(checkpointer.metadata(folder / "state").item_metadata.tree)
+
+
+def _restore(folder: Path, wanted: Mapping[str, Any], restore_args: Mapping[str, Any]) -> dict[str, Any]:
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    args = ocp.args.PyTreeRestore(dict(wanted), restore_args=dict(restore_args), partial_restore=True)
+    return checkpointer.restore(folder / "state", args=args)
+
+
+def _flatten(tree: Any) -> dict[str, Any]:
+  """Return the leaves by their paths, in the order of `jax.tree.leaves`."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _nest(flat: Mapping[str, Any], root: str) -> dict[str, Any]:
+  """Return what lies under `root` as nested dicts."""
+  tree = {}
+  for name, leaf in flat.items():
+    head, *parents, last = name.split("/")
+    if head == root:
+      branch = tree
+      for parent in parents:
+        branch = branch.setdefault(parent, {})
+      branch[last] = leaf
+  return tree
+
+
+def _some(names: Iterable[str]) -> str:
+  names = sorted(names)
+  more = len(names) - _NAMES_IN_AN_ERROR
+  return ", ".join(names[:_NAMES_IN_AN_ERROR]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,80 @@
+"""How the launchers end: exit code 0, or one clear line on stderr and exit code 2 for bad input, 1 for a failed run.
+
+Bad input is a `ValueError` or a flag that can't be parsed. Anything else is a bug and keeps its traceback, as do
+errors with `--verbosity=1`.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+BAD_INPUT = 2
+FAILED = 1
+INTERRUPTED = 130
+
+
+def run(main: Callable[[], None], required: Sequence[str] = ()) -> None:
+  """Parse flags, call `main()`, and exit.
+
+  Args:
+    main: takes no arguments; reads `flags.FLAGS`.
+    required: names of flags that must be given.
+  """
+  flags.mark_flags_as_required(required)
+  try:
+    app.run(lambda argv: _call(main, argv), flags_parser=_parse)
+  except KeyboardInterrupt:
+    sys.exit(INTERRUPTED)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  """Parse flags; absl and ml_collections each fail in their own ways, some over many lines."""
+  try:
+    _check_config_file(argv)
+    return flags.FLAGS(argv)
+  except SyntaxError as error:
+    _exit(f"{error.filename}:{error.lineno}: {error.msg}", BAD_INPUT)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    _exit(shorten(error), BAD_INPUT)
+
+
+def _call(main: Callable[[], None], argv: Sequence[str]) -> None:
+  if flags.FLAGS.verbosity <= 0:  # absl's own default would show Orbax's every rename.
+    logging.set_verbosity(logging.WARNING)
+  if len(argv) > 1:
+    _exit(f"unexpected argument {argv[1]!r}; flags start with --", BAD_INPUT)
+  try:
+    main()
+  except (ValueError, FloatingPointError) as error:
+    if flags.FLAGS.verbosity > 0:
+      raise
+    _exit(shorten(error), BAD_INPUT if isinstance(error, ValueError) else FAILED)
+
+
+def _check_config_file(argv: Sequence[str]) -> None:
+  """Raise a ValueError if `--config` names no file: the flag itself would fail later, at its first use."""
+  for i, argument in enumerate(argv):
+    match = re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL)
+    if match:
+      value = match[1] if match[1] is not None else argv[i + 1] if i + 1 < len(argv) else ""
+      path = value.split(":")[0]
+      if not os.path.isfile(path):
+        raise ValueError(f"--config: there is no file {path!r}; expected a Python file such as configs/digits.py")
+
+
+def shorten(error: BaseException) -> str:
+  """Return an error's message in one line."""
+  text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+  if text.startswith("Error whilst parsing config file"):
+    text = text.splitlines()[-1].partition(": ")[2]  # The last line of a traceback, without the type.
+  text = text.replace("\\n", " ").replace("\\'", "'")  # ml_collections quotes a message within a message.
+  text = text[1:-1] if len(text) > 1 and text[0] == text[-1] == "'" else text
+  return " ".join(text.split()) or type(error).__name__
+
+
+def _exit(message: str, code: int) -> None:
+  print(f"error: {message}", file=sys.stderr, flush=True)
+  sys.exit(code)

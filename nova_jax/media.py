@@ -1,0 +1,78 @@
+"""Clips as files that a person looks at: mp4, GIF and contact sheets.
+
+Clips are uint8 [T, height, width, C] with one channel (grey) or three. Small ones are enlarged by whole factors, so that a
+pixel stays a square. Every file is written whole or not at all.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+
+from nova_jax.files import write_atomically
+
+SHORT_SIDE = 128  # Pixels that small clips are enlarged to, at least.
+MARGIN = 4
+TEXT_HEIGHT = 14
+
+Clip = UInt8[np.ndarray, "T height width C"]
+
+
+def enlarge(clip: Clip, short_side: int = SHORT_SIDE) -> UInt8[np.ndarray, "T height width 3"]:
+  """Return the clip in colour, each pixel repeated until the short side has at least `short_side` pixels."""
+  factor = -(-short_side // min(clip.shape[1:3]))
+  clip = clip.repeat(factor, axis=1).repeat(factor, axis=2)
+  return np.broadcast_to(clip, (*clip.shape[:3], 3))
+
+
+def write_png(path: str | Path, frame: UInt8[np.ndarray, "height width C"]) -> None:
+  """Write a picture."""
+  image = Image.fromarray(enlarge(frame[None])[0])
+  write_atomically(path, lambda path: image.save(path))
+
+
+def write_gif(path: str | Path, clip: Clip, fps: float) -> None:
+  """Write an endless GIF."""
+  frames = [Image.fromarray(frame) for frame in enlarge(clip)]
+
+  def write(path: Path):
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
+
+  write_atomically(path, write)
+
+
+def write_mp4(path: str | Path, clip: Clip, fps: float) -> None:
+  """Write an H.264 video that browsers play."""
+  frames = enlarge(clip)
+  # H.264 in 4:2:0 has half the colour pixels a side.
+  frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+
+  def write(path: Path):
+    with av.open(str(path), "w") as container:
+      stream = container.add_stream("libx264", rate=round(fps), options={"crf": "12"})
+      stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+      for frame in frames:
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+      container.mux(stream.encode())
+
+  write_atomically(path, write)
+
+
+def write_sheet(path: str | Path, clips: Sequence[Clip], captions: Sequence[str], short_side: int = 64) -> None:
+  """Write a PNG contact sheet: a clip a row under its caption, a frame a column."""
+  rows = [enlarge(clip, short_side) for clip in clips]
+  height = sum(row.shape[1] + TEXT_HEIGHT + MARGIN for row in rows) + MARGIN
+  width = max(len(row) * (row.shape[2] + MARGIN) for row in rows) + MARGIN
+  width = max(width, 7 * max(map(len, captions)) + 2 * MARGIN)
+  sheet = Image.new("RGB", (width, height), "white")
+  pen, y = ImageDraw.Draw(sheet), MARGIN
+  for row, caption in zip(rows, captions, strict=True):
+    pen.text((MARGIN, y), caption, fill="black")
+    y += TEXT_HEIGHT
+    for i, frame in enumerate(row):
+      sheet.paste(Image.fromarray(frame), (MARGIN + i * (row.shape[2] + MARGIN), y))
+    y += row.shape[1] + MARGIN
+  write_atomically(path, lambda path: sheet.save(path))

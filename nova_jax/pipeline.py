@@ -1,0 +1,209 @@
+"""One object from text to pixels: transformer, diffusion process, text encoder and autoencoder of a model folder.
+
+Invariant: a call keeps nothing; the same arguments give the same result.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt8
+
+from nova_jax import autoencoders, checkpoint, text
+from nova_jax.card import Card, card_of, read_card
+from nova_jax.config import Experiment
+from nova_jax.diffusion import make_scheduler
+from nova_jax.models.nova import NOVA, Condition
+from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.sampler import Model, Noise, Plan, generate, make_plan
+
+TextEmbeds = Float[Array, "B L E"] | Sequence[Float[Array, "l E"]]
+
+
+class Pipeline:
+  """Generates images and videos; see `__call__`."""
+
+  def __init__(self, card: Card, module: NOVA):
+    self.card = card
+    self.cfg = card.model
+    self.model = Model.of(module)
+    self.scheduler = make_scheduler(card.scheduler)
+    self.text_encoder = text.make_text_encoder(card.text_encoder, self.cfg) if self.cfg.text_dim else None
+    self.autoencoder = autoencoders.make_autoencoder(card.autoencoder)
+
+  @classmethod
+  def load(cls, path: str | Path, weights: str = "ema", step: int | None = None) -> "Pipeline":
+    """Load a model folder: the workdir of a training run.
+
+    Args:
+      path: the folder, with its `nova.json` and `checkpoints/`.
+      weights: "ema" for averaged weights, "params" for the last ones.
+      step: of the checkpoint; None takes the newest.
+
+    Raises:
+      ValueError: the folder or its checkpoint is missing, or doesn't fit the card.
+    """
+    card = read_card(path)
+    module = nnx.eval_shape(lambda: NOVA(card.model, rngs=nnx.Rngs(0)))
+    shapes = nnx.split(module, nnx.Param, ...)[1:]
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])),
+        tuple(map(nnx.to_pure_dict, shapes)))
+    for arrays in checkpoint.restore_params(Path(path) / "checkpoints", weights, step, like):
+      nnx.update(module, arrays)
+    return cls(card, module)
+
+  @classmethod
+  def from_experiment(cls, experiment: Experiment, module: NOVA) -> "Pipeline":
+    """Wrap a model that is being trained."""
+    return cls(card_of(experiment), module)
+
+  def __call__(
+      self,
+      prompt: str | Sequence[str] | None = None,
+      *,
+      text_embeds: TextEmbeds | None = None,
+      negative_prompt: str | Sequence[str] | None = None,
+      negative_text_embeds: TextEmbeds | None = None,
+      label: int | Sequence[int] | None = None,
+      given: Float[Array, "B G h w C"] | None = None,
+      num_frames: int | None = None,
+      num_inference_steps: int | None = None,
+      num_diffusion_steps: int | None = None,
+      guidance_scale: float | None = None,
+      min_guidance_scale: float | None = None,
+      guidance_trunc: float = 0.0,
+      guidance_renorm: float = 1.0,
+      image_guidance_scale: float = 0.0,
+      flow_shift: float | None = None,
+      motion_flow: float | None = None,
+      fps: float | None = None,
+      seed: int | Sequence[int] = 0,
+      order: Int[Array, "B N"] | None = None,
+      noise: Noise | Float[Array, "F S B h w C"] | None = None,
+      output: str = "pixels",
+      on_set: Callable[[int, int, int], None] | None = None,
+  ) -> UInt8[np.ndarray, "B T height width C"] | Float[np.ndarray, "B T h w C"]:
+    """Generate one clip for each prompt.
+
+    What is None takes the model's own default (`nova.json`).
+
+    Args:
+      prompt: one or several texts; or give `text_embeds`.
+      text_embeds: a text encoder's output, [B, L, E] or a list of [l, E].
+      negative_prompt: what the unconditional passes see instead of no text.
+      negative_text_embeds: the same as embeddings.
+      label: classes, for a class-conditional model.
+      given: latents of the first G frames, which are kept and condition all later ones.
+      num_frames: frames of the clip; 1 makes images.
+      num_inference_steps: S, sets of tokens a frame.
+      num_diffusion_steps: K, diffusion steps a set.
+      guidance_scale: classifier-free guidance; at most 1 for none.
+      min_guidance_scale: the first set's scale, growing to `guidance_scale`; None for a constant one.
+      guidance_trunc: time in [0, 1000] below which guidance ends.
+      guidance_renorm: lower bound of the factor that shrinks guided predictions to the conditional one's norm.
+      image_guidance_scale: guidance by earlier frames, apart from text.
+      flow_shift: replaces the flow-matching sampler's shift.
+      motion_flow: motion score.
+      fps: frames per second.
+      seed: one number, from which each sample derives its own randomness, or one for each sample.
+      order: the order in which tokens are written, to reproduce a generation.
+      noise: the noise of all generated frames and non-empty sets, to reproduce a generation.
+      output: "pixels" or "latent".
+      on_set: called with (frame, set, number of sets) when a set has been dispatched.
+
+    Returns:
+      uint8 pixels or float32 latents, channels last.
+
+    Raises:
+      ValueError: an argument that the model can't do; the text names it.
+    """
+    if output not in ("pixels", "latent"):
+      raise ValueError(f'output: expected "pixels" or "latent", got {output!r}')
+    sample = self.card.sample
+    plan = self.plan(
+        num_frames=num_frames,
+        num_sets=sample.num_inference_steps if num_inference_steps is None else num_inference_steps,
+        num_steps=sample.num_diffusion_steps if num_diffusion_steps is None else num_diffusion_steps,
+        guidance=Guidance(
+            sample.guidance_scale if guidance_scale is None else guidance_scale, min_guidance_scale, guidance_trunc,
+            guidance_renorm, image_guidance_scale),
+        flow_shift=flow_shift)
+    condition, null = self.conditions(prompt, text_embeds, negative_prompt, negative_text_embeds, label)
+    batch = len(next(iter(condition.values())))
+    if self.cfg.has_motion:
+      motion = {
+          "motion_flow": np.full(batch, sample.motion_flow if motion_flow is None else motion_flow, np.float32),
+          "fps": np.full(batch, sample.fps if fps is None else fps, np.float32)}
+      condition, null = condition | motion, null | motion
+    if noise is not None and not isinstance(noise, Noise):
+      noise = Noise(noise)
+    frames = generate(
+        self.model, self.scheduler, plan, condition, null, keys=sample_keys(seed, batch), given=given, order=order, noise=noise,
+        on_set=None if on_set is None else lambda t, i: on_set(t, i, len(plan.sets)))
+    latents = np.stack([np.asarray(frame) for frame in frames], axis=1)
+    return latents if output == "latent" else self.autoencoder.decode(latents)
+
+  def plan(self, *, num_frames: int | None, **arguments: Any) -> Plan:
+    """Check and tabulate what is asked for; `num_frames` are pixel frames."""
+    longest = self.autoencoder.num_frames(self.card.num_frames)
+    num_frames = longest if num_frames is None else num_frames
+    if not 1 <= num_frames <= longest:
+      raise ValueError(f"num_frames: this model makes 1 to {longest} frames, got {num_frames}")
+    return make_plan(
+        self.cfg, self.scheduler, num_frames=self.autoencoder.num_latent_frames(num_frames), **arguments)
+
+  def conditions(
+      self, prompt=None, text_embeds=None, negative_prompt=None, negative_text_embeds=None, label=None
+  ) -> tuple[Condition, Condition]:
+    """Return what the conditional and the unconditional passes see; arguments as in `__call__`."""
+    if self.cfg.num_classes:
+      if label is None or prompt is not None or text_embeds is not None:
+        raise ValueError("this model is class-conditional: give label, and no prompt or text_embeds")
+      labels = np.atleast_1d(np.asarray(label, np.int32))
+      if labels.min() < 0 or labels.max() >= self.cfg.num_classes:
+        raise ValueError(f"label: expected 0 to {self.cfg.num_classes - 1}, got {label}")
+      return {"labels": labels}, {"labels": np.full_like(labels, self.cfg.num_classes)}
+    if label is not None or (prompt is None) == (text_embeds is None):
+      raise ValueError("this model is text-conditional: give either prompt or text_embeds, and no label")
+    condition = self._text(prompt, text_embeds, "text_embeds")
+    batch = len(condition["text_lengths"])
+    if negative_prompt is None and negative_text_embeds is None:
+      return condition, condition | {"text_lengths": np.zeros(batch, np.int32)}
+    null = self._text(negative_prompt, negative_text_embeds, "negative_text_embeds")
+    if len(null["text_lengths"]) not in (1, batch):
+      raise ValueError(f"negative_prompt: expected 1 or {batch}, as many as prompts, got {len(null['text_lengths'])}")
+    return condition, {key: np.broadcast_to(value, (batch, *value.shape[1:])) for key, value in null.items()}
+
+  def _text(self, prompt, embeds, name: str) -> Condition:
+    """Return embeddings [B, L, E], zeros behind the text, and lengths [B]."""
+    if embeds is None:
+      prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+      if not prompts:
+        raise ValueError("prompt: expected at least one")
+      embeds, lengths = self.text_encoder.encode(prompts)
+      return {"text_embeds": embeds, "text_lengths": lengths}
+    padded = np.zeros((len(embeds), self.cfg.text_len, self.cfg.text_dim), np.float32)
+    for row, embed in zip(padded, embeds):
+      if embed.ndim != 2 or embed.shape[1] != self.cfg.text_dim or len(embed) > self.cfg.text_len:
+        raise ValueError(
+            f"{name}: expected at most {self.cfg.text_len} rows of {self.cfg.text_dim} for each prompt, got {embed.shape}")
+      row[: len(embed)] = embed
+    return {"text_embeds": padded, "text_lengths": np.array([len(embed) for embed in embeds], np.int32)}
+
+
+def sample_keys(seed: int | Sequence[int], batch: int) -> jax.Array:
+  """Return one key a sample: from its own seed, or from the common seed and its place in the batch.
+
+  Raises:
+    ValueError: as many seeds as samples are needed.
+  """
+  if isinstance(seed, (int, np.integer)):
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), jnp.arange(batch))
+  if len(seed) != batch:
+    raise ValueError(f"seed: expected one, or one for each of {batch} samples, got {len(seed)}")
+  return jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), 0))(jnp.asarray(seed))

@@ -1,0 +1,42 @@
+"""How many image tokens are visible in a training step, drawn on the host.
+
+  ratio ~ N(1, 0.25²) truncated to cfg.mask_ratio,   visible = round((1 − ratio)·N)      (paper, section 3.2; as MAR)
+
+The count changes from step to step, shapes must not: tokens are padded to one of a few sizes, and the count itself is
+passed as a traced number. Invariant: the count is a function of (seed, step) alone, so it survives a restart.
+"""
+
+from statistics import NormalDist
+
+import numpy as np
+
+MASK_RATIO = NormalDist(mu=1.0, sigma=0.25)
+
+
+def draw_num_visible(seed: int, step: int, num_tokens: int, bounds: tuple[float, float]) -> int:
+  """Draw the number of visible tokens of a step.
+
+  Args:
+    seed: of the run.
+    step: global step.
+    num_tokens: N, image tokens of a frame.
+    bounds: least and greatest share of masked tokens.
+  """
+  uniform = np.random.Generator(np.random.Philox(key=[seed, step])).random()
+  low, high = (MASK_RATIO.cdf(bound) for bound in bounds)
+  ratio = MASK_RATIO.inv_cdf(low + uniform * (high - low)) if low < high else bounds[0]
+  return round((1 - min(max(ratio, bounds[0]), bounds[1])) * num_tokens)
+
+
+def padded_sizes(num_tokens: int, bounds: tuple[float, float], num_sizes: int) -> tuple[int, ...]:
+  """Return the static sizes that visible tokens are padded to, ascending; the last one fits every draw.
+
+  Raises:
+    ValueError: bounds that are no interval within [0, 1], or fewer than one size.
+  """
+  if not 0 <= bounds[0] <= bounds[1] <= 1:
+    raise ValueError(f"train.mask_ratio: expected two ascending shares between 0 and 1, got {bounds}")
+  if num_sizes < 1:
+    raise ValueError(f"train.visible_sizes: expected 1 or more, got {num_sizes}")
+  largest = max(round((1 - bounds[0]) * num_tokens), 1)
+  return tuple(sorted({-(-largest * i // num_sizes) for i in range(1, num_sizes + 1)}))

@@ -1,0 +1,136 @@
+"""Optimizer and learning-rate schedules of one training stage.
+
+  Muon:   m ← 0.95·m + 0.05·g;  W ← W − lr·(0.2·√max(in, out)·NS₅(nesterov(m)) + decay·W)
+  AdamW:  W ← W − lr·(m̂ / (√v̂ + 1e-8) + decay·W)
+
+NS₅ is five Newton-Schulz steps towards the nearest orthogonal matrix (Jordan et al. 2024; the scale of Liu et al.,
+arXiv 2502.16982). Decay is decoupled and applies to kernels only: never to biases, norms, tokens or embedding tables.
+Invariant: a frozen parameter has neither an update nor optimizer state.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from optax.contrib import MuonDimensionNumbers
+
+from nova_jax.config import OptimizerConfig
+
+# Which matrices Muon updates, and their (input, output) axes. An axis in neither is a batch of independent matrices:
+# layers; q, k and v; shift, scale and gate.
+MUON_MATRICES: tuple[tuple[str, MuonDimensionNumbers], ...] = (
+    (r"blocks/attn/qkv/kernel$", MuonDimensionNumbers(1, (3, 4))),
+    (r"blocks/attn/proj/kernel$", MuonDimensionNumbers((1, 2), 3)),
+    (r"blocks/(mlp|proj)/fc[12]/kernel$", MuonDimensionNumbers(1, 2)),
+    (r"blocks/norm1/proj/kernel$", MuonDimensionNumbers(1, 3)),
+    (r"image_decoder/norm/proj/kernel$", MuonDimensionNumbers(0, 2)),
+    (r"mixer/lora/kernel$", MuonDimensionNumbers(0, 1)),
+    (r"mixer/proj/kernel$", MuonDimensionNumbers(0, 2)),
+    (r"time_cond_embed/condition_proj/fc[12]/kernel$", MuonDimensionNumbers(0, 1)),
+)
+
+
+def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
+  """Return the learning rate as a function of the step in a stage of `num_steps` steps, counted from 0.
+
+  Warm-up: step i has (i + 1) / warmup_steps of the rate. After it, cosine falls to `final_fraction` of the rate at the
+  last step's end; multi-step multiplies by `gamma` at each milestone, a share of the stage.
+
+  Raises:
+    ValueError: an unknown schedule, or numbers that make no sense for it.
+  """
+  if cfg.schedule not in ("constant", "cosine", "multistep"):
+    raise ValueError(f'optimizer.schedule: expected "constant", "cosine" or "multistep", got {cfg.schedule!r}')
+  if cfg.warmup_steps < 0:
+    raise ValueError(f"optimizer.warmup_steps: expected 0 or more, got {cfg.warmup_steps}")
+  if any(not 0 < share < 1 for share in cfg.milestones):
+    raise ValueError(f"optimizer.milestones: expected shares of the stage between 0 and 1, got {cfg.milestones}")
+  milestones = [round(share * num_steps) for share in cfg.milestones]
+
+  def schedule(step: jax.Array) -> jax.Array:
+    step = jnp.asarray(step, jnp.float32)
+    factor = jnp.minimum(1.0, (step + 1) / max(cfg.warmup_steps, 1))
+    if cfg.schedule == "cosine":
+      done = jnp.clip((step - cfg.warmup_steps) / max(num_steps - cfg.warmup_steps, 1), 0, 1)
+      factor *= cfg.final_fraction + (1 - cfg.final_fraction) * (1 + jnp.cos(jnp.pi * done)) / 2
+    elif cfg.schedule == "multistep":
+      factor *= cfg.gamma ** sum((step >= m).astype(jnp.float32) for m in milestones)
+    return cfg.learning_rate * factor
+
+  return schedule
+
+
+def make_optimizer(cfg: OptimizerConfig, num_steps: int, freeze: Sequence[str] = ()) -> optax.GradientTransformation:
+  """Make the optimizer of a stage.
+
+  Args:
+    cfg: names the algorithm and its numbers.
+    num_steps: steps of the stage.
+    freeze: regular expressions (searched in parameter paths) of what is not trained.
+
+  Raises:
+    ValueError: an unknown name; or, on `init`, a pattern of `freeze` that matches nothing.
+  """
+  if cfg.name not in ("adamw", "muon"):
+    raise ValueError(f'optimizer.name: expected "adamw" or "muon", got {cfg.name!r}')
+
+  def algorithm(path: str, frozen: bool) -> str:
+    return "frozen" if frozen else "muon" if cfg.name == "muon" and muon_axes(path) else "adamw"
+
+  def algorithms(params):
+    return jax.tree.map(algorithm, paths(params), frozen_mask(params, freeze))
+
+  decay = optax.add_decayed_weights(cfg.weight_decay, lambda params: jax.tree.map(_is_kernel, paths(params)))
+  axes = lambda params: jax.tree.map(muon_axes, paths(params))
+  muon = optax.chain(
+      optax.contrib.scale_by_muon(weight_dimension_numbers=axes),
+      optax.stateless(lambda updates, _: jax.tree.map(_scale_like_adam, paths(updates), updates)),
+      decay)
+  adamw = optax.chain(optax.scale_by_adam(cfg.b1, cfg.b2), decay)
+  return optax.chain(
+      optax.clip_by_global_norm(cfg.clip_norm) if cfg.clip_norm else optax.identity(),
+      optax.partition({"muon": muon, "adamw": adamw, "frozen": optax.set_to_zero()}, algorithms),
+      optax.scale_by_learning_rate(make_schedule(cfg, num_steps)))
+
+
+def frozen_mask(params: Any, freeze: Sequence[str]) -> Any:
+  """Return a pytree like `params` that is True where a pattern of `freeze` is found in the path.
+
+  Raises:
+    ValueError: a pattern that matches nothing, naming paths near to it.
+  """
+  names = jax.tree.leaves(paths(params))
+  for pattern in freeze:
+    if not any(re.search(pattern, name) for name in names):
+      modules = {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 2)}
+      near = difflib.get_close_matches(pattern, sorted(modules), n=3, cutoff=0.3)
+      near = near or sorted({name.split("/")[0] for name in names})
+      raise ValueError(f"train.freeze: no parameter matches {pattern!r}; near paths: {', '.join(near)}")
+  return jax.tree.map(lambda name: any(re.search(pattern, name) for pattern in freeze), paths(params))
+
+
+def paths(tree: Any) -> Any:
+  """Return a pytree like `tree` with each leaf's path, "video_encoder/blocks/attn/qkv/kernel"."""
+  return jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), tree)
+
+
+def muon_axes(path: str) -> MuonDimensionNumbers | None:
+  """Return the matrix axes of the parameter at `path` if it is one that Muon updates."""
+  return next((axes for pattern, axes in MUON_MATRICES if re.search(pattern, path)), None)
+
+
+def _scale_like_adam(path: str, update: jax.Array) -> jax.Array:
+  """Give an orthogonal update the root mean square that Adam's has, so that both live with one learning rate."""
+  axes = muon_axes(path)
+  fans = (math.prod(update.shape[i] for i in np.atleast_1d(group)) for group in (axes.reduction_axis, axes.output_axis))
+  return 0.2 * math.sqrt(max(fans)) * update
+
+
+def _is_kernel(path: str) -> bool:
+  return path.rsplit("/", 1)[-1] == "kernel"

@@ -1,0 +1,33 @@
+"""Pictures of the training's progress."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from nova_jax.config import Experiment
+from nova_jax.media import write_sheet
+from nova_jax.pipeline import Pipeline
+
+NUM_CLIPS = 8
+
+
+def write_grid(
+    path: Path, model: nnx.Module, experiment: Experiment, records: Sequence[Mapping[str, Any]], num_frames: int
+) -> None:
+  """Generate clips for the captions (or classes) of the first records, and write them as one PNG, a clip a row.
+
+  Args:
+    path: of the PNG; written whole or not at all.
+    model: with averaged weights.
+    experiment: says how to generate.
+    records: have a `caption` and a `digit`.
+    num_frames: latent frames of a clip.
+  """
+  records = [records[i] for i in range(min(NUM_CLIPS, len(records)))]
+  captions = [record["caption"].decode() for record in records]
+  pipe = Pipeline.from_experiment(experiment, model)
+  labels = [int(record["digit"]) for record in records]
+  condition = {"prompt": captions} if experiment.model.text_dim else {"label": labels}
+  write_sheet(path, list(pipe(**condition, num_frames=num_frames, seed=experiment.seed)), captions)

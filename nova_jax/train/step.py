@@ -1,0 +1,125 @@
+"""One training step, compiled once: loss, gradients, update, average.
+
+  grads = ∇ loss(params; batch, keys);  params ← optimizer(params, grads);  ema ← d·ema + (1 − d)·params
+
+Randomness: the step's key is fold_in(key(seed), step), a sample's is fold_in(step key, index), where index is the
+sample's place in the stream of records. Invariant: neither the number of hosts, nor devices, nor micro-batches, nor a
+restart changes what a sample draws.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from nova_jax.sharding import replicated
+from nova_jax.train.optimizer import frozen_mask
+from nova_jax.train.state import TrainState, shardings_of
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+# (model, batch, keys [B], padded size, visible tokens) → (loss, its parts). Equal batches weigh equally: the loss of a
+# batch is the mean of the losses of its halves.
+LossFn = Callable[[nnx.Module, Batch, jax.Array, int, jax.Array], tuple[jax.Array, Metrics]]
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    abstract: TrainState,
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    learning_rate: optax.Schedule,
+    *,
+    seed: int,
+    ema_decay: float,
+    first_step: int = 0,
+    accumulation: int = 1,
+    caption_dropout: float = 0.0,
+    no_class: int | None = None,
+    freeze: Sequence[str] = (),
+) -> Callable[[TrainState, Batch, Any, int], tuple[TrainState, Metrics]]:
+  """Compile the step of a stage.
+
+  Args:
+    graphdef: of the model.
+    abstract: the state's shapes and shardings.
+    loss_fn: see `LossFn`.
+    tx: the stage's optimizer.
+    learning_rate: its schedule, reported among the metrics.
+    seed: of the run.
+    ema_decay: d above.
+    first_step: global step at which the stage starts.
+    accumulation: micro-batches that a batch is computed in.
+    caption_dropout: probability that a sample loses its caption or class.
+    no_class: the label that stands for no class.
+    freeze: patterns of parameters that get no gradient.
+
+  Returns:
+    step(state, batch, num_visible, padded_size) → (state, metrics). The given state is donated; `padded_size` is
+    static, so there are as many compilations as sizes.
+  """
+  frozen = frozen_mask(abstract.params, freeze)
+
+  def loss(params, buffers, batch, keys, padded_size, num_visible):
+    params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
+    return loss_fn(nnx.merge(graphdef, params, buffers), batch, keys, padded_size, num_visible)
+
+  def gradients(state, batch, keys, padded_size, num_visible):
+    grad_fn = jax.value_and_grad(loss, has_aux=True)
+
+    def micro_gradients(batch, keys):
+      (_, parts), grads = grad_fn(state.params, state.buffers, batch, keys, padded_size, num_visible)
+      return parts, grads
+
+    if accumulation == 1:
+      return micro_gradients(batch, keys)
+    micro_batches = jax.tree.map(lambda x: _split(x, accumulation), (dict(batch), keys))
+    shapes = jax.eval_shape(micro_gradients, *jax.tree.map(lambda x: x[0], micro_batches))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    add = lambda total, micro: (jax.tree.map(jnp.add, total, micro_gradients(*micro)), None)
+    total, _ = jax.lax.scan(add, zeros, micro_batches)
+    return jax.tree.map(lambda x: x / accumulation, total)
+
+  def train_step(state: TrainState, batch: Batch, num_visible: jax.Array, padded_size: int):
+    step_key = jax.random.fold_in(jax.random.key(seed), state.step)
+    keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(step_key, index)))(batch["index"])
+    batch = drop_captions(batch, keys[:, 0], caption_dropout, no_class)
+    parts, grads = gradients(state, batch, keys[:, 1], padded_size, num_visible)
+
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = jax.tree.map(lambda e, p: ema_decay * e + (1 - ema_decay) * p.astype(jnp.float32), state.ema, params)
+    metrics = parts | {
+        "grad_norm": optax.tree.norm(grads),  # Before clipping.
+        "learning_rate": learning_rate(state.step - first_step),
+    }
+    return TrainState(state.step + 1, params, state.buffers, ema, opt_state), metrics
+
+  shardings = shardings_of(abstract)
+  out_shardings = (shardings, replicated(shardings.step.mesh))
+  return jax.jit(train_step, static_argnums=3, donate_argnums=0, out_shardings=out_shardings)
+
+
+def drop_captions(batch: Batch, keys: jax.Array, rate: float, no_class: int | None) -> Batch:
+  """Replace the caption or class of a random share of samples by none.
+
+  Args:
+    batch: has `text_lengths` [B] or `labels` [B].
+    keys: [B], one for each sample.
+    rate: the share.
+    no_class: label of no class.
+  """
+  if not rate:
+    return batch
+  dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
+  name, nothing = ("labels", no_class) if "labels" in batch else ("text_lengths", 0)
+  return dict(batch) | {name: jnp.where(dropped, nothing, batch[name])}
+
+
+def _split(x: jax.Array, num: int) -> jax.Array:
+  """Deal samples out to `num` micro-batches in turn, so that each stays spread over all devices."""
+  return jnp.moveaxis(x.reshape(x.shape[0] // num, num, *x.shape[1:]), 1, 0)

@@ -1,0 +1,166 @@
+"""The transformer's own properties: causality, caching, static cost, presets."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from nova_jax.config import PRESETS, ModelConfig
+from nova_jax.models.nova import NOVA, count_parameters
+from nova_jax.models.transformer import Cache
+
+TINY = ModelConfig(
+    latent_dim=2, latent_size=(8, 8), patch_size=2, width=32, num_heads=2, temporal_depth=2, spatial_depth=3,
+    denoiser_depth=2, denoiser_width=16, base_frames=3, text_dim=8, text_len=4, mixer_rank=4)
+
+
+def make(cfg: ModelConfig, seed: int = 0) -> NOVA:
+  """Make a model in which nothing is zero, so that every path carries a signal."""
+  model = NOVA(cfg, rngs=nnx.Rngs(seed))
+  state = nnx.state(model, nnx.Param)
+  keys = iter(jax.random.split(jax.random.key(seed), len(jax.tree.leaves(state))))
+  nnx.update(model, jax.tree.map(lambda p: p + 0.1 * jax.random.normal(next(keys), p.shape), state))
+  return model
+
+
+def inputs(cfg: ModelConfig, num_frames: int, batch: int = 2):
+  rng = np.random.default_rng(0)
+  latents = rng.standard_normal((batch, num_frames, *cfg.latent_size, cfg.latent_dim), np.float32)
+  condition = {
+      "text_embeds": rng.standard_normal((batch, cfg.text_len, cfg.text_dim), np.float32),
+      "text_lengths": np.array([2, 4][:batch])}
+  return jnp.asarray(latents), condition
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+def test_output_of_a_frame_sees_earlier_frames_only(rotary):
+  model = make(dataclasses.replace(TINY, rotary=rotary))
+  latents, condition = inputs(TINY, 4)
+  cond = model.embed_condition(condition)
+
+  def outputs(latents, cond):
+    return jnp.square(model.anchor(model.temporal(latents, cond))).sum((0, 2, 3))
+
+  by_latents, by_cond = jax.jacobian(outputs, argnums=(0, 1))(latents, cond)
+  influence = np.abs(by_latents).sum((1, 3, 4, 5))  # [output frame, latent frame]
+  assert np.array_equal(influence > 0, np.tri(4, k=-1, dtype=bool))
+  assert (np.abs(by_cond).sum((1, 3)) > 0).all(), "every frame must see the whole prefix"
+
+
+def test_tokens_of_a_frame_see_each_other():
+  model = make(TINY)
+  latents, condition = inputs(TINY, 2)
+  cond = model.embed_condition(condition)
+
+  def last_frame(latents):
+    return jnp.square(model.temporal(latents, cond)[:, 1]).sum((0, 2))
+
+  influence = np.abs(jax.jacobian(last_frame)(latents)[:, :, 0]).sum((1, 4))  # [token, row, column]
+  assert (influence > 0).all()
+
+
+def test_the_denoiser_treats_each_token_alone():
+  model = make(TINY)
+  x = jnp.ones((1, 5, TINY.patch_dim))
+  z = jax.random.normal(jax.random.key(0), (1, 5, TINY.width))
+
+  def outputs(x, z):
+    return jnp.square(model.image_decoder(x, jnp.full((1, 5), 300.0), model.image_decoder.condition(z))).sum((0, 2))
+
+  for influence in jax.jacobian(outputs, argnums=(0, 1))(x, z):
+    assert np.array_equal(np.abs(influence).sum((1, 3)) > 0, np.eye(5, dtype=bool))
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+def test_cached_frames_equal_recomputation(rotary):
+  cfg = dataclasses.replace(TINY, rotary=rotary)
+  model, num_frames = make(cfg), 4
+  latents, condition = inputs(cfg, num_frames)
+  cond = model.embed_condition(condition)
+  whole = model.temporal(latents, cond)
+  cache = Cache.empty(cfg, cfg.temporal_depth, 2, cond.shape[1] + num_frames * cfg.num_video_tokens)
+  for t in range(num_frames):
+    frame = model.begin(2) if t == 0 else model.embed_frames(latents[:, t - 1 : t])[:, 0]
+    if not rotary:
+      frame = frame + model.video_pos_embed(num_frames)[t]
+    out, cache = model.video_encoder.extend(frame, cond if t == 0 else None, cache, t)
+    np.testing.assert_allclose(out, whole[:, t], atol=2e-5)
+
+
+def test_padding_of_visible_tokens_changes_nothing():
+  model = make(TINY)
+  tokens = jax.random.normal(jax.random.key(1), (2, TINY.num_image_tokens, TINY.width))
+  cond = jax.random.normal(jax.random.key(2), (2, TINY.num_video_tokens, TINY.width))
+  ids = jax.vmap(lambda key: jax.random.permutation(key, TINY.num_image_tokens))(jax.random.split(jax.random.key(3), 2))
+  tight = model.image_encoder(tokens, ids[:, :5], 5, cond)
+  padded = model.image_encoder(tokens, ids, 5, cond)
+  np.testing.assert_allclose(tight, padded, atol=1e-5)
+
+
+@pytest.mark.parametrize("field, value", [("remat", "dots"), ("remat", "block")])
+def test_rematerialisation_changes_no_number(field, value):
+  latents, condition = inputs(TINY, 3)
+
+  def gradient(cfg):
+    model = make(cfg)
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def loss(params):
+      model = nnx.merge(graph, params, rest)
+      return jnp.square(model.temporal(latents, model.embed_condition(condition))).mean()
+
+    return jax.tree.leaves(jax.grad(loss)(params))
+
+  for a, b in zip(gradient(TINY), gradient(dataclasses.replace(TINY, **{field: value})), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_activations_with_float32_parameters():
+  model = make(dataclasses.replace(TINY, dtype="bfloat16"))
+  latents, condition = inputs(TINY, 2)
+  out = model.temporal(latents, model.embed_condition(condition))
+  assert out.dtype == jnp.bfloat16
+  assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
+  exact = make(TINY)
+  np.testing.assert_allclose(
+      out.astype(jnp.float32), exact.temporal(latents, exact.embed_condition(condition)), atol=0.15)
+
+
+def test_the_program_does_not_grow_with_depth():
+  latents, condition = inputs(TINY, 2)
+
+  def size(depth):
+    cfg = dataclasses.replace(TINY, temporal_depth=depth)
+    graph, state = nnx.split(nnx.eval_shape(lambda: NOVA(cfg, rngs=nnx.Rngs(0))))
+
+    def run(state):
+      model = nnx.merge(graph, state)
+      return model.temporal(latents, model.embed_condition(condition))
+
+    return len(jax.jit(run).lower(state).as_text().splitlines())
+
+  assert size(2) == size(12)
+
+
+# The papers' and checkpoints' own words for these sizes: 0.3 B, 0.6 B and 1.4 B, cut after one digit.
+@pytest.mark.parametrize("name, billions", [
+    ("nova-d48w768-sdxl1024", 0.3), ("nova-d48w1024-sdxl1024", 0.6), ("nova-d48w1536-sdxl1024", 1.4),
+    ("nova-d48w1024-sd512", 0.6), ("nova-d48w1024-osp480", 0.6), ("digits", 0.0)])
+def test_presets_have_the_published_size(name, billions):
+  assert int(count_parameters(PRESETS[name]) / 1e8) / 10 == billions
+
+
+def test_every_preset_is_tested():
+  assert len(PRESETS) == 6
+
+
+def test_every_parameter_names_its_axes():
+  for rotary in (False, True):
+    state = nnx.state(nnx.eval_shape(lambda: NOVA(dataclasses.replace(TINY, rotary=rotary), rngs=nnx.Rngs(0))))
+    for path, variable in nnx.to_flat_state(state):
+      axes = variable.get_metadata()["out_sharding"]
+      assert len(axes) == len(variable.shape), path
+      assert (axes[0] == "layers") == any("blocks" in part for part in path), path

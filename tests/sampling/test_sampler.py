@@ -1,0 +1,80 @@
+"""The sampler's promises: one randomness a sample, few compilations, given frames kept."""
+
+import jax
+import numpy as np
+import pytest
+
+from models.test_nova import TINY, inputs, make
+from nova_jax.config import SchedulerConfig
+from nova_jax.diffusion import make_scheduler
+from nova_jax.sampling import sampler
+from nova_jax.sampling.guidance import Guidance
+
+FLOW = make_scheduler(SchedulerConfig())
+DDPM = make_scheduler(SchedulerConfig(name="ddpm"))
+MODEL = sampler.Model.of(make(TINY))
+
+
+def run(batch=2, num_frames=3, num_sets=4, num_steps=3, scheduler=FLOW, guidance=Guidance(3.0), seed=0, **kwargs):
+  _, condition = inputs(TINY, 1, 2)
+  condition = {name: np.asarray(value)[:batch] for name, value in condition.items()}
+  null = condition | {"text_lengths": np.zeros(batch, int)}
+  plan = sampler.make_plan(
+      TINY, scheduler, num_frames=num_frames, num_sets=num_sets, num_steps=num_steps, guidance=guidance)
+  keys = jax.random.split(jax.random.key(seed), 2)[:batch]
+  return np.stack([np.asarray(x) for x in sampler.generate(
+      MODEL, scheduler, plan, condition, null, keys=keys, **kwargs)], axis=1)
+
+
+@pytest.mark.parametrize("scheduler", [FLOW, DDPM])
+def test_a_sample_does_not_depend_on_its_neighbours(scheduler):
+  np.testing.assert_allclose(run(2, scheduler=scheduler)[:1], run(1, scheduler=scheduler), atol=1e-5)
+
+
+def test_seeds_matter_and_repeat():
+  assert np.array_equal(run(seed=1), run(seed=1))
+  assert np.abs(run(seed=1) - run(seed=2)).max() > 0.1
+
+
+def test_the_number_of_sets_and_the_scale_compile_nothing_new():
+  for function in (sampler.write_set, sampler.begin_video, sampler.continue_video, sampler.prepare):
+    function.clear_cache()
+  run(num_sets=8)
+  assert sampler.write_set._cache_size() <= 4
+  sizes = [f._cache_size() for f in (sampler.begin_video, sampler.continue_video, sampler.prepare)]
+  assert sizes == [1, 1, 1]
+  before = sampler.write_set._cache_size()
+  run(num_sets=8, seed=5, guidance=Guidance(7.0, min_scale=2.0))
+  assert sampler.write_set._cache_size() == before
+
+
+def test_given_frames_are_kept_and_all_of_them_condition():
+  latents, _ = inputs(TINY, 2)
+  latents = np.asarray(latents)
+  clip = run(given=latents)
+  assert np.array_equal(clip[:, :2], latents)
+  changed = latents.copy()
+  changed[:, 0] += 1  # Not the last given frame.
+  assert np.abs(run(given=changed)[:, 2] - clip[:, 2]).max() > 1e-3
+
+
+def test_truncation_beyond_the_last_time_is_no_guidance():
+  unguided = run(guidance=Guidance(1.0))
+  np.testing.assert_allclose(run(guidance=Guidance(5.0, truncation=2000.0)), unguided, atol=1e-5)
+  assert np.abs(run(guidance=Guidance(5.0)) - unguided).max() > 1e-2
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"num_frames": 0}, "num_frames: expected at least 1"), ({"num_steps": 0}, "num_diffusion_steps: expected 1 to 1000"),
+    ({"num_steps": 1001}, "num_diffusion_steps"), ({"num_sets": 0}, "num_inference_steps")])
+def test_impossible_plans_are_refused(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    run(**arguments)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"renorm": 1.5}, "guidance_renorm"), ({"image_scale": -1.0}, "image_guidance_scale"),
+    ({"scale": 1.0, "image_scale": 2.0}, "needs guidance_scale")])
+def test_impossible_guidance_is_refused(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    Guidance(**arguments)

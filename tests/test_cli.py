@@ -1,0 +1,80 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nova_jax.cli import shorten
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = "--config=configs/digits.py"
+
+# A launcher that does what its first flag says, without the imports of a real one.
+LAUNCHER = """
+import sys
+from absl import flags
+from ml_collections import config_flags
+from nova_jax import cli
+from nova_jax.config import Experiment, from_dict
+
+config_flags.DEFINE_config_file("config")
+flags.DEFINE_string("do", "pass", "")
+
+def main():
+  from_dict(Experiment, flags.FLAGS.config)
+  exec(flags.FLAGS.do)
+
+cli.run(main, required=("config",))
+"""
+
+
+def launch(*arguments):
+  return subprocess.run(
+      [sys.executable, "-c", LAUNCHER, *arguments], capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+@pytest.fixture(scope="module")
+def bad_configs(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("configs")
+  (folder / "syntax.py").write_text("def get_config(:\n")
+  (folder / "empty.py").write_text("")
+  (folder / "value.py").write_text("def get_config():\n  raise ValueError('model.width: too small')\n")
+  return folder
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--config=configs/none.py"], ["configs/none.py", "no file"]),
+    ([], ["--config"]),
+    ([CONFIG, "--wrkdir=x"], ["wrkdir"]),
+    ([CONFIG, "--config.train.stepz=3"], ["stepz", "steps"]),
+    ([CONFIG, "--config.trainn.steps=3"], ["trainn", "train"]),
+    ([CONFIG, "--config.train.steps=many"], ["train.steps", "many"]),
+    ([CONFIG, "--config.model.width=130"], ["model.width", "130"]),
+    ([CONFIG, "stray"], ["stray"]),
+    (["--config={}/syntax.py"], ["syntax.py:1"]),
+    (["--config={}/empty.py"], ["get_config"]),
+    (["--config={}/value.py"], ["model.width: too small"]),
+    ([CONFIG, "--do=raise ValueError('two\\nlines')"], ["error: two lines"]),
+])
+def test_bad_input_gives_one_line_and_exit_code_2(arguments, words, bad_configs):
+  result = launch(*(argument.format(bad_configs) for argument in arguments))
+  assert result.returncode == 2, result.stderr
+  assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+  assert all(word in result.stderr for word in words), result.stderr
+
+
+def test_other_endings():
+  assert launch(CONFIG).returncode == 0
+  bug = launch(CONFIG, "--do=raise RuntimeError('a bug')")
+  assert bug.returncode == 1 and "Traceback" in bug.stderr
+  assert "Traceback" in launch(CONFIG, "--verbosity=1", "--do=raise ValueError('where?')").stderr
+  interrupted = launch(CONFIG, "--do=raise KeyboardInterrupt")
+  assert interrupted.returncode == 130 and not interrupted.stderr
+  diverged = launch(CONFIG, "--do=raise FloatingPointError('step 3: loss is nan')")
+  assert diverged.returncode == 1 and diverged.stderr == "error: step 3: loss is nan\n"
+
+
+def test_shorten():
+  assert shorten(KeyError("a  key\n is missing")) == "a key is missing"
+  assert shorten(ValueError()) == "ValueError"

@@ -1,0 +1,178 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import toy_run
+from nova_jax.checkpoint import latest_step, restore_params
+from nova_jax.config import StageConfig, TrainConfig
+from nova_jax.train import loop
+from nova_jax.train.metrics import TIMINGS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+  toy_run.patch(monkeypatch.setattr)
+  monkeypatch.setattr(loop, "make_mesh", lambda cfg: real_make_mesh(cfg, jax.devices()[:1]))
+
+
+real_make_mesh = loop.make_mesh
+
+
+def lines(workdir):
+  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
+
+
+def assert_same_run(a, b, num_steps=40):
+  assert latest_step(a / "checkpoints") == latest_step(b / "checkpoints") == num_steps
+  for which in ("params", "ema"):
+    jax.tree.map(np.testing.assert_array_equal, *(restore_params(d / "checkpoints", which) for d in (a, b)))
+  assert lines(a) == lines(b)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """The workdir of an uninterrupted run."""
+  workdir = tmp_path_factory.mktemp("whole")
+  with pytest.MonkeyPatch.context() as patch:
+    toy_run.patch(patch.setattr)
+    patch.setattr(loop, "make_mesh", lambda cfg: real_make_mesh(cfg, jax.devices()[:1]))
+    loop.train(toy_run.make_experiment(), workdir)
+  return workdir
+
+
+def test_stages_share_the_steps():
+  stages = loop.plan_stages(TrainConfig(steps=10, stages=(StageConfig("a", 0.25), StageConfig("b", 0.75))))
+  assert [(s.cfg.name, s.first, s.last) for s in stages] == [("a", 0, 2), ("b", 2, 10)]
+
+
+@pytest.mark.parametrize("cfg, message", [
+    (TrainConfig(steps=0), "train.steps"), (TrainConfig(stages=()), "train.stages"),
+    (TrainConfig(accumulation=3), "train.accumulation"),
+    (TrainConfig(stages=(StageConfig(num_frames=0),)), "num_frames")])
+def test_a_run_that_makes_no_sense_is_refused(cfg, message):
+  with pytest.raises(ValueError, match=message):
+    loop.plan_stages(cfg)
+
+
+def test_workdir_of_a_run(whole):
+  names = {path.name for path in whole.iterdir()}
+  assert names == {"config.json", "nova.json", "checkpoints", "metrics.jsonl", "tensorboard"}
+  rows = lines(whole)
+  assert [row["step"] for row in rows] == list(range(4, 41, 4))
+  assert {row["stage"] for row in rows} == {"image", "video"}
+  assert set(rows[0]) == {"step", "stage", "loss", "grad_norm", "learning_rate"}
+  last = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
+  assert last["videos_per_sec"] > 0 and last["model_flops_per_sec"] > 0 and last["data_wait_sec"] >= 0
+  assert latest_step(whole / "checkpoints") == 40
+
+
+def test_sigterm_saves_and_the_same_command_continues_bit_for_bit(whole, tmp_path, monkeypatch, capsys):
+  real = loop.draw_num_visible
+
+  def at(stop):
+    def draw(seed, step, *args):
+      if step == stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+      return real(seed, step, *args)
+    return draw
+
+  for stop in (6, 20):
+    monkeypatch.setattr(loop, "draw_num_visible", at(stop))
+    loop.train(toy_run.make_experiment(), tmp_path)
+    assert f"stopped by SIGTERM after step {stop + 1}; the same command continues" in capsys.readouterr().out
+    assert latest_step(tmp_path / "checkpoints") == stop + 1
+  monkeypatch.setattr(loop, "draw_num_visible", real)
+  loop.train(toy_run.make_experiment(), tmp_path)
+  assert_same_run(whole, tmp_path)
+
+
+def test_nan_stops_the_run_and_spares_the_checkpoints(tmp_path, monkeypatch):
+  real = loop.draw_num_visible
+  draw = lambda seed, step, *args: 2**30 if step == 8 else real(seed, step, *args)
+  monkeypatch.setattr(loop, "draw_num_visible", draw)
+  monkeypatch.setattr(loop, "padded_sizes", lambda *_: (2**30,))
+  monkeypatch.setattr(loop, "make_loss", exploding_loss)
+  with pytest.raises(FloatingPointError, match=r"step 9: .* is (nan|inf); the last good checkpoint is .*checkpoints/6"):
+    loop.train(toy_run.make_experiment(save_every=3), tmp_path)
+  assert latest_step(tmp_path / "checkpoints") == 6
+
+
+def exploding_loss(experiment, num_frames):
+  loss_fn = toy_run.make_loss(experiment, num_frames)
+
+  def exploding(model, batch, keys, padded_size, num_visible):
+    loss, _ = loss_fn(model, batch, keys, padded_size, num_visible)
+    loss = jax.numpy.where(num_visible == 2**30, jax.numpy.nan, 1) * loss
+    return loss, {"loss": loss}
+
+  return exploding
+
+
+def test_another_experiment_is_refused(whole):
+  before = (whole / "config.json").read_text()
+  with pytest.raises(ValueError, match=r"different experiment: train.ema_decay was 0.9, now 0.5; use another"):
+    loop.train(toy_run.make_experiment(ema_decay=0.5), whole)
+  assert (whole / "config.json").read_text() == before
+  loop.train(toy_run.make_experiment(log_every=7), whole)
+  loop.train(toy_run.make_experiment(), whole)
+
+
+def test_samples_are_written_on_time(tmp_path, monkeypatch):
+  calls = []
+  monkeypatch.setattr(loop, "write_grid", lambda path, *_: calls.append((path.name, _[-1])))
+  loop.train(toy_run.make_experiment(sample_every=16), tmp_path)
+  assert calls == [("step_000016.png", 1), ("step_000032.png", 4), ("step_000040.png", 4)]
+
+
+def test_kill_9_at_random_moments_changes_no_bit(tmp_path_factory):
+  """Six kills, spread over start-up, compilation, steps and saves; each continues where the one before was killed."""
+  base = tmp_path_factory.mktemp("kill")
+  env = os.environ | {
+      "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(base / "cache"),
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+
+  def start(workdir):
+    command = [sys.executable, str(Path(__file__).with_name("toy_run.py")), str(workdir), "steps=400", "save_every=10"]
+    return subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+  process = start(base / "whole")
+  assert process.wait() == 0, process.stderr.read().decode()
+
+  rng, kills, steps = random.Random(0), 0, []
+  killed = base / "killed"
+  while kills < 6:
+    before = newest(killed)
+    process = start(killed)
+    if kills % 3 == 0:  # Strike while it starts or compiles.
+      time.sleep(rng.uniform(2, 5))
+    else:  # Wait for one more checkpoint, then strike between steps or in a save.
+      while newest(killed) == before and process.poll() is None:
+        time.sleep(0.005)
+      time.sleep(rng.uniform(0, 0.4))
+    process.kill()
+    if process.wait() != -signal.SIGKILL:
+      break  # It was done before.
+    kills += 1
+    steps.append(newest(killed))
+  print("newest checkpoint after each kill:", steps)
+  assert kills >= 5
+  process = start(killed)
+  assert process.wait() == 0, process.stderr.read().decode()
+  assert_same_run(base / "whole", killed, 400)
+
+
+def newest(workdir):
+  steps = [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
+  return max(steps, default=0)
