@@ -13,11 +13,11 @@ def get_config():
       model=PRESETS["digits"],
       data=DataConfig(num_records=4000, num_frames=4, canvas=16),
       train=TrainConfig(
-          steps=4000,
+          steps=2100,
           stages=(
-              StageConfig(name="image", share=0.4, batch_size=64, num_frames=1),
-              StageConfig(name="video", share=0.6, batch_size=32, num_frames=4)),
+              StageConfig(name="image", share=0.35, batch_size=64, num_frames=1),
+              StageConfig(name="video", share=0.65, batch_size=32, num_frames=4)),
           loss_repeat=2, ema_decay=0.995, sample_every=500, save_every=500, log_every=50),
       optimizer=OptimizerConfig(
-          name="muon", learning_rate=4e-3, schedule="cosine", warmup_steps=60, final_fraction=0.02, weight_decay=0.02),
+          name="muon", learning_rate=5e-3, schedule="cosine", warmup_steps=60, final_fraction=0.02, weight_decay=0.02),
       sample=SampleConfig(num_inference_steps=8, num_diffusion_steps=20, guidance_scale=2.5)))

@@ -97,7 +97,7 @@ PRESETS: Mapping[str, ModelConfig] = types.MappingProxyType({
     "nova-d48w1024-osp480": _released(1024, 16, (3, 1280), (60, 96), base_frames=9, mixer_rank=24),
     "digits": ModelConfig(
         latent_dim=1, latent_size=(16, 16), patch_size=4, width=128, num_heads=4, temporal_depth=3, spatial_depth=4,
-        denoiser_depth=3, denoiser_width=128, base_frames=4, text_dim=64, text_len=16, mixer_rank=-1),
+        denoiser_depth=3, denoiser_width=128, base_frames=4, text_dim=64, text_len=8, mixer_rank=-1, remat="dots"),
 })
 
 
@@ -132,6 +132,8 @@ class DataConfig:
   num_records: int = 4000  # Clips of the training split.
   num_frames: int = 4  # Frames of a stored clip.
   canvas: int = 16  # Pixels a side.
+  jitter: int = 0  # Pixels by which a digit may start off its place.
+  free_captions: float = 0.0  # Share of captions in free words instead of the one wording.
   num_workers: int = 0  # Loader processes; 0 reads in threads of this one.
 
 

@@ -33,11 +33,6 @@ def paraphrase(digit: int, direction: str, variant: int) -> str:
   return _fill(_PARAPHRASES[variant % NUM_PARAPHRASES], digit, direction)
 
 
-def sample_prompts() -> list[str]:
-  """Return ten prompts, one for each digit, whose directions take turns."""
-  return [caption(digit, DIRECTIONS[digit % len(DIRECTIONS)]) for digit in range(10)]
-
-
 def _fill(template: str, digit: int, direction: str) -> str:
   if digit not in range(10):
     raise ValueError(f"digit: expected 0 to 9, got {digit!r}")

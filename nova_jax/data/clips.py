@@ -1,7 +1,8 @@
 """Moving digits: handwritten digits drifting over a square canvas, as arrays.
 
 A clip shows one 8x8 digit of the UCI set that scikit-learn ships, moving `SPEED` pixels a frame in one direction and
-bouncing off the walls; it starts far enough from the wall ahead for its first 3 moves, or as many as the canvas allows.
+bouncing off the walls. It starts at the wall behind it, in the middle of its lane, give or take `jitter` pixels, and so
+that its first 3 moves, or as many as the canvas allows, are free.
 `HELD_OUT_PER_CLASS` digits of each class, 22 % of all, are kept for the test split.
 Invariant: a record is a pure function of (seed, split, number of the record, canvas, num_frames), and its first frames
 do not depend on num_frames; any 40 records in a row that start at a multiple of 40 hold every (digit, direction) once.
@@ -33,8 +34,20 @@ class Clip:
   source: int  # Place of the image in the scikit-learn set.
 
 
-def make_clip(split: str, number: int, *, canvas: int = 16, num_frames: int = 4, seed: int = 0) -> Clip:
-  """Draw record `number` of `split`; half of the captions are canonical, half free.
+def make_clip(
+    split: str, number: int, *, canvas: int = 16, num_frames: int = 4, jitter: int = 0, free_captions: float = 0.0,
+    seed: int = 0,
+) -> Clip:
+  """Draw record `number` of `split`.
+
+  Args:
+    split: "train" or "test".
+    number: of the record.
+    canvas: pixels a side.
+    num_frames: of the clip.
+    jitter: pixels by which a digit may start off the middle of its way, and off the wall behind it.
+    free_captions: share of captions in free words; the others are canonical.
+    seed: of everything but the division into splits.
 
   Raises:
     ValueError: an unknown split, or a canvas or length that leaves nothing to show.
@@ -45,14 +58,16 @@ def make_clip(split: str, number: int, *, canvas: int = 16, num_frames: int = 4,
     raise ValueError(f"canvas: a digit needs at least {DIGIT_SIZE + SPEED} pixels to move, got {canvas}")
   if num_frames < 1:
     raise ValueError(f"num_frames: expected at least 1, got {num_frames}")
+  if not 0 <= jitter <= (canvas - DIGIT_SIZE) // 2:
+    raise ValueError(f"jitter: expected 0 to {(canvas - DIGIT_SIZE) // 2} pixels on a canvas of {canvas}, got {jitter}")
   turn, digit = divmod(number, 10)
   direction = captions.DIRECTIONS[turn % len(captions.DIRECTIONS)]
   source = _nth_source(split, digit, turn, seed)
   across, along, wording = (int(x) for x in _random("record", seed, split, number).generate_state(3))
 
   room = canvas - DIGIT_SIZE
-  across %= room + 1
-  along %= room - SPEED * free_moves(canvas) + 1
+  across = room // 2 + across % (2 * jitter + 1) - jitter
+  along %= min(jitter, room - SPEED * free_moves(canvas)) + 1
   distances = _bounce(along + SPEED * np.arange(num_frames), room)  # From the wall behind the digit.
   rows, columns = _STEPS[direction]
   if rows + columns < 0:
@@ -62,8 +77,9 @@ def make_clip(split: str, number: int, *, canvas: int = 16, num_frames: int = 4,
   for frame, distance in zip(video, distances):
     y, x = (distance, across) if rows else (across, distance)
     frame[y:y + DIGIT_SIZE, x:x + DIGIT_SIZE, 0] = image
-  if wording % 2:
-    text = captions.paraphrase(digit, direction, wording // 2)
+  choice, variant = divmod(wording, captions.NUM_PARAPHRASES)
+  if choice % 1000 < 1000 * free_captions:
+    text = captions.paraphrase(digit, direction, variant)
   else:
     text = captions.caption(digit, direction)
   return Clip(video, text, digit, direction, source)

@@ -6,33 +6,16 @@ Invariant: what stands at a position is a function of (source, seed, position, n
 the next position: a stream continues exactly where it stopped, also with other hosts, workers or batch sizes.
 """
 
-import os
 from typing import Any, Mapping, Sequence
 
 import grain
-import jax
 import numpy as np
 
-from nova_jax.autoencoders import Autoencoder, make_autoencoder
-from nova_jax.config import Experiment, StageConfig
-from nova_jax.data import moving_digits
-from nova_jax.text import make_text_encoder
+from nova_jax.autoencoders import Autoencoder
 from nova_jax.text.base import TextEncoder
 
 _CACHE_BYTES = 256 * 2**20  # Sources up to this size are decoded once and kept.
 _PREFETCH = 4  # Batches.
-
-
-def make_loader(experiment: Experiment, stage: StageConfig, workdir: str | os.PathLike[str]) -> "Loader":
-  """Open this host's part of the stream that a stage of an experiment trains on, preparing the dataset if need be."""
-  if experiment.data.name != "moving_digits":
-    raise ValueError(f'data.name: expected "moving_digits", got {experiment.data.name!r}')
-  data_dir = experiment.data.data_dir or os.path.join(workdir, "data")
-  text_encoder = make_text_encoder(experiment.text_encoder, experiment.model) if experiment.model.text_dim else None
-  return Loader(
-      moving_digits.prepare(data_dir, experiment.data)["train"], text_encoder, make_autoencoder(experiment.autoencoder),
-      num_frames=stage.num_frames, seed=experiment.seed, batch_size=stage.batch_size, shard_index=jax.process_index(),
-      shard_count=jax.process_count(), num_workers=experiment.data.num_workers)
 
 
 class Loader:

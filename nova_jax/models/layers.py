@@ -6,6 +6,7 @@ Invariant: N stacked blocks are one block whose parameters have a leading "layer
 compile time does not grow with depth.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -57,9 +58,39 @@ class Linear(nnx.Module):
     self.bias = parameter(jnp.zeros(outputs, jnp.float32), axes[len(inputs):]) if use_bias else None
 
   def __call__(self, x: Array) -> Array:
-    kernel = self.kernel[...].astype(x.dtype)
-    y = jax.lax.dot_general(x, kernel, ((tuple(range(x.ndim - self.num_inputs, x.ndim)), tuple(range(self.num_inputs))), ((), ())))
+    y = project(x, self.kernel[...].astype(x.dtype), self.num_inputs)
     return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def project(x: Array, kernel: Array, num_inputs: int) -> Array:
+  """Contract the last `num_inputs` axes of x with the first ones of the kernel."""
+  return jnp.tensordot(x, kernel, num_inputs)
+
+
+def _project_forward(x, kernel, num_inputs):
+  return project(x, kernel, num_inputs), (x, kernel)
+
+
+def _project_backward(num_inputs, residuals, dy):
+  x, kernel = residuals
+  num_outputs = kernel.ndim - num_inputs
+  dx = jnp.tensordot(dy, kernel, (tuple(range(-num_outputs, 0)), tuple(range(-num_outputs, 0))))
+
+  def contract(x, dy):
+    leading = tuple(range(x.ndim - num_inputs))
+    return jnp.tensordot(x, dy, (leading, leading))
+
+  def contract_flat(x, dy):
+    # XLA's CPU backend transposes a whole activation to contract several axes, and none to contract one.
+    rows, columns = math.prod(kernel.shape[:num_inputs]), math.prod(kernel.shape[num_inputs:])
+    size = math.prod(x.shape[: x.ndim - num_inputs])
+    return (x.reshape(size, rows).T @ dy.reshape(size, columns)).reshape(kernel.shape)
+
+  return dx, jax.lax.platform_dependent(x, dy, cpu=contract_flat, default=contract)
+
+
+project.defvjp(_project_forward, _project_backward)
 
 
 class LayerNorm(nnx.Module):

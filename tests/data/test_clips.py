@@ -4,7 +4,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from nova_jax.data import clips
+from nova_jax.data import captions, clips
 
 STEPS = {"left": (0, -2), "right": (0, 2), "up": (-2, 0), "down": (2, 0)}
 
@@ -66,17 +66,36 @@ def test_known_record():
   clip = clips.make_clip("train", 1234)
   rows, columns = np.nonzero(clip.video[0, ..., 0])
   assert (clip.digit, clip.direction, clip.source) == (4, "down", 1439)
-  assert clip.caption == "a 4 drifting to the bottom"
-  assert (rows.min(), columns.min()) == (0, 6)
+  assert clip.caption == "the digit four moves down"
+  assert (rows.min(), columns.min()) == (0, 5)
 
 
-def test_half_of_the_captions_are_canonical():
-  canonical = sum(clip.caption.startswith("the digit") for clip in clips.make_clips("train", 400))
-  assert 150 < canonical < 250
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_share_of_free_captions(share):
+  made = clips.make_clips("train", 400, free_captions=share)
+  canonical = sum(clip.caption == captions.caption(clip.digit, clip.direction) for clip in made)
+  assert abs(canonical / 400 - (1 - share)) < 0.1 * (0 < share < 1) + 1e-9
+  assert len({clip.caption for clip in made}) >= (200 if share == 1 else 40)
+
+
+@pytest.mark.parametrize("jitter", [0, 1, 4])
+def test_jitter_moves_the_start(jitter):
+  made = clips.make_clips("train", 400, jitter=jitter)
+  starts = {_corner(clip) for clip in made if clip.direction == "right"}
+  assert len({row for row, _ in starts}) == 2 * jitter + 1
+  assert len({column for _, column in starts}) == min(jitter, 2) + 1
+
+
+def _corner(clip):
+  """Return row and column at which the clip's image was put into its first frame."""
+  image, frame = clips.source_images()[clip.source], clip.video[0, ..., 0]
+  windows = np.lib.stride_tricks.sliding_window_view(frame, image.shape)
+  return tuple(np.argwhere((windows == image).all((2, 3)))[0].tolist())
 
 
 @pytest.mark.parametrize("kwargs, named", [
-    (dict(split="valid"), "valid"), (dict(canvas=9), "canvas"), (dict(num_frames=0), "num_frames")])
+    (dict(split="valid"), "valid"), (dict(canvas=9), "canvas"), (dict(num_frames=0), "num_frames"),
+    (dict(jitter=5), "jitter")])
 def test_bad_arguments(kwargs, named):
   with pytest.raises(ValueError, match=named):
     clips.make_clip(**{"split": "train", "number": 0, **kwargs})

@@ -1,0 +1,58 @@
+"""Files that a person looks at can be read back."""
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from nova_jax import media
+from nova_jax.files import write_atomically
+
+CLIP = np.stack([np.full((16, 16, 1), 60 * i, np.uint8) for i in range(4)])
+
+
+def test_mp4(tmp_path):
+  media.write_mp4(tmp_path / "a.mp4", CLIP, 12.0)
+  with av.open(str(tmp_path / "a.mp4")) as container:
+    frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+  assert len(frames) == 4 and frames[0].shape == (128, 128, 3)
+  assert [abs(int(frame.mean()) - 60 * i) <= 4 for i, frame in enumerate(frames)] == [True] * 4
+
+
+def test_odd_sizes_are_cut_to_what_h264_can_do(tmp_path):
+  media.write_mp4(tmp_path / "a.mp4", np.zeros((2, 131, 129, 3), np.uint8), 8.0)
+  with av.open(str(tmp_path / "a.mp4")) as container:
+    assert (container.streams.video[0].height, container.streams.video[0].width) == (130, 128)
+
+
+def test_gif(tmp_path):
+  media.write_gif(tmp_path / "a.gif", CLIP, 10.0)
+  image = Image.open(tmp_path / "a.gif")
+  assert image.n_frames == 4 and image.size == (128, 128) and image.info["duration"] == 100
+
+
+def test_png_keeps_pixels_square(tmp_path):
+  media.write_png(tmp_path / "a.png", np.arange(256, dtype=np.uint8).reshape(16, 16, 1))
+  pixels = np.asarray(Image.open(tmp_path / "a.png"))
+  assert np.array_equal(pixels[::8, ::8, 0], np.arange(256).reshape(16, 16))
+
+
+def test_sheet_has_a_row_for_each_clip(tmp_path):
+  media.write_sheet(tmp_path / "a.png", [CLIP, CLIP], ["one", "two"])
+  one = tmp_path / "b.png"
+  media.write_sheet(one, [CLIP], ["one"])
+  margin = media.MARGIN
+  assert Image.open(tmp_path / "a.png").height - margin == 2 * (Image.open(one).height - margin)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+  path = tmp_path / "a.txt"
+  write_atomically(path, "old")
+
+  def fail(draft):
+    draft.write_text("half")
+    raise OSError("disk full")
+
+  with pytest.raises(OSError):
+    write_atomically(path, fail)
+  assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]

@@ -1,0 +1,131 @@
+"""From a folder to pixels, and what is refused on the way."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from nova_jax.card import Card, read_card, write_card
+from nova_jax.checkpoint import Checkpointer
+from nova_jax.config import PRESETS, ModelConfig, SampleConfig, SchedulerConfig
+from nova_jax.models.nova import NOVA
+from nova_jax.pipeline import Pipeline
+
+TINY = ModelConfig(
+    latent_dim=1, latent_size=(8, 8), patch_size=2, width=32, num_heads=2, temporal_depth=1, spatial_depth=2,
+    denoiser_depth=1, denoiser_width=16, base_frames=3, text_dim=8, text_len=4, mixer_rank=-1)
+CARD = Card(TINY, SchedulerConfig(), "words", "pixels", 3, SampleConfig(3, 2, 2.0))
+CLASSES = dataclasses.replace(TINY, text_dim=None, num_classes=3, base_frames=1)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+  return Pipeline(CARD, NOVA(TINY, rngs=nnx.Rngs(0)))
+
+
+def save(folder, card=CARD, cfg=TINY, seed=0):
+  """Write a model folder whose average differs from its last weights."""
+  _, params, buffers = map(lambda x: x, nnx.split(NOVA(cfg, rngs=nnx.Rngs(seed)), nnx.Param, ...))
+  params, buffers = nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
+  ema = nnx.to_pure_dict(nnx.split(NOVA(cfg, rngs=nnx.Rngs(seed + 1)), nnx.Param, ...)[1])
+  checkpoints = Checkpointer(folder / "checkpoints", 1)
+  checkpoints.save(7, {"params": params, "ema": ema, "buffers": buffers}, {}, {})
+  checkpoints.close()
+  write_card(folder, card)
+
+
+def test_shapes_and_types(pipe):
+  clip = pipe("the digit one", num_frames=2)
+  assert clip.shape == (1, 2, 8, 8, 1) and clip.dtype == np.uint8
+  assert pipe(["a", "b"]).shape == (2, 3, 8, 8, 1), "by default as long as the model was trained"
+  latents = pipe("a", output="latent", num_frames=1)
+  assert latents.shape == (1, 1, 8, 8, 1) and latents.dtype == np.float32
+
+
+def test_a_loaded_folder_generates_the_same(tmp_path):
+  save(tmp_path)
+  averaged, last = Pipeline.load(tmp_path), Pipeline.load(tmp_path, weights="params", step=7)
+  assert np.array_equal(last("one", output="latent"), Pipeline(CARD, NOVA(TINY, rngs=nnx.Rngs(0)))("one", output="latent"))
+  kernels = [p.model.merge().text_embed.proj.kernel[...] for p in (averaged, last)]
+  assert np.abs(kernels[0] - kernels[1]).max() > 1e-3
+  assert read_card(tmp_path) == CARD
+
+
+def test_seeds_of_samples(pipe):
+  both = pipe(["one", "one"], seed=[3, 4], output="latent")
+  assert np.abs(both[0] - both[1]).max() > 1e-3
+  np.testing.assert_allclose(pipe("one", seed=[4], output="latent")[0], both[1], atol=1e-5)
+
+
+def test_text_embeds_stand_for_a_prompt(pipe):
+  embeds, lengths = pipe.text_encoder.encode(["one two"])
+  by_prompt = pipe("one two", output="latent")
+  assert np.array_equal(pipe(text_embeds=[embeds[0, : lengths[0]]], output="latent"), by_prompt)
+
+
+def test_an_empty_negative_prompt_is_the_default(pipe):
+  by_default = pipe("one", output="latent")
+  assert np.array_equal(pipe("one", negative_prompt="", output="latent"), by_default)
+
+
+def test_progress_is_told(pipe):
+  calls = []
+  pipe("one", num_frames=2, on_set=lambda *call: calls.append(call))
+  assert calls == [(t, i, 3) for t in range(2) for i in range(3)]
+
+
+def test_classes():
+  pipe = Pipeline(dataclasses.replace(CARD, model=CLASSES, num_frames=1), NOVA(CLASSES, rngs=nnx.Rngs(0)))
+  assert pipe(label=[0, 2]).shape == (2, 1, 8, 8, 1)
+  for label, message in ((3, "expected 0 to 2"), (None, "class-conditional")):
+    with pytest.raises(ValueError, match=message):
+      pipe(label=label)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"prompt": None}, "either prompt or text_embeds"), ({"prompt": []}, "at least one"),
+    ({"prompt": "a b c d e"}, "at most 4"), ({"num_frames": 4}, "makes 1 to 3 frames, got 4"),
+    ({"num_frames": 0}, "1 to 3"), ({"num_inference_steps": 0}, "num_inference_steps"),
+    ({"num_diffusion_steps": 0}, "num_diffusion_steps"), ({"output": "video"}, "output"),
+    ({"seed": [1, 2]}, "seed: expected one, or one for each of 1"), ({"flow_shift": -1.0}, "flow_shift"),
+    ({"negative_prompt": ["a", "b"]}, "negative_prompt"), ({"label": 3}, "no label")])
+def test_bad_arguments_are_refused(pipe, arguments, message):
+  with pytest.raises(ValueError, match=message):
+    pipe(**({"prompt": "one"} | arguments))
+
+
+def test_embeddings_of_another_width_are_refused(pipe):
+  with pytest.raises(ValueError, match="at most 4 rows of 8"):
+    pipe(text_embeds=np.zeros((1, 4, 9)))
+
+
+def test_folders_that_hold_no_model(tmp_path):
+  with pytest.raises(ValueError, match="is not a folder"):
+    Pipeline.load(tmp_path / "none")
+  with pytest.raises(ValueError, match="has no nova.json"):
+    Pipeline.load(tmp_path)
+  write_card(tmp_path, CARD)
+  with pytest.raises(ValueError, match="checkpoints"):
+    Pipeline.load(tmp_path)
+  for text, message in (("no json", "not a model card"), ("[]", "not a model card"), ('{"version": 2}', "expected")):
+    (tmp_path / "nova.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+      read_card(tmp_path)
+  card = json.loads('{"format": "nova_jax", "version": 1, "model": {"widht": 1}}')
+  (tmp_path / "nova.json").write_text(json.dumps(card))
+  with pytest.raises(ValueError, match="widht"):
+    read_card(tmp_path)
+
+
+def test_weights_that_do_not_fit_the_card_are_named(tmp_path):
+  save(tmp_path, dataclasses.replace(CARD, model=dataclasses.replace(TINY, denoiser_width=24)))
+  with pytest.raises(ValueError, match="image_decoder"):
+    Pipeline.load(tmp_path)
+
+
+def test_released_models_have_cards(tmp_path):
+  for name, cfg in PRESETS.items():
+    write_card(tmp_path / name, dataclasses.replace(CARD, model=cfg))
+    assert read_card(tmp_path / name).model == cfg

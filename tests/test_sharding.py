@@ -1,0 +1,43 @@
+"""The mesh and the table of axes."""
+
+import dataclasses
+
+import jax
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+from models.test_nova import TINY
+from nova_jax.config import MeshConfig
+from nova_jax.models.nova import NOVA
+from nova_jax.sharding import make_mesh, state_shardings
+
+
+def shardings(mesh_cfg, cfg=TINY):
+  state = nnx.state(nnx.eval_shape(lambda: NOVA(cfg, rngs=nnx.Rngs(0))))
+  flat = nnx.to_flat_state(state_shardings(make_mesh(mesh_cfg), state))
+  return {"/".join(path): variable.get_value().spec for path, variable in flat}
+
+
+def test_parameters_are_spread_as_the_table_says():
+  specs = shardings(MeshConfig(data=2, fsdp=2, tensor=2))
+  assert specs["video_encoder/blocks/attn/qkv/kernel"] == P(None, "fsdp", None, "tensor", None)
+  assert specs["image_encoder/decoder_blocks/mlp/fc2/kernel"] == P(None, "tensor", "fsdp")
+  assert specs["text_embed/weight"] == P(None, None)
+
+
+def test_one_axis_takes_what_is_left():
+  assert dict(make_mesh(MeshConfig(data=2, fsdp=-1, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+@pytest.mark.parametrize("cfg, message", [
+    (MeshConfig(data=3, fsdp=1), "needs 3 devices, there are 8"), (MeshConfig(data=-1, fsdp=-1), "at most one -1"),
+    (MeshConfig(data=0), "positive")])
+def test_impossible_meshes_are_refused(cfg, message):
+  with pytest.raises(ValueError, match=message):
+    make_mesh(cfg, jax.devices())
+
+
+def test_an_axis_that_does_not_divide_is_named():
+  with pytest.raises(ValueError, match=r"mesh.tensor=8 does not divide 2, the 'heads' axis of .*attn/"):
+    shardings(MeshConfig(fsdp=1, tensor=8), dataclasses.replace(TINY, num_heads=2))

@@ -1,0 +1,71 @@
+"""The real model, data and loop: a run continued from any checkpoint ends like one that never stopped."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from nova_jax.checkpoint import restore_params
+from nova_jax.config import (
+    DataConfig, Experiment, MeshConfig, ModelConfig, OptimizerConfig, SampleConfig, StageConfig, TrainConfig)
+from nova_jax.train.loop import train
+from nova_jax.train.metrics import TIMINGS
+
+EXPERIMENT = Experiment(
+    model=ModelConfig(
+        latent_dim=1, latent_size=(16, 16), patch_size=4, width=32, num_heads=2, temporal_depth=1, spatial_depth=2,
+        denoiser_depth=1, denoiser_width=16, base_frames=2, text_dim=8, text_len=8, mixer_rank=2),
+    data=DataConfig(num_records=40, num_frames=2),
+    train=TrainConfig(
+        steps=6, stages=(StageConfig("image", 0.5, 8, 1), StageConfig("video", 0.5, 4, 2)), loss_repeat=1, log_every=2,
+        sample_every=6, save_every=1, keep=10),
+    optimizer=OptimizerConfig(name="muon", learning_rate=1e-3), mesh=MeshConfig(data=2, fsdp=2, tensor=-1),
+    sample=SampleConfig(2, 2, 2.0))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A run that never stopped, with a checkpoint after each step."""
+  folder = tmp_path_factory.mktemp("runs")
+  jax.config.update("jax_compilation_cache_dir", str(folder / "cache"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  train(EXPERIMENT, folder / "whole")
+  yield folder / "whole"
+  jax.config.update("jax_compilation_cache_dir", None)
+
+
+def metrics(folder):
+  lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])  # Within the image stage, at its end, within the video stage.
+def test_continuing_changes_nothing(finished, tmp_path, step):
+  workdir = tmp_path / "continued"
+  shutil.copytree(finished, workdir)
+  for checkpoint in (workdir / "checkpoints").iterdir():
+    if checkpoint.name.isdigit() and int(checkpoint.name) > step:
+      shutil.rmtree(checkpoint)
+  train(EXPERIMENT, workdir)
+  for which in ("params", "ema"):
+    ours, expected = (restore_params(folder / "checkpoints", which, 6) for folder in (workdir, finished))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+      assert np.array_equal(a, b)
+  assert metrics(workdir) == metrics(finished)
+
+
+def test_a_run_leaves_pictures_and_logs(finished):
+  assert (finished / "samples/step_000006.png").stat().st_size > 1000
+  lines = metrics(finished)
+  assert [line["step"] for line in lines] == [2, 4, 6]
+  assert {"loss", "loss_t2i", "loss_i2i", "grad_norm", "learning_rate"} <= lines[-1].keys()
+  assert list((finished / "tensorboard").glob("events*"))
+
+
+def test_another_experiment_is_refused(finished):
+  other = dataclasses.replace(EXPERIMENT, seed=1, optimizer=dataclasses.replace(EXPERIMENT.optimizer, b1=0.8))
+  with pytest.raises(ValueError, match=r"optimizer.b1 was 0.9, now 0.8; seed was 0, now 1"):
+    train(other, finished)
