@@ -9,6 +9,7 @@ RUN := runs/digits
 demo: $(VENV)/installed
 	$(BIN)/python -m launch.train --config configs/digits.py --workdir $(RUN)
 	$(BIN)/python -m launch.evaluate --benchmark digits --checkpoint $(RUN) --output $(RUN)/score
+	$(BIN)/python -m launch.evaluate --benchmark digits --checkpoint $(RUN) --output $(RUN)/score_free --captions free
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -q

@@ -11,7 +11,7 @@ from nova_jax.config import (
 def get_config():
   return to_config_dict(Experiment(
       model=PRESETS["digits"],
-      data=DataConfig(num_records=4000, num_frames=4, canvas=16),
+      data=DataConfig(num_records=4000, num_frames=4, canvas=16, free_captions=0.5),
       train=TrainConfig(
           steps=2100,
           stages=(

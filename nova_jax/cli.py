@@ -42,8 +42,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _call(main: Callable[[], None], argv: Sequence[str]) -> None:
-  if flags.FLAGS.verbosity <= 0:  # absl's own default would show Orbax's every rename.
-    logging.set_verbosity(logging.WARNING)
+  if flags.FLAGS.verbosity <= 0:  # absl's own default would show Orbax's every rename, and files that it can do without.
+    logging.set_verbosity(logging.ERROR)
   if len(argv) > 1:
     _exit(f"unexpected argument {argv[1]!r}; flags start with --", BAD_INPUT)
   try:
