@@ -20,7 +20,8 @@ from nova_jax.pipeline import Pipeline
 flags.DEFINE_enum("benchmark", "digits", ["digits"], "What to score.")
 flags.DEFINE_string("checkpoint", None, "Model folder: the workdir of a training run.")
 flags.DEFINE_string("output", None, "Folder to write to.")
-flags.DEFINE_integer("num_prompts", 400, "Clips; multiples of 40 hold every digit and direction equally often.", lower_bound=1)
+flags.DEFINE_integer(
+    "num_prompts", 400, "Clips; multiples of 40 hold every digit and direction equally often.", lower_bound=1)
 flags.DEFINE_enum("captions", "plain", ["plain", "free"], "One wording, or all paraphrases in turn.")
 flags.DEFINE_integer("batch_size", 100, "Clips generated at once.", lower_bound=1)
 flags.DEFINE_integer("num_inference_steps", None, "Sets of tokens a frame. Default: the model's own.")
@@ -57,7 +58,8 @@ def main() -> None:
       "prompts": len(prompts), "captions": args.captions,
       "generated": {name: share.value for name, share in scores.items()},
       "real": {name: share.value for name, share in real_scores.items()}}, indent=2) + "\n")
-  print(f"{len(prompts)} prompts, {args.captions} captions\n{digits_lib.table(scores, real_scores)}\nsee {output}/sheet.png")
+  print(f"{len(prompts)} prompts, {args.captions} captions")
+  print(f"{digits_lib.table(scores, real_scores)}\nsee {output}/sheet.png")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _call(main: Callable[[], None], argv: Sequence[str]) -> None:
-  if flags.FLAGS.verbosity <= 0:  # absl's own default would show Orbax's every rename, and files that it can do without.
+  # absl's own default would show Orbax's every rename, and files that it can do without.
+  if flags.FLAGS.verbosity <= 0:
     logging.set_verbosity(logging.ERROR)
   if len(argv) > 1:
     _exit(f"unexpected argument {argv[1]!r}; flags start with --", BAD_INPUT)

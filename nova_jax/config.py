@@ -1,7 +1,7 @@
 """Configuration: frozen dataclasses, their defaults, and the way from absl flags to them.
 
-A config file's `get_config()` returns `to_config_dict(Experiment(...))`, so each field exists once, with its default, here;
-`from_config_dict` turns the (possibly overridden) ConfigDict back into dataclasses at the boundary of a program.
+A config file's `get_config()` returns `to_config_dict(Experiment(...))`, so each field exists once, with its default,
+here; `from_config_dict` turns the (possibly overridden) ConfigDict back into dataclasses at the boundary of a program.
 Invariant: an unknown field, a wrong type or an impossible value is a `ValueError` that names the field.
 """
 
@@ -38,12 +38,15 @@ class ModelConfig:
 
   def __post_init__(self):
     if (self.text_dim is None) == (self.num_classes is None):
-      raise ValueError(f"model: give either text_dim or num_classes, not both or none (got {self.text_dim} and {self.num_classes})")
+      raise ValueError(
+          "model: give either text_dim or num_classes, not both or none "
+          f"(got {self.text_dim} and {self.num_classes})")
     if self.width % self.num_heads:
       raise ValueError(f"model.width: {self.width} does not divide into {self.num_heads} heads")
     for side in self.latent_size:
       if side % (2 * self.patch_size):
-        raise ValueError(f"model.latent_size: {self.latent_size} must divide into video patches of {2 * self.patch_size} latents")
+        raise ValueError(
+            f"model.latent_size: {self.latent_size} must divide into video patches of {2 * self.patch_size} latents")
     if self.dtype not in ("float32", "bfloat16"):
       raise ValueError(f'model.dtype: expected "float32" or "bfloat16", got {self.dtype!r}')
     if self.remat not in ("none", "dots", "block"):
@@ -82,11 +85,13 @@ class ModelConfig:
     return (self.text_len if self.text_dim else 1) + 2 * self.has_motion
 
 
-def _released(width: int, num_heads: int, denoiser: tuple[int, int], latent_size: tuple[int, int], **fields) -> ModelConfig:
+def _released(
+    width: int, num_heads: int, denoiser: tuple[int, int], latent_size: tuple[int, int], **fields,
+) -> ModelConfig:
   """A model of the released family: 16 temporal and 32 spatial blocks over 4-channel latents, Phi-2 text."""
   return ModelConfig(
-      latent_dim=4, latent_size=latent_size, patch_size=2, width=width, num_heads=num_heads, temporal_depth=16, spatial_depth=32,
-      denoiser_depth=denoiser[0], denoiser_width=denoiser[1], text_dim=2560, text_len=256, **fields)
+      latent_dim=4, latent_size=latent_size, patch_size=2, width=width, num_heads=num_heads, temporal_depth=16,
+      spatial_depth=32, denoiser_depth=denoiser[0], denoiser_width=denoiser[1], text_dim=2560, text_len=256, **fields)
 
 
 PRESETS: Mapping[str, ModelConfig] = types.MappingProxyType({
@@ -172,7 +177,8 @@ class TrainConfig:
   stages: tuple[StageConfig, ...] = (StageConfig(),)
   accumulation: int = 1  # Micro-batches a step.
   loss_repeat: int = 4  # Noised copies of each token.
-  mask_ratio: tuple[float, float] = (0.7, 1.0)  # Bounds of the truncated normal that share of masked tokens is drawn from.
+  # Bounds of the truncated normal that share of masked tokens is drawn from.
+  mask_ratio: tuple[float, float] = (0.7, 1.0)
   visible_sizes: int = 1  # Padded sizes for the random number of visible tokens; each is one more compilation.
   caption_dropout: float = 0.1
   ema_decay: float = 0.99

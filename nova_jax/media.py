@@ -1,7 +1,7 @@
 """Clips as files that a person looks at: mp4, GIF and contact sheets.
 
-Clips are uint8 [T, height, width, C] with one channel (grey) or three. Small ones are enlarged by whole factors, so that a
-pixel stays a square. Every file is written whole or not at all.
+Clips are uint8 [T, height, width, C] with one channel (grey) or three. Small ones are enlarged by whole factors, so
+that a pixel stays a square. Every file is written whole or not at all.
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,7 @@
 Invariant: a call keeps nothing; the same arguments give the same result.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,9 @@ class Pipeline:
     card = read_card(path)
     module = nnx.eval_shape(lambda: NOVA(card.model, rngs=nnx.Rngs(0)))
     shapes = nnx.split(module, nnx.Param, ...)[1:]
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         tuple(map(nnx.to_pure_dict, shapes)))
     for arrays in checkpoint.restore_params(Path(path) / "checkpoints", weights, step, like):
       nnx.update(module, arrays)
@@ -143,8 +144,8 @@ class Pipeline:
     if noise is not None and not isinstance(noise, Noise):
       noise = Noise(noise)
     frames = generate(
-        self.model, self.scheduler, plan, condition, null, keys=sample_keys(seed, batch), given=given, order=order, noise=noise,
-        on_set=None if on_set is None else lambda t, i: on_set(t, i, len(plan.sets)))
+        self.model, self.scheduler, plan, condition, null, keys=sample_keys(seed, batch), given=given, order=order,
+        noise=noise, on_set=None if on_set is None else lambda t, i: on_set(t, i, len(plan.sets)))
     latents = np.stack([np.asarray(frame) for frame in frames], axis=1)
     return latents if output == "latent" else self.autoencoder.decode(latents)
 
@@ -191,7 +192,8 @@ class Pipeline:
     for row, embed in zip(padded, embeds):
       if embed.ndim != 2 or embed.shape[1] != self.cfg.text_dim or len(embed) > self.cfg.text_len:
         raise ValueError(
-            f"{name}: expected at most {self.cfg.text_len} rows of {self.cfg.text_dim} for each prompt, got {embed.shape}")
+            f"{name}: expected at most {self.cfg.text_len} rows of {self.cfg.text_dim} for each prompt, "
+            f"got {embed.shape}")
       row[: len(embed)] = embed
     return {"text_embeds": padded, "text_lengths": np.array([len(embed) for embed in embeds], np.int32)}
 

@@ -45,7 +45,8 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
     raise ValueError(f"mesh: expected positive sizes and at most one -1, got {dict(zip(MESH_AXES, sizes))}")
   sizes = [len(devices) // known if size == -1 else size for size in sizes]
   if int(np.prod(sizes)) != len(devices):
-    raise ValueError(f"mesh: {dict(zip(MESH_AXES, sizes))} needs {int(np.prod(sizes))} devices, there are {len(devices)}")
+    raise ValueError(
+        f"mesh: {dict(zip(MESH_AXES, sizes))} needs {int(np.prod(sizes))} devices, there are {len(devices)}")
   return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
 
 
@@ -70,7 +71,8 @@ def state_shardings(mesh: Mesh, state: nnx.State) -> nnx.State:
     for size, axis, mesh_axis in zip(variable.shape, axes, spec):
       if mesh_axis is not None and size % mesh.shape[mesh_axis]:
         raise ValueError(
-            f"mesh.{mesh_axis}={mesh.shape[mesh_axis]} does not divide {size}, the {axis!r} axis of {name} {variable.shape}")
+            f"mesh.{mesh_axis}={mesh.shape[mesh_axis]} does not divide {size}, "
+            f"the {axis!r} axis of {name} {variable.shape}")
     return variable.replace(NamedSharding(mesh, spec))
 
   return nnx.map_state(shard, state)

@@ -13,7 +13,8 @@ from nova_jax.sharding import make_mesh
 def make_state(scale=1.0):
   weights = {"blocks": {"kernel": scale * jnp.arange(32.0).reshape(8, 4), "bias": scale * jnp.ones(4)}}
   return {
-      "params": weights, "ema": jax.tree.map(lambda x: x / 3, weights), "buffers": {"text_embed": {"weight": jnp.ones((2, 8))}},
+      "params": weights, "ema": jax.tree.map(lambda x: x / 3, weights),
+      "buffers": {"text_embed": {"weight": jnp.ones((2, 8))}},
       "opt_state": ({"mu": jnp.float32(scale) * jnp.ones(3)},), "step": jnp.int32(4)}
 
 
@@ -79,7 +80,8 @@ def test_keeps_the_newest_and_saves_a_step_once(saved):
 def test_names_what_does_not_fit(saved):
   wanted = like(make_state())
   wanted["params"]["blocks"]["kernel"] = jax.ShapeDtypeStruct((8, 5), jnp.float32)
-  with pytest.raises(ValueError, match=r"different: params/blocks/kernel: \(8, 4\) float32 stored, \(8, 5\) float32 expected"):
+  message = r"different: params/blocks/kernel: \(8, 4\) float32 stored, \(8, 5\) float32 expected"
+  with pytest.raises(ValueError, match=message):
     saved.restore(4, wanted)
   wanted = like(make_state())
   wanted["params"]["mixer"] = wanted["params"]["blocks"].pop("bias")
@@ -111,7 +113,8 @@ def test_half_written_checkpoints_are_ignored_and_swept_up(saved):
   assert not leftover.exists() and latest_step(saved.directory) == 5
 
 
-@pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir(), lambda p: (p / "photos").mkdir(parents=True), lambda p: p.write_text("")])
+@pytest.mark.parametrize("make", [
+    lambda p: None, lambda p: p.mkdir(), lambda p: (p / "photos").mkdir(parents=True), lambda p: p.write_text("")])
 def test_what_is_not_a_checkpoint_is_refused_in_one_line(tmp_path, make):
   make(tmp_path / "x")
   with pytest.raises(ValueError, match=r"checkpoints/ folder of a training run") as error:

@@ -31,7 +31,8 @@ cli.run(main, required=("config",))
 
 def launch(*arguments):
   return subprocess.run(
-      [sys.executable, "-c", LAUNCHER, *arguments], capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+      [sys.executable, "-c", LAUNCHER, *arguments], capture_output=True, text=True, cwd=ROOT,
+      env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Diffusion processes behind one interface, and the training loss.
 
-A scheduler is a frozen dataclass of numbers. Training asks it for times, noised tokens and targets; generation asks it for
-a `Steps` table made on the host and then takes one pure step after another inside `lax.scan`.
+A scheduler is a frozen dataclass of numbers. Training asks it for times, noised tokens and targets; generation asks it
+for a `Steps` table made on the host and then takes one pure step after another inside `lax.scan`.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import jax
 from jaxtyping import Array, Bool, Float, Int
 
 from nova_jax.config import SchedulerConfig, did_you_mean
-from nova_jax.diffusion.ddpm import DDPM, make_ddpm
+from nova_jax.diffusion.ddpm import make_ddpm
 from nova_jax.diffusion.flow_matching import FlowMatching
 
 
@@ -27,18 +27,22 @@ class Scheduler(Protocol):
   def network_time(self, indices: Int[Array, "..."]) -> Float[Array, "..."]:
     """Return the time that the denoiser is given for these indices."""
 
-  def add_noise(self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."]) -> Float[Array, "... P"]:
+  def add_noise(
+      self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."],
+  ) -> Float[Array, "... P"]:
     """Return x noised to these times."""
 
-  def target(self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."]) -> Float[Array, "... P"]:
+  def target(
+      self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."],
+  ) -> Float[Array, "... P"]:
     """Return what the denoiser should predict."""
 
   def steps(self, num_steps: int, shift: float | None = None) -> Any:
     """Return the table of a sampler of `num_steps`: a NamedTuple of arrays [K], `time` among them."""
 
   def step(
-      self, steps: Any, x: Float[Array, "B S P"], prediction: Float[Array, "B S P"], noise: Float[Array, "B S P"] | None,
-      valid: Bool[Array, "S"],
+      self, steps: Any, x: Float[Array, "B S P"], prediction: Float[Array, "B S P"],
+      noise: Float[Array, "B S P"] | None, valid: Bool[Array, "S"],
   ) -> Float[Array, "B S P"]:
     """Take the step that one row of the table describes; tokens that are not `valid` are padding."""
 

@@ -4,8 +4,8 @@
   x̂_0 = a·x_t + b·prediction                           (what a, b are depends on the prediction type)
   x_{t'} = c·x̂_0 + d·x_t + σ·noise                     (equations 6 and 7; noise only where t > 0)
 
-NOVA's kind steps to t − 1000 // K and never clips x̂_0; diffusers' steps to the next time of its list, and clips by default.
-Tables are float32 whatever the model computes in: in bf16 the noise below t = 21 would vanish.
+NOVA's kind steps to t − 1000 // K and never clips x̂_0; diffusers' steps to the next time of its list, and clips by
+default. Tables are float32 whatever the model computes in: in bf16 the noise below t = 21 would vanish.
 """
 
 import dataclasses
@@ -58,11 +58,15 @@ class DDPM:
   def network_time(self, indices: Int[Array, "..."]) -> Float[Array, "..."]:
     return indices.astype(jnp.float32)
 
-  def add_noise(self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."]) -> Float[Array, "... P"]:
+  def add_noise(
+      self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."],
+  ) -> Float[Array, "... P"]:
     signal, sigma = self._levels(indices)
     return signal * x + sigma * noise
 
-  def target(self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."]) -> Float[Array, "... P"]:
+  def target(
+      self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."],
+  ) -> Float[Array, "... P"]:
     if self.cfg.prediction_type == "epsilon":
       return noise
     if self.cfg.prediction_type == "sample":
@@ -136,8 +140,9 @@ def make_ddpm(cfg: SchedulerConfig, like_diffusers: bool) -> DDPM:
     if getattr(cfg, field) not in known:
       raise ValueError(f"scheduler.{field}: expected one of {', '.join(known)}, got {getattr(cfg, field)!r}")
   if cfg.rescale_betas_zero_snr and cfg.prediction_type == "epsilon":
-    raise ValueError("scheduler: with rescale_betas_zero_snr nothing is left of the sample at the last time, so that it "
-                     "can't be told from the noise; use prediction_type v_prediction or sample")
+    raise ValueError(
+        "scheduler: with rescale_betas_zero_snr nothing is left of the sample at the last time, so that it "
+        "can't be told from the noise; use prediction_type v_prediction or sample")
   return DDPM(cfg, like_diffusers)
 
 

@@ -52,11 +52,15 @@ class FlowMatching:
   def network_time(self, indices: Int[Array, "..."]) -> Float[Array, "..."]:
     return jnp.asarray(self.sigmas * np.float32(self.num_train_timesteps))[indices]
 
-  def add_noise(self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."]) -> Float[Array, "... P"]:
+  def add_noise(
+      self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."],
+  ) -> Float[Array, "... P"]:
     sigma = jnp.asarray(self.sigmas)[indices][..., None]
     return sigma * noise + (1 - sigma) * x
 
-  def target(self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."]) -> Float[Array, "... P"]:
+  def target(
+      self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."],
+  ) -> Float[Array, "... P"]:
     return noise - x
 
   def steps(self, num_steps: int, shift: float | None = None) -> FlowSteps:
@@ -69,5 +73,8 @@ class FlowMatching:
     sigmas = shifted(times / np.float32(scale), self.shift if shift is None else shift)
     return FlowSteps(sigmas * np.float32(scale), np.diff(sigmas, append=np.float32(0)))
 
-  def step(self, steps: FlowSteps, x: Float[Array, "B S P"], prediction: Float[Array, "B S P"], noise: None, valid: Bool[Array, "S"]):
+  def step(
+      self, steps: FlowSteps, x: Float[Array, "B S P"], prediction: Float[Array, "B S P"], noise: None,
+      valid: Bool[Array, "S"],
+  ):
     return x + steps.delta * prediction

@@ -1,7 +1,7 @@
-"""The denoiser: a small MLP that predicts one token's diffusion target, given the token's condition (paper, section 3.4).
+"""The denoiser: a small MLP that predicts one token's diffusion target, given its condition (paper, section 3.4).
 
-Its condition is MLP(z) + MLP(sincos(t)); only the second changes along the sampler, so `condition` is a call of its own.
-Each block: x += gate · LN(MLP(LN(x) · (1 + scale) + shift)) with scale, shift, gate = Linear(SiLU(condition)).
+The condition is MLP(z) + MLP(sincos(t)); only the second changes along the sampler, so `condition` is a call of its
+own. Each block: x += gate · LN(MLP(LN(x) · (1 + scale) + shift)) with scale, shift, gate = Linear(SiLU(condition)).
 """
 
 import jax
@@ -24,7 +24,9 @@ class Modulation(nnx.Module):
   With a rank, the condition passes through a narrow layer first; without normalisation this is NOVA's scaling & shift.
   """
 
-  def __init__(self, dim: int, num_parts: int, *, rank: int | None = None, eps: float | None = INNER_EPS, rngs: nnx.Rngs):
+  def __init__(
+      self, dim: int, num_parts: int, *, rank: int | None = None, eps: float | None = INNER_EPS, rngs: nnx.Rngs,
+  ):
     self.eps = eps
     self.lora = Linear((dim,), (rank,), ("embed", "rank"), use_bias=False, rngs=rngs) if rank else None
     inputs, axis = (rank, "rank") if rank else (dim, "embed")

@@ -42,12 +42,15 @@ class Linear(nnx.Module):
     inputs: sizes of the input's last axes, which are contracted.
     outputs: sizes of the axes that replace them.
     axes: logical names of `inputs + outputs`.
-    parts: how many leading output axes only count independent maps (q, k, v; scale, shift, gate), each initialised apart.
+    parts: how many leading output axes only count independent maps (q, k, v; scale, shift, gate), each initialised
+      apart.
     zero: start at zero instead of Xavier's.
   """
 
-  def __init__(self, inputs: tuple[int, ...], outputs: tuple[int, ...], axes: Axes, *, parts: int = 0, zero: bool = False,
-               use_bias: bool = True, rngs: nnx.Rngs):
+  def __init__(
+      self, inputs: tuple[int, ...], outputs: tuple[int, ...], axes: Axes, *, parts: int = 0, zero: bool = False,
+      use_bias: bool = True, rngs: nnx.Rngs,
+  ):
     shape = inputs + outputs
     if zero:
       kernel = jnp.zeros(shape, jnp.float32)
@@ -140,7 +143,10 @@ def stack(make_block: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rn
   return make(rngs.split(depth))
 
 
-def scan(blocks: nnx.Module, x: Array, per_layer: Any, apply: Callable[[nnx.Module, Array, Any], tuple[Array, Any]], remat: str = "none"):
+def scan(
+    blocks: nnx.Module, x: Array, per_layer: Any, apply: Callable[[nnx.Module, Array, Any], tuple[Array, Any]],
+    remat: str = "none",
+):
   """Run stacked blocks in turn.
 
   Args:

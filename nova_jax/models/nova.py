@@ -53,7 +53,9 @@ class TemporalEncoder(nnx.Module):
     x, cache = extend_blocks(self.blocks, x, cache, self._rotation(t, 1, prefix))
     return self.norm(x[:, prefix:]), cache
 
-  def scale_and_shift(self, first: Float[Array, "B ... M D"], later: Float[Array, "B ... M D"]) -> Float[Array, "B ... M D"]:
+  def scale_and_shift(
+      self, first: Float[Array, "B ... M D"], later: Float[Array, "B ... M D"],
+  ) -> Float[Array, "B ... M D"]:
     """Express outputs of later frames relative to the one of frame 0; without the layer they pass unchanged."""
     return later if self.mixer is None else self.mixer(first, later)[0]
 

@@ -95,7 +95,9 @@ def make_blocks(cfg: ModelConfig, depth: int, rngs: nnx.Rngs) -> Block:
   return stack(lambda rngs: Block(cfg.width, cfg.num_heads, rngs=rngs), depth, rngs)
 
 
-def run_blocks(blocks: Block, x: Float[Array, "B S D"], rotation: Rotation | None, mask: attention_lib.Mask | None, remat: str):
+def run_blocks(
+    blocks: Block, x: Float[Array, "B S D"], rotation: Rotation | None, mask: attention_lib.Mask | None, remat: str,
+):
   """Run stacked blocks over whole sequences."""
   return scan(blocks, x, None, lambda block, x, _: (block(x, rotation, mask), None), remat)[0]
 

@@ -3,8 +3,8 @@
   text:            renorm(u + g · (c − u))
   text and image:  renorm(u + g · (c − i)) + g_i · (i − u)
 
-c sees the text and the frames, i the frames without text, u neither. The scale may grow from `min_scale` to `scale` over a
-frame's sets; from the first time below `truncation` on, the conditional prediction stands alone.
+c sees the text and the frames, i the frames without text, u neither. The scale may grow from `min_scale` to `scale`
+over a frame's sets; from the first time below `truncation` on, the conditional prediction stands alone.
 """
 
 import dataclasses

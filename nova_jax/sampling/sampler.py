@@ -98,7 +98,8 @@ def generate(
   order_keys, noise_keys = fold(keys, 0), fold(keys, 1)
   order = draw_order(order_keys, cfg.num_image_tokens) if order is None else jnp.asarray(order)
   prefix, positions = prepare(model, condition, null, num_passes=guidance.num_passes, num_frames=plan.num_frames)
-  cache = Cache.empty(cfg, cfg.temporal_depth, prefix.shape[0], prefix.shape[1] + plan.num_frames * cfg.num_video_tokens)
+  cache = Cache.empty(
+      cfg, cfg.temporal_depth, prefix.shape[0], prefix.shape[1] + plan.num_frames * cfg.num_video_tokens)
   frame = anchor = None
   for t in range(plan.num_frames):
     if t == 0:
@@ -141,18 +142,21 @@ def fold(keys: Key[Array, "B"], data: int) -> Key[Array, "B"]:
 
 
 @functools.partial(jax.jit, static_argnames=("cfg", "num_steps"))
-def draw_noise(keys: Key[Array, "B"], cfg: ModelConfig, num_steps: int) -> tuple[Float[Array, "B N P"], Float[Array, "K B N P"] | None]:
+def draw_noise(
+    keys: Key[Array, "B"], cfg: ModelConfig, num_steps: int,
+) -> tuple[Float[Array, "B N P"], Float[Array, "K B N P"] | None]:
   """Draw a whole frame's starting noise, and the noise of `num_steps` diffusion steps if there are any."""
   shape = (cfg.num_image_tokens, cfg.patch_dim)
   start = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 0), shape))(keys)
   if not num_steps:
     return start, None
-  return start, jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), (num_steps, *shape)), out_axes=1)(keys)
+  return start, jax.vmap(
+      lambda key: jax.random.normal(jax.random.fold_in(key, 1), (num_steps, *shape)), out_axes=1)(keys)
 
 
 @functools.partial(jax.jit, static_argnames=("num_passes", "num_frames"))
 def prepare(model: Model, condition: Condition, null: Condition, *, num_passes: int, num_frames: int):
-  """Return the passes' prefixes [passes·B, P, D], and the absolute positions [T, M, D] of all frames (None if rotary)."""
+  """Return the passes' prefixes [passes·B, P, D] and all frames' absolute positions [T, M, D] (None if rotary)."""
   nova = model.merge()
   conditions = [nova.embed_condition(c) for c in [condition, null, null][:num_passes]]
   positions = None if nova.video_pos_embed is None else nova.video_pos_embed(num_frames)
@@ -160,7 +164,10 @@ def prepare(model: Model, condition: Condition, null: Condition, *, num_passes: 
 
 
 def _passes(nova: NOVA, frame: Float[Array, "B M D"], positions: Float[Array, "M D"] | None, num_passes: int):
-  """Repeat a frame's embedding for all passes; with image guidance the second pass sees the bare begin vector instead."""
+  """Repeat a frame's embedding for all passes.
+
+  With image guidance the second pass sees the bare begin vector instead.
+  """
   frame = frame if positions is None else frame + positions
   frames = [frame] * num_passes
   if num_passes == 3:
@@ -179,8 +186,8 @@ def begin_video(model: Model, prefix: Float[Array, "B P D"], positions, cache: C
 
 @functools.partial(jax.jit, static_argnames=("num_passes",), donate_argnames=("cache",))
 def continue_video(
-    model: Model, last: Float[Array, "B h w C"], anchor: Float[Array, "passes*B M D"], positions, cache: Cache, t: int, *,
-    num_passes: int,
+    model: Model, last: Float[Array, "B h w C"], anchor: Float[Array, "passes*B M D"], positions, cache: Cache, t: int,
+    *, num_passes: int,
 ):
   """Extend the temporal encoder by the frame before `t`; return the modulated c_t [passes·B, M, D] and the cache."""
   nova = model.merge()
@@ -191,7 +198,8 @@ def continue_video(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("scheduler", "num_passes", "num_guided", "max_visible", "max_size"), donate_argnames=("x",))
+    jax.jit, static_argnames=("scheduler", "num_passes", "num_guided", "max_visible", "max_size"),
+    donate_argnames=("x",))
 def write_set(
     model: Model, x: Float[Array, "B N P"], cond: Float[Array, "passes*B M D"], order: Int[Array, "B N"], start: int,
     size: int, start_noise: Float[Array, "B N P"], step_noise: Float[Array, "K B N P"] | None, table: Any,

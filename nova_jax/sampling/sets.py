@@ -1,7 +1,8 @@
 """The order in which a frame's tokens are written, and how sets of different size share compilations.
 
-After step i of S, round(N·cos(π/2 · i/S)) tokens are still masked (paper, section 3.3; MaskGIT's cosine schedule), so sets
-grow. TPUs want static shapes: sets are grouped by how much of the frame is known, and each group pads to its largest.
+After step i of S, round(N·cos(π/2 · i/S)) tokens are still masked (paper, section 3.3; MaskGIT's cosine schedule), so
+sets grow. TPUs want static shapes: sets are grouped by how much of the frame is known, and each group pads to its
+largest.
 Invariant: one frame costs at most `MAX_GROUPS` compilations, whatever S is.
 """
 

@@ -1,8 +1,8 @@
 """Floating-point operations of the model, and what the machine could do.
 
 A product [m, k] × [k, n] counts 2mkn; training counts three times the forward pass (a product's two gradients);
-norms, activations, softmax and recomputation count nothing. With P condition tokens, M video and N image tokens a frame,
-V of them visible, R noised copies, D and W the widths of encoders and denoiser, A attended pairs:
+norms, activations, softmax and recomputation count nothing. With P condition tokens, M video and N image tokens a
+frame, V of them visible, R noised copies, D and W the widths of encoders and denoiser, A attended pairs:
 
   block(tokens, A) = 24·D²·tokens + 4·D·A                      qkv 6D², projection 2D², MLP 16D²
   temporal         = depth·block(P + T·M, (P+M)² + Σ_{t=1}^{T−1} M·(P + (t+1)·M))

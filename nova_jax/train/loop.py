@@ -35,7 +35,7 @@ from nova_jax.train.masking import draw_num_visible, padded_sizes
 from nova_jax.train.metrics import MetricLog
 from nova_jax.train.optimizer import make_optimizer, make_schedule
 from nova_jax.train.samples import write_grid
-from nova_jax.train.state import TrainState, abstract_state, init_state, start_stage
+from nova_jax.train.state import abstract_state, init_state, start_stage
 from nova_jax.train.step import LossFn, make_train_step
 from nova_jax.train.workdir import claim
 

@@ -13,7 +13,8 @@ GUIDANCE = files("schedulers/*guidance*.safetensors")
 
 
 def cases(paths):
-  return [pytest.param(path, name, id=f"{path}-{name}") for path in paths for name in sorted(read(ROOT / path).metadata)]
+  return [
+      pytest.param(path, name, id=f"{path}-{name}") for path in paths for name in sorted(read(ROOT / path).metadata)]
 
 
 def scheduler_and_steps(file, name):
@@ -46,7 +47,8 @@ def test_tables(path, name):
 
 
 @pytest.mark.parametrize(
-    "path, name", [case for case in cases(SCHEDULES) if f"{case.values[1]}/noisy" in read(ROOT / case.values[0]).arrays])
+    "path, name",
+    [case for case in cases(SCHEDULES) if f"{case.values[1]}/noisy" in read(ROOT / case.values[0]).arrays])
 def test_noising(path, name):
   file = read(ROOT / path)
   case = case_arrays(file, name)

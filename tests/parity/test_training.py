@@ -1,7 +1,5 @@
 """Training passes equal the published code's: every part's output, the losses and every gradient."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest

@@ -65,7 +65,8 @@ def test_truncation_beyond_the_last_time_is_no_guidance():
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ({"num_frames": 0}, "num_frames: expected at least 1"), ({"num_steps": 0}, "num_diffusion_steps: expected 1 to 1000"),
+    ({"num_frames": 0}, "num_frames: expected at least 1"),
+    ({"num_steps": 0}, "num_diffusion_steps: expected 1 to 1000"),
     ({"num_steps": 1001}, "num_diffusion_steps"), ({"num_sets": 0}, "num_inference_steps")])
 def test_impossible_plans_are_refused(arguments, message):
   with pytest.raises(ValueError, match=message):

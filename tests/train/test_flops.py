@@ -45,7 +45,9 @@ def test_close_to_what_xla_counts():
       denoiser_depth=1, denoiser_width=64, text_dim=16, text_len=8)
   scheduler, keys = make_scheduler(SchedulerConfig()), jax.random.split(jax.random.key(0), 2)
   graphdef, state = nnx.split(NOVA(cfg, rngs=nnx.Rngs(0)))
-  batch = {"latents": jnp.zeros((2, 1, 16, 16, 2)), "text_embeds": jnp.zeros((2, 8, 16)), "text_lengths": jnp.array([8, 3])}
+  batch = {
+      "latents": jnp.zeros((2, 1, 16, 16, 2)), "text_embeds": jnp.zeros((2, 8, 16)),
+      "text_lengths": jnp.array([8, 3])}
 
   def loss(state):
     return training_loss(nnx.merge(graphdef, state), scheduler, batch, draw(keys, cfg, scheduler, 1, 19, 2), 19)[0]

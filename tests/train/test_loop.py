@@ -140,7 +140,8 @@ def test_kill_9_at_random_moments_changes_no_bit(tmp_path_factory):
   """Six kills, spread over start-up, compilation, steps and saves; each continues where the one before was killed."""
   base = tmp_path_factory.mktemp("kill")
   env = os.environ | {
-      "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(base / "cache"),
+      "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(ROOT),
+      "JAX_COMPILATION_CACHE_DIR": str(base / "cache"),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 
   def start(workdir):

@@ -31,7 +31,8 @@ def test_cosine_schedule():
   cfg = OptimizerConfig(learning_rate=1.0, schedule="cosine", warmup_steps=2, final_fraction=0.2)
   rate = make_schedule(cfg, 10)
   # From 1 at the end of the warm-up to 0.2 after 10 steps; half-way at 6.
-  np.testing.assert_allclose([rate(0), rate(1), rate(2), rate(6), rate(10), rate(99)], [0.5, 1, 1, 0.6, 0.2, 0.2], rtol=1e-6)
+  np.testing.assert_allclose(
+      [rate(0), rate(1), rate(2), rate(6), rate(10), rate(99)], [0.5, 1, 1, 0.6, 0.2, 0.2], rtol=1e-6)
 
 
 def test_multistep_schedule():
