@@ -36,6 +36,8 @@ SHEET_CLIPS = 20
 def main() -> None:
   """Generate, score, print and write."""
   args = flags.FLAGS
+  output = Path(args.output)
+  output.mkdir(parents=True, exist_ok=True)  # Find out now, not after generating, if it can't be.
   pipe = Pipeline.load(args.checkpoint, weights=args.weights)
   num_frames, (canvas, _) = pipe.card.num_frames, pipe.cfg.latent_size
   real, digits, directions = digits_lib.real_clips(args.num_prompts, canvas, num_frames)
@@ -52,7 +54,6 @@ def main() -> None:
   classifier = digits_lib.DigitClassifier()
   scores = digits_lib.score(clips[..., 0], digits, directions, classifier)
   real_scores = digits_lib.score(real, digits, directions, classifier)
-  output = Path(args.output)
   media.write_sheet(output / "sheet.png", clips[:SHEET_CLIPS], prompts[:SHEET_CLIPS])
   write_atomically(output / "scores.json", json.dumps({
       "prompts": len(prompts), "captions": args.captions,

@@ -23,12 +23,15 @@ flags.DEFINE_integer("num_diffusion_steps", None, "Diffusion steps a set. Defaul
 flags.DEFINE_float("guidance_scale", None, "Classifier-free guidance; 1 for none. Default: the model's own.")
 flags.DEFINE_integer("seed", 0, "Of all randomness.")
 flags.DEFINE_enum("weights", "ema", ["ema", "params"], "Averaged weights or the last ones.")
-flags.DEFINE_float("fps", None, "Frames a second, told to the model and of the files. Default: the model's own.")
+flags.DEFINE_float("fps", None, "Frames a second, told to the model and of the files. Default: the model's own.",
+                   lower_bound=0.1)
 
 
 def main() -> None:
   """Generate one video for each --prompt."""
   args = flags.FLAGS
+  output = Path(args.output)
+  output.mkdir(parents=True, exist_ok=True)  # Find out now, not after generating, if it can't be.
   pipe = Pipeline.load(args.checkpoint, weights=args.weights)
   started = time.perf_counter()
   with tqdm(unit="set", disable=None) as bar:
@@ -42,7 +45,7 @@ def main() -> None:
         num_inference_steps=args.num_inference_steps, num_diffusion_steps=args.num_diffusion_steps,
         guidance_scale=args.guidance_scale, fps=args.fps, seed=args.seed, on_set=on_set)
   seconds = time.perf_counter() - started
-  output, fps = Path(args.output), args.fps or pipe.card.sample.fps
+  fps = args.fps or pipe.card.sample.fps
   for i, (clip, prompt) in enumerate(zip(clips, args.prompt)):
     name = f"{i:03}-{re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:60]}"
     if len(clip) == 1:

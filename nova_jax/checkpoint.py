@@ -145,7 +145,10 @@ def _read_arrays(folder: Path, like: Any, whole: bool) -> Any:
 def _stored(folder: Path) -> dict[str, Any]:
   """Return shape and dtype of the stored arrays, by name."""
   with ocp.PyTreeCheckpointer() as checkpointer:
-    return dict(checkpointer.metadata(folder / "state").item_metadata.tree)
+    metadata = checkpointer.metadata(folder / "state").item_metadata if (folder / "state").is_dir() else None
+  if metadata is None:
+    raise ValueError(f"{folder} holds no arrays; it is not a checkpoint, or a damaged one")
+  return dict(metadata.tree)
 
 
 def _restore(folder: Path, wanted: Mapping[str, Any], restore_args: Mapping[str, Any]) -> dict[str, Any]:

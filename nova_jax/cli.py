@@ -49,6 +49,8 @@ def _call(main: Callable[[], None], argv: Sequence[str]) -> None:
     _exit(f"unexpected argument {argv[1]!r}; flags start with --", BAD_INPUT)
   try:
     main()
+  except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+    _exit(f"{error.filename}: {error.strerror}", BAD_INPUT)
   except (ValueError, FloatingPointError) as error:
     if flags.FLAGS.verbosity > 0:
       raise

@@ -1,7 +1,7 @@
 """Configuration: frozen dataclasses, their defaults, and the way from absl flags to them.
 
 A config file's `get_config()` returns `to_config_dict(Experiment(...))`, so each field exists once, with its default,
-here; `from_config_dict` turns the (possibly overridden) ConfigDict back into dataclasses at the boundary of a program.
+here; `from_dict` turns the (possibly overridden) ConfigDict back into dataclasses at the boundary of a program.
 Invariant: an unknown field, a wrong type or an impossible value is a `ValueError` that names the field.
 """
 
@@ -9,9 +9,14 @@ import dataclasses
 import difflib
 import types
 import typing
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
+
+
+DEFAULT_MOTION_FLOW = 5.0
+DEFAULT_FPS = 12.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,20 @@ class ModelConfig:
       raise ValueError(
           "model: give either text_dim or num_classes, not both or none "
           f"(got {self.text_dim} and {self.num_classes})")
+    for name in ("latent_dim", "patch_size", "width", "num_heads", "temporal_depth", "denoiser_depth", "denoiser_width",
+                 "base_frames", "text_len"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"model.{name}: expected 1 or more, got {getattr(self, name)}")
+    if self.spatial_depth < 2:
+      raise ValueError(f"model.spatial_depth: expected 2 or more, one for each half, got {self.spatial_depth}")
+    if self.mixer_rank == 0:
+      raise ValueError("model.mixer_rank: expected a rank, a negative number for full rank or None for no layer, got 0")
+    if self.width % 4:
+      raise ValueError(f"model.width: sines and cosines of two axes need a multiple of 4, got {self.width}")
+    if self.rotary and (self.width // self.num_heads) % 32:
+      raise ValueError(
+          "model.num_heads: rotary positions need a multiple of 32 channels a head, got "
+          f"{self.width // self.num_heads}")
     if self.width % self.num_heads:
       raise ValueError(f"model.width: {self.width} does not divide into {self.num_heads} heads")
     for side in self.latent_size:
@@ -112,12 +131,12 @@ class SchedulerConfig:
 
   name: str = "flow_matching"  # "flow_matching", "ddpm" (as NOVA defines it) or "diffusers_ddpm".
   num_train_timesteps: int = 1000
-  shift: float = 1.0  # Flow matching only, like the next one's absence: the rest belongs to DDPM.
+  shift: float = 1.0  # Flow matching only; the fields below are DDPM's.
   beta_schedule: str = "linear"  # "linear", "scaled_linear", "squaredcos_cap_v2" or "sigmoid".
   beta_start: float = 0.0001
   beta_end: float = 0.02
   prediction_type: str = "epsilon"  # "epsilon", "sample" or "v_prediction".
-  variance_type: str = "fixed_small"  # "fixed_small", "fixed_small_log", "fixed_large" or "fixed_large_log".
+  variance_type: str = "fixed_small"  # "fixed_small", "fixed_small_log" or "fixed_large".
   timestep_spacing: str = "leading"  # "leading", "trailing" or "linspace".
   steps_offset: int = 0
   rescale_betas_zero_snr: bool = False
@@ -205,8 +224,8 @@ class SampleConfig:
   num_inference_steps: int = 64  # S, sets a frame.
   num_diffusion_steps: int = 25  # K.
   guidance_scale: float = 5.0
-  motion_flow: float = 5.0
-  fps: float = 12.0
+  motion_flow: float = DEFAULT_MOTION_FLOW
+  fps: float = DEFAULT_FPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,6 +273,8 @@ def from_dict(cls: type, values: Mapping[str, Any], path: str = "config") -> Any
   Raises:
     ValueError: an unknown field (with the nearest known one), a missing field or a wrong type.
   """
+  if not isinstance(values, (Mapping, ml_collections.ConfigDict)):
+    raise ValueError(f"{path}: expected the fields of a {cls.__name__}, got {values!r}")
   fields = {f.name: f for f in dataclasses.fields(cls)}
   hints = typing.get_type_hints(cls)
   for name in values:

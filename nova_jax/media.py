@@ -5,6 +5,7 @@ that a pixel stays a square. Every file is written whole or not at all.
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -52,7 +53,7 @@ def write_mp4(path: str | Path, clip: Clip, fps: float) -> None:
 
   def write(path: Path):
     with av.open(str(path), "w") as container:
-      stream = container.add_stream("libx264", rate=round(fps), options={"crf": "12"})
+      stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "12"})
       stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
       for frame in frames:
         container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))

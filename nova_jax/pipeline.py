@@ -136,6 +136,10 @@ class Pipeline:
         flow_shift=flow_shift)
     condition, null = self.conditions(prompt, text_embeds, negative_prompt, negative_text_embeds, label)
     batch = len(next(iter(condition.values())))
+    if fps is not None and fps <= 0:
+      raise ValueError(f"fps: expected a positive number, got {fps}")
+    if not self.cfg.has_motion and (motion_flow is not None or fps is not None):
+      raise ValueError("this model has no motion tokens: give neither motion_flow nor fps")
     if self.cfg.has_motion:
       motion = {
           "motion_flow": np.full(batch, sample.motion_flow if motion_flow is None else motion_flow, np.float32),
@@ -143,6 +147,7 @@ class Pipeline:
       condition, null = condition | motion, null | motion
     if noise is not None and not isinstance(noise, Noise):
       noise = Noise(noise)
+    self._check_given(plan, batch, given, order, noise)
     frames = generate(
         self.model, self.scheduler, plan, condition, null, keys=sample_keys(seed, batch), given=given, order=order,
         noise=noise, on_set=None if on_set is None else lambda t, i: on_set(t, i, len(plan.sets)))
@@ -162,9 +167,12 @@ class Pipeline:
       self, prompt=None, text_embeds=None, negative_prompt=None, negative_text_embeds=None, label=None
   ) -> tuple[Condition, Condition]:
     """Return what the conditional and the unconditional passes see; arguments as in `__call__`."""
+    if negative_prompt is not None and negative_text_embeds is not None:
+      raise ValueError("give either negative_prompt or negative_text_embeds, not both")
     if self.cfg.num_classes:
-      if label is None or prompt is not None or text_embeds is not None:
-        raise ValueError("this model is class-conditional: give label, and no prompt or text_embeds")
+      texts = (prompt, text_embeds, negative_prompt, negative_text_embeds)
+      if label is None or any(text is not None for text in texts):
+        raise ValueError("this model is class-conditional: give label, and no prompts or embeddings")
       labels = np.atleast_1d(np.asarray(label, np.int32))
       if labels.min() < 0 or labels.max() >= self.cfg.num_classes:
         raise ValueError(f"label: expected 0 to {self.cfg.num_classes - 1}, got {label}")
@@ -179,6 +187,24 @@ class Pipeline:
     if len(null["text_lengths"]) not in (1, batch):
       raise ValueError(f"negative_prompt: expected 1 or {batch}, as many as prompts, got {len(null['text_lengths'])}")
     return condition, {key: np.broadcast_to(value, (batch, *value.shape[1:])) for key, value in null.items()}
+
+  def _check_given(self, plan: Plan, batch: int, given, order, noise: Noise | None) -> None:
+    """Refuse arrays whose shapes don't fit what is asked for."""
+    latent, num_tokens, num_given = (*self.cfg.latent_size, self.cfg.latent_dim), self.cfg.num_image_tokens, 0
+    if given is not None:
+      num_given = given.shape[1]
+      if given.shape != (batch, num_given, *latent) or num_given > plan.num_frames:
+        raise ValueError(
+            f"given: expected {batch} clips of at most {plan.num_frames} latents of {latent}, got {given.shape}")
+    if order is not None and not np.array_equal(np.sort(order, axis=-1), [np.arange(num_tokens)] * batch):
+      raise ValueError(f"order: expected {batch} permutations of {num_tokens} tokens, got shape {np.shape(order)}")
+    if noise is not None:
+      sets = (plan.num_frames - num_given, len(plan.sets))
+      steps = (*sets, len(plan.table.time), batch, *latent) if self.scheduler.adds_noise else None
+      got = noise.start.shape, None if noise.steps is None else noise.steps.shape
+      if got != ((*sets, batch, *latent), steps):
+        raise ValueError(
+            f"noise: expected start {(*sets, batch, *latent)} and steps {steps}, got {got[0]} and {got[1]}")
 
   def _text(self, prompt, embeds, name: str) -> Condition:
     """Return embeddings [B, L, E], zeros behind the text, and lengths [B]."""
@@ -202,10 +228,13 @@ def sample_keys(seed: int | Sequence[int], batch: int) -> jax.Array:
   """Return one key a sample: from its own seed, or from the common seed and its place in the batch.
 
   Raises:
-    ValueError: as many seeds as samples are needed.
+    ValueError: a seed of more than 32 bits, or as many seeds as neither one nor all samples need.
   """
+  for value in [seed] if isinstance(seed, (int, np.integer)) else seed:
+    if not 0 <= value < 2**32:
+      raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {value}")
   if isinstance(seed, (int, np.integer)):
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), jnp.arange(batch))
   if len(seed) != batch:
     raise ValueError(f"seed: expected one, or one for each of {batch} samples, got {len(seed)}")
-  return jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), 0))(jnp.asarray(seed))
+  return jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), 0))(jnp.asarray(seed, jnp.uint32))

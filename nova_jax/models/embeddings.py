@@ -18,8 +18,6 @@ from nova_jax.models.layers import MLP, Buffer, LayerNorm, Linear, parameter
 
 MAX_TEXT_LEN = 512  # Rows of the null table in published checkpoints.
 MAX_PERIOD = 10000.0
-DEFAULT_MOTION_FLOW = 5.0
-DEFAULT_FPS = 12.0
 
 
 class Rotation(NamedTuple):

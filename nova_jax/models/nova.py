@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from nova_jax.config import ModelConfig
+from nova_jax.config import DEFAULT_FPS, DEFAULT_MOTION_FLOW, ModelConfig
 from nova_jax.models import embeddings as emb
 from nova_jax.models.attention import BlockCausal, ValidKeys
 from nova_jax.models.denoiser import Denoiser, Modulation
@@ -147,8 +147,8 @@ class NOVA(nnx.Module):
       tokens = [self.label_embed(condition["labels"], self.cfg.dtype)]
     if self.motion_embed is not None:
       batch = tokens[0].shape[:1]
-      flow = condition["motion_flow"] if "motion_flow" in condition else jnp.full(batch, emb.DEFAULT_MOTION_FLOW)
-      fps = condition["fps"] if "fps" in condition else jnp.full(batch, emb.DEFAULT_FPS)
+      flow = condition["motion_flow"] if "motion_flow" in condition else jnp.full(batch, DEFAULT_MOTION_FLOW)
+      fps = condition["fps"] if "fps" in condition else jnp.full(batch, DEFAULT_FPS)
       tokens.append(self.motion_embed(flow, fps, self.cfg.dtype))
     return jnp.concatenate(tokens, axis=1)
 

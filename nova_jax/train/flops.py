@@ -58,7 +58,7 @@ def train_flops(cfg: ModelConfig, batch_size: int, num_frames: int, num_visible:
 
 def matmul_peak(dtype: str) -> float:
   """Return the FLOP/s that matrix products can reach on all devices: tabulated for TPUs, timed on others."""
-  device = jax.devices()[0]
+  device = jax.local_devices()[0]
   if device.device_kind in TPU_PEAKS:
     return TPU_PEAKS[device.device_kind] * jax.device_count()
   size = 1536 if device.platform == "cpu" else 8192

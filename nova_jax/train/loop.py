@@ -5,6 +5,7 @@ are fetched, so the device never waits for the host. Invariant: a run that is ki
 same numbers, bit for bit, as one that is not; no checkpoint is written whose loss or gradient is not finite.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import math
@@ -30,6 +31,7 @@ from nova_jax.diffusion.loss import draw, training_loss
 from nova_jax.models.nova import NOVA
 from nova_jax.sharding import batch_sharding, make_mesh
 from nova_jax.text import make_text_encoder
+from nova_jax.train.check import check
 from nova_jax.train.flops import matmul_peak, train_flops
 from nova_jax.train.masking import draw_num_visible, padded_sizes
 from nova_jax.train.metrics import MetricLog
@@ -100,10 +102,12 @@ def train(experiment: Experiment, workdir: str | Path) -> None:
     FloatingPointError: the loss or the gradient is not finite; the message names the step and the last good checkpoint.
   """
   plan_stages(experiment.train)
-  if jax.process_index() == 0:
-    claim(Path(workdir), experiment)
-    write_card(workdir, card_of(experiment))
-  with StopRequest() as stop:
+  check(experiment, make_mesh(experiment.mesh))
+  with contextlib.ExitStack() as stack:
+    if jax.process_index() == 0:
+      stack.enter_context(claim(Path(workdir), experiment))
+      write_card(workdir, card_of(experiment))
+    stop = stack.enter_context(StopRequest())
     _Run(experiment, Path(workdir), stop).run()
 
 
@@ -156,6 +160,9 @@ class _Run:
     else:
       self.state, data, meta = self.checkpoints.restore(step, self.abstract)
       print(f"continuing after step {step}", flush=True)
+      changed = [name for name, version in meta["versions"].items() if version != importlib.metadata.version(name)]
+      if changed:
+        print(f"note: other versions of {', '.join(changed)} began this run; last bits may differ", flush=True)
     self.step = self.first_step = step
     # 3. Keep the loader's position, for the stage that the step is in.
     self.data_state = data
@@ -231,7 +238,7 @@ class _Run:
     if self.step == self.first_step:
       return
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
-    meta = {"seed": self.experiment.seed, "sums": self.log.state(), "versions": versions}
+    meta = {"sums": self.log.state(), "versions": versions}
     self.checkpoints.save(self.step, self.state, {"position": loader.get_state()}, meta)
 
   def _settle(self) -> None:

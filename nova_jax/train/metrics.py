@@ -101,6 +101,7 @@ class MetricLog:
     self._file.flush()
     for name, value in values.items():
       self._board.add_scalar(name, value, step)
+    self._board.flush()
     clear = "\r\x1b[K" if sys.stdout.isatty() else ""
     print(f"{clear}{_line(step, self._num_steps, stage, values)}, {self._time_left(step)}", flush=True)
 

@@ -5,8 +5,10 @@
 Invariant: all checkpoints of a folder come from one experiment.
 """
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ FREE_FIELDS = (
     "train.log_every", "train.sample_every", "train.save_every", "train.keep")
 
 
-def claim(workdir: Path, experiment: Experiment) -> None:
-  """Make `workdir` the folder of `experiment`, or check that it is.
+@contextlib.contextmanager
+def claim(workdir: Path, experiment: Experiment) -> Iterator[None]:
+  """Make `workdir` the folder of `experiment`, or check that it is, and keep other processes out meanwhile.
 
   Raises:
     ValueError: it belongs to another experiment (naming the fields that differ) or is no folder.
@@ -41,7 +44,14 @@ def claim(workdir: Path, experiment: Experiment) -> None:
         if stored.get(name) != given.get(name) and not any(name == f or name.startswith(f + ".") for f in FREE_FIELDS)]
     if differing:
       raise ValueError(f"{workdir} holds a different experiment: {'; '.join(differing)}; use another --workdir")
-  write_atomically(path, json.dumps(config, indent=2) + "\n")
+  workdir.mkdir(parents=True, exist_ok=True)
+  with open(workdir / ".lock", "w") as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Goes with the process, however it ends.
+    except BlockingIOError:
+      raise ValueError(f"{workdir}: another process is training here; wait for it or use another --workdir") from None
+    write_atomically(path, json.dumps(config, indent=2) + "\n")
+    yield
 
 
 def _flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""Checks of an experiment before anything is made or trained: what would fail hours later fails at once.
+
+Invariant: an experiment that passes doesn't fail for its settings, in whatever stage.
+"""
+
+from jax.sharding import Mesh
+
+from nova_jax.autoencoders import make_autoencoder
+from nova_jax.config import Experiment
+from nova_jax.diffusion import make_scheduler
+from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.sampler import make_plan
+
+NUM_DIGITS = 10
+
+
+def check(experiment: Experiment, mesh: Mesh) -> None:
+  """Raise a ValueError that names the fields which don't fit each other."""
+  model, data, train, optimizer = experiment.model, experiment.data, experiment.train, experiment.optimizer
+  for name, value, low, high in (
+      ("seed", experiment.seed, 0, 2**32 - 1),
+      ("train.ema_decay", train.ema_decay, 0, 1),
+      ("train.caption_dropout", train.caption_dropout, 0, 1),
+      ("train.sample_every", train.sample_every, 0, float("inf")),
+      ("data.num_workers", data.num_workers, 0, float("inf")),
+      ("optimizer.learning_rate", optimizer.learning_rate, 0, float("inf")),
+      ("optimizer.b1", optimizer.b1, 0, 1),
+      ("optimizer.b2", optimizer.b2, 0, 1),
+      ("scheduler.num_train_timesteps", experiment.scheduler.num_train_timesteps, 1, float("inf")),
+  ):
+    if not low <= value <= high:
+      raise ValueError(f"{name}: expected {low} to {high}, got {value}")
+  autoencoder = make_autoencoder(experiment.autoencoder)
+  latents = (data.canvas // autoencoder.spatial_stride,) * 2
+  if (model.latent_size, model.latent_dim) != (latents, autoencoder.latent_dim):
+    raise ValueError(
+        f"data.canvas={data.canvas} makes latents of {latents} x {autoencoder.latent_dim}, but the model has "
+        f"model.latent_size={model.latent_size} and model.latent_dim={model.latent_dim}")
+  if model.num_classes is not None and model.num_classes < NUM_DIGITS:
+    raise ValueError(f"model.num_classes: the digits have {NUM_DIGITS} classes, got {model.num_classes}")
+  shards = mesh.shape["data"] * mesh.shape["fsdp"]
+  for stage in train.stages:
+    frames = autoencoder.num_frames(stage.num_frames)
+    if frames > data.num_frames:
+      raise ValueError(
+          f"train.stages: {stage.name!r} takes clips of {frames} frames, but data.num_frames={data.num_frames}")
+    if stage.batch_size // train.accumulation % shards:
+      raise ValueError(
+          f"train.stages: a micro-batch of {stage.batch_size // train.accumulation} clips of {stage.name!r} does not "
+          f"spread over {shards} devices (mesh.data x mesh.fsdp)")
+  sample = experiment.sample
+  make_plan(
+      model, make_scheduler(experiment.scheduler), num_frames=1, num_sets=sample.num_inference_steps,
+      num_steps=sample.num_diffusion_steps, guidance=Guidance(sample.guidance_scale))

@@ -1,0 +1,53 @@
+"""The command lines, as a user types them: what they write, and one line and exit code 2 for bad input."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from test_pipeline import CARD, TINY, save
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*args):
+  return subprocess.run([sys.executable, "-m", *map(str, args)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("model")
+  save(folder, CARD, TINY)
+  return folder
+
+
+def test_sample_writes_what_it_says(model, tmp_path):
+  done = run("launch.sample", "--checkpoint", model, "--output", tmp_path, "--prompt", "one", "--prompt", "One!", "--fps=7.5")
+  assert done.returncode == 0, done.stderr
+  assert sorted(path.name for path in tmp_path.iterdir()) == [
+      "000-one.gif", "000-one.mp4", "001-one.gif", "001-one.mp4", "sheet.png"]
+
+
+@pytest.mark.parametrize("args, message", [
+    (("--num_diffusion_steps=0",), "num_diffusion_steps: expected 1 to 1000, got 0"),
+    (("--num_frames=99",), "num_frames: this model makes 1 to 3 frames, got 99"),
+    (("--prompt=a b c d e f",), "shorten it"), (("--checkpoint=/nowhere",), "/nowhere is not a folder"),
+    (("--output={file}/sub",), "Not a directory"), (("--seed=-1",), "seed"), (("--guidance=3",), "guidance_scale")])
+def test_bad_input_of_sample(model, tmp_path, args, message):
+  (tmp_path / "file").write_text("")
+  args = [arg.format(file=tmp_path / "file") for arg in args]
+  failed = run("launch.sample", "--checkpoint", model, "--output", tmp_path / "out", "--prompt", "one", *args)
+  assert failed.returncode == 2
+  assert failed.stderr.count("\n") == 1 and message in failed.stderr, failed.stderr
+
+
+@pytest.mark.parametrize("args, message", [
+    (("--config.train.stepz=3",), "steps"), (("--config.sample.num_inference_steps=0",), "num_inference_steps"),
+    (("--config.data.canvas=32",), "data.canvas=32"), (("--config.train.stages[1].num_frames=9",), "data.num_frames=4"),
+    (("--config.seed=-1",), "seed: expected 0"), (("--config=configs/none.py",), "configs/none.py")])
+def test_bad_input_of_train(tmp_path, args, message):
+  failed = run("launch.train", "--config=configs/digits.py", "--workdir", tmp_path / "run", *args)
+  assert failed.returncode == 2
+  assert failed.stderr.count("\n") == 1 and message in failed.stderr, failed.stderr
+  assert not (tmp_path / "run").exists()
