@@ -1,7 +1,7 @@
 """Score a model: `python -m launch.evaluate --benchmark digits --checkpoint DIR --output DIR`.
 
 Generates clips of all digits and directions, prints each score beside what real held-out clips reach, and writes
-`scores.json` and a contact sheet, `sheet.png`.
+`scores.json`, a contact sheet `sheet.png` and, to watch, `grid.gif`.
 """
 
 import json
@@ -31,6 +31,7 @@ flags.DEFINE_integer("seed", 0, "Of all randomness.")
 flags.DEFINE_enum("weights", "ema", ["ema", "params"], "Averaged weights or the last ones.")
 
 SHEET_CLIPS = 20
+GRID_CLIPS, GRID_COLUMNS = 40, 10  # A column a digit, a row a direction.
 
 
 def main() -> None:
@@ -55,12 +56,13 @@ def main() -> None:
   scores = digits_lib.score(clips[..., 0], digits, directions, classifier)
   real_scores = digits_lib.score(real, digits, directions, classifier)
   media.write_sheet(output / "sheet.png", clips[:SHEET_CLIPS], prompts[:SHEET_CLIPS])
+  media.write_gif(output / "grid.gif", media.tile(clips[:GRID_CLIPS], GRID_COLUMNS), fps=4, short_side=400)
   write_atomically(output / "scores.json", json.dumps({
       "prompts": len(prompts), "captions": args.captions,
       "generated": {name: share.value for name, share in scores.items()},
       "real": {name: share.value for name, share in real_scores.items()}}, indent=2) + "\n")
   print(f"{len(prompts)} prompts, {args.captions} captions")
-  print(f"{digits_lib.table(scores, real_scores)}\nsee {output}/sheet.png")
+  print(f"{digits_lib.table(scores, real_scores)}\nwatch {output}/grid.gif, or see {output}/sheet.png")
 
 
 if __name__ == "__main__":

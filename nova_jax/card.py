@@ -55,9 +55,11 @@ def read_card(folder: str | Path) -> Card:
     raise ValueError(f"{folder} has no {NAME}; expected the workdir of a training run")
   try:
     values = json.loads(path.read_text())
-    found = {key: values.pop(key, None) for key in FORMAT}
-  except (ValueError, AttributeError) as error:
+  except ValueError as error:
     raise ValueError(f"{path} is not a model card: {error}") from None
+  if not isinstance(values, dict):
+    raise ValueError(f"{path} is not a model card: expected a JSON object, got {values!r}")
+  found = {key: values.pop(key, None) for key in FORMAT}
   if found != FORMAT:
     raise ValueError(f"{path}: expected {FORMAT}, got {found}")
   return from_dict(Card, values, str(path))

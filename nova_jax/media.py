@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from einops import rearrange
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
@@ -35,9 +36,15 @@ def write_png(path: str | Path, frame: UInt8[np.ndarray, "height width C"]) -> N
   write_atomically(path, lambda path: image.save(path))
 
 
-def write_gif(path: str | Path, clip: Clip, fps: float) -> None:
+def tile(clips: Sequence[Clip], columns: int) -> Clip:
+  """Lay out clips of one shape as one, row by row, a pixel apart."""
+  clips = np.pad(np.stack(clips), ((0, -len(clips) % columns), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=96)
+  return rearrange(clips, "(r c) t h w d -> t (r h) (c w) d", c=columns)
+
+
+def write_gif(path: str | Path, clip: Clip, fps: float, short_side: int = SHORT_SIDE) -> None:
   """Write an endless GIF."""
-  frames = [Image.fromarray(frame) for frame in enlarge(clip)]
+  frames = [Image.fromarray(frame) for frame in enlarge(clip, short_side)]
 
   def write(path: Path):
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)

@@ -31,6 +31,13 @@ def test_gif(tmp_path):
   assert image.n_frames == 4 and image.size == (128, 128) and image.info["duration"] == 100
 
 
+def test_tiles_stand_where_they_should():
+  clips = [np.full((2, 3, 4, 1), i, np.uint8) for i in range(5)]
+  grid = media.tile(clips, 3)
+  assert grid.shape == (2, 8, 15, 1)
+  assert [int(grid[0, y, x, 0]) for y, x in ((0, 0), (0, 5), (0, 10), (4, 0), (4, 5), (4, 10))] == [0, 1, 2, 3, 4, 96]
+
+
 def test_png_keeps_pixels_square(tmp_path):
   media.write_png(tmp_path / "a.png", np.arange(256, dtype=np.uint8).reshape(16, 16, 1))
   pixels = np.asarray(Image.open(tmp_path / "a.png"))

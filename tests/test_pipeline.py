@@ -1,7 +1,6 @@
 """From a folder to pixels, and what is refused on the way."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -114,8 +113,9 @@ def test_folders_that_hold_no_model(tmp_path):
     (tmp_path / "nova.json").write_text(text)
     with pytest.raises(ValueError, match=message):
       read_card(tmp_path)
-  card = json.loads('{"format": "nova_jax", "version": 1, "model": {"widht": 1}}')
-  (tmp_path / "nova.json").write_text(json.dumps(card))
+  write_card(tmp_path, CARD)
+  text = (tmp_path / "nova.json").read_text()
+  (tmp_path / "nova.json").write_text(text.replace('"width"', '"widht"'))
   with pytest.raises(ValueError, match="widht"):
     read_card(tmp_path)
 

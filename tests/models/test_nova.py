@@ -17,6 +17,11 @@ TINY = ModelConfig(
     denoiser_depth=2, denoiser_width=16, base_frames=3, text_dim=8, text_len=4, mixer_rank=4)
 
 
+def with_positions(rotary: bool) -> ModelConfig:
+  """Return the tiny model with absolute or rotary positions; the latter need heads of 32 channels."""
+  return dataclasses.replace(TINY, rotary=True, num_heads=1) if rotary else TINY
+
+
 def make(cfg: ModelConfig, seed: int = 0) -> NOVA:
   """Make a model in which nothing is zero, so that every path carries a signal."""
   model = NOVA(cfg, rngs=nnx.Rngs(seed))
@@ -37,7 +42,7 @@ def inputs(cfg: ModelConfig, num_frames: int, batch: int = 2):
 
 @pytest.mark.parametrize("rotary", [False, True])
 def test_output_of_a_frame_sees_earlier_frames_only(rotary):
-  model = make(dataclasses.replace(TINY, rotary=rotary))
+  model = make(with_positions(rotary))
   latents, condition = inputs(TINY, 4)
   cond = model.embed_condition(condition)
 
@@ -76,7 +81,7 @@ def test_the_denoiser_treats_each_token_alone():
 
 @pytest.mark.parametrize("rotary", [False, True])
 def test_cached_frames_equal_recomputation(rotary):
-  cfg = dataclasses.replace(TINY, rotary=rotary)
+  cfg = with_positions(rotary)
   model, num_frames = make(cfg), 4
   latents, condition = inputs(cfg, num_frames)
   cond = model.embed_condition(condition)
@@ -159,7 +164,7 @@ def test_every_preset_is_tested():
 
 def test_every_parameter_names_its_axes():
   for rotary in (False, True):
-    state = nnx.state(nnx.eval_shape(lambda: NOVA(dataclasses.replace(TINY, rotary=rotary), rngs=nnx.Rngs(0))))
+    state = nnx.state(nnx.eval_shape(lambda: NOVA(with_positions(rotary), rngs=nnx.Rngs(0))))
     for path, variable in nnx.to_flat_state(state):
       axes = variable.get_metadata()["out_sharding"]
       assert len(axes) == len(variable.shape), path

@@ -44,10 +44,11 @@ def test_generation(path):
   null = {"labels": np.full_like(arrays["label"], cfg.num_classes)} if cfg.num_classes else (
       condition_of(arrays, cfg, "negative_") if "negative_text_embeds" in arrays else
       {**condition, "text_lengths": np.zeros_like(condition["text_lengths"])})
-  motion_flow = arguments.pop("motion_flow", None)
-  if cfg.has_motion and motion_flow is not None:
-    motion = {"motion_flow": np.full(len(arrays["order"]), motion_flow, np.float32)}
-    condition, null = condition | motion, null | motion
+  for name in ("motion_flow", "fps"):
+    value = arguments.pop(name, None)
+    if cfg.has_motion and value is not None:
+      motion = {name: np.full(len(arrays["order"]), value, np.float32)}
+      condition, null = condition | motion, null | motion
   plan = make_plan(
       cfg, scheduler, num_frames=arguments.pop("max_latent_length", 1), num_sets=arguments.pop("num_inference_steps"),
       num_steps=arguments.pop("num_diffusion_steps"), guidance=guidance, flow_shift=arguments.pop("flow_shift", None))

@@ -52,6 +52,6 @@ def test_prompt_too_long_is_named():
 
 def test_by_name():
   encoder = make_text_encoder("words", PRESETS["digits"])
-  assert (encoder.dim, encoder.max_length) == (64, 16)
+  assert (encoder.dim, encoder.max_length) == (64, PRESETS["digits"].text_len)
   with pytest.raises(ValueError, match="did you mean 'words'"):
     make_text_encoder("word", PRESETS["digits"])

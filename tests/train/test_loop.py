@@ -16,6 +16,7 @@ from nova_jax.checkpoint import latest_step, restore_params
 from nova_jax.config import StageConfig, TrainConfig
 from nova_jax.train import loop
 from nova_jax.train.metrics import TIMINGS
+from nova_jax.train.workdir import claim
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,7 +69,7 @@ def test_a_run_that_makes_no_sense_is_refused(cfg, message):
 
 def test_workdir_of_a_run(whole):
   names = {path.name for path in whole.iterdir()}
-  assert names == {"config.json", "nova.json", "checkpoints", "metrics.jsonl", "tensorboard"}
+  assert names == {".lock", "config.json", "nova.json", "checkpoints", "metrics.jsonl", "tensorboard"}
   rows = lines(whole)
   assert [row["step"] for row in rows] == list(range(4, 41, 4))
   assert {row["stage"] for row in rows} == {"image", "video"}
@@ -177,3 +178,9 @@ def test_kill_9_at_random_moments_changes_no_bit(tmp_path_factory):
 def newest(workdir):
   steps = [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()]
   return max(steps, default=0)
+
+
+def test_two_runs_do_not_share_a_workdir(tmp_path):
+  with claim(tmp_path, toy_run.make_experiment()):
+    with pytest.raises(ValueError, match="another process is training here"):
+      loop.train(toy_run.make_experiment(), tmp_path)

@@ -63,7 +63,7 @@ def one_device():
 
 
 def assert_close(actual, expected, rtol):
-  """Compare trees, each leaf on the scale of its largest value (and not below a millionth of the largest of all)."""
+  """Compare trees, each leaf on the scale of its largest value (and not below a thousandth of the largest of all)."""
   floor = 1e-3 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
   for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
     error = np.abs(a - b).max() / max(np.abs(b).max(), floor)
