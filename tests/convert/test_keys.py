@@ -1,8 +1,11 @@
 """Names and configs of published checkpoints: what fits, and how what doesn't is reported."""
 
+import json
+
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import save_file
 
 from nova_jax.convert.configs import model_config, scheduler_config
 from nova_jax.convert.files import read_json, read_weights
@@ -72,3 +75,15 @@ def test_damaged_files_are_named(tmp_path):
   (tmp_path / "config.json").write_text("{")
   with pytest.raises(ValueError, match="is not JSON"):
     read_json(tmp_path / "config.json")
+
+
+def test_shards_are_read_as_one(tmp_path):
+  _, _, weights = load(CONFIGS[0])
+  names = sorted(weights)
+  shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+  for file, part in shards.items():
+    save_file({name: weights[name] for name in part}, tmp_path / file)
+  index = {"weight_map": {name: file for file, part in shards.items() for name in part}}
+  (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+  read = read_weights(tmp_path)
+  assert sorted(read) == names and all(np.array_equal(read[name], weights[name]) for name in names)
