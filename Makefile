@@ -1,5 +1,5 @@
 # make demo: install, train on moving digits, generate, score.   make test: install, run all tests.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/digits

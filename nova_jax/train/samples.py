@@ -16,7 +16,7 @@ NUM_CLIPS = 8
 def write_grid(
     path: Path, model: nnx.Module, experiment: Experiment, records: Sequence[Mapping[str, Any]], num_frames: int
 ) -> None:
-  """Generate clips for the captions (or classes) of the first records, and write them as one PNG, a clip a row.
+  """Generate clips for the captions (or classes) of some records, and write them as one PNG, a clip a row.
 
   Args:
     path: of the PNG; written whole or not at all.
@@ -25,7 +25,8 @@ def write_grid(
     records: have a `caption` and a `digit`.
     num_frames: latent frames of a clip.
   """
-  records = [records[i] for i in range(min(NUM_CLIPS, len(records)))]
+  # Neighbouring records move alike; every 11th shows another digit in another direction.
+  records = [records[11 * i % len(records)] for i in range(NUM_CLIPS)]
   captions = [record["caption"].decode() for record in records]
   pipe = Pipeline.from_experiment(experiment, model)
   labels = [int(record["digit"]) for record in records]
