@@ -34,10 +34,13 @@ def main() -> None:
   output.mkdir(parents=True, exist_ok=True)  # Find out now, not after generating, if it can't be.
   pipe = Pipeline.load(args.checkpoint, weights=args.weights)
   started = time.perf_counter()
+  asked = args.num_frames
+  num_frames = pipe.card.num_frames if asked is None else pipe.autoencoder.num_latent_frames(asked)
   with tqdm(unit="set", disable=None) as bar:
 
     def on_set(frame: int, index: int, num_sets: int) -> None:
-      bar.set_description(f"frame {frame + 1}, set {index + 1}/{num_sets}")
+      bar.total = num_frames * num_sets
+      bar.set_description(f"frame {frame + 1}/{num_frames}, set {index + 1}/{num_sets}")
       bar.update()
 
     clips = pipe(
