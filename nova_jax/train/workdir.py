@@ -1,6 +1,6 @@
 """The folder of a run, and who may continue in it.
 
-  config.json  nova.json  checkpoints/  metrics.jsonl  tensorboard/  samples/step_XXXXXX.png
+  config.json  nova.json  checkpoints/  metrics.jsonl  tensorboard/  samples/step_NNNNNN.png
 
 Invariant: all checkpoints of a folder come from one experiment.
 """
