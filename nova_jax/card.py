@@ -2,38 +2,72 @@
 
   nova.json   {"format": "nova_jax", "version": 1, "model": {…}, "scheduler": {…}, "text_encoder": "words", …}
 
-It lies beside `checkpoints/`. Invariant: a folder with a card can be loaded without the config that trained it.
+It lies beside the `checkpoints/` of a training run, or in a folder that was converted from a published one.
+Invariant: a folder with a card can be loaded without the config that trained it.
 """
 
 import dataclasses
 import json
+from collections.abc import Collection
 from pathlib import Path
 
+from nova_jax import autoencoders, text
 from nova_jax.config import Experiment, ModelConfig, SampleConfig, SchedulerConfig, from_dict, to_dict
-from nova_jax.files import write_atomically
+from nova_jax.files import read_json, write_atomically
 
 NAME = "nova.json"
 FORMAT = {"format": "nova_jax", "version": 1}
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
-  """What a model is."""
+class PartCard:
+  """A part of a converted folder.
 
-  model: ModelConfig
+  Attributes:
+    name: of its folder.
+    class_name: of the published code.
+    weights: how many there are.
+    dtype: they are stored in.
+    sha256: of the published weights' names, dtypes, shapes and values (`convert.convert.Digest`).
+  """
+
+  name: str
+  class_name: str
+  weights: int
+  dtype: str
+  sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+  """What a model is.
+
+  The text encoder and the autoencoder are built-in ones, by name, or folders, relative to the card's.
+  """
+
+  model: ModelConfig | None  # None in a folder of other parts alone.
   scheduler: SchedulerConfig
-  text_encoder: str
-  autoencoder: str
+  text_encoder: str | None
+  autoencoder: str | None
   num_frames: int  # Latent frames of the longest clip it was trained on.
   sample: SampleConfig
+  parts: tuple[PartCard, ...] = ()  # This and the following: converted folders only.
+  source: str = ""  # What was converted.
+  versions: str = ""  # Of what converted it.
 
 
 def card_of(experiment: Experiment) -> Card:
   """Return the card of the model that an experiment trains."""
   return Card(
-      model=experiment.model, scheduler=experiment.scheduler, text_encoder=experiment.text_encoder,
-      autoencoder=experiment.autoencoder, num_frames=max(stage.num_frames for stage in experiment.train.stages),
-      sample=experiment.sample)
+      model=experiment.model, scheduler=experiment.scheduler,
+      text_encoder=_place(experiment.text_encoder, text.BUILT_IN),
+      autoencoder=_place(experiment.autoencoder, autoencoders.BUILT_IN),
+      num_frames=max(stage.num_frames for stage in experiment.train.stages), sample=experiment.sample)
+
+
+def _place(name: str, built_in: Collection[str]) -> str:
+  """Return a name that holds wherever the card is read."""
+  return name if name in built_in else str(Path(name).absolute())
 
 
 def write_card(folder: str | Path, card: Card) -> None:
@@ -50,15 +84,10 @@ def read_card(folder: str | Path) -> Card:
   folder = Path(folder)
   path = folder / NAME
   if not folder.is_dir():
-    raise ValueError(f"{folder} is not a folder; expected one with a {NAME}, as training writes it")
+    raise ValueError(f"{folder} is not a folder; expected one with a {NAME}, as training and conversion write it")
   if not path.is_file():
-    raise ValueError(f"{folder} has no {NAME}; expected the workdir of a training run")
-  try:
-    values = json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(f"{path} is not a model card: {error}") from None
-  if not isinstance(values, dict):
-    raise ValueError(f"{path} is not a model card: expected a JSON object, got {values!r}")
+    raise ValueError(f"{folder} has no {NAME}; expected the workdir of a training run, or a converted folder")
+  values = read_json(path)
   found = {key: values.pop(key, None) for key in FORMAT}
   if found != FORMAT:
     raise ValueError(f"{path}: expected {FORMAT}, got {found}")

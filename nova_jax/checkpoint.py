@@ -6,7 +6,10 @@ Invariant: Orbax renames a finished folder into place, so a folder with a bare n
 killed the process; leftovers of other names are ignored, and swept up by the next `Checkpointer`.
 """
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+STATE = "state"  # The item, and folder, with the arrays.
 _NAMES_IN_AN_ERROR = 5
 
 
@@ -61,7 +65,7 @@ class Checkpointer:
       ValueError: names, shapes or dtypes differ; the error lists them.
     """
     self.wait()
-    state = _read_arrays(self.directory / str(step), like, whole=True)
+    state = _read_arrays(self.directory / str(step), like)
     json_items = ocp.args.Composite(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
     items = self._manager.restore(step, args=json_items)
     return state, items.data, items.meta
@@ -79,6 +83,11 @@ class Checkpointer:
     self._manager.close()
 
 
+def finished_steps(directory: str | Path) -> list[int]:
+  """Return the steps of the finished checkpoints in `directory`, which need not exist."""
+  return sorted(ocp.utils.checkpoint_steps(Path(directory).absolute())) if Path(directory).is_dir() else []
+
+
 def latest_step(directory: str | Path) -> int:
   """Return the step of the newest finished checkpoint in `directory`.
 
@@ -87,28 +96,22 @@ def latest_step(directory: str | Path) -> int:
   """
   if not Path(directory).is_dir():
     raise ValueError(f"{directory} is not a folder; expected the checkpoints/ folder of a training run")
-  steps = ocp.utils.checkpoint_steps(Path(directory).absolute())
+  steps = finished_steps(directory)
   if not steps:
     raise ValueError(f"{directory} has no finished checkpoint; expected the checkpoints/ folder of a training run")
   return max(steps)
 
 
-def restore_params(
-    directory: str | Path, which: str = "ema", step: int | None = None, like: tuple[Any, Any] | None = None
-) -> tuple[Any, Any]:
-  """Read a model's weights alone, without the optimizer.
+def find(directory: str | Path, which: str = "ema", step: int | None = None) -> Path:
+  """Return the folder of a checkpoint.
 
   Args:
     directory: the checkpoints/ folder of a training run.
     which: "ema" for the average, "params" for the last weights.
     step: of the checkpoint; None takes the newest.
-    like: (parameters, buffers) as `ShapeDtypeStruct`s, checked against the checkpoint and placed by their shardings.
-
-  Returns:
-    (parameters, buffers): nested dicts as of `nnx.to_pure_dict`; numpy arrays if `like` is None.
 
   Raises:
-    ValueError: no checkpoint there, or one whose names, shapes or dtypes differ from `like`.
+    ValueError: no such checkpoint there.
   """
   if which not in ("ema", "params"):
     raise ValueError(f'which: expected "ema" or "params", got {which!r}')
@@ -116,19 +119,68 @@ def restore_params(
   folder = Path(directory).absolute() / str(newest if step is None else step)
   if not folder.is_dir():
     raise ValueError(f"{directory} has no checkpoint of step {step}; the newest is {newest}")
-  if like is not None:
-    tree = _read_arrays(folder, {which: like[0], "buffers": like[1]}, whole=False)
-    return tree[which], tree["buffers"]
-  wanted = {name: leaf for name, leaf in _stored(folder).items() if name.split("/")[0] in (which, "buffers")}
-  flat = _restore(folder, wanted, {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in wanted})
-  return _nest(flat, which), _nest(flat, "buffers")
+  return folder
 
 
-def _read_arrays(folder: Path, like: Any, whole: bool) -> Any:
-  """Read the arrays that `like` names; if `whole`, there must be no others."""
+@dataclasses.dataclass(frozen=True)
+class Stored:
+  """An array that is somewhere else; `read` reads or makes it."""
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  read: Callable[[], np.ndarray]
+
+  @property
+  def nbytes(self) -> int:
+    return math.prod(self.shape) * self.dtype.itemsize
+
+
+def save_arrays(folder: str | Path, arrays: Mapping[str, Stored]) -> None:
+  """Write arrays by name into a folder that has none, one after the other: memory holds one of them."""
+  registry = ocp.type_handlers.create_type_handler_registry(
+      (Stored, _StoredHandler(deepcopy_host_arrays=False)), (jax.Array, ocp.type_handlers.ArrayHandler()))
+  # Weights hardly compress, and writing them takes three times as long with compression.
+  handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
+  with ocp.Checkpointer(handler) as checkpointer:
+    checkpointer.save(Path(folder).absolute() / STATE, args=ocp.args.PyTreeSave(dict(arrays)))
+
+
+class _StoredHandler(ocp.type_handlers.NumpyHandler):
+  """Writes a `Stored` as the numpy array that it reads."""
+
+  async def serialize(self, values, infos, args=None):
+    args = args or [ocp.SaveArgs()] * len(values)
+    for value, info, arg in zip(values, infos, args):
+      for future in await super().serialize([value.read()], [info], [arg]):
+        future.result()  # Ends before the next array is read.
+    return []
+
+  def memory_size(self, values):
+    return [(value.nbytes, value.nbytes) for value in values]
+
+
+def stored_arrays(folder: str | Path) -> dict[str, Stored]:
+  """Return the arrays of a checkpoint or of a converted part, by name, not read yet.
+
+  Raises:
+    ValueError: the folder holds none.
+  """
+  folder = Path(folder).absolute()
+  metadata = _stored(folder)
+
+  def read(name: str) -> np.ndarray:
+    return _restore(folder, {name: metadata[name]}, {name: ocp.RestoreArgs(restore_type=np.ndarray)})[name]
+
+  return {
+      name: Stored(tuple(leaf.shape), np.dtype(leaf.dtype), functools.partial(read, name))
+      for name, leaf in metadata.items()}
+
+
+def _read_arrays(folder: Path, like: Any) -> Any:
+  """Read the arrays that `like` names; there must be no others."""
   wanted, stored = _flatten(like), _stored(folder)
   missing = wanted.keys() - stored.keys()
-  unknown = stored.keys() - wanted.keys() if whole else set()
+  unknown = stored.keys() - wanted.keys()
   differ = [
       f"{name}: {stored[name].shape} {stored[name].dtype} stored, {leaf.shape} {leaf.dtype} expected"
       for name, leaf in wanted.items()
@@ -144,36 +196,34 @@ def _read_arrays(folder: Path, like: Any, whole: bool) -> Any:
 
 def _stored(folder: Path) -> dict[str, Any]:
   """Return shape and dtype of the stored arrays, by name."""
-  with ocp.PyTreeCheckpointer() as checkpointer:
-    metadata = checkpointer.metadata(folder / "state").item_metadata if (folder / "state").is_dir() else None
-  if metadata is None:
+  try:
+    with ocp.PyTreeCheckpointer() as checkpointer:
+      metadata = checkpointer.metadata(folder / STATE).item_metadata if (folder / STATE).is_dir() else None
+    tree = None if metadata is None else dict(metadata.tree)
+  except Exception as error:  # Of many types, for files that aren't what Orbax wrote.
+    raise ValueError(f"{folder / STATE} can't be read; it is damaged or incomplete ({_first_line(error)})") from None
+  if tree is None:
     raise ValueError(f"{folder} holds no arrays; it is not a checkpoint, or a damaged one")
-  return dict(metadata.tree)
+  return tree
 
 
 def _restore(folder: Path, wanted: Mapping[str, Any], restore_args: Mapping[str, Any]) -> dict[str, Any]:
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    args = ocp.args.PyTreeRestore(dict(wanted), restore_args=dict(restore_args), partial_restore=True)
-    return checkpointer.restore(folder / "state", args=args)
+  args = ocp.args.PyTreeRestore(dict(wanted), restore_args=dict(restore_args), partial_restore=True)
+  try:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+      return checkpointer.restore(folder / STATE, args=args)
+  except Exception as error:
+    raise ValueError(f"{folder / STATE} can't be read; it is damaged or incomplete ({_first_line(error)})") from None
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _flatten(tree: Any) -> dict[str, Any]:
   """Return the leaves by their paths, in the order of `jax.tree.leaves`."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _nest(flat: Mapping[str, Any], root: str) -> dict[str, Any]:
-  """Return what lies under `root` as nested dicts."""
-  tree = {}
-  for name, leaf in flat.items():
-    head, *parents, last = name.split("/")
-    if head == root:
-      branch = tree
-      for parent in parents:
-        branch = branch.setdefault(parent, {})
-      branch[last] = leaf
-  return tree
 
 
 def _some(names: Iterable[str]) -> str:

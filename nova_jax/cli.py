@@ -49,8 +49,10 @@ def _call(main: Callable[[], None], argv: Sequence[str]) -> None:
     _exit(f"unexpected argument {argv[1]!r}; flags start with --", BAD_INPUT)
   try:
     main()
-  except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-    _exit(f"{error.filename}: {error.strerror}", BAD_INPUT)
+  except OSError as error:
+    if flags.FLAGS.verbosity > 0:
+      raise
+    _exit(f"{error.filename}: {error.strerror}" if error.filename else shorten(error), BAD_INPUT)
   except (ValueError, FloatingPointError) as error:
     if flags.FLAGS.verbosity > 0:
       raise
@@ -80,4 +82,6 @@ def shorten(error: BaseException) -> str:
 
 def _exit(message: str, code: int) -> None:
   print(f"error: {message}", file=sys.stderr, flush=True)
-  sys.exit(code)
+  sys.stdout.flush()
+  # At once: threads that Orbax leaves behind would go on to print tracebacks of the same error.
+  os._exit(code)

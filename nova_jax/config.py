@@ -7,6 +7,7 @@ Invariant: an unknown field, a wrong type or an impossible value is a `ValueErro
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any
 import ml_collections
 
 
+LARGEST = 2**20  # What any size of a model may be; a larger one is a mistake, found before anything is built.
 DEFAULT_MOTION_FLOW = 5.0
 DEFAULT_FPS = 12.0
 
@@ -48,8 +50,8 @@ class ModelConfig:
           f"(got {self.text_dim} and {self.num_classes})")
     for name in ("latent_dim", "patch_size", "width", "num_heads", "temporal_depth", "denoiser_depth", "denoiser_width",
                  "base_frames", "text_len"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"model.{name}: expected 1 or more, got {getattr(self, name)}")
+      if not 1 <= getattr(self, name) <= LARGEST:
+        raise ValueError(f"model.{name}: expected 1 to {LARGEST}, got {getattr(self, name)}")
     if self.spatial_depth < 2:
       raise ValueError(f"model.spatial_depth: expected 2 or more, one for each half, got {self.spatial_depth}")
     if self.mixer_rank == 0:
@@ -70,6 +72,15 @@ class ModelConfig:
       raise ValueError(f'model.dtype: expected "float32" or "bfloat16", got {self.dtype!r}')
     if self.remat not in ("none", "dots", "block"):
       raise ValueError(f'model.remat: expected "none", "dots" or "block", got {self.remat!r}')
+
+  def check_fit(self, latent_dim: int | None = None, text_dim: int | None = None) -> None:
+    """Refuse an autoencoder or a text encoder of other channels than the model's; None is not checked."""
+    if latent_dim is not None and latent_dim != self.latent_dim:
+      raise ValueError(f"the autoencoder's latents have {latent_dim} channels, the model's {self.latent_dim}")
+    if text_dim is not None and self.text_dim is None:
+      raise ValueError("there is a text encoder, but the model takes class labels")
+    if text_dim is not None and text_dim != self.text_dim:
+      raise ValueError(f"the text encoder's embeddings have {text_dim} values, the model takes {self.text_dim}")
 
   @property
   def image_grid(self) -> tuple[int, int]:
@@ -118,7 +129,7 @@ PRESETS: Mapping[str, ModelConfig] = types.MappingProxyType({
     "nova-d48w1024-sdxl1024": _released(1024, 16, (6, 1024), (128, 128)),
     "nova-d48w1536-sdxl1024": _released(1536, 16, (6, 1536), (128, 128)),
     "nova-d48w1024-sd512": _released(1024, 16, (6, 1024), (64, 64)),
-    "nova-d48w1024-osp480": _released(1024, 16, (3, 1280), (60, 96), base_frames=9, mixer_rank=24),
+    "nova-d48w1024-osp480": _released(1024, 16, (3, 1280), (60, 96), base_frames=16, mixer_rank=24),
     "digits": ModelConfig(
         latent_dim=1, latent_size=(16, 16), patch_size=4, width=128, num_heads=4, temporal_depth=3, spatial_depth=4,
         denoiser_depth=3, denoiser_width=128, base_frames=4, text_dim=64, text_len=8, mixer_rank=-1, remat="dots"),
@@ -145,6 +156,10 @@ class SchedulerConfig:
   thresholding: bool = False
   dynamic_thresholding_ratio: float = 0.995
   sample_max_value: float = 1.0
+
+  def __post_init__(self):
+    if not 1 <= self.num_train_timesteps <= LARGEST:
+      raise ValueError(f"scheduler.num_train_timesteps: expected 1 to {LARGEST}, got {self.num_train_timesteps}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,7 +249,8 @@ class Experiment:
 
   model: ModelConfig
   seed: int = 0
-  text_encoder: str = "words"
+  init: str = ""  # Model folder of any form to start from; empty starts from random weights.
+  text_encoder: str = "words"  # Built in, or a folder of a published or converted model, as is the autoencoder.
   autoencoder: str = "pixels"
   scheduler: SchedulerConfig = SchedulerConfig()
   data: DataConfig = DataConfig()
@@ -311,4 +327,6 @@ def _check(hint: Any, value: Any, path: str) -> Any:
     value = float(value)
   if type(value) is not hint:
     raise ValueError(f"{path}: expected {hint.__name__}, got {value!r}")
+  if hint is float and not math.isfinite(value):
+    raise ValueError(f"{path}: expected a finite number, got {value!r}")
   return value

@@ -1,8 +1,10 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files: written so that a reader never sees half of one, and JSON read with errors that a person understands."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], None]) -> None:
@@ -26,3 +28,20 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], N
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+  """Read a JSON object.
+
+  Raises:
+    ValueError: the file is missing or isn't one.
+  """
+  try:
+    value = json.loads(path.read_text())
+  except OSError as error:
+    raise ValueError(f"{path} does not exist" if not path.exists() else f"{path}: {error.strerror}") from None
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f"{path} is not JSON: {error}") from None
+  if not isinstance(value, dict):
+    raise ValueError(f"{path}: expected a JSON object, got a {type(value).__name__}")
+  return value

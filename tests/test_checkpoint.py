@@ -5,7 +5,7 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from nova_jax.checkpoint import Checkpointer, latest_step, restore_params
+from nova_jax.checkpoint import Checkpointer, Stored, find, latest_step, save_arrays, stored_arrays
 from nova_jax.config import MeshConfig
 from nova_jax.sharding import make_mesh
 
@@ -89,17 +89,28 @@ def test_names_what_does_not_fit(saved):
     saved.restore(4, wanted)
 
 
-def test_weights_alone(saved):
+def test_single_arrays(saved, tmp_path):
+  """Each is read when asked for, and a part is written array by array."""
   state = make_state()
-  params, buffers = restore_params(saved.directory)
-  same(params, state["ema"])
-  same(buffers, state["buffers"])
-  assert isinstance(params["blocks"]["kernel"], np.ndarray)
-  params, _ = restore_params(saved.directory, "params", 4, like=(like(state["params"]), like(state["buffers"])))
-  same(params, state["params"])
-  bad = like({"blocks": {"kernel": jnp.ones(3)}})
-  with pytest.raises(ValueError, match="ema/blocks/kernel"):
-    restore_params(saved.directory, like=(bad, like(state["buffers"])))
+  arrays = stored_arrays(find(saved.directory, "ema"))
+  kernel = arrays["ema/blocks/kernel"]
+  assert (kernel.shape, kernel.dtype) == ((8, 4), np.float32) and kernel.nbytes == 128
+  assert np.array_equal(kernel.read(), state["ema"]["blocks"]["kernel"])
+  half = np.arange(6, dtype=np.float16).reshape(2, 3)
+  save_arrays(tmp_path / "part", {"a/b": Stored((2, 3), half.dtype, lambda: half), "scalar": kernel})
+  found = stored_arrays(tmp_path / "part")
+  assert found.keys() == {"a/b", "scalar"} and found["a/b"].dtype == np.float16
+  assert np.array_equal(found["a/b"].read(), half) and np.array_equal(found["scalar"].read(), kernel.read())
+
+
+def test_damaged_arrays_give_one_line(saved, tmp_path):
+  folder = find(saved.directory)
+  for file in (folder / "state").rglob("*"):
+    if file.is_file() and file.parent.name == "d":
+      file.write_bytes(file.read_bytes()[:10])
+  with pytest.raises(ValueError, match="damaged") as error:
+    stored_arrays(folder)["ema/blocks/kernel"].read()
+  assert "\n" not in str(error.value)
 
 
 def test_half_written_checkpoints_are_ignored_and_swept_up(saved):
@@ -118,13 +129,13 @@ def test_half_written_checkpoints_are_ignored_and_swept_up(saved):
 def test_what_is_not_a_checkpoint_is_refused_in_one_line(tmp_path, make):
   make(tmp_path / "x")
   with pytest.raises(ValueError, match=r"checkpoints/ folder of a training run") as error:
-    restore_params(tmp_path / "x")
+    find(tmp_path / "x")
   assert "\n" not in str(error.value)
 
 
 def test_bad_arguments(saved):
   with pytest.raises(ValueError, match="no checkpoint of step 3; the newest is 4"):
-    restore_params(saved.directory, step=3)
+    find(saved.directory, step=3)
   with pytest.raises(ValueError, match='"ema" or "params"'):
-    restore_params(saved.directory, "best")
+    find(saved.directory, "best")
   assert ocp.utils.checkpoint_steps(saved.directory) == [4]
