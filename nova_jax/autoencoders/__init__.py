@@ -1,12 +1,25 @@
 """Frozen autoencoders between pixels uint8 [B,T,height,width,channels] and latents f32 [B,T,h,w,C], by name."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
+from flax import nnx
 from jaxtyping import Float32
 from jaxtyping import UInt8
 
+from nova_jax.autoencoders.cogvideox import CogVideoXConfig
+from nova_jax.autoencoders.cogvideox import CogVideoXNetwork
+from nova_jax.autoencoders.kl import KLConfig
+from nova_jax.autoencoders.kl import KLNetwork
+from nova_jax.autoencoders.ltx import LTXConfig
+from nova_jax.autoencoders.ltx import LTXNetwork
+from nova_jax.autoencoders.neural import NeuralAutoencoder
+from nova_jax.autoencoders.opensora import OpenSoraConfig
+from nova_jax.autoencoders.opensora import OpenSoraNetwork
 from nova_jax.autoencoders.pixels import Array
 from nova_jax.autoencoders.pixels import PixelAutoencoder
+from nova_jax.autoencoders.tiling import TimeTiles
 from nova_jax.config import did_you_mean
 
 
@@ -29,11 +42,55 @@ class Autoencoder(Protocol):
     """Return how many frames decode from `num_latent_frames`."""
 
 
-_AUTOENCODERS = {"pixels": PixelAutoencoder}
+BUILT_IN = {"pixels": PixelAutoencoder}
 
 
 def make_autoencoder(name: str) -> Autoencoder:
   """Build the autoencoder `name`; an unknown one is a ValueError."""
-  if name not in _AUTOENCODERS:
-    raise ValueError(f"autoencoder: {name!r} is not known{did_you_mean(name, _AUTOENCODERS)}")
-  return _AUTOENCODERS[name]()
+  if name not in BUILT_IN:
+    raise ValueError(f"autoencoder: {name!r} is not known{did_you_mean(name, BUILT_IN)}")
+  return BUILT_IN[name]()
+
+
+class Kind(NamedTuple):
+  """A published kind of autoencoder: its config, its network and how it cuts clips."""
+
+  config: type
+  network: type[nnx.Module]
+  time_tiles: TimeTiles
+
+
+# By the class that a published config names.
+NETWORKS: Mapping[str, Kind] = MappingProxyType({
+    "AutoencoderKL": Kind(KLConfig, KLNetwork, TimeTiles(frames=1, latents=1, overlap=0, stride=1)),
+    "AutoencoderKLOpenSora": Kind(OpenSoraConfig, OpenSoraNetwork, TimeTiles(17, 5, overlap=1, stride=4)),
+    "AutoencoderKLCogVideoX": Kind(CogVideoXConfig, CogVideoXNetwork, TimeTiles(17, 5, overlap=0, stride=4)),
+    "AutoencoderKLLTXVideo": Kind(LTXConfig, LTXNetwork, TimeTiles(249, 32, overlap=0, stride=8)),
+})
+
+
+def make_network(published: Mapping[str, Any], rngs: nnx.Rngs) -> nnx.Module:
+  """Build the network that a published `vae/config.json` describes, with random weights.
+
+  Raises:
+    ValueError: a class or a value that is not supported; the text names it.
+  """
+  name = published.get("_class_name")
+  if name not in NETWORKS:
+    raise ValueError(f"_class_name: expected one of {', '.join(NETWORKS)}, got {name!r}")
+  kind = NETWORKS[name]
+  return kind.network(kind.config.from_published(published), rngs=rngs)
+
+
+def wrap(network: nnx.Module, **options: Any) -> NeuralAutoencoder:
+  """Make an autoencoder of one of the networks and its weights; options as in `NeuralAutoencoder`.
+
+  Raises:
+    ValueError: a network whose clips can't be cut into tiles.
+  """
+  time_tiles = next(kind.time_tiles for kind in NETWORKS.values() if kind.network is type(network))
+  if network.time_stride != time_tiles.stride:
+    raise ValueError(
+        f"autoencoder: clips are cut into tiles for latents of {time_tiles.stride} frames, but this network's have "
+        f"{network.time_stride}; another number of blocks is not supported")
+  return NeuralAutoencoder(network, time_tiles, **options)

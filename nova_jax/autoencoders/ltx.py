@@ -1,0 +1,299 @@
+"""The autoencoder of LTX-Video 0.95 (HaCohen et al. 2024): 8 frames and 32 × 32 pixels a latent of 128 channels.
+
+Patches of pixels become channels; sizes change by moving places into channels and back, with a shortcut around the
+convolution. RMS norms have no weights; the decoder, a denoising step too, modulates them by its timestep.
+Invariant: the encoder is causal and the decoder is not; 8k + 1 frames are k + 1 latents.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from nova_jax.autoencoders.layers import Conv, Dense, weight
+from nova_jax.autoencoders.published import check_sizes, read_config
+
+Stride = tuple[int, int, int]  # Frames, rows, columns.
+# What the blocks of the encoder divide sizes by, in order; each block of the decoder doubles all three.
+STRIDES: tuple[Stride, ...] = ((1, 2, 2), (2, 1, 1), (2, 2, 2), (2, 2, 2))
+DOUBLE: Stride = (2, 2, 2)
+PATCH = 4  # Pixels a side.
+NUM_FREQUENCIES = 128
+EPS = 1e-8
+
+
+@dataclasses.dataclass(frozen=True)
+class LTXConfig:
+  """The fields of a published `vae/config.json` that matter, with its defaults.
+
+  Attributes:
+    layers_per_block: residual blocks of each encoder block, and last of the middle one.
+    decoder_layers_per_block: of each decoder block in the order they run in, and last of the middle one.
+    latents_mean: shape, in PyTorch's layout, of a weight `shift_factors` that replaces `shift_factor`, if any.
+    latents_std: shape of `scaling_factors` likewise.
+  """
+
+  in_channels: int = 3
+  out_channels: int = 3
+  block_out_channels: tuple[int, ...] = (128, 256, 512, 1024, 2048)
+  layers_per_block: tuple[int, ...] = (4, 6, 6, 2, 2)
+  decoder_block_out_channels: tuple[int, ...] = (128, 256, 512, 1024)
+  decoder_layers_per_block: tuple[int, ...] = (5, 5, 5, 5)
+  latent_channels: int = 128
+  scaling_factor: float = 1.0
+  shift_factor: float | None = None
+  latents_mean: tuple[int, ...] | None = None
+  latents_std: tuple[int, ...] | None = None
+
+  def __post_init__(self):
+    check_sizes(self)
+    blocks = len(self.block_out_channels) - 1
+    if not 2 <= blocks <= len(STRIDES):
+      raise ValueError(
+          f"block_out_channels: expected 3 to {len(STRIDES) + 1} values, of 2 to {len(STRIDES)} blocks and the middle "
+          f"one, got {len(self.block_out_channels)}")
+    if len(self.layers_per_block) not in (blocks, blocks + 1):
+      raise ValueError(
+          f"layers_per_block: expected {blocks + 1} values as block_out_channels has, got {len(self.layers_per_block)}")
+    # The encoder's first two blocks share a doubling: one in space, one in time.
+    dims = self.decoder_block_out_channels
+    if len(dims) != blocks or any(2 * dim != next_dim for dim, next_dim in zip(dims, dims[1:])):
+      raise ValueError(
+          f"decoder_block_out_channels: expected {blocks} values, each twice the one before, to undo the encoder's "
+          f"{blocks} blocks, got {dims}")
+    if len(self.decoder_layers_per_block) != blocks:
+      raise ValueError(
+          f"decoder_layers_per_block: expected {blocks} values as decoder_block_out_channels has, "
+          f"got {len(self.decoder_layers_per_block)}")
+    channels = (self.latent_channels, 1, 1, 1)
+    for name in ("latents_mean", "latents_std"):
+      shape = getattr(self, name)
+      if shape not in (None, channels, (1, *channels)):
+        raise ValueError(f"{name}: expected null or the shape {[1, *channels]} of a weight, got {shape}")
+    if (self.latents_mean is None) != (self.latents_std is None):
+      raise ValueError(
+          f"latents_mean, latents_std: expected both or neither, got {self.latents_mean} and {self.latents_std}")
+
+  @classmethod
+  def from_published(cls, values: Mapping[str, Any]) -> Self:
+    """Read a published config.
+
+    Raises:
+      ValueError: a field has a value that this network does not compute; the text names it.
+    """
+    return read_config(cls, values, {"act_fn": "silu", "patch_size": PATCH})
+
+
+def fold(x: Float[Array, "B T H W C"], stride: Stride) -> Float[Array, "B t h w D"]:
+  """Move the places of each cell of `stride` into channels, ordered (channel, frame, row, column)."""
+  r, p, q = stride
+  b, t, h, w, c = x.shape
+  x = x.reshape(b, t // r, r, h // p, p, w // q, q, c).transpose(0, 1, 3, 5, 7, 2, 4, 6)
+  return x.reshape(b, t // r, h // p, w // q, c * r * p * q)
+
+
+def unfold(x: Float[Array, "B t h w D"], stride: Stride) -> Float[Array, "B T H W C"]:
+  """Undo `fold`."""
+  r, p, q = stride
+  b, t, h, w, d = x.shape
+  x = x.reshape(b, t, h, w, -1, r, p, q).transpose(0, 1, 5, 2, 6, 3, 7, 4)
+  return x.reshape(b, t * r, h * p, w * q, d // (r * p * q))
+
+
+def patchify(x: Float[Array, "B T H W C"]) -> Float[Array, "B T h w D"]:
+  """Move patches into channels, ordered (channel, column, row)."""
+  return fold(x.swapaxes(2, 3), (1, PATCH, PATCH)).swapaxes(2, 3)
+
+
+def unpatchify(x: Float[Array, "B T h w D"]) -> Float[Array, "B T H W C"]:
+  """Undo `patchify`."""
+  return unfold(x.swapaxes(2, 3), (1, PATCH, PATCH)).swapaxes(2, 3)
+
+
+def activate(x: Float[Array, "*B D"], modulation: Float[Array, "2 D"] | None = None) -> Float[Array, "*B D"]:
+  """Return silu(rms_norm(x) · (1 + scale) + shift), in float32 until the end; modulation: shift, scale, or none."""
+  y = x.astype(jnp.float32)
+  y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + EPS)
+  if modulation is not None:
+    y = y * (1 + modulation[1]) + modulation[0]
+  return jax.nn.silu(y).astype(x.dtype)
+
+
+def frequencies(timestep: Float[Array, ""]) -> Float[Array, "F"]:
+  """Return cosines, then sines, of a timestep at geometrically falling frequencies, in float32."""
+  angles = timestep * jnp.exp(jnp.arange(NUM_FREQUENCIES) * (-math.log(10000) / NUM_FREQUENCIES))
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
+
+
+class TimeEmbed(nnx.Module):
+  """A modulation of `dim` values made of a timestep's frequencies."""
+
+  def __init__(self, dim: int, *, rngs: nnx.Rngs):
+    self.timestep_proj = nnx.Dict(
+        fc1=Dense(2 * NUM_FREQUENCIES, dim, rngs=rngs), fc2=Dense(dim, dim, rngs=rngs))
+
+  def __call__(self, time: Float[Array, "F"]) -> Float[Array, "D"]:
+    return self.timestep_proj.fc2(jax.nn.silu(self.timestep_proj.fc1(time)))
+
+
+class ResBlock(nnx.Module):
+  """A residual block of two convolutions; in a decoder (not causal) its norms are modulated."""
+
+  def __init__(self, dim: int, *, causal: bool, rngs: nnx.Rngs):
+    self.conv1 = Conv(dim, dim, (3, 3, 3), causal=causal, rngs=rngs)
+    self.conv2 = Conv(dim, dim, (3, 3, 3), causal=causal, rngs=rngs)
+    self.scale_shift_table = None if causal else weight(dim**-0.5 * rngs.params.normal((4, dim)))
+
+  def __call__(
+      self, x: Float[Array, "B T H W D"], modulation: Float[Array, "E"] | None = None
+  ) -> Float[Array, "B T H W D"]:
+    first = second = None
+    if modulation is not None:
+      first, second = (modulation.reshape(4, -1) + self.scale_shift_table[...]).reshape(2, 2, -1)
+    return x + self.conv2(activate(self.conv1(activate(x, first)), second))
+
+
+class ResBlocks(nnx.Module):
+  """Residual blocks in a row, sharing a time embedding if they are not causal."""
+
+  def __init__(self, dim: int, depth: int, *, causal: bool, rngs: nnx.Rngs):
+    self.time_embed = None if causal else TimeEmbed(4 * dim, rngs=rngs)
+    self.resnets = nnx.List([ResBlock(dim, causal=causal, rngs=rngs) for _ in range(depth)])
+
+  def __call__(
+      self, x: Float[Array, "B T H W D"], time: Float[Array, "F"] | None = None
+  ) -> Float[Array, "B T H W D"]:
+    modulation = None if time is None else self.time_embed(time)
+    for resnet in self.resnets:
+      x = resnet(x, modulation)
+    return x
+
+
+class Downsample(nnx.Module):
+  """Cells folded into channels, of a convolution and, averaged in groups, of its input."""
+
+  def __init__(self, dim: int, out_dim: int, stride: Stride, *, rngs: nnx.Rngs):
+    self.stride, self.out_dim = stride, out_dim
+    self.conv = Conv(dim, out_dim // math.prod(stride), (3, 3, 3), rngs=rngs)
+
+  def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B t h w D"]:
+    # The first frame again, so that it fills a cell of its own.
+    x = jnp.pad(x, ((0, 0), (self.stride[0] - 1, 0), (0, 0), (0, 0), (0, 0)), "edge")
+    shortcut = fold(x, self.stride)
+    shortcut = shortcut.reshape(*shortcut.shape[:-1], self.out_dim, -1).mean(-1)
+    return fold(self.conv(x), self.stride) + shortcut
+
+
+class Upsample(nnx.Module):
+  """Cells of 2 × 2 × 2 unfolded from channels, of a convolution and of its input four times; half the channels."""
+
+  def __init__(self, dim: int, *, rngs: nnx.Rngs):
+    self.conv = Conv(dim, 4 * dim, (3, 3, 3), causal=False, rngs=rngs)
+
+  def __call__(self, x: Float[Array, "B t h w D"]) -> Float[Array, "B T H W C"]:
+    return unfold(self.conv(x) + jnp.tile(x, 4), DOUBLE)[:, 1:]  # The first cell is of one frame.
+
+
+class DownBlock(ResBlocks):
+  """Residual blocks, then a smaller size."""
+
+  def __init__(self, dim: int, out_dim: int, depth: int, stride: Stride, *, rngs: nnx.Rngs):
+    super().__init__(dim, depth, causal=True, rngs=rngs)
+    self.downsamplers = nnx.List([Downsample(dim, out_dim, stride, rngs=rngs)])
+
+  def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B t h w D"]:
+    return self.downsamplers[0](super().__call__(x))
+
+
+class UpBlock(ResBlocks):
+  """Twice the size and half the channels, then residual blocks."""
+
+  def __init__(self, dim: int, depth: int, *, rngs: nnx.Rngs):
+    super().__init__(dim // 2, depth, causal=False, rngs=rngs)
+    self.upsamplers = nnx.List([Upsample(dim, rngs=rngs)])
+
+  def __call__(self, x: Float[Array, "B t h w D"], time: Float[Array, "F"]) -> Float[Array, "B T H W C"]:
+    return super().__call__(self.upsamplers[0](x), time)
+
+
+class Encoder(nnx.Module):
+  """Pixels to moments."""
+
+  def __init__(self, cfg: LTXConfig, *, rngs: nnx.Rngs):
+    dims, depths = cfg.block_out_channels, cfg.layers_per_block
+    self.conv_in = Conv(cfg.in_channels * PATCH**2, dims[0], (3, 3, 3), rngs=rngs)
+    self.down_blocks = nnx.List([
+        DownBlock(dim, out_dim, depth, stride, rngs=rngs)
+        for dim, out_dim, depth, stride in zip(dims, dims[1:], depths, STRIDES)])
+    self.mid_block = ResBlocks(dims[-1], depths[-1], causal=True, rngs=rngs)
+    self.conv_out = Conv(dims[-1], cfg.latent_channels + 1, (3, 3, 3), rngs=rngs)
+
+  def __call__(self, x: Float[Array, "B T H W 3"]) -> Float[Array, "B t h w M"]:
+    x = self.conv_in(patchify(x))
+    for block in self.down_blocks:
+      x = block(x)
+    return self.conv_out(activate(self.mid_block(x)))
+
+
+class Decoder(nnx.Module):
+  """Latents to pixels, at a timestep."""
+
+  def __init__(self, cfg: LTXConfig, *, rngs: nnx.Rngs):
+    dims, depths = cfg.decoder_block_out_channels[::-1], cfg.decoder_layers_per_block
+    self.conv_in = Conv(cfg.latent_channels, dims[0], (3, 3, 3), causal=False, rngs=rngs)
+    self.mid_block = ResBlocks(dims[0], depths[-1], causal=False, rngs=rngs)
+    self.up_blocks = nnx.List([UpBlock(dim, depth, rngs=rngs) for dim, depth in zip(dims, depths[:-1])])
+    self.time_embed = TimeEmbed(2 * dims[-1], rngs=rngs)
+    self.scale_shift_table = weight(rngs.params.normal((2, dims[-1])))
+    self.timestep_scale = weight(jnp.float32(1000))
+    self.conv_out = Conv(dims[-1], cfg.out_channels * PATCH**2, (3, 3, 3), causal=False, rngs=rngs)
+
+  def __call__(self, z: Float[Array, "B t h w C"], timestep: Float[Array, ""]) -> Float[Array, "B T H W 3"]:
+    time = frequencies(timestep * self.timestep_scale[...].astype(jnp.float32))
+    x = self.mid_block(self.conv_in(z), time)
+    for block in self.up_blocks:
+      x = block(x, time)
+    modulation = self.time_embed(time).reshape(2, -1) + self.scale_shift_table[...]
+    return unpatchify(self.conv_out(activate(x, modulation)))
+
+
+class LTXNetwork(nnx.Module):
+  """The autoencoder of one tile in time: 8k + 1 frames, k + 1 latents."""
+
+  def __init__(self, cfg: LTXConfig, *, rngs: nnx.Rngs):
+    self.cfg = cfg
+    self.encoder = Encoder(cfg, rngs=rngs)
+    self.decoder = Decoder(cfg, rngs=rngs)
+    self.shift_factors = None if cfg.latents_mean is None else weight(jnp.zeros(cfg.latents_mean))
+    self.scaling_factors = None if cfg.latents_std is None else weight(jnp.ones(cfg.latents_std))
+
+  @property
+  def latent_dim(self) -> int:
+    return self.cfg.latent_channels
+
+  @property
+  def time_stride(self) -> int:
+    return 2 ** (len(self.cfg.decoder_block_out_channels) - 1)
+
+  @property
+  def spatial_stride(self) -> int:
+    return PATCH * 2 ** (len(self.cfg.decoder_block_out_channels) - 1)
+
+  def scaling(self) -> tuple[Float[Array, "C"] | float, Float[Array, "C"] | float]:
+    """Return (shift, factor), numbers or one of each a channel: a model's latents are (z − shift) · factor."""
+    if self.shift_factors is None:
+      return self.cfg.shift_factor or 0.0, self.cfg.scaling_factor
+    return self.shift_factors[...].reshape(-1), self.scaling_factors[...].reshape(-1)
+
+  def encode(self, x: Float[Array, "B T H W 3"]) -> Float[Array, "B t h w M"]:
+    """Return the moments of pixels as −1 … 1: means, then one logarithm of the variance of all."""
+    return self.encoder(x)
+
+  def decode(self, z: Float[Array, "B t h w C"], timestep: Float[Array, ""] | float = 0.0) -> Float[Array, "B T H W 3"]:
+    """Return the pixels of unscaled latents, about −1 … 1; the timestep is that of the noise left in them, 0 … 1."""
+    return self.decoder(z, timestep)

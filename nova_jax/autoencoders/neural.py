@@ -1,0 +1,157 @@
+"""A network as an autoencoder of whole clips: tiles, distributions and scaling.
+
+  latent = (mean − shift) · factor, or with a sample of N(mean, std) in place of the mean.
+One sample and one tile in time go through the network at once, as in the published code, and results are moved to the
+host tile by tile: memory is that of one tile, however long the clip.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Float32, UInt8
+
+from nova_jax.autoencoders.pixels import Array
+from nova_jax.autoencoders.tiling import TimeTiles, blend, space_tiles
+
+LOGVAR_RANGE = (-30.0, 20.0)
+# By default XLA's CPU backend orders operations for concurrency, and keeps twice as many activations alive.
+CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+
+class NeuralAutoencoder:
+  """Encodes and decodes clips with a network; an `Autoencoder`.
+
+  Args:
+    network: one tile's, with `encode`, `decode`, `scaling`, `latent_dim` and `spatial_stride`, and its weights.
+    time_tiles: how clips are cut in time.
+    space_tile: side of tiles in space, in latents; None takes whole frames. Tiles overlap by a quarter and are blended,
+      which needs less memory and is approximate: normalisation and attention see one tile only.
+    dtype: of computation, "float32" or "bfloat16".
+  """
+
+  def __init__(
+      self, network: nnx.Module, time_tiles: TimeTiles, *, space_tile: int | None = None, dtype: str = "float32"
+  ):
+    if space_tile is not None and (not isinstance(space_tile, int) or space_tile < 4):
+      raise ValueError(f"space_tile: a quarter is shared, so expected 4 latents or more, got {space_tile}")
+    if dtype not in ("float32", "bfloat16"):
+      raise ValueError(f'dtype: expected "float32" or "bfloat16", got {dtype!r}')
+    self.latent_dim: int = network.latent_dim
+    self.spatial_stride: int = network.spatial_stride
+    self.shift, self.factor = (np.asarray(value, np.float32) for value in network.scaling())
+    self.time_tiles, self.space_tile = time_tiles, space_tile
+    graph, state = nnx.split(network)
+    self._state = jax.device_put(state)
+    self._encode_tile, self._decode_tile = (tile_function(graph, method, dtype) for method in ("encode", "decode"))
+
+  def encode(
+      self, pixels: UInt8[Array, "B frames height width 3"] | Float[Array, "B frames height width 3"],
+      key: jax.Array | None = None,
+  ) -> Float32[np.ndarray, "B T h w C"]:
+    """Encode a clip into latents, shifted and scaled: the means, or samples drawn with `key`."""
+    mean, std = self.mean_and_std(self.moments(pixels))
+    if key is not None:
+      mean = mean + std * np.asarray(jax.random.normal(key, mean.shape))
+    return self.scale(mean)
+
+  def decode(self, latents: Float[Array, "B T h w C"]) -> UInt8[np.ndarray, "B frames height width 3"]:
+    """Decode such latents into pixels; as many as no clip has are a ValueError."""
+    return self._decode(latents, lambda x: (x * 127.5 + 127.5).clip(0, 255).astype(np.uint8))
+
+  def decode_pixels(self, latents: Float[Array, "B T h w C"]) -> Float32[np.ndarray, "B frames height width 3"]:
+    """Decode such latents into pixels in about -1 … 1."""
+    return self._decode(latents, lambda x: x)
+
+  def moments(
+      self, pixels: UInt8[Array, "B frames height width 3"] | Float[Array, "B frames height width 3"]
+  ) -> Float32[np.ndarray, "B T h w M"]:
+    """Return what the network says of the latents, before sampling and scaling.
+
+    Args:
+      pixels: uint8, or floats in -1 … 1.
+
+    Raises:
+      ValueError: a height or width that latents don't divide.
+    """
+    pixels = np.asarray(pixels)
+    for name, size in zip(("height", "width"), pixels.shape[2:4]):
+      if size % self.spatial_stride or not size:
+        below = size - size % self.spatial_stride
+        nearest = " or ".join(str(size) for size in (below, below + self.spatial_stride) if size)
+        raise ValueError(
+            f"pixels: {name} {size} is not a multiple of {self.spatial_stride}; resize or crop to {nearest}")
+    frames = self.time_tiles.frame_tiles(pixels.shape[1])
+
+    def encode(clip):
+      missing = -(clip.shape[1] - 1) % self.time_tiles.stride
+      clip = np.pad(clip, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0)), "edge")
+      return self._by_space(self._encode_tile, clip, self.spatial_stride, 1)
+
+    return _by_time(encode, pixels, frames, self.time_tiles.overlap)
+
+  def mean_and_std(
+      self, moments: Float[Array, "B T h w M"]
+  ) -> tuple[Float[Array, "B T h w C"], Float[Array, "B T h w C"] | float]:
+    """Split moments into means and standard deviations of latents, which are not scaled."""
+    mean, logvar = moments[..., : self.latent_dim], moments[..., self.latent_dim:]
+    # One logvar serves all channels, or each has its own; without any, latents are certain.
+    std = np.exp(0.5 * logvar.clip(*LOGVAR_RANGE)) if logvar.shape[-1] else 0.0
+    return mean, std
+
+  def scale(self, z: Float[Array, "... C"]) -> Float[Array, "... C"]:
+    """Return latents as models expect them."""
+    return (z - self.shift) * self.factor
+
+  def unscale(self, z: Float[Array, "... C"]) -> Float[Array, "... C"]:
+    """Undo `scale`."""
+    return z / self.factor + self.shift
+
+  def num_latent_frames(self, num_frames: int) -> int:
+    """Return how many latent frames a clip of `num_frames` has."""
+    return self.time_tiles.num_latents(num_frames)
+
+  def num_frames(self, num_latent_frames: int) -> int:
+    """Return how many frames decode from `num_latent_frames`; as many as no clip has are a ValueError."""
+    return self.time_tiles.num_frames(num_latent_frames)
+
+  def _decode(self, latents, finish: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    z = self.unscale(np.asarray(latents, np.float32))
+    decode = lambda z: finish(self._by_space(self._decode_tile, z, 1, self.spatial_stride))
+    return _by_time(decode, z, self.time_tiles.latent_tiles(z.shape[1]), self.time_tiles.frame_overlap)
+
+  def _by_space(self, run: Callable, x: np.ndarray, stride_in: int, stride_out: int) -> np.ndarray:
+    """Run a tile in time, in tiles in space where asked for; strides are of a latent."""
+    if self.space_tile is None:
+      return np.asarray(run(self._state, x))
+    rows, columns = (space_tiles(size // stride_in, self.space_tile) for size in x.shape[2:4])
+    scaled = lambda tile, stride: slice(tile.start * stride, tile.stop * stride)
+    return blend(
+        (scaled(row, stride_out), scaled(column, stride_out),
+         np.asarray(run(self._state, x[:, :, scaled(row, stride_in), scaled(column, stride_in)])))
+        for row in rows for column in columns)
+
+
+def tile_function(graph: nnx.GraphDef, method: str, dtype: str) -> Callable[[nnx.State, Array], jax.Array]:
+  """Return the compiled (weights, tile) → result of a network's "encode" or "decode", computed in `dtype`."""
+  options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
+  return jax.jit(functools.partial(_run, graph, method, dtype), compiler_options=options)
+
+
+def _run(graph, method: str, dtype: str, state, x):
+  if x.dtype == jnp.uint8:
+    x = (x.astype(jnp.float32) - 127.5) / 127.5
+  return getattr(nnx.merge(graph, state), method)(x.astype(dtype)).astype(jnp.float32)
+
+
+def _by_time(
+    run: Callable[[np.ndarray], np.ndarray], x: np.ndarray, tiles: Sequence[slice], overlap: int
+) -> np.ndarray:
+  """Run one sample and one tile after the other; `overlap` is what later tiles repeat of a result."""
+  samples = (x[i:i + 1] for i in range(len(x)))
+  return np.concatenate([
+      np.concatenate([run(sample[:, tile])[:, overlap if tile.start else 0:] for tile in tiles], axis=1)
+      for sample in samples])

@@ -1,0 +1,72 @@
+"""Published `vae/config.json` files as dataclasses: each field is honoured, checked or known not to matter."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from nova_jax.config import LARGEST, from_dict
+
+NUM_GROUPS = 32  # Of every group normalisation.
+MOST_LAYERS = 64  # Of a level, and levels.
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+  """The fields that matter of a published `vae/config.json`, as far as all but LTX share them, with its defaults."""
+
+  in_channels: int = 3
+  out_channels: int = 3
+  block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+  layers_per_block: int = 2
+  latent_channels: int = 16
+  scaling_factor: float = 0.18215
+  shift_factor: float | None = None
+  use_quant_conv: bool = True
+  use_post_quant_conv: bool = True
+
+  def __post_init__(self):
+    check_sizes(self)
+    if any(dim % NUM_GROUPS for dim in self.block_out_channels):
+      raise ValueError(f"block_out_channels: expected multiples of {NUM_GROUPS}, got {self.block_out_channels}")
+
+
+def read_config(cls: type, values: Mapping[str, Any], fixed: Mapping[str, Any]) -> Any:
+  """Build the config `cls` from published values.
+
+  Args:
+    cls: a dataclass whose fields have the published names.
+    values: the published config.
+    fixed: further fields and the only value that each may have, where it is given.
+
+  Raises:
+    ValueError: another value, or one of the wrong type; the text names the field.
+  """
+  for name, expected in fixed.items():
+    if values.get(name, expected) != expected:
+      raise ValueError(f"{name}: only {expected!r} is supported, got {values[name]!r}")
+  known = {field.name for field in dataclasses.fields(cls)}
+  return from_dict(cls, {name: value for name, value in values.items() if name in known}, "autoencoder")
+
+
+def check_sizes(cfg: Any) -> None:
+  """Refuse sizes that no network has, before one is built, and a scale that can't be undone."""
+  for field in dataclasses.fields(cfg):
+    value = getattr(cfg, field.name)
+    largest = MOST_LAYERS if "layers" in field.name else LARGEST
+    sizes = value if isinstance(value, tuple) else (value,)
+    if any(type(size) is int and not 1 <= size <= largest for size in sizes) or not 1 <= len(sizes) <= MOST_LAYERS:
+      raise ValueError(f"{field.name}: expected sizes of 1 to {largest}, got {value}")
+  if not cfg.scaling_factor:
+    raise ValueError("scaling_factor: expected another number than 0")
+
+
+def of_kind(values: Mapping[str, Any], field: str, kind: str) -> dict[str, Any]:
+  """Return what `field` must be, if it is given: a list of one kind of block, however many."""
+  given = values.get(field)
+  return {field: [kind] * len(given)} if isinstance(given, list) else {}
+
+
+# What all but LTX share.
+COMMON = {
+    "act_fn": "silu", "norm_num_groups": NUM_GROUPS, "mid_block_add_attention": True, "latents_mean": None,
+    "latents_std": None}
