@@ -3,9 +3,13 @@
 from nova_jax.config import did_you_mean
 from nova_jax.config import ModelConfig
 from nova_jax.text.base import TextEncoder
+from nova_jax.text.neural import PhiEncoder
+from nova_jax.text.tokenizer import load_tokenizer
 from nova_jax.text.words import WordEncoder
 
-_ENCODERS = {"words": WordEncoder}
+__all__ = ["BUILT_IN", "PhiEncoder", "TextEncoder", "WordEncoder", "load_tokenizer", "make_text_encoder"]
+
+BUILT_IN = {"words": WordEncoder}
 
 
 def make_text_encoder(name: str, cfg: ModelConfig) -> TextEncoder:
@@ -14,8 +18,8 @@ def make_text_encoder(name: str, cfg: ModelConfig) -> TextEncoder:
   Raises:
     ValueError: an unknown name, or a model without text.
   """
-  if name not in _ENCODERS:
-    raise ValueError(f"text_encoder: {name!r} is not known{did_you_mean(name, _ENCODERS)}")
+  if name not in BUILT_IN:
+    raise ValueError(f"text_encoder: {name!r} is not known{did_you_mean(name, BUILT_IN)}")
   if cfg.text_dim is None:
     raise ValueError("text_encoder: the model takes class labels, not text (model.text_dim is None)")
-  return _ENCODERS[name](dim=cfg.text_dim, max_length=cfg.text_len)
+  return BUILT_IN[name](dim=cfg.text_dim, max_length=cfg.text_len)

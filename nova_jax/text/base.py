@@ -12,7 +12,11 @@ import numpy as np
 
 
 class TextEncoder(Protocol):
-  """Turns prompts into embeddings; never trained."""
+  """Turns prompts into embeddings; never trained.
+
+  A prompt of more than `max_length` tokens is cut off (`PhiEncoder`, as in the published code) or refused
+  (`WordEncoder`, whose users write short captions).
+  """
 
   dim: int  # E, width of an embedding.
   max_length: int  # L, most tokens of a prompt.
@@ -24,7 +28,7 @@ class TextEncoder(Protocol):
       Embeddings, zeros after the text, and the number of tokens of each; an empty prompt has none.
 
     Raises:
-      ValueError: a prompt has more than `max_length` tokens.
+      ValueError: a prompt is too long for an encoder that refuses, or is not text.
     """
 
 

@@ -1,0 +1,76 @@
+"""The text encoder of published checkpoints: their tokenizer, and a language model's last hidden states.
+
+Invariant: a prompt's embedding does not depend, but for rounding, on the prompts beside it or on padding.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float32, Int, Int32
+from tokenizers import Tokenizer
+
+from nova_jax.text.phi import Phi
+from nova_jax.text.tokenizer import token_ids
+
+# Texts are padded to a multiple of the first, and run in batches of a power of two up to the second: a prompt of a few
+# words costs 64 tokens, memory is bounded, and 256 tokens make 4 · 4 programs at most, each compiled when it is needed.
+_LENGTH, _ROWS = 64, 8
+
+
+class PhiEncoder:
+  """Embeds prompts with a Phi, cutting off what is too long; a `TextEncoder`.
+
+  Args:
+    model: with its weights, which are used in place.
+    tokenizer: that `model` was trained with.
+    max_length: most tokens of a prompt, `ModelConfig.text_len`.
+
+  Raises:
+    ValueError: the three don't fit each other.
+  """
+
+  def __init__(self, model: Phi, tokenizer: Tokenizer, max_length: int):
+    cfg = model.cfg
+    if max_length > cfg.max_position_embeddings:
+      raise ValueError(
+          f"text encoder: it has max_position_embeddings {cfg.max_position_embeddings}, but {max_length} tokens are "
+          "asked for")
+    num_tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if num_tokens > cfg.vocab_size:
+      raise ValueError(f"tokenizer: it has {num_tokens} tokens, but the text encoder's vocab_size is {cfg.vocab_size}")
+    self.dim = cfg.hidden_size
+    self.max_length = max_length
+    self.tokenizer = tokenizer
+    self.graph, self.weights = nnx.split(model)
+
+  def encode(self, prompts: Sequence[str]) -> tuple[Float32[np.ndarray, "B L E"], Int32[np.ndarray, "B"]]:
+    """Embed prompts: see `TextEncoder.encode`."""
+    ids = [token_ids(self.tokenizer, prompt)[: self.max_length] for prompt in prompts]
+    embeds = np.zeros((len(ids), self.max_length, self.dim), np.float32)
+    for places, tokens in _batches(ids, self.max_length):
+      hidden = np.asarray(_run(self.graph, self.weights, tokens))
+      for place, states in zip(places, hidden):
+        embeds[place, : len(ids[place])] = states[: len(ids[place])]
+    return embeds, np.array([len(row) for row in ids], np.int32)
+
+
+def _batches(
+    ids: Sequence[Sequence[int]], max_length: int
+) -> Iterator[tuple[list[int], Int[np.ndarray, "rows length"]]]:
+  """Yield the places of prompts of about one length and their padded tokens; empty prompts are left out."""
+  for length in range(_LENGTH, max_length + _LENGTH, _LENGTH):
+    of_length = [place for place, row in enumerate(ids) if length - _LENGTH < len(row) <= length]
+    for start in range(0, len(of_length), _ROWS):
+      places = of_length[start : start + _ROWS]
+      tokens = np.zeros((1 << (len(places) - 1).bit_length(), min(length, max_length)), np.int32)
+      for row, place in zip(tokens, places):
+        row[: len(ids[place])] = ids[place]
+      yield places, tokens
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run(graph: nnx.GraphDef, weights: nnx.State, tokens: Int[Array, "B L"]) -> Float32[Array, "B L E"]:
+  return nnx.merge(graph, weights)(tokens)

@@ -1,0 +1,88 @@
+"""Both forms of a tokenizer's files give the same tokens, and damaged ones are named."""
+
+import json
+
+import pytest
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.processors import TemplateProcessing
+
+from nova_jax.text.tokenizer import END_OF_TEXT, load_tokenizer, token_ids
+
+MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the")]
+VOCAB = {END_OF_TEXT: 0}
+for token in sorted(pre_tokenizers.ByteLevel.alphabet()) + ["".join(pair) for pair in MERGES]:
+  VOCAB[token] = len(VOCAB)
+RUNS = {run: len(VOCAB) + i for i, run in enumerate(["   ", "  ", "\t\t"])}
+TEXTS = (
+    "", " ", "the the  theme   x    y", "\t\ta\tb\t\t\t", "\r\n the\n\n", "don't they'll 3.14",
+    "é ﬁ e\u0301 \u00a0\u200b",
+    "🎬👩‍🚀 中文 العربية", f"{END_OF_TEXT}the {END_OF_TEXT}", "\x00\x7f")
+
+
+@pytest.fixture
+def whole(tmp_path):
+  """A folder whose tokenizer.json also asks for what an encoder does not want."""
+  tokenizer = Tokenizer(BPE(VOCAB, MERGES))
+  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  tokenizer.add_special_tokens([END_OF_TEXT])
+  tokenizer.add_tokens(list(RUNS))
+  tokenizer.post_processor = TemplateProcessing(single=f"$A {END_OF_TEXT}", special_tokens=[(END_OF_TEXT, 0)])
+  tokenizer.enable_truncation(2)
+  tokenizer.enable_padding(length=9)
+  (tmp_path / "whole").mkdir()
+  tokenizer.save(str(tmp_path / "whole" / "tokenizer.json"))
+  return tmp_path / "whole"
+
+
+@pytest.fixture
+def pieces(tmp_path):
+  """A folder in the older form."""
+  folder = tmp_path / "pieces"
+  folder.mkdir()
+  (folder / "vocab.json").write_text(json.dumps(VOCAB))
+  (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, MERGES)))
+  (folder / "added_tokens.json").write_text(json.dumps(dict(reversed(RUNS.items()))))
+  return folder
+
+
+def test_known_tokens(whole):
+  tokenizer = load_tokenizer(whole)
+  ids = token_ids(tokenizer, f"the the   \t\t{END_OF_TEXT}é")
+  # No merge crosses an added token, é is two bytes, and nothing is cut, padded or appended.
+  assert ids == [VOCAB["the"], VOCAB["Ġthe"], RUNS["   "], RUNS["\t\t"], 0, VOCAB["Ã"], VOCAB["©"]]
+  assert token_ids(tokenizer, "") == []
+
+
+def test_both_forms_agree(whole, pieces):
+  one, other = load_tokenizer(whole), load_tokenizer(pieces)
+  for text in TEXTS:
+    assert token_ids(one, text) == token_ids(other, text), repr(text)
+
+
+def test_older_form_without_added_tokens_and_with_a_leading_space(pieces):
+  (pieces / "added_tokens.json").unlink()
+  assert token_ids(load_tokenizer(pieces), "the  ") == [VOCAB["the"], VOCAB["Ġ"], VOCAB["Ġ"]]
+  (pieces / "tokenizer_config.json").write_text('{"add_prefix_space": true}')
+  assert token_ids(load_tokenizer(pieces), "the") == [VOCAB["Ġthe"]]
+
+
+def test_no_files_are_named(tmp_path):
+  (tmp_path / "vocab.json").write_text("{}")
+  with pytest.raises(ValueError, match="expected tokenizer.json, or vocab.json and merges.txt"):
+    load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("file, text", [
+    ("tokenizer.json", "{"), ("tokenizer.json", '{"model": {"type": "BPE"}}'), ("vocab.json", "[1, 2]"),
+    ("vocab.json", '{"a": 0}'), ("added_tokens.json", '{"  ": "first"}'),
+    ("added_tokens.json", '{"  ": 7, "   ": null}'), ("added_tokens.json", "[]"), ("tokenizer_config.json", "{")])
+def test_damaged_files_are_named(pieces, file, text):
+  (pieces / file).write_text(text)
+  with pytest.raises(ValueError, match=file):
+    load_tokenizer(pieces)
+
+
+def test_what_is_no_text_is_refused(whole):
+  with pytest.raises(ValueError, match="not valid Unicode"):
+    token_ids(load_tokenizer(whole), "half a pair \ud83c")
