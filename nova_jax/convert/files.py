@@ -1,46 +1,148 @@
-"""Reading the files of a published (diffusers-style) model folder."""
+"""The files of published (diffusers-style) model folders: JSON, safetensors and PyTorch's own.
 
+A weight is read when it is asked for, and written as soon as it is known: a part needs the memory of one weight.
+"""
+
+import functools
 import json
-import pathlib
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+from nova_jax.checkpoint import Stored
+from nova_jax.files import read_json
+
+CONFIG = "config.json"
+# Names that published folders give to weights; each may be in shards, listed in NAME.index.json.
+SAFETENSORS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+PICKLES = ("diffusion_pytorch_model.bin", "pytorch_model.bin")
+
+DTYPES = {
+    "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16)}
 
 
-def read_json(path: pathlib.Path) -> dict:
-  """Read a JSON object.
-
-  Raises:
-    ValueError: the file is missing or isn't one.
-  """
-  try:
-    value = json.loads(path.read_text())
-  except FileNotFoundError:
-    raise ValueError(f"{path} does not exist") from None
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise ValueError(f"{path} is not JSON: {error}") from None
-  if not isinstance(value, dict):
-    raise ValueError(f"{path}: expected a JSON object, got a {type(value).__name__}")
-  return value
-
-
-def read_weights(folder: pathlib.Path, name: str = WEIGHTS) -> dict[str, np.ndarray]:
-  """Read all weights of one part of a model, from one safetensors file or from shards with an index.
+def weight_files(folder: Path) -> list[Path]:
+  """Return the files that hold the weights of one part: safetensors if there are any, else PyTorch's.
 
   Raises:
-    ValueError: a file is missing or damaged.
+    ValueError: there are none, or an index that names what isn't a file of this folder.
   """
-  index = folder / f"{name}.index.json"
-  files = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else [name]
-  weights = {}
-  for file in files:
-    try:
-      with safe_open(folder / file, framework="numpy") as reader:
-        weights |= {key: reader.get_tensor(key) for key in reader.keys()}
-    except FileNotFoundError:
-      raise ValueError(f"{folder / file} does not exist") from None
-    except SafetensorError as error:
-      raise ValueError(f"{folder / file} is not a readable safetensors file: {error}") from None
+  for name in SAFETENSORS + PICKLES:
+    index = folder / f"{name}.index.json"
+    if index.is_file():
+      shards = read_json(index).get("weight_map")
+      if not isinstance(shards, dict) or not shards:
+        raise ValueError(f'{index}: expected a "weight_map" from weights to files')
+      for shard in shards.values():
+        # A name like ../../x would read elsewhere.
+        if not isinstance(shard, str) or Path(shard).name != shard or not (folder / shard).is_file():
+          raise ValueError(f"{index}: {shard!r} is not a file of {folder}")
+      return [folder / shard for shard in sorted(set(shards.values()))]
+    if (folder / name).is_file():
+      return [folder / name]
+  known = ", ".join(SAFETENSORS + PICKLES)
+  raise ValueError(f"{folder} has no weights; expected one of {known}, or shards with an index")
+
+
+def open_weights(folder: Path) -> dict[str, Stored]:
+  """Return the weights of one part by name, not read yet.
+
+  Raises:
+    ValueError: files are missing, damaged, hold anything but numbers, or hold one weight twice.
+  """
+  weights: dict[str, Stored] = {}
+  for file in weight_files(folder):
+    found = _open_safetensors(file) if file.suffix == ".safetensors" else _open_pickle(file)
+    twice = weights.keys() & found.keys()
+    if twice:
+      raise ValueError(f"{file}: {min(twice)} is in another shard too")
+    weights |= found
   return weights
+
+
+def _open_safetensors(file: Path) -> dict[str, Stored]:
+  weights = {}
+  try:
+    with safe_open(file, framework="numpy") as reader:
+      for name in reader.keys():
+        piece = reader.get_slice(name)
+        if piece.get_dtype() not in DTYPES:
+          raise ValueError(f"{file}: {name} is {piece.get_dtype()}; expected one of {', '.join(DTYPES)}")
+        weights[name] = Stored(
+            tuple(piece.get_shape()), DTYPES[piece.get_dtype()], lambda name=name: _read_safetensors(file, name))
+  except (SafetensorError, OSError) as error:
+    raise ValueError(f"{file} is not a readable safetensors file: {error}") from None
+  return weights
+
+
+def _read_safetensors(file: Path, name: str) -> np.ndarray:
+  # The file is mapped anew for each weight: pages of a mapping that stays open add up to the whole file in memory.
+  with safe_open(file, framework="numpy") as reader:
+    return reader.get_tensor(name)
+
+
+def _open_pickle(file: Path) -> dict[str, Stored]:
+  try:
+    import torch
+  except ImportError:
+    raise ValueError(
+        f"{file} is a PyTorch file, which needs PyTorch to read: pip install torch, "
+        "or save the weights as safetensors") from None
+
+  mapped = zipfile.is_zipfile(file)  # Such a file can be mapped instead of read whole.
+
+  def load():
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+
+  def read(name):
+    tensor = (load() if mapped else tensors)[name].detach().contiguous()
+    if tensor.dtype == torch.bfloat16:
+      return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16).copy()
+    return tensor.numpy().copy()
+
+  try:
+    tensors = load()
+  except Exception as error:  # The loader's errors for foreign bytes are of many types.
+    reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
+    raise ValueError(f"{file} is not a PyTorch file of plain weights, and is refused: {reason}") from None
+  known = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+  if not isinstance(tensors, dict) or not all(
+      isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in tensors.items()):
+    raise ValueError(f"{file}: expected names and weights, got something else (a whole training state?)")
+  for name, tensor in tensors.items():
+    if tensor.dtype not in known or tensor.layout != torch.strided or tensor.device.type != "cpu":
+      raise ValueError(
+          f"{file}: {name} is {tensor.dtype}, {tensor.layout}, {tensor.device.type}; expected floating-point weights")
+  return {
+      name: Stored(tuple(tensor.shape), DTYPES[known[tensor.dtype]], functools.partial(read, name))
+      for name, tensor in tensors.items()}
+
+
+def write_safetensors(file: Path, weights: Mapping[str, Stored]) -> None:
+  """Write weights one by one, in the order given; the library's own writer needs all of them in memory.
+
+  The format: the header's length in 8 bytes, the header as JSON (name → dtype, shape, place), the values.
+  """
+  codes = {dtype: code for code, dtype in DTYPES.items()}
+  # Wide values first, as the library has it, so that all are aligned.
+  items = sorted(weights.items(), key=lambda item: -item[1].dtype.itemsize)
+  header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+  end = 0
+  for name, stored in items:
+    start, end = end, end + stored.nbytes
+    header[name] = {"dtype": codes[stored.dtype], "shape": list(stored.shape), "data_offsets": [start, end]}
+  text = json.dumps(header, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)
+  with file.open("wb") as out:
+    out.write(struct.pack("<Q", len(text)) + text)
+    for name, stored in items:
+      array = stored.read()
+      assert array.shape == stored.shape and array.dtype == stored.dtype, name
+      out.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)

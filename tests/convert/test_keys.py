@@ -1,89 +1,80 @@
-"""Names and configs of published checkpoints: what fits, and how what doesn't is reported."""
-
-import json
+"""Names and layouts of published weights: each has one place in ours, and all that doesn't fit is named."""
 
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors.numpy import save_file
 
-from nova_jax.convert.configs import model_config, scheduler_config
-from nova_jax.convert.files import read_json, read_weights
-from nova_jax.convert.keys import to_ours
-from nova_jax.models.nova import NOVA
+from nova_jax.checkpoint import Stored
+from nova_jax.convert import keys
+from nova_jax.convert.parts import kind_of, open_part
 from parity.reference import ROOT, files
+from tables.read import NAMES, read_table
 
-CONFIGS = files("*/pipeline/transformer/config.json")
-
-
-def load(path):
-  cfg = model_config(read_json(ROOT / path))
-  return cfg, nnx.state(nnx.eval_shape(lambda: NOVA(cfg, rngs=nnx.Rngs(0)))), read_weights((ROOT / path).parent)
+PARTS = [path.parent for path in files("*/pipeline/*/config.json") + files("vaes/*/config.json")]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=str)
-def test_every_value_arrives_once(path):
-  cfg, shapes, weights = load(path)
-  ours = to_ours(weights, shapes, cfg)
-  ours = np.concatenate([np.asarray(variable[...]).ravel() for _, variable in nnx.to_flat_state(ours)])
-  theirs = np.concatenate([array.astype(np.float32).ravel() for array in weights.values()])
-  assert np.array_equal(np.sort(ours), np.sort(theirs))
+def stored(array):
+  return Stored(array.shape, array.dtype, lambda: array)
+
+
+@pytest.mark.parametrize("path", PARTS, ids=str)
+def test_every_value_has_one_place(path):
+  """Numbered values go there and come back; none is lost, doubled or made up."""
+  part = open_part(ROOT / path)
+  assert not part.misfits()
+  sizes = np.cumsum([0] + [int(np.prod(weight.shape)) for weight in part.weights.values()])
+  numbers = {
+      name: np.arange(start, start + np.prod(weight.shape)).reshape(weight.shape)
+      for start, (name, weight) in zip(sizes, part.weights.items())}
+  ours = keys.to_ours({name: stored(array) for name, array in numbers.items()}, part.shapes, part.names)
+  arrays = {name: array.read() for name, array in ours.items()}
+  assert np.array_equal(np.sort(np.concatenate([array.ravel() for array in arrays.values()])), np.arange(sizes[-1]))
+  back = keys.to_published({name: stored(array) for name, array in arrays.items()}, part.shapes, part.names)
+  assert back.keys() == numbers.keys()
+  for name, array in back.items():
+    assert np.array_equal(array.read(), numbers[name]), name
+
+
+def test_layouts():
+  """[in, out] and [out, in], written out."""
+  kernel = np.arange(6).reshape(2, 3)
+  split, axes = keys.linear()(kernel.shape)
+  assert np.array_equal(kernel.reshape(split).transpose(axes), kernel.T)
+  patch = np.arange(2 * 2 * 3 * 5).reshape(12, 5)  # (row, column, channel), width.
+  split, axes = keys.patches(3)(patch.shape)
+  assert patch.reshape(split).transpose(axes)[4, 2, 1, 0] == patch[(1 * 2 + 0) * 3 + 2, 4]
+  image = np.arange(3 * 3 * 2 * 5).reshape(3, 3, 2, 5)
+  split, axes = keys.conv(image.shape)
+  assert image.reshape(split).transpose(axes)[4, 1, 2, 0] == image[2, 0, 1, 4]
 
 
 def test_all_misfits_are_named_at_once():
-  cfg, shapes, weights = load(CONFIGS[0])
-  names = [name for name in weights if name.endswith("fc1.weight")]
-  weights = dict(weights)
-  weights["image_decoder.extra"] = weights.pop(names[0])
-  weights[names[1]] = weights[names[1]][:-1]
-  with pytest.raises(ValueError) as error:
-    to_ours(weights, shapes, cfg)
-  assert "image_decoder.extra: not a parameter" in str(error.value)
-  assert f"{names[1]}: shape" in str(error.value) and "missing" in str(error.value)
+  part = open_part(ROOT / PARTS[0])
+  weights, shapes = dict(part.weights), {name: weight.shape for name, weight in part.weights.items()}
+  first, second, third = list(weights)[:3]
+  weights["extra"] = weights.pop(first)
+  weights[second] = stored(np.zeros((1, *weights[second].shape)))
+  problems = "; ".join(keys.misfits(weights, shapes, part.names.carried))
+  assert "extra is not a weight" in problems and f"{first} is missing" in problems
+  assert f"{second} has shape (1, " in problems and third not in problems
 
 
-def test_a_layer_too_many_is_named():
-  cfg, shapes, weights = load(CONFIGS[0])
-  name = "video_encoder.blocks.99.norm1.weight"
-  with pytest.raises(ValueError, match=r"blocks\.99\.norm1\.weight: the model has \d+ such layers"):
-    to_ours(weights | {name: weights["video_encoder.blocks.0.norm1.weight"]}, shapes, cfg)
+def test_older_names_of_attention():
+  weights = {"encoder.mid_block.attentions.0.proj_attn.bias": stored(np.ones(2)), "conv_in.bias": stored(np.ones(1))}
+  assert list(keys.renamed(weights, keys.AUTOENCODER_NAMES)) == [
+      "encoder.mid_block.attentions.0.to_out.0.bias", "conv_in.bias"]
+  weights["encoder.mid_block.attentions.0.to_out.0.bias"] = stored(np.ones(2))
+  with pytest.raises(ValueError, match="twice"):
+    keys.renamed(weights, keys.AUTOENCODER_NAMES)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"arch": ["vit_d2w64", "vit_d4w96", "mlp_d2w96"]}, "one width"), ({"arch": ["vit", "vit_d4w64", "mlp_d2w96"]}, "arch"),
-    ({"arch": ["vit_d2w65", "vit_d4w65", "mlp_d2w96"]}, "heads"), ({"image_base_size": [4, 5]}, "grids")])
-def test_impossible_configs_are_refused(change, message):
-  with pytest.raises(ValueError, match=message):
-    model_config(read_json(ROOT / CONFIGS[0]) | change)
-
-
-@pytest.mark.parametrize("fields, library, message", [
-    ({"_class_name": "EulerDiscreteScheduler"}, "diffusers", "DDPMScheduler"),
-    ({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}, "nova", "use_dynamic_shifting"),
-    ({"_class_name": "DDPMScheduler", "trained_betas": [0.1]}, "nova", "trained_betas")])
-def test_other_schedulers_are_refused(fields, library, message):
-  with pytest.raises(ValueError, match=message):
-    scheduler_config(fields, library)
-
-
-def test_damaged_files_are_named(tmp_path):
-  with pytest.raises(ValueError, match="does not exist"):
-    read_weights(tmp_path)
-  (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"\x10" * 100)
-  with pytest.raises(ValueError, match="not a readable safetensors"):
-    read_weights(tmp_path)
-  (tmp_path / "config.json").write_text("{")
-  with pytest.raises(ValueError, match="is not JSON"):
-    read_json(tmp_path / "config.json")
-
-
-def test_shards_are_read_as_one(tmp_path):
-  _, _, weights = load(CONFIGS[0])
-  names = sorted(weights)
-  shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
-  for file, part in shards.items():
-    save_file({name: weights[name] for name in part}, tmp_path / file)
-  index = {"weight_map": {name: file for file, part in shards.items() for name in part}}
-  (tmp_path / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
-  read = read_weights(tmp_path)
-  assert sorted(read) == names and all(np.array_equal(read[name], weights[name]) for name in names)
+@pytest.mark.parametrize("name", NAMES)
+def test_full_size_parts_have_the_published_weights(name):
+  """Every name and shape of the released sizes, as the published code's own constructors give them."""
+  config, published = read_table(name)
+  _, make, names = kind_of(config)
+  shapes = nnx.state(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+  ours = {weight.name: weight.shape for weight in keys.published_weights(shapes, names)}
+  carried = {name for name in published if name not in ours}
+  assert ours == {name: shape for name, shape in published.items() if name not in carried}
+  assert carried <= {"lm_head.weight", "lm_head.bias"}

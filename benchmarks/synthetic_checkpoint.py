@@ -1,0 +1,81 @@
+"""Write a published folder of full size with random weights: `python -m benchmarks.synthetic_checkpoint --target DIR`.
+
+It has the parts, names and shapes of nova-d48w1024-osp480 with the OpenSora-Plan 1.2 autoencoder and Phi-2, in half
+precision: 7.3 GB. What conversion and generation take can be measured with it without a download; its pictures are
+noise. Configs are those of `tests/tables`, the tokenizer is a small one of `tests/reference`.
+"""
+
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+from flax import nnx
+
+from nova_jax import cli
+from nova_jax.checkpoint import Stored
+from nova_jax.convert import keys
+from nova_jax.convert.files import CONFIG, write_safetensors
+from nova_jax.convert.parts import kind_of
+from nova_jax.progress import Progress
+
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+PARTS = {"transformer": "nova-d48w1024-osp480", "vae": "opensora-plan", "text_encoder": "phi-2"}
+SCALE = 0.02
+
+flags.DEFINE_string("target", None, "Folder to write; it must not exist.")
+
+
+def weight(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+  """Return norms of 1, biases of 0 and small random matrices."""
+  if len(shape) == 1:
+    return np.full(shape, float("norm" in name and name.endswith("weight")), np.float16)
+  return (SCALE * np.random.default_rng(seed).standard_normal(shape, np.float32)).astype(np.float16)
+
+
+def main() -> None:
+  target = Path(flags.FLAGS.target)
+  if target.exists():
+    raise ValueError(f"--target {target} exists; give a new name")
+  index = {"_class_name": "NOVAPipeline"}
+  for part, table in PARTS.items():
+    config = json.loads((TESTS / "tables" / f"{table}.json").read_text())["config"]
+    _, make, names = kind_of(config)
+    shapes = nnx.state(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    weights = {}
+    for seed, listed in enumerate(keys.published_weights(shapes, names)):
+      read = functools.partial(weight, listed.name, listed.shape, seed)
+      weights[listed.name] = Stored(listed.shape, np.dtype(np.float16), read)
+    (target / part).mkdir(parents=True)
+    (target / part / CONFIG).write_text(json.dumps(config, indent=2))
+    name = "model.safetensors" if part == "text_encoder" else "diffusion_pytorch_model.safetensors"
+    with Progress("B", sum(stored.nbytes for stored in weights.values())) as progress:
+      write_safetensors(target / part / name, counted(weights, progress, part))
+    index[part] = ["diffnext", config.get("_class_name") or config["architectures"][0]]
+  shutil.copytree(TESTS / "reference/t2v/pipeline/tokenizer", target / "tokenizer")
+  (target / "scheduler").mkdir()
+  scheduler = {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2", "clip_sample": False}
+  (target / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler, indent=2))
+  index |= {"scheduler": ["diffusers", "DDPMScheduler"], "tokenizer": ["transformers", "CodeGenTokenizerFast"]}
+  (target / "model_index.json").write_text(json.dumps(index, indent=2))
+  print(f"wrote {target}")
+
+
+def counted(weights: dict[str, Stored], progress: Progress, part: str) -> dict[str, Stored]:
+  """Return the weights with their bytes counted as they are read."""
+  done = 0
+
+  def read(stored: Stored) -> np.ndarray:
+    nonlocal done
+    done += stored.nbytes
+    progress.show(done, what=part)
+    return stored.read()
+
+  return {
+      name: Stored(stored.shape, stored.dtype, functools.partial(read, stored)) for name, stored in weights.items()}
+
+
+if __name__ == "__main__":
+  cli.run(main, required=("target",))

@@ -1,0 +1,250 @@
+"""Whole model folders: what lies in one, in any of three forms.
+
+  published                                   converted                        trained
+  model_index.json                            nova.json, model_index.json      nova.json
+  scheduler/scheduler_config.json             the same
+  tokenizer/…                                 the same
+  transformer/config.json, *.safetensors      transformer/config.json, state/  checkpoints/…
+  vae/…  text_encoder/…                       vae/…  text_encoder/…            built in, or named by nova.json
+
+A published training run leaves `transformer/` alone, and a folder with nothing but one part's `config.json` and weights
+is read as that part.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from nova_jax import autoencoders, text
+from nova_jax import card as cards
+from nova_jax.card import Card
+from nova_jax.config import ModelConfig, SampleConfig, SchedulerConfig
+from nova_jax.convert import configs
+from nova_jax.convert.files import CONFIG, open_weights
+from nova_jax.convert.parts import PARTS, TEXT_ENCODER, TRANSFORMER, VAE, Part, kind_of, open_part, open_trained
+from nova_jax.diffusion import make_scheduler
+from nova_jax.files import read_json
+
+INDEX = "model_index.json"
+SCHEDULER = "scheduler/scheduler_config.json"
+TOKENIZER = "tokenizer"
+CLIP = 9  # Latent frames of the released video model; a config only says what positions are stretched to.
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+  """A model folder, opened; no weight is in memory.
+
+  Attributes:
+    path: of the folder.
+    card: what it is.
+    parts: how to open each of its parts.
+    files: what else belongs to it, by its name within the folder.
+    notes: what a person should know of how it was read.
+  """
+
+  path: Path
+  card: Card
+  parts: Mapping[str, Callable[[], Part]]
+  files: Mapping[str, Path]
+  notes: tuple[str, ...] = ()
+
+  @property
+  def knows_scheduler(self) -> bool:
+    """Whether the card's scheduler is this model's, and not a default."""
+    return SCHEDULER in self.files or is_ours(self.path)
+
+  def completed(self, base: "Folder") -> "Folder":
+    """Return this folder with what it lacks taken from another."""
+    card, other = self.card, base.card
+    # A published folder doesn't say how long clips are, nor how to generate.
+    told = card if is_ours(self.path) or other.model is None else other
+    card = dataclasses.replace(
+        card, model=card.model or other.model, num_frames=told.num_frames, sample=told.sample,
+        scheduler=card.scheduler if self.knows_scheduler else other.scheduler,
+        text_encoder=card.text_encoder or other.text_encoder, autoencoder=card.autoencoder or other.autoencoder)
+    # What is built into this folder's model needs no part.
+    built_in = {
+        name for name, part, known in (
+            (VAE, self.card.autoencoder, autoencoders.BUILT_IN), (TEXT_ENCODER, self.card.text_encoder, text.BUILT_IN))
+        if part in known}
+    parts = {name: part for name, part in base.parts.items() if name not in built_in}
+    return Folder(self.path, card, {**parts, **self.parts}, {**base.files, **self.files}, self.notes)
+
+
+def is_ours(path: Path) -> bool:
+  """Return whether a folder was converted or trained here."""
+  return (path / cards.NAME).is_file()
+
+
+def is_trained(path: Path) -> bool:
+  """Return whether a folder is the workdir of a training run."""
+  return is_ours(path) and (path / "checkpoints").is_dir()
+
+
+def open_folder(path: Path, weights: str = "ema", step: int | None = None) -> Folder:
+  """Open a model folder of any form.
+
+  Args:
+    path: the folder.
+    weights: of a training run, "ema" or "params".
+    step: of the checkpoint of a training run; None takes the newest.
+
+  Raises:
+    ValueError: it isn't one, or holds what we can't do.
+  """
+  if not path.is_dir():
+    raise ValueError(f"there is no folder {path}")
+  if is_trained(path):
+    return _open_trained(path, cards.read_card(path), weights, step)
+  if step is not None or weights != "ema":
+    raise ValueError(f"{path} is not a training run: it has one set of weights, so give neither weights nor step")
+  parts = _part_folders(path)
+  openers = {name: functools.partial(_open, folder, name) for name, folder in parts.items()}
+  if is_ours(path):
+    card = cards.read_card(path)
+    _check_card(card, parts, path)
+    return Folder(path, card, openers, _companions(path))
+  notes, model, scheduler = [], None, SchedulerConfig()
+  if TRANSFORMER in parts:
+    model = _published_model(parts[TRANSFORMER], notes)
+    scheduler = _published_scheduler(path)
+  card = Card(
+      model=model, scheduler=scheduler, text_encoder=TEXT_ENCODER if TEXT_ENCODER in parts else None,
+      autoencoder=VAE if VAE in parts else None, num_frames=min(model.base_frames, CLIP) if model else 1,
+      sample=SampleConfig())
+  return Folder(path, card, openers, _companions(path), tuple(notes))
+
+
+def load_transformer(path: str | Path, cfg: ModelConfig) -> nnx.State:
+  """Read the weights of a model folder of any form, to train from.
+
+  Raises:
+    ValueError: it has none, or of a model other than `cfg`; the error names the fields that differ.
+  """
+  folder = open_folder(Path(path))
+  found = folder.card.model
+  if found is None:
+    raise ValueError(f"init: {path} has {', '.join(folder.parts)}, but no {TRANSFORMER}")
+  differing = [
+      f"model.{field.name} is {getattr(found, field.name)!r} there, {getattr(cfg, field.name)!r} here"
+      for field in dataclasses.fields(cfg)
+      if field.name not in ("dtype", "remat") and getattr(found, field.name) != getattr(cfg, field.name)]
+  if differing:
+    raise ValueError(f"init: {path} holds another model: {'; '.join(differing)}")
+  return folder.parts[TRANSFORMER]().state("float32")
+
+
+def load_autoencoder(name: str | None, base: str | Path = "", **options: Any) -> autoencoders.Autoencoder | None:
+  """Make the autoencoder that a card or config names.
+
+  Args:
+    name: a built-in one, or a folder; None for none.
+    base: what a relative folder is relative to.
+    options: of `NeuralAutoencoder`, if it is a folder.
+
+  Raises:
+    ValueError: there is neither.
+  """
+  if name is None or name in autoencoders.BUILT_IN:
+    return None if name is None else autoencoders.make_autoencoder(name)
+  return autoencoders.wrap(_open(Path(base) / name, VAE, autoencoders.BUILT_IN).load(), **options)
+
+
+def load_text_encoder(name: str | None, cfg: ModelConfig, base: str | Path = "") -> text.TextEncoder | None:
+  """Make the text encoder that a card or config names; arguments and errors as of `load_autoencoder`."""
+  if name is None or cfg.text_dim is None:
+    return None
+  if name in text.BUILT_IN:
+    return text.make_text_encoder(name, cfg)
+  part = _open(Path(base) / name, TEXT_ENCODER, text.BUILT_IN)
+  cfg.check_fit(text_dim=part.dim)
+  return text.PhiEncoder(part.load(), text.load_tokenizer(part.folder.parent / TOKENIZER), cfg.text_len)
+
+
+def _open(folder: Path, kind: str, built_in: Collection[str] = ()) -> Part:
+  if not folder.is_dir():
+    raise ValueError(f"{kind}: {folder} is neither a folder nor built in ({', '.join(built_in)})")
+  part = open_part(folder)
+  if part.name != kind:
+    raise ValueError(f"{folder} holds a {part.name}; expected a {kind}")
+  return part
+
+
+def _check_card(card: Card, parts: Mapping[str, Path], path: Path) -> None:
+  """Refuse a converted folder whose card is of another transformer than the one in it."""
+  if (card.model is None) != (TRANSFORMER not in parts):
+    raise ValueError(f"{path}: {cards.NAME} and the folder disagree on whether there is a {TRANSFORMER}")
+  if card.model is not None:
+    file = parts[TRANSFORMER] / CONFIG
+    model = _naming(file, configs.model_config, read_json(file))
+    if dataclasses.replace(card.model, dtype=model.dtype, remat=model.remat) != model:
+      raise ValueError(f"{path}: {cards.NAME} describes another model than {file}; convert it anew")
+
+
+def _open_trained(path: Path, card: Card, weights: str, step: int | None) -> Folder:
+  if card.model is None:
+    raise ValueError(f"{path / cards.NAME} has no model, but there are checkpoints")
+  parts, files = {TRANSFORMER: lambda: open_trained(path, card, weights, step)}, {}
+  for kind, name, built_in in (
+      (VAE, card.autoencoder, autoencoders.BUILT_IN), (TEXT_ENCODER, card.text_encoder, text.BUILT_IN)):
+    if name is not None and name not in built_in:
+      parts[kind] = functools.partial(_open, path / name, kind, built_in)
+  if TEXT_ENCODER in parts:
+    tokenizer = (path / card.text_encoder).parent / TOKENIZER
+    files = {f"{TOKENIZER}/{file.name}": file for file in _files(tokenizer)}
+  return Folder(path, card, parts, files)
+
+
+def _part_folders(path: Path) -> dict[str, Path]:
+  found = {name: path / name for name in PARTS if (path / name / CONFIG).is_file()}
+  if not found and (path / CONFIG).is_file():
+    return {_naming(path / CONFIG, kind_of, read_json(path / CONFIG)).part: path}
+  if not found:
+    raise ValueError(
+        f"{path} is no model folder; expected {', '.join(f'{name}/{CONFIG}' for name in PARTS)} (published or "
+        f"converted), or {cards.NAME} and checkpoints/ (a training run)")
+  return found
+
+
+def _companions(path: Path) -> dict[str, Path]:
+  """Return the files beside the parts that belong to a published pipeline."""
+  names = [INDEX, SCHEDULER, *(f"{TOKENIZER}/{file.name}" for file in _files(path / TOKENIZER))]
+  return {name: path / name for name in names if (path / name).is_file()}
+
+
+def _files(folder: Path) -> list[Path]:
+  return sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+
+
+def _published_model(folder: Path, notes: list[str]) -> ModelConfig:
+  config = read_json(folder / CONFIG)
+  completed = configs.with_mixer(config, open_weights(folder))
+  if completed != config:
+    notes.append(
+        f"{folder / CONFIG} has no video_mixer_rank, but the weights have that layer: taken as "
+        f"{completed['video_mixer_rank']}")
+  return _naming(folder / CONFIG, configs.model_config, completed)
+
+
+def _published_scheduler(path: Path) -> SchedulerConfig:
+  if not (path / SCHEDULER).is_file():
+    return SchedulerConfig()
+  named = read_json(path / INDEX).get("scheduler") if (path / INDEX).is_file() else None
+  module = str(named[0]) if isinstance(named, list) and named else ""
+  library = "diffusers" if module.split(".")[0] == "diffusers" else "nova"
+  cfg = _naming(path / SCHEDULER, configs.scheduler_config, read_json(path / SCHEDULER), library)
+  _naming(path / SCHEDULER, make_scheduler, cfg)  # It has further checks.
+  return cfg
+
+
+def _naming(file: Path, function: Callable, *arguments):
+  """Call a function whose errors don't name the file."""
+  try:
+    return function(*arguments)
+  except ValueError as error:
+    raise ValueError(f"{file}: {error}") from None

@@ -1,0 +1,189 @@
+"""One part of a model (transformer, autoencoder, text encoder), whichever form it is stored in.
+
+  published   config.json, *.safetensors or *.bin     as PyTorch users have it
+  converted   config.json, state/                     our arrays in Orbax, the same config
+  trained     a checkpoint of a training run          the run's nova.json has the config
+
+All three look alike here: the published config, and the weights under their published names, read when asked for.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from nova_jax import autoencoders, checkpoint
+from nova_jax.card import Card
+from nova_jax.checkpoint import Stored
+from nova_jax.config import did_you_mean
+from nova_jax.convert import configs, keys
+from nova_jax.convert.files import CONFIG, open_weights
+from nova_jax.files import read_json
+from nova_jax.models.nova import NOVA
+from nova_jax.text.phi import Phi, PhiConfig
+
+PARTS = TRANSFORMER, VAE, TEXT_ENCODER = "transformer", "vae", "text_encoder"
+
+_CLASSES = {
+    configs.TRANSFORMER_CLASS: TRANSFORMER,
+    **dict.fromkeys(autoencoders.NETWORKS, VAE),
+    **dict.fromkeys(("PhiEncoderModel", "PhiForCausalLM"), TEXT_ENCODER),
+}
+
+
+class Kind(NamedTuple):
+  """What a config says: which part it is of, how to make our module, and the table of its names."""
+
+  part: str
+  make: Callable[[nnx.Rngs], nnx.Module]
+  names: keys.Names
+
+
+class Part(NamedTuple):
+  """A part that has been opened; none of its weights is in memory.
+
+  Attributes:
+    name: one of `PARTS`.
+    folder: where it lies.
+    config: the published one.
+    weights: by published name.
+    ours: the same as our arrays, or None if it is stored as published.
+    graph: our module without its arrays.
+    shapes: their shapes.
+    names: the table between the two.
+    dim: channels of its latents or embeddings; None for a transformer.
+  """
+
+  name: str
+  folder: Path
+  config: Mapping[str, Any]
+  weights: Mapping[str, Stored]
+  ours: Mapping[str, Stored] | None
+  graph: nnx.GraphDef
+  shapes: nnx.State
+  names: keys.Names
+  dim: int | None
+
+  @property
+  def class_name(self) -> str:
+    return configs.class_of(self.config)
+
+  @property
+  def num_bytes(self) -> int:
+    return sum(stored.nbytes for stored in self.weights.values())
+
+  @property
+  def dtypes(self) -> str:
+    return ", ".join(sorted({str(stored.dtype) for stored in self.weights.values()}))
+
+  def misfits(self) -> list[str]:
+    """Return a line for each weight that doesn't fit our module; see `keys.misfits`."""
+    if self.ours is not None:
+      return keys.misfits(self.ours, keys.our_shapes(self.shapes), keys.CARRIED + ".*")
+    expected = {weight.name: weight.shape for weight in keys.published_weights(self.shapes, self.names)}
+    return keys.misfits(self.weights, expected, self.names.carried)
+
+  def arrays(self) -> Mapping[str, Stored]:
+    """Return our arrays; there must be no misfits."""
+    return keys.to_ours(self.weights, self.shapes, self.names) if self.ours is None else self.ours
+
+  def state(self, dtype: np.dtype | str | None = None) -> nnx.State:
+    """Read our module's state onto the default device, one array after the other.
+
+    Args:
+      dtype: of the weights; None keeps what is stored.
+
+    Raises:
+      ValueError: weights that don't fit the config; all of them are named.
+    """
+    problems = self.misfits()
+    if problems:
+      raise ValueError(f"{self.folder} does not fit its config. {describe({self.name: problems})}")
+    arrays, device = self.arrays(), jax.devices()[0]
+
+    def read(path, variable):
+      array = arrays["/".join(map(str, path))].read()
+      return variable.replace(jax.device_put(array if dtype is None else array.astype(dtype), device))
+
+    return nnx.map_state(read, self.shapes)
+
+  def load(self) -> nnx.Module:
+    """Build our module, its weights in the dtype that is stored; see `state`."""
+    return nnx.merge(self.graph, self.state())
+
+
+def kind_of(config: Mapping[str, Any]) -> Kind:
+  """Return what a published `config.json` describes.
+
+  Raises:
+    ValueError: a class that isn't known, or sizes that we can't build.
+  """
+  class_name = configs.class_of(config)
+  if class_name not in _CLASSES:
+    raise ValueError(f"class {class_name!r} is not known{did_you_mean(class_name, _CLASSES)}")
+  part = _CLASSES[class_name]
+  if part == TRANSFORMER:
+    cfg = configs.model_config(config)
+    return Kind(part, lambda rngs: NOVA(cfg, rngs=rngs), keys.transformer_names(cfg))
+  if part == VAE:
+    return Kind(
+        part, lambda rngs: autoencoders.make_network({**config, "_class_name": class_name}, rngs),
+        keys.AUTOENCODER_NAMES)
+  cfg = PhiConfig.from_published(config)
+  return Kind(part, lambda rngs: Phi(cfg, rngs=rngs), keys.PHI_NAMES)
+
+
+def open_part(folder: Path) -> Part:
+  """Open a published or a converted part.
+
+  Raises:
+    ValueError: it is neither, or its config says what we can't do.
+  """
+  config = read_json(folder / CONFIG)
+  converted = (folder / checkpoint.STATE).is_dir()
+  weights = {} if converted else open_weights(folder)
+  config = configs.with_mixer(config, weights)
+  try:
+    name, make, names = kind_of(config)
+    module = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+  except ValueError as error:
+    raise ValueError(f"{folder / CONFIG}: {error}") from None
+  dim = {VAE: lambda: module.latent_dim, TEXT_ENCODER: lambda: module.cfg.hidden_size}.get(name, lambda: None)()
+  graph, shapes = nnx.split(module)
+  if converted:
+    ours = checkpoint.stored_arrays(folder)
+    return Part(name, folder, config, keys.to_published(ours, shapes, names), ours, graph, shapes, names, dim)
+  return Part(name, folder, config, keys.renamed(weights, names), None, graph, shapes, names, dim)
+
+
+def open_trained(workdir: Path, card: Card, which: str, step: int | None) -> Part:
+  """Open the transformer of a training run; it has no published config yet.
+
+  Args:
+    workdir: of the run.
+    card: the run's.
+    which: "ema" or "params".
+    step: of the checkpoint; None takes the newest.
+
+  Raises:
+    ValueError: no such checkpoint.
+  """
+  names = keys.transformer_names(card.model)
+  graph, shapes = nnx.split(nnx.eval_shape(lambda: NOVA(card.model, rngs=nnx.Rngs(0))))
+  folder = checkpoint.find(workdir / "checkpoints", which, step)
+  ours = {}
+  for name, stored in checkpoint.stored_arrays(folder).items():
+    item, _, path = name.partition("/")
+    if item in (which, "buffers"):
+      ours[path] = stored
+  return Part(TRANSFORMER, folder, {}, keys.to_published(ours, shapes, names), ours, graph, shapes, names, None)
+
+
+def describe(problems: Mapping[str, list[str]]) -> str:
+  """Return one line that names all misfits of all parts."""
+  return "; ".join(
+      f"{name}: {len(found)} weights don't fit the config: {', '.join(found)}"
+      for name, found in problems.items() if found)
