@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
-from tqdm import tqdm
 
 from nova_jax import cli, media
 from nova_jax.data import captions
 from nova_jax.evals import digits as digits_lib
 from nova_jax.files import write_atomically
 from nova_jax.pipeline import Pipeline
+from nova_jax.progress import Progress
 
 flags.DEFINE_enum("benchmark", "digits", ["digits"], "What to score.")
 flags.DEFINE_string("checkpoint", None, "Model folder: the workdir of a training run.")
@@ -40,17 +40,21 @@ def main() -> None:
   output = Path(args.output)
   output.mkdir(parents=True, exist_ok=True)  # Find out now, not after generating, if it can't be.
   pipe = Pipeline.load(args.checkpoint, weights=args.weights)
+  if pipe.autoencoder is None or pipe.autoencoder.latent_dim != 1 or pipe.text_encoder is None:
+    raise ValueError(f"--checkpoint: the digits score needs a model of captioned moving digits, not {args.checkpoint}")
   num_frames, (canvas, _) = pipe.card.num_frames, pipe.cfg.latent_size
   real, digits, directions = digits_lib.real_clips(args.num_prompts, canvas, num_frames)
   prompts = [
       captions.caption(digit, direction) if args.captions == "plain" else captions.paraphrase(digit, direction, i // 40)
       for i, (digit, direction) in enumerate(zip(digits, directions))]
   clips = []
-  for start in tqdm(range(0, len(prompts), args.batch_size), desc="generating", unit="batch", disable=None):
-    batch = prompts[start : start + args.batch_size]
-    clips.append(pipe(
-        batch, num_inference_steps=args.num_inference_steps, num_diffusion_steps=args.num_diffusion_steps,
-        guidance_scale=args.guidance_scale, seed=[args.seed * len(prompts) + start + i for i in range(len(batch))]))
+  with Progress("clip", len(prompts)) as progress:
+    for start in range(0, len(prompts), args.batch_size):
+      progress.show(start, what="generating")
+      batch = prompts[start : start + args.batch_size]
+      clips.append(pipe(
+          batch, num_inference_steps=args.num_inference_steps, num_diffusion_steps=args.num_diffusion_steps,
+          guidance_scale=args.guidance_scale, seed=[args.seed * len(prompts) + start + i for i in range(len(batch))]))
   clips = np.concatenate(clips)
   classifier = digits_lib.DigitClassifier()
   scores = digits_lib.score(clips[..., 0], digits, directions, classifier)

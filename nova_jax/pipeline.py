@@ -3,23 +3,26 @@
 Invariant: a call keeps nothing; the same arguments give the same result.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
 
-from nova_jax import autoencoders, checkpoint, text
-from nova_jax.card import Card, card_of, read_card
-from nova_jax.config import Experiment
+from nova_jax.autoencoders import Autoencoder
+from nova_jax.card import Card
+from nova_jax.convert.folders import load_autoencoder, load_text_encoder, open_folder
+from nova_jax.convert.parts import TEXT_ENCODER, TRANSFORMER, VAE
 from nova_jax.diffusion import make_scheduler
 from nova_jax.models.nova import NOVA, Condition
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.sampler import Model, Noise, Plan, generate, make_plan
+from nova_jax.text import TextEncoder
 
 TextEmbeds = Float[Array, "B L E"] | Sequence[Float[Array, "l E"]]
 
@@ -27,41 +30,53 @@ TextEmbeds = Float[Array, "B L E"] | Sequence[Float[Array, "l E"]]
 class Pipeline:
   """Generates images and videos; see `__call__`."""
 
-  def __init__(self, card: Card, module: NOVA):
+  def __init__(
+      self, card: Card, module: NOVA, text_encoder: TextEncoder | None = None, autoencoder: Autoencoder | None = None
+  ):
     self.card = card
-    self.cfg = card.model
+    self.cfg = module.cfg
+    self.cfg.check_fit(
+        None if autoencoder is None else autoencoder.latent_dim, None if text_encoder is None else text_encoder.dim)
     self.model = Model.of(module)
     self.scheduler = make_scheduler(card.scheduler)
-    self.text_encoder = text.make_text_encoder(card.text_encoder, self.cfg) if self.cfg.text_dim else None
-    self.autoencoder = autoencoders.make_autoencoder(card.autoencoder)
+    self.text_encoder, self.autoencoder = text_encoder, autoencoder
 
   @classmethod
-  def load(cls, path: str | Path, weights: str = "ema", step: int | None = None) -> "Pipeline":
-    """Load a model folder: the workdir of a training run.
+  def load(
+      cls, path: str | Path, weights: str = "ema", step: int | None = None, *,
+      parts: Sequence[str] = (VAE, TEXT_ENCODER), dtype: str = "float32", space_tile: int | None = None,
+  ) -> "Pipeline":
+    """Load a model folder: a published one, a converted one, or the workdir of a training run.
 
     Args:
-      path: the folder, with its `nova.json` and `checkpoints/`.
-      weights: "ema" for averaged weights, "params" for the last ones.
-      step: of the checkpoint; None takes the newest.
+      path: the folder.
+      weights: of a training run: "ema" for averaged weights, "params" for the last ones.
+      step: of the checkpoint of a training run; None takes the newest.
+      parts: which to load beside the transformer. Without the text encoder, give embeddings; without the autoencoder,
+        take latents.
+      dtype: of activations, "float32" or "bfloat16"; those of a text encoder are always float32.
+      space_tile: side, in latents, of the tiles that frames are decoded in, to save memory; approximate. None takes
+        whole frames.
 
     Raises:
-      ValueError: the folder or its checkpoint is missing, or doesn't fit the card.
+      ValueError: the folder, a part or the checkpoint is missing, or doesn't fit what the folder says it is.
     """
-    card = read_card(path)
-    module = nnx.eval_shape(lambda: NOVA(card.model, rngs=nnx.Rngs(0)))
-    shapes = nnx.split(module, nnx.Param, ...)[1:]
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        tuple(map(nnx.to_pure_dict, shapes)))
-    for arrays in checkpoint.restore_params(Path(path) / "checkpoints", weights, step, like):
-      nnx.update(module, arrays)
-    return cls(card, module)
-
-  @classmethod
-  def from_experiment(cls, experiment: Experiment, module: NOVA) -> "Pipeline":
-    """Wrap a model that is being trained."""
-    return cls(card_of(experiment), module)
+    for part in [parts] if isinstance(parts, str) else parts:
+      if part not in (VAE, TEXT_ENCODER):
+        raise ValueError(f"parts: expected some of {VAE!r} and {TEXT_ENCODER!r}, got {part!r}")
+    folder = open_folder(Path(path), weights, step)
+    card = folder.card
+    for note in folder.notes:
+      logging.warning("%s", note)
+    if TRANSFORMER not in folder.parts:
+      raise ValueError(f"{path} has {', '.join(folder.parts)}, but no {TRANSFORMER}")
+    part = folder.parts[TRANSFORMER]()
+    module = nnx.eval_shape(lambda: NOVA(dataclasses.replace(card.model, dtype=dtype, remat="none"), rngs=nnx.Rngs(0)))
+    nnx.update(module, part.state("float32"))
+    text_encoder = load_text_encoder(card.text_encoder, card.model, path) if TEXT_ENCODER in parts else None
+    options = {"dtype": dtype, "space_tile": space_tile}
+    autoencoder = load_autoencoder(card.autoencoder, path, **options) if VAE in parts else None
+    return cls(card, module, text_encoder, autoencoder)
 
   def __call__(
       self,
@@ -71,6 +86,7 @@ class Pipeline:
       negative_prompt: str | Sequence[str] | None = None,
       negative_text_embeds: TextEmbeds | None = None,
       label: int | Sequence[int] | None = None,
+      image: UInt8[np.ndarray, "B height width 3"] | None = None,
       given: Float[Array, "B G h w C"] | None = None,
       num_frames: int | None = None,
       num_inference_steps: int | None = None,
@@ -99,8 +115,9 @@ class Pipeline:
       negative_prompt: what the unconditional passes see instead of no text.
       negative_text_embeds: the same as embeddings.
       label: classes, for a class-conditional model.
-      given: latents of the first G frames, which are kept and condition all later ones.
-      num_frames: frames of the clip; 1 makes images.
+      image: the first frame of each clip, of the model's size; or one for all, [height, width, 3].
+      given: the same and more as latents: the first G frames, which are kept and condition all later ones.
+      num_frames: frames of the clip, latent ones if there is no autoencoder; 1 makes images.
       num_inference_steps: S, sets of tokens a frame.
       num_diffusion_steps: K, diffusion steps a set.
       guidance_scale: classifier-free guidance; at most 1 for none.
@@ -115,7 +132,7 @@ class Pipeline:
       order: the order in which tokens are written, to reproduce a generation.
       noise: the noise of all generated frames and non-empty sets, to reproduce a generation.
       output: "pixels" or "latent".
-      on_set: called with (frame, set, number of sets) when a set has been dispatched.
+      on_set: called with (frame, set, number of sets) when a set is finished.
 
     Returns:
       uint8 pixels or float32 latents, channels last.
@@ -125,9 +142,13 @@ class Pipeline:
     """
     if output not in ("pixels", "latent"):
       raise ValueError(f'output: expected "pixels" or "latent", got {output!r}')
+    if output == "pixels" and self.autoencoder is None:
+      raise ValueError(
+          'output: there is no autoencoder to make pixels with; ask for "latent", or load a folder that has one '
+          "(launch.convert --base adds it)")
     sample = self.card.sample
-    plan = self.plan(
-        num_frames=num_frames,
+    plan = make_plan(
+        self.cfg, self.scheduler, num_frames=self.num_latent_frames(num_frames),
         num_sets=sample.num_inference_steps if num_inference_steps is None else num_inference_steps,
         num_steps=sample.num_diffusion_steps if num_diffusion_steps is None else num_diffusion_steps,
         guidance=Guidance(
@@ -145,6 +166,7 @@ class Pipeline:
           "motion_flow": np.full(batch, sample.motion_flow if motion_flow is None else motion_flow, np.float32),
           "fps": np.full(batch, sample.fps if fps is None else fps, np.float32)}
       condition, null = condition | motion, null | motion
+    given = self._given(image, given, batch)
     if noise is not None and not isinstance(noise, Noise):
       noise = Noise(noise)
     self._check_given(plan, batch, given, order, noise)
@@ -152,16 +174,25 @@ class Pipeline:
         self.model, self.scheduler, plan, condition, null, keys=sample_keys(seed, batch), given=given, order=order,
         noise=noise, on_set=None if on_set is None else lambda t, i: on_set(t, i, len(plan.sets)))
     latents = np.stack([np.asarray(frame) for frame in frames], axis=1)
-    return latents if output == "latent" else self.autoencoder.decode(latents)
+    if output == "latent":
+      return latents
+    # A latent may stand for several frames, and a clip end among them.
+    return self.autoencoder.decode(latents)[:, :num_frames]
 
-  def plan(self, *, num_frames: int | None, **arguments: Any) -> Plan:
-    """Check and tabulate what is asked for; `num_frames` are pixel frames."""
-    longest = self.autoencoder.num_frames(self.card.num_frames)
-    num_frames = longest if num_frames is None else num_frames
+  def num_latent_frames(self, num_frames: int | None = None) -> int:
+    """Return how many latent frames make a clip of `num_frames`; None stands for the model's own length.
+
+    Raises:
+      ValueError: a number of frames that the model can't make.
+    """
+    if num_frames is None:
+      return self.card.num_frames
+    # Absolute positions in time go up to `base_frames`, which may be more than was trained.
+    longest = max(self.card.num_frames, self.cfg.base_frames)
+    longest = longest if self.autoencoder is None else self.autoencoder.num_frames(longest)
     if not 1 <= num_frames <= longest:
       raise ValueError(f"num_frames: this model makes 1 to {longest} frames, got {num_frames}")
-    return make_plan(
-        self.cfg, self.scheduler, num_frames=self.autoencoder.num_latent_frames(num_frames), **arguments)
+    return num_frames if self.autoencoder is None else self.autoencoder.num_latent_frames(num_frames)
 
   def conditions(
       self, prompt=None, text_embeds=None, negative_prompt=None, negative_text_embeds=None, label=None
@@ -188,6 +219,21 @@ class Pipeline:
       raise ValueError(f"negative_prompt: expected 1 or {batch}, as many as prompts, got {len(null['text_lengths'])}")
     return condition, {key: np.broadcast_to(value, (batch, *value.shape[1:])) for key, value in null.items()}
 
+  def _given(self, image, given, batch: int):
+    """Return the latents that are given, of an image if one is."""
+    if image is None:
+      return given
+    if given is not None or self.autoencoder is None:
+      raise ValueError("image: give either image or given; an image needs an autoencoder")
+    image = np.asarray(image)
+    image = np.broadcast_to(image, (batch, *image.shape)) if image.ndim == 3 else image
+    size = tuple(side * self.autoencoder.spatial_stride for side in self.cfg.latent_size)
+    if image.dtype != np.uint8 or image.shape[:3] != (batch, *size):
+      raise ValueError(
+          f"image: expected uint8 pixels of {size[0]} x {size[1]}, one for all or {batch}, got {image.dtype} "
+          f"{image.shape}")
+    return np.asarray(self.autoencoder.encode(image[:, None]))
+
   def _check_given(self, plan: Plan, batch: int, given, order, noise: Noise | None) -> None:
     """Refuse arrays whose shapes don't fit what is asked for."""
     latent, num_tokens, num_given = (*self.cfg.latent_size, self.cfg.latent_dim), self.cfg.num_image_tokens, 0
@@ -209,6 +255,8 @@ class Pipeline:
   def _text(self, prompt, embeds, name: str) -> Condition:
     """Return embeddings [B, L, E], zeros behind the text, and lengths [B]."""
     if embeds is None:
+      if self.text_encoder is None:
+        raise ValueError("prompt: there is no text encoder; give text_embeds")
       prompts = [prompt] if isinstance(prompt, str) else list(prompt)
       if not prompts:
         raise ValueError("prompt: expected at least one")

@@ -23,7 +23,8 @@ def model(tmp_path_factory):
 
 
 def test_sample_writes_what_it_says(model, tmp_path):
-  done = run("launch.sample", "--checkpoint", model, "--output", tmp_path, "--prompt", "one", "--prompt", "One!", "--fps=7.5")
+  done = run(
+      "launch.sample", "--checkpoint", model, "--output", tmp_path, "--prompt", "one", "--prompt", "One!", "--fps=7.5")
   assert done.returncode == 0, done.stderr
   assert sorted(path.name for path in tmp_path.iterdir()) == [
       "000-one.gif", "000-one.mp4", "001-one.gif", "001-one.mp4", "sheet.png"]
@@ -32,7 +33,7 @@ def test_sample_writes_what_it_says(model, tmp_path):
 @pytest.mark.parametrize("args, message", [
     (("--num_diffusion_steps=0",), "num_diffusion_steps: expected 1 to 1000, got 0"),
     (("--num_frames=99",), "num_frames: this model makes 1 to 3 frames, got 99"),
-    (("--prompt=a b c d e f",), "shorten it"), (("--checkpoint=/nowhere",), "/nowhere is not a folder"),
+    (("--prompt=a b c d e f",), "shorten it"), (("--checkpoint=/nowhere",), "there is no folder /nowhere"),
     (("--output={file}/sub",), "Not a directory"), (("--seed=-1",), "seed"), (("--guidance=3",), "guidance_scale")])
 def test_bad_input_of_sample(model, tmp_path, args, message):
   (tmp_path / "file").write_text("")

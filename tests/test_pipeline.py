@@ -9,6 +9,7 @@ from flax import nnx
 from nova_jax.card import Card, read_card, write_card
 from nova_jax.checkpoint import Checkpointer
 from nova_jax.config import PRESETS, ModelConfig, SampleConfig, SchedulerConfig
+from nova_jax.convert.folders import load_autoencoder, load_text_encoder
 from nova_jax.models.nova import NOVA
 from nova_jax.pipeline import Pipeline
 
@@ -19,9 +20,14 @@ CARD = Card(TINY, SchedulerConfig(), "words", "pixels", 3, SampleConfig(3, 2, 2.
 CLASSES = dataclasses.replace(TINY, text_dim=None, num_classes=3, base_frames=1)
 
 
+def fresh(card=CARD):
+  parts = load_text_encoder(card.text_encoder, card.model), load_autoencoder(card.autoencoder)
+  return Pipeline(card, NOVA(card.model, rngs=nnx.Rngs(0)), *parts)
+
+
 @pytest.fixture(scope="module")
 def pipe():
-  return Pipeline(CARD, NOVA(TINY, rngs=nnx.Rngs(0)))
+  return fresh()
 
 
 def save(folder, card=CARD, cfg=TINY, seed=0):
@@ -46,8 +52,7 @@ def test_shapes_and_types(pipe):
 def test_a_loaded_folder_generates_the_same(tmp_path):
   save(tmp_path)
   averaged, last = Pipeline.load(tmp_path), Pipeline.load(tmp_path, weights="params", step=7)
-  fresh = Pipeline(CARD, NOVA(TINY, rngs=nnx.Rngs(0)))
-  assert np.array_equal(last("one", output="latent"), fresh("one", output="latent"))
+  assert np.array_equal(last("one", output="latent"), fresh()("one", output="latent"))
   kernels = [p.model.merge().text_embed.proj.kernel[...] for p in (averaged, last)]
   assert np.abs(kernels[0] - kernels[1]).max() > 1e-3
   assert read_card(tmp_path) == CARD
@@ -77,7 +82,7 @@ def test_progress_is_told(pipe):
 
 
 def test_classes():
-  pipe = Pipeline(dataclasses.replace(CARD, model=CLASSES, num_frames=1), NOVA(CLASSES, rngs=nnx.Rngs(0)))
+  pipe = fresh(dataclasses.replace(CARD, model=CLASSES, num_frames=1))
   assert pipe(label=[0, 2]).shape == (2, 1, 8, 8, 1)
   for label, message in ((3, "expected 0 to 2"), (None, "class-conditional")):
     with pytest.raises(ValueError, match=message):
@@ -102,14 +107,14 @@ def test_embeddings_of_another_width_are_refused(pipe):
 
 
 def test_folders_that_hold_no_model(tmp_path):
-  with pytest.raises(ValueError, match="is not a folder"):
+  with pytest.raises(ValueError, match="there is no folder"):
     Pipeline.load(tmp_path / "none")
-  with pytest.raises(ValueError, match="has no nova.json"):
+  with pytest.raises(ValueError, match="no model folder"):
     Pipeline.load(tmp_path)
   write_card(tmp_path, CARD)
   with pytest.raises(ValueError, match="checkpoints"):
     Pipeline.load(tmp_path)
-  for text, message in (("no json", "not a model card"), ("[]", "not a model card"), ('{"version": 2}', "expected")):
+  for text, message in (("no json", "is not JSON"), ("[]", "expected a JSON object"), ('{"version": 2}', "expected")):
     (tmp_path / "nova.json").write_text(text)
     with pytest.raises(ValueError, match=message):
       read_card(tmp_path)

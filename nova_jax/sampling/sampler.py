@@ -91,7 +91,7 @@ def generate(
     given: the first G latent frames, which are kept as they are and condition all later ones.
     order: the order in which tokens are written, to reproduce a generation.
     noise: the noise, to reproduce a generation.
-    on_set: called with (frame, set) when a set has been dispatched.
+    on_set: called with (frame, set) when a set is finished.
   """
   cfg, guidance = plan.cfg, plan.guidance
   num_given = 0 if given is None else given.shape[1]
@@ -127,12 +127,17 @@ def _generate_frame(model, scheduler, plan, cond, order, keys, noise, on_set):
       start_noise, step_noise = draw_noise(fold(keys, i), cfg, num_steps if scheduler.adds_noise else 0)
     else:
       start_noise, step_noise = jax.tree.map(lambda x: patchify(jnp.asarray(x[i]), cfg.patch_size), noise)
+    before = x
     x = write_set(
-        model, x, cond, order, token_set.start, token_set.size, start_noise, step_noise, plan.table,
+        model, before, cond, order, token_set.start, token_set.size, start_noise, step_noise, plan.table,
         plan.guidance.strength(i, len(plan.sets)), scheduler=scheduler, num_passes=plan.guidance.num_passes,
         num_guided=num_guided, max_visible=token_set.max_visible, max_size=token_set.max_size)
-    if on_set is not None:
-      on_set(i)
+    if on_set is not None and i > 0:
+      jax.block_until_ready(before)  # The set before: the device has its next one already.
+      on_set(i - 1)
+  if on_set is not None:
+    jax.block_until_ready(x)
+    on_set(len(plan.sets) - 1)
   return unpatchify(x, cfg.image_grid, cfg.patch_size)
 
 
@@ -197,9 +202,7 @@ def continue_video(
   return nova.video_encoder.scale_and_shift(anchor, cond), cache
 
 
-@functools.partial(
-    jax.jit, static_argnames=("scheduler", "num_passes", "num_guided", "max_visible", "max_size"),
-    donate_argnames=("x",))
+@functools.partial(jax.jit, static_argnames=("scheduler", "num_passes", "num_guided", "max_visible", "max_size"))
 def write_set(
     model: Model, x: Float[Array, "B N P"], cond: Float[Array, "passes*B M D"], order: Int[Array, "B N"], start: int,
     size: int, start_noise: Float[Array, "B N P"], step_noise: Float[Array, "K B N P"] | None, table: Any,

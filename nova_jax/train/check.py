@@ -5,7 +5,7 @@ Invariant: an experiment that passes doesn't fail for its settings, in whatever 
 
 from jax.sharding import Mesh
 
-from nova_jax.autoencoders import make_autoencoder
+from nova_jax.autoencoders import Autoencoder
 from nova_jax.config import Experiment
 from nova_jax.diffusion import make_scheduler
 from nova_jax.sampling.guidance import Guidance
@@ -14,7 +14,7 @@ from nova_jax.sampling.sampler import make_plan
 NUM_DIGITS = 10
 
 
-def check(experiment: Experiment, mesh: Mesh) -> None:
+def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder) -> None:
   """Raise a ValueError that names the fields which don't fit each other."""
   model, data, train, optimizer = experiment.model, experiment.data, experiment.train, experiment.optimizer
   for name, value, low, high in (
@@ -30,7 +30,6 @@ def check(experiment: Experiment, mesh: Mesh) -> None:
   ):
     if not low <= value <= high:
       raise ValueError(f"{name}: expected {low} to {high}, got {value}")
-  autoencoder = make_autoencoder(experiment.autoencoder)
   latents = (data.canvas // autoencoder.spatial_stride,) * 2
   if (model.latent_size, model.latent_dim) != (latents, autoencoder.latent_dim):
     raise ValueError(

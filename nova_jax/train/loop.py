@@ -20,24 +20,26 @@ import numpy as np
 import optax
 from flax import nnx
 
-from nova_jax.autoencoders import make_autoencoder
+from nova_jax.autoencoders import Autoencoder
 from nova_jax.card import card_of, write_card
-from nova_jax.checkpoint import Checkpointer
+from nova_jax.checkpoint import Checkpointer, finished_steps
 from nova_jax.config import Experiment, StageConfig, TrainConfig
+from nova_jax.convert.folders import load_autoencoder, load_text_encoder, load_transformer
 from nova_jax.data import moving_digits
 from nova_jax.data.loader import Loader
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.loss import draw, training_loss
 from nova_jax.models.nova import NOVA
+from nova_jax.pipeline import Pipeline
 from nova_jax.sharding import batch_sharding, make_mesh
-from nova_jax.text import make_text_encoder
+from nova_jax.text import TextEncoder
 from nova_jax.train.check import check
 from nova_jax.train.flops import matmul_peak, train_flops
 from nova_jax.train.masking import draw_num_visible, padded_sizes
 from nova_jax.train.metrics import MetricLog
 from nova_jax.train.optimizer import make_optimizer, make_schedule
 from nova_jax.train.samples import write_grid
-from nova_jax.train.state import abstract_state, init_state, start_stage
+from nova_jax.train.state import abstract_state, adopt, init_state, start_stage
 from nova_jax.train.step import LossFn, make_train_step
 from nova_jax.train.workdir import claim
 
@@ -102,13 +104,17 @@ def train(experiment: Experiment, workdir: str | Path) -> None:
     FloatingPointError: the loss or the gradient is not finite; the message names the step and the last good checkpoint.
   """
   plan_stages(experiment.train)
-  check(experiment, make_mesh(experiment.mesh))
+  autoencoder = load_autoencoder(experiment.autoencoder)
+  text_encoder = load_text_encoder(experiment.text_encoder, experiment.model)
+  check(experiment, make_mesh(experiment.mesh), autoencoder)
+  fresh = not finished_steps(Path(workdir) / "checkpoints")
+  init = load_transformer(experiment.init, experiment.model) if experiment.init and fresh else None
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0:
       stack.enter_context(claim(Path(workdir), experiment))
       write_card(workdir, card_of(experiment))
     stop = stack.enter_context(StopRequest())
-    _Run(experiment, Path(workdir), stop).run()
+    _Run(experiment, Path(workdir), stop, autoencoder, text_encoder, init).run()
 
 
 class StopRequest:
@@ -136,8 +142,12 @@ class StopRequest:
 class _Run:
   """One process's part of a run; `state` and `step` move on, the rest stays."""
 
-  def __init__(self, experiment: Experiment, workdir: Path, stop: StopRequest):
+  def __init__(
+      self, experiment: Experiment, workdir: Path, stop: StopRequest, autoencoder: Autoencoder,
+      text_encoder: TextEncoder | None, init: nnx.State | None,
+  ):
     self.experiment, self.cfg, self.workdir, self.stop = experiment, experiment.train, workdir, stop
+    self.autoencoder, self.text_encoder = autoencoder, text_encoder
     self.stages = plan_stages(self.cfg)
     self.mesh = make_mesh(experiment.mesh)
     self.data = open_data(experiment, workdir)
@@ -147,9 +157,9 @@ class _Run:
     self.checkpoints = Checkpointer(workdir / "checkpoints", self.cfg.keep)
     self.pending: tuple[int, str, Any] | None = None
     self.seen_shapes: set[tuple[str, int]] = set()
-    self._resume()
+    self._resume(init)
 
-  def _resume(self) -> None:
+  def _resume(self, init: nnx.State | None) -> None:
     """Set state, step, data position and log to where the newest checkpoint ends, or to the start."""
     # 1. Find the newest finished checkpoint; half-written ones are gone already.
     step = self.checkpoints.latest_step()
@@ -157,6 +167,8 @@ class _Run:
     if step is None:
       step, data, meta = 0, None, {"sums": {}}
       self.state = init_state(self._make_model, self._optimizer(self.stages[0]), self.abstract, self.experiment.seed)
+      if init is not None:
+        self.state = adopt(self.state, init)
     else:
       self.state, data, meta = self.checkpoints.restore(step, self.abstract)
       print(f"continuing after step {step}", flush=True)
@@ -230,8 +242,10 @@ class _Run:
       return
     if self.step % self.cfg.sample_every == 0 or self.step == self.cfg.steps:
       model = nnx.merge(self.graphdef, self.state.ema, self.state.buffers)
+      pipe = Pipeline(card_of(self.experiment), model, self.text_encoder, self.autoencoder)
       path = self.workdir / f"samples/step_{self.step:06}.png"
-      write_grid(path, model, self.experiment, self.data["test"], stage.cfg.num_frames)
+      num_frames = self.autoencoder.num_frames(stage.cfg.num_frames)
+      write_grid(path, pipe, self.data["test"], self.experiment.seed, num_frames)
 
   def _save(self, loader: Loader) -> None:
     self._settle()  # Never save what a step that failed has left.
@@ -276,9 +290,8 @@ class _Run:
 
   def _loader(self, stage: Stage) -> Loader:
     experiment = self.experiment
-    text_encoder = make_text_encoder(experiment.text_encoder, experiment.model) if experiment.model.text_dim else None
     return Loader(
-        self.data["train"], text_encoder, make_autoencoder(experiment.autoencoder), num_frames=stage.cfg.num_frames,
+        self.data["train"], self.text_encoder, self.autoencoder, num_frames=stage.cfg.num_frames,
         seed=experiment.seed, batch_size=stage.cfg.batch_size, shard_index=jax.process_index(),
         shard_count=jax.process_count(), num_workers=experiment.data.num_workers)
 

@@ -4,9 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
-
-from nova_jax.config import Experiment
 from nova_jax.media import write_sheet
 from nova_jax.pipeline import Pipeline
 
@@ -14,21 +11,20 @@ NUM_CLIPS = 8
 
 
 def write_grid(
-    path: Path, model: nnx.Module, experiment: Experiment, records: Sequence[Mapping[str, Any]], num_frames: int
+    path: Path, pipe: Pipeline, records: Sequence[Mapping[str, Any]], seed: int, num_frames: int
 ) -> None:
   """Generate clips for the captions (or classes) of some records, and write them as one PNG, a clip a row.
 
   Args:
     path: of the PNG; written whole or not at all.
-    model: with averaged weights.
-    experiment: says how to generate.
+    pipe: of the model with averaged weights.
     records: have a `caption` and a `digit`.
-    num_frames: latent frames of a clip.
+    seed: of the generation.
+    num_frames: of a clip.
   """
   # Neighbouring records move alike; every 11th shows another digit in another direction.
   records = [records[11 * i % len(records)] for i in range(NUM_CLIPS)]
   captions = [record["caption"].decode() for record in records]
-  pipe = Pipeline.from_experiment(experiment, model)
   labels = [int(record["digit"]) for record in records]
-  condition = {"prompt": captions} if experiment.model.text_dim else {"label": labels}
-  write_sheet(path, list(pipe(**condition, num_frames=num_frames, seed=experiment.seed)), captions)
+  condition = {"prompt": captions} if pipe.cfg.text_dim else {"label": labels}
+  write_sheet(path, list(pipe(**condition, num_frames=num_frames, seed=seed)), captions)

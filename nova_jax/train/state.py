@@ -74,6 +74,19 @@ def init_state(
   return jax.jit(init, out_shardings=shardings_of(abstract))()
 
 
+def adopt(state: TrainState, weights: nnx.State) -> TrainState:
+  """Return the state with the weights of another model of the same shapes, where its average starts too."""
+  params, buffers = map(nnx.to_pure_dict, nnx.split_state(weights, nnx.Param, ...))
+
+  def place(new, old):
+    return jax.tree.map(lambda new, old: jax.device_put(new.astype(old.dtype), old.sharding), new, old)
+
+  # The average needs arrays of its own: a step gives its old ones away.
+  return dataclasses.replace(
+      state, params=place(params, state.params), ema=jax.tree.map(jnp.copy, place(params, state.ema)),
+      buffers=place(buffers, state.buffers))
+
+
 def start_stage(state: TrainState, tx: optax.GradientTransformation, abstract: TrainState) -> TrainState:
   """Return the state with a fresh optimizer; weights and their average carry on."""
   opt_state = jax.jit(tx.init, out_shardings=shardings_of(abstract).opt_state)(state.params)

@@ -15,9 +15,8 @@ from flax import nnx
 from safetensors import safe_open
 
 from nova_jax.config import ModelConfig, SchedulerConfig
-from nova_jax.convert.configs import model_config, scheduler_config
-from nova_jax.convert.files import read_json, read_weights
-from nova_jax.convert.keys import to_ours
+from nova_jax.convert.configs import scheduler_config
+from nova_jax.convert.parts import Part, open_part
 from nova_jax.models.nova import NOVA
 
 ROOT = pathlib.Path(os.environ.get("NOVA_REFERENCE", pathlib.Path(__file__).parents[1] / "reference"))
@@ -43,13 +42,13 @@ def files(pattern: str) -> list[pathlib.Path]:
 
 @functools.cache
 def load_model(folder: pathlib.Path) -> NOVA:
-  """Load the transformer of a model folder."""
-  transformer = ROOT / folder / "pipeline" / "transformer"
-  cfg = model_config(read_json(transformer / "config.json"))
-  weights = read_weights(transformer)
-  model = nnx.eval_shape(lambda: NOVA(cfg, rngs=nnx.Rngs(0)))
-  nnx.update(model, to_ours(weights, nnx.state(model), cfg))
-  return model
+  """Load the transformer of a model folder, in float32."""
+  part = transformer_part(folder)
+  return nnx.merge(part.graph, part.state("float32"))
+
+
+def transformer_part(folder: pathlib.Path) -> Part:
+  return open_part(ROOT / folder / "pipeline" / "transformer")
 
 
 def scheduler_of(metadata: dict[str, Any]) -> SchedulerConfig:

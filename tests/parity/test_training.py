@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from nova_jax.convert.keys import to_ours
+from nova_jax.checkpoint import Stored
+from nova_jax.convert.keys import misfits, published_weights, to_ours, transformer_names
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.loss import Draws, forward, reduce_loss
 from parity.reference import ROOT, channels_last, close, condition_of, files, load_model, read, scheduler_of
@@ -78,10 +79,14 @@ def test_gradients(path):
   close(norm, file.arrays["grad_norm"], 1e-4, "grad_norm")
   theirs = {name.removeprefix("grad/"): array for name, array in file.arrays.items() if name.startswith("grad/")}
   if theirs:
-    flat = {".".join(path): variable[...] for path, variable in nnx.to_flat_state(ours)}
-    for path, variable in nnx.to_flat_state(to_ours(theirs, params, model.cfg)):
-      expected = np.asarray(variable[...])
+    flat = {"/".join(path): variable[...] for path, variable in nnx.to_flat_state(ours)}
+    theirs = {name: Stored(array.shape, array.dtype, lambda array=array: array) for name, array in theirs.items()}
+    names = transformer_names(model.cfg)
+    expected = {weight.name: weight.shape for weight in published_weights(params, names)}
+    assert not misfits(theirs, expected, names.carried)
+    for path, stored in to_ours(theirs, params, names).items():
+      expected = stored.read()
       # Gradients that vanish (of a key's bias, which softmax ignores) are compared on the scale of the others.
       scale = max(np.abs(expected).max(), 1e-6 * norm)
-      error = np.abs(np.asarray(flat[".".join(path)]) - expected).max() / scale
-      assert error <= 1e-4, f"gradient of {'.'.join(path)}: relative error {error:.1e}"
+      error = np.abs(np.asarray(flat[path]) - expected).max() / scale
+      assert error <= 1e-4, f"gradient of {path}: relative error {error:.1e}"

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from nova_jax.checkpoint import restore_params
+from nova_jax.checkpoint import find, stored_arrays
 from nova_jax.config import (
     DataConfig, Experiment, MeshConfig, ModelConfig, OptimizerConfig, SampleConfig, StageConfig, TrainConfig)
 from nova_jax.train.loop import train
@@ -50,10 +50,10 @@ def test_continuing_changes_nothing(finished, tmp_path, step):
     if checkpoint.name.isdigit() and int(checkpoint.name) > step:
       shutil.rmtree(checkpoint)
   train(EXPERIMENT, workdir)
-  for which in ("params", "ema"):
-    ours, expected = (restore_params(folder / "checkpoints", which, 6) for folder in (workdir, finished))
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
-      assert np.array_equal(a, b)
+  ours, expected = (stored_arrays(find(folder / "checkpoints", step=6)) for folder in (workdir, finished))
+  assert ours.keys() == expected.keys()
+  for name in ours:
+    assert np.array_equal(ours[name].read(), expected[name].read()), name
   assert metrics(workdir) == metrics(finished)
 
 
@@ -69,3 +69,22 @@ def test_another_experiment_is_refused(finished):
   other = dataclasses.replace(EXPERIMENT, seed=1, optimizer=dataclasses.replace(EXPERIMENT.optimizer, b1=0.8))
   with pytest.raises(ValueError, match=r"optimizer.b1 was 0.9, now 0.8; seed was 0, now 1"):
     train(other, finished)
+
+
+def test_a_run_starts_from_another_model(finished, tmp_path):
+  """Without a learning rate its weights stay what they were; another model, or none, is refused before it begins."""
+  experiment = dataclasses.replace(
+      EXPERIMENT, init=str(finished), optimizer=OptimizerConfig(name="muon", learning_rate=0.0, weight_decay=0.0),
+      train=dataclasses.replace(EXPERIMENT.train, steps=1, stages=EXPERIMENT.train.stages[:1], sample_every=0))
+  for wrong in (
+      dataclasses.replace(experiment, init=str(tmp_path / "none")),
+      dataclasses.replace(experiment, model=dataclasses.replace(EXPERIMENT.model, mixer_rank=3))):
+    with pytest.raises(ValueError, match="no folder|holds another model: model.mixer_rank"):
+      train(wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+  train(experiment, tmp_path / "run")
+  started, given = stored_arrays(find(tmp_path / "run/checkpoints")), stored_arrays(find(finished / "checkpoints"))
+  for name in started:
+    item, _, path = name.partition("/")
+    if item in ("params", "ema"):
+      np.testing.assert_allclose(started[name].read(), given[f"ema/{path}"].read(), rtol=1e-6, err_msg=name)

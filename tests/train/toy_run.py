@@ -18,6 +18,7 @@ class Toy(nnx.Module):
   """Has a matrix for Muon, an MLP for AdamW and a buffer."""
 
   def __init__(self, cfg, *, rngs):
+    self.cfg = cfg
     self.mixer = nnx.Dict(proj=Linear((16,), (2, 16), ("embed", None, "mlp"), rngs=rngs))
     self.mlp = MLP(16, 32, 16, jax.nn.silu, rngs=rngs)
     self.null = parameter(jnp.ones(16), ("embed",), Buffer)
