@@ -17,6 +17,20 @@ import ml_collections
 
 
 LARGEST = 2**20  # What any size of a model may be; a larger one is a mistake, found before anything is built.
+# What the backward pass does about the activations of a block.
+REMAT = {
+    "none": "keeps all of them",
+    "dots": "keeps the results of matrix products, recomputes the rest",
+    "offload": "keeps the same in the host's memory",
+    "block": "keeps the block's input alone, recomputes the block",
+}
+# Who computes attention.
+ATTENTION = {
+    "auto": "the fastest for the platform: splash on TPU, mapped on CPU, dense elsewhere",
+    "dense": "one matrix of scores for all heads: the reference",
+    "mapped": "head after head, recomputed in the backward pass: for CPU",
+    "splash": "the Pallas kernel for TPU (interpreted, slowly, elsewhere)",
+}
 DEFAULT_MOTION_FLOW = 5.0
 DEFAULT_FPS = 12.0
 
@@ -41,7 +55,8 @@ class ModelConfig:
   mixer_rank: int | None = None  # Scaling & shift: None absent, negative full rank, else the rank.
   rotary: bool = False  # 3-D rotary positions instead of absolute ones.
   dtype: str = "float32"  # Of activations; parameters are always float32.
-  remat: str = "none"  # What the backward pass recomputes: "none", "dots" (all but matmuls) or "block".
+  remat: str = "none"  # What the backward pass recomputes; see `REMAT`.
+  attention: str = "auto"  # Who computes attention; see `ATTENTION`.
 
   def __post_init__(self):
     if (self.text_dim is None) == (self.num_classes is None):
@@ -70,8 +85,9 @@ class ModelConfig:
             f"model.latent_size: {self.latent_size} must divide into video patches of {2 * self.patch_size} latents")
     if self.dtype not in ("float32", "bfloat16"):
       raise ValueError(f'model.dtype: expected "float32" or "bfloat16", got {self.dtype!r}')
-    if self.remat not in ("none", "dots", "block"):
-      raise ValueError(f'model.remat: expected "none", "dots" or "block", got {self.remat!r}')
+    for name, choices in (("remat", REMAT), ("attention", ATTENTION)):
+      if getattr(self, name) not in choices:
+        raise ValueError(f"model.{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
 
   def check_fit(self, latent_dim: int | None = None, text_dim: int | None = None) -> None:
     """Refuse an autoencoder or a text encoder of other channels than the model's; None is not checked."""
@@ -227,9 +243,10 @@ class TrainConfig:
 class MeshConfig:
   """Devices along each mesh axis; -1 takes what is left (one axis at most)."""
 
-  data: int = 1
+  data: int = 1  # Over several slices this is the axis that spans them.
   fsdp: int = -1
   tensor: int = 1
+  context: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
