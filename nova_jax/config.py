@@ -20,9 +20,9 @@ LARGEST = 2**20  # What any size of a model may be; a larger one is a mistake, f
 # What the backward pass does about the activations of a block.
 REMAT = {
     "none": "keeps all of them",
-    "dots": "keeps the results of matrix products, recomputes the rest",
-    "offload": "keeps the same in the host's memory",
+    "dots": "keeps the results of matrix products and attention, recomputes the rest",
     "block": "keeps the block's input alone, recomputes the block",
+    "offload": "the same, and keeps the input in the host's memory",
 }
 # Who computes attention.
 ATTENTION = {

@@ -1,23 +1,30 @@
 """Where arrays live on the mesh: one table from logical axis names to mesh axes.
 
-Mesh axes: `data` (replicas), `fsdp` (replicas that share out the parameters) and `tensor` (heads and MLP columns).
-In the scaling book's notation a batch is I[B_{data,fsdp}, …], an MLP's first matrix W[D_fsdp, F_tensor].
+Mesh axes: `data` (replicas), `fsdp` (replicas that share out the parameters), `context` (parts of each sequence) and
+`tensor` (heads and MLP columns). In the scaling book's notation activations are X[B_{data,fsdp}, S_context, D], and an
+MLP's first matrix is W[D_fsdp, F_tensor]. Several slices are replicas of each other: `data` spans them, so that the
+slow network between slices carries nothing but the sum of gradients.
 Invariant: every parameter names all its axes, and no array uses a mesh axis twice.
 """
 
+import contextlib
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from nova_jax.config import MeshConfig
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "context", "tensor")  # From the outermost, slowest links to the innermost.
+CONTEXT = "context"
 
 RULES: dict[str | None, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
+    "sequence": CONTEXT,
     "embed": "fsdp",
     "heads": "tensor",
     "mlp": "tensor",
@@ -33,10 +40,10 @@ RULES: dict[str | None, str | tuple[str, ...] | None] = {
 
 
 def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """Arrange devices (all of them by default) as the config says.
+  """Arrange devices (all of them by default) as the config says; `data` spans the slices, if there are several.
 
   Raises:
-    ValueError: the axes' sizes don't multiply to the number of devices.
+    ValueError: the axes' sizes don't multiply to the number of devices, or `data` not to whole slices.
   """
   devices = jax.devices() if devices is None else list(devices)
   sizes = [getattr(cfg, axis) for axis in MESH_AXES]
@@ -47,19 +54,37 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
   if int(np.prod(sizes)) != len(devices):
     raise ValueError(
         f"mesh: {dict(zip(MESH_AXES, sizes))} needs {int(np.prod(sizes))} devices, there are {len(devices)}")
-  return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices)
+  automatic = (AxisType.Auto,) * len(MESH_AXES)
+  num_slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if num_slices == 1:
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=automatic, devices=devices)
+  data, *rest = sizes
+  if data % num_slices:
+    raise ValueError(f"mesh.data: expected a multiple of the {num_slices} slices, which it spans, got {data}")
+  across = (num_slices, *[1] * len(rest))
+  grid = mesh_utils.create_hybrid_device_mesh((data // num_slices, *rest), across, devices=devices)
+  return Mesh(grid, MESH_AXES, axis_types=automatic)
 
 
 def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
-  """Map logical axis names through the table."""
-  return PartitionSpec(*(RULES[axis] for axis in axes))
+  """Map logical axis names through the table.
+
+  Raises:
+    ValueError: two of them lie on one mesh axis.
+  """
+  spec = PartitionSpec(*(RULES[axis] for axis in axes))
+  used = [name for entry in spec if entry for name in ([entry] if isinstance(entry, str) else entry)]
+  twice = sorted({name for name in used if used.count(name) > 1})
+  if twice:
+    raise ValueError(f"axes {tuple(axes)} lie on the mesh axis {twice[0]!r} twice; see RULES in nova_jax/sharding.py")
+  return spec
 
 
 def state_shardings(mesh: Mesh, state: nnx.State) -> nnx.State:
   """Return the sharding of every variable of `state`, in its structure.
 
   Raises:
-    ValueError: a variable's axis has no name, or doesn't divide over its part of the mesh.
+    ValueError: a variable's axis has no name, or doesn't divide over its part of the mesh, or shares it with another.
   """
 
   def shard(path, variable: nnx.Variable):
@@ -67,7 +92,10 @@ def state_shardings(mesh: Mesh, state: nnx.State) -> nnx.State:
     axes = variable.get_metadata().get("out_sharding")
     if axes is None:
       raise ValueError(f"{name} has no logical axis names")
-    spec = partition_spec(axes)
+    try:
+      spec = partition_spec(axes)
+    except ValueError as error:
+      raise ValueError(f"{name}: {error}") from None
     for size, axis, mesh_axis in zip(variable.shape, axes, spec):
       if mesh_axis is not None and size % mesh.shape[mesh_axis]:
         raise ValueError(
@@ -86,3 +114,35 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
   """Return the sharding of arrays that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def current_mesh() -> AbstractMesh | None:
+  """Return the mesh that is set around the code being traced, if it has more than one device."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return None if mesh.empty or mesh.size == 1 else mesh
+
+
+def on_mesh_of(tree) -> contextlib.AbstractContextManager:
+  """Set the mesh that the arrays of `tree` lie on around the calls within; none if they lie on one device."""
+  meshes = {leaf.sharding.mesh for leaf in jax.tree.leaves(tree) if isinstance(leaf.sharding, NamedSharding)}
+  assert len(meshes) <= 1, meshes
+  return jax.set_mesh(meshes.pop()) if meshes else contextlib.nullcontext()
+
+
+def fitting_spec(mesh: AbstractMesh, shape: Sequence[int], axes: Sequence[str | None]) -> PartitionSpec:
+  """Like `partition_spec`, but an axis that doesn't divide over its part of the mesh is not spread."""
+  sizes = [_size(mesh, entry) for entry in partition_spec(axes)]
+  return partition_spec([None if size % parts else axis for size, parts, axis in zip(shape, sizes, axes)])
+
+
+def constrain(x: Array, *axes: str | None) -> Array:
+  """Spread an activation as the table says, where a mesh is set and the sizes divide."""
+  mesh = current_mesh()
+  if mesh is None:
+    return x
+  return jax.lax.with_sharding_constraint(x, fitting_spec(mesh, x.shape, axes))
+
+
+def _size(mesh: AbstractMesh, entry: str | tuple[str, ...] | None) -> int:
+  names = () if entry is None else (entry,) if isinstance(entry, str) else entry
+  return int(np.prod([mesh.shape[name] for name in names], dtype=int))

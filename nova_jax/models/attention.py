@@ -1,55 +1,100 @@
-"""Attention with masks as values: one function, whoever computes it.
+"""Attention behind one function: backends by name, spread over the mesh.
 
-A mask says which keys a query sees and is made of numbers, not of a matrix, so that a kernel can compute it.
+A backend works on the arrays of one device. On a mesh, `shard_map` hands each device its samples, heads and queries;
+keys and values of a spread sequence are gathered first, so that nothing moves but what is written here.
+Invariant: all backends return the same numbers, up to rounding.
 """
-
-import dataclasses
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jax.sharding import AbstractMesh, PartitionSpec
+from jaxtyping import Array, Float, Int
 
+from nova_jax.models.attention_mapped import mapped
+from nova_jax.models.attention_splash import kernel_spec, make_kernel, splash
+from nova_jax.models.context import Layout
+from nova_jax.models.masks import Mask, matrix
+from nova_jax.sharding import CONTEXT, current_mesh, fitting_spec
 
-class Mask(Protocol):
-  """What a query may see."""
-
-  def dense(self, num_queries: int, num_keys: int) -> Bool[Array, "Q S"]:
-    """Return the mask as a matrix, true where the query (row) sees the key (column)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class BlockCausal:
-  """Frames see themselves and all before them; the prefix counts as part of frame 0.
-
-  Attributes:
-    prefix: condition tokens before the first frame.
-    frame: tokens a frame.
-  """
-
-  prefix: int
-  frame: int
-
-  def dense(self, num_queries: int, num_keys: int) -> Bool[Array, "Q S"]:
-    frame_of = jnp.maximum((jnp.arange(max(num_queries, num_keys)) - self.prefix) // self.frame, 0)
-    return frame_of[:num_queries, None] >= frame_of[None, :num_keys]
-
-
-@dataclasses.dataclass(frozen=True)
-class ValidKeys:
-  """All queries see the first `length` keys; the rest is padding or not written yet."""
-
-  length: Int[Array, ""] | int
-
-  def dense(self, num_queries: int, num_keys: int) -> Bool[Array, "Q S"]:
-    return jnp.broadcast_to(jnp.arange(num_keys) < self.length, (num_queries, num_keys))
+_FASTEST = {"tpu": "splash", "cpu": "mapped"}
 
 
 def attention(
-    q: Float[Array, "B Q H K"], k: Float[Array, "B S H K"], v: Float[Array, "B S H K"], mask: Mask | None = None
+    q: Float[Array, "B Q H K"], k: Float[Array, "B S H K"], v: Float[Array, "B S H K"], mask: Mask | None = None, *,
+    backend: str = "auto", layout: Layout | None = None,
 ) -> Float[Array, "B Q H K"]:
-  """Return softmax(q kᵀ / √K) v, the softmax in float32; without a mask every query sees every key."""
+  """Return softmax(q kᵀ / √K) v, the softmax in float32.
+
+  Args:
+    q: queries.
+    k: keys.
+    v: values.
+    mask: which keys a query sees; None for all.
+    backend: who computes it; see `ATTENTION` in config.py.
+    layout: how a sequence, the same for queries and keys, is spread over devices; None if it is not.
+  """
+  mesh = current_mesh()
+  platform = jax.default_backend() if mesh is None else mesh.abstract_device.platform
+  if backend == "auto":
+    backend = _FASTEST.get(platform, "dense")
+  if backend == "mapped" and layout is not None:
+    backend = "dense"  # Mapped attention is fast by leaving out whole frames, which a part of a sequence doesn't have.
+  if backend == "dense" and layout is None:
+    return dense(q, k, v, mask)  # XLA spreads it by itself.
+  if mesh is not None:
+    return _on_devices(mesh, platform, backend, layout, q, k, v, mask)
+  if backend == "mapped":
+    return mapped(q, k, v, mask)
+  kernel = make_kernel(mask, _positions(q, layout), k.shape[1], q.shape[2], interpret=platform != "tpu")
+  return splash(kernel, q, k, v, mask)
+
+
+def _positions(q: Array, layout: Layout | None) -> Int[np.ndarray, "C Q"]:
+  """Return the positions of each device's queries; one row if they are not spread over devices."""
+  return np.arange(q.shape[1], dtype=np.int32)[None] if layout is None else layout.positions()
+
+
+def _on_devices(
+    mesh: AbstractMesh, platform: str, backend: str, layout: Layout | None, q, k, v, mask: Mask | None
+) -> Array:
+  """Compute attention on each device for its samples, heads and queries."""
+  sequence = CONTEXT if layout else None
+  axes = ("batch", "sequence" if layout else None, "heads", None)
+  q_spec, kv_spec = fitting_spec(mesh, q.shape, axes), fitting_spec(mesh, k.shape, axes)
+  # What depends on the place of the queries is an argument too, so that each device gets its own part of it.
+  positions = _positions(q, layout)
+  if backend == "splash":
+    num_heads = q.shape[2] // (mesh.shape[q_spec[2]] if q_spec[2] else 1)
+    where = make_kernel(mask, positions, k.shape[1], num_heads, interpret=platform != "tpu")
+    where_spec = kernel_spec(where, mask, mesh, sequence)
+  else:
+    where, where_spec = jnp.asarray(positions), PartitionSpec(sequence)
+
+  def local(q, k, v, mask, where):
+    if layout is not None:
+      k, v = layout.gather(k), layout.gather(v)
+    if backend == "splash":
+      return splash(where, q, k, v, mask)
+    return mapped(q, k, v, mask) if backend == "mapped" else dense(q, k, v, mask, where[0])
+
+  mask = jax.tree.map(jnp.asarray, mask)
+  in_specs = (q_spec, kv_spec, kv_spec, jax.tree.map(lambda _: PartitionSpec(), mask), where_spec)
+  return jax.shard_map(local, in_specs=in_specs, out_specs=q_spec, check_vma=False)(q, k, v, mask, where)
+
+
+def dense(
+    q: Float[Array, "B Q H K"], k: Float[Array, "B S H K"], v: Float[Array, "B S H K"], mask: Mask | None = None,
+    queries: Int[Array, "Q"] | None = None,
+) -> Float[Array, "B Q H K"]:
+  """Compute attention with one matrix of scores: the reference.
+
+  Args:
+    q, k, v, mask: as in `attention`.
+    queries: the queries' positions; None for 0, 1, ….
+  """
   scores = jnp.einsum("bqhk,bshk->bhqs", q * (q.shape[-1] ** -0.5), k, preferred_element_type=jnp.float32)
   if mask is not None:
-    scores = jnp.where(mask.dense(q.shape[1], k.shape[1]), scores, -jnp.inf)
+    queries = jnp.arange(q.shape[1]) if queries is None else queries
+    scores = jnp.where(matrix(mask, queries, k.shape[1]), scores, -jnp.inf)
   return jnp.einsum("bhqs,bshk->bqhk", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)

@@ -14,7 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
+
+# By these names a rematerialisation policy finds values.
+BLOCK_INPUT = "block_input"
+ATTENTION_RESIDUALS = "attention_residuals"
 
 Axes = tuple[str | None, ...]
 
@@ -162,9 +167,21 @@ def scan(
   graph, state = nnx.split(blocks)
 
   def body(x, layer):
-    return apply(nnx.merge(graph, layer[0]), x, layer[1])
+    return apply(nnx.merge(graph, layer[0]), checkpoint_name(x, BLOCK_INPUT), layer[1])
 
   if remat != "none":
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
-    body = jax.checkpoint(body, prevent_cse=False, policy=policy)
+    body = jax.checkpoint(body, prevent_cse=False, policy=_remat_policy(remat))
   return jax.lax.scan(body, x, (state, per_layer))
+
+
+def _remat_policy(remat: str) -> Callable[..., Any] | None:
+  """Return what the backward pass needs not recompute; None for nothing but a block's input."""
+  policies = jax.checkpoint_policies
+  if remat == "dots":
+    return policies.save_from_both_policies(
+        policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(ATTENTION_RESIDUALS))
+  if remat == "offload":
+    return policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], names_which_can_be_offloaded=[BLOCK_INPUT],
+        offload_src="device", offload_dst="pinned_host")
+  return None

@@ -17,9 +17,9 @@ from jaxtyping import Array, Float, Int
 
 from nova_jax.config import DEFAULT_FPS, DEFAULT_MOTION_FLOW, ModelConfig
 from nova_jax.models import embeddings as emb
-from nova_jax.models.attention import BlockCausal, ValidKeys
 from nova_jax.models.denoiser import Denoiser, Modulation
 from nova_jax.models.layers import LayerNorm, parameter
+from nova_jax.models.masks import BlockCausal, ValidKeys
 from nova_jax.models.transformer import Cache, extend_blocks, make_blocks, run_blocks
 
 # text_embeds [B, L, E] and text_lengths [B], or labels [B]; by choice motion_flow [B] and fps [B].

@@ -11,9 +11,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from nova_jax.config import ModelConfig
-from nova_jax.models import attention as attention_lib
+from nova_jax.models.attention import attention
+from nova_jax.models.context import Layout, sharded
 from nova_jax.models.embeddings import Rotation, rotate
 from nova_jax.models.layers import MLP, LayerNorm, Linear, gelu, scan, stack
+from nova_jax.models.masks import BlockCausal, Mask, ValidKeys
 
 # Small gains on the post-norms let a fresh model start near the identity; loading a checkpoint replaces them.
 POST_NORM_SCALE = 0.3
@@ -35,14 +37,17 @@ class Cache(NamedTuple):
 class Attention(nnx.Module):
   """Multi-head self-attention with biased projections."""
 
-  def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):
+  def __init__(self, dim: int, num_heads: int, backend: str, *, rngs: nnx.Rngs):
+    self.backend = backend
     head_dim = dim // num_heads
     self.qkv = Linear((dim,), (3, num_heads, head_dim), ("embed", None, "heads", "head_dim"), parts=1, rngs=rngs)
     self.proj = Linear((num_heads, head_dim), (dim,), ("heads", "head_dim", "embed"), rngs=rngs)
 
-  def __call__(self, x: Float[Array, "B S D"], rotation: Rotation | None, mask: attention_lib.Mask | None):
+  def __call__(
+      self, x: Float[Array, "B S D"], rotation: Rotation | None, mask: Mask | None, layout: Layout | None
+  ) -> Float[Array, "B S D"]:
     q, k, v = self.project(x, rotation)
-    return self.proj(attention_lib.attention(q, k, v, mask))
+    return self.proj(attention(q, k, v, mask, backend=self.backend, layout=layout))
 
   def project(self, x: Float[Array, "B S D"], rotation: Rotation | None):
     """Return queries, keys and values [B, S, H, K], rotated."""
@@ -66,21 +71,21 @@ class Attention(nnx.Module):
     q, k, v = self.project(x, rotation)
     k_cache = jax.lax.dynamic_update_slice_in_dim(k_cache, k, start, axis=1)
     v_cache = jax.lax.dynamic_update_slice_in_dim(v_cache, v, start, axis=1)
-    mask = attention_lib.ValidKeys(start + x.shape[1])
-    return self.proj(attention_lib.attention(q, k_cache, v_cache, mask)), (k_cache, v_cache)
+    mask = ValidKeys(start + x.shape[1])
+    return self.proj(attention(q, k_cache, v_cache, mask, backend=self.backend)), (k_cache, v_cache)
 
 
 class Block(nnx.Module):
   """Attention and MLP, each normalised before it is added."""
 
-  def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):
-    self.attn = Attention(dim, num_heads, rngs=rngs)
+  def __init__(self, dim: int, num_heads: int, backend: str, *, rngs: nnx.Rngs):
+    self.attn = Attention(dim, num_heads, backend, rngs=rngs)
     self.norm1 = LayerNorm(dim, scale=POST_NORM_SCALE)
     self.mlp = MLP(dim, 4 * dim, dim, gelu, rngs=rngs)
     self.norm2 = LayerNorm(dim, scale=POST_NORM_SCALE)
 
-  def __call__(self, x, rotation, mask):
-    x = x + self.norm1(self.attn(x, rotation, mask))
+  def __call__(self, x, rotation, mask, layout):
+    x = x + self.norm1(self.attn(x, rotation, mask, layout))
     return x + self.norm2(self.mlp(x))
 
   def extend(self, x, cache, start, rotation):
@@ -92,14 +97,21 @@ class Block(nnx.Module):
 
 def make_blocks(cfg: ModelConfig, depth: int, rngs: nnx.Rngs) -> Block:
   """Make `depth` stacked blocks of the model's width."""
-  return stack(lambda rngs: Block(cfg.width, cfg.num_heads, rngs=rngs), depth, rngs)
+  return stack(lambda rngs: Block(cfg.width, cfg.num_heads, cfg.attention, rngs=rngs), depth, rngs)
 
 
 def run_blocks(
-    blocks: Block, x: Float[Array, "B S D"], rotation: Rotation | None, mask: attention_lib.Mask | None, remat: str,
+    blocks: Block, x: Float[Array, "B S D"], rotation: Rotation | None, mask: Mask | None, remat: str,
 ):
-  """Run stacked blocks over whole sequences."""
-  return scan(blocks, x, None, lambda block, x, _: (block(x, rotation, mask), None), remat)[0]
+  """Run stacked blocks over whole sequences, each spread over the mesh axis `context` if that has several devices."""
+  layout = Layout.current(x.shape[1], balanced=isinstance(mask, BlockCausal))
+  if layout is not None:
+    x = layout.spread(x)
+    rotation = None if rotation is None else Rotation(*(layout.spread(table, axis=-2) for table in rotation))
+    mask = ValidKeys(layout.length) if mask is None else mask  # Hides what `spread` pads.
+  apply = lambda block, x, _: (sharded(block(x, rotation, mask, layout)), None)
+  x, _ = scan(blocks, sharded(x), None, apply, remat)
+  return x if layout is None else layout.collect(x)
 
 
 def extend_blocks(blocks: Block, x: Float[Array, "B Q D"], cache: Cache, rotation: Rotation | None):

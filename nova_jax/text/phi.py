@@ -18,8 +18,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32, Int
 
 from nova_jax.config import LARGEST
-from nova_jax.models.attention import BlockCausal, attention
+from nova_jax.models.attention import dense
 from nova_jax.models.layers import MLP, LayerNorm, Linear, parameter, stack
+from nova_jax.models.masks import BlockCausal
 
 MOST_LAYERS = 1000
 _CAUSAL = BlockCausal(prefix=0, frame=1)  # A token is a frame.
@@ -114,7 +115,7 @@ class Attention(nnx.Module):
 
   def __call__(self, x: Float[Array, "B L E"]) -> Float[Array, "B L E"]:
     turn = functools.partial(rotate, fraction=self.cfg.partial_rotary_factor, theta=self.cfg.rope_theta)
-    return self.dense(attention(turn(self.q_proj(x)), turn(self.k_proj(x)), self.v_proj(x), _CAUSAL))
+    return self.dense(dense(turn(self.q_proj(x)), turn(self.k_proj(x)), self.v_proj(x), _CAUSAL))
 
 
 class Block(nnx.Module):

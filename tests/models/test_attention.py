@@ -1,0 +1,100 @@
+"""Backends and meshes against dense attention on one device."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from nova_jax.config import MeshConfig
+from nova_jax.models.attention import attention, dense
+from nova_jax.models.context import Layout
+from nova_jax.models.masks import BlockCausal, ValidKeys, matrix
+from nova_jax.sharding import make_mesh
+
+MASKS = {"all": None, "frames": BlockCausal(prefix=7, frame=30), "valid": ValidKeys(100)}
+LENGTH = 7 + 5 * 30
+
+
+def make(length=LENGTH, batch=2, heads=4, dim=32):
+  rng = np.random.default_rng(0)
+  return [rng.normal(size=(batch, length, heads, dim)).astype(np.float32) for _ in range(4)]
+
+
+def outputs(compute, q, k, v, weights):
+  """Return the output and all gradients."""
+  out, pull = jax.vjp(compute, q, k, v)
+  return out, *pull(weights)
+
+
+def assert_close(a, b, tolerance=1e-5):
+  for x, y in zip(a, b, strict=True):
+    np.testing.assert_allclose(x, y, rtol=0, atol=tolerance * np.abs(y).max())
+
+
+def test_what_frames_see():
+  seen = matrix(BlockCausal(prefix=2, frame=3), jnp.arange(8), 8)
+  np.testing.assert_array_equal(seen.sum(1), [5, 5, 5, 5, 5, 8, 8, 8])
+  np.testing.assert_array_equal(seen, jnp.arange(8) < seen.sum(1)[:, None])
+
+
+@pytest.mark.parametrize("backend", ["splash", "mapped"])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_backends_equal_dense(backend, mask):
+  arrays = make()
+  compute = jax.jit(lambda *arrays: outputs(functools.partial(attention, mask=mask, backend=backend), *arrays))
+  assert_close(compute(*arrays), outputs(functools.partial(dense, mask=mask), *arrays))
+
+
+def test_few_queries_and_a_traced_length():
+  q, k, v, _ = make()
+  for backend in ("splash", "mapped"):
+    compute = jax.jit(lambda q, length: attention(q, k, v, ValidKeys(length), backend=backend))
+    assert_close([compute(q[:, :30], 41)], [dense(q[:, :30], k[:, :41], v[:, :41])])
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_a_spread_sequence_comes_back_in_order(balanced):
+  layout = Layout(LENGTH, 4, balanced)
+  x = jnp.arange(LENGTH)[None]
+  spread = layout.spread(x)
+  assert spread.shape == (1, layout.padded) and layout.padded % 4 == 0
+  np.testing.assert_array_equal(layout.collect(spread), x)
+  real = layout.positions().reshape(-1) < LENGTH
+  np.testing.assert_array_equal(spread[0, real], layout.positions().reshape(-1)[real])
+
+
+def test_balance_gives_all_devices_the_same_work():
+  mask = BlockCausal(prefix=258, frame=360)
+  work = lambda balanced: mask.num_visible(Layout(258 + 9 * 360, 8, balanced).positions()).sum(1)
+  assert work(True).max() / work(True).mean() < 1.06
+  assert work(False).max() / work(False).mean() > 1.6
+
+
+@pytest.mark.parametrize("backend", ["splash", "mapped", "dense"])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_a_mesh_equals_one_device(backend, mask):
+  arrays = make()
+  mesh = make_mesh(MeshConfig(data=1, fsdp=2, context=2, tensor=2))
+
+  def compute(q, k, v, weights):
+    layout = Layout.current(LENGTH, balanced=isinstance(mask, BlockCausal))
+    # Padding behind the sequence must be hidden.
+    hidden = ValidKeys(LENGTH) if mask is None else mask
+    run = lambda q, k, v: layout.collect(attention(
+        *(layout.spread(x) for x in (q, k, v)), mask=hidden, backend=backend, layout=layout))
+    return outputs(run, q, k, v, weights)
+
+  with jax.set_mesh(mesh):
+    placed = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec("fsdp", None, "tensor")))
+    got = jax.jit(compute)(*placed)
+  assert_close(got, outputs(functools.partial(dense, mask=mask), *arrays))
+
+
+def test_a_batch_that_does_not_divide_is_not_spread():
+  arrays = make(batch=1)
+  with jax.set_mesh(make_mesh(MeshConfig(fsdp=4, tensor=2))):
+    got = jax.jit(lambda q, k, v, _: attention(q, k, v, backend="mapped"))(*arrays)
+  assert_close([got], [dense(*arrays[:3])])
