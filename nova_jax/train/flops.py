@@ -10,45 +10,78 @@ frame, V of them visible, R noised copies, D and W the widths of encoders and de
   denoiser         = T·N·(2·(D·W + W²) + R·(2·W·(2·patch + 256 + W) + 10·W²·depth + 4·W²))
   embeddings       = text, motion, patches; scaling & shift on frames after the first
 
-The visible count is the real one, not the padded size.
+The visible count is the real one, not the padded size. Utilization (MFU) is train_flops / seconds / peak: exact areas of
+masks, no recomputation.
 """
 
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from nova_jax.aot.chips import chip_of, peak_flops
 from nova_jax.config import ModelConfig
 
-# Dense bf16 FLOP/s of one chip, by `device_kind`.
-TPU_PEAKS = {"TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5": 459e12, "TPU v5p": 459e12, "TPU v6 lite": 918e12}
 SINCOS_DIM = 256
+
+
+class Flops(NamedTuple):
+  """Operations of a forward pass, apart by what the backward pass may recompute of them."""
+
+  attention: float  # Scores and weighted sums of both encoders.
+  blocks: float  # The rest of both encoders' blocks, and the denoiser's.
+  other: float
+
+  @property
+  def total(self) -> float:
+    return sum(self)
+
+
+def forward_parts(cfg: ModelConfig, num_frames: int, num_visible: float, loss_repeat: int) -> Flops:
+  """Return the operations of one sample's forward pass in training."""
+  d, num_tokens, num_video = cfg.width, cfg.num_image_tokens, cfg.num_video_tokens
+  prefix, half = cfg.num_condition_tokens, cfg.spatial_depth // 2
+  encode, decode = num_video + num_visible, num_video + num_tokens
+
+  pairs = (prefix + num_video) ** 2 + sum(num_video * (prefix + (t + 1) * num_video) for t in range(1, num_frames))
+  spatial_pairs = half * encode**2 + (cfg.spatial_depth - half) * decode**2
+  attention = 4 * d * (cfg.temporal_depth * pairs + num_frames * spatial_pairs)
+  tokens = half * encode + (cfg.spatial_depth - half) * decode
+  blocks = 24 * d**2 * (cfg.temporal_depth * (prefix + num_frames * num_video) + num_frames * tokens)
+  condition, step, step_blocks = denoiser_parts(cfg)
+  blocks += num_frames * num_tokens * loss_repeat * step_blocks
+  other = num_frames * num_tokens * (condition + loss_repeat * step)
+
+  other += 2 * d * cfg.patch_dim * (num_frames * num_tokens + (num_frames - 1) * num_video * 4)
+  other += condition_flops(cfg) + (num_frames - 1) * num_video * mixer_flops(cfg)
+  return Flops(attention, blocks, other)
+
+
+def denoiser_parts(cfg: ModelConfig) -> tuple[float, float, float]:
+  """Return a token's operations in the denoiser: once for its condition; each time, without blocks; in its blocks."""
+  d, w = cfg.width, cfg.denoiser_width
+  return 2 * (d * w + w**2), 2 * w * (2 * cfg.patch_dim + SINCOS_DIM + w) + 4 * w**2, 10 * w**2 * cfg.denoiser_depth
+
+
+def condition_flops(cfg: ModelConfig) -> float:
+  """Return the operations that embed a sample's text and motion."""
+  text = 2 * cfg.width * cfg.text_dim * cfg.text_len if cfg.text_dim else 0
+  return text + (2 * 2 * (SINCOS_DIM * cfg.width + cfg.width**2) if cfg.has_motion else 0)
+
+
+def mixer_flops(cfg: ModelConfig) -> float:
+  """Return a video token's operations in scaling & shift."""
+  if cfg.mixer_rank is None:
+    return 0
+  rank = cfg.mixer_rank
+  return 2 * (cfg.width * rank + rank * 2 * cfg.width if rank > 0 else 2 * cfg.width**2)
 
 
 def forward_flops(cfg: ModelConfig, num_frames: int, num_visible: float, loss_repeat: int) -> float:
   """Return the operations of one sample's forward pass in training."""
-  d, w, num_tokens, num_video = cfg.width, cfg.denoiser_width, cfg.num_image_tokens, cfg.num_video_tokens
-  prefix, half = cfg.num_condition_tokens, cfg.spatial_depth // 2
-
-  def block(tokens, pairs):
-    return 24 * d**2 * tokens + 4 * d * pairs
-
-  pairs = (prefix + num_video) ** 2 + sum(num_video * (prefix + (t + 1) * num_video) for t in range(1, num_frames))
-  temporal = cfg.temporal_depth * block(prefix + num_frames * num_video, pairs)
-  encode, decode = num_video + num_visible, num_video + num_tokens
-  spatial = num_frames * (half * block(encode, encode**2) + (cfg.spatial_depth - half) * block(decode, decode**2))
-  per_copy = 2 * w * (2 * cfg.patch_dim + SINCOS_DIM + w) + 10 * w**2 * cfg.denoiser_depth + 4 * w**2
-  denoiser = num_frames * num_tokens * (2 * (d * w + w**2) + loss_repeat * per_copy)
-
-  embeddings = 2 * d * cfg.patch_dim * (num_frames * num_tokens + (num_frames - 1) * num_video * 4)
-  if cfg.text_dim:
-    embeddings += 2 * d * cfg.text_dim * cfg.text_len
-  if cfg.has_motion:
-    embeddings += 2 * 2 * (SINCOS_DIM * d + d**2)
-  if cfg.mixer_rank is not None:
-    rank = cfg.mixer_rank
-    embeddings += (num_frames - 1) * num_video * 2 * (d * rank + rank * 2 * d if rank > 0 else 2 * d**2)
-  return temporal + spatial + denoiser + embeddings
+  return forward_parts(cfg, num_frames, num_visible, loss_repeat).total
 
 
 def train_flops(cfg: ModelConfig, batch_size: int, num_frames: int, num_visible: float, loss_repeat: int) -> float:
@@ -56,11 +89,58 @@ def train_flops(cfg: ModelConfig, batch_size: int, num_frames: int, num_visible:
   return 3 * batch_size * forward_flops(cfg, num_frames, num_visible, loss_repeat)
 
 
+def executed_flops(cfg: ModelConfig, batch_size: int, num_frames: int, num_visible: float, loss_repeat: int) -> float:
+  """Return the operations of a training step with what is computed again, which utilization doesn't count.
+
+  `num_visible` is the padded size here. "block" and "offload" repeat all blocks' forward pass; splash attention's two
+  backward kernels make seven products where four would do.
+  """
+  parts = forward_parts(cfg, num_frames, num_visible, loss_repeat)
+  again = parts.blocks + parts.attention if cfg.remat in ("block", "offload") else 0
+  if cfg.attention == "splash":
+    again += 1.5 * parts.attention
+  return batch_size * (3 * parts.total + again)
+
+
+def sample_flops(
+    cfg: ModelConfig, batch_size: int, num_frames: int, sets: Sequence[tuple[int, int]], num_steps: int,
+    num_passes: int,
+) -> float:
+  """Return the operations of generating a batch, frame by frame with a cache.
+
+  Args:
+    cfg: the model.
+    batch_size: B.
+    num_frames: T.
+    sets: of a frame: how many tokens are known before each, and how many it has.
+    num_steps: K, of diffusion.
+    num_passes: of guidance.
+  """
+  d, prefix, num_video, num_tokens = cfg.width, cfg.num_condition_tokens, cfg.num_video_tokens, cfg.num_image_tokens
+  half = cfg.spatial_depth // 2
+  condition, step, step_blocks = denoiser_parts(cfg)
+  temporal = condition_flops(cfg)
+  for t in range(num_frames):
+    new = num_video + (prefix if t == 0 else 0)
+    temporal += cfg.temporal_depth * (24 * d**2 * new + 4 * d * new * (prefix + (t + 1) * num_video))
+    temporal += num_video * (2 * d * 4 * cfg.patch_dim + mixer_flops(cfg)) if t else 0
+  spatial = 0
+  for known, size in sets:
+    for depth, tokens in ((half, num_video + known), (cfg.spatial_depth - half, num_video + num_tokens)):
+      spatial += depth * (24 * d**2 * tokens + 4 * d * tokens**2)
+    spatial += 2 * d * cfg.patch_dim * num_tokens + size * (condition + num_steps * (step + step_blocks))
+  return batch_size * num_passes * (temporal + num_frames * spatial)
+
+
 def matmul_peak(dtype: str) -> float:
-  """Return the FLOP/s that matrix products can reach on all devices: tabulated for TPUs, timed on others."""
+  """Return the FLOP/s that matrix products can reach on all devices: tabulated for TPUs, timed on others.
+
+  On TPUs it depends on JAX's matmul precision, `jax_default_matmul_precision`; see `peak_flops`.
+  """
   device = jax.local_devices()[0]
-  if device.device_kind in TPU_PEAKS:
-    return TPU_PEAKS[device.device_kind] * jax.device_count()
+  chip = chip_of(device.device_kind)
+  if chip is not None:
+    return peak_flops(chip, dtype, jax.config.jax_default_matmul_precision) * jax.device_count()
   size = 1536 if device.platform == "cpu" else 8192
   product = jax.jit(lambda x: x @ x)
   x = jax.device_put(jnp.ones((size, size), dtype), device)
