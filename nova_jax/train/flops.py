@@ -10,8 +10,8 @@ frame, V of them visible, R noised copies, D and W the widths of encoders and de
   denoiser         = T·N·(2·(D·W + W²) + R·(2·W·(2·patch + 256 + W) + 10·W²·depth + 4·W²))
   embeddings       = text, motion, patches; scaling & shift on frames after the first
 
-The visible count is the real one, not the padded size. Utilization (MFU) is train_flops / seconds / peak: exact areas of
-masks, no recomputation.
+The visible count is the real one, not the padded size. Utilization (MFU) is train_flops / seconds / peak: exact areas
+of masks, no recomputation.
 """
 
 import time
