@@ -1,22 +1,38 @@
 """Train NOVA: `python -m launch.train --config configs/digits.py --workdir DIR [--config.train.steps=…]`.
 
-The same command again continues the run where its newest checkpoint ends.
+The same command again continues the run where its newest checkpoint ends. On many hosts it runs on each of them, with
+--coordinator=auto on TPU VMs; elsewhere say which process is which by flags, or by JAX_COORDINATOR_ADDRESS,
+JAX_NUM_PROCESSES and JAX_PROCESS_ID in the environment.
 """
 
 from absl import flags
 from ml_collections import config_flags
 
-from nova_jax import cli
+from nova_jax import cli, compilation_cache, distributed
 from nova_jax.config import Experiment, from_dict
 from nova_jax.train.loop import train
+from nova_jax.train.trace import parse_window
 
 config_flags.DEFINE_config_file("config", None, "Python file with get_config(); --config.a.b=… overrides a field.")
-flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, samples.")
+flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, samples. All processes must see it.")
+flags.DEFINE_string("coordinator", None, "Of several processes: HOST:PORT of process 0, or auto on TPU VMs and Slurm.")
+flags.DEFINE_integer("num_processes", None, "How many there are.")
+flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+flags.DEFINE_float("connect_timeout", distributed.CONNECT_TIMEOUT, "Seconds in which all of them start.", lower_bound=1)
+flags.DEFINE_string("profile", None, "FIRST:LAST, steps whose profile goes into WORKDIR/profile for TensorBoard.")
+flags.DEFINE_string("compilation_cache", compilation_cache.DEFAULT,
+                    "Folder or gs:// address that keeps compiled programs, or off; auto: below ~/.cache, off on CPU.")
 
 
 def main() -> None:
   """Train the experiment of --config in --workdir."""
-  train(from_dict(Experiment, flags.FLAGS.config), flags.FLAGS.workdir)
+  args = flags.FLAGS
+  experiment = from_dict(Experiment, args.config)
+  window = parse_window(args.profile, experiment.train.steps)
+  where = distributed.place(args.coordinator, args.num_processes, args.process_id)
+  with distributed.session(where, args.connect_timeout):
+    compilation_cache.use(args.compilation_cache)
+    train(experiment, args.workdir, window)
 
 
 if __name__ == "__main__":

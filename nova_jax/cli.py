@@ -1,6 +1,7 @@
 """How the launchers end: exit code 0, or one clear line on stderr and exit code 2 for bad input, 1 for a failed run.
 
-Bad input is a `ValueError` or a flag that can't be parsed. Anything else is a bug and keeps its traceback, as do
+Bad input is a `ValueError`, a file that can't be used or a flag that can't be parsed; a run fails by a number that is
+not finite or by a host that doesn't answer in time. Anything else is a bug and keeps its traceback, as do
 errors with `--verbosity=1`.
 """
 
@@ -49,14 +50,20 @@ def _call(main: Callable[[], None], argv: Sequence[str]) -> None:
     _exit(f"unexpected argument {argv[1]!r}; flags start with --", BAD_INPUT)
   try:
     main()
-  except OSError as error:
-    if flags.FLAGS.verbosity > 0:
+  except Exception as error:
+    code = exit_code(error)
+    if code is None or flags.FLAGS.verbosity > 0:
       raise
-    _exit(f"{error.filename}: {error.strerror}" if error.filename else shorten(error), BAD_INPUT)
-  except (ValueError, FloatingPointError) as error:
-    if flags.FLAGS.verbosity > 0:
-      raise
-    _exit(shorten(error), BAD_INPUT if isinstance(error, ValueError) else FAILED)
+    _exit(shorten(error), code)
+
+
+def exit_code(error: BaseException) -> int | None:
+  """Return the exit code for what a program raised; None for a bug."""
+  if isinstance(error, KeyboardInterrupt):
+    return INTERRUPTED
+  if isinstance(error, (FloatingPointError, TimeoutError)):
+    return FAILED
+  return BAD_INPUT if isinstance(error, (ValueError, OSError)) else None
 
 
 def _check_config_file(argv: Sequence[str]) -> None:
@@ -72,6 +79,8 @@ def _check_config_file(argv: Sequence[str]) -> None:
 
 def shorten(error: BaseException) -> str:
   """Return an error's message in one line."""
+  if isinstance(error, OSError) and error.filename:
+    return f"{error.filename}: {error.strerror}"
   text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
   if text.startswith("Error whilst parsing config file"):
     text = text.splitlines()[-1].partition(": ")[2]  # The last line of a traceback, without the type.

@@ -1,12 +1,15 @@
 """The stream of training batches: records shuffled by Grain, cut to length and encoded.
 
-The stream is one endless sequence of records, shuffled anew each epoch. Batch rows are dealt out to hosts in turn, so
-that a step's rows are the same for any number of hosts; they carry their position as `index`.
+The stream is one endless sequence of records, shuffled anew each epoch. Batch follows batch in it, so that a row of a
+step's batch is the same for any number of hosts, each of which reads the rows that its devices need (`rows.py`); rows
+carry their position in the stream as `index`.
 Invariant: what stands at a position is a function of (source, seed, position, num_frames) alone. The whole state is
 the next position: a stream continues exactly where it stopped, also with other hosts, workers or batch sizes.
 """
 
-from typing import Any, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -16,6 +19,7 @@ from nova_jax.text.base import TextEncoder
 
 _CACHE_BYTES = 256 * 2**20  # Sources up to this size are decoded once and kept.
 _PREFETCH = 4  # Batches.
+_END = 2**62  # Records in an endless stream.
 
 
 class Loader:
@@ -30,8 +34,7 @@ class Loader:
       num_frames: int,
       seed: int,
       batch_size: int,
-      shard_index: int = 0,
-      shard_count: int = 1,
+      rows: Sequence[int] | None = None,
       num_workers: int = 0,
   ):
     """Start at position 0.
@@ -44,16 +47,14 @@ class Loader:
         from anywhere in them, at random.
       seed: of the shuffle and of single frames.
       batch_size: of all hosts together.
-      shard_index: this host, of `shard_count`.
+      rows: those of each batch that this host reads, in ascending order; None reads all.
       num_workers: processes that read; 0 reads in a thread.
 
     Raises:
-      ValueError: no records, too short ones, or a batch that does not divide among hosts.
+      ValueError: no records, or too short ones.
     """
     if not len(source):
       raise ValueError("data: the source has no records")
-    if batch_size % shard_count:
-      raise ValueError(f"batch_size: {batch_size} does not divide among {shard_count} hosts")
     self._num_pixel_frames = autoencoder.num_frames(num_frames)
     video = source[0]["video"]
     if len(video) < self._num_pixel_frames:
@@ -65,11 +66,10 @@ class Loader:
     self._seed = seed
     if video.nbytes * len(source) <= _CACHE_BYTES:
       source = _Remembering(source)
-    records = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    self._stream = iter(grain.experimental.ElasticIterator(
-        records.map_with_index(_with_position), batch_size, grain.sharding.ShardOptions(shard_index, shard_count),
-        read_options=grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCH),
-        multiprocessing_options=grain.MultiprocessingOptions(num_workers) if num_workers else None))
+    self._records = grain.MapDataset.source(source).seed(seed).shuffle().repeat().map_with_index(_with_position)
+    self._batch_size, self._rows = batch_size, tuple(range(batch_size) if rows is None else rows)
+    self._workers = grain.MultiprocessingOptions(num_workers) if num_workers else None
+    self._position, self._stream = 0, None
 
   def __iter__(self) -> "Loader":
     return self
@@ -81,7 +81,10 @@ class Loader:
       latents f32 [B,T,h,w,C]; text_embeds f32 [B,L,E] and text_lengths int32 [B], or labels int32 [B]; and
       index int32 [B], the position in the stream modulo 2**31.
     """
+    if self._stream is None:
+      self._stream = self._start()
     rows = next(self._stream)
+    self._position += self._batch_size
     batch = {
         "latents": self._autoencoder.encode(self._cut(rows["video"], rows["position"])),
         "index": (rows["position"] % 2**31).astype(np.int32),
@@ -101,17 +104,42 @@ class Loader:
     frames = np.array(words) % videos.shape[1]
     return videos[np.arange(len(videos)), frames][:, None]
 
+  def _start(self) -> Iterator[dict[str, np.ndarray]]:
+    """Start to read this host's rows of the batches from the present position on."""
+    numbers = grain.MapDataset.range(len(self._rows) * (_END // self._batch_size))
+    records = numbers.map(_Rows(self._records, self._position, self._batch_size, self._rows))
+    batches = records.batch(len(self._rows), drop_remainder=True).to_iter_dataset(
+        grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCH))
+    return iter(batches.mp_prefetch(self._workers) if self._workers else batches)
+
   def get_state(self) -> int:
     """Return the position of the next batch's first record in the stream."""
-    return self._stream.get_state()["global_next_index"]
+    return self._position
 
   def set_state(self, position: int):
     """Continue at a position that `get_state` returned, of this or of an equal stream."""
-    self._stream.set_state({"global_next_index": position})
+    self.close()
+    self._position = position
 
   def close(self):
     """Stop the reading thread or processes."""
-    self._stream.close()
+    if self._stream is not None:
+      self._stream.close()
+      self._stream = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+  """From a number to a record: counts through some rows of batch after batch."""
+
+  records: grain.MapDataset
+  first: int  # Position of the first batch.
+  batch_size: int
+  rows: tuple[int, ...]
+
+  def __call__(self, number: int) -> Mapping[str, Any]:
+    batch, row = divmod(int(number), len(self.rows))
+    return self.records[self.first + batch * self.batch_size + self.rows[row]]
 
 
 def _with_position(position: int, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 Order within the loop: sample → save → next batch → step → log. Step n is dispatched before the metrics of step n − 1
 are fetched, so the device never waits for the host. Invariant: a run that is killed and started again computes the
-same numbers, bit for bit, as one that is not; no checkpoint is written whose loss or gradient is not finite.
+same numbers, bit for bit, as one that is not; no checkpoint is written whose loss or gradient is not finite. All
+processes make the same decisions, and process 0 alone writes logs and pictures.
 """
 
 import contextlib
-import dataclasses
 import importlib.metadata
 import math
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,12 +22,14 @@ from flax import nnx
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.card import card_of, write_card
 from nova_jax.checkpoint import Checkpointer, finished_steps
-from nova_jax.config import Experiment, StageConfig, TrainConfig
+from nova_jax.config import Experiment
 from nova_jax.convert.folders import load_autoencoder, load_text_encoder, load_transformer
 from nova_jax.data import moving_digits
 from nova_jax.data.loader import Loader
+from nova_jax.data.rows import local_rows, spread
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.loss import draw, training_loss
+from nova_jax.distributed import first_alone, is_first, on_loss, same
 from nova_jax.models.nova import NOVA
 from nova_jax.pipeline import Pipeline
 from nova_jax.sharding import batch_sharding, make_mesh
@@ -39,43 +40,14 @@ from nova_jax.train.masking import draw_num_visible, padded_sizes
 from nova_jax.train.metrics import MetricLog
 from nova_jax.train.optimizer import make_optimizer, make_schedule
 from nova_jax.train.samples import write_grid
+from nova_jax.train.stages import Stage, plan_stages
 from nova_jax.train.state import abstract_state, adopt, init_state, start_stage
 from nova_jax.train.step import LossFn, make_train_step
+from nova_jax.train.stop import StopRequest
+from nova_jax.train.trace import Trace
 from nova_jax.train.workdir import claim
 
 _VERSIONED = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-  """A stage's place in the run: global steps `first` to `last`, the latter excluded."""
-
-  cfg: StageConfig
-  first: int
-  last: int
-
-
-def plan_stages(cfg: TrainConfig) -> tuple[Stage, ...]:
-  """Divide the steps among the stages, in proportion to their shares.
-
-  Raises:
-    ValueError: numbers that make no run.
-  """
-  for name in ("steps", "accumulation", "loss_repeat", "log_every", "save_every", "keep"):
-    if getattr(cfg, name) < 1:
-      raise ValueError(f"train.{name}: expected 1 or more, got {getattr(cfg, name)}")
-  if not cfg.stages or any(stage.share < 0 for stage in cfg.stages) or not sum(stage.share for stage in cfg.stages):
-    raise ValueError(f"train.stages: expected at least one stage with a positive share, got {cfg.stages}")
-  for stage in cfg.stages:
-    if stage.batch_size < 1 or stage.num_frames < 1:
-      raise ValueError(f"train.stages: expected a positive batch_size and num_frames, got {stage}")
-    if stage.batch_size % cfg.accumulation:
-      raise ValueError(
-          f"train.accumulation: {cfg.accumulation} micro-batches don't divide"
-          f" batch_size={stage.batch_size} of stage {stage.name!r}")
-  ends = np.cumsum([stage.share for stage in cfg.stages])
-  ends = [round(cfg.steps * end / ends[-1]) for end in ends.tolist()]
-  return tuple(Stage(stage, first, last) for stage, first, last in zip(cfg.stages, [0, *ends], ends))
 
 
 def make_loss(experiment: Experiment, num_frames: int) -> LossFn:
@@ -96,47 +68,38 @@ def open_data(experiment: Experiment, workdir: Path) -> Mapping[str, Sequence[Ma
   return moving_digits.prepare(experiment.data.data_dir or workdir / "data", experiment.data)
 
 
-def train(experiment: Experiment, workdir: str | Path) -> None:
+def train(experiment: Experiment, workdir: str | Path, profile: tuple[int, int] | None = None) -> None:
   """Train in `workdir`, from its newest checkpoint if it has one, to the last step or until asked to stop.
+
+  Args:
+    experiment: what to train.
+    workdir: the run's folder, which all processes see.
+    profile: first and last step of those that are profiled.
 
   Raises:
     ValueError: an experiment that can't run, or a workdir of another one.
     FloatingPointError: the loss or the gradient is not finite; the message names the step and the last good checkpoint.
   """
   plan_stages(experiment.train)
+  workdir = Path(workdir)
   autoencoder = load_autoencoder(experiment.autoencoder)
   text_encoder = load_text_encoder(experiment.text_encoder, experiment.model)
   check(experiment, make_mesh(experiment.mesh), autoencoder)
-  fresh = not finished_steps(Path(workdir) / "checkpoints")
+  on_loss(lambda: _advice(workdir))
+  fresh = same("fresh", not finished_steps(workdir / "checkpoints"))
   init = load_transformer(experiment.init, experiment.model) if experiment.init and fresh else None
   with contextlib.ExitStack() as stack:
-    if jax.process_index() == 0:
-      stack.enter_context(claim(Path(workdir), experiment))
-      write_card(workdir, card_of(experiment))
+    with first_alone("workdir"):
+      if is_first():
+        stack.enter_context(claim(workdir, experiment))
+        write_card(workdir, card_of(experiment))
     stop = stack.enter_context(StopRequest())
-    _Run(experiment, Path(workdir), stop, autoencoder, text_encoder, init).run()
+    _Run(experiment, workdir, stop, autoencoder, text_encoder, init, profile).run()
 
 
-class StopRequest:
-  """Notes the first SIGTERM or SIGINT instead of obeying it; a second one acts as usual.
-
-  With several hosts the signal is left to JAX, whose hosts agree on a step to stop at.
-  """
-
-  def __enter__(self) -> "StopRequest":
-    self.name: str | None = None
-    self._previous = {}
-    if jax.process_count() == 1:
-      self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-    return self
-
-  def __exit__(self, *_) -> None:
-    for number, handler in self._previous.items():
-      signal.signal(number, handler)
-
-  def _note(self, number: int, _) -> None:
-    self.name = signal.Signals(number).name
-    signal.signal(number, self._previous[number])
+def _advice(workdir: Path) -> str:
+  steps = finished_steps(workdir / "checkpoints")
+  return f"start the same command again to continue after step {steps[-1]}" if steps else "no checkpoint was finished"
 
 
 class _Run:
@@ -144,17 +107,20 @@ class _Run:
 
   def __init__(
       self, experiment: Experiment, workdir: Path, stop: StopRequest, autoencoder: Autoencoder,
-      text_encoder: TextEncoder | None, init: nnx.State | None,
+      text_encoder: TextEncoder | None, init: nnx.State | None, profile: tuple[int, int] | None,
   ):
     self.experiment, self.cfg, self.workdir, self.stop = experiment, experiment.train, workdir, stop
     self.autoencoder, self.text_encoder = autoencoder, text_encoder
     self.stages = plan_stages(self.cfg)
     self.mesh = make_mesh(experiment.mesh)
-    self.data = open_data(experiment, workdir)
+    self.sharding = batch_sharding(self.mesh)
+    with first_alone("dataset"):
+      self.data = open_data(experiment, workdir)
     self.sizes = padded_sizes(experiment.model.num_image_tokens, self.cfg.mask_ratio, self.cfg.visible_sizes)
     # The optimizer's state has the same structure in all stages.
     self.graphdef, self.abstract = abstract_state(self._make_model, self._optimizer(self.stages[0]), self.mesh)
     self.checkpoints = Checkpointer(workdir / "checkpoints", self.cfg.keep)
+    self.trace = Trace(profile, workdir / "profile")
     self.pending: tuple[int, str, Any] | None = None
     self.seen_shapes: set[tuple[str, int]] = set()
     self._resume(init)
@@ -162,7 +128,7 @@ class _Run:
   def _resume(self, init: nnx.State | None) -> None:
     """Set state, step, data position and log to where the newest checkpoint ends, or to the start."""
     # 1. Find the newest finished checkpoint; half-written ones are gone already.
-    step = self.checkpoints.latest_step()
+    step = same("step", self.checkpoints.latest_step())
     # 2. Put the arrays onto today's mesh, or make them.
     if step is None:
       step, data, meta = 0, None, {"sums": {}}
@@ -171,28 +137,28 @@ class _Run:
         self.state = adopt(self.state, init)
     else:
       self.state, data, meta = self.checkpoints.restore(step, self.abstract)
-      print(f"continuing after step {step}", flush=True)
+      _say(f"continuing after step {step}")
       changed = [name for name, version in meta["versions"].items() if version != importlib.metadata.version(name)]
       if changed:
-        print(f"note: other versions of {', '.join(changed)} began this run; last bits may differ", flush=True)
+        _say(f"note: other versions of {', '.join(changed)} began this run; last bits may differ")
     self.step = self.first_step = step
     # 3. Keep the loader's position, for the stage that the step is in.
     self.data_state = data
     # 4. Continue the log: lines after the step are cut, sums of the unfinished line return.
     self.log = MetricLog(
         self.workdir, log_every=self.cfg.log_every, num_steps=self.cfg.steps, first_step=step, sums=meta["sums"],
-        peak=matmul_peak(self.experiment.model.dtype), enabled=jax.process_index() == 0)
+        peak=matmul_peak(self.experiment.model.dtype) if is_first() else math.inf, enabled=is_first())
 
   def run(self) -> None:
     """Run all stages that are left."""
     try:
       for stage in self.stages:
         if stage.first <= self.step < stage.last and not self._run_stage(stage):
-          cause = self.stop.name or "preemption"
-          print(f"stopped by {cause} after step {self.step}; the same command continues", flush=True)
+          _say(f"stopped by {self.stop.cause} after step {self.step}; the same command continues")
           return
-      print(f"done: {self.cfg.steps} steps, checkpoints in {self.checkpoints.directory}", flush=True)
+      _say(f"done: {self.cfg.steps} steps, checkpoints in {self.checkpoints.directory}")
     finally:
+      self.trace.close()
       self.checkpoints.close()
       self.log.close()
 
@@ -204,29 +170,31 @@ class _Run:
         seed=self.experiment.seed, ema_decay=self.cfg.ema_decay, first_step=stage.first,
         accumulation=self.cfg.accumulation, caption_dropout=self.cfg.caption_dropout,
         no_class=self.experiment.model.num_classes, freeze=self.cfg.freeze)
-    loader = self._loader(stage)
+    rows = local_rows(self.sharding, stage.cfg.batch_size)
+    loader = self._loader(stage, rows)
     if self.step == stage.first:
       self.log.start_stage()
       self.state = start_stage(self.state, tx, self.abstract)
     else:
       loader.set_state(self.data_state["position"])
     try:
-      return self._loop(stage, train_step, loader)
+      return self._loop(stage, train_step, loader, rows)
     finally:
       loader.close()
 
-  def _loop(self, stage: Stage, train_step: Callable, loader: Loader) -> bool:
+  def _loop(self, stage: Stage, train_step: Callable, loader: Loader, rows: list[int]) -> bool:
     while True:
       self._sample(stage)
-      stopping = bool(self.stop.name) or self.checkpoints.reached_preemption(self.step)
+      stopping = self.stop.reached(self.step, self.checkpoints)
       finished = self.step == self.cfg.steps
       if stopping or finished or self.step % self.cfg.save_every == 0:
         self._save(loader)
       if stopping or self.step == stage.last:
         self._settle()
         return not stopping or finished
+      self.trace.before(self.step + 1)
       started = time.perf_counter()
-      batch = self._put(next(loader))
+      batch = spread(self.sharding, stage.cfg.batch_size, rows, next(loader))
       waited = time.perf_counter() - started
       num_visible = draw_num_visible(
           self.experiment.seed, self.step, self.experiment.model.num_image_tokens, self.cfg.mask_ratio)
@@ -235,6 +203,7 @@ class _Run:
       self._settle()
       self.step += 1
       self.pending = (self.step, stage.cfg.name, metrics)
+      self.trace.after(self.step, (self.state, metrics))
       self._clock(stage, padded_size, time.perf_counter() - started, waited, num_visible)
 
   def _sample(self, stage: Stage) -> None:
@@ -283,20 +252,19 @@ class _Run:
       self.log.clock(seconds, waited, cfg.batch_size, flops)
     self.seen_shapes.add(shape)
 
-  def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Spread this host's part of a batch over its devices."""
-    sharding = batch_sharding(self.mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
-
-  def _loader(self, stage: Stage) -> Loader:
+  def _loader(self, stage: Stage, rows: list[int]) -> Loader:
     experiment = self.experiment
     return Loader(
         self.data["train"], self.text_encoder, self.autoencoder, num_frames=stage.cfg.num_frames,
-        seed=experiment.seed, batch_size=stage.cfg.batch_size, shard_index=jax.process_index(),
-        shard_count=jax.process_count(), num_workers=experiment.data.num_workers)
+        seed=experiment.seed, batch_size=stage.cfg.batch_size, rows=rows, num_workers=experiment.data.num_workers)
 
   def _optimizer(self, stage: Stage) -> optax.GradientTransformation:
     return make_optimizer(self.experiment.optimizer, stage.last - stage.first, self.cfg.freeze)
 
   def _make_model(self, rngs: nnx.Rngs) -> NOVA:
     return NOVA(self.experiment.model, rngs=rngs)
+
+
+def _say(text: str) -> None:
+  if is_first():
+    print(text, flush=True)

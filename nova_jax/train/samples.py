@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nova_jax.distributed import is_first
 from nova_jax.media import write_sheet
 from nova_jax.pipeline import Pipeline
 
@@ -27,4 +28,6 @@ def write_grid(
   captions = [record["caption"].decode() for record in records]
   labels = [int(record["digit"]) for record in records]
   condition = {"prompt": captions} if pipe.cfg.text_dim else {"label": labels}
-  write_sheet(path, list(pipe(**condition, num_frames=num_frames, seed=seed)), captions)
+  clips = pipe(**condition, num_frames=num_frames, seed=seed)  # By all processes: the model may be spread over them.
+  if is_first():
+    write_sheet(path, list(clips), captions)

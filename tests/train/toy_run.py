@@ -1,14 +1,15 @@
-"""A training run with a stand-in for NOVA that compiles in a second: `python toy_run.py WORKDIR [field=value …]`."""
+"""A training run with a stand-in for NOVA that compiles in a second: `python toy_run.py --workdir=DIR`."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from flax import nnx
 
+from nova_jax import cli, distributed
 from nova_jax.config import PRESETS, DataConfig, Experiment, MeshConfig, OptimizerConfig, StageConfig, TrainConfig
 from nova_jax.models.layers import MLP, Buffer, Linear, parameter
 from nova_jax.train import loop
@@ -41,12 +42,12 @@ def open_data(experiment, workdir):
   return {"train": records, "test": records}
 
 
-def make_experiment(**fields):
+def make_experiment(mesh=MeshConfig(1, 1, 1), **fields):
   train = TrainConfig(
       steps=40, stages=(StageConfig("image", 0.4, 8, 1), StageConfig("video", 0.6, 4, 4)),
       log_every=4, save_every=3, ema_decay=0.9)
   return Experiment(
-      model=PRESETS["digits"], data=DataConfig(), mesh=MeshConfig(1, 1, 1), train=dataclasses.replace(train, **fields),
+      model=PRESETS["digits"], data=DataConfig(), mesh=mesh, train=dataclasses.replace(train, **fields),
       optimizer=OptimizerConfig(name="muon", learning_rate=1e-2, schedule="cosine", warmup_steps=3))
 
 
@@ -57,7 +58,17 @@ def patch(setattr):
   setattr(loop, "matmul_peak", lambda dtype: 1e12)
 
 
+def main():
+  args = flags.FLAGS
+  fields = {name: int(value) for name, value in (field.split("=") for field in args.set)}
+  with distributed.session(distributed.place(None, None, None), args.timeout):
+    loop.train(make_experiment(MeshConfig(*map(int, args.mesh)), **fields), Path(args.workdir))
+
+
 if __name__ == "__main__":
   patch(setattr)
-  fields = {name: int(value) for name, value in (argument.split("=") for argument in sys.argv[2:])}
-  loop.train(make_experiment(**fields), Path(sys.argv[1]))
+  flags.DEFINE_string("workdir", None, "Folder of the run.")
+  flags.DEFINE_multi_string("set", [], "A field of TrainConfig and its value.")
+  flags.DEFINE_list("mesh", ["1", "1"], "Sizes of the mesh's axes.")
+  flags.DEFINE_float("timeout", 60, "Seconds in which all processes start.")
+  cli.run(main, required=("workdir",))

@@ -1,0 +1,304 @@
+"""Several processes as one run: how they find each other, wait for each other, and end when one of them is lost.
+
+Each process holds a connection to the coordinator (`coordinator.py`), on which a thread listens. What it hears ends the
+process with one line, whatever the main thread waits for: a collective without its peer may wait for ever.
+Invariant: no process outlives another one that was killed, failed or went silent by more than a minute; without
+`session`, or with one process, all functions here do nothing.
+"""
+
+import atexit
+import contextlib
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax._src import clusters, distributed, xla_bridge
+from jax._src.lib import _jax
+
+from nova_jax import cli, coordinator
+from nova_jax.coordinator import name_all
+
+AUTO = "auto"
+ADDRESS, NUM_PROCESSES, PROCESS_ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+CONNECT_TIMEOUT = 300.0  # Seconds: hosts of a pod start minutes apart.
+BARRIER_TIMEOUT = 1800.0  # Seconds: one process may have a dataset to write meanwhile.
+_GRACE = 2.0  # Seconds for the coordinator to say that an error here comes from a loss elsewhere.
+_SHUTDOWN_TIMEOUT = 60
+
+
+class Place(NamedTuple):
+  """Where a process stands among those of a run."""
+
+  address: str  # "HOST:PORT" of the coordinator.
+  num_processes: int
+  process: int
+
+
+def place(address: str | None, num_processes: int | None, process: int | None) -> Place | None:
+  """Read where this process stands from arguments, or else from the environment; None if it is alone.
+
+  Args:
+    address: "HOST:PORT" of process 0, or "auto" where JAX can find out (TPU VMs, Slurm, Open MPI).
+    num_processes: of the run.
+    process: this one's number.
+
+  Raises:
+    ValueError: they don't make a place.
+  """
+  address = address or os.environ.get(ADDRESS)
+  num_processes = _number("num_processes", num_processes, NUM_PROCESSES)
+  process = _number("process_id", process, PROCESS_ID)
+  if not address:
+    if num_processes not in (None, 1) or process:
+      raise ValueError(f"--coordinator: {num_processes} processes need the HOST:PORT of process 0, or {AUTO!r}")
+    return None
+  if address == AUTO:
+    try:
+      address, num_processes, process, _ = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+          None, num_processes, process, None, None, int(CONNECT_TIMEOUT))
+    except Exception as error:  # Of whatever kind: it asks servers and parses what they say.
+      raise ValueError(f"--coordinator={AUTO}: {cli.shorten(error)}; give HOST:PORT instead") from None
+    if address is None:
+      raise ValueError(f"--coordinator={AUTO}: this is no TPU VM, Slurm or Open MPI job; give HOST:PORT instead")
+  if num_processes is None or process is None:
+    raise ValueError("--coordinator: give --num_processes and --process_id, too")
+  host, _, port = address.rpartition(":")
+  if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+    raise ValueError(f"--coordinator: expected HOST:PORT or {AUTO!r}, got {address!r}")
+  if num_processes < 1 or not 0 <= process < num_processes:
+    raise ValueError(f"--process_id: expected 0 to {num_processes - 1} of {num_processes} processes, got {process}")
+  return Place(address, num_processes, process) if num_processes > 1 else None
+
+
+def _number(flag: str, value: int | None, variable: str) -> int | None:
+  text = os.environ.get(variable)
+  if value is not None or not text:
+    return value
+  if not text.isdigit():
+    raise ValueError(f"--{flag}: {variable} in the environment should be a number, got {text!r}")
+  return int(text)
+
+
+@contextlib.contextmanager
+def session(where: Place | None, timeout: float = CONNECT_TIMEOUT) -> Iterator[None]:
+  """Be one of several processes in the code within; must come before any JAX device is touched.
+
+  Args:
+    where: see `place`; None is alone.
+    timeout: seconds to wait for the others.
+
+  Raises:
+    ValueError: the coordinator refuses this process, or process 0 can't have the port.
+    TimeoutError: it can't be reached, or others don't start.
+  """
+  global _session
+  if where is None:
+    yield
+    return
+  assert not xla_bridge.backends_are_initialized(), "JAX has devices already; nothing can be distributed any more"
+  _session = _Session(where, timeout)
+  try:
+    yield
+  except FloatingPointError:  # Computed by all, and raised by all.
+    _session.leave()
+    if where.process:
+      os._exit(cli.FAILED)  # Process 0 says it.
+    raise
+  except BaseException as error:
+    time.sleep(_GRACE)
+    code = cli.exit_code(error) or cli.FAILED
+    _session.fail(code, cli.shorten(error))
+    atexit.register(_exit, code)  # Before JAX waits for the others, which have nothing to wait for.
+    raise
+  _session.leave()
+
+
+def on_loss(advice: Callable[[], str]) -> None:
+  """Set what a process says at its end after naming the one that is lost."""
+  if _session:
+    _session.advice = advice
+
+
+def is_first() -> bool:
+  """Return whether this is process 0, which writes what all share."""
+  return jax.process_index() == 0
+
+
+def barrier(name: str, timeout: float = BARRIER_TIMEOUT) -> None:
+  """Wait until all processes are here.
+
+  Raises:
+    TimeoutError: some aren't in time; the error names them.
+  """
+  if _session:
+    _session.barrier(name, timeout)
+
+
+@contextlib.contextmanager
+def first_alone(name: str, timeout: float = BARRIER_TIMEOUT) -> Iterator[None]:
+  """Let process 0 do what is within before the others do."""
+  if not is_first():
+    barrier(name, timeout)
+  yield
+  if is_first():
+    barrier(name, timeout)
+
+
+def same(name: str, value: Any, timeout: float = BARRIER_TIMEOUT) -> Any:
+  """Return process 0's value (of JSON) on all processes.
+
+  Raises:
+    TimeoutError: process 0 doesn't give it in time.
+  """
+  return _session.same(name, value, timeout) if _session else value
+
+
+class _Session:
+  """This process's connection to the coordinator, and to JAX's service there."""
+
+  def __init__(self, where: Place, timeout: float):
+    self.where, self.advice, self.left = where, lambda: "", False
+    self.calls = itertools.count()  # All processes make the same calls in the same order.
+    if where.process == 0:
+      _start_coordinator(where, timeout)
+    self.socket = _dial(where, timeout)
+    self.lines = self.socket.makefile("rb")
+    self.lock = threading.Lock()
+    self._send({"process": where.process, "of": where.num_processes, "host": socket.gethostname()})
+    self.socket.settimeout(coordinator.LOST_AFTER)
+    threading.Thread(target=self._beat, daemon=True).start()
+    while not (answer := self._receive()):
+      pass
+    if "refused" in answer:
+      text = f"--coordinator {where.address}: {answer['refused']}"
+      raise TimeoutError(f"{text} ({timeout:.0f} s)") if "in time" in text else ValueError(text)
+    self.hosts = answer["hosts"]
+    threading.Thread(target=self._listen, daemon=True).start()
+    self.client = self._join_jax(f"{where.address.rpartition(':')[0]}:{answer['port']}", int(timeout))
+
+  def _join_jax(self, address: str, timeout: int) -> Any:
+    """Do as jax.distributed.initialize does, which can't be told that the service is somewhere else."""
+    state = distributed.global_state
+    state.process_id, state.num_processes, state.coordinator_address = (
+        self.where.process, self.where.num_processes, address)
+    state.client = _jax.get_distributed_runtime_client(
+        address, self.where.process, init_timeout=timeout, use_compression=True, shutdown_timeout=_SHUTDOWN_TIMEOUT,
+        heartbeat_timeout=coordinator.JAX_TIMEOUT)
+    state.client.connect()
+    state.initialize_preemption_sync_manager()
+    return state.client
+
+  def barrier(self, name: str, timeout: float) -> None:
+    key = f"nova/{next(self.calls)}/{name}"
+    self.client.key_value_set(f"{key}/{self.where.process}", "")
+    try:
+      self.client.wait_at_barrier(key, int(timeout * 1000))
+    except jax.errors.JaxRuntimeError:
+      there = {int(path.rpartition("/")[2]) for path, _ in self.client.key_value_dir_get(f"{key}/")}
+      missing = sorted(set(range(self.where.num_processes)) - there)
+      raise TimeoutError(f"{self._name(missing)} did not come to the barrier {name!r} in {timeout:g} s") from None
+
+  def same(self, name: str, value: Any, timeout: float) -> Any:
+    key = f"nova/{next(self.calls)}/{name}"
+    if self.where.process == 0:
+      self.client.key_value_set(key, json.dumps(value))
+    try:
+      return json.loads(self.client.blocking_key_value_get(key, int(timeout * 1000)))
+    except jax.errors.JaxRuntimeError:
+      raise TimeoutError(f"{self._name([0])} did not give {name!r} in {timeout:g} s") from None
+
+  def leave(self) -> None:
+    """End together with the others."""
+    self.barrier("end", BARRIER_TIMEOUT)
+    self.left = True
+    self._send({"end": 0})
+    jax.distributed.shutdown()
+
+  def fail(self, code: int, text: str) -> None:
+    """Make the others end as this process does."""
+    self.left = True
+    self._send({"end": code, "text": text})
+
+  def _send(self, message: dict[str, Any]) -> None:
+    with self.lock, contextlib.suppress(OSError):  # The listening thread finds out why.
+      self.socket.sendall(coordinator.encode(message))
+
+  def _receive(self) -> dict[str, Any]:
+    try:
+      line = self.lines.readline()
+    except OSError:  # Silence.
+      line = b""
+    return json.loads(line) if line else {"lost": None}
+
+  def _beat(self) -> None:
+    while not self.left:
+      self._send({})
+      time.sleep(coordinator.BEAT)
+
+  def _listen(self) -> None:
+    """Wait for bad news, and end the process with them."""
+    while not (news := self._receive()):
+      pass
+    if self.left:
+      return
+    if "lost" in news:
+      who = f"the coordinator {self.where.address} of" if news["lost"] is None else ""
+      process = news["lost"] or 0
+      advice = self.advice()
+      _exit(cli.FAILED, f"{who} {self._name([process])} is lost{'; ' * bool(advice)}{advice}".strip())
+    bad_input = news["code"] == cli.BAD_INPUT
+    _exit(news["code"], news["text"] if bad_input else f"{self._name([news['failed']])} failed: {news['text']}")
+
+  def _name(self, processes: list[int]) -> str:
+    hosts = ", ".join(dict.fromkeys(self.hosts[i] for i in processes))
+    return f"{name_all(processes, self.where.num_processes)} (host{'s' * (',' in hosts)} {hosts})"
+
+
+_session: _Session | None = None
+
+
+def _start_coordinator(where: Place, timeout: float) -> None:
+  command = [
+      sys.executable, "-P", str(Path(coordinator.__file__)), where.address.rpartition(":")[2],
+      str(where.num_processes), str(timeout)]
+  # In a session of its own: it outlives this process for as long as the others need it.
+  process = subprocess.Popen(
+      command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+      start_new_session=True)
+  answer = process.stdout.readline().strip()
+  if answer != coordinator.READY:
+    raise ValueError(f"--coordinator {where.address}: process 0 can't listen there: {answer or 'it ended at once'}")
+
+
+def _dial(where: Place, timeout: float) -> socket.socket:
+  host, _, port = where.address.rpartition(":")
+  deadline = time.monotonic() + timeout
+  while True:
+    try:
+      return socket.create_connection(("localhost" if where.process == 0 else host, int(port)), timeout=5.0)
+    except OSError as error:
+      if time.monotonic() > deadline:
+        raise TimeoutError(
+            f"--coordinator {where.address}: not reachable in {timeout:g} s ({error.strerror or error}); is process 0 "
+            "running there?") from None
+      time.sleep(0.5)
+
+
+def _exit(code: int, text: str = "") -> None:
+  """End the process at once, from any thread."""
+  if text:
+    clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+    os.write(2, f"{clear}error: {text}\n".encode())
+  else:
+    sys.stdout.flush()
+    sys.stderr.flush()
+  os._exit(code)

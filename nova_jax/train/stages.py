@@ -1,0 +1,42 @@
+"""Which steps of a run belong to which of its stages.
+
+Invariant: every step belongs to exactly one.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from nova_jax.config import StageConfig, TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A stage's place in the run: global steps `first` to `last`, the latter excluded."""
+
+  cfg: StageConfig
+  first: int
+  last: int
+
+
+def plan_stages(cfg: TrainConfig) -> tuple[Stage, ...]:
+  """Divide the steps among the stages, in proportion to their shares.
+
+  Raises:
+    ValueError: numbers that make no run.
+  """
+  for name in ("steps", "accumulation", "loss_repeat", "log_every", "save_every", "keep"):
+    if getattr(cfg, name) < 1:
+      raise ValueError(f"train.{name}: expected 1 or more, got {getattr(cfg, name)}")
+  if not cfg.stages or any(stage.share < 0 for stage in cfg.stages) or not sum(stage.share for stage in cfg.stages):
+    raise ValueError(f"train.stages: expected at least one stage with a positive share, got {cfg.stages}")
+  for stage in cfg.stages:
+    if stage.batch_size < 1 or stage.num_frames < 1:
+      raise ValueError(f"train.stages: expected a positive batch_size and num_frames, got {stage}")
+    if stage.batch_size % cfg.accumulation:
+      raise ValueError(
+          f"train.accumulation: {cfg.accumulation} micro-batches don't divide"
+          f" batch_size={stage.batch_size} of stage {stage.name!r}")
+  ends = np.cumsum([stage.share for stage in cfg.stages])
+  ends = [round(cfg.steps * end / ends[-1]) for end in ends.tolist()]
+  return tuple(Stage(stage, first, last) for stage, first, last in zip(cfg.stages, [0, *ends], ends))
