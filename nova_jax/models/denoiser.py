@@ -4,6 +4,8 @@ The condition is MLP(z) + MLP(sincos(t)); only the second changes along the samp
 own. Each block: x += gate · LN(MLP(LN(x) · (1 + scale) + shift)) with scale, shift, gate = Linear(SiLU(condition)).
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from jaxtyping import Array, Float
 from nova_jax.config import ModelConfig
 from nova_jax.models.embeddings import MAX_PERIOD, PatchEmbed
 from nova_jax.models.layers import MLP, LayerNorm, Linear, normalize, scan, stack
+from nova_jax.sharding import constrain
 
 TIME_DIM = 256
 INNER_EPS = 1e-6  # Of the modulated norms; the affine ones keep 1e-5.
@@ -77,7 +80,8 @@ class Denoiser(nnx.Module):
     return self.time_cond_embed.condition_proj(z)
 
   def __call__(
-      self, x: Float[Array, "... P"], time: Float[Array, "..."], cond: Float[Array, "... E"]
+      self, x: Float[Array, "... P"], time: Float[Array, "..."], cond: Float[Array, "... E"],
+      axes: Sequence[str | None] | None = None,
   ) -> Float[Array, "... P"]:
     """Predict the diffusion target of noised tokens.
 
@@ -85,6 +89,7 @@ class Denoiser(nnx.Module):
       x: patch values of noised tokens.
       time: the process's time of each token, in [0, 1000].
       cond: what `condition` returned for these tokens. Leading axes of all three broadcast.
+      axes: logical names of these leading axes, by which activations are spread over a mesh.
 
     Returns:
       The prediction in float32.
@@ -92,7 +97,10 @@ class Denoiser(nnx.Module):
     x = self.patch_embed(x.astype(cond.dtype))
     cond = cond + self.time_cond_embed.timestep_proj(time_embedding(time).astype(cond.dtype))
     x = jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape[:-1], cond.shape[:-1]) + x.shape[-1:])
-    x, _ = scan(self.blocks, x, None, lambda block, x, _: (block(x, cond), None), self.cfg.remat)
+    # Left to itself, XLA spreads channels as the weights' are, and moves activations where it could move weights.
+    spread = lambda x: x if axes is None else constrain(x, *axes, None)
+    cond = spread(cond)
+    x, _ = scan(self.blocks, spread(x), None, lambda block, x, _: (spread(block(x, cond)), None), self.cfg.remat)
     (x,) = self.norm(x, cond)
     return self.head(x).astype(jnp.float32)
 
