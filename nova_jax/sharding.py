@@ -8,6 +8,7 @@ Invariant: every parameter names all its axes, and no array uses a mesh axis twi
 """
 
 import contextlib
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -122,11 +123,21 @@ def current_mesh() -> AbstractMesh | None:
   return None if mesh.empty or mesh.size == 1 else mesh
 
 
-def on_mesh_of(tree) -> contextlib.AbstractContextManager:
-  """Set the mesh that the arrays of `tree` lie on around the calls within; none if they lie on one device."""
+def mesh_of(tree) -> Mesh | None:
+  """Return the mesh that the arrays of `tree` lie on; None if they lie on single devices."""
   meshes = {leaf.sharding.mesh for leaf in jax.tree.leaves(tree) if isinstance(leaf.sharding, NamedSharding)}
   assert len(meshes) <= 1, meshes
-  return jax.set_mesh(meshes.pop()) if meshes else contextlib.nullcontext()
+  return meshes.pop() if meshes else None
+
+
+def on(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+  """Set a mesh around the calls within; None changes nothing."""
+  return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def whole(x: Array, mesh: Mesh | None) -> Array:
+  """Return an array of which every device holds all, so that every process can read it."""
+  return x if mesh is None else jax.device_put(x, replicated(mesh))
 
 
 def fitting_spec(mesh: AbstractMesh, shape: Sequence[int], axes: Sequence[str | None]) -> PartitionSpec:
@@ -141,6 +152,27 @@ def constrain(x: Array, *axes: str | None) -> Array:
   if mesh is None:
     return x
   return jax.lax.with_sharding_constraint(x, fitting_spec(mesh, x.shape, axes))
+
+
+def gathered(weight: Array, axes: tuple[str | None, ...]) -> Array:
+  """Collect a parameter's parts from the `fsdp` devices, here and now; its gradient goes back in parts.
+
+  Said so, weights move to where activations are. Left to itself, XLA may do the opposite and give each device a part of
+  the channels of all samples, which costs far more memory.
+  """
+  return weight if current_mesh() is None else _gathered(weight, axes)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gathered(weight, axes):
+  return constrain(weight, *(None if RULES[axis] == "fsdp" else axis for axis in axes))
+
+
+def _scatter(axes, _, gradient):
+  return (constrain(gradient, *axes),)
+
+
+_gathered.defvjp(lambda weight, axes: (_gathered(weight, axes), None), _scatter)
 
 
 def _size(mesh: AbstractMesh, entry: str | tuple[str, ...] | None) -> int:

@@ -17,6 +17,7 @@ from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
 from nova_jax.models.embeddings import patchify
 from nova_jax.models.nova import NOVA, Condition
+from nova_jax.sharding import constrain
 
 
 class Draws(NamedTuple):
@@ -79,11 +80,13 @@ def forward(
   mask = mask_of(visible_ids, num_visible, cfg.num_image_tokens)
   tokens = model.mask_tokens(patches.reshape(batch_size * num_frames, *patches.shape[2:]), mask[..., None])
   spatial = model.image_encoder(tokens, visible_ids, num_visible, cond).reshape(*patches.shape[:3], cfg.width)
+  spatial = constrain(spatial, "batch", None, "sequence", None)
   # Diffusion of each token. Its condition is projected once for all repeats.
   x, noise = patches[:, None], draws.noise
   noised = scheduler.add_noise(x, noise, draws.indices)
   time = scheduler.network_time(draws.indices)
-  prediction = model.image_decoder(noised, time, model.image_decoder.condition(spatial)[:, None])
+  z = model.image_decoder.condition(spatial)[:, None]
+  prediction = model.image_decoder(noised, time, z, ("batch", None, None, "sequence"))
   error = jnp.square(prediction - scheduler.target(x, noise, draws.indices)).mean(-1)
   return {
       "temporal": temporal, "spatial": spatial, "noised": noised, "time": time, "prediction": prediction,

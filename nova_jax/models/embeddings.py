@@ -15,9 +15,11 @@ from jaxtyping import Array, Float, Int
 
 from nova_jax.config import ModelConfig
 from nova_jax.models.layers import MLP, Buffer, LayerNorm, Linear, parameter
+from nova_jax.sharding import gathered
 
 MAX_TEXT_LEN = 512  # Rows of the null table in published checkpoints.
 MAX_PERIOD = 10000.0
+LABEL_AXES = ("vocab", "embed")
 
 
 class Rotation(NamedTuple):
@@ -128,11 +130,11 @@ class LabelEmbed(nnx.Module):
 
   def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
     table = 0.02 * jax.random.normal(rngs.params(), (cfg.num_classes + 1, cfg.width))
-    self.weight = parameter(table, ("vocab", "embed"))
+    self.weight = parameter(table, LABEL_AXES)
     self.norm = LayerNorm(cfg.width)
 
   def __call__(self, labels: Int[Array, "B"], dtype: str) -> Float[Array, "B 1 D"]:
-    return self.norm(self.weight[...][labels][:, None].astype(dtype))
+    return self.norm(gathered(self.weight[...], LABEL_AXES)[labels][:, None].astype(dtype))
 
 
 class MotionEmbed(nnx.Module):

@@ -21,7 +21,9 @@ from nova_jax.models.denoiser import Denoiser, Modulation
 from nova_jax.models.layers import LayerNorm, parameter
 from nova_jax.models.masks import BlockCausal, ValidKeys
 from nova_jax.models.transformer import Cache, extend_blocks, make_blocks, run_blocks
+from nova_jax.sharding import gathered
 
+TOKEN_AXES = (None, "embed")  # Of the learned vectors.
 # text_embeds [B, L, E] and text_lengths [B], or labels [B]; by choice motion_flow [B] and fps [B].
 Condition = dict[str, Array]
 
@@ -121,8 +123,8 @@ class MaskEmbed(nnx.Module):
   """The learned vectors that stand for "the video begins" and "not known yet"."""
 
   def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
-    self.bos_token = parameter(0.02 * rngs.params.normal((1, cfg.width)), (None, "embed"))
-    self.mask_token = parameter(0.02 * rngs.params.normal((1, cfg.width)), (None, "embed"))
+    self.bos_token = parameter(0.02 * rngs.params.normal((1, cfg.width)), TOKEN_AXES)
+    self.mask_token = parameter(0.02 * rngs.params.normal((1, cfg.width)), TOKEN_AXES)
 
 
 class NOVA(nnx.Module):
@@ -158,7 +160,7 @@ class NOVA(nnx.Module):
 
   def begin(self, batch: int) -> Float[Array, "B M D"]:
     """Return the embedding of the frame before the first: one vector for all its tokens."""
-    bos = self.mask_embed.bos_token[...].astype(self.cfg.dtype)
+    bos = gathered(self.mask_embed.bos_token[...], TOKEN_AXES).astype(self.cfg.dtype)
     return jnp.broadcast_to(bos, (batch, self.cfg.num_video_tokens, self.cfg.width))
 
   def temporal(self, latents: Float[Array, "B T h w C"], cond: Float[Array, "B P D"]) -> Float[Array, "B T M D"]:
@@ -178,7 +180,8 @@ class NOVA(nnx.Module):
     """Embed image tokens, with the mask token where `mask` is 1."""
     mask = mask.astype(self.cfg.dtype)
     tokens = self.image_encoder.patch_embed(patches.astype(self.cfg.dtype))
-    return tokens * (1 - mask) + self.mask_embed.mask_token[...].astype(self.cfg.dtype) * mask
+    token = gathered(self.mask_embed.mask_token[...], TOKEN_AXES).astype(self.cfg.dtype)
+    return tokens * (1 - mask) + token * mask
 
 
 def count_parameters(cfg: ModelConfig) -> int:

@@ -25,6 +25,7 @@ from nova_jax.models.nova import NOVA, Condition
 from nova_jax.models.transformer import Cache
 from nova_jax.sampling.guidance import Guidance, Strength
 from nova_jax.sampling.sets import TokenSet, draw_order, token_sets
+from nova_jax.sharding import mesh_of, on, whole
 
 
 class Model(NamedTuple):
@@ -93,27 +94,30 @@ def generate(
     noise: the noise, to reproduce a generation.
     on_set: called with (frame, set) when a set is finished.
   """
-  cfg, guidance = plan.cfg, plan.guidance
+  cfg, guidance, mesh = plan.cfg, plan.guidance, mesh_of(model.state)
   num_given = 0 if given is None else given.shape[1]
   order_keys, noise_keys = fold(keys, 0), fold(keys, 1)
   order = draw_order(order_keys, cfg.num_image_tokens) if order is None else jnp.asarray(order)
-  prefix, positions = prepare(model, condition, null, num_passes=guidance.num_passes, num_frames=plan.num_frames)
+  with on(mesh):
+    prefix, positions = prepare(model, condition, null, num_passes=guidance.num_passes, num_frames=plan.num_frames)
   cache = Cache.empty(
       cfg, cfg.temporal_depth, prefix.shape[0], prefix.shape[1] + plan.num_frames * cfg.num_video_tokens)
   frame = anchor = None
   for t in range(plan.num_frames):
-    if t == 0:
-      cond, cache = begin_video(model, prefix, positions, cache, num_passes=guidance.num_passes)
-      anchor = cond
-    else:
-      cond, cache = continue_video(model, frame, anchor, positions, cache, t, num_passes=guidance.num_passes)
-    if t < num_given:
-      frame = jnp.asarray(given[:, t])
-    else:
-      frame_noise = None if noise is None else jax.tree.map(lambda x: x[t - num_given], noise)
-      frame = _generate_frame(
-          model, scheduler, plan, cond, order, fold(noise_keys, t), frame_noise,
-          functools.partial(on_set, t) if on_set else None)
+    with on(mesh):
+      if t == 0:
+        cond, cache = begin_video(model, prefix, positions, cache, num_passes=guidance.num_passes)
+        anchor = cond
+      else:
+        cond, cache = continue_video(model, frame, anchor, positions, cache, t, num_passes=guidance.num_passes)
+      if t < num_given:
+        frame = jnp.asarray(given[:, t])
+      else:
+        frame_noise = None if noise is None else jax.tree.map(lambda x: x[t - num_given], noise)
+        frame = _generate_frame(
+            model, scheduler, plan, cond, order, fold(noise_keys, t), frame_noise,
+            functools.partial(on_set, t) if on_set else None)
+        frame = whole(frame, mesh)
     yield frame
 
 
@@ -239,7 +243,7 @@ def write_set(
     def step(sample, row):
       table, noise = row
       noise = None if noise is None else noise[rows, ids]
-      predictions = nova.image_decoder(sample[None], table.time, z[:passes])
+      predictions = nova.image_decoder(sample[None], table.time, z[:passes], (None, "batch", None))
       prediction = strength.combine(predictions, valid) if passes > 1 else predictions[0]
       return scheduler.step(table, sample, prediction, noise, valid), None
 

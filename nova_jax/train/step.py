@@ -63,6 +63,8 @@ def make_train_step(
     static, so there are as many compilations as sizes.
   """
   frozen = frozen_mask(abstract.params, freeze)
+  shardings = shardings_of(abstract)
+  mesh = shardings.step.mesh
 
   def loss(params, buffers, batch, keys, padded_size, num_visible):
     params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
@@ -73,7 +75,8 @@ def make_train_step(
 
     def micro_gradients(batch, keys):
       (_, parts), grads = grad_fn(state.params, state.buffers, batch, keys, padded_size, num_visible)
-      return parts, grads
+      # Left to itself, XLA sums whole gradients on each device.
+      return parts, jax.lax.with_sharding_constraint(grads, shardings.params)
 
     if accumulation == 1:
       return micro_gradients(batch, keys)
@@ -88,7 +91,8 @@ def make_train_step(
     step_key = jax.random.fold_in(jax.random.key(seed), state.step)
     keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(step_key, index)))(batch["index"])
     batch = drop_captions(batch, keys[:, 0], caption_dropout, no_class)
-    parts, grads = gradients(state, batch, keys[:, 1], padded_size, num_visible)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      parts, grads = gradients(state, batch, keys[:, 1], padded_size, num_visible)
 
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -99,8 +103,7 @@ def make_train_step(
     }
     return TrainState(state.step + 1, params, state.buffers, ema, opt_state), metrics
 
-  shardings = shardings_of(abstract)
-  out_shardings = (shardings, replicated(shardings.step.mesh))
+  out_shardings = (shardings, replicated(mesh))
   return jax.jit(train_step, static_argnums=3, donate_argnums=0, out_shardings=out_shardings)
 
 
