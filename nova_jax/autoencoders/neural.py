@@ -138,10 +138,11 @@ class NeuralAutoencoder:
 def tile_function(graph: nnx.GraphDef, method: str, dtype: str) -> Callable[[nnx.State, Array], jax.Array]:
   """Return the compiled (weights, tile) → result of a network's "encode" or "decode", computed in `dtype`."""
   options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
-  return jax.jit(functools.partial(_run, graph, method, dtype), compiler_options=options)
+  return jax.jit(functools.partial(run_network, graph, method, dtype), compiler_options=options)
 
 
-def _run(graph, method: str, dtype: str, state, x):
+def run_network(graph: nnx.GraphDef, method: str, dtype: str, state: nnx.State, x: Array) -> jax.Array:
+  """Run a network's "encode" or "decode" on a tile, computed in `dtype`."""
   if x.dtype == jnp.uint8:
     x = (x.astype(jnp.float32) - 127.5) / 127.5
   return getattr(nnx.merge(graph, state), method)(x.astype(dtype)).astype(jnp.float32)

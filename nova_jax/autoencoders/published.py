@@ -2,12 +2,43 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from nova_jax.config import LARGEST, from_dict
+from nova_jax.files import read_json
 
 NUM_GROUPS = 32  # Of every group normalisation.
 MOST_LAYERS = 64  # Of a level, and levels.
+
+_KL = {"_class_name": "AutoencoderKL", "latent_channels": 4, "down_block_types": ["DownEncoderBlock2D"] * 4,
+       "up_block_types": ["UpDecoderBlock2D"] * 4}
+# The autoencoders of the released models, by the end of a model's name.
+RELEASED: Mapping[str, Mapping[str, Any]] = MappingProxyType({
+    "sdxl1024": {**_KL, "scaling_factor": 0.13025},
+    "sd512": _KL,
+    "osp480": {
+        "_class_name": "AutoencoderKLOpenSora", "latent_channels": 4,
+        "down_block_types": ["DownEncoderBlock2D"] * 2 + ["DownEncoderBlock3D"] * 2,
+        "up_block_types": ["UpDecoderBlock3D"] * 4},
+})
+
+
+def published_autoencoder(name: str) -> Mapping[str, Any]:
+  """Return the published config of a folder's autoencoder, or of a released model's by its name if there's no folder.
+
+  Raises:
+    ValueError: there is neither.
+  """
+  for path in (Path(name) / "vae/config.json", Path(name) / "config.json"):
+    if path.is_file():
+      return read_json(path)
+  kind = Path(name).name.rsplit("-")[-1]
+  if kind not in RELEASED:
+    raise ValueError(
+        f"autoencoder: {name!r} is neither a published folder nor a released model; known: {', '.join(RELEASED)}")
+  return RELEASED[kind]
 
 
 @dataclasses.dataclass(frozen=True)

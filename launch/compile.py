@@ -1,0 +1,62 @@
+"""Compile for a TPU pod that isn't here: `python -m launch.compile --config configs/X.py:v5e --topology v5e:16x16`.
+
+Prints what each device must hold and move, and how fast the programs can be at best. Exit code 1 if they don't fit.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from nova_jax import cli
+from nova_jax.aot.programs import WHAT
+from nova_jax.aot.report import total_seconds
+from nova_jax.aot.search import cheapest_change, compile_all, search
+from nova_jax.aot.topology import parse_mesh, parse_topology, prepare_environment
+from nova_jax.config import Experiment, from_dict
+from nova_jax.files import write_atomically
+
+config_flags.DEFINE_config_file("config", None, "Python file with get_config(); --config.a.b=… overrides a field.")
+flags.DEFINE_string("topology", None, "The slice: v5e:16x16, v4:4x4x4, v5p:4x4x4, v6e:16x16; *2 behind it for two.")
+flags.DEFINE_string("mesh", None, "Devices along the mesh's axes, data=1,fsdp=64,tensor=4. Default: the config's.")
+flags.DEFINE_enum("what", "train", WHAT, "Which programs: the steps of all stages, a generation, a tile's decoding.")
+flags.DEFINE_bool("search", False, "Find the lightest remat that fits, and the largest batch.")
+flags.DEFINE_string("json", None, "File to write all of it to.")
+
+
+def main() -> None:
+  """Compile --config for --topology."""
+  args = flags.FLAGS
+  prepare_environment()
+  experiment, topology = from_dict(Experiment, args.config), parse_topology(args.topology)
+  if args.mesh:
+    experiment = dataclasses.replace(experiment, mesh=parse_mesh(args.mesh))
+  if args.search and args.what != "train":
+    raise ValueError(f"--search is for training, got --what={args.what}")
+  say = lambda text: print(text, flush=True)
+  result = {"config": dataclasses.asdict(experiment), "topology": topology.name, "what": args.what}
+  if args.search:
+    result["search"] = search(experiment, topology, say)
+    for name in ("lightest_remat", "largest_batch"):
+      say(f"{name.replace('_', ' ')}: {result['search'][name] or 'none that was tried'}")
+    fits = result["search"]["lightest_remat"] is not None
+  else:
+    result["programs"] = reports = compile_all(experiment, topology, args.what, say)
+    fits = all(report["fits"] for report in reports)
+    if fits and args.what == "sample":
+      samples = max(report["samples"] for report in reports)
+      say(f"{samples} generations take at least {total_seconds(reports):.2f} s, all sets as long as the largest")
+    if not fits:
+      found = cheapest_change(experiment, topology, args.what, say)
+      result["change"] = found[0] if found else None
+      say(f"the cheapest change that fits: {found[0]}" if found else "no change that was tried makes it fit")
+  if args.json:
+    write_atomically(Path(args.json), json.dumps(result, indent=1) + "\n")
+  sys.exit(0 if fits else cli.FAILED)
+
+
+if __name__ == "__main__":
+  cli.run(main, required=("config", "topology"))

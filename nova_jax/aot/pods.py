@@ -1,0 +1,35 @@
+"""Which slice of each chip to train the released models on, and how: the one table that their configs read.
+
+`data` takes what is left, so that a config serves any number of slices. `benchmarks/pods.py` compiles every row.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from nova_jax.aot.chips import CHIPS
+from nova_jax.config import MeshConfig, did_you_mean
+
+TOPOLOGIES: Mapping[str, str] = MappingProxyType({
+    "v4": "v4:4x4x4", "v5e": "v5e:16x16", "v5p": "v5p:4x4x4", "v6e": "v6e:8x8"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """How to train on one kind of chip."""
+
+  mesh: MeshConfig
+  remat: str = "block"
+  accumulation: int = 1
+
+
+_SIXTEEN = MeshConfig(data=-1, fsdp=16)  # 1.4 B parameters with optimizer and average are then 1.5 GiB a device.
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType({chip: Recipe(_SIXTEEN) for chip in CHIPS})
+
+
+def recipe(chip: str) -> Recipe:
+  """Return the recipe for a chip; an unknown one is a ValueError."""
+  if chip not in RECIPES:
+    raise ValueError(f"--config=FILE:CHIP: {chip!r} is not a known chip{did_you_mean(chip, RECIPES)}")
+  return RECIPES[chip]

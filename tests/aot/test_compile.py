@@ -1,0 +1,72 @@
+"""One real compilation for four v5e chips, by the launcher in a process of its own: libtpu must not be loaded here."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+CONFIG = """
+from nova_jax.config import Experiment, ModelConfig, StageConfig, TrainConfig, to_config_dict
+
+def get_config():
+  return to_config_dict(Experiment(
+      model=ModelConfig(
+          latent_dim=4, latent_size=(32, 32), patch_size=2, width=256, num_heads=4, temporal_depth=2, spatial_depth=4,
+          denoiser_depth=2, denoiser_width=256, num_classes=10, dtype="bfloat16", remat="block"),
+      train=TrainConfig(stages=(StageConfig(name="image", batch_size=8),), loss_repeat=2)))
+"""
+
+
+def launch(path, *args):
+  environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+  command = [sys.executable, "-m", "launch.compile", f"--config={path}", *args]
+  return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def config(tmp_path):
+  path = tmp_path / "tiny.py"
+  path.write_text(CONFIG)
+  return path
+
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ,
+    reason="libtpu is not installed: pip install -e .[compile]")
+
+
+@needs_libtpu
+def test_a_training_step_compiles_for_a_pod(config, tmp_path):
+  done = launch(config, "--topology=v5e:2x2", "--mesh=fsdp=4", f"--json={tmp_path / 'out.json'}")
+  assert done.returncode == 0, done.stderr
+  assert done.stderr == "", "the compiler's own messages reached the terminal"
+  (report,) = json.loads((tmp_path / "out.json").read_text())["programs"]
+  size = report["memory"]
+  assert report["fits"] and 0 < size["parameters"] < size["peak"] < size["limit"]
+  assert size["optimizer"] == pytest.approx(2 * size["parameters"], rel=0.01)  # Two moments.
+  # Weights are gathered layer by layer, where they are used, and the state comes back as it came.
+  assert any(row["kind"] == "all-gather" and row["axes"] == "fsdp" for row in report["collectives"])
+  assert report["whole_parameter_gathers"] == [] and report["resharded"] == []
+  line = report["roofline"]
+  assert line["seconds"] == max(line["compute"], line["memory"], line["network"]) > 0
+  assert 0 < line["mfu"] <= 1
+
+
+@pytest.mark.parametrize("args, message", [
+    (["--topology=v5e"], "--topology: expected CHIP:AxB"),
+    (["--topology=v5e:2x2", "--mesh=foo=4"], "--mesh: 'foo' is not an axis"),
+    (["--topology=v5e:2x2", "--what=decode", "--search"], "--search is for training"),
+])
+def test_bad_input_is_one_line(config, args, message):
+  done = launch(config, *args)
+  assert done.returncode == 2 and done.stdout == ""
+  assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+@needs_libtpu
+def test_a_slice_that_no_pod_has(config):
+  done = launch(config, "--topology=v5e:3x5")
+  assert done.returncode == 2 and "the TPU compiler refuses v5e:3x5" in done.stderr and done.stderr.count("\n") == 1

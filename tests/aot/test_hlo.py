@@ -1,0 +1,112 @@
+"""A recorded program: what is found in the text of a scan compiled for four v5e chips, fsdp 2 × tensor 2.
+
+The scan runs three layers x ← tanh(x·w)·v, both gathered within it; besides, all of w is gathered on purpose.
+"""
+
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nova_jax.aot import hlo
+from nova_jax.aot.chips import CHIPS
+from nova_jax.aot.collectives import axes_of, find_collectives, replica_groups, whole_stacks
+from nova_jax.aot.report import network_seconds, summarize
+
+TEXT = (Path(__file__).parent / "scan.hlo.txt").read_text()
+LAYERS, WIDTH, HIDDEN, BATCH, BF16 = 3, 1024, 2048, 1024, 2
+
+
+def mesh(shape, coords=None, slices=None):
+  """Return what is needed of a mesh, of chips in a row if not said otherwise."""
+  size = int(np.prod(list(shape.values())))
+  coords = coords or [(i, 0, 0) for i in range(size)]
+  slices = slices or [0] * size
+  devices = np.empty(size, object)
+  devices[:] = [types.SimpleNamespace(coords=c, slice_index=s) for c, s in zip(coords, slices)]
+  return types.SimpleNamespace(
+      devices=devices.reshape(list(shape.values())), axis_names=tuple(shape), shape=shape, size=size)
+
+
+RING = mesh({"data": 1, "fsdp": 2, "context": 1, "tensor": 2}, [(0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0)])
+
+
+@pytest.fixture(scope="module")
+def program():
+  return hlo.parse(TEXT)
+
+
+def test_loops_run_as_often_as_there_are_layers(program):
+  assert [(times, depth) for times, depth, _ in program.walk()] == [(1, 0), (LAYERS, 1)]
+
+
+def test_a_loop_without_a_bound_is_an_error(program):
+  loop = next(line for line in program.computations[program.entry] if line.opcode == "while")
+  known = hlo.Instruction("w", "()", "while", (), 'backend_config={"known_trip_count":{"n":"7"}}', False)
+  assert program.trip_count(known) == 7
+  empty = hlo.Program({**program.computations, loop.called[0]: ()}, program.entry)
+  with pytest.raises(ValueError, match="expected one"):
+    empty.trip_count(loop)
+
+
+def test_collectives_are_counted_once_with_their_axes(program):
+  found = sorted((c.kind, c.times, c.bytes, c.axes, c.in_loop) for c in find_collectives(program, RING))
+  layer = WIDTH * HIDDEN // 2 * BF16
+  assert found == sorted([
+      ("all-gather", 1, LAYERS * WIDTH * HIDDEN // 2 * BF16, ("fsdp",), False),
+      ("all-gather", LAYERS, layer, ("fsdp",), True),
+      ("all-gather", LAYERS, layer, ("fsdp",), True),
+      ("all-reduce", LAYERS, BATCH // 2 * WIDTH * BF16, ("tensor",), True)])
+
+
+def test_a_parameter_gathered_whole_is_found_and_one_gathered_by_layers_is_not(program):
+  stacks = [(LAYERS, WIDTH, HIDDEN), (LAYERS, HIDDEN, WIDTH)]
+  found = whole_stacks(find_collectives(program, RING), stacks, parts=2)
+  assert [(c.name, c.in_loop) for c in found] == [("w", False)]
+
+
+def test_memory_is_counted_by_slices(program):
+  moved = hlo.hbm_bytes(program)
+  # Each device reads its quarter of both weights once for the scan, and w once more to gather it whole.
+  weights = 2 * LAYERS * WIDTH * HIDDEN * BF16 // 4
+  assert weights < moved < 4 * weights
+
+
+def test_network_time():
+  chip = CHIPS["v5e"]
+  program = hlo.parse(TEXT)
+  (reduce,) = [c for c in find_collectives(program, RING) if c.kind == "all-reduce"]
+  assert reduce.wire_bytes == reduce.bytes  # Twice half of it.
+  assert network_seconds(reduce, chip) == pytest.approx(LAYERS * reduce.bytes / (2 * chip.link))
+  apart = mesh(RING.shape, slices=[0, 1, 0, 1])
+  (reduce,) = [c for c in find_collectives(program, apart) if c.kind == "all-reduce"]
+  assert network_seconds(reduce, chip) == pytest.approx(LAYERS * reduce.bytes / chip.dcn)
+  rows = summarize(find_collectives(program, RING), chip)
+  assert {(row["kind"], row["axes"], row["count"]) for row in rows} == {
+      ("all-gather", "fsdp", 1 + 2 * LAYERS), ("all-reduce", "tensor", LAYERS)}
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("replica_groups={{0,2},{1,3}}", [[0, 2], [1, 3]]),
+    ("replica_groups={}", [[0, 1, 2, 3]]),
+    ("replica_groups=[2,2]<=[4]", [[0, 1], [2, 3]]),
+    ("replica_groups=[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
+    ("replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_0'}", [[0, 2], [1, 3]]),
+    ("replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_1'}", [[0, 1], [2, 3]]),
+    ("replica_groups=mesh['axis_0'=4] {'axis_0':(1)2}", [[0, 2], [1, 3]]),
+    ("replica_groups=mesh['axis_0'=4] {'axis_0':(2)2}", [[0, 1], [2, 3]]),
+    ("source_target_pairs={{0,1},{1,0}}", [[0, 1], [1, 0]]),
+])
+def test_groups_in_all_their_spellings(text, expected):
+  assert replica_groups(f"channel_id=1, {text}, dimensions={{0}}", 4).tolist() == expected
+
+
+def test_groups_in_an_unknown_spelling_are_an_error():
+  with pytest.raises(ValueError, match="not understood"):
+    replica_groups("replica_groups=someday", 4)
+
+
+def test_axes_of_groups():
+  assert axes_of(np.array([[0, 1], [2, 3]]), RING) == ("tensor",)
+  assert axes_of(np.array([[0, 1, 2, 3]]), RING) == ("fsdp", "tensor")

@@ -1,0 +1,83 @@
+"""The released configs on their recommended pods: they load, and every stage's batch and parameter spreads evenly."""
+
+import dataclasses
+import importlib
+import math
+
+import pytest
+from flax import nnx
+from jax.sharding import AbstractMesh
+
+from benchmarks.pods import MODELS
+from nova_jax.aot.pods import RECIPES, TOPOLOGIES
+from nova_jax.aot.topology import parse_topology
+from nova_jax.autoencoders import NETWORKS, make_network
+from nova_jax.autoencoders.published import RELEASED, published_autoencoder
+from nova_jax.config import PRESETS, Experiment, from_dict
+from nova_jax.convert.configs import model_config
+from nova_jax.models.nova import NOVA
+from nova_jax.sharding import MESH_AXES, state_shardings
+from nova_jax.train.stages import plan_stages
+from tables.read import read_table
+
+
+def load(name, *args):
+  return from_dict(Experiment, importlib.import_module(f"configs.{name}").get_config(*args))
+
+
+def test_every_released_model_has_a_config():
+  assert {name.replace("_", "-") for name in MODELS} == PRESETS.keys() - {"digits"}
+  assert TOPOLOGIES.keys() == RECIPES.keys()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_configs_are_the_released_models(name):
+  released, ours = model_config(read_table(name.replace("_", "-"))[0]), load(name).model
+  assert dataclasses.replace(ours, dtype="float32", remat="none") == released
+  assert ours.dtype == "bfloat16"
+  assert load(name) == load(name, "v5e")
+
+
+@pytest.mark.parametrize("chip", TOPOLOGIES)
+@pytest.mark.parametrize("name", MODELS)
+def test_batches_spread_over_pods(name, chip):
+  experiment, mesh = load(name, chip), load(name, chip).mesh
+  for slices in (1, 2):
+    num_chips = slices * parse_topology(TOPOLOGIES[chip]).num_chips
+    known = mesh.fsdp * mesh.tensor * mesh.context
+    assert mesh.data == -1 and num_chips % (slices * known) == 0
+    for stage in plan_stages(experiment.train):
+      assert stage.cfg.batch_size // experiment.train.accumulation % (num_chips // (mesh.tensor * mesh.context)) == 0
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameters_divide_over_all_recipes(name):
+  state = nnx.state(nnx.eval_shape(lambda: NOVA(load(name).model, rngs=nnx.Rngs(0))))
+  for chip, how in RECIPES.items():
+    sizes = {axis: getattr(how.mesh, axis) for axis in MESH_AXES}
+    sizes["data"] = parse_topology(TOPOLOGIES[chip]).num_chips // -math.prod(sizes.values())
+    state_shardings(AbstractMesh(tuple(sizes.values()), MESH_AXES), state)  # Refuses what doesn't divide.
+
+
+def test_an_unknown_chip():
+  with pytest.raises(ValueError, match="did you mean"):
+    load(MODELS[0], "v5")
+
+
+@pytest.mark.parametrize("name, table", [("sdxl1024", "sdxl"), ("sd512", "sd"), ("osp480", "opensora-plan")])
+def test_released_autoencoders_are_those_of_the_tables(name, table):
+  sizes = lambda config: nnx.to_flat_state(nnx.state(nnx.eval_shape(lambda: make_network(config, nnx.Rngs(0)))))
+  shape = lambda config: [(path, value.shape) for path, value in sizes(config)]
+  published = read_table(table)[0]
+  assert shape(RELEASED[name]) == shape(published)
+  config = NETWORKS[published["_class_name"]].config
+  assert config.from_published(RELEASED[name]) == config.from_published(published)
+
+
+def test_autoencoders_by_name(tmp_path):
+  assert published_autoencoder("models/nova-d48w1024-osp480") == RELEASED["osp480"]
+  (tmp_path / "vae").mkdir()
+  (tmp_path / "vae/config.json").write_text('{"_class_name": "AutoencoderKL"}')
+  assert published_autoencoder(str(tmp_path)) == {"_class_name": "AutoencoderKL"}
+  with pytest.raises(ValueError, match="neither"):
+    published_autoencoder("nowhere")
