@@ -3,14 +3,17 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from models.test_nova import TINY
 from nova_jax.config import MeshConfig
+from nova_jax.models.layers import parameter
 from nova_jax.models.nova import NOVA
-from nova_jax.sharding import make_mesh, state_shardings
+from nova_jax.sharding import constrain, gathered, make_mesh, state_shardings
 
 
 def shardings(mesh_cfg, cfg=TINY):
@@ -27,7 +30,8 @@ def test_parameters_are_spread_as_the_table_says():
 
 
 def test_one_axis_takes_what_is_left():
-  assert dict(make_mesh(MeshConfig(data=2, fsdp=-1, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+  mesh = make_mesh(MeshConfig(data=2, fsdp=-1, tensor=2))
+  assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
 
 
 @pytest.mark.parametrize("cfg, message", [
@@ -36,6 +40,33 @@ def test_one_axis_takes_what_is_left():
 def test_impossible_meshes_are_refused(cfg, message):
   with pytest.raises(ValueError, match=message):
     make_mesh(cfg, jax.devices())
+
+
+def test_colliding_axes_are_refused_with_the_name_of_the_parameter():
+  class Square(nnx.Module):
+    def __init__(self):
+      self.weight = parameter(jnp.ones((8, 8)), ("embed", "embed"))
+
+  with pytest.raises(ValueError, match=r"^weight: axes \('embed', 'embed'\) lie on the mesh axis 'fsdp' twice"):
+    state_shardings(make_mesh(MeshConfig(fsdp=8)), nnx.state(Square()))
+
+
+def test_activations_are_spread_where_sizes_divide():
+  with jax.set_mesh(make_mesh(MeshConfig(data=2, fsdp=2, context=2))):
+    spread = jax.jit(lambda x: constrain(x, "batch", "sequence", None))
+    assert spread(jnp.ones((4, 6, 3))).sharding.spec == P(("data", "fsdp"), "context")
+    assert spread(jnp.ones((4, 5, 3))).sharding.spec == P(("data", "fsdp"))
+    assert spread(jnp.ones((1, 6, 3))).sharding.spec == P(None, "context")
+  assert constrain(jnp.ones(3), "batch").sharding.is_fully_replicated
+
+
+def test_gradients_of_gathered_weights_go_back_in_parts():
+  mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+  weight = jax.device_put(jnp.ones((8, 4)), NamedSharding(mesh, P("fsdp", "tensor")))
+  with jax.set_mesh(mesh):
+    whole, pull = jax.jit(lambda w: jax.vjp(lambda w: gathered(w, ("embed", "mlp")), w))(weight)
+    assert whole.sharding.spec == P(None, "tensor")
+    assert jax.jit(lambda pull, g: pull(g)[0])(pull, whole).sharding.spec == P("fsdp", "tensor")
 
 
 def test_an_axis_that_does_not_divide_is_named():
