@@ -17,16 +17,17 @@ FAILED = 1
 INTERRUPTED = 130
 
 
-def run(main: Callable[[], None], required: Sequence[str] = ()) -> None:
+def run(main: Callable[..., None], required: Sequence[str] = (), words: bool = False) -> None:
   """Parse flags, call `main()`, and exit.
 
   Args:
-    main: takes no arguments; reads `flags.FLAGS`.
+    main: reads `flags.FLAGS`.
     required: names of flags that must be given.
+    words: `main` takes the list of arguments that aren't flags, and what follows `--`; else there must be none.
   """
   flags.mark_flags_as_required(required)
   try:
-    app.run(lambda argv: _call(main, argv), flags_parser=_parse)
+    app.run(lambda argv: _call(main, argv, words), flags_parser=_parse)
   except KeyboardInterrupt:
     sys.exit(INTERRUPTED)
 
@@ -42,14 +43,14 @@ def _parse(argv: Sequence[str]) -> list[str]:
     _exit(shorten(error), BAD_INPUT)
 
 
-def _call(main: Callable[[], None], argv: Sequence[str]) -> None:
+def _call(main: Callable[..., None], argv: Sequence[str], words: bool) -> None:
   # absl's own default would show Orbax's every rename, and files that it can do without.
   if flags.FLAGS.verbosity <= 0:
     logging.set_verbosity(logging.ERROR)
-  if len(argv) > 1:
+  if len(argv) > 1 and not words:
     _exit(f"unexpected argument {argv[1]!r}; flags start with --", BAD_INPUT)
   try:
-    main()
+    main(argv[1:]) if words else main()
   except Exception as error:
     code = exit_code(error)
     if code is None or flags.FLAGS.verbosity > 0:
@@ -69,6 +70,8 @@ def exit_code(error: BaseException) -> int | None:
 def _check_config_file(argv: Sequence[str]) -> None:
   """Raise a ValueError if `--config` names no file: the flag itself would fail later, at its first use."""
   for i, argument in enumerate(argv):
+    if argument == "--":
+      return
     match = re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL)
     if match:
       value = match[1] if match[1] is not None else argv[i + 1] if i + 1 < len(argv) else ""
