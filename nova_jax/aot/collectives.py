@@ -51,10 +51,9 @@ def find_collectives(program: Program, mesh: Mesh) -> list[Collective]:
           continue
         collective = _collective(line, outer, kind, times, depth > 0, mesh)
         if collective.group_size > 1:
+          # The parts of one that was split share a channel; others may too, of other shapes or elsewhere.
           channel = re.search(r"channel_id=(\d+)", line.attributes)
-          key = (collective.kind, channel[1]) if channel else (computation, line.name)
-          if key not in found or collective.times > found[key].times:
-            found[key] = collective
+          found[computation, collective.kind, collective.shapes, channel[1] if channel else line.name] = collective
   return list(found.values())
 
 
@@ -158,10 +157,10 @@ def whole_stacks(
   for shape in stacks:
     whole |= {_dims((*shape[:i], size // parts, *shape[i + 1:])) for i, size in enumerate(shape) if size % parts == 0}
   return [
-      collective for collective in collectives if collective.kind == "all-gather"
-      and any(_dims(shape) in whole for shape in collective.shapes)]
+      collective for collective in collectives
+      if collective.kind == "all-gather" and any(_dims(shape) in whole for shape in collective.shapes)]
 
 
 def _dims(shape: Sequence[int]) -> tuple[int, ...]:
-  """Return a shape without regard to order and to axes of one, which XLA changes at will."""
-  return tuple(sorted(size for size in shape if size > 1))
+  """Return a shape without axes of one, which XLA adds and removes at will."""
+  return tuple(size for size in shape if size > 1)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 _DTYPE_BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\](\{[^{}]*\})?")
+_LINE = re.compile(r"^\s+(ROOT )?%?[^\s=]+ = ")
 _HEADER = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\{$")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([^\s,()}]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
@@ -116,7 +117,7 @@ class Program:
 
 def parse(text: str) -> Program:
   """Parse a compiled module's text."""
-  computations: dict[str, list[Instruction]] = {}
+  computations: dict[str, list[str]] = {}
   entry, lines = "", None
   for line in text.splitlines():
     if lines is None:
@@ -124,13 +125,15 @@ def parse(text: str) -> Program:
       if header:
         lines = computations.setdefault(header[2], [])
         entry = header[2] if header[1] else entry
-    elif line.startswith("}"):
+    elif line == "}":
       lines = None
-    elif " = " in line:
-      lines.append(_instruction(line))
+    elif _LINE.match(line):
+      lines.append(line)
+    else:  # Attributes of kernels run over several lines.
+      lines[-1] += line
   if not entry:
     raise ValueError("the compiled program's text has no entry computation")
-  return Program(computations, entry)
+  return Program({name: tuple(map(_instruction, lines)) for name, lines in computations.items()}, entry)
 
 
 def hbm_bytes(program: Program) -> float:

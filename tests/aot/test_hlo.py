@@ -41,6 +41,16 @@ def test_loops_run_as_often_as_there_are_layers(program):
   assert [(times, depth) for times, depth, _ in program.walk()] == [(1, 0), (LAYERS, 1)]
 
 
+def test_attributes_over_several_lines(program):
+  # Pallas kernels have such: what follows must not get lost.
+  first = next(line for line in TEXT.splitlines() if " all-reduce(" in line)
+  text = TEXT.replace(first, first + ', frontend_attributes={kernel_metadata={\n"block": "256"\n}}, a={}')
+  broken = hlo.parse(text)
+  assert {name: len(lines) for name, lines in broken.computations.items()} == {
+      name: len(lines) for name, lines in program.computations.items()}
+  assert find_collectives(broken, RING) == find_collectives(program, RING)
+
+
 def test_a_loop_without_a_bound_is_an_error(program):
   loop = next(line for line in program.computations[program.entry] if line.opcode == "while")
   known = hlo.Instruction("w", "()", "while", (), 'backend_config={"known_trip_count":{"n":"7"}}', False)
