@@ -10,11 +10,9 @@ from flax import nnx
 
 from nova_jax.autoencoders import make_network
 from nova_jax.autoencoders.neural import tile_function
+from nova_jax.autoencoders.published import RELEASED
 
-CONFIG = {
-    "_class_name": "AutoencoderKLOpenSora", "latent_channels": 4, "block_out_channels": [128, 256, 512, 512],
-    "layers_per_block": 2, "down_block_types": ["DownEncoderBlock2D"] * 2 + ["DownEncoderBlock3D"] * 2,
-    "up_block_types": ["UpDecoderBlock3D"] * 4}
+CONFIG = RELEASED["osp480"]
 FRAMES, LATENTS, STRIDE = 17, 5, 8
 SIZES = ((60, 96), (32, 32), (16, 16))  # Latents of a whole frame of 480 × 768 pixels, and tiles.
 

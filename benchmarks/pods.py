@@ -14,7 +14,7 @@ from absl import flags
 
 from nova_jax import cli
 from nova_jax.aot.chips import GIB
-from nova_jax.aot.pods import TOPOLOGIES
+from nova_jax.aot.pods import SAMPLE_MESH, TOPOLOGIES
 from nova_jax.aot.programs import WHAT
 from nova_jax.files import read_json, write_atomically
 
@@ -57,6 +57,8 @@ def compile_row(folder: Path, row: tuple[str, str, str, str]) -> bool:
   model, chip, topology, what = row
   command = [sys.executable, "-m", "launch.compile", f"--config=configs/{model}.py:{chip}", f"--topology={topology}",
              f"--what={what}", f"--json={result_path(folder, row)}"]
+  if what == "sample":
+    command.append(f"--mesh={SAMPLE_MESH}")
   print(" ".join(command[1:]), flush=True)
   return subprocess.run(command).returncode in (0, cli.FAILED)
 
@@ -68,12 +70,12 @@ def table_lines(model: str, result: dict) -> list[str]:
     mesh = ", ".join(f"{axis} {size}" for axis, size in report["mesh"].items() if size > 1) or "one device"
     size = report["memory"]
     cells = [model, result["topology"], mesh, report["program"], report["samples"] or "",
-             f"{size['peak'] / GIB:.2f} / {size['limit'] / GIB:.2f}"]
-    if report["fits"]:
+             f"{size['peak'] / GIB:.2f} / {size['limit'] / GIB:.2f}{'' if report['fits'] else ', does not fit'}"]
+    if "roofline" in report:
       line, moved = report["roofline"], sum(row["bytes"] for row in report["collectives"])
       cells += [f"{1e3 * line['seconds']:.1f}", line["bottleneck"], f"{line['mfu']:.0%}", f"{moved / 1e6:.0f}"]
     else:
-      cells += ["does not fit", "", "", ""]
+      cells += [""] * 4
     lines.append(f"| {' | '.join(map(str, [*cells, round(report['compile_seconds'])]))} |")
   return lines
 

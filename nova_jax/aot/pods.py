@@ -13,6 +13,9 @@ from nova_jax.config import MeshConfig, did_you_mean
 TOPOLOGIES: Mapping[str, str] = MappingProxyType({
     "v4": "v4:4x4x4", "v5e": "v5e:16x16", "v5p": "v5p:4x4x4", "v6e": "v6e:8x8"})
 
+# Generation reads all weights for every set of tokens: each device better has them all.
+SAMPLE_MESH = "data=-1"
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:

@@ -49,7 +49,8 @@ def _compile(job: Job, topology: Topology) -> Report:
     return report | {
         "fits": False, "compile_seconds": time.perf_counter() - started,
         "memory": {**job.inputs, "peak": needed[0], "limit": needed[1]}}
-  report |= {"fits": True, "compile_seconds": time.perf_counter() - started, "memory": memory(job, compiled, topology)}
+  size = memory(job, compiled, topology)
+  report |= {"fits": size["peak"] <= size["limit"], "compile_seconds": time.perf_counter() - started, "memory": size}
   program = hlo.parse(compiled.as_text())
   moves = coll.find_collectives(program, job.mesh)
   count = compiled.cost_analysis()["flops"] * job.mesh.size
@@ -78,7 +79,9 @@ def memory(job: Job, compiled: jax.stages.Compiled, topology: Topology) -> dict[
   """Return bytes a device: the inputs by what they are, temporaries, code, host memory, the peak and the limit."""
   stats = compiled.memory_analysis()
   outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
-  peak = stats.argument_size_in_bytes + outputs + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
+  # Inputs that a program doesn't read are dropped from it, but stay where they are.
+  inputs = max(stats.argument_size_in_bytes, sum(job.inputs.values()))
+  peak = inputs + outputs + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
   return {
       **job.inputs, "temporaries": stats.temp_size_in_bytes, "code": stats.generated_code_size_in_bytes,
       "host": stats.host_temp_size_in_bytes, "peak": peak, "limit": topology.chip.limit}
@@ -134,11 +137,11 @@ def lines(report: Report) -> list[str]:
   inside = ", ".join(f"{name} {size}" for name, size in sizes.items() if name not in ("peak", "limit"))
   verdict = "fits" if report["fits"] else "DOES NOT FIT"
   mesh = ",".join(f"{axis}={size}" for axis, size in report["mesh"].items() if size > 1) or "one device"
-  least = "" if report["fits"] else "at least "
+  least = "" if "roofline" in report else "at least "
   out = [
       f"{report['program']} on {mesh}: {verdict}; compiled in {report['compile_seconds']:.0f} s",
       f"  memory   {least}{sizes['peak']} of {sizes['limit']} GiB a device: {inside}"]
-  if not report["fits"]:
+  if "roofline" not in report:
     return out
   line = report["roofline"]
   rate = f", {report['samples'] / line['seconds']:.1f} clips/s" if report["samples"] and report["runs"] == 1 else ""

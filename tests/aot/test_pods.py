@@ -2,14 +2,18 @@
 
 import dataclasses
 import importlib
+import itertools
 import math
+from pathlib import Path
 
 import pytest
 from flax import nnx
 from jax.sharding import AbstractMesh
 
-from benchmarks.pods import MODELS
+from benchmarks.pods import COLUMNS, MODELS, result_path, rows, table_lines
+from nova_jax.aot.chips import GIB
 from nova_jax.aot.pods import RECIPES, TOPOLOGIES
+from nova_jax.aot.programs import WHAT
 from nova_jax.aot.topology import parse_topology
 from nova_jax.autoencoders import NETWORKS, make_network
 from nova_jax.autoencoders.published import RELEASED, published_autoencoder
@@ -81,3 +85,26 @@ def test_autoencoders_by_name(tmp_path):
   assert published_autoencoder(str(tmp_path)) == {"_class_name": "AutoencoderKL"}
   with pytest.raises(ValueError, match="neither"):
     published_autoencoder("nowhere")
+
+
+def test_rows_of_the_table_cover_all_models_chips_and_programs():
+  listed = rows(list(MODELS), list(TOPOLOGIES))
+  one = {(model, chip, what) for model, chip, topology, what in listed if "*" not in topology}
+  assert one == set(itertools.product(MODELS, TOPOLOGIES, WHAT))
+  assert len({model for model, _, topology, what in listed if topology == "v5e:16x16*2" and what == "train"}) >= 2
+  assert len({result_path(Path("folder"), row) for row in listed}) == len(listed)
+
+
+def test_table_lines_say_what_fits_and_what_does_not():
+  report = {
+      "program": "train image", "mesh": {"data": 16, "fsdp": 16, "tensor": 1}, "samples": 1024, "runs": 1, "fits": True,
+      "compile_seconds": 61.2, "memory": {"peak": 3 * GIB, "limit": 15.75 * GIB},
+      "roofline": {"seconds": 0.5, "bottleneck": "compute", "mfu": 0.66},
+      "collectives": [{"bytes": 2e6}, {"bytes": 1e6}]}
+  (line,) = table_lines("nova", {"topology": "v5e:16x16", "programs": [report]})
+  assert line == (
+      "| nova | v5e:16x16 | data 16, fsdp 16 | train image | 1024 | 3.00 / 15.75 | 500.0 | compute | 66% | 3 | 61 |")
+  small = {name: report[name] for name in ("program", "mesh", "samples", "runs", "compile_seconds")}
+  small |= {"fits": False, "memory": {"peak": 18 * GIB, "limit": 15.75 * GIB}}
+  (line,) = table_lines("nova", {"topology": "v5e:16x16", "programs": [small]})
+  assert "18.00 / 15.75, does not fit" in line and line.count("|") == len(COLUMNS) + 1

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,8 @@ from nova_jax.config import PRESETS, ModelConfig, SchedulerConfig
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.loss import draw, training_loss
 from nova_jax.models.nova import NOVA
-from nova_jax.train.flops import forward_flops, matmul_peak, train_flops
+from nova_jax.train.flops import (
+    executed_flops, forward_flops, forward_parts, matmul_peak, sample_flops, train_flops)
 
 
 def test_image_model_by_hand():
@@ -42,7 +45,8 @@ def test_mask_area_is_counted_exactly():
 def test_close_to_what_xla_counts():
   cfg = ModelConfig(
       latent_dim=2, latent_size=(16, 16), patch_size=2, width=64, num_heads=2, temporal_depth=1, spatial_depth=2,
-      denoiser_depth=1, denoiser_width=64, text_dim=16, text_len=8)
+      denoiser_depth=1, denoiser_width=64, text_dim=16, text_len=8,
+      attention="dense")  # XLA counts the body of a loop once.
   scheduler, keys = make_scheduler(SchedulerConfig()), jax.random.split(jax.random.key(0), 2)
   graphdef, state = nnx.split(NOVA(cfg, rngs=nnx.Rngs(0)))
   batch = {
@@ -60,6 +64,34 @@ def test_close_to_what_xla_counts():
 
 def test_a_training_step_is_three_forward_passes():
   assert train_flops(PRESETS["digits"], 32, 4, 3, 4) == 96 * forward_flops(PRESETS["digits"], 4, 3, 4)
+
+
+def test_what_is_recomputed_counts_as_executed_only():
+  cfg = dataclasses.replace(PRESETS["digits"], remat="dots", attention="dense")
+  parts, plain = forward_parts(cfg, 4, 3, 4), train_flops(cfg, 8, 4, 3, 4)
+  assert executed_flops(cfg, 8, 4, 3, 4) == plain
+  block = dataclasses.replace(cfg, remat="block")
+  assert executed_flops(block, 8, 4, 3, 4) == plain + 8 * (parts.attention + parts.blocks)
+  assert executed_flops(dataclasses.replace(cfg, attention="splash"), 8, 4, 3, 4) == plain + 12 * parts.attention
+
+
+def test_generation_costs_what_its_parts_cost():
+  cfg = PRESETS["digits"]
+  none = dict(num_steps=5, num_passes=1)
+  # The cache saves what is known, so all frames together cost a training pass's temporal encoder.
+  temporal = sample_flops(cfg, 1, 3, (), **none)
+  d, tokens = cfg.width, cfg.num_condition_tokens + 3 * cfg.num_video_tokens
+  frames = np.concatenate([np.zeros(cfg.num_condition_tokens, int), np.repeat(np.arange(3), cfg.num_video_tokens)])
+  pairs = int((frames[:, None] >= frames[None]).sum())
+  embeddings = temporal - cfg.temporal_depth * (24 * d**2 * tokens + 4 * d * pairs)
+  assert 0 < embeddings < 0.2 * temporal
+  # Twice the passes or the samples cost twice; a set's cost grows with the steps by its tokens alone.
+  sets = ((0, 6), (6, 10))
+  once = sample_flops(cfg, 1, 3, sets, **none)
+  assert sample_flops(cfg, 4, 3, sets, num_steps=5, num_passes=2) == 8 * once
+  step = sample_flops(cfg, 1, 3, sets, num_steps=6, num_passes=1) - once
+  assert step == pytest.approx((sample_flops(cfg, 1, 3, ((0, 16),), num_steps=6, num_passes=1)
+                                - sample_flops(cfg, 1, 3, ((0, 16),), **none)))
 
 
 def test_peak_is_measured():
