@@ -46,7 +46,7 @@ def main() -> None:
   else:
     result["programs"] = reports = compile_all(experiment, topology, args.what, say)
     fits = all(report["fits"] for report in reports)
-    if fits and args.what == "sample":
+    if args.what == "sample" and all("roofline" in report for report in reports):
       samples = max(report["samples"] for report in reports)
       say(f"{samples} generations take at least {total_seconds(reports):.2f} s, all sets as long as the largest")
     if not fits:

@@ -16,6 +16,8 @@ from jax.sharding import Mesh
 from nova_jax.aot.hlo import Instruction, Program
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+# Between slices, arrays go through the hosts: a send and a receive that name what becomes of them there.
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +49,12 @@ def find_collectives(program: Program, mesh: Mesh) -> list[Collective]:
     for outer in program.computations[computation]:
       for line in program.within(outer):
         kind = line.opcode.removesuffix("-start")
-        if kind not in KINDS:
+        if kind in KINDS:
+          collective = _collective(line, outer, kind, times, depth > 0, mesh)
+        elif kind == "send" and _BETWEEN_SLICES.search(line.attributes):
+          collective = _between_slices(line, times, depth > 0, mesh)
+        else:
           continue
-        collective = _collective(line, outer, kind, times, depth > 0, mesh)
         if collective.group_size > 1:
           # The parts of one that was split share a channel; others may too, of other shapes or elsewhere.
           channel = re.search(r"channel_id=(\d+)", line.attributes)
@@ -67,7 +72,7 @@ def _collective(
   size = sum(array.bytes for array in arrays)
   if kind == "all-reduce" and "all-reduce-scatter" in outer.attributes:
     kind = "reduce-scatter"  # A fusion of an all-reduce and the slice that is left of it.
-  groups = replica_groups(line.attributes, mesh.size)
+  groups = replica_groups(line.attributes, mesh.size // _num_slices(mesh))
   if kind == "reduce-scatter" and line.opcode.startswith("reduce-scatter"):
     size *= len(groups[0])
   name = re.search(r'op_name="([^"]*)"', line.attributes + outer.attributes)
@@ -77,32 +82,42 @@ def _collective(
       _span(groups, mesh))
 
 
+def _between_slices(line: Instruction, times: int, in_loop: bool, mesh: Mesh) -> Collective:
+  kind = _BETWEEN_SLICES.search(line.attributes)[1].lower().replace("_", "-")
+  name = re.search(r'op_name="([^"]*)"', line.attributes)
+  array = line.arrays[0]
+  # `data` is the axis that spans slices.
+  return Collective(
+      kind, name[1] if name else "", times, in_loop, array.bytes, (array.dims,), _num_slices(mesh), ("data",), span=0)
+
+
 def replica_groups(attributes: str, num_devices: int) -> np.ndarray:
   """Return the groups of a collective [groups, devices], as places in the mesh's order of devices.
+
+  Of several slices, which all run one program, the groups are those of the first.
 
   Raises:
     ValueError: they are written in a way that is not known.
   """
-  places = np.arange(num_devices)
   pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", attributes)
   if pairs:
     return np.array([[int(a), int(b)] for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs[1]) if a != b] or [[0]])
   named = re.search(r"replica_groups=@?mesh\[([^\]]*)\](?:\s*,?\s*device_ids=\(\[([^)]*)\))?\s*\{([^}]*)\}", attributes)
   if named:
-    return _named_groups(named[1], named[2], named[3], places)
+    return _named_groups(named[1], named[2], named[3])
   iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
   if iota:
     shape, dims = (tuple(map(int, text.split(","))) for text in iota.groups()[:2])
     order = tuple(map(int, iota[3].split(","))) if iota[3] else range(len(dims))
-    return places.reshape(dims).transpose(order).reshape(shape)
+    return np.arange(np.prod(dims)).reshape(dims).transpose(order).reshape(shape)
   listed = re.search(r"replica_groups=\{((?:\{[\d,]*\},?)*)\}", attributes)
   if listed:
     groups = [list(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", listed[1])]
-    return np.array(groups) if groups else places[None]
+    return np.array(groups) if groups else np.arange(num_devices)[None]
   raise ValueError(f"replica_groups: not understood in {attributes[:200]!r}")
 
 
-def _named_groups(mesh_text: str, order_text: str | None, axes_text: str, places: np.ndarray) -> np.ndarray:
+def _named_groups(mesh_text: str, order_text: str | None, axes_text: str) -> np.ndarray:
   """Read groups given as axes of a mesh of XLA's own: mesh['a'=4,'b'=2] {'b'}, parts of axes as 'a':(2)2."""
   if order_text is not None:
     raise ValueError(f"replica_groups: an order of devices is not understood, {order_text[:80]!r}")
@@ -115,7 +130,7 @@ def _named_groups(mesh_text: str, order_text: str | None, axes_text: str, places
     before, length = part if part else (size, 1)
     shape += [before, length, size // (before * length)]
     inside.append(len(shape) - 2)
-  grid = places.reshape(shape)
+  grid = np.arange(np.prod(shape)).reshape(shape)
   outside = [axis for axis in range(len(shape)) if axis not in inside]
   num = int(np.prod([shape[axis] for axis in inside]))
   return grid.transpose(*outside, *inside).reshape(-1, num)
@@ -136,6 +151,10 @@ def _span(groups: np.ndarray, mesh: Mesh) -> int:
     return 0
   coords = np.array([device.coords for device in group])
   return max(int((coords != coords[0]).any(axis=0).sum()), 1)
+
+
+def _num_slices(mesh: Mesh) -> int:
+  return len({slice_of(device) for device in mesh.devices.reshape(-1)})
 
 
 def slice_of(device: jax.Device) -> int:

@@ -19,7 +19,7 @@ from nova_jax.aot import collectives as coll
 from nova_jax.aot import hlo
 from nova_jax.aot.chips import GIB, Chip, peak_flops
 from nova_jax.aot.programs import Job
-from nova_jax.aot.topology import Topology, muted
+from nova_jax.aot.topology import Topology
 
 Report = dict[str, Any]
 
@@ -40,8 +40,7 @@ def _compile(job: Job, topology: Topology) -> Report:
   report: Report = {"program": job.name, "mesh": dict(job.mesh.shape), "runs": job.runs, "samples": job.samples}
   lowered = job.lower()
   try:
-    with muted():
-      compiled = lowered.compile()
+    compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     needed = out_of_memory(str(error))
     if needed is None:
@@ -51,7 +50,11 @@ def _compile(job: Job, topology: Topology) -> Report:
         "memory": {**job.inputs, "peak": needed[0], "limit": needed[1]}}
   size = memory(job, compiled, topology)
   report |= {"fits": size["peak"] <= size["limit"], "compile_seconds": time.perf_counter() - started, "memory": size}
-  program = hlo.parse(compiled.as_text())
+  try:
+    text = compiled.as_text()
+  except jax.errors.JaxRuntimeError as error:  # Libtpu may know instructions that this JAX doesn't.
+    return report | {"unreadable": str(error).splitlines()[0], "resharded": resharded(job, compiled)}
+  program = hlo.parse(text)
   moves = coll.find_collectives(program, job.mesh)
   count = compiled.cost_analysis()["flops"] * job.mesh.size
   flops, executed = job.flops or count, job.executed or job.flops or count
@@ -137,10 +140,12 @@ def lines(report: Report) -> list[str]:
   inside = ", ".join(f"{name} {size}" for name, size in sizes.items() if name not in ("peak", "limit"))
   verdict = "fits" if report["fits"] else "DOES NOT FIT"
   mesh = ",".join(f"{axis}={size}" for axis, size in report["mesh"].items() if size > 1) or "one device"
-  least = "" if "roofline" in report else "at least "
+  least = "at least " if "temporaries" not in report["memory"] else ""
   out = [
       f"{report['program']} on {mesh}: {verdict}; compiled in {report['compile_seconds']:.0f} s",
       f"  memory   {least}{sizes['peak']} of {sizes['limit']} GiB a device: {inside}"]
+  if "unreadable" in report:
+    out.append(f"  note     JAX can't read this program's text, so there is no roofline: {report['unreadable']}")
   if "roofline" not in report:
     return out
   line = report["roofline"]

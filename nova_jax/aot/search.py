@@ -99,7 +99,7 @@ def search(experiment: Experiment, topology: Topology, say: Callable[[str], None
     row = {"remat": candidate.model.remat, "batch": [stage.batch_size for stage in candidate.train.stages],
            "fits": all(report["fits"] for report in reports),
            "peak": max(report["memory"]["peak"] for report in reports)}
-    if row["fits"]:
+    if all("roofline" in report for report in reports):
       row["clips_per_sec"] = [report["samples"] / report["roofline"]["seconds"] for report in reports]
     tried.append(row)
     return row if row["fits"] else None

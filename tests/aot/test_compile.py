@@ -67,6 +67,13 @@ def test_bad_input_is_one_line(config, args, message):
 
 
 @needs_libtpu
-def test_a_slice_that_no_pod_has(config):
-  done = launch(config, "--topology=v5e:3x5")
-  assert done.returncode == 2 and "the TPU compiler refuses v5e:3x5" in done.stderr and done.stderr.count("\n") == 1
+@pytest.mark.parametrize("args, message", [
+    (["--topology=v5e:3x5"], "the TPU compiler refuses v5e:3x5"),
+    (["--topology=v5e:1x1"], "v5e:1x1 is one chip"),
+    (["--topology=v5e:2x2", "--mesh=fsdp=3"], "needs 3 devices, there are 4"),
+    (["--topology=v5e:2x2", "--config.train.stages[0].batch_size=6"], "does not spread over 4 devices"),
+    (["--topology=v5e:2x2", "--what=decode"], "'pixels' has no network"),
+])
+def test_what_does_not_go_together_is_one_line(config, args, message):
+  done = launch(config, *args)
+  assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1

@@ -89,12 +89,22 @@ def test_network_time():
   (reduce,) = [c for c in find_collectives(program, RING) if c.kind == "all-reduce"]
   assert reduce.wire_bytes == reduce.bytes  # Twice half of it.
   assert network_seconds(reduce, chip) == pytest.approx(LAYERS * reduce.bytes / (2 * chip.link))
-  apart = mesh(RING.shape, slices=[0, 1, 0, 1])
-  (reduce,) = [c for c in find_collectives(program, apart) if c.kind == "all-reduce"]
-  assert network_seconds(reduce, chip) == pytest.approx(LAYERS * reduce.bytes / chip.dcn)
   rows = summarize(find_collectives(program, RING), chip)
   assert {(row["kind"], row["axes"], row["count"]) for row in rows} == {
       ("all-gather", "fsdp", 1 + 2 * LAYERS), ("all-reduce", "tensor", LAYERS)}
+
+
+def test_what_goes_between_slices():
+  line = (
+      '  %send.3 = (bf16[256,8,128]{2,1,0:T(8,128)(2,1)}, u32[], token[]) send(%bitcast.64, %after-all.3), '
+      'channel_id=2, is_host_transfer=true, '
+      'frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",'
+      '_xla_megascale_reduce_operation="SUM",_xla_megascale_transfer_type="ALL_REDUCE"}')
+  program = hlo.parse(f"ENTRY %main (a: f32[]) -> f32[] {{\n{line}\n}}")
+  two = mesh({"data": 2, "fsdp": 2, "context": 1, "tensor": 1}, slices=[0, 0, 1, 1])
+  (reduce,) = find_collectives(program, two)
+  assert (reduce.kind, reduce.axes, reduce.bytes, reduce.group_size) == ("all-reduce", ("data",), 256 * 8 * 128 * 2, 2)
+  assert network_seconds(reduce, CHIPS["v5e"]) == pytest.approx(reduce.bytes / CHIPS["v5e"].dcn)
 
 
 @pytest.mark.parametrize("text, expected", [
