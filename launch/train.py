@@ -8,7 +8,7 @@ JAX_NUM_PROCESSES and JAX_PROCESS_ID in the environment.
 from absl import flags
 from ml_collections import config_flags
 
-from nova_jax import cli, compilation_cache, distributed
+from nova_jax import cli, compilation_cache, distributed, places
 from nova_jax.config import Experiment, from_dict
 from nova_jax.train.loop import train
 from nova_jax.train.trace import parse_window
@@ -18,7 +18,7 @@ flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, samp
 flags.DEFINE_string("coordinator", None, "Of several processes: HOST:PORT of process 0, or auto on TPU VMs and Slurm.")
 flags.DEFINE_integer("num_processes", None, "How many there are.")
 flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
-flags.DEFINE_float("connect_timeout", distributed.CONNECT_TIMEOUT, "Seconds in which all of them start.", lower_bound=1)
+flags.DEFINE_float("connect_timeout", places.CONNECT_TIMEOUT, "Seconds in which all of them start.", lower_bound=1)
 flags.DEFINE_string("profile", None, "FIRST:LAST, steps whose profile goes into WORKDIR/profile for TensorBoard.")
 flags.DEFINE_string("compilation_cache", compilation_cache.DEFAULT,
                     "Folder or gs:// address that keeps compiled programs, or off; auto: below ~/.cache, off on CPU.")
@@ -29,7 +29,7 @@ def main() -> None:
   args = flags.FLAGS
   experiment = from_dict(Experiment, args.config)
   window = parse_window(args.profile, experiment.train.steps)
-  where = distributed.place(args.coordinator, args.num_processes, args.process_id)
+  where = places.place(args.coordinator, args.num_processes, args.process_id)
   with distributed.session(where, args.connect_timeout):
     compilation_cache.use(args.compilation_cache)
     train(experiment, args.workdir, window)

@@ -18,74 +18,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-from jax._src import clusters, distributed, xla_bridge
+from jax._src import distributed, xla_bridge
 from jax._src.lib import _jax
 
 from nova_jax import cli, coordinator
 from nova_jax.coordinator import name_all
+from nova_jax.places import AUTO, CONNECT_TIMEOUT, Place
 
-AUTO = "auto"
-ADDRESS, NUM_PROCESSES, PROCESS_ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-CONNECT_TIMEOUT = 300.0  # Seconds: hosts of a pod start minutes apart.
 BARRIER_TIMEOUT = 1800.0  # Seconds: one process may have a dataset to write meanwhile.
 _GRACE = 2.0  # Seconds for the coordinator to say that an error here comes from a loss elsewhere.
 _SHUTDOWN_TIMEOUT = 60
-
-
-class Place(NamedTuple):
-  """Where a process stands among those of a run."""
-
-  address: str  # "HOST:PORT" of the coordinator.
-  num_processes: int
-  process: int
-
-
-def place(address: str | None, num_processes: int | None, process: int | None) -> Place | None:
-  """Read where this process stands from arguments, or else from the environment; None if it is alone.
-
-  Args:
-    address: "HOST:PORT" of process 0, or "auto" where JAX can find out (TPU VMs, Slurm, Open MPI).
-    num_processes: of the run.
-    process: this one's number.
-
-  Raises:
-    ValueError: they don't make a place.
-  """
-  address = address or os.environ.get(ADDRESS)
-  num_processes = _number("num_processes", num_processes, NUM_PROCESSES)
-  process = _number("process_id", process, PROCESS_ID)
-  if not address:
-    if num_processes not in (None, 1) or process:
-      raise ValueError(f"--coordinator: {num_processes} processes need the HOST:PORT of process 0, or {AUTO!r}")
-    return None
-  if address == AUTO:
-    try:
-      address, num_processes, process, _ = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-          None, num_processes, process, None, None, int(CONNECT_TIMEOUT))
-    except Exception as error:  # Of whatever kind: it asks servers and parses what they say.
-      raise ValueError(f"--coordinator={AUTO}: {cli.shorten(error)}; give HOST:PORT instead") from None
-    if address is None:
-      raise ValueError(f"--coordinator={AUTO}: this is no TPU VM, Slurm or Open MPI job; give HOST:PORT instead")
-  if num_processes is None or process is None:
-    raise ValueError("--coordinator: give --num_processes and --process_id, too")
-  host, _, port = address.rpartition(":")
-  if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-    raise ValueError(f"--coordinator: expected HOST:PORT or {AUTO!r}, got {address!r}")
-  if num_processes < 1 or not 0 <= process < num_processes:
-    raise ValueError(f"--process_id: expected 0 to {num_processes - 1} of {num_processes} processes, got {process}")
-  return Place(address, num_processes, process) if num_processes > 1 else None
-
-
-def _number(flag: str, value: int | None, variable: str) -> int | None:
-  text = os.environ.get(variable)
-  if value is not None or not text:
-    return value
-  if not text.isdigit():
-    raise ValueError(f"--{flag}: {variable} in the environment should be a number, got {text!r}")
-  return int(text)
 
 
 @contextlib.contextmanager
@@ -120,6 +65,12 @@ def session(where: Place | None, timeout: float = CONNECT_TIMEOUT) -> Iterator[N
     atexit.register(_exit, code)  # Before JAX waits for the others, which have nothing to wait for.
     raise
   _session.leave()
+
+
+def check_joined() -> None:
+  """Raise a ValueError on a host of several, such as those of a TPU pod, that hasn't joined the others."""
+  if jax.process_count() > 1 and not _session:
+    raise ValueError(f"this is one of {jax.process_count()} hosts: give --coordinator={AUTO}, on all of them")
 
 
 def on_loss(advice: Callable[[], str]) -> None:

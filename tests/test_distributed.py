@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nova_jax import coordinator
-from nova_jax.distributed import Place, place
+from nova_jax.places import Place, place
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -141,10 +141,10 @@ def test_refusals_name_the_processes(start):
 
 
 BARRIER = """
-from nova_jax import cli, distributed
+from nova_jax import cli, distributed, places
 
 def main():
-  where = distributed.place(None, None, None)
+  where = places.place(None, None, None)
   with distributed.session(where, 60):
     distributed.barrier("both", 60)
     if where.process == 0:
@@ -179,6 +179,6 @@ def test_a_barrier_names_who_did_not_come():
 
 
 def test_an_address_where_nobody_is():
-  code = "from nova_jax import distributed as d; d.session(d.place(None, None, None), 1).__enter__()"
+  code = "from nova_jax import distributed, places; distributed.session(places.place(None, None, None), 1).__enter__()"
   error = python(code, f"localhost:{free_port()}", 1).communicate(timeout=60)[1]
   assert "TimeoutError: --coordinator localhost:" in error and "is process 0 running there?" in error

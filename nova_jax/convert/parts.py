@@ -91,7 +91,7 @@ class Part(NamedTuple):
     return keys.to_ours(self.weights, self.shapes, self.names) if self.ours is None else self.ours
 
   def state(self, dtype: np.dtype | str | None = None) -> nnx.State:
-    """Read our module's state onto the default device, one array after the other.
+    """Read our module's state onto a device of this host, one array after the other.
 
     Args:
       dtype: of the weights; None keeps what is stored.
@@ -102,7 +102,7 @@ class Part(NamedTuple):
     problems = self.misfits()
     if problems:
       raise ValueError(f"{self.folder} does not fit its config. {describe({self.name: problems})}")
-    arrays, device = self.arrays(), jax.devices()[0]
+    arrays, device = self.arrays(), jax.local_devices()[0]
 
     def read(path, variable):
       array = arrays["/".join(map(str, path))].read()

@@ -29,7 +29,7 @@ from nova_jax.data.loader import Loader
 from nova_jax.data.rows import local_rows, spread
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.loss import draw, training_loss
-from nova_jax.distributed import first_alone, is_first, on_loss, same
+from nova_jax.distributed import check_joined, first_alone, is_first, on_loss, same
 from nova_jax.models.nova import NOVA
 from nova_jax.pipeline import Pipeline
 from nova_jax.sharding import batch_sharding, make_mesh
@@ -81,6 +81,7 @@ def train(experiment: Experiment, workdir: str | Path, profile: tuple[int, int] 
     FloatingPointError: the loss or the gradient is not finite; the message names the step and the last good checkpoint.
   """
   plan_stages(experiment.train)
+  check_joined()
   workdir = Path(workdir)
   autoencoder = load_autoencoder(experiment.autoencoder)
   text_encoder = load_text_encoder(experiment.text_encoder, experiment.model)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
@@ -79,7 +80,11 @@ def adopt(state: TrainState, weights: nnx.State) -> TrainState:
   params, buffers = map(nnx.to_pure_dict, nnx.split_state(weights, nnx.Param, ...))
 
   def place(new, old):
-    return jax.tree.map(lambda new, old: jax.device_put(new.astype(old.dtype), old.sharding), new, old)
+    return jax.tree.map(spread, new, old)
+
+  def spread(new, old):  # Every host has all of `new`, and gives its own devices their part.
+    whole = np.asarray(new).astype(old.dtype)
+    return jax.make_array_from_callback(old.shape, old.sharding, lambda index: whole[index])
 
   # The average needs arrays of its own: a step gives its old ones away.
   return dataclasses.replace(

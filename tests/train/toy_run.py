@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
-from nova_jax import cli, distributed
+from nova_jax import cli, distributed, places
 from nova_jax.config import PRESETS, DataConfig, Experiment, MeshConfig, OptimizerConfig, StageConfig, TrainConfig
 from nova_jax.models.layers import MLP, Buffer, Linear, parameter
 from nova_jax.train import loop
@@ -76,7 +76,7 @@ def main():
   fields = {name: int(value) for name, value in (field.split("=") for field in args.set)}
   if args.pause:
     pause(*map(int, args.pause))
-  with distributed.session(distributed.place(None, None, None), args.timeout):
+  with distributed.session(places.place(None, None, None), args.timeout):
     loop.train(make_experiment(MeshConfig(*map(int, args.mesh)), **fields), Path(args.workdir))
 
 
