@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 	$(BIN)/python -m launch.evaluate --benchmark digits --checkpoint $(RUN) --output $(RUN)/score_free --captions free
 
 test: $(VENV)/installed $(VENV)/libtpu
-	TPU_LIBRARY_PATH=$(abspath $(VENV)/libtpu/libtpu/libtpu.so) $(BIN)/python -m pytest -q
+	TPU_LIBRARY_PATH=$(abspath $(VENV)/libtpu/libtpu/libtpu.so) $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadfile
 
 $(VENV)/installed: requirements.txt constraints.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
