@@ -94,13 +94,34 @@ class Denoiser(nnx.Module):
     Returns:
       The prediction in float32.
     """
+    return self.predict(x, cond + self.embed_time(time, cond.dtype), axes)
+
+  def embed_time(self, time: Float[Array, "..."], dtype: str) -> Float[Array, "... E"]:
+    """Project times; the same for all tokens of a diffusion step."""
+    return self.time_cond_embed.timestep_proj(time_embedding(time).astype(dtype))
+
+  def predict(
+      self, x: Float[Array, "... P"], cond: Float[Array, "... E"], axes: Sequence[str | None] | None = None,
+      blocks: Sequence[DenoiserBlock] | None = None,
+  ) -> Float[Array, "... P"]:
+    """Predict as `__call__` does, given the sum of condition and time.
+
+    Args:
+      x: patch values of noised tokens.
+      cond: what `condition` and `embed_time` returned, added. Leading axes broadcast.
+      axes: as in `__call__`.
+      blocks: the blocks one by one, from `unstack`, for a caller that loops: from a stack each is copied each time.
+    """
     x = self.patch_embed(x.astype(cond.dtype))
-    cond = cond + self.time_cond_embed.timestep_proj(time_embedding(time).astype(cond.dtype))
     x = jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape[:-1], cond.shape[:-1]) + x.shape[-1:])
     # Left to itself, XLA spreads channels as the weights' are, and moves activations where it could move weights.
     spread = lambda x: x if axes is None else constrain(x, *axes, None)
     cond = spread(cond)
-    x, _ = scan(self.blocks, spread(x), None, lambda block, x, _: (spread(block(x, cond)), None), self.cfg.remat)
+    if blocks is None:
+      x, _ = scan(self.blocks, spread(x), None, lambda block, x, _: (spread(block(x, cond)), None), self.cfg.remat)
+    else:
+      for block in blocks:
+        x = spread(block(x, cond))
     (x,) = self.norm(x, cond)
     return self.head(x).astype(jnp.float32)
 

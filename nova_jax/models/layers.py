@@ -157,7 +157,7 @@ def stack(make_block: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rn
 
 def scan(
     blocks: nnx.Module, x: Array, per_layer: Any, apply: Callable[[nnx.Module, Array, Any], tuple[Array, Any]],
-    remat: str = "none",
+    remat: str = "none", depth: int | None = None,
 ):
   """Run stacked blocks in turn.
 
@@ -167,6 +167,7 @@ def scan(
     per_layer: a pytree of arrays with a leading "layers" axis (a KV cache), or None.
     apply: (block, x, its slice of `per_layer`) → (x, output of this layer).
     remat: what the backward pass recomputes, as in `ModelConfig.remat`.
+    depth: how many blocks to run, without `per_layer`; None for all.
 
   Returns:
     The activations after the last block, and the layers' outputs stacked.
@@ -178,7 +179,23 @@ def scan(
 
   if remat != "none":
     body = jax.checkpoint(body, prevent_cse=False, policy=_remat_policy(remat))
-  return jax.lax.scan(body, x, (state, per_layer))
+  if depth is None:
+    return jax.lax.scan(body, x, (state, per_layer))
+  # Parameters are picked inside the loop: a slice of the first ones would be a copy.
+  pick = lambda i: jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), state)
+  return jax.lax.scan(lambda x, i: body(x, (pick(i), None)), x, jnp.arange(depth))
+
+
+def depth_of(blocks: nnx.Module) -> int:
+  """Return how many blocks are stacked."""
+  return jax.tree.leaves(nnx.state(blocks))[0].shape[0]
+
+
+def unstack(blocks: nnx.Module, first: int = 0) -> list[nnx.Module]:
+  """Return stacked blocks one by one, from block `first` on."""
+  graph, state = nnx.split(blocks)
+  return [
+      nnx.merge(graph, jax.tree.map(lambda leaf: leaf[i], state)) for i in range(first, depth_of(blocks))]
 
 
 def _remat_policy(remat: str) -> Callable[..., Any] | None:

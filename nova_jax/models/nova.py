@@ -20,7 +20,7 @@ from nova_jax.models import embeddings as emb
 from nova_jax.models.denoiser import Denoiser, Modulation
 from nova_jax.models.layers import LayerNorm, parameter
 from nova_jax.models.masks import BlockCausal, ValidKeys
-from nova_jax.models.transformer import Cache, extend_blocks, make_blocks, run_blocks
+from nova_jax.models.transformer import Cache, extend_blocks, make_blocks, read_blocks, run_blocks
 from nova_jax.sharding import gathered
 
 TOKEN_AXES = (None, "embed")  # Of the learned vectors.
@@ -86,8 +86,8 @@ class SpatialEncoder(nnx.Module):
 
   def __call__(
       self, tokens: Float[Array, "B N D"], visible_ids: Int[Array, "B V"], num_visible: Int[Array, ""] | int,
-      cond: Float[Array, "B M D"],
-  ) -> Float[Array, "B N D"]:
+      cond: Float[Array, "B M D"], wanted: Int[Array, "B W"] | None = None,
+  ) -> Float[Array, "B W D"]:
     """Encode frames of which some tokens are known.
 
     Args:
@@ -95,6 +95,7 @@ class SpatialEncoder(nnx.Module):
       visible_ids: the known tokens; V is a padded size, ids behind `num_visible` are ignored.
       num_visible: how many of `visible_ids` count.
       cond: the temporal encoder's output for these frames.
+      wanted: the tokens to return; None for all.
     """
     batch, num_tokens, _ = tokens.shape
     if not self.cfg.rotary:
@@ -108,7 +109,10 @@ class SpatialEncoder(nnx.Module):
     cond, visible = x[:, :num_cond], x[:, num_cond:]
     places = jnp.where(jnp.arange(visible_ids.shape[1]) < num_visible, visible_ids, num_tokens)
     x = jnp.concatenate([cond, tokens.at[rows, places].set(visible, mode="drop")], axis=1)
-    x = run_blocks(self.decoder_blocks, x, self._rotation(jnp.arange(num_tokens), num_cond), None, self.cfg.remat)
+    rotation = self._rotation(jnp.arange(num_tokens), num_cond)
+    if wanted is not None:
+      return self.norm(read_blocks(self.decoder_blocks, x, rotation, self.cfg.remat, num_cond + wanted))
+    x = run_blocks(self.decoder_blocks, x, rotation, None, self.cfg.remat)
     return self.norm(x[:, num_cond:])
 
   def _rotation(self, ids: Int[Array, "... V"], num_cond: int) -> emb.Rotation | None:

@@ -14,7 +14,7 @@ from nova_jax.config import ModelConfig
 from nova_jax.models.attention import attention
 from nova_jax.models.context import Layout, sharded
 from nova_jax.models.embeddings import Rotation, rotate
-from nova_jax.models.layers import MLP, LayerNorm, Linear, gelu, scan, stack
+from nova_jax.models.layers import MLP, LayerNorm, Linear, depth_of, gelu, scan, stack, unstack
 from nova_jax.models.masks import BlockCausal, Mask, ValidKeys
 
 # Small gains on the post-norms let a fresh model start near the identity; loading a checkpoint replaces them.
@@ -44,9 +44,12 @@ class Attention(nnx.Module):
     self.proj = Linear((num_heads, head_dim), (dim,), ("heads", "head_dim", "embed"), rngs=rngs)
 
   def __call__(
-      self, x: Float[Array, "B S D"], rotation: Rotation | None, mask: Mask | None, layout: Layout | None
-  ) -> Float[Array, "B S D"]:
+      self, x: Float[Array, "B S D"], rotation: Rotation | None, mask: Mask | None, layout: Layout | None,
+      places: Int[Array, "B Q"] | None = None,
+  ) -> Float[Array, "B Q D"]:
+    """Attend from the tokens at `places` (None for all) to all tokens."""
     q, k, v = self.project(x, rotation)
+    q = q if places is None else _at(q, places)
     return self.proj(attention(q, k, v, mask, backend=self.backend, layout=layout))
 
   def project(self, x: Float[Array, "B S D"], rotation: Rotation | None):
@@ -88,11 +91,20 @@ class Block(nnx.Module):
     x = x + self.norm1(self.attn(x, rotation, mask, layout))
     return x + self.norm2(self.mlp(x))
 
+  def read(self, x: Float[Array, "B S D"], rotation: Rotation | None, places: Int[Array, "B Q"]):
+    """Like `__call__` without a mask, for the tokens at `places` alone: [B, Q, D]."""
+    x = _at(x, places) + self.norm1(self.attn(x, rotation, None, None, places))
+    return x + self.norm2(self.mlp(x))
+
   def extend(self, x, cache, start, rotation):
     """Like `__call__` for new tokens, with `cache` = (keys, values) of earlier ones; returns x and the new cache."""
     update, cache = self.attn.extend(x, *cache, start, rotation)
     x = x + self.norm1(update)
     return x + self.norm2(self.mlp(x)), cache
+
+
+def _at(x: Float[Array, "B S ..."], places: Int[Array, "B Q"]) -> Float[Array, "B Q ..."]:
+  return x[jnp.arange(x.shape[0])[:, None], places]
 
 
 def make_blocks(cfg: ModelConfig, depth: int, rngs: nnx.Rngs) -> Block:
@@ -112,6 +124,19 @@ def run_blocks(
   apply = lambda block, x, _: (sharded(block(x, rotation, mask, layout)), None)
   x, _ = scan(blocks, sharded(x), None, apply, remat)
   return x if layout is None else layout.collect(x)
+
+
+def read_blocks(
+    blocks: Block, x: Float[Array, "B S D"], rotation: Rotation | None, remat: str, places: Int[Array, "B Q"],
+) -> Float[Array, "B Q D"]:
+  """Like `run_blocks` without a mask, for the tokens at `places`; the last block computes no others."""
+  if Layout.current(x.shape[1], balanced=False) is not None:
+    return _at(run_blocks(blocks, x, rotation, None, remat), places)
+  before = depth_of(blocks) - 1
+  apply = lambda block, x, _: (sharded(block(x, rotation, None, None)), None)
+  x, _ = scan(blocks, sharded(x), None, apply, remat, before)
+  (last,) = unstack(blocks, before)
+  return sharded(last.read(x, rotation, places))
 
 
 def extend_blocks(blocks: Block, x: Float[Array, "B Q D"], cache: Cache, rotation: Rotation | None):

@@ -21,6 +21,7 @@ from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
 from nova_jax.diffusion.loss import mask_of
 from nova_jax.models.embeddings import patchify, unpatchify
+from nova_jax.models.layers import unstack
 from nova_jax.models.nova import NOVA, Condition
 from nova_jax.models.transformer import Cache
 from nova_jax.sampling.guidance import Guidance, Strength
@@ -234,16 +235,18 @@ def write_set(
   # Spatial encoder: what is known so far → the condition of each token of the set.
   visible = order[:, :max_visible]
   tokens = nova.mask_tokens(x, mask_of(visible, start, num_tokens)[..., None])
-  z = nova.image_encoder(jnp.tile(tokens, (num_passes, 1, 1)), jnp.tile(visible, (num_passes, 1)), start, cond)
   ids = jax.lax.dynamic_slice_in_dim(jnp.pad(order, ((0, 0), (0, max_size))), start, max_size, axis=1)
-  z = z.reshape(num_passes, batch, num_tokens, -1)[:, rows, ids]
-  z = nova.image_decoder.condition(z)
+  repeat = lambda x: jnp.tile(x, (num_passes, *[1] * (x.ndim - 1)))
+  z = nova.image_encoder(repeat(tokens), repeat(visible), start, cond, repeat(ids))
+  decoder = nova.image_decoder
+  z = decoder.condition(z.reshape(num_passes, batch, max_size, -1))
+  times, blocks = decoder.embed_time(table.time, z.dtype), unstack(decoder.blocks)
 
   def denoise(passes):
     def step(sample, row):
-      table, noise = row
+      table, time, noise = row
       noise = None if noise is None else noise[rows, ids]
-      predictions = nova.image_decoder(sample[None], table.time, z[:passes], (None, "batch", None))
+      predictions = decoder.predict(sample[None], z[:passes] + time, (None, "batch", None), blocks)
       prediction = strength.combine(predictions, valid) if passes > 1 else predictions[0]
       return scheduler.step(table, sample, prediction, noise, valid), None
 
@@ -251,7 +254,7 @@ def write_set(
 
   sample = start_noise[rows, ids]
   for passes, part in ((num_passes, slice(num_guided)), (1, slice(num_guided, None))):
-    steps = jax.tree.map(lambda column: column[part], (table, step_noise))
+    steps = jax.tree.map(lambda column: column[part], (table, times, step_noise))
     if len(steps[0].time):
       sample, _ = jax.lax.scan(denoise(passes), sample, steps)
   return x.at[rows, jnp.where(valid, ids, num_tokens)].set(sample, mode="drop")

@@ -1,8 +1,7 @@
 """The order in which a frame's tokens are written, and how sets of different size share compilations.
 
 After step i of S, round(N·cos(π/2 · i/S)) tokens are still masked (paper, section 3.3; MaskGIT's cosine schedule), so
-sets grow. TPUs want static shapes: sets are grouped by how much of the frame is known, and each group pads to its
-largest.
+sets grow. TPUs want static shapes: neighbouring sets are grouped, and each group pads to its largest.
 Invariant: one frame costs at most `MAX_GROUPS` compilations, whatever S is.
 """
 
@@ -42,7 +41,7 @@ def token_sets(num_tokens: int, num_sets: int) -> tuple[TokenSet, ...]:
   """Return the sets of a frame in order, each with the padded shapes of its group."""
   sizes = set_sizes(num_tokens, num_sets)
   starts = np.cumsum(sizes) - sizes
-  groups = starts * MAX_GROUPS // num_tokens
+  groups = np.arange(len(sizes)) * MAX_GROUPS // len(sizes)
   return tuple(
       TokenSet(int(start), int(size), int(starts[groups == group].max()), int(sizes[groups == group].max()))
       for start, size, group in zip(starts, sizes, groups))
