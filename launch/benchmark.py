@@ -1,0 +1,46 @@
+"""Time NOVA on this machine: `python -m launch.benchmark [--peer CHECKOUT] [--json FILE]`.
+
+One training step and one generation of a model of middle size (`vit_d4w768`, `vit_d8w768`, `mlp_d3w768`; 4 frames of
+4x32x32 latents, 16 sets of 25 diffusion steps, float32), and what a frame costs in clips of 2 to 16. With --peer the
+published code does the same in turn. Takes some minutes, and a machine that does nothing else.
+"""
+
+import json
+import pathlib
+import sys
+
+from absl import flags
+
+from nova_jax import cli
+from nova_jax.benchmark.measure import measure
+from nova_jax.benchmark.memory import keep_freed_memory
+from nova_jax.benchmark.peer import Peer
+from nova_jax.benchmark.work import Work
+from nova_jax.files import write_atomically
+
+flags.DEFINE_string("peer", None, "Checkout of the published code, to compare with.")
+flags.DEFINE_string("peer_python", sys.executable, "Python that has its dependencies.")
+flags.DEFINE_integer("repeats", 3, "Timed runs of each side.", lower_bound=1)
+flags.DEFINE_string("json", None, "File to write all numbers to.")
+
+NUM_FRAMES = 4
+FRAME_COUNTS = (2, 4, 8, 16)
+
+
+def main() -> None:
+  """Measure, print and write."""
+  args = flags.FLAGS
+  if args.json and not pathlib.Path(args.json).absolute().parent.is_dir():
+    raise ValueError(f"--json: there is no folder {str(pathlib.Path(args.json).parent)!r} to write to")
+  keep_freed_memory()
+  work = Work()
+  peer = Peer(args.peer, args.peer_python, work) if args.peer else None
+  results = measure(work, NUM_FRAMES, FRAME_COUNTS, args.repeats, peer)
+  if peer is not None:
+    peer.close()
+  if args.json:
+    write_atomically(pathlib.Path(args.json), json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  cli.run(main)

@@ -1,0 +1,1 @@
+"""Timing of fixed work, beside the published code."""

@@ -1,0 +1,92 @@
+"""Timing: both sides in turn, so that whatever else the machine does hits both, and what the numbers mean.
+
+Invariant: a side's first run is not counted, in which programs are compiled and memory is touched.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nova_jax.benchmark.peer import Peer
+from nova_jax.benchmark.work import Work, make_generation, make_training
+from nova_jax.train.flops import matmul_peak, train_flops
+
+MAKERS = {"train": make_training, "generate": make_generation}
+TITLES = {"train": "one training step", "generate": "one generation"}
+
+
+def measure(
+    work: Work, num_frames: int, frame_counts: Sequence[int], repeats: int, peer: Peer | None = None,
+    show: Callable[[str], None] = print,
+) -> dict[str, Any]:
+  """Time training and generation; print a line for each result, and return them all, times in ms.
+
+  Args:
+    work: what to time.
+    num_frames: of the comparison.
+    frame_counts: for the cost against frames.
+    repeats: timed runs of each side.
+    peer: the other side.
+    show: takes a line.
+  """
+  peak = matmul_peak(work.model.dtype)
+  results = {"matmul_peak_flops": peak}
+  for what, title in TITLES.items():
+    run = MAKERS[what](work, num_frames)
+    sides = {"ours": lambda: seconds(run)}
+    if peer is not None:
+      sides["peer"] = lambda: peer.seconds(what, num_frames)
+    result = {side: summary(times) for side, times in alternate(sides, repeats).items()}
+    line = f"{title}, {num_frames} frames: {result['ours']['best']:.0f} ms (median {result['ours']['median']:.0f})"
+    if what == "train":
+      flops = train_flops(work.model, work.batch_size, num_frames, work.num_visible, work.loss_repeat)
+      result["share_of_peak"] = flops / (result["ours"]["best"] / 1000) / peak
+      line += f", {result['share_of_peak']:.0%} of the {peak / 1e9:.0f} GFLOP/s of matrix products"
+    if peer is not None:
+      result["ratio"] = result["peer"]["best"] / result["ours"]["best"]
+      line += f"; published code {result['peer']['best']:.0f} ms: {result['ratio']:.2f} times as fast"
+    show(line)
+    results[what] = result
+    results[what]["frames"] = cost_against_frames(work, what, frame_counts, show)
+  return results
+
+
+def cost_against_frames(
+    work: Work, what: str, frame_counts: Sequence[int], show: Callable[[str], None]
+) -> dict[int, float]:
+  """Return and print the time of a frame, in ms, for clips of several lengths."""
+  costs = {}
+  for num_frames in frame_counts:
+    run = MAKERS[what](work, num_frames)
+    run()
+    costs[num_frames] = 1000 * seconds(run) / num_frames
+    line = f"  {num_frames:3d} frames: {costs[num_frames]:.0f} ms a frame"
+    if what == "train":
+      per_frame = lambda n: train_flops(work.model, work.batch_size, n, work.num_visible, work.loss_repeat) / n
+      first = frame_counts[0]
+      line += (f", {costs[num_frames] / costs[first]:.2f} of that of {first} frames; "
+               f"by operations {per_frame(num_frames) / per_frame(first):.2f}")
+    show(line)
+  return costs
+
+
+def alternate(sides: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+  """Return the seconds of `repeats` runs of each side, taken in turn after one run that is not counted."""
+  times = {side: [] for side in sides}
+  for _ in range(repeats + 1):
+    for side, run in sides.items():
+      times[side].append(run())
+  return {side: values[1:] for side, values in times.items()}
+
+
+def summary(times: Sequence[float]) -> dict[str, float]:
+  """Return best and median in ms."""
+  return {"best": 1000 * min(times), "median": 1000 * statistics.median(times)}
+
+
+def seconds(run: Callable[[], None]) -> float:
+  """Return how long a run takes."""
+  start = time.perf_counter()
+  run()
+  return time.perf_counter() - start

@@ -1,0 +1,64 @@
+"""The benchmark's parts on a tiny model: what it prints and returns, turns, and one line for what it can't do."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.test_nova import TINY
+from nova_jax.benchmark.measure import alternate, measure, summary
+from nova_jax.benchmark.peer import Peer, sizes
+from nova_jax.benchmark.work import Work
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = Work(TINY, num_visible=2, num_sets=2, num_steps=2)
+
+
+class Twin:
+  """A peer that takes no time."""
+
+  def seconds(self, what, num_frames):
+    return 1e-3
+
+
+def test_both_sides_take_turns_and_the_first_run_does_not_count():
+  calls = []
+  sides = {name: lambda name=name: calls.append(name) or len(calls) for name in ("a", "b")}
+  assert alternate(sides, 2) == {"a": [3, 5], "b": [4, 6]}
+  assert calls == ["a", "b"] * 3
+  assert summary([3, 1, 2.5]) == {"best": 1000, "median": 2500}
+
+
+def test_tiny_work_is_measured():
+  lines = []
+  results = measure(SMALL, 2, (1, 2), 1, Twin(), lines.append)
+  assert len(lines) == 6
+  for what in ("train", "generate"):
+    assert results[what]["ratio"] == pytest.approx(1 / results[what]["ours"]["best"])
+    assert list(results[what]["frames"]) == [1, 2]
+  assert 0 < results["train"]["share_of_peak"] < 1
+
+
+def test_sizes_have_published_names():
+  got = sizes(Work())
+  assert got["names"] == ["vit_d4w768", "vit_d8w768", "mlp_d3w768"]
+  assert sum(got["set_sizes"]) == 256 and len(got["set_sizes"]) == 16
+
+
+def test_a_checkout_whose_dependencies_are_missing(tmp_path):
+  (tmp_path / "diffnext" / "models").mkdir(parents=True)
+  with pytest.raises(ValueError, match="--peer: No module named"):
+    Peer(str(tmp_path), sys.executable, SMALL)
+  with pytest.raises(ValueError, match="--peer_python: cannot run '/nowhere'"):
+    Peer(str(tmp_path), "/nowhere", SMALL)
+
+
+@pytest.mark.parametrize("args, message", [
+    (["--peer=/nowhere"], "--peer: expected a checkout"), (["--json=/nowhere/x"], "--json: there is no folder"),
+    (["--repeats=0"], "repeats")])
+def test_bad_input(args, message):
+  failed = subprocess.run(
+      [sys.executable, "-m", "launch.benchmark", *args], cwd=ROOT, capture_output=True, text=True, timeout=120)
+  assert failed.returncode == 2
+  assert failed.stderr.count("\n") == 1 and message in failed.stderr, failed.stderr
