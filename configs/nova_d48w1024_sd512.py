@@ -1,36 +1,14 @@
 """Text to image at 512 x 512, 0.6 B parameters.
 
 32 x 32 tokens a picture; the published code has no config for it: steps as for 1024 x 1024, twice the batch.
-Needs pictures of 512 x 512 with captions, and a folder with the released model's autoencoder and text encoder,
-nova-d48w1024-sd512 here (`--config.autoencoder`, `--config.text_encoder`). No dataset of this kind is built in yet;
-compiling needs neither.
-Launch, on all hosts of a pod:
-  `python -m launch.train --config configs/nova_d48w1024_sd512.py:v5e --workdir runs/d48w1024_sd512`
-Compile: `python -m launch.compile --config configs/nova_d48w1024_sd512.py:v5e --topology v5e:16x16`
+
+Needs, launch and compile commands: see `released.py`.
 """
 
-import dataclasses
-
-from nova_jax.aot.pods import recipe
-from nova_jax.config import (
-    PRESETS, Experiment, OptimizerConfig, SampleConfig, SchedulerConfig, StageConfig, TrainConfig, to_config_dict)
-
-NAME = "nova-d48w1024-sd512"
+from configs.released import released
+from nova_jax.config import StageConfig
 
 
 def get_config(chip: str = "v5e"):
-  """Return the config for a chip, "v4", "v5e", "v5p" or "v6e", which `--config FILE:CHIP` picks."""
-  how = recipe(chip)
-  return to_config_dict(Experiment(
-      model=dataclasses.replace(PRESETS[NAME], dtype="bfloat16", remat=how.remat),
-      autoencoder=NAME,
-      text_encoder=NAME,
-      scheduler=SchedulerConfig(name="flow_matching", shift=1.0),
-      train=TrainConfig(
-          steps=30000,
-          stages=(StageConfig(name="image", batch_size=2048, num_frames=1),),
-          accumulation=how.accumulation, ema_decay=0.99, log_every=20, save_every=1000),
-      optimizer=OptimizerConfig(learning_rate=1e-4, b1=0.9, b2=0.95, weight_decay=0.02),
-      mesh=how.mesh,
-      # As the paper evaluates.
-      sample=SampleConfig(num_inference_steps=128, num_diffusion_steps=100, guidance_scale=7.0)))
+  return released(
+      "nova-d48w1024-sd512", chip, steps=30000, stages=(StageConfig(name="image", batch_size=2048, num_frames=1),))

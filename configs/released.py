@@ -1,0 +1,36 @@
+"""What the configs of the released models share: they differ in size, data and length alone.
+
+They need pictures or clips of the model's size with captions, and a folder with the released model's autoencoder and
+text encoder, by default one of the model's name (`--config.autoencoder`, `--config.text_encoder`). No dataset of this
+kind is built in yet; compiling needs neither. The chip stands behind a colon: v4, v5e (the default), v5p or v6e.
+
+  python -m launch.compile --config configs/nova_d48w1024_sd512.py:v5e --topology v5e:16x16
+  python -m launch.train --config configs/nova_d48w1024_sd512.py:v5e --workdir runs/sd512      (on all hosts)
+"""
+
+import dataclasses
+
+import ml_collections
+
+from nova_jax.aot.pods import recipe
+from nova_jax.config import (
+    PRESETS, Experiment, OptimizerConfig, SampleConfig, SchedulerConfig, StageConfig, TrainConfig, to_config_dict)
+
+
+def released(
+    name: str, chip: str, *, steps: int, stages: tuple[StageConfig, ...],
+    scheduler: SchedulerConfig = SchedulerConfig(name="flow_matching", shift=1.0),
+) -> ml_collections.ConfigDict:
+  """Return the config of a released model for one kind of chip."""
+  how = recipe(chip)
+  return to_config_dict(Experiment(
+      model=dataclasses.replace(PRESETS[name], dtype="bfloat16", remat=how.remat),
+      autoencoder=name,
+      text_encoder=name,
+      scheduler=scheduler,
+      train=TrainConfig(
+          steps=steps, stages=stages, accumulation=how.accumulation, ema_decay=0.99, log_every=20, save_every=1000),
+      optimizer=OptimizerConfig(learning_rate=1e-4, b1=0.9, b2=0.95, weight_decay=0.02),
+      mesh=how.mesh,
+      # As the paper evaluates.
+      sample=SampleConfig(num_inference_steps=128, num_diffusion_steps=100, guidance_scale=7.0)))
