@@ -25,6 +25,7 @@ BEAT = 5.0  # Seconds between signs of life.
 LOST_AFTER = 40.0  # Seconds of silence after which a process is lost; one that is killed is missed at once.
 LINGER = 30.0  # Seconds that the others have to end.
 READY = "ready"
+_LONGEST_LINE = 2**20
 _BIND_SECONDS = 10.0  # A run that was killed just now may hold the port for a moment.
 JAX_TIMEOUT = 100  # Seconds of JAX's own heartbeats, for the case that this program is lost as well.
 
@@ -49,9 +50,19 @@ class _Member:
       data = self.connection.recv(65536)
       self.heard = time.monotonic()
       *lines, self.buffer = (self.buffer + data).split(b"\n")
-      return [json.loads(line) for line in lines] if data else None
-    except (OSError, ValueError):  # Whatever isn't one of ours is gone, too.
+      messages = [json.loads(line) for line in lines]
+    except (OSError, ValueError):
       return None
+    # Whoever doesn't speak as ours do, a port scanner perhaps, is dropped like one that is gone.
+    return messages if data and all(map(self._understood, messages)) else None
+
+  def _understood(self, message: Any) -> bool:
+    if not isinstance(message, dict) or len(self.buffer) > _LONGEST_LINE:
+      return False
+    if self.process is None and message:
+      kinds = {name: type(value) for name, value in message.items()}
+      return kinds == {"process": int, "of": int, "host": str}
+    return True
 
 
 class _Coordinator:
@@ -102,6 +113,8 @@ class _Coordinator:
     process, there = hello["process"], self.members.get(hello["process"])
     if hello["of"] != self.num_processes:
       member.send({"refused": f"process {process} counts {hello['of']} processes, process 0 {self.num_processes}"})
+    elif not 0 <= process < self.num_processes:
+      member.send({"refused": f"process {process} is none of {self.num_processes}"})
     elif there:
       member.send({"refused": f"process {process} is there already (host {there.host})"})
     else:

@@ -132,6 +132,19 @@ def test_a_silent_process_is_lost(monkeypatch):
   assert [message for message in heard if message] == [{"lost": 1}]
 
 
+@pytest.mark.parametrize("foreign", [
+    b"GET / HTTP/1.1\r\n\r\n", b"\x00\xff\n", b"1\n", b"[]\n", b"null\n", b'{"end": 1}\n', b'{"process": "0"}\n'])
+def test_strangers_change_nothing(start, foreign):
+  port, program = start(2)
+  with socket.create_connection(("localhost", port), timeout=30) as stranger:
+    stranger.sendall(foreign)
+    while stranger.recv(1000):  # Signs of life, and then it is closed.
+      pass
+  members = [Member(port, i, 2) for i in range(2)]
+  assert all("port" in member.hear() for member in members)
+  assert Member(port, 2, 2).hear() == {"refused": "process 2 is none of 2"}
+
+
 def test_refusals_name_the_processes(start):
   port, _ = start(3, timeout=1)
   first = Member(port, 0, 3)
