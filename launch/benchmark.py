@@ -35,7 +35,7 @@ def main() -> None:
   keep_freed_memory()
   work = Work()
   peer = Peer(args.peer, args.peer_python, work) if args.peer else None
-  results = measure(work, NUM_FRAMES, FRAME_COUNTS, args.repeats, peer)
+  results = measure(work, NUM_FRAMES, FRAME_COUNTS, args.repeats, peer, lambda line: print(line, flush=True))
   if peer is not None:
     peer.close()
   if args.json:

@@ -10,7 +10,9 @@ from typing import Any
 
 from nova_jax.benchmark.peer import Peer
 from nova_jax.benchmark.work import Work, make_generation, make_training
-from nova_jax.train.flops import matmul_peak, train_flops
+from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.sets import token_sets
+from nova_jax.train.flops import matmul_peak, sample_flops, train_flops
 
 MAKERS = {"train": make_training, "generate": make_generation}
 TITLES = {"train": "one training step", "generate": "one generation"}
@@ -37,19 +39,27 @@ def measure(
     sides = {"ours": lambda: seconds(run)}
     if peer is not None:
       sides["peer"] = lambda: peer.seconds(what, num_frames)
-    result = {side: summary(times) for side, times in alternate(sides, repeats).items()}
-    line = f"{title}, {num_frames} frames: {result['ours']['best']:.0f} ms (median {result['ours']['median']:.0f})"
-    if what == "train":
-      flops = train_flops(work.model, work.batch_size, num_frames, work.num_visible, work.loss_repeat)
-      result["share_of_peak"] = flops / (result["ours"]["best"] / 1000) / peak
-      line += f", {result['share_of_peak']:.0%} of the {peak / 1e9:.0f} GFLOP/s of matrix products"
+    results[what] = result = {side: summary(times) for side, times in alternate(sides, repeats).items()}
+    ours = result["ours"]
+    result["share_of_peak"] = operations(work, what, num_frames) / (ours["best"] / 1000) / peak
+    line = (f"{title}, {num_frames} frames: {ours['best']:.0f} ms (median {ours['median']:.0f}), "
+            f"{result['share_of_peak']:.0%} of the {peak / 1e9:.0f} GFLOP/s of matrix products")
     if peer is not None:
-      result["ratio"] = result["peer"]["best"] / result["ours"]["best"]
+      result["ratio"] = result["peer"]["best"] / ours["best"]
       line += f"; published code {result['peer']['best']:.0f} ms: {result['ratio']:.2f} times as fast"
     show(line)
-    results[what] = result
+  for what in TITLES:
     results[what]["frames"] = cost_against_frames(work, what, frame_counts, show)
   return results
+
+
+def operations(work: Work, what: str, num_frames: int) -> float:
+  """Return the floating-point operations of the work, by formula."""
+  if what == "train":
+    return train_flops(work.model, work.batch_size, num_frames, work.num_visible, work.loss_repeat)
+  sets = [(token_set.start, token_set.size) for token_set in token_sets(work.model.num_image_tokens, work.num_sets)]
+  passes = Guidance(work.guidance_scale).num_passes
+  return sample_flops(work.model, work.batch_size, num_frames, sets, work.num_steps, passes)
 
 
 def cost_against_frames(
@@ -61,12 +71,10 @@ def cost_against_frames(
     run = MAKERS[what](work, num_frames)
     run()
     costs[num_frames] = 1000 * seconds(run) / num_frames
-    line = f"  {num_frames:3d} frames: {costs[num_frames]:.0f} ms a frame"
-    if what == "train":
-      per_frame = lambda n: train_flops(work.model, work.batch_size, n, work.num_visible, work.loss_repeat) / n
-      first = frame_counts[0]
-      line += (f", {costs[num_frames] / costs[first]:.2f} of that of {first} frames; "
-               f"by operations {per_frame(num_frames) / per_frame(first):.2f}")
+    first, per_frame = frame_counts[0], lambda n: operations(work, what, n) / n
+    line = (f"  {what} {num_frames:2d} frames: {costs[num_frames]:.0f} ms a frame, "
+            f"{costs[num_frames] / costs[first]:.2f} of that of {first} frames; "
+            f"by operations {per_frame(num_frames) / per_frame(first):.2f}")
     show(line)
   return costs
 
