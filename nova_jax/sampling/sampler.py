@@ -21,7 +21,7 @@ from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
 from nova_jax.diffusion.loss import mask_of
 from nova_jax.models.embeddings import patchify, unpatchify
-from nova_jax.models.layers import unstack
+from nova_jax.models.layers import cast_weights, unstack
 from nova_jax.models.nova import NOVA, Condition
 from nova_jax.models.tokens import put, take
 from nova_jax.models.transformer import Cache
@@ -38,7 +38,8 @@ class Model(NamedTuple):
 
   @classmethod
   def of(cls, module: NOVA) -> "Model":
-    return cls(*nnx.split(module))
+    # Each set reads all weights: they are stored as they are used.
+    return cls(*cast_weights(module, module.cfg.dtype))
 
   def merge(self) -> NOVA:
     return nnx.merge(self.graph, self.state)
