@@ -27,7 +27,8 @@ def test_weights_are_stored_as_they_are_used():
 
 
 def run(
-    batch=2, num_frames=3, num_sets=4, num_steps=3, scheduler=FLOW, guidance=Guidance(3.0), seed=0, model=MODEL, **kwargs):
+    batch=2, num_frames=3, num_sets=4, num_steps=3, scheduler=FLOW, guidance=Guidance(3.0), seed=0, model=MODEL,
+    **kwargs):
   _, condition = inputs(TINY, 1, 2)
   condition = {name: np.asarray(value)[:batch] for name, value in condition.items()}
   null = condition | {"text_lengths": np.zeros(batch, int)}
