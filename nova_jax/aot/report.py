@@ -149,7 +149,7 @@ def lines(report: Report) -> list[str]:
   least = "at least " if "temporaries" not in size else ""
   out = [
       f"{report['program']} on {mesh}: {verdict}; compiled in {report['compile_seconds']:.0f} s",
-      f"  memory   {least}{size['peak'] / GIB:.2f} of {size['limit'] / GIB:.2f} GiB a device: {inside or 'next to nothing'}"]
+      f"  memory   {least}{size['peak'] / GIB:.2f} of {size['limit'] / GIB:.2f} GiB a device: {inside or 'hardly any'}"]
   if "unreadable" in report:
     out.append(f"  note     this program's text can't be read, so there is no roofline: {report['unreadable']}")
   if "roofline" not in report:
