@@ -1,11 +1,11 @@
 """What a TPU chip can do, in one table, and which slices of it there are.
 
-Peaks, memory bandwidth, interconnect (ICI) and pod sizes: the Cloud TPU pages of each version (cloud.google.com/tpu/docs/
-v4, v5e, v5p, v6e). ICI is what one link carries one way: the page's Gbps a chip over its links (v5p 4,800 over six, v5e
-1,600 and v6e 3,200 over four). DCN is the network of the hosts, shared by their chips: v5e 6.4 and v6e 25.6 Tbps a pod of
-256 chips, v5p 50 Gbps a chip. v4's page gives neither: its links are taken to be v5e's, as in the table of the scaling
-book (jax-ml.github.io/scaling-book), its DCN to be v5p's. `limit` is what the compiler lets a program use: the number in
-its own out-of-memory error.
+Peaks, memory bandwidth, interconnect (ICI) and pod sizes: the Cloud TPU pages of each version,
+cloud.google.com/tpu/docs (v4, v5e, v5p, v6e). ICI is what one link carries one way: the page's Gbps a chip over its
+links (v5p 4,800 over six, v5e 1,600 and v6e 3,200 over four). DCN is the network of the hosts, shared by their chips:
+v5e 6.4 and v6e 25.6 Tbps a pod of 256 chips, v5p 50 Gbps a chip. v4's page gives neither: its links are taken to be
+v5e's, as in the table of the scaling book (jax-ml.github.io/scaling-book), its DCN to be v5p's. `limit` is what the
+compiler lets a program use: the number in its own out-of-memory error.
 """
 
 import dataclasses
