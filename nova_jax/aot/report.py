@@ -10,8 +10,10 @@ Invariant: every number is a formula's or the compiled program's; nothing is mea
 """
 
 import re
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -41,7 +43,7 @@ def _compile(job: Job, topology: Topology) -> Report:
   report: Report = {"program": job.name, "mesh": dict(job.mesh.shape), "runs": job.runs, "samples": job.samples}
   lowered = job.lower()
   try:
-    compiled = lowered.compile()
+    compiled, text = compile_with_text(lowered)
   except jax.errors.JaxRuntimeError as error:
     needed = out_of_memory(str(error))
     if needed is None:
@@ -52,10 +54,9 @@ def _compile(job: Job, topology: Topology) -> Report:
   size = memory(job, compiled, topology)
   report |= {"fits": size["peak"] <= size["limit"], "compile_seconds": time.perf_counter() - started, "memory": size}
   try:
-    program = hlo.parse(compiled.as_text())
+    program = hlo.parse(text)
     moves, traffic = coll.find_collectives(program, job.mesh), hlo.hbm_bytes(program)
-  # Libtpu may know instructions that this JAX doesn't, or write them in a way that we don't know.
-  except (jax.errors.JaxRuntimeError, ValueError) as error:
+  except ValueError as error:  # Something is written in a way that we don't know.
     return report | {"unreadable": str(error).splitlines()[0], "resharded": resharded(job, compiled)}
   count = compiled.cost_analysis()["flops"] * job.mesh.size
   flops, executed = job.flops or count, job.executed or job.flops or count
@@ -66,6 +67,17 @@ def _compile(job: Job, topology: Topology) -> Report:
           move.name for move in coll.whole_stacks(moves, job.stacks, job.mesh.shape.get("tensor", 1))],
       "resharded": resharded(job, compiled),
       "roofline": roofline(topology.chip, job, flops, executed, traffic, moves)}
+
+
+def compile_with_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+  """Compile, and return the compiled program's text, too.
+
+  The compiler itself writes it: libtpu knows instructions that JAX fails to print.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+    written = list(Path(folder).glob("*.after_codegen.txt"))
+    return compiled, written[0].read_text() if len(written) == 1 else compiled.as_text()
 
 
 def out_of_memory(message: str) -> tuple[float, float] | None:
