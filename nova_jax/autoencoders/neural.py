@@ -14,10 +14,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Float32, UInt8
 
+from nova_jax.autoencoders.moments import mean_and_std
 from nova_jax.autoencoders.pixels import Array
 from nova_jax.autoencoders.tiling import TimeTiles, blend, space_tiles
 
-LOGVAR_RANGE = (-30.0, 20.0)
 # By default XLA's CPU backend orders operations for concurrency, and keeps twice as many activations alive.
 CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
@@ -97,10 +97,7 @@ class NeuralAutoencoder:
       self, moments: Float[Array, "B T h w M"]
   ) -> tuple[Float[Array, "B T h w C"], Float[Array, "B T h w C"] | float]:
     """Split moments into means and standard deviations of latents, which are not scaled."""
-    mean, logvar = moments[..., : self.latent_dim], moments[..., self.latent_dim:]
-    # One logvar serves all channels, or each has its own; without any, latents are certain.
-    std = np.exp(0.5 * logvar.clip(*LOGVAR_RANGE)) if logvar.shape[-1] else 0.0
-    return mean, std
+    return mean_and_std(moments, self.latent_dim)
 
   def scale(self, z: Float[Array, "... C"]) -> Float[Array, "... C"]:
     """Return latents as models expect them."""
