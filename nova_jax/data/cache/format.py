@@ -5,8 +5,8 @@
   DIR/rejected.jsonl       a line for each item that could not be used: {"source": …, "reason": …}
 
 A bucket is (frames, height, width) in pixels; all its records have moments of one shape, so that a batch of one bucket
-stacks. A stored record is a CRC-32 (4 bytes, little endian) and then safetensors: `moments` float16 [T, h, w, M] and, if
-the cache has them, `text_embeds` and `short_text_embeds` float16 [L, E], with all else as JSON in its metadata.
+stacks. A stored record is a CRC-32 (4 bytes, little endian) and then safetensors: `moments` float16 [T, h, w, M] and,
+if the cache has them, `text_embeds` and `short_text_embeds` float16 [L, E], with all else as JSON in its metadata.
 Invariant: the same records give the same bytes; a folder without a manifest is no cache, and one with it is whole.
 """
 
@@ -74,7 +74,7 @@ class AutoencoderInfo:
 
   Attributes:
     kind: name of a built-in one, or the class of a published one.
-    digest: SHA-256 of its config and weights, whichever form they are stored in.
+    digest: of a published one's weights, in whichever form (`convert.convert.Digest`); of a built-in one's constants.
     latent_dim: C.
     spatial_stride: pixels a latent spans, each way.
     time_stride: frames a latent spans, after the first.
@@ -104,7 +104,7 @@ class TextEncoderInfo:
   """Which text encoder made the embeddings."""
 
   kind: str
-  digest: str  # SHA-256 of its config, weights and tokenizer.
+  digest: str  # As of an autoencoder.
   dim: int  # E.
   max_length: int  # Most tokens of a text.
 
@@ -158,6 +158,7 @@ class Manifest:
   counts: Counts
   buckets: tuple[BucketInfo, ...]
   shards: tuple[Shard, ...]
+  source_digest: str = ""  # SHA-256 of the list of the source's items; empty if there is none.
 
   def __post_init__(self):
     for info in self.buckets:
