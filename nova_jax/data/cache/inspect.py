@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from nova_jax import media
@@ -14,6 +15,7 @@ from nova_jax.data.cache.format import (
 
 _BARS, _BAR_WIDTH = 8, 40
 _FRAMES = 8  # Of a clip on a contact sheet.
+_SHORT_SIDE = 96  # Pixels that it is made smaller to.
 _TITLE = 90  # Characters of a caption above a clip.
 
 Progress = Callable[[int, int], None]
@@ -175,4 +177,8 @@ def write_sheet(path: Path, folder: Path, manifest: Manifest, num_clips: int, au
 
 def _decode(record: Record, manifest: Manifest, decoder: Autoencoder) -> np.ndarray:
   pixels = decoder.decode(manifest.autoencoder.latents(record.moments)[None])[0]
-  return pixels[np.linspace(0, len(pixels) - 1, min(len(pixels), _FRAMES)).round().astype(int)]
+  frames = pixels[np.linspace(0, len(pixels) - 1, min(len(pixels), _FRAMES)).round().astype(int)]
+  height, width = frames.shape[1:3]
+  scale = min(1, _SHORT_SIDE / min(height, width))
+  size = round(width * scale), round(height * scale)
+  return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA).reshape(*size[::-1], -1) for frame in frames])
