@@ -40,7 +40,8 @@ def main() -> None:
   started = time.process_time()
   done = [outcome for item in items if isinstance(outcome := prepare(item, cfg, 3), Clip)]
   seconds = time.process_time() - started
-  print(f"one core's time: {len(done) / seconds:.2f} clips/s, {sum(len(c.pixels) for c in done) / seconds:.1f} frames/s")
+  frames = sum(len(clip.pixels) for clip in done)
+  print(f"a second of one core's time: {len(done) / seconds:.2f} clips, {frames / seconds:.1f} frames")
   print(f"{'processes':>9} {'clips/s':>9} {'frames/s':>9} {'MB/s':>9}   and for each: {'clips/s':>9} {'frames/s':>9}")
   for num in sorted({2**i for i in range(cores.bit_length()) if 2**i <= cores} | {cores}):
     with Workers(num, cfg, 3) as workers:

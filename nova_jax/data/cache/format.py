@@ -246,7 +246,7 @@ class ShardReader:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
   """Write the manifest of a cache whose other files are complete."""
-  write_atomically(folder / MANIFEST, json.dumps(FORMAT | to_dict(manifest), indent=1, ensure_ascii=False) + "\n")
+  write_atomically(folder / MANIFEST, json.dumps(FORMAT | to_dict(manifest), indent=1) + "\n")
 
 
 def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
