@@ -124,6 +124,12 @@ def current_mesh() -> AbstractMesh | None:
   return None if mesh.empty or mesh.size == 1 else mesh
 
 
+def current_platform() -> str:
+  """Return what the code being traced will run on: that of the mesh around it, if one is set."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
+
+
 def mesh_of(tree) -> Mesh | None:
   """Return the mesh that the arrays of `tree` lie on; None if they lie on single devices."""
   meshes = {leaf.sharding.mesh for leaf in jax.tree.leaves(tree) if isinstance(leaf.sharding, NamedSharding)}

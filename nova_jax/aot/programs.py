@@ -62,8 +62,6 @@ def make_jobs(experiment: Experiment, topology: Topology, what: str) -> list[Job
   devices = topology.devices()
   if what == "decode":
     return [decode_job(experiment, Mesh(np.array(devices[:1]).reshape(1), ("data",)))]
-  if len(devices) == 1:
-    raise ValueError(f"--topology: {topology.name} is one chip, which has no mesh to compile for; take two or more")
   mesh = make_mesh(experiment.mesh, devices)
   if experiment.model.attention == "auto":
     experiment = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, attention="splash"))
