@@ -90,9 +90,6 @@ class LatentFeed:
         shuffle = np.random.SeedSequence((seed, sum(map(len, parts.values())))).generate_state(1)[0]
         records = grain.MapDataset.source(_Whole(source, cfg.max_damaged + 1)).seed(int(shuffle)).shuffle().repeat()
         parts.setdefault(shape, []).append((cache.weight * len(source) / total, records))
-    missing = [size for size in cfg.buckets if all(shape[1:] != size for shape in parts)]
-    if missing:
-      raise ValueError(f"data.buckets: no record has latents of {', '.join(map(_by, missing))}")
     self.buckets = tuple(_mix(parts[shape]) for shape in sorted(parts, reverse=True))
 
   def draw(self, found: "_Found", position: int) -> Mapping[str, Any]:

@@ -66,6 +66,11 @@ class CacheData:
 
   def __init__(self, experiment: Experiment, autoencoder: AutoencoderInfo, text_encoder: TextEncoder | None):
     self._experiment, self._autoencoder, self._text_encoder = experiment, autoencoder, text_encoder
+    caches = [cache for stage in experiment.train.stages for cache in _caches(experiment, stage)]
+    known = {info.moments[1:3] for cache in caches for info in cache.manifest.buckets}
+    missing = [size for size in experiment.data.buckets if size not in known]
+    if missing:
+      raise ValueError(f"data.buckets: no cache has latents of {missing[0]}; there are {sorted(known)}")
 
   def feed(self, stage: StageConfig) -> LatentFeed:
     experiment = self._experiment
