@@ -248,8 +248,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
   write_atomically(folder / MANIFEST, json.dumps(FORMAT | to_dict(manifest), indent=1, ensure_ascii=False) + "\n")
 
 
-def read_manifest(folder: str | Path) -> Manifest:
+def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
   """Read the manifest of a cache, and see that its shards are there and of the size it says.
+
+  Args:
+    folder: of the cache.
+    check_shards: False leaves the shards to the caller.
 
   Raises:
     ValueError: the folder is no cache, an unfinished one, or one that this version does not read.
@@ -264,13 +268,19 @@ def read_manifest(folder: str | Path) -> Manifest:
   if found != FORMAT:
     raise ValueError(f"{folder / MANIFEST}: expected {FORMAT}, got {found}")
   manifest = from_dict(Manifest, values, str(folder / MANIFEST))
-  for shard in manifest.shards:
-    path = folder / shard.file
-    size = path.stat().st_size if path.is_file() else None
-    if size != shard.bytes:
-      raise ValueError(
-          f"{path} {'does not exist' if size is None else f'has {size} bytes'}; {MANIFEST} says {shard.bytes} bytes")
+  for shard in manifest.shards if check_shards else ():
+    if problem := shard_problem(folder, shard):
+      raise ValueError(f"{folder / shard.file} {problem}")
   return manifest
+
+
+def shard_problem(folder: Path, shard: Shard) -> str:
+  """Return what is wrong with the file of a shard at a glance, or nothing."""
+  path = folder / shard.file
+  if not path.is_file():
+    return f"does not exist; {MANIFEST} says {shard.bytes} bytes"
+  size = path.stat().st_size
+  return f"has {size} bytes; {MANIFEST} says {shard.bytes} bytes" if size != shard.bytes else ""
 
 
 def summarize(shards: Iterable[Shard], moments: dict[Bucket, tuple[int, ...]]) -> tuple[BucketInfo, ...]:
