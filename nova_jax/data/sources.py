@@ -13,10 +13,11 @@ from nova_jax.autoencoders import Autoencoder
 from nova_jax.config import Experiment, StageConfig
 from nova_jax.data import moving_digits
 from nova_jax.data.cache.format import AutoencoderInfo
+from nova_jax.data.cache.identity import describe_autoencoder
 from nova_jax.data.latents import Cache, LatentFeed, example_records, have_embeddings, padded_embeds, read_caches
 from nova_jax.data.loader import Feed
 from nova_jax.data.videos import Source, VideoFeed
-from nova_jax.text import TextEncoder
+from nova_jax.text import BUILT_IN, TextEncoder
 
 
 class Examples(NamedTuple):
@@ -68,6 +69,11 @@ class CacheData:
     self._experiment, self._autoencoder, self._text_encoder = experiment, autoencoder, text_encoder
     caches = [cache for stage in experiment.train.stages for cache in _caches(experiment, stage)]
     known = {info.moments[1:3] for cache in caches for info in cache.manifest.buckets}
+    for cache in caches:
+      theirs, ours = cache.manifest.text_encoder, experiment.text_encoder
+      if theirs is not None and theirs.kind != ours and {theirs.kind, ours} & set(BUILT_IN):
+        raise ValueError(
+            f"{cache.path} has text embeddings of another text encoder ({theirs.kind}) than the model's ({ours})")
     missing = [size for size in experiment.data.buckets if size not in known]
     if missing:
       raise ValueError(f"data.buckets: no cache has latents of {missing[0]}; there are {sorted(known)}")
@@ -120,9 +126,3 @@ def open_caches(
 
 def _caches(experiment: Experiment, stage: StageConfig) -> tuple[Cache, ...]:
   return read_caches(stage.sources or experiment.data.sources)
-
-
-def describe_autoencoder(name: str, autoencoder: Autoencoder) -> AutoencoderInfo:
-  return AutoencoderInfo(
-      name, "0" * 64, autoencoder.latent_dim, autoencoder.spatial_stride, autoencoder.num_frames(2) - 1,
-      tuple(np.atleast_1d(autoencoder.shift).tolist()), tuple(np.atleast_1d(autoencoder.factor).tolist()))

@@ -14,7 +14,7 @@ from nova_jax.autoencoders import make_autoencoder
 from nova_jax.checkpoint import find, stored_arrays
 from nova_jax.config import DataConfig, SourceConfig, StageConfig
 from nova_jax.data.cache.format import TextEncoderInfo
-from nova_jax.data.sources import describe_autoencoder
+from nova_jax.data.cache.identity import describe_autoencoder
 from nova_jax.train import loop
 from nova_jax.train.metrics import TIMINGS
 from train import toy_run
@@ -125,6 +125,9 @@ def test_a_cache_that_does_not_fit_leaves_no_workdir(caches, tmp_path):
   experiment = make_experiment(caches)
   other = dataclasses.replace(experiment, autoencoder="rgb")
   with pytest.raises(ValueError, match=r"was made with another autoencoder \(pixels\) than the model's \(rgb\)"):
+    loop.train(other, tmp_path / "run")
+  other = dataclasses.replace(experiment, text_encoder="folder")
+  with pytest.raises(ValueError, match=r"embeddings of another text encoder \(words\) than the model's \(folder\)"):
     loop.train(other, tmp_path / "run")
   data = dataclasses.replace(experiment.data, buckets=((16, 16), (8, 16)))
   with pytest.raises(ValueError, match=r"no cache has latents of \(8, 16\); there are \[\(16, 8\), \(16, 16\)\]"):
