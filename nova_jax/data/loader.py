@@ -80,8 +80,9 @@ class Loader:
     """Return this host's rows of the next batch.
 
     Returns:
-      latents f32 [B,T,h,w,C]; text_embeds f32 [B,L,E] and text_lengths int32 [B], or labels int32 [B]; motion_flow and
-      fps f32 [B] if the feed knows them; and index int32 [B], the position in the stream modulo 2**31.
+      latents f32 [B,T,h,w,C]; text_embeds f32 [B,L,E] (f16 if they were stored) and text_lengths int32 [B], or labels
+      int32 [B]; motion_flow and fps f32 [B] if the feed knows them; and index int32 [B], the position in the stream
+      modulo 2**31.
 
     Raises:
       ValueError: more records are damaged than may be; the error names one and its shard.

@@ -49,7 +49,7 @@ def test_a_batch_is_what_the_spec_says(mix):
   frames, height, width = batch["latents"].shape[1:4]
   assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
       "latents": ((8, frames, height, width, 2), "float32"), "index": ((8,), "int32"),
-      "text_embeds": ((8, 6, 8), "float32"), "text_lengths": ((8,), "int32"),
+      "text_embeds": ((8, 6, 8), "float16"), "text_lengths": ((8,), "int32"),
       "motion_flow": ((8,), "float32"), "fps": ((8,), "float32")}
 
 
