@@ -83,8 +83,8 @@ def main() -> None:
   num_chips = parse_topology(TOPOLOGIES[args.chip]).num_chips
   hosts = num_chips // CHIPS_A_HOST[args.chip]
   print(f"{num_chips} {args.chip} chips, {hosts} hosts, {args.num_workers} workers")
-  print(
-      f"{'model and stage':<32}{'MB a record':>12}{'rows a host':>12}{'loads/s':>10}{'MB/s':>8}{'needs/s':>10}{'ratio':>8}")
+  columns = ("MB a record", "rows a host", "loads/s", "MB/s", "needs/s", "ratio")
+  print(f"{'model and stage':<32}" + "".join(f"{column:>12}" for column in columns))
   for name in args.models:
     experiment = from_dict(Experiment, importlib.import_module(f"configs.{name}").get_config(args.chip))
     for stage in experiment.train.stages:
@@ -95,8 +95,8 @@ def main() -> None:
         rate = measure(cache, experiment, stage, rows, args.num_workers, args.seconds)
       needed = consumed(experiment, stage, args.chip, num_chips)
       print(
-          f"{name + ' ' + stage.name:<32}{size:>12.2f}{rows:>12}{rate:>10.1f}{rate * size:>8.0f}{needed:>10.2f}"
-          f"{rate / needed:>7.1f}x", flush=True)
+          f"{name + ' ' + stage.name:<32}{size:>12.2f}{rows:>12}{rate:>12.1f}{rate * size:>12.0f}{needed:>12.2f}"
+          f"{rate / needed:>12.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
-"""Fine-tuning on clips of one's own: see docs/finetuning.md.
+"""Fine-tuning on clips of one's own; docs/finetuning.md leads through it.
 
 Behind the colon stands the model folder to start from, of any form; its own config is taken, whatever it is. "small",
-the default, is a model of 2.6 M parameters with random weights for 4 frames of 32 x 48 pixels, which learns three clips
-in ten minutes on two CPU cores.
-
-  python -m launch.cache --source clips --output runs/cache --config configs/cache.py:FOLDER
-  python -m launch.train --config configs/finetune.py:FOLDER --config.data.sources[0].path=runs/cache --workdir runs/mine
+the default, is a model of 2 M parameters with random weights, for 4 frames of 32 x 48 pixels: it learns three clips by
+heart on two CPU cores in minutes.
+Launch: `python -m launch.train --config configs/finetune.py:FOLDER --config.data.sources[0].path=CACHE --workdir DIR`
 """
 
 from pathlib import Path

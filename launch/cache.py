@@ -12,11 +12,8 @@ import pathlib
 from absl import flags
 from ml_collections import config_flags
 
-from nova_jax import cli, places
+from nova_jax import cli
 from nova_jax.config import CacheConfig, from_dict
-from nova_jax.data.cache.build import build
-from nova_jax.data.cache.format import REJECTED, Counts
-from nova_jax.data.cache.inspect import describe
 from nova_jax.progress import Progress
 
 config_flags.DEFINE_config_file("config", None, "Python file with get_config(); --config.a=… overrides a field.")
@@ -30,6 +27,12 @@ flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 def main() -> None:
   """Build the cache and say what it holds."""
+  # Not at the top: each decoding process imports this file, and needs no JAX.
+  from nova_jax import places
+  from nova_jax.data.cache.build import build
+  from nova_jax.data.cache.format import REJECTED, Counts
+  from nova_jax.data.cache.inspect import describe
+
   args = flags.FLAGS
   host, num_hosts = places.share(args.coordinator, args.num_processes, args.process_id)
   with Progress("item") as progress:

@@ -32,6 +32,7 @@ ATTENTION = {
     "splash": "the Pallas kernel for TPU (interpreted, slowly, elsewhere)",
 }
 DATASETS = ("moving_digits", "caches")
+Bucket = tuple[int, int, int]  # Of clips: frames, height and width, in pixels.
 DEFAULT_MOTION_FLOW = 5.0
 DEFAULT_FPS = 12.0
 
@@ -216,7 +217,7 @@ class CacheConfig:
   """How `launch.cache` turns clips and stills into a latent cache."""
 
   # Frames, height and width that clips are cut, resized and cropped to, in pixels; stills go where there is one frame.
-  buckets: tuple[tuple[int, int, int], ...] = ((33, 480, 768),)
+  buckets: tuple[Bucket, ...] = ((33, 480, 768),)
   fps: float = 0.0  # Frames a second that are taken before `stride`; 0 takes those that the file has.
   stride: int = 1  # Every n-th of those frames is stored.
   autoencoder: str = "rgb"  # Built in, or a folder of a published or converted model, as is the text encoder.

@@ -15,12 +15,12 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from nova_jax.config import CacheConfig, from_dict, to_dict
+from nova_jax.config import Bucket, CacheConfig, from_dict, to_dict
 from nova_jax.data.cache import sources
 from nova_jax.data.cache.clips import Clip, Outcome, Rejected, Skipped
 from nova_jax.data.cache.encoders import Encoder
 from nova_jax.data.cache.format import (
-    FORMAT, MANIFEST, REJECTED, SUFFIX, AutoencoderInfo, Bucket, BucketInfo, Counts, Manifest, Record, Shard,
+    FORMAT, MANIFEST, REJECTED, SUFFIX, AutoencoderInfo, BucketInfo, Counts, Manifest, Record, Shard,
     TextEncoderInfo, read_manifest, summarize, write_manifest, write_records)
 from nova_jax.data.cache.items import Item
 from nova_jax.data.cache.workers import Workers

@@ -8,17 +8,16 @@ Invariant: a clip depends on its item and the settings alone; each item is cache
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import av
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from nova_jax.config import CacheConfig
+from nova_jax.config import Bucket, CacheConfig
 from nova_jax.data.cache.decode import Footage, Frame, open_footage
-from nova_jax.data.cache.format import Bucket
-from nova_jax.data.cache.items import Item, Texts, Unusable
+from nova_jax.data.cache.items import Example, Item, Texts, Unusable
 from nova_jax.data.cache.motion import motion_score
 
 _MOST_CROPPED = 16  # Of a frame less than one part in so many would be left.
@@ -75,8 +74,9 @@ def _prepare(item: Item, cfg: CacheConfig, channels: int) -> Outcome:
   if item.problem:
     raise Unusable(item.problem)
   assert item.media is not None, item
-  texts = item.texts(cfg)
-  with open_footage(item.media, texts.start, texts.end) as footage:
+  media = item.media.read() if isinstance(item.media, Example) else item.media
+  texts = item.texts(cfg, media if isinstance(media, Mapping) else None)
+  with open_footage(media, texts.start, texts.end) as footage:
     found = _still(footage, cfg.buckets) if footage.still else _clip(footage, cfg)
   if isinstance(found, Skipped):
     return found

@@ -16,7 +16,7 @@ import av
 import numpy as np
 from PIL import Image, ImageOps
 
-from nova_jax.data.cache.items import Example, Media, Piece, Unusable
+from nova_jax.data.cache.items import Cell, Piece, Unusable
 
 _ANIMATED = ("GIF", "PNG", "WEBP")
 _NEAR = 1e-4  # Seconds by which rounded times may be off.
@@ -63,15 +63,23 @@ class Footage:
 
 
 @contextlib.contextmanager
-def open_footage(media: Media, start: float | None = None, end: float | None = None) -> Iterator[Footage]:
+def open_footage(
+    media: Piece | Cell | Mapping[str, Any], start: float | None = None, end: float | None = None
+) -> Iterator[Footage]:
   """Open a clip or still, or the part of a clip between two times in seconds.
+
+  Args:
+    media: where it lies, or an example of a TFDS dataset.
+    start: None for the beginning.
+    end: None for the end.
 
   Raises:
     Unusable: it is neither.
     OSError, av.error.FFmpegError: it can't be read; also raised while going through the frames.
   """
-  if isinstance(media, Example):
-    yield _of_arrays(media.read())
+  if isinstance(media, Mapping):
+    footage = _of_arrays(media)
+    yield dataclasses.replace(footage, frames=_between(footage.frames, start, end))
     return
   whole = isinstance(media, Piece) and media.size is None
   content = media.path if whole else media.read()

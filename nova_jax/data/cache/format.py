@@ -24,7 +24,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from nova_jax.autoencoders.moments import mean_and_std
-from nova_jax.config import CacheConfig, from_dict, to_dict
+from nova_jax.config import Bucket, CacheConfig, from_dict, to_dict
 from nova_jax.files import read_json, write_atomically
 
 MANIFEST, REJECTED, SUFFIX = "manifest.json", "rejected.jsonl", ".array_record"
@@ -32,8 +32,6 @@ FORMAT = {"format": "nova_jax latent cache", "version": 1}
 # Latents hardly compress, and a reader that takes one record reads nothing else.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _READER_OPTIONS = "readahead_buffer_size:0"
-
-Bucket = tuple[int, int, int]  # Frames, height and width, in pixels.
 
 
 @dataclasses.dataclass(frozen=True)

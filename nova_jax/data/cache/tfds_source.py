@@ -1,7 +1,7 @@
 """TFDS datasets as sources: prepared versions in ArrayRecord files, which are read without TensorFlow.
 
-An example has `video` uint8 [T, height, width, C] or `image` uint8 [height, width, C] and a caption; `path_field` and
-`caption_field` name others.
+An example has `video` uint8 [T, height, width, C] or `image` uint8 [height, width, C], and what tables have: a caption
+and, of a scene, its start and end. A video may have its `fps`.
 """
 
 import functools
@@ -42,5 +42,7 @@ def list_examples(folder: Path, split: str, cfg: CacheConfig) -> list[Item]:
         "read in any order")
   if cfg.caption_field not in builder.info.features:
     raise ValueError(f"caption_field: {cfg.caption_field!r}{did_you_mean(cfg.caption_field, builder.info.features)}")
+  if not set(PIXELS) & set(builder.info.features):
+    raise ValueError(f"--source: {folder} has none of {', '.join(PIXELS)}; it has {', '.join(builder.info.features)}")
   count = builder.info.splits[split].num_examples
   return [Item(f"{split}/{i}", Example(folder, split, i), {}) for i in range(count)]
