@@ -9,6 +9,7 @@ from absl import flags
 
 from data.latent_caches import AUTOENCODER, MODEL, damage, make_cache, make_loader, make_record, numbers
 from nova_jax.config import DataConfig, SourceConfig
+from nova_jax.data import latents
 from nova_jax.data.latents import read_caches
 from nova_jax.text import WordEncoder
 
@@ -105,9 +106,9 @@ def test_worker_processes_change_nothing(mix, num_workers):
 
 def test_latents_are_sampled_anew_at_every_visit(tmp_path):
   cache = make_cache(tmp_path, [make_record(0, frames=1, size=(8, 8), logvar=np.log(0.25))])
-  latents = np.concatenate([b["latents"] for b in take(make_loader([cache], num_frames=1, data=DataConfig(
+  sampled = np.concatenate([b["latents"] for b in take(make_loader([cache], num_frames=1, data=DataConfig(
       buckets=((8, 8),))), 20)])
-  z = latents / 2 + 0.5
+  z = sampled / 2 + 0.5
   assert len({row.tobytes() for row in z}) == len(z) == 160
   assert abs(z.mean()) < 0.02 and abs(z.std() - 0.5) < 0.02
   assert abs(np.corrcoef(z.reshape(160, -1)) - np.eye(160)).max() < 0.5
@@ -130,6 +131,21 @@ def test_sources_of_one_shape_share_batches_by_weight_and_epochs_are_whole(tmp_p
   small = [number for number in seen if number < 8]
   epochs = [small[i : i + 8] for i in range(0, len(small), 8)]
   assert all(sorted(epoch) == list(range(8)) for epoch in epochs) and len(set(map(tuple, epochs))) > 40
+
+
+def test_many_records_are_shuffled_as_few_are(tmp_path, monkeypatch):
+  cache = make_cache(tmp_path, [make_record(i) for i in range(16)])
+  orders = []
+  for few in (16, 17):  # Grain's shuffle, and ours.
+    monkeypatch.setattr(latents, "_FEW", few)
+    seen = [number for batch in take(make_loader([cache]), 6) for number in numbers(batch)]
+    epochs = [seen[:16], seen[16:32], seen[32:]]
+    assert all(sorted(epoch) == list(range(16)) != epoch for epoch in epochs) and len(set(map(tuple, epochs))) == 3
+    loader = make_loader([cache])
+    loader.set_state(32)
+    assert [number for batch in take(loader, 2) for number in numbers(batch)] == epochs[2]
+    orders.append(epochs)
+  assert orders[0] != orders[1]
 
 
 def test_single_frames_of_clips(tmp_path):
