@@ -3,7 +3,8 @@
 For each stage of a released model's config, a cache of records of its shape is written to a temporary folder, and read
 as one host of the pod reads it: its rows of each batch, with sampling, conversion and text embeddings. Beside it stands
 what the training step consumes at most, were it bound by the chip's peak FLOP/s alone; a real step is slower. The
-ratio is how many times faster the loader is. Files are in the machine's page cache when they are read.
+ratio is how many times faster the loader is; without workers, records a CPU-second are what one free core gives. Files
+are in the machine's page cache when they are read.
 """
 
 import importlib
@@ -61,20 +62,22 @@ def write(folder: Path, experiment: Experiment, stage: StageConfig) -> Cache:
   return Cache(folder, 1.0, read_manifest(folder))
 
 
-def measure(cache: Cache, experiment: Experiment, stage: StageConfig, rows: int, workers: int, seconds: float) -> float:
-  """Return the records a second that a host's loader gives."""
+def measure(
+    cache: Cache, experiment: Experiment, stage: StageConfig, rows: int, workers: int, seconds: float
+) -> tuple[float, float]:
+  """Return the records that a host's loader gives in a second, and in a second of this process's CPU time."""
   feed = LatentFeed(
       [cache], experiment.model, cache.manifest.autoencoder, None, DataConfig(), num_frames=stage.num_frames, seed=0)
   loader = Loader(feed, batch_size=stage.batch_size, rows=range(rows), num_workers=workers)
   for _ in range(4):  # Past what was read ahead.
     next(loader)
-  started, count = time.perf_counter(), 0
+  started, cpu, count = time.perf_counter(), time.process_time(), 0
   while time.perf_counter() - started < seconds:
     next(loader)
     count += rows
-  rate = count / (time.perf_counter() - started)
+  rates = count / (time.perf_counter() - started), count / (time.process_time() - cpu)
   loader.close()
-  return rate
+  return rates
 
 
 def main() -> None:
@@ -83,7 +86,7 @@ def main() -> None:
   num_chips = parse_topology(TOPOLOGIES[args.chip]).num_chips
   hosts = num_chips // CHIPS_A_HOST[args.chip]
   print(f"{num_chips} {args.chip} chips, {hosts} hosts, {args.num_workers} workers")
-  columns = ("MB a record", "rows a host", "loads/s", "MB/s", "needs/s", "ratio")
+  columns = ("MB a record", "rows a host", "loads/s", "MB/s", "needs/s", "ratio", "a CPU-s")
   print(f"{'model and stage':<32}" + "".join(f"{column:>12}" for column in columns))
   for name in args.models:
     experiment = from_dict(Experiment, importlib.import_module(f"configs.{name}").get_config(args.chip))
@@ -92,11 +95,11 @@ def main() -> None:
         cache = write(Path(folder), experiment, stage)
         size = sum(shard.bytes for shard in cache.manifest.shards) / RECORDS / 1e6
         rows = max(1, stage.batch_size // hosts)
-        rate = measure(cache, experiment, stage, rows, args.num_workers, args.seconds)
+        rate, cpu_rate = measure(cache, experiment, stage, rows, args.num_workers, args.seconds)
       needed = consumed(experiment, stage, args.chip, num_chips)
       print(
           f"{name + ' ' + stage.name:<32}{size:>12.2f}{rows:>12}{rate:>12.1f}{rate * size:>12.0f}{needed:>12.2f}"
-          f"{rate / needed:>12.1f}", flush=True)
+          f"{rate / needed:>12.1f}{'-' if args.num_workers else f'{cpu_rate:.1f}':>12}", flush=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def _small() -> Experiment:
   return Experiment(
       model=SMALL, text_encoder="words", autoencoder="rgb", data=DATA,
       train=TrainConfig(
-          steps=600, stages=(StageConfig(name="video", batch_size=4, num_frames=4),), loss_repeat=2, ema_decay=0.98,
+          steps=400, stages=(StageConfig(name="video", batch_size=4, num_frames=4),), loss_repeat=2, ema_decay=0.98,
           sample_every=200, save_every=200, log_every=20),
       optimizer=OptimizerConfig(
           name="muon", learning_rate=5e-3, schedule="cosine", warmup_steps=30, final_fraction=0.02, weight_decay=0.02),
