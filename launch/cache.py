@@ -28,13 +28,14 @@ flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 def main() -> None:
   """Build the cache and say what it holds."""
   # Not at the top: each decoding process imports this file, and needs no JAX.
-  from nova_jax import places
+  from nova_jax import compilation_cache, places
   from nova_jax.data.cache.build import build
   from nova_jax.data.cache.format import REJECTED, Counts
   from nova_jax.data.cache.inspect import describe
 
   args = flags.FLAGS
   host, num_hosts = places.share(args.coordinator, args.num_processes, args.process_id)
+  compilation_cache.use()
   with Progress("item") as progress:
 
     def show(done: int, total: int, counts: Counts) -> None:

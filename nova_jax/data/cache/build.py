@@ -161,7 +161,7 @@ def _merge(output: Path, plan: Plan, reports: Sequence[Report]) -> None:
   shards = tuple(shard for report in reports for shard in report.shards)
   moments = {info.bucket: info.moments for report in reports for info in report.buckets}
   lines = [json.dumps(to_dict(row), ensure_ascii=False) + "\n" for report in reports for row in report.rejected]
-  write_atomically(output / REJECTED, "".join(lines))
+  write_atomically(output / REJECTED, "".join(lines).encode())
   write_manifest(output, Manifest(
       plan.autoencoder, plan.text_encoder, plan.settings, sum((report.counts for report in reports), Counts()),
       summarize(shards, moments), shards, plan.source_digest))
@@ -194,8 +194,9 @@ def _claim(output: Path, plan: Plan) -> None:
 
 
 def _check_same(output: Path, found: Plan, plan: Plan) -> None:
-  """Refuse to continue a cache of something else."""
-  there, here = _flat(to_dict(found)), _flat(to_dict(plan))
+  """Refuse to continue a cache of something else; where the same encoders lie does not matter."""
+  there, here = (_flat(to_dict(dataclasses.replace(
+      plan, settings=dataclasses.replace(plan.settings, autoencoder="", text_encoder="")))) for plan in (found, plan))
   differing = [f"{name} is {there.get(name)!r} there, {here.get(name)!r} here"
                for name in {**there, **here} if there.get(name) != here.get(name)]
   if differing:
@@ -215,4 +216,4 @@ def _report_path(output: Path, number: int) -> Path:
 
 def _json(value: Plan | Report) -> str:
   head = FORMAT if isinstance(value, Plan) else {}
-  return json.dumps(head | to_dict(value), indent=1, ensure_ascii=False) + "\n"
+  return json.dumps(head | to_dict(value), indent=1) + "\n"

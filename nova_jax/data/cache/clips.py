@@ -64,7 +64,9 @@ def prepare(item: Item, cfg: CacheConfig, channels: int) -> Outcome:
     return _prepare(item, cfg, channels)
   except Unusable as error:
     return Rejected(str(error))
-  except (OSError, av.error.FFmpegError) as error:
+  except av.error.FFmpegError as error:
+    return Rejected(f"can't be decoded: {error.strerror}")
+  except OSError as error:
     return Rejected(error.strerror or str(error))
   except Exception as error:  # Libraries raise anything over files that are made to break them.
     return Rejected(f"{type(error).__name__}: {error}")

@@ -8,6 +8,7 @@ Invariant: a footage's frames depend on its bytes alone.
 import contextlib
 import dataclasses
 import io
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,8 @@ def open_footage(
     stream = next((s for s in container.streams.video if not s.disposition & s.disposition.attached_pic), None)
     if stream is None:
       raise Unusable("no video in it, only " + (", ".join(sorted({s.type for s in container.streams})) or "nothing"))
+    if stream.codec_context is None:
+      raise Unusable("there is no decoder for its codec")
     stream.thread_type = "NONE"
     stream.codec_context.options = {"err_detect": "explode"}
     rate = float(stream.average_rate or stream.guessed_rate or 0) or None
@@ -127,6 +130,12 @@ def _between(frames: Iterator[Frame], start: float | None, end: float | None) ->
 
 def _picture(file: str | io.BytesIO) -> np.ndarray | None:
   """Return a picture's pixels, upright, on white where they are transparent; None if it isn't one, or moves."""
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Of what Pillow sees past, such as damaged notes on the camera.
+    return _upright(file)
+
+
+def _upright(file: str | io.BytesIO) -> np.ndarray | None:
   try:
     image = Image.open(file)
   except Image.UnidentifiedImageError:

@@ -10,6 +10,7 @@ if the cache has them, `text_embeds` and `short_text_embeds` float16 [L, E], wit
 Invariant: the same records give the same bytes; a folder without a manifest is no cache, and one with it is whole.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -238,12 +239,14 @@ class ShardReader:
     return decode_record(stored)
 
   def close(self) -> None:
-    self._reader.close()
+    """Close the file; of a damaged one the library says so once more, which reads have already said."""
+    with contextlib.suppress(RuntimeError):
+      self._reader.close()
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
   """Write the manifest of a cache whose other files are complete."""
-  write_atomically(folder / MANIFEST, json.dumps(FORMAT | to_dict(manifest), indent=1, ensure_ascii=False) + "\n")
+  write_atomically(folder / MANIFEST, json.dumps(FORMAT | to_dict(manifest), indent=1) + "\n")
 
 
 def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:

@@ -4,8 +4,9 @@ Invariant: reading an item depends on the item alone, so that any process may do
 """
 
 import dataclasses
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,18 @@ class Cell:
   column: str
 
   def read(self) -> bytes:
-    import pyarrow.parquet as pq  # Slow to import, and only this source needs it.
-
-    value = pq.ParquetFile(self.path).read_row_group(self.group, columns=[self.column])[self.column][self.row].as_py()
+    value = _column(self.path, self.group, self.column)[self.row].as_py()
     value = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(value, bytes):
       raise Unusable(f"{self.column}: expected bytes, got {type(value).__name__}")
     return value
+
+
+@functools.lru_cache(maxsize=1)  # Rows follow one another, and only whole groups can be read.
+def _column(path: Path, group: int, column: str) -> Sequence[Any]:
+  import pyarrow.parquet as pq  # Slow to import, and only this source needs it.
+
+  return pq.ParquetFile(path).read_row_group(group, columns=[column])[column]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +121,8 @@ class Item:
     caption = _text(fields, cfg.caption_field)
     if caption is None:
       raise Unusable(f"no caption: expected a field {cfg.caption_field!r}, or a .txt or .json file beside it")
-    return Texts(caption, _text(fields, cfg.short_caption_field), *(_seconds(fields, end) for end in ("start", "end")))
+    short = _text(fields, cfg.short_caption_field) or None  # Tables have empty cells where there is none.
+    return Texts(caption, short, *(_seconds(fields, end) for end in ("start", "end")))
 
 
 def _parse_note(piece: Piece) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache.items import Cell, Item, Piece
+from nova_jax.data.cache.items import Cell, Example, Item, Piece
 
 TABLES = (".csv", ".jsonl", ".parquet")
 _TEXTS = (".txt", ".json")
@@ -61,17 +61,23 @@ def open_source(source: str, cfg: CacheConfig) -> list[Item]:
 
 
 def digest(items: Iterable[Item]) -> str:
-  """Return the SHA-256 of what a list of items says, by which a changed source shows."""
-  lines = (f"{item.name}\t{_size(item)}\n" for item in items)
-  return hashlib.sha256("".join(lines).encode()).hexdigest()
+  """Return the SHA-256 of what a list of items says, by which a changed source shows: names, texts, sizes of files."""
+  found = hashlib.sha256()
+  for item in items:
+    fields = sorted((name, _brief(value)) for name, value in item.fields.items())
+    found.update(repr((item.name, _brief(item.media), fields, item.problem)).encode("utf-8", "backslashreplace"))
+  return found.hexdigest()
 
 
-def _size(item: Item) -> int:
-  if not isinstance(item.media, Piece):
-    return 0
-  if item.media.size is not None:
-    return item.media.size
-  return item.media.path.stat().st_size if item.media.path.is_file() else -1
+def _brief(value: Any) -> Any:
+  """Return the size of a file, or a value as it is; nothing says where the source lies."""
+  if isinstance(value, (Cell, Example)):
+    return None
+  if not isinstance(value, Piece):
+    return repr(value)
+  if value.size is not None:
+    return value.size
+  return value.path.stat().st_size if value.path.is_file() else None
 
 
 def _unlike(items: Iterable[Item]) -> Iterator[Item]:

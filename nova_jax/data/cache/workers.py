@@ -21,7 +21,7 @@ from nova_jax.config import CacheConfig
 from nova_jax.data.cache.clips import Outcome, Rejected, prepare
 from nova_jax.data.cache.items import Item
 
-_AHEAD = 3  # Clips a process may be ahead of what has been taken.
+_AHEAD = 2  # Clips a process may be ahead of what has been taken.
 
 
 class Workers:

@@ -188,6 +188,10 @@ def test_a_source_that_changed_is_not_continued(tmp_path):
   write_video(tmp_path / "in/b.mp4", shades(5))
   with pytest.raises(ValueError, match="num_items is 1 there, 2 here"):
     build(str(tmp_path / "in"), tmp_path / "out", CFG)
+  (tmp_path / "in/b.mp4").unlink()
+  (tmp_path / "in/a.txt").write_text("another")
+  with pytest.raises(ValueError, match="of another source or other settings: source_digest"):
+    build(str(tmp_path / "in"), tmp_path / "out", CFG)
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +210,8 @@ def test_published_encoders(few, tmp_path):
   info = manifest.autoencoder
   assert (info.kind, info.latent_dim, info.spatial_stride, info.time_stride) == ("AutoencoderKLOpenSora", 4, 8, 4)
   assert manifest.text_encoder.kind.startswith("Phi") and manifest.text_encoder.max_length == 8
+  moved = dataclasses.replace(cfg, autoencoder=str(REFERENCE / "vae"), text_encoder=str(REFERENCE / "text_encoder"))
+  assert build(str(few), tmp_path / "out", moved) == manifest  # The same encoders, wherever they lie.
   autoencoder = load_autoencoder(str(REFERENCE / "vae"))
   for item, (_, record) in zip(open_source(str(few), cfg), records(tmp_path / "out", manifest), strict=True):
     pixels = prepare(item, cfg, 3).pixels[None]
@@ -213,7 +219,10 @@ def test_published_encoders(few, tmp_path):
     latents = info.latents(record.moments)
     np.testing.assert_allclose(latents, autoencoder.encode(pixels)[0], atol=0.02, rtol=2e-3)
     assert record.text_embeds.dtype == np.float16 and 3 <= len(record.text_embeds) <= 8
-    assert len(record.short_text_embeds) == len(record.short_caption.split())
+    if record.short_caption is None:
+      assert item.name == "0.mp4" and record.short_text_embeds is None
+    else:
+      assert len(record.short_text_embeds) == len(record.short_caption.split())
 
 
 def test_captions_that_the_text_encoder_refuses(few, tmp_path):
