@@ -207,10 +207,6 @@ class DataConfig:
   short_captions: float = 0.5  # Share of visits that show the short caption, where a record has one.
   max_damaged: int = 10  # Damaged records that a process skips before it gives up.
 
-  def __post_init__(self):
-    if self.name not in DATASETS:
-      raise ValueError(f"data.name: {self.name!r} is not known{did_you_mean(self.name, DATASETS)}")
-
 
 @dataclasses.dataclass(frozen=True)
 class CacheConfig:

@@ -2,58 +2,26 @@
 
   latents = (mean + std · noise − shift) · factor,  noise ~ N(0, 1) from (seed, position)
 
-A source's records come in equal shares, shuffled anew each epoch, whatever buckets they stand in; of several sources
-each gives its weight's share. Shuffling permutes indices, so it spans whole sources and needs no memory. Clips are cut
-after their first latent frames. A single frame is taken from anywhere in a clip, at random, if its latents are of one
-frame each, and is the first one otherwise; stills make batches of their own. A damaged record is replaced by the next
-one of its bucket that is whole, and named.
+A source's records come in equal shares, whatever buckets they stand in; of several sources each gives its weight's
+share. Clips are cut after their first latent frames. A single frame is taken from anywhere in a clip, at random, if its
+latents are of one frame each, and is the first one otherwise; stills make batches of their own.
 Invariant: a row is a function of (sources, seed, position, settings), on any host and in any process.
 """
 
-import bisect
 import dataclasses
-import functools
-import itertools
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import grain
 import numpy as np
 
-from nova_jax.config import DEFAULT_FPS, DEFAULT_MOTION_FLOW, DataConfig, ModelConfig, SourceConfig
-from nova_jax.data.cache.format import AutoencoderInfo, Bucket as PixelBucket, DamagedRecord, Manifest, Record
-from nova_jax.data.cache.format import ShardReader, read_manifest
+from nova_jax.config import DEFAULT_FPS, DEFAULT_MOTION_FLOW, DataConfig, ModelConfig
+from nova_jax.data.cache.format import AutoencoderInfo, Record
 from nova_jax.data.loader import Batch, Bucket
+from nova_jax.data.shards import Cache, Found, Shards, Whole, shuffled
 from nova_jax.text import TextEncoder
 
-_FEW = 1024  # Grain's shuffle takes time in inverse proportion to the number of records: for three of them 10 ms.
-
 Shape = tuple[int, int, int]  # Latent frames, height and width of a sample.
-
-
-@dataclasses.dataclass(frozen=True)
-class Cache:
-  """An opened cache and its share of a mix."""
-
-  path: Path
-  weight: float
-  manifest: Manifest
-
-
-def read_caches(sources: Sequence[SourceConfig]) -> tuple[Cache, ...]:
-  """Read the manifests of caches.
-
-  Raises:
-    ValueError: no source, a weight that is not positive, or a folder that is no cache.
-  """
-  if not sources:
-    raise ValueError("data.sources: name a cache, as launch.cache writes it")
-  for source in sources:
-    if source.weight <= 0:
-      raise ValueError(f"data.sources: expected a positive weight of {source.path}, got {source.weight}")
-  return tuple(Cache(Path(source.path), source.weight, read_manifest(source.path)) for source in sources)
 
 
 class LatentFeed:
@@ -92,11 +60,11 @@ class LatentFeed:
       total = sum(len(source) for _, source in taken)
       for shape, source in taken:
         shuffle = np.random.SeedSequence((seed, sum(map(len, parts.values())))).generate_state(1)[0]
-        records = _shuffled(_Whole(source, cfg.max_damaged + 1), int(shuffle))
+        records = shuffled(Whole(source, cfg.max_damaged + 1), int(shuffle))
         parts.setdefault(shape, []).append((cache.weight * len(source) / total, records))
     self.buckets = tuple(_mix(parts[shape]) for shape in sorted(parts, reverse=True))
 
-  def draw(self, found: "_Found", position: int) -> Mapping[str, Any]:
+  def draw(self, found: Found, position: int) -> Mapping[str, Any]:
     """Cut and sample the latents, and choose a caption."""
     record, info = found.record, self._autoencoder
     random = np.random.SeedSequence((self._seed, position))
@@ -137,7 +105,7 @@ def example_records(caches: Sequence[Cache], count: int, size: tuple[int, int], 
   """Return at most `count` records with latents of one size, spread over the caches; stills if there are no clips."""
   found = [(cache, info) for cache in caches for info in cache.manifest.buckets if info.moments[1:3] == tuple(size)]
   clips = [(cache, info) for cache, info in found if info.moments[0] >= num_frames]
-  sources = [_Whole(_Shards.of(cache, info.bucket), info.records) for cache, info in clips or found]
+  sources = [Whole(Shards.of(cache, info.bucket), info.records) for cache, info in clips or found]
   numbers = [(source, number) for source in sources for number in range(len(source))]
   chosen = [numbers[i * len(numbers) // count] for i in range(count)] if len(numbers) > count else numbers
   return [source[number].record for source, number in chosen]
@@ -175,7 +143,7 @@ def _check_encoders(cache: Cache, model: ModelConfig, autoencoder: AutoencoderIn
 
 def _taken(
     cache: Cache, model: ModelConfig, sizes: Sequence[tuple[int, int]], num_frames: int
-) -> list[tuple[Shape, "_Shards"]]:
+) -> list[tuple[Shape, Shards]]:
   """Return the buckets of a cache that a stage takes: the shape of its samples and its records."""
   taken = []
   for info in cache.manifest.buckets:
@@ -195,17 +163,10 @@ def _taken(
       raise ValueError(
           f"{cache.path} has clips of {frames} latent frames (bucket {_by(info.bucket)}), but a stage takes "
           f"{num_frames}")
-    taken.append(((min(frames, num_frames), *size), _Shards.of(cache, info.bucket)))
+    taken.append(((min(frames, num_frames), *size), Shards.of(cache, info.bucket)))
   if not taken:
     raise ValueError(f"{cache.path} has no records of the sizes in data.buckets: {', '.join(map(_by, sizes))}")
   return taken
-
-
-def _shuffled(source: "_Whole", seed: int) -> grain.MapDataset:
-  """Return records in an endless order, another one each epoch."""
-  if len(source) < _FEW:
-    return grain.MapDataset.source(_Few(source, seed))
-  return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
 
 
 def _mix(parts: Sequence[tuple[float, grain.MapDataset]]) -> Bucket:
@@ -215,88 +176,3 @@ def _mix(parts: Sequence[tuple[float, grain.MapDataset]]) -> Bucket:
 
 def _by(sizes: Sequence[int]) -> str:
   return " x ".join(map(str, sizes))
-
-
-class _Shards:
-  """The records of one bucket of a cache, shard after shard; each process opens the files anew."""
-
-  def __init__(self, folder: Path, files: Sequence[tuple[str, int]]):
-    self._folder, self._files = folder, [file for file, _ in files]
-    self._ends = list(itertools.accumulate(count for _, count in files))
-    self._readers: dict[str, ShardReader] = {}
-
-  @classmethod
-  def of(cls, cache: Cache, bucket: PixelBucket) -> "_Shards":
-    shards = (shard for shard in cache.manifest.shards if shard.bucket == bucket)
-    return cls(cache.path, [(shard.file, shard.records) for shard in shards])
-
-  def __len__(self) -> int:
-    return self._ends[-1]
-
-  def __getstate__(self) -> dict[str, Any]:
-    return {**self.__dict__, "_readers": {}}
-
-  def place(self, number: int) -> tuple[str, int]:
-    """Return the shard of a record and its index there."""
-    shard = bisect.bisect_right(self._ends, number)
-    return self._files[shard], number - (self._ends[shard - 1] if shard else 0)
-
-  def __getitem__(self, number: int) -> Record:
-    file, index = self.place(number)
-    if file not in self._readers:
-      self._readers[file] = ShardReader(self._folder / file)
-    return self._readers[file][index]
-
-  def named(self, number: int) -> str:
-    file, index = self.place(number)
-    return f"{self._folder / file}, record {index}"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Found:
-  """A record, and the damaged ones that it stands in for."""
-
-  record: Record
-  skipped: tuple[str, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Whole:
-  """Records of which damaged ones are replaced by the next whole one."""
-
-  source: _Shards
-  tries: int
-
-  def __len__(self) -> int:
-    return len(self.source)
-
-  def __getitem__(self, number: int) -> _Found:
-    skipped = []
-    for following in range(number, number + min(self.tries, len(self.source))):
-      following %= len(self.source)
-      try:
-        return _Found(self.source[following], tuple(skipped))
-      except ValueError as error:  # Damage of the record, or of the shard's own index.
-        reason = str(error) if isinstance(error, DamagedRecord) else f"the shard is damaged ({error})"
-        skipped.append(f"{self.source.named(following)}: {reason}")
-    raise ValueError(f"{skipped[-1]}; {len(skipped)} records in a row are damaged: make the cache anew")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Few:
-  """Few records, epoch after epoch."""
-
-  source: _Whole
-  seed: int
-
-  def __len__(self) -> int:
-    return sys.maxsize
-
-  def __getitem__(self, number: int) -> _Found:
-    epoch, place = divmod(number, len(self.source))
-    return self.source[int(_order(len(self.source), self.seed, epoch)[place])]
-
-
-@functools.lru_cache(maxsize=64)
-def _order(count: int, seed: int, epoch: int) -> np.ndarray:
-  return np.argsort(np.random.SeedSequence((seed, epoch)).generate_state(count, np.uint64), kind="stable")

@@ -14,8 +14,9 @@ from nova_jax.config import Experiment, StageConfig
 from nova_jax.data import moving_digits
 from nova_jax.data.cache.format import AutoencoderInfo
 from nova_jax.data.cache.identity import describe_autoencoder
-from nova_jax.data.latents import Cache, LatentFeed, example_records, have_embeddings, padded_embeds, read_caches
+from nova_jax.data.latents import LatentFeed, example_records, have_embeddings, padded_embeds
 from nova_jax.data.loader import Feed
+from nova_jax.data.shards import Cache, read_caches
 from nova_jax.data.videos import Source, VideoFeed
 from nova_jax.text import BUILT_IN, TextEncoder
 

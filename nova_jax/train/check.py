@@ -6,7 +6,7 @@ Invariant: an experiment that passes doesn't fail for its settings, in whatever 
 from jax.sharding import Mesh
 
 from nova_jax.autoencoders import Autoencoder
-from nova_jax.config import Experiment
+from nova_jax.config import DATASETS, Experiment, did_you_mean
 from nova_jax.data.sources import CacheData
 from nova_jax.diffusion import make_scheduler
 from nova_jax.sampling.guidance import Guidance
@@ -40,6 +40,8 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder, caches: 
   ):
     if not low <= value <= high:
       raise ValueError(f"{name}: expected {low} to {high}, got {value}")
+  if data.name not in DATASETS:
+    raise ValueError(f"data.name: {data.name!r} is not known{did_you_mean(data.name, DATASETS)}")
   if caches is None:
     _check_digits(experiment, autoencoder)
   shards = mesh.shape["data"] * mesh.shape["fsdp"]

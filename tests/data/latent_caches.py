@@ -3,9 +3,10 @@
 import numpy as np
 
 from nova_jax.config import CacheConfig, DataConfig, ModelConfig
-from nova_jax.data.cache.format import AutoencoderInfo, Record, TextEncoderInfo, write_cache
-from nova_jax.data.latents import Cache, LatentFeed, read_manifest
+from nova_jax.data.cache.format import AutoencoderInfo, Record, TextEncoderInfo, read_manifest, write_cache
+from nova_jax.data.latents import LatentFeed
 from nova_jax.data.loader import Loader
+from nova_jax.data.shards import Cache
 
 MODEL = ModelConfig(
     latent_dim=2, latent_size=(4, 4), patch_size=2, width=32, num_heads=2, temporal_depth=1, spatial_depth=2,

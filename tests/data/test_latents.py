@@ -9,8 +9,8 @@ from absl import flags
 
 from data.latent_caches import AUTOENCODER, MODEL, damage, make_cache, make_loader, make_record, numbers
 from nova_jax.config import DataConfig, SourceConfig
-from nova_jax.data import latents
-from nova_jax.data.latents import read_caches
+from nova_jax.data import shards
+from nova_jax.data.shards import read_caches
 from nova_jax.text import WordEncoder
 
 BOTH = DataConfig(buckets=((4, 4), (8, 4)))
@@ -137,7 +137,7 @@ def test_many_records_are_shuffled_as_few_are(tmp_path, monkeypatch):
   cache = make_cache(tmp_path, [make_record(i) for i in range(16)])
   orders = []
   for few in (16, 17):  # Grain's shuffle, and ours.
-    monkeypatch.setattr(latents, "_FEW", few)
+    monkeypatch.setattr(shards, "_FEW", few)
     seen = [number for batch in take(make_loader([cache]), 6) for number in numbers(batch)]
     epochs = [seen[:16], seen[16:32], seen[32:]]
     assert all(sorted(epoch) == list(range(16)) != epoch for epoch in epochs) and len(set(map(tuple, epochs))) == 3
