@@ -1,9 +1,10 @@
 """The training loop: stages, each of which samples, saves, and takes step after step.
 
-Order within the loop: sample → save → next batch → step → log. Step n is dispatched before the metrics of step n − 1
-are fetched, so the device never waits for the host. Invariant: a run that is killed and started again computes the
-same numbers, bit for bit, as one that is not; no checkpoint is written whose loss or gradient is not finite. All
-processes make the same decisions, and process 0 alone writes logs and pictures.
+Order within the loop: sample → save → next batch → step → log. Step n is dispatched, and its batch on its way to the
+devices, before the metrics of step n − 1 are fetched, so the device never waits for the host. Batches of each shape
+have a program of their own. Invariant: a run that is killed and started again computes the same numbers, bit for bit,
+as one that is not; no checkpoint is written whose loss or gradient is not finite. All processes make the same
+decisions, and process 0 alone writes logs and pictures.
 """
 
 import contextlib
