@@ -21,7 +21,7 @@ from nova_jax.data.cache.clips import Clip, Outcome, Rejected, Skipped
 from nova_jax.data.cache.encoders import Encoder
 from nova_jax.data.cache.format import (
     FORMAT, MANIFEST, REJECTED, SUFFIX, AutoencoderInfo, BucketInfo, Counts, Manifest, Record, Shard,
-    TextEncoderInfo, read_manifest, summarize, write_manifest, write_records)
+    TextEncoderInfo, read_manifest, shard_problem, summarize, write_manifest, write_records)
 from nova_jax.data.cache.items import Item
 from nova_jax.data.cache.workers import Workers
 from nova_jax.files import read_json, write_atomically
@@ -86,7 +86,7 @@ def build(
       return _finished(output, plan)
     _claim(output, plan)
     parts = [items[start : start + cfg.shard_items] for start in range(0, len(items), cfg.shard_items)]
-    todo = [number for number in range(host, len(parts), num_hosts) if not _report_path(output, number).is_file()]
+    todo = [number for number in range(host, len(parts), num_hosts) if _read_report(output, number) is None]
     with Workers(num_workers, cfg, encoder.channels) as workers:
       outcomes = workers.outcomes(item for number in todo for item in parts[number])
       total, counts = sum(len(parts[number]) for number in todo), Counts()
@@ -145,15 +145,14 @@ def _field(outcome: Outcome | Record) -> str:
 
 def _finish(output: Path, plan: Plan, num_parts: int) -> Manifest | None:
   """Write what a cache has beside its shards if all parts are done; any number of hosts may do so at once."""
-  paths = [_report_path(output, number) for number in range(num_parts)]
-  if not all(path.is_file() for path in paths):
-    return _finished(output, plan) if (output / MANIFEST).is_file() else None
-  try:
-    _merge(output, plan, [from_dict(Report, read_json(path), str(path)) for path in paths])
-  except (ValueError, OSError):
-    if not (output / MANIFEST).is_file():  # Else another host was faster, and has cleaned up.
-      raise
-  return _finished(output, plan)
+  reports = [_read_report(output, number) for number in range(num_parts)]
+  if None not in reports:
+    try:
+      _merge(output, plan, reports)
+    except OSError:
+      if not (output / MANIFEST).is_file():  # Else another host was faster, and has cleaned up.
+        raise
+  return _finished(output, plan) if (output / MANIFEST).is_file() else None
 
 
 def _merge(output: Path, plan: Plan, reports: Sequence[Report]) -> None:
@@ -208,6 +207,16 @@ def _flat(values: dict, prefix: str = "") -> dict:
   return {
       key: row for name, value in rows
       for key, row in (_flat(value, f"{name}.") if isinstance(value, dict) else {name: value}).items()}
+
+
+def _read_report(output: Path, number: int) -> Report | None:
+  """Return what became of a part; None if it is not done, or its files are not what the report says."""
+  path = _report_path(output, number)
+  try:
+    report = from_dict(Report, read_json(path), str(path))
+  except ValueError:
+    return None
+  return None if any(shard_problem(output, shard) for shard in report.shards) else report
 
 
 def _report_path(output: Path, number: int) -> Path:

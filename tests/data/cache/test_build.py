@@ -161,6 +161,24 @@ def test_killed_at_random_moments_and_continued(source, cache, tmp_path):
   assert contents(tmp_path / "out") == contents(cache[0])
 
 
+def test_parts_that_a_dying_machine_lost_are_built_again(source, cache, tmp_path):
+  output = tmp_path / "out"
+  build(str(source[0]), output, CFG, num_hosts=2)
+  (output / "parts/000000.json").write_bytes(b"")
+  next(output.glob("000002-*")).write_bytes(b"")
+  next(output.glob("000004-*")).unlink()
+  build(str(source[0]), output, CFG)
+  assert contents(output) == contents(cache[0])
+
+
+def test_what_killed_runs_left_is_removed(source, cache, tmp_path):
+  build(str(source[0]), tmp_path / "out", CFG, num_hosts=2)
+  for name in (".000001-5x32x48.77.array_record", ".manifest.77.json", ".rejected.77.jsonl", "parts/.000001.77.json"):
+    (tmp_path / "out" / name).write_text("half")
+  build(str(source[0]), tmp_path / "out", CFG)
+  assert contents(tmp_path / "out") == contents(cache[0])
+
+
 @pytest.mark.parametrize("change, message", [
     ({"stride": 2}, "settings.stride is 1 there, 2 here"), ({"autoencoder": "pixels"}, "autoencoder.kind is 'rgb'")])
 def test_another_cache_is_not_continued(source, cache, tmp_path, change, message):

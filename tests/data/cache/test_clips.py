@@ -169,14 +169,11 @@ def test_a_truncated_video_counts_as_far_as_it_goes(tmp_path, share):
 
 def test_a_damaged_frame_is_never_concealed(tmp_path):
   content = CLIPS["bikes.mp4"].read_bytes()
-  sound = take(CLIPS["bikes.mp4"]).pixels
   rng = np.random.default_rng(0)
-  for _ in range(5):
+  for _ in range(8):
     damaged = bytearray(content)
-    for place in rng.integers(len(content) // 20, len(content) // 2, 10).tolist():
+    for place in rng.integers(len(content) // 20, len(content) // 2, 20).tolist():
       damaged[place] ^= 255
     (tmp_path / "a.mp4").write_bytes(damaged)
     found = take(tmp_path / "a.mp4", CacheConfig(buckets=((99, 48, 64),)))
-    assert isinstance(found, Rejected) or len(found.pixels) == 99
-    first = take(tmp_path / "a.mp4")  # The first five frames lie before most of the damage.
-    assert isinstance(first, Rejected) or np.array_equal(first.pixels, sound)
+    assert isinstance(found, Rejected) and ("decoded" in found.reason or "damaged" in found.reason), found
