@@ -53,8 +53,8 @@ def make_experiment(folder, **fields):
       model=MODEL, text_encoder="words", autoencoder="rgb",
       data=DataConfig(name="caches", sources=(SourceConfig(str(folder)),)),
       train=TrainConfig(**{
-          "steps": 160, "stages": (StageConfig("video", 1.0, 6, 2),), "loss_repeat": 2, "ema_decay": 0.95,
-          "log_every": 20, **fields}),
+          "steps": 320, "stages": (StageConfig("video", 1.0, 6, 2),), "loss_repeat": 2, "ema_decay": 0.95,
+          "log_every": 80, **fields}),
       optimizer=OptimizerConfig(name="muon", learning_rate=5e-3, schedule="cosine", warmup_steps=20),
       sample=SampleConfig(num_inference_steps=4, num_diffusion_steps=10, guidance_scale=1.0))
 
