@@ -31,6 +31,7 @@ ATTENTION = {
     "mapped": "head after head, recomputed in the backward pass: for CPU",
     "splash": "the Pallas kernel for TPU (interpreted, slowly, elsewhere)",
 }
+DATASETS = ("moving_digits", "caches")
 Bucket = tuple[int, int, int]  # Of clips: frames, height and width, in pixels.
 DEFAULT_MOTION_FLOW = 5.0
 DEFAULT_FPS = 12.0
@@ -180,17 +181,31 @@ class SchedulerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SourceConfig:
+  """A latent cache that records are drawn from."""
+
+  path: str  # Folder that `launch.cache` wrote.
+  weight: float = 1.0  # Its share of records is this over the sum of all weights.
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
   """Where training records come from."""
 
-  name: str = "moving_digits"
+  name: str = "moving_digits"  # One of `DATASETS`.
+  num_workers: int = 0  # Loader processes; 0 reads in threads of this one.
+  # Moving digits.
   data_dir: str = ""  # Where the dataset is written and read; empty: `data/` in the workdir.
   num_records: int = 4000  # Clips of the training split.
   num_frames: int = 4  # Frames of a stored clip.
   canvas: int = 16  # Pixels a side.
   jitter: int = 0  # Pixels by which a digit may start off its place.
   free_captions: float = 0.0  # Share of captions in free words instead of the one wording.
-  num_workers: int = 0  # Loader processes; 0 reads in threads of this one.
+  # Caches.
+  sources: tuple[SourceConfig, ...] = ()  # Of stages that don't name their own.
+  buckets: tuple[tuple[int, int], ...] = ()  # Heights and widths of latents to train on; empty: the model's alone.
+  short_captions: float = 0.5  # Share of visits that show the short caption, where a record has one.
+  max_damaged: int = 10  # Damaged records that a process skips before it gives up.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,6 +249,7 @@ class StageConfig:
   share: float = 1.0  # Of `train.steps`.
   batch_size: int = 32  # Global, in clips.
   num_frames: int = 1  # Latent frames; 1 trains on images.
+  sources: tuple[SourceConfig, ...] = ()  # Caches that this stage draws from; empty: those of `data`.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -97,8 +97,8 @@ class Pipeline:
       guidance_renorm: float = 1.0,
       image_guidance_scale: float = 0.0,
       flow_shift: float | None = None,
-      motion_flow: float | None = None,
-      fps: float | None = None,
+      motion_flow: float | Sequence[float] | None = None,
+      fps: float | Sequence[float] | None = None,
       seed: int | Sequence[int] = 0,
       order: Int[Array, "B N"] | None = None,
       noise: Noise | Float[Array, "F S B h w C"] | None = None,
@@ -126,8 +126,8 @@ class Pipeline:
       guidance_renorm: lower bound of the factor that shrinks guided predictions to the conditional one's norm.
       image_guidance_scale: guidance by earlier frames, apart from text.
       flow_shift: replaces the flow-matching sampler's shift.
-      motion_flow: motion score.
-      fps: frames per second.
+      motion_flow: motion score, one for all or one for each clip.
+      fps: frames per second, likewise.
       seed: one number, from which each sample derives its own randomness, or one for each sample.
       order: the order in which tokens are written, to reproduce a generation.
       noise: the noise of all generated frames and non-empty sets, to reproduce a generation.
@@ -157,7 +157,10 @@ class Pipeline:
         flow_shift=flow_shift)
     condition, null = self.conditions(prompt, text_embeds, negative_prompt, negative_text_embeds, label)
     batch = len(next(iter(condition.values())))
-    if fps is not None and fps <= 0:
+    for name, value in (("motion_flow", motion_flow), ("fps", fps)):
+      if value is not None and np.shape(value) not in ((), (batch,)):
+        raise ValueError(f"{name}: expected one number, or one for each of {batch} clips, got {value}")
+    if fps is not None and np.min(fps) <= 0:
       raise ValueError(f"fps: expected a positive number, got {fps}")
     if not self.cfg.has_motion and (motion_flow is not None or fps is not None):
       raise ValueError("this model has no motion tokens: give neither motion_flow nor fps")

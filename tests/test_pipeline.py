@@ -49,6 +49,20 @@ def test_shapes_and_types(pipe):
   assert latents.shape == (1, 1, 8, 8, 1) and latents.dtype == np.float32
 
 
+def test_each_clip_has_its_own_motion_and_rate(pipe):
+  # A fresh denoiser ignores its condition, so look at what it is given.
+  model, condition = pipe.model.merge(), pipe.conditions(["one", "one"])[0]
+  given = {name: np.array([1, 9], np.float32) for name in ("motion_flow", "fps")}
+  tokens = np.asarray(model.embed_condition(condition | given))
+  assert np.array_equal(tokens[0, :4], tokens[1, :4]) and (tokens[0, 4:] != tokens[1, 4:]).any(-1).all()
+  both = pipe(["one", "one"], motion_flow=[1, 9], fps=[12, 24], num_frames=1, output="latent")
+  assert np.array_equal(both[:1], pipe("one", motion_flow=1, fps=12, num_frames=1, output="latent"))
+  with pytest.raises(ValueError, match="motion_flow: expected one number, or one for each of 2 clips"):
+    pipe(["one", "one"], motion_flow=[1, 2, 3])
+  with pytest.raises(ValueError, match="fps: expected a positive number"):
+    pipe(["one", "one"], fps=[12, 0])
+
+
 def test_a_loaded_folder_generates_the_same(tmp_path):
   save(tmp_path)
   averaged, last = Pipeline.load(tmp_path), Pipeline.load(tmp_path, weights="params", step=7)

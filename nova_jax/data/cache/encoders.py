@@ -5,10 +5,8 @@ Invariant: a record depends on its clip and on those of its batch alone, not on 
 """
 
 import collections
-import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,11 +14,11 @@ import numpy as np
 from nova_jax import autoencoders, text
 from nova_jax.autoencoders import Autoencoder, PixelAutoencoder
 from nova_jax.config import CacheConfig
-from nova_jax.convert.convert import Digest
 from nova_jax.convert.folders import TOKENIZER, open_of_kind
-from nova_jax.convert.parts import TEXT_ENCODER, VAE, Part
+from nova_jax.convert.parts import TEXT_ENCODER, VAE
 from nova_jax.data.cache.clips import Clip, Rejected
 from nova_jax.data.cache.format import AutoencoderInfo, Record, TextEncoderInfo
+from nova_jax.data.cache.identity import describe_autoencoder, part_folder, sha256, weights_digest
 from nova_jax.text import TextEncoder
 
 
@@ -32,18 +30,13 @@ def open_autoencoder(cfg: CacheConfig) -> tuple[list[Autoencoder], AutoencoderIn
   """
   if cfg.autoencoder in autoencoders.BUILT_IN:
     found = [autoencoders.make_autoencoder(cfg.autoencoder)]
-    kind, digest, time_stride = cfg.autoencoder, _sha256(repr(found[0])), 1
   else:
-    part = open_of_kind(_part_folder(cfg.autoencoder, VAE), VAE, autoencoders.BUILT_IN)
-    network = part.load()
+    network = open_of_kind(part_folder(cfg.autoencoder, VAE), VAE, autoencoders.BUILT_IN).load()
     found = [
         autoencoders.wrap(network, dtype=cfg.dtype, batch_size=cfg.batch_size, device=device)
         for device in jax.local_devices()]
-    kind, digest, time_stride = part.class_name, _digest(part), found[0].time_tiles.stride
-  first = found[0]
-  _check_buckets(cfg, first)
-  scaling = (tuple(np.ravel(value).tolist()) for value in (first.shift, first.factor))
-  return found, AutoencoderInfo(kind, digest, first.latent_dim, first.spatial_stride, time_stride, *scaling)
+  _check_buckets(cfg, found[0])
+  return found, describe_autoencoder(cfg.autoencoder, found[0])
 
 
 def open_text_encoder(cfg: CacheConfig) -> tuple[TextEncoder, TextEncoderInfo] | tuple[None, None]:
@@ -52,28 +45,12 @@ def open_text_encoder(cfg: CacheConfig) -> tuple[TextEncoder, TextEncoderInfo] |
     return None, None
   if cfg.text_encoder in text.BUILT_IN:
     encoder = text.BUILT_IN[cfg.text_encoder](dim=cfg.text_dim, max_length=cfg.text_len)
-    return encoder, TextEncoderInfo(cfg.text_encoder, _sha256(repr(encoder)), encoder.dim, encoder.max_length)
-  part = open_of_kind(_part_folder(cfg.text_encoder, TEXT_ENCODER), TEXT_ENCODER, text.BUILT_IN)
+    return encoder, TextEncoderInfo(cfg.text_encoder, sha256(repr(encoder)), encoder.dim, encoder.max_length)
+  part = open_of_kind(part_folder(cfg.text_encoder, TEXT_ENCODER), TEXT_ENCODER, text.BUILT_IN)
   tokenizer = text.load_tokenizer(part.folder.parent / TOKENIZER)
   encoder = text.PhiEncoder(part.load(), tokenizer, cfg.text_len)
-  digest = _sha256(_digest(part) + tokenizer.to_str())
+  digest = sha256(weights_digest(part) + tokenizer.to_str())
   return encoder, TextEncoderInfo(part.class_name, digest, encoder.dim, encoder.max_length)
-
-
-def _part_folder(name: str, part: str) -> Path:
-  """Return the folder of a part, which may lie in that of a model."""
-  return Path(name) / part if (Path(name) / part).is_dir() else Path(name)
-
-
-def _digest(part: Part) -> str:
-  digest = Digest()
-  for name, stored in part.weights.items():
-    digest.add(name, stored.read())
-  return digest.hexdigest()
-
-
-def _sha256(text: str) -> str:
-  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check_buckets(cfg: CacheConfig, autoencoder: Autoencoder) -> None:
