@@ -60,13 +60,13 @@ def _digits(args) -> None:
   output.mkdir(parents=True, exist_ok=True)  # Find out now, not after generating, if it can't be.
   pipe = Pipeline.load(args.checkpoint, weights=args.weights, dtype=args.dtype)
   with Progress("clip", args.num_prompts) as progress:
-    scores, real = score_digits(
+    result = score_digits(
         pipe, output, num_prompts=args.num_prompts, captions=args.captions, batch_size=args.batch_size or 100,
         seed=args.seed, show=lambda done: progress.show(done, what="generating"),
         num_inference_steps=args.num_inference_steps, num_diffusion_steps=args.num_diffusion_steps,
         guidance_scale=args.guidance_scale)
   print(f"{args.num_prompts} prompts, {args.captions} captions")
-  print(f"{digits_lib.table(scores, real)}\nwatch {output}/grid.gif, or see {output}/sheet.png")
+  print(f"{digits_lib.table(result.scores, result.real)}\nwatch {output}/grid.gif, or see {output}/sheet.png")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """The digits score of a model, from its folder to numbers and pictures."""
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,10 +19,18 @@ GRID_CLIPS, GRID_COLUMNS = 40, 10  # A column a digit, a row a direction.
 COMBINATIONS = 40  # Digits times directions.
 
 
+class DigitsScore(NamedTuple):
+  """What a model reached."""
+
+  scores: Mapping[str, digits_lib.Share]
+  real: Mapping[str, digits_lib.Share]  # What real held-out clips reach.
+  seconds: float  # That generation took.
+
+
 def score_digits(
     pipe: Pipeline, output: Path, *, num_prompts: int, captions: str = "plain", batch_size: int = 100, seed: int = 0,
     show: Callable[[int], None] = lambda done: None, **sampling: Any,
-) -> tuple[Mapping[str, digits_lib.Share], Mapping[str, digits_lib.Share]]:
+) -> DigitsScore:
   """Generate clips of digits and directions, score them, and write `scores.json`, `sheet.png` and `grid.gif`.
 
   Args:
@@ -34,9 +43,6 @@ def score_digits(
     show: called with the number of clips that are done.
     sampling: further arguments of `Pipeline.__call__`.
 
-  Returns:
-    Scores of the clips, and of real held-out ones.
-
   Raises:
     ValueError: the model isn't one of captioned moving digits.
   """
@@ -48,11 +54,12 @@ def score_digits(
       captions_lib.caption(digit, direction) if captions == "plain" else
       captions_lib.paraphrase(digit, direction, i // COMBINATIONS)
       for i, (digit, direction) in enumerate(zip(digits, directions))]
-  clips = []
+  clips, started = [], time.perf_counter()
   for start in range(0, num_prompts, batch_size):
     show(start)
     batch = prompts[start : start + batch_size]
     clips.append(pipe(batch, seed=[seed * num_prompts + start + i for i in range(len(batch))], **sampling))
+  seconds = time.perf_counter() - started
   clips = np.concatenate(clips)
   classifier = digits_lib.DigitClassifier()
   scores = digits_lib.score(clips[..., 0], digits, directions, classifier)
@@ -63,4 +70,4 @@ def score_digits(
       "prompts": num_prompts, "captions": captions,
       "generated": {name: share.value for name, share in scores.items()},
       "real": {name: share.value for name, share in real_scores.items()}}, indent=2) + "\n")
-  return scores, real_scores
+  return DigitsScore(scores, real_scores, seconds)
