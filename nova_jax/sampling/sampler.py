@@ -21,8 +21,9 @@ from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
 from nova_jax.diffusion.loss import mask_of
 from nova_jax.models.embeddings import patchify, unpatchify
-from nova_jax.models.layers import unstack
+from nova_jax.models.layers import cast_weights, unstack
 from nova_jax.models.nova import NOVA, Condition
+from nova_jax.models.tokens import put, take
 from nova_jax.models.transformer import Cache
 from nova_jax.sampling.guidance import Guidance, Strength
 from nova_jax.sampling.sets import TokenSet, draw_order, token_sets
@@ -37,7 +38,8 @@ class Model(NamedTuple):
 
   @classmethod
   def of(cls, module: NOVA) -> "Model":
-    return cls(*nnx.split(module))
+    # Each set reads all weights: they are stored as they are used.
+    return cls(*cast_weights(module, module.cfg.dtype))
 
   def merge(self) -> NOVA:
     return nnx.merge(self.graph, self.state)
@@ -231,7 +233,7 @@ def write_set(
   """
   nova = model.merge()
   batch, num_tokens, _ = x.shape
-  rows, valid = jnp.arange(batch)[:, None], jnp.arange(max_size) < size
+  valid = jnp.arange(max_size) < size
   # Spatial encoder: what is known so far → the condition of each token of the set.
   visible = order[:, :max_visible]
   tokens = nova.mask_tokens(x, mask_of(visible, start, num_tokens)[..., None])
@@ -245,16 +247,16 @@ def write_set(
   def denoise(passes):
     def step(sample, row):
       table, time, noise = row
-      noise = None if noise is None else noise[rows, ids]
+      noise = None if noise is None else take(noise, ids)
       predictions = decoder.predict(sample[None], z[:passes] + time, (None, "batch", None), blocks)
       prediction = strength.combine(predictions, valid) if passes > 1 else predictions[0]
       return scheduler.step(table, sample, prediction, noise, valid), None
 
     return step
 
-  sample = start_noise[rows, ids]
+  sample = take(start_noise, ids)
   for passes, part in ((num_passes, slice(num_guided)), (1, slice(num_guided, None))):
     steps = jax.tree.map(lambda column: column[part], (table, times, step_noise))
     if len(steps[0].time):
       sample, _ = jax.lax.scan(denoise(passes), sample, steps)
-  return x.at[rows, jnp.where(valid, ids, num_tokens)].set(sample, mode="drop")
+  return put(x, jnp.where(valid, ids, num_tokens), sample)
