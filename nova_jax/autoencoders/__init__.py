@@ -1,5 +1,6 @@
 """Frozen autoencoders between pixels uint8 [B,T,height,width,channels] and latents f32 [B,T,h,w,C], by name."""
 
+import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -42,7 +43,8 @@ class Autoencoder(Protocol):
     """Return how many frames decode from `num_latent_frames`."""
 
 
-BUILT_IN = {"pixels": PixelAutoencoder}
+# By name: of grey pixels, as the moving digits have, and of pixels in colour.
+BUILT_IN = {"pixels": PixelAutoencoder, "rgb": functools.partial(PixelAutoencoder, latent_dim=3, mean=0.0, std=0.5)}
 
 
 def make_autoencoder(name: str) -> Autoencoder:
