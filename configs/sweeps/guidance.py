@@ -1,4 +1,4 @@
-"""Guidance scale against scores, with averaged weights and with the last ones: 10 points, about 4 minutes on 2 cores.
+"""Guidance scale against scores, with averaged weights and with the last ones: 10 points.
 
 Launch: `python -m launch.sweep --config configs/sweeps/guidance.py --checkpoint runs/digits --output runs/guidance`
 """

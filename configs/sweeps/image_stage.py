@@ -1,4 +1,4 @@
-"""Images first, or videos from the start, two trainings of the digits model, half an hour on 2 cores.
+"""Images first, or videos from the start, two trainings of the digits model.
 
 Launch: `python -m launch.sweep --config configs/sweeps/image_stage.py --output runs/image_stage`
 """

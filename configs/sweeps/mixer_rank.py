@@ -1,4 +1,4 @@
-"""Rank of scaling & shift: five trainings of the digits model, about an hour on 2 cores.
+"""Rank of scaling & shift: five trainings of the digits model.
 
 Launch: `python -m launch.sweep --config configs/sweeps/mixer_rank.py --output runs/mixer_rank`
 """

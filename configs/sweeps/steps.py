@@ -1,4 +1,4 @@
-"""Sets of tokens and diffusion steps against scores and time: 16 points, about 8 minutes on 2 cores.
+"""Sets of tokens and diffusion steps against scores and time: 16 points.
 
 Launch: `python -m launch.sweep --config configs/sweeps/steps.py --checkpoint runs/digits --output runs/steps`
 """
