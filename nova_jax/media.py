@@ -30,9 +30,9 @@ def enlarge(clip: Clip, short_side: int = SHORT_SIDE) -> UInt8[np.ndarray, "T he
   return np.broadcast_to(clip, (*clip.shape[:3], 3))
 
 
-def write_png(path: str | Path, frame: UInt8[np.ndarray, "height width C"]) -> None:
+def write_png(path: str | Path, frame: UInt8[np.ndarray, "height width C"], short_side: int = SHORT_SIDE) -> None:
   """Write a picture."""
-  image = Image.fromarray(enlarge(frame[None])[0])
+  image = Image.fromarray(enlarge(frame[None], short_side)[0])
   write_atomically(path, lambda path: image.save(path))
 
 
@@ -52,15 +52,16 @@ def write_gif(path: str | Path, clip: Clip, fps: float, short_side: int = SHORT_
   write_atomically(path, write)
 
 
-def write_mp4(path: str | Path, clip: Clip, fps: float) -> None:
-  """Write an H.264 video that browsers play."""
-  frames = enlarge(clip)
+def write_mp4(path: str | Path, clip: Clip, fps: float, short_side: int = SHORT_SIDE) -> None:
+  """Write an H.264 video that browsers play, the same bytes on any number of cores."""
+  frames = enlarge(clip, short_side)
   # H.264 in 4:2:0 has half the colour pixels a side.
   frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
 
   def write(path: Path):
     with av.open(str(path), "w") as container:
-      stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "12"})
+      options = {"crf": "12", "threads": "1"}  # Several threads write other bytes than one.
+      stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=options)
       stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
       for frame in frames:
         container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
