@@ -88,7 +88,7 @@ def test_a_model_learns_clips_and_shows_them_when_told_their_captions(cache, tra
   after = distances(Pipeline.load(trained), records)
   print(f"distance to the clips: untrained {before}, trained\n{after}")
   assert (after.argmin(1) == np.arange(3)).all()  # Each is nearest to its own clip,
-  assert (np.diag(after) < 0.4 * before).all()  # which an untrained model is far from.
+  assert (np.diag(after) < 0.3 * before).all()  # which an untrained model is far from.
 
 
 def test_the_config_starts_from_a_checkpoint_of_its_own_kind(cache, trained):
