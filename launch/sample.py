@@ -26,6 +26,7 @@ flags.DEFINE_integer("seed", 0, "Of all randomness.")
 flags.DEFINE_enum("weights", "ema", ["ema", "params"], "Of a training run: averaged weights or the last ones.")
 flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of activations.")
 flags.DEFINE_integer("space_tile", None, "Decode in tiles of so many latents a side: less memory, approximate.")
+flags.DEFINE_float("motion_flow", None, "Motion score, of models for videos. Default: the model's own.", lower_bound=0)
 flags.DEFINE_float("fps", None, "Frames a second, told to the model and of the files. Default: the model's own.",
                    lower_bound=0.1)
 
@@ -49,7 +50,7 @@ def main() -> None:
     clips = pipe(
         args.prompt, label=args.label, negative_prompt=args.negative_prompt, num_frames=args.num_frames,
         num_inference_steps=args.num_inference_steps, num_diffusion_steps=args.num_diffusion_steps,
-        guidance_scale=args.guidance_scale, fps=args.fps, seed=args.seed, on_set=on_set)
+        guidance_scale=args.guidance_scale, motion_flow=args.motion_flow, fps=args.fps, seed=args.seed, on_set=on_set)
   seconds = time.perf_counter() - started
   fps = args.fps or pipe.card.sample.fps
   titles = args.prompt or [f"class {label}" for label in args.label]
