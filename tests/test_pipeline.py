@@ -77,8 +77,8 @@ def test_an_empty_negative_prompt_is_the_default(pipe):
 
 def test_progress_is_told(pipe):
   calls = []
-  pipe("one", num_frames=2, on_set=lambda *call: calls.append(call))
-  assert calls == [(t, i, 3) for t in range(2) for i in range(3)]
+  pipe("one", num_frames=2, on_set=lambda step: calls.append(step[:4]))
+  assert calls == [(t, 2, i, 3) for t in range(2) for i in range(3)]
 
 
 def test_classes():
@@ -91,8 +91,8 @@ def test_classes():
 
 @pytest.mark.parametrize("arguments, message", [
     ({"prompt": None}, "either prompt or text_embeds"), ({"prompt": []}, "at least one"),
-    ({"prompt": "a b c d e"}, "at most 4"), ({"num_frames": 4}, "makes 1 to 3 frames, got 4"),
-    ({"num_frames": 0}, "1 to 3"), ({"num_inference_steps": 0}, "num_inference_steps"),
+    ({"prompt": "a b c d e"}, "at most 4"), ({"num_frames": 0}, "num_frames: expected at least 1"),
+    ({"window": 9}, "sees 2 to 3 latent frames"), ({"num_inference_steps": 0}, "num_inference_steps"),
     ({"num_diffusion_steps": 0}, "num_diffusion_steps"), ({"output": "video"}, "output"),
     ({"seed": [1, 2]}, "seed: expected one, or one for each of 1"), ({"flow_shift": -1.0}, "flow_shift"),
     ({"negative_prompt": ["a", "b"]}, "negative_prompt"), ({"label": 3}, "no label")])
