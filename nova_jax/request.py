@@ -35,6 +35,8 @@ class Request:
     negative_text_embeds: the same as embeddings.
     label: classes, for a class-conditional model.
     later_prompts: prompts that take over, by the frame at which they do.
+    later_context: latent frames before such a change that the new prompt still sees; None for all in the window. With
+      few, what moved before doesn't go on moving.
     image: the first frame: a file, a PIL image or uint8 [height, width, 1 or 3] of any size, or a list of them. With
       `mask` or `place` it is the frame itself, of which a part is made anew.
     video: a clip to continue: its last frames are given. A file or uint8 [T, height, width, 1 or 3], or a list of them.
@@ -72,6 +74,7 @@ class Request:
   negative_text_embeds: TextEmbeds | None = None
   label: int | Sequence[int] | None = None
   later_prompts: Mapping[int, Texts] | None = None
+  later_context: int | None = None
   image: Any = None
   video: Any = None
   context_frames: int | None = None
@@ -122,7 +125,7 @@ class Request:
       raise ValueError("mask and place: give the image or the video that they are about")
     if self.context_frames is not None and (self.video is None or self.is_edit):
       raise ValueError("context_frames: it says how much of a video is continued; give video, and no mask or place")
-    for name in ("num_samples", "refresh_every", "context_frames"):
+    for name in ("num_samples", "refresh_every", "context_frames", "later_context"):
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ValueError(f"{name}: expected at least 1, got {value}")

@@ -65,6 +65,7 @@ class Plan(NamedTuple):
   guidance: Guidance
   window: int  # W, frames that the temporal encoder sees at most, the one it makes included.
   num_sets: tuple[int, int]  # Asked for, for frame 0 and later ones.
+  later_context: int | None = None  # Frames before a change of the condition that are still seen; None for all.
 
   def sets_of(self, frame: int, num_known: int = 0) -> tuple[TokenSet, ...]:
     """Return the sets that write a frame of which `num_known` tokens are given."""
@@ -76,6 +77,7 @@ class Plan(NamedTuple):
 def make_plan(
     cfg: ModelConfig, scheduler: Scheduler, *, num_frames: int, num_sets: int, num_steps: int, guidance: Guidance,
     flow_shift: float | None = None, later_sets: int | None = None, window: int | None = None,
+    later_context: int | None = None,
 ) -> Plan:
   """Check what is asked for, and tabulate it; `later_sets` and `window` default to `num_sets` and `num_frames`."""
   if num_frames < 1:
@@ -87,7 +89,7 @@ def make_plan(
     raise ValueError(f"window: expected 2 frames or more, a given one and the next, got {window}")
   numbers = num_sets, num_sets if later_sets is None else later_sets
   sets = [token_sets(cfg.num_image_tokens, number) for number in numbers]
-  return Plan(cfg, num_frames, *sets, scheduler.steps(num_steps, flow_shift), guidance, window, numbers)
+  return Plan(cfg, num_frames, *sets, scheduler.steps(num_steps, flow_shift), guidance, window, numbers, later_context)
 
 
 def generate(
@@ -121,7 +123,7 @@ def generate(
   for t in range(plan.num_frames):
     with on(mesh):
       if t in changes:
-        memory = memory.follow(*changes[t], cfg)
+        memory = memory.follow(*changes[t], cfg, plan.later_context)
       if t < num_given:
         frame = jnp.asarray(given[:, t])
       else:

@@ -69,10 +69,13 @@ class Memory(NamedTuple):
       return self._replace(waiting=(*self.waiting, frame))
     return self._replace(frames=(), waiting=known[len(known) - self.window + 1:], slid=True)
 
-  def follow(self, condition: Condition, null: Condition, cfg: ModelConfig) -> "Memory":
-    """Let another prompt take over: the begin frame and the window are read anew behind its prefix."""
+  def follow(
+      self, condition: Condition, null: Condition, cfg: ModelConfig, context: int | None = None
+  ) -> "Memory":
+    """Let another prompt take over: the begin frame and the last `context` frames are read anew behind its prefix."""
     fresh = Memory.of(self.model, cfg, condition, null, num_passes=self.num_passes, window=self.window)
-    return fresh._replace(waiting=(*self.frames, *self.waiting))
+    known = (*self.frames, *self.waiting)
+    return fresh._replace(waiting=known[len(known) - min(len(known), context or len(known)):])
 
   def read(self) -> tuple[Float[Array, "passes*B M D"], "Memory"]:
     """Return the condition of the next frame."""
