@@ -184,7 +184,8 @@ class Pipeline:
     return make_plan(
         self.cfg, self.scheduler, num_frames=num_frames, window=self._window(request, num_frames),
         num_sets=default(request.num_inference_steps, sample.num_inference_steps),
-        later_sets=request.later_inference_steps, later_context=request.later_context,
+        later_sets=request.later_inference_steps, refresh_every=request.refresh_every,
+        later_context=request.later_context,
         num_steps=default(request.num_diffusion_steps, sample.num_diffusion_steps),
         guidance=Guidance(
             default(request.guidance_scale, sample.guidance_scale), request.min_guidance_scale, request.guidance_trunc,

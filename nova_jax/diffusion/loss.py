@@ -17,6 +17,7 @@ from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
 from nova_jax.models.embeddings import patchify
 from nova_jax.models.nova import NOVA, Condition
+from nova_jax.models.tokens import put
 from nova_jax.sharding import constrain
 
 
@@ -96,8 +97,7 @@ def forward(
 def mask_of(visible_ids: Int[Array, "B V"], num_visible: Int[Array, ""] | int, num_tokens: int) -> Float[Array, "B N"]:
   """Return 1 where a token is masked; ids behind `num_visible` are padding."""
   places = jnp.where(jnp.arange(visible_ids.shape[1]) < num_visible, visible_ids, num_tokens)
-  rows = jnp.arange(visible_ids.shape[0])[:, None]
-  return jnp.ones((visible_ids.shape[0], num_tokens)).at[rows, places].set(0, mode="drop")
+  return put(jnp.ones((visible_ids.shape[0], num_tokens)), places, jnp.zeros(places.shape))
 
 
 def reduce_loss(

@@ -20,6 +20,7 @@ from nova_jax.models import embeddings as emb
 from nova_jax.models.denoiser import Denoiser, Modulation
 from nova_jax.models.layers import LayerNorm, parameter
 from nova_jax.models.masks import BlockCausal, ValidKeys
+from nova_jax.models.tokens import put, take
 from nova_jax.models.transformer import Cache, extend_blocks, make_blocks, read_blocks, run_blocks
 from nova_jax.sharding import gathered
 
@@ -97,18 +98,18 @@ class SpatialEncoder(nnx.Module):
       cond: the temporal encoder's output for these frames.
       wanted: the tokens to return; None for all.
     """
-    batch, num_tokens, _ = tokens.shape
+    num_tokens = tokens.shape[1]
     if not self.cfg.rotary:
       tokens = tokens + emb.space_embedding(self.cfg.width, self.cfg.image_grid).astype(tokens.dtype)
-    num_cond, rows = cond.shape[1], jnp.arange(batch)[:, None]
+    num_cond = cond.shape[1]
     # First half: only what is visible. Padding sits last, where the mask of valid keys hides it.
-    x = jnp.concatenate([cond, tokens[rows, visible_ids]], axis=1)
+    x = jnp.concatenate([cond, take(tokens, visible_ids)], axis=1)
     rotation = self._rotation(visible_ids, num_cond)
     x = run_blocks(self.encoder_blocks, x, rotation, ValidKeys(num_cond + num_visible), self.cfg.remat)
     # Second half: the visible ones are put back in place; padding is sent out of range, where the write is dropped.
     cond, visible = x[:, :num_cond], x[:, num_cond:]
     places = jnp.where(jnp.arange(visible_ids.shape[1]) < num_visible, visible_ids, num_tokens)
-    x = jnp.concatenate([cond, tokens.at[rows, places].set(visible, mode="drop")], axis=1)
+    x = jnp.concatenate([cond, put(tokens, places, visible)], axis=1)
     rotation = self._rotation(jnp.arange(num_tokens), num_cond)
     if wanted is not None:
       return self.norm(read_blocks(self.decoder_blocks, x, rotation, self.cfg.remat, num_cond + wanted))

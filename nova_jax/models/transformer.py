@@ -16,6 +16,7 @@ from nova_jax.models.context import Layout, sharded
 from nova_jax.models.embeddings import Rotation, rotate
 from nova_jax.models.layers import MLP, LayerNorm, Linear, depth_of, gelu, scan, stack, unstack
 from nova_jax.models.masks import BlockCausal, Mask, ValidKeys
+from nova_jax.models.tokens import take
 
 # Small gains on the post-norms let a fresh model start near the identity; loading a checkpoint replaces them.
 POST_NORM_SCALE = 0.3
@@ -49,7 +50,7 @@ class Attention(nnx.Module):
   ) -> Float[Array, "B Q D"]:
     """Attend from the tokens at `places` (None for all) to all tokens."""
     q, k, v = self.project(x, rotation)
-    q = q if places is None else _at(q, places)
+    q = q if places is None else take(q, places)
     return self.proj(attention(q, k, v, mask, backend=self.backend, layout=layout))
 
   def project(self, x: Float[Array, "B S D"], rotation: Rotation | None):
@@ -93,7 +94,7 @@ class Block(nnx.Module):
 
   def read(self, x: Float[Array, "B S D"], rotation: Rotation | None, places: Int[Array, "B Q"]):
     """Like `__call__` without a mask, for the tokens at `places` alone: [B, Q, D]."""
-    x = _at(x, places) + self.norm1(self.attn(x, rotation, None, None, places))
+    x = take(x, places) + self.norm1(self.attn(x, rotation, None, None, places))
     return x + self.norm2(self.mlp(x))
 
   def extend(self, x, cache, start, rotation):
@@ -101,10 +102,6 @@ class Block(nnx.Module):
     update, cache = self.attn.extend(x, *cache, start, rotation)
     x = x + self.norm1(update)
     return x + self.norm2(self.mlp(x)), cache
-
-
-def _at(x: Float[Array, "B S ..."], places: Int[Array, "B Q"]) -> Float[Array, "B Q ..."]:
-  return x[jnp.arange(x.shape[0])[:, None], places]
 
 
 def make_blocks(cfg: ModelConfig, depth: int, rngs: nnx.Rngs) -> Block:
@@ -131,7 +128,7 @@ def read_blocks(
 ) -> Float[Array, "B Q D"]:
   """Like `run_blocks` without a mask, for the tokens at `places`; the last block computes no others."""
   if Layout.current(x.shape[1], balanced=False) is not None:
-    return _at(run_blocks(blocks, x, rotation, None, remat), places)
+    return take(run_blocks(blocks, x, rotation, None, remat), places)
   before = depth_of(blocks) - 1
   apply = lambda block, x, _: (sharded(block(x, rotation, None, None)), None)
   x, _ = scan(blocks, sharded(x), None, apply, remat, before)

@@ -22,7 +22,9 @@ from nova_jax.diffusion.loss import mask_of
 from nova_jax.models.embeddings import patchify, unpatchify
 from nova_jax.models.layers import unstack
 from nova_jax.models.nova import Condition
+from nova_jax.models.tokens import put, take
 from nova_jax.sampling.guidance import Guidance, Strength
+from nova_jax.sampling.reuse import Features, encode_set
 from nova_jax.sampling.sets import TokenSet, draw_order, token_sets
 from nova_jax.sampling.temporal import Memory, Model
 from nova_jax.sharding import mesh_of, on, whole
@@ -65,6 +67,7 @@ class Plan(NamedTuple):
   guidance: Guidance
   window: int  # W, frames that the temporal encoder sees at most, the one it makes included.
   num_sets: tuple[int, int]  # Asked for, for frame 0 and later ones.
+  refresh_every: int = 1  # Sets from one full pass of the spatial encoder to the next (`reuse.py`).
   later_context: int | None = None  # Frames before a change of the condition that are still seen; None for all.
 
   def sets_of(self, frame: int, num_known: int = 0) -> tuple[TokenSet, ...]:
@@ -77,7 +80,7 @@ class Plan(NamedTuple):
 def make_plan(
     cfg: ModelConfig, scheduler: Scheduler, *, num_frames: int, num_sets: int, num_steps: int, guidance: Guidance,
     flow_shift: float | None = None, later_sets: int | None = None, window: int | None = None,
-    later_context: int | None = None,
+    refresh_every: int = 1, later_context: int | None = None,
 ) -> Plan:
   """Check what is asked for, and tabulate it; `later_sets` and `window` default to `num_sets` and `num_frames`."""
   if num_frames < 1:
@@ -89,7 +92,9 @@ def make_plan(
     raise ValueError(f"window: expected 2 frames or more, a given one and the next, got {window}")
   numbers = num_sets, num_sets if later_sets is None else later_sets
   sets = [token_sets(cfg.num_image_tokens, number) for number in numbers]
-  return Plan(cfg, num_frames, *sets, scheduler.steps(num_steps, flow_shift), guidance, window, numbers, later_context)
+  return Plan(
+      cfg, num_frames, *sets, scheduler.steps(num_steps, flow_shift), guidance, window, numbers, refresh_every,
+      later_context)
 
 
 def generate(
@@ -146,6 +151,10 @@ def _generate_frame(model, scheduler, plan, t, cond, order, keys, noise, known, 
   else:
     x, order, sets = begin_with_known(known, order, plan, t)
 
+  features = None
+  if plan.refresh_every > 1:
+    features = Features.empty(cfg, cond.shape[0])
+
   def tell(index, x):
     if on_set is not None:
       jax.block_until_ready(x)  # The device has the next set already.
@@ -156,11 +165,13 @@ def _generate_frame(model, scheduler, plan, t, cond, order, keys, noise, known, 
       start_noise, step_noise = draw_noise(fold(keys, i), cfg, num_steps if scheduler.adds_noise else 0)
     else:
       start_noise, step_noise = jax.tree.map(lambda x: patchify(jnp.asarray(x[i]), cfg.patch_size), noise)
-    before = x
-    x = write_set(
+    before, last = x, sets[max(i - 1, 0)]
+    x, features = write_set(
         model, before, cond, order, token_set.start, token_set.size, start_noise, step_noise, plan.table,
         plan.guidance.strength(i, len(sets)), scheduler=scheduler, num_passes=plan.guidance.num_passes,
-        num_guided=num_guided, max_visible=token_set.max_visible, max_size=token_set.max_size)
+        num_guided=num_guided, max_visible=token_set.max_visible, max_size=token_set.max_size,
+        features=features, num_new=last.size,
+        max_new=max(last.max_size, token_set.max_size) if i % plan.refresh_every else None)
     if i > 0:
       tell(i - 1, before)
   if sets:
@@ -195,13 +206,16 @@ def draw_noise(
       lambda key: jax.random.normal(jax.random.fold_in(key, 1), (num_steps, *shape)), out_axes=1)(keys)
 
 
-@functools.partial(jax.jit, static_argnames=("scheduler", "num_passes", "num_guided", "max_visible", "max_size"))
+@functools.partial(
+    jax.jit, static_argnames=("scheduler", "num_passes", "num_guided", "max_visible", "max_size", "max_new"),
+    donate_argnames=("features",))
 def write_set(
     model: Model, x: Float[Array, "B N P"], cond: Float[Array, "passes*B M D"], order: Int[Array, "B N"], start: int,
     size: int, start_noise: Float[Array, "B N P"], step_noise: Float[Array, "K B N P"] | None, table: Any,
     strength: Strength, *, scheduler: Scheduler, num_passes: int, num_guided: int, max_visible: int, max_size: int,
-) -> Float[Array, "B N P"]:
-  """Write the tokens order[start : start + size] of a frame.
+    features: Features | None = None, num_new: int = 0, max_new: int | None = None,
+) -> tuple[Float[Array, "B N P"], Features | None]:
+  """Write the tokens order[start : start + size] of a frame; return it, and the features.
 
   Args:
     model: the transformer.
@@ -216,16 +230,24 @@ def write_set(
     num_passes: of guidance; the last K − num_guided steps run the conditional one alone.
     num_guided: diffusion steps with guidance.
     max_visible, max_size: padded sizes of what is known and of the set.
+    features: what earlier sets of the frame have left, to be reused; None for exact generation.
+    num_new: of the known tokens, those that `features` does not know yet.
+    max_new: their padded number; None to compute all features anew.
   """
   nova = model.merge()
   batch, num_tokens, _ = x.shape
-  rows, valid = jnp.arange(batch)[:, None], jnp.arange(max_size) < size
+  valid = jnp.arange(max_size) < size
   # Spatial encoder: what is known so far → the condition of each token of the set.
   visible = order[:, :max_visible]
   tokens = nova.mask_tokens(x, mask_of(visible, start, num_tokens)[..., None])
   ids = jax.lax.dynamic_slice_in_dim(jnp.pad(order, ((0, 0), (0, max_size))), start, max_size, axis=1)
   repeat = lambda x: jnp.tile(x, (num_passes, *[1] * (x.ndim - 1)))
-  z = nova.image_encoder(repeat(tokens), repeat(visible), start, cond, repeat(ids))
+  if features is None:
+    z = nova.image_encoder(repeat(tokens), repeat(visible), start, cond, repeat(ids))
+  else:
+    z, features = encode_set(
+        nova.image_encoder, repeat(tokens), repeat(order), start, cond, repeat(ids), features, max_visible, num_new,
+        max_new)
   decoder = nova.image_decoder
   z = decoder.condition(z.reshape(num_passes, batch, max_size, -1))
   times, blocks = decoder.embed_time(table.time, z.dtype), unstack(decoder.blocks)
@@ -233,16 +255,16 @@ def write_set(
   def denoise(passes):
     def step(sample, row):
       table, time, noise = row
-      noise = None if noise is None else noise[rows, ids]
+      noise = None if noise is None else take(noise, ids)
       predictions = decoder.predict(sample[None], z[:passes] + time, (None, "batch", None), blocks)
       prediction = strength.combine(predictions, valid) if passes > 1 else predictions[0]
       return scheduler.step(table, sample, prediction, noise, valid), None
 
     return step
 
-  sample = start_noise[rows, ids]
+  sample = take(start_noise, ids)
   for passes, part in ((num_passes, slice(num_guided)), (1, slice(num_guided, None))):
     steps = jax.tree.map(lambda column: column[part], (table, times, step_noise))
     if len(steps[0].time):
       sample, _ = jax.lax.scan(denoise(passes), sample, steps)
-  return x.at[rows, jnp.where(valid, ids, num_tokens)].set(sample, mode="drop")
+  return put(x, jnp.where(valid, ids, num_tokens), sample), features
