@@ -88,8 +88,8 @@ def read_recipe(path: Path) -> Recipe:
 
 def restore(settings: Mapping[str, Any]) -> dict[str, Any]:
   """Undo what JSON does to settings: keys become texts."""
-  later = {"later_prompts": {int(frame): text for frame, text in settings["later_prompts"].items()}}
-  return {**settings, **later} if "later_prompts" in settings else dict(settings)
+  later = settings.get("later_prompts")
+  return {**settings, **({"later_prompts": {int(frame): text for frame, text in later.items()}} if later else {})}
 
 
 def digest_files(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -103,9 +103,10 @@ def test_prompts_from_files(tmp_path):
 
 
 @pytest.mark.parametrize("name, text, message", [
-    ("a.json", "", "expected a file of .txt"), ("a.txt", "\n", "no prompts"), ("a.jsonl", "[1]", "a.jsonl:1: expected an"),
-    ("a.jsonl", '{"prompt": "a"}\n{"promt": "b"}', "a.jsonl:2: promt is not a setting of a line; did you mean 'prompt'"),
-    ("a.jsonl", '{"prompt": "a", "seed": "b"}', "seed: expected int, got 'b'"), ("a.csv", "prompt,seed\na,b", "expected int"),
+    ("a.json", "", "expected a file of .txt"), ("a.txt", "\n", "no prompts"),
+    ("a.jsonl", "[1]", "a.jsonl:1: expected an"), ("a.csv", "prompt,seed\na,b", "expected int"),
+    ("a.jsonl", '{"prompt": "a"}\n{"promt": "b"}', "a.jsonl:2: promt is not a setting of a line; did you"),
+    ("a.jsonl", '{"prompt": "a", "seed": "b"}', "seed: expected int, got 'b'"),
     ("a.csv", "prompt\na,b", "expected 1 fields"), ("a.jsonl", '{"seed": 1}', "give a prompt")])
 def test_bad_prompt_files(tmp_path, name, text, message):
   (tmp_path / name).write_text(text)
