@@ -200,6 +200,7 @@ class DataConfig:
   num_frames: int = 4  # Frames of a stored clip.
   canvas: int = 16  # Pixels a side.
   jitter: int = 0  # Pixels by which a digit may start off its place.
+  starts: int = 1  # Places along its way at which a digit may start; with several it stops at the wall.
   free_captions: float = 0.0  # Share of captions in free words instead of the one wording.
   # Caches.
   sources: tuple[SourceConfig, ...] = ()  # Of stages that don't name their own.

@@ -1,7 +1,8 @@
-"""Clips as files that a person looks at: mp4, GIF and contact sheets.
+"""Clips as files that a person looks at: mp4, GIF, WebP, PNG and contact sheets.
 
-Clips are uint8 [T, height, width, C] with one channel (grey) or three. Small ones are enlarged by whole factors, so
-that a pixel stays a square. Every file is written whole or not at all.
+Each can carry a note of how it was made. Clips are uint8 [T, height, width, C] with one channel (grey) or three. Small
+ones are enlarged by whole factors, so that a pixel stays a square.
+Invariant: a file is written whole or not at all, and the same clip and note always give the same bytes.
 """
 
 from collections.abc import Sequence
@@ -12,13 +13,15 @@ import av
 import numpy as np
 from einops import rearrange
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, PngImagePlugin
 
 from nova_jax.files import write_atomically
 
 SHORT_SIDE = 128  # Pixels that small clips are enlarged to, at least.
 MARGIN = 4
 TEXT_HEIGHT = 14
+NOTE = "nova_jax"  # The name of the text in a PNG.
+_DESCRIPTION = 270  # EXIF's ImageDescription.
 
 Clip = UInt8[np.ndarray, "T height width C"]
 
@@ -30,10 +33,11 @@ def enlarge(clip: Clip, short_side: int = SHORT_SIDE) -> UInt8[np.ndarray, "T he
   return np.broadcast_to(clip, (*clip.shape[:3], 3))
 
 
-def write_png(path: str | Path, frame: UInt8[np.ndarray, "height width C"], short_side: int = SHORT_SIDE) -> None:
+def write_png(
+    path: str | Path, frame: UInt8[np.ndarray, "height width C"], short_side: int = SHORT_SIDE, note: str = ""
+) -> None:
   """Write a picture."""
-  image = Image.fromarray(enlarge(frame[None], short_side)[0])
-  write_atomically(path, lambda path: image.save(path))
+  _save_png(path, Image.fromarray(enlarge(frame[None], short_side)[0]), note)
 
 
 def tile(clips: Sequence[Clip], columns: int) -> Clip:
@@ -42,17 +46,34 @@ def tile(clips: Sequence[Clip], columns: int) -> Clip:
   return rearrange(clips, "(r c) t h w d -> t (r h) (c w) d", c=columns)
 
 
-def write_gif(path: str | Path, clip: Clip, fps: float, short_side: int = SHORT_SIDE) -> None:
+def write_gif(path: str | Path, clip: Clip, fps: float, short_side: int = SHORT_SIDE, note: str = "") -> None:
   """Write an endless GIF."""
   frames = [Image.fromarray(frame) for frame in enlarge(clip, short_side)]
 
   def write(path: Path):
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
+    options = {"comment": note.encode()} if note else {}
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0, **options)
 
   write_atomically(path, write)
 
 
-def write_mp4(path: str | Path, clip: Clip, fps: float, short_side: int = SHORT_SIDE) -> None:
+def write_webp(path: str | Path, clip: Clip, fps: float, note: str = "") -> None:
+  """Write a WebP without loss, which moves if it has several frames."""
+  frames = [Image.fromarray(frame) for frame in enlarge(clip)]
+  exif = Image.Exif()
+  if note:
+    exif[_DESCRIPTION] = note
+
+  def write(path: Path):
+    frames[0].save(
+        path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0, lossless=True, exif=exif)
+
+  write_atomically(path, write)
+
+
+def write_mp4(
+    path: str | Path, clip: Clip, fps: float, short_side: int = SHORT_SIDE, note: str = ""
+) -> None:
   """Write an H.264 video that browsers play, the same bytes on any number of cores."""
   frames = enlarge(clip, short_side)
   # H.264 in 4:2:0 has half the colour pixels a side.
@@ -60,6 +81,8 @@ def write_mp4(path: str | Path, clip: Clip, fps: float, short_side: int = SHORT_
 
   def write(path: Path):
     with av.open(str(path), "w") as container:
+      if note:
+        container.metadata["comment"] = note
       options = {"crf": "12", "threads": "1"}  # Several threads write other bytes than one.
       stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=options)
       stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
@@ -70,7 +93,9 @@ def write_mp4(path: str | Path, clip: Clip, fps: float, short_side: int = SHORT_
   write_atomically(path, write)
 
 
-def write_sheet(path: str | Path, clips: Sequence[Clip], captions: Sequence[str], short_side: int = 64) -> None:
+def write_sheet(
+    path: str | Path, clips: Sequence[Clip], captions: Sequence[str], short_side: int = 64, note: str = ""
+) -> None:
   """Write a PNG contact sheet: a clip a row under its caption, a frame a column."""
   rows = [enlarge(clip, short_side) for clip in clips]
   height = sum(row.shape[1] + TEXT_HEIGHT + MARGIN for row in rows) + MARGIN
@@ -84,4 +109,44 @@ def write_sheet(path: str | Path, clips: Sequence[Clip], captions: Sequence[str]
     for i, frame in enumerate(row):
       sheet.paste(Image.fromarray(frame), (MARGIN + i * (row.shape[2] + MARGIN), y))
     y += row.shape[1] + MARGIN
-  write_atomically(path, lambda path: sheet.save(path))
+  _save_png(path, sheet, note)
+
+
+def write_stack(path: str | Path, pictures: Sequence[str | Path]) -> None:
+  """Write pictures from files as one PNG, one below the other."""
+  images = [Image.open(picture).convert("RGB") for picture in pictures]
+  stack = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), "white")
+  y = 0
+  for image in images:
+    stack.paste(image, (0, y))
+    y += image.height
+  _save_png(path, stack, "")
+
+
+def read_note(path: str | Path) -> str:
+  """Return the text that a file carries.
+
+  Raises:
+    ValueError: it can't be read or carries none.
+  """
+  path, note = Path(path), None
+  try:
+    if path.suffix == ".mp4":
+      with av.open(str(path)) as container:
+        note = container.metadata.get("comment")
+    else:
+      with Image.open(path) as image:
+        comment = image.info.get("comment", b"")
+        note = image.info.get(NOTE) or image.getexif().get(_DESCRIPTION) or comment.decode()
+  except (OSError, av.FFmpegError) as error:
+    raise ValueError(f"{path} can't be read: {error}") from None
+  if not note:
+    raise ValueError(f"{path} doesn't say how it was made")
+  return note
+
+
+def _save_png(path: str | Path, image: Image.Image, note: str) -> None:
+  info = PngImagePlugin.PngInfo()
+  if note:
+    info.add_text(NOTE, note)
+  write_atomically(path, lambda path: image.save(path, pnginfo=info))

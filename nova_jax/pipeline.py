@@ -4,31 +4,47 @@ Invariant: a call keeps nothing; the same arguments give the same result.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
 from nova_jax.autoencoders import Autoencoder
+from nova_jax.autoencoders.streaming import decode_finished, latent_of
 from nova_jax.card import Card
+from nova_jax.conditions import Pair, add_motion, later_condition, make_conditions, num_rows, repeat, spread
+from nova_jax.config import MeshConfig
 from nova_jax.convert.folders import load_autoencoder, load_text_encoder, open_folder
 from nova_jax.convert.parts import TEXT_ENCODER, TRANSFORMER, VAE
 from nova_jax.diffusion import make_scheduler
-from nova_jax.models.nova import NOVA, Condition
+from nova_jax.models.nova import NOVA
+from nova_jax.request import Request
 from nova_jax.sampling.guidance import Guidance
-from nova_jax.sampling.sampler import Model, Noise, Plan, generate, make_plan
+from nova_jax.sampling.sampler import Known, Noise, Plan, Set, generate, make_plan
+from nova_jax.sampling.temporal import Model
+from nova_jax.sharding import make_mesh, state_shardings
+from nova_jax.start import Start, read_start
 from nova_jax.text import TextEncoder
 
-TextEmbeds = Float[Array, "B L E"] | Sequence[Float[Array, "l E"]]
+
+class Step(NamedTuple):
+  """A finished set, as it is told to a caller's `on_set`."""
+
+  frame: int  # Latent frame.
+  num_frames: int
+  index: int  # Of the set.
+  num_sets: int  # Of this frame.
+  preview: Callable[[], UInt8[np.ndarray, "B height width c"]]  # The frame so far, decoded when it is called.
 
 
 class Pipeline:
-  """Generates images and videos; see `__call__`."""
+  """Generates images and videos; see `__call__` and `stream`."""
 
   def __init__(
       self, card: Card, module: NOVA, text_encoder: TextEncoder | None = None, autoencoder: Autoencoder | None = None
@@ -45,6 +61,7 @@ class Pipeline:
   def load(
       cls, path: str | Path, weights: str = "ema", step: int | None = None, *,
       parts: Sequence[str] = (VAE, TEXT_ENCODER), dtype: str = "float32", space_tile: int | None = None,
+      mesh: MeshConfig | None = None,
   ) -> "Pipeline":
     """Load a model folder: a published one, a converted one, or the workdir of a training run.
 
@@ -57,6 +74,7 @@ class Pipeline:
       dtype: of activations, "float32" or "bfloat16"; those of a text encoder are always float32.
       space_tile: side, in latents, of the tiles that frames are decoded in, to save memory; approximate. None takes
         whole frames.
+      mesh: how to spread samples over this process's devices; None takes the first device alone.
 
     Raises:
       ValueError: the folder, a part or the checkpoint is missing, or doesn't fit what the folder says it is.
@@ -72,67 +90,24 @@ class Pipeline:
       raise ValueError(f"{path} has {', '.join(folder.parts)}, but no {TRANSFORMER}")
     part = folder.parts[TRANSFORMER]()
     module = nnx.eval_shape(lambda: NOVA(dataclasses.replace(card.model, dtype=dtype, remat="none"), rngs=nnx.Rngs(0)))
-    nnx.update(module, part.state("float32"))
+    state = part.state("float32")
+    if mesh is not None:
+      state = jax.device_put(state, state_shardings(make_mesh(mesh, jax.local_devices()), state))
+    nnx.update(module, state)
     text_encoder = load_text_encoder(card.text_encoder, card.model, path) if TEXT_ENCODER in parts else None
     options = {"dtype": dtype, "space_tile": space_tile}
     autoencoder = load_autoencoder(card.autoencoder, path, **options) if VAE in parts else None
     return cls(card, module, text_encoder, autoencoder)
 
   def __call__(
-      self,
-      prompt: str | Sequence[str] | None = None,
-      *,
-      text_embeds: TextEmbeds | None = None,
-      negative_prompt: str | Sequence[str] | None = None,
-      negative_text_embeds: TextEmbeds | None = None,
-      label: int | Sequence[int] | None = None,
-      image: UInt8[np.ndarray, "B height width 3"] | None = None,
-      given: Float[Array, "B G h w C"] | None = None,
-      num_frames: int | None = None,
-      num_inference_steps: int | None = None,
-      num_diffusion_steps: int | None = None,
-      guidance_scale: float | None = None,
-      min_guidance_scale: float | None = None,
-      guidance_trunc: float = 0.0,
-      guidance_renorm: float = 1.0,
-      image_guidance_scale: float = 0.0,
-      flow_shift: float | None = None,
-      motion_flow: float | Sequence[float] | None = None,
-      fps: float | Sequence[float] | None = None,
-      seed: int | Sequence[int] = 0,
-      order: Int[Array, "B N"] | None = None,
-      noise: Noise | Float[Array, "F S B h w C"] | None = None,
-      output: str = "pixels",
-      on_set: Callable[[int, int, int], None] | None = None,
-  ) -> UInt8[np.ndarray, "B T height width C"] | Float[np.ndarray, "B T h w C"]:
+      self, prompt: str | Sequence[str] | None = None, *, on_set: Callable[[Step], None] | None = None, **settings: Any
+  ) -> UInt8[np.ndarray, "B T height width c"] | Float[np.ndarray, "B T h w C"]:
     """Generate one clip for each prompt.
 
-    What is None takes the model's own default (`nova.json`).
-
     Args:
-      prompt: one or several texts; or give `text_embeds`.
-      text_embeds: a text encoder's output, [B, L, E] or a list of [l, E].
-      negative_prompt: what the unconditional passes see instead of no text.
-      negative_text_embeds: the same as embeddings.
-      label: classes, for a class-conditional model.
-      image: the first frame of each clip, of the model's size; or one for all, [height, width, 3].
-      given: the same and more as latents: the first G frames, which are kept and condition all later ones.
-      num_frames: frames of the clip, latent ones if there is no autoencoder; 1 makes images.
-      num_inference_steps: S, sets of tokens a frame.
-      num_diffusion_steps: K, diffusion steps a set.
-      guidance_scale: classifier-free guidance; at most 1 for none.
-      min_guidance_scale: the first set's scale, growing to `guidance_scale`; None for a constant one.
-      guidance_trunc: time in [0, 1000] below which guidance ends.
-      guidance_renorm: lower bound of the factor that shrinks guided predictions to the conditional one's norm.
-      image_guidance_scale: guidance by earlier frames, apart from text.
-      flow_shift: replaces the flow-matching sampler's shift.
-      motion_flow: motion score, one for all or one for each clip.
-      fps: frames per second, likewise.
-      seed: one number, from which each sample derives its own randomness, or one for each sample.
-      order: the order in which tokens are written, to reproduce a generation.
-      noise: the noise of all generated frames and non-empty sets, to reproduce a generation.
-      output: "pixels" or "latent".
-      on_set: called with (frame, set, number of sets) when a set is finished.
+      prompt: one or several texts.
+      on_set: called when a set of tokens is finished.
+      **settings: see `Request`, which lists them all.
 
     Returns:
       uint8 pixels or float32 latents, channels last.
@@ -140,47 +115,39 @@ class Pipeline:
     Raises:
       ValueError: an argument that the model can't do; the text names it.
     """
-    if output not in ("pixels", "latent"):
-      raise ValueError(f'output: expected "pixels" or "latent", got {output!r}')
-    if output == "pixels" and self.autoencoder is None:
+    return np.concatenate(list(self.stream(prompt, on_set=on_set, **settings)), axis=1)
+
+  def stream(
+      self, prompt: str | Sequence[str] | None = None, *, on_set: Callable[[Step], None] | None = None, **settings: Any
+  ) -> Iterator[UInt8[np.ndarray, "B f height width c"] | Float[np.ndarray, "B 1 h w C"]]:
+    """Like `__call__`, in pieces: frames are handed out as soon as they can be decoded.
+
+    Arguments are checked at once. Closing the iterator ends the generation.
+    """
+    request = Request.of({"prompt": prompt} | settings)
+    if request.output == "pixels" and self.autoencoder is None:
       raise ValueError(
           'output: there is no autoencoder to make pixels with; ask for "latent", or load a folder that has one '
           "(launch.convert --base adds it)")
-    sample = self.card.sample
-    plan = make_plan(
-        self.cfg, self.scheduler, num_frames=self.num_latent_frames(num_frames),
-        num_sets=sample.num_inference_steps if num_inference_steps is None else num_inference_steps,
-        num_steps=sample.num_diffusion_steps if num_diffusion_steps is None else num_diffusion_steps,
-        guidance=Guidance(
-            sample.guidance_scale if guidance_scale is None else guidance_scale, min_guidance_scale, guidance_trunc,
-            guidance_renorm, image_guidance_scale),
-        flow_shift=flow_shift)
-    condition, null = self.conditions(prompt, text_embeds, negative_prompt, negative_text_embeds, label)
-    batch = len(next(iter(condition.values())))
-    for name, value in (("motion_flow", motion_flow), ("fps", fps)):
-      if value is not None and np.shape(value) not in ((), (batch,)):
-        raise ValueError(f"{name}: expected one number, or one for each of {batch} clips, got {value}")
-    if fps is not None and np.min(fps) <= 0:
-      raise ValueError(f"fps: expected a positive number, got {fps}")
-    if not self.cfg.has_motion and (motion_flow is not None or fps is not None):
-      raise ValueError("this model has no motion tokens: give neither motion_flow nor fps")
-    if self.cfg.has_motion:
-      motion = {
-          "motion_flow": np.full(batch, sample.motion_flow if motion_flow is None else motion_flow, np.float32),
-          "fps": np.full(batch, sample.fps if fps is None else fps, np.float32)}
-      condition, null = condition | motion, null | motion
-    given = self._given(image, given, batch)
-    if noise is not None and not isinstance(noise, Noise):
-      noise = Noise(noise)
-    self._check_given(plan, batch, given, order, noise)
+    pair = make_conditions(request, self.card, self.text_encoder)
+    longest = self._window(request, self.card.num_frames)
+    start = read_start(request, self.cfg, self.autoencoder, longest - 1)
+    num_frames = request.num_frames
+    if num_frames is None and start.fixed is not None:
+      num_frames = len(start.fixed)
+    plan = self._plan(request, num_frames)
+    pair, start, batch = _fit(pair, start, request.num_samples)
+    pair = add_motion(pair, request, self.card)
+    noise = request.noise if request.noise is None or isinstance(request.noise, Noise) else Noise(request.noise)
+    self._check_arrays(plan, batch, start, request.order, noise)
     frames = generate(
-        self.model, self.scheduler, plan, condition, null, keys=sample_keys(seed, batch), given=given, order=order,
-        noise=noise, on_set=None if on_set is None else lambda t, i: on_set(t, i, len(plan.sets)))
-    latents = np.stack([np.asarray(frame) for frame in frames], axis=1)
-    if output == "latent":
-      return latents
-    # A latent may stand for several frames, and a clip end among them.
-    return self.autoencoder.decode(latents)[:, :num_frames]
+        self.model, self.scheduler, plan, *pair, keys=sample_keys(request.seed, batch), given=start.given,
+        order=request.order, noise=noise, known=_lengthen(start.known, plan.num_frames),
+        changes=self._changes(request, pair, plan.num_frames),
+        on_set=None if on_set is None else self._tell(on_set, plan))
+    if request.output == "latent":
+      return (np.asarray(frame)[:, None] for frame in frames)
+    return self._decode(frames, start, plan.num_frames, num_frames)
 
   def num_latent_frames(self, num_frames: int | None = None) -> int:
     """Return how many latent frames make a clip of `num_frames`; None stands for the model's own length.
@@ -190,64 +157,82 @@ class Pipeline:
     """
     if num_frames is None:
       return self.card.num_frames
-    # Absolute positions in time go up to `base_frames`, which may be more than was trained.
-    longest = max(self.card.num_frames, self.cfg.base_frames)
-    longest = longest if self.autoencoder is None else self.autoencoder.num_frames(longest)
-    if not 1 <= num_frames <= longest:
-      raise ValueError(f"num_frames: this model makes 1 to {longest} frames, got {num_frames}")
+    if num_frames < 1:
+      raise ValueError(f"num_frames: expected at least 1, got {num_frames}")
+    if self._longest == 1 < num_frames:
+      raise ValueError(f"num_frames: this model makes single pictures, got {num_frames}")
     return num_frames if self.autoencoder is None else self.autoencoder.num_latent_frames(num_frames)
 
-  def conditions(
-      self, prompt=None, text_embeds=None, negative_prompt=None, negative_text_embeds=None, label=None
-  ) -> tuple[Condition, Condition]:
-    """Return what the conditional and the unconditional passes see; arguments as in `__call__`."""
-    if negative_prompt is not None and negative_text_embeds is not None:
-      raise ValueError("give either negative_prompt or negative_text_embeds, not both")
-    if self.cfg.num_classes:
-      texts = (prompt, text_embeds, negative_prompt, negative_text_embeds)
-      if label is None or any(text is not None for text in texts):
-        raise ValueError("this model is class-conditional: give label, and no prompts or embeddings")
-      labels = np.atleast_1d(np.asarray(label, np.int32))
-      if labels.min() < 0 or labels.max() >= self.cfg.num_classes:
-        raise ValueError(f"label: expected 0 to {self.cfg.num_classes - 1}, got {label}")
-      return {"labels": labels}, {"labels": np.full_like(labels, self.cfg.num_classes)}
-    if label is not None or (prompt is None) == (text_embeds is None):
-      raise ValueError("this model is text-conditional: give either prompt or text_embeds, and no label")
-    condition = self._text(prompt, text_embeds, "text_embeds")
-    batch = len(condition["text_lengths"])
-    if negative_prompt is None and negative_text_embeds is None:
-      return condition, condition | {"text_lengths": np.zeros(batch, np.int32)}
-    null = self._text(negative_prompt, negative_text_embeds, "negative_text_embeds")
-    if len(null["text_lengths"]) not in (1, batch):
-      raise ValueError(f"negative_prompt: expected 1 or {batch}, as many as prompts, got {len(null['text_lengths'])}")
-    return condition, {key: np.broadcast_to(value, (batch, *value.shape[1:])) for key, value in null.items()}
+  @property
+  def _longest(self) -> int:
+    """Latent frames of the longest clip that fits the model's positions: without a window."""
+    # Absolute positions in time go up to `base_frames`, which may be more than was trained.
+    return max(self.card.num_frames, self.cfg.base_frames)
 
-  def _given(self, image, given, batch: int):
-    """Return the latents that are given, of an image if one is."""
-    if image is None:
-      return given
-    if given is not None or self.autoencoder is None:
-      raise ValueError("image: give either image or given; an image needs an autoencoder")
-    image = np.asarray(image)
-    image = np.broadcast_to(image, (batch, *image.shape)) if image.ndim == 3 else image
-    size = tuple(side * self.autoencoder.spatial_stride for side in self.cfg.latent_size)
-    if image.dtype != np.uint8 or image.shape[:3] != (batch, *size):
-      raise ValueError(
-          f"image: expected uint8 pixels of {size[0]} x {size[1]}, one for all or {batch}, got {image.dtype} "
-          f"{image.shape}")
-    return np.asarray(self.autoencoder.encode(image[:, None]))
+  def _window(self, request: Request, num_frames: int) -> int:
+    """Return how many of `num_frames` latent frames the model sees at once."""
+    if request.window is not None:
+      if not 2 <= request.window <= max(2, self._longest):
+        raise ValueError(f"window: this model sees 2 to {self._longest} latent frames at once, got {request.window}")
+      return request.window
+    return num_frames if num_frames <= self._longest else self.card.num_frames
 
-  def _check_given(self, plan: Plan, batch: int, given, order, noise: Noise | None) -> None:
+  def _plan(self, request: Request, num_frames: int | None) -> Plan:
+    sample = self.card.sample
+    num_frames = self.num_latent_frames(num_frames)
+    default = lambda value, own: own if value is None else value
+    return make_plan(
+        self.cfg, self.scheduler, num_frames=num_frames, window=self._window(request, num_frames),
+        num_sets=default(request.num_inference_steps, sample.num_inference_steps),
+        later_sets=request.later_inference_steps, refresh_every=request.refresh_every,
+        later_context=request.later_context,
+        num_steps=default(request.num_diffusion_steps, sample.num_diffusion_steps),
+        guidance=Guidance(
+            default(request.guidance_scale, sample.guidance_scale), request.min_guidance_scale, request.guidance_trunc,
+            request.guidance_renorm, request.image_guidance_scale),
+        flow_shift=request.flow_shift)
+
+  def _changes(self, request: Request, pair: Pair, num_latents: int) -> dict[int, Pair]:
+    """Return the conditions that take over, by latent frame."""
+    changes, (condition, null) = {}, pair
+    for frame, texts in sorted((request.later_prompts or {}).items()):
+      latent = frame if self.autoencoder is None or frame < 1 else latent_of(self.autoencoder, frame)
+      if not 1 <= latent < num_latents:
+        raise ValueError(f"later_prompts: expected frames after the first and within the clip, got {frame}")
+      changes[latent] = later_condition(condition, self.cfg, self.text_encoder, texts), null
+      if request.negative_prompt is None and request.negative_text_embeds is None:
+        changes[latent] = changes[latent][0], null | {"text_embeds": changes[latent][0]["text_embeds"]}
+    return changes
+
+  def _decode(self, frames, start: Start, num_latents: int, num_frames: int | None):
+    done = 0
+    for piece in decode_finished(self.autoencoder, frames, num_latents):
+      # A latent may stand for several frames, and a clip end among them.
+      piece = start.keep(piece[:, : None if num_frames is None else num_frames - done], done)
+      done += piece.shape[1]
+      yield piece
+
+  def _tell(self, on_set: Callable[[Step], None], plan: Plan) -> Callable[[Set], None]:
+
+    def tell(done: Set) -> None:
+      preview = lambda: np.asarray(self.autoencoder.decode(np.asarray(done.latents())[:, None]))[:, 0]
+      on_set(Step(done.frame, plan.num_frames, done.index, done.num_sets, preview))
+
+    return tell
+
+  def _check_arrays(self, plan: Plan, batch: int, start: Start, order, noise: Noise | None) -> None:
     """Refuse arrays whose shapes don't fit what is asked for."""
     latent, num_tokens, num_given = (*self.cfg.latent_size, self.cfg.latent_dim), self.cfg.num_image_tokens, 0
-    if given is not None:
-      num_given = given.shape[1]
-      if given.shape != (batch, num_given, *latent) or num_given > plan.num_frames:
+    if start.given is not None:
+      num_given = start.given.shape[1]
+      if start.given.shape != (batch, num_given, *latent) or num_given > plan.num_frames:
         raise ValueError(
-            f"given: expected {batch} clips of at most {plan.num_frames} latents of {latent}, got {given.shape}")
+            f"given: expected {batch} clips of at most {plan.num_frames} latents of {latent}, got {start.given.shape}")
     if order is not None and not np.array_equal(np.sort(order, axis=-1), [np.arange(num_tokens)] * batch):
       raise ValueError(f"order: expected {batch} permutations of {num_tokens} tokens, got shape {np.shape(order)}")
     if noise is not None:
+      if len(plan.sets) != len(plan.later_sets) or start.known is not None:
+        raise ValueError("noise: it is for equal sets in all frames, so give neither later_inference_steps nor mask")
       sets = (plan.num_frames - num_given, len(plan.sets))
       steps = (*sets, len(plan.table.time), batch, *latent) if self.scheduler.adds_noise else None
       got = noise.start.shape, None if noise.steps is None else noise.steps.shape
@@ -255,24 +240,30 @@ class Pipeline:
         raise ValueError(
             f"noise: expected start {(*sets, batch, *latent)} and steps {steps}, got {got[0]} and {got[1]}")
 
-  def _text(self, prompt, embeds, name: str) -> Condition:
-    """Return embeddings [B, L, E], zeros behind the text, and lengths [B]."""
-    if embeds is None:
-      if self.text_encoder is None:
-        raise ValueError("prompt: there is no text encoder; give text_embeds")
-      prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-      if not prompts:
-        raise ValueError("prompt: expected at least one")
-      embeds, lengths = self.text_encoder.encode(prompts)
-      return {"text_embeds": embeds, "text_lengths": lengths}
-    padded = np.zeros((len(embeds), self.cfg.text_len, self.cfg.text_dim), np.float32)
-    for row, embed in zip(padded, embeds):
-      if embed.ndim != 2 or embed.shape[1] != self.cfg.text_dim or len(embed) > self.cfg.text_len:
-        raise ValueError(
-            f"{name}: expected at most {self.cfg.text_len} rows of {self.cfg.text_dim} for each prompt, "
-            f"got {embed.shape}")
-      row[: len(embed)] = embed
-    return {"text_embeds": padded, "text_lengths": np.array([len(embed) for embed in embeds], np.int32)}
+
+def _fit(pair: Pair, start: Start, num_samples: int) -> tuple[Pair, Start, int]:
+  """Let one prompt serve all pictures and one picture all prompts, and repeat both for several samples."""
+  things = next((x for x in (start.given, start.known and start.known.latents) if x is not None), None)
+  prompts, count = num_rows(pair[0]), 1 if things is None else len(things)
+  if 1 not in (prompts, count) and prompts != count:
+    raise ValueError(f"expected one prompt, one picture or clip, or as many of both, got {prompts} and {count}")
+  count = max(prompts, count)
+  pair = tuple(repeat(spread(condition, count), num_samples) for condition in pair)
+
+  def fit(x):
+    return None if x is None else np.repeat(np.broadcast_to(x, (count, *x.shape[1:])), num_samples, axis=0)
+
+  known = None if start.known is None else start.known._replace(latents=fit(start.known.latents))
+  return pair, Start(fit(start.given), known, fit(start.pixels), start.fixed), count * num_samples
+
+
+def _lengthen(known: Known | None, num_frames: int) -> Known | None:
+  """Add frames of which nothing is known."""
+  if known is None:
+    return None
+  more = max(0, num_frames - len(known.tokens))
+  latents = np.pad(known.latents, ((0, 0), (0, more)) + ((0, 0),) * 3)
+  return Known(latents, np.pad(known.tokens, ((0, more), (0, 0))))
 
 
 def sample_keys(seed: int | Sequence[int], batch: int) -> jax.Array:

@@ -1,5 +1,7 @@
 """The command lines, as a user types them: what they write, and one line and exit code 2 for bad input."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*args):
-  return subprocess.run([sys.executable, "-m", *map(str, args)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+  # Every run compiles for itself: what is kept in a home folder must not matter to a test.
+  return subprocess.run(
+      [sys.executable, "-m", *map(str, args)], cwd=ROOT, capture_output=True, text=True, timeout=300,
+      env=os.environ | {"XDG_CACHE_HOME": os.devnull + "/none"})
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +31,20 @@ def test_sample_writes_what_it_says(model, tmp_path):
   done = run(
       "launch.sample", "--checkpoint", model, "--output", tmp_path, "--prompt", "one", "--prompt", "One!", "--fps=7.5")
   assert done.returncode == 0, done.stderr
-  assert sorted(path.name for path in tmp_path.iterdir()) == [
-      "000-one.gif", "000-one.mp4", "001-one.gif", "001-one.mp4", "sheet.png"]
+  names = sorted(path.name for path in tmp_path.iterdir())
+  assert [re.sub("-[0-9a-f]{8}", "", name) for name in names] == [
+      "000-one-sheet.png", "000-one.gif", "000-one.mp4", "001-one-sheet.png", "001-one.gif", "001-one.mp4", "sheet.png"]
+  made = tmp_path / names[5]
+  again = run("launch.sample", "--output", tmp_path / "again", "--reproduce", made, "--formats=mp4", "--low_memory")
+  assert again.returncode == 0, again.stderr
+  assert [path.read_bytes() for path in (tmp_path / "again").iterdir()] == [made.read_bytes()]
 
 
 @pytest.mark.parametrize("args, message", [
     (("--num_diffusion_steps=0",), "num_diffusion_steps: expected 1 to 1000, got 0"),
-    (("--num_frames=99",), "num_frames: this model makes 1 to 3 frames, got 99"),
+    (("--num_frames=0",), "num_frames: expected at least 1, got 0"), (("--then=up",), "--then: expected FRAME:PROMPT"),
+    (("--formats=avi",), "--formats: expected some of mp4"), (("--prompts={file}",), "expected a file of .txt"),
+    (("--image={file}",), "is not a picture"), (("--reproduce={file}.mp4",), "can't be read"),
     (("--prompt=a b c d e f",), "shorten it"), (("--checkpoint=/nowhere",), "there is no folder /nowhere"),
     (("--output={file}/sub",), "Not a directory"), (("--seed=-1",), "seed"), (("--guidance=3",), "guidance_scale")])
 def test_bad_input_of_sample(model, tmp_path, args, message):

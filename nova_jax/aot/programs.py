@@ -25,6 +25,7 @@ from nova_jax.models.nova import NOVA
 from nova_jax.models.transformer import Cache
 from nova_jax.sampling import sampler
 from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.temporal import begin_video, continue_video, prepare
 from nova_jax.sharding import fitting_spec, make_mesh, on, replicated, state_shardings
 from nova_jax.train.flops import executed_flops, sample_flops, train_flops
 from nova_jax.train.loop import Stage, make_loss, plan_stages
@@ -142,13 +143,13 @@ def sample_jobs(experiment: Experiment, mesh: Mesh) -> list[Job]:
   job = functools.partial(Job, mesh=mesh, dtype=model.dtype, inputs=inputs, stacks=_stacks(weights.state))
   temporal = [one(frames, sets=()) for frames in range(num_frames + 1)]
   jobs = [
-      job("sample text", lower=lower(sampler.prepare, condition, condition, num_passes=passes, num_frames=num_frames)),
-      job("sample first frame", lower=lower(sampler.begin_video, prefix, positions, cache, num_passes=passes),
+      job("sample text", lower=lower(prepare, condition, condition, num_passes=passes, num_frames=num_frames)),
+      job("sample first frame", lower=lower(begin_video, prefix, positions, cache, num_passes=passes),
           flops=temporal[1])]
   if num_frames > 1:
     jobs.append(job(
         "sample next frame", runs=num_frames - 1, flops=temporal[-1] - temporal[-2],
-        lower=lower(sampler.continue_video, latents, cond, positions, cache, number, num_passes=passes)))
+        lower=lower(continue_video, latents, cond, positions, cache, number, num_passes=passes)))
   jobs.append(job(
       "sample set", runs=num_frames * len(plan.sets), samples=batch,
       flops=one(1, sets=((largest.max_visible, largest.max_size),)) - temporal[1],

@@ -29,6 +29,7 @@ class Autoencoder(Protocol):
 
   latent_dim: int  # C.
   spatial_stride: int  # Pixels a latent spans, each way.
+  channels: int  # Of pixels.
 
   def encode(self, pixels: UInt8[Array, "B frames height width channels"]) -> Float32[Array, "B T h w C"]:
     """Encode a clip into latents, shifted and scaled as the model expects them."""
@@ -41,6 +42,12 @@ class Autoencoder(Protocol):
 
   def num_frames(self, num_latent_frames: int) -> int:
     """Return how many frames decode from `num_latent_frames`."""
+
+  def latent_tiles(self, num_latent_frames: int) -> list[slice]:
+    """Return the latents that are decoded together; later ones may repeat the end of the one before."""
+
+  def new_frames(self, latents: Float32[Array, "B T h w C"], first: bool) -> UInt8[Array, "B frames height width c"]:
+    """Decode one such tile, without the frames that it shares with the one before."""
 
 
 # By name: of grey pixels, as the moving digits have, and of pixels in colour.

@@ -46,6 +46,7 @@ class NeuralAutoencoder:
     self.latent_dim: int = network.latent_dim
     self.spatial_stride: int = network.spatial_stride
     self.shift, self.factor = (np.asarray(value, np.float32) for value in network.scaling())
+    self.channels = 3
     self.time_tiles, self.space_tile, self.batch_size = time_tiles, space_tile, batch_size
     graph, state = nnx.split(network)
     self._state = jax.device_put(state, device)
@@ -117,6 +118,16 @@ class NeuralAutoencoder:
   def num_frames(self, num_latent_frames: int) -> int:
     """Return how many frames decode from `num_latent_frames`; as many as no clip has are a ValueError."""
     return self.time_tiles.num_frames(num_latent_frames)
+
+  def latent_tiles(self, num_latent_frames: int) -> list[slice]:
+    """Return the latents that are decoded together; as many as no clip has are a ValueError."""
+    return self.time_tiles.latent_tiles(num_latent_frames)
+
+  def new_frames(
+      self, latents: Float[Array, "B T h w C"], first: bool
+  ) -> UInt8[np.ndarray, "B frames height width 3"]:
+    """Decode one such tile, without the frames that it shares with the one before."""
+    return self.decode(latents)[:, 0 if first else self.time_tiles.frame_overlap:]
 
   def _decode(self, latents, finish: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     z = self.unscale(np.asarray(latents, np.float32))

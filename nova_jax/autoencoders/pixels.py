@@ -49,3 +49,14 @@ class PixelAutoencoder:
 
   def num_frames(self, num_latent_frames: int) -> int:
     return num_latent_frames
+
+  @property
+  def channels(self) -> int:
+    return self.latent_dim
+
+  def latent_tiles(self, num_latent_frames: int) -> list[slice]:
+    return [slice(t, t + 1) for t in range(num_latent_frames)]
+
+  def new_frames(self, latents: Float32[Array, "*B C"], first: bool) -> UInt8[Array, "*B C"]:
+    del first  # Tiles share nothing.
+    return self.decode(latents)

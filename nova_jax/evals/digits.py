@@ -119,7 +119,7 @@ def score(
   read = np.stack([classifier.read(frame) for frame in frames])
   shares = {"digit": _share(read[0] == digits)}
   if num_frames > 1:
-    shares["direction"] = _share(_moves(frames) == np.asarray(directions))
+    shares["direction"] = _share(moves_of(frames) == np.asarray(directions))
     shares["same_digit"] = _share((read == read[0]).all(0))
     shares["retrieval@1"] = _share(_retrieved(frames[0], frames[1], digits))
     shares["retrieval@last"] = _share(_retrieved(frames[0], frames[-1], digits))
@@ -149,7 +149,7 @@ def _features(crops: np.ndarray) -> np.ndarray:
   return crops.reshape(len(crops), -1) / 255
 
 
-def _moves(frames: np.ndarray) -> np.ndarray:
+def moves_of(frames: np.ndarray) -> np.ndarray:
   """Return the direction in which the digits of `frames` [T,n,h,w] move before a bounce can come; "" if undecided."""
   last = min(len(frames) - 1, clips_lib.free_moves(min(frames.shape[2:])))
   rows, columns = (locate(frames[last]) - locate(frames[0])).T

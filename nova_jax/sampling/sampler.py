@@ -8,41 +8,26 @@ costs two compilations of the temporal step and one for each group of sets (`set
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
 from nova_jax.diffusion.loss import mask_of
 from nova_jax.models.embeddings import patchify, unpatchify
-from nova_jax.models.layers import cast_weights, unstack
-from nova_jax.models.nova import NOVA, Condition
+from nova_jax.models.layers import unstack
+from nova_jax.models.nova import Condition
 from nova_jax.models.tokens import put, take
-from nova_jax.models.transformer import Cache
 from nova_jax.sampling.guidance import Guidance, Strength
+from nova_jax.sampling.reuse import Features, encode_set
 from nova_jax.sampling.sets import TokenSet, draw_order, token_sets
+from nova_jax.sampling.temporal import Memory, Model
 from nova_jax.sharding import mesh_of, on, whole
-
-
-class Model(NamedTuple):
-  """A transformer split once, for many calls, into its static part and its arrays."""
-
-  graph: nnx.GraphDef
-  state: nnx.State
-
-  @classmethod
-  def of(cls, module: NOVA) -> "Model":
-    # Each set reads all weights: they are stored as they are used.
-    return cls(*cast_weights(module, module.cfg.dtype))
-
-  def merge(self) -> NOVA:
-    return nnx.merge(self.graph, self.state)
 
 
 class Noise(NamedTuple):
@@ -55,33 +40,68 @@ class Noise(NamedTuple):
   steps: Float[Array, "F S K B h w C"] | None = None
 
 
+class Known(NamedTuple):
+  """Tokens that are given and not written: the rest of the picture is made to fit them."""
+
+  latents: Float[Array, "B T h w C"]
+  tokens: Bool[np.ndarray, "T N"]  # Which, the same for all samples.
+
+
+class Set(NamedTuple):
+  """A finished set, as it is told to `on_set`."""
+
+  frame: int
+  index: int
+  num_sets: int  # Of this frame.
+  latents: Callable[[], Float[Array, "B h w C"]]  # The frame so far; zero, the mean, where nothing is written yet.
+
+
 class Plan(NamedTuple):
   """What to generate, apart from condition and randomness."""
 
   cfg: ModelConfig
   num_frames: int  # T, given ones included.
-  sets: tuple[TokenSet, ...]
+  sets: tuple[TokenSet, ...]  # Of frame 0.
+  later_sets: tuple[TokenSet, ...]
   table: Any  # The scheduler's steps.
   guidance: Guidance
+  window: int  # W, frames that the temporal encoder sees at most, the one it makes included.
+  num_sets: tuple[int, int]  # Asked for, for frame 0 and later ones.
+  refresh_every: int = 1  # Sets from one full pass of the spatial encoder to the next (`reuse.py`).
+  later_context: int | None = None  # Frames before a change of the condition that are still seen; None for all.
+
+  def sets_of(self, frame: int, num_known: int = 0) -> tuple[TokenSet, ...]:
+    """Return the sets that write a frame of which `num_known` tokens are given."""
+    if num_known:
+      return token_sets(self.cfg.num_image_tokens, self.num_sets[frame > 0], num_known)
+    return self.later_sets if frame else self.sets
 
 
 def make_plan(
     cfg: ModelConfig, scheduler: Scheduler, *, num_frames: int, num_sets: int, num_steps: int, guidance: Guidance,
-    flow_shift: float | None = None,
+    flow_shift: float | None = None, later_sets: int | None = None, window: int | None = None,
+    refresh_every: int = 1, later_context: int | None = None,
 ) -> Plan:
-  """Check what is asked for, and tabulate it."""
+  """Check what is asked for, and tabulate it; `later_sets` and `window` default to `num_sets` and `num_frames`."""
   if num_frames < 1:
     raise ValueError(f"num_frames: expected at least 1, got {num_frames}")
   if not 1 <= num_steps <= scheduler.num_train_timesteps:
     raise ValueError(f"num_diffusion_steps: expected 1 to {scheduler.num_train_timesteps}, got {num_steps}")
-  sets = token_sets(cfg.num_image_tokens, num_sets)
-  return Plan(cfg, num_frames, sets, scheduler.steps(num_steps, flow_shift), guidance)
+  window = num_frames if window is None else min(window, num_frames)
+  if window < min(num_frames, 2):
+    raise ValueError(f"window: expected 2 frames or more, a given one and the next, got {window}")
+  numbers = num_sets, num_sets if later_sets is None else later_sets
+  sets = [token_sets(cfg.num_image_tokens, number) for number in numbers]
+  return Plan(
+      cfg, num_frames, *sets, scheduler.steps(num_steps, flow_shift), guidance, window, numbers, refresh_every,
+      later_context)
 
 
 def generate(
     model: Model, scheduler: Scheduler, plan: Plan, condition: Condition, null: Condition, *, keys: Key[Array, "B"],
     given: Float[Array, "B G h w C"] | None = None, order: Int[Array, "B N"] | None = None, noise: Noise | None = None,
-    on_set: Callable[[int, int], None] | None = None,
+    known: Known | None = None, changes: Mapping[int, tuple[Condition, Condition]] | None = None,
+    on_set: Callable[[Set], None] | None = None,
 ) -> Iterator[Float[Array, "B h w C"]]:
   """Yield latent frames as they are finished, given ones first.
 
@@ -95,57 +115,77 @@ def generate(
     given: the first G latent frames, which are kept as they are and condition all later ones.
     order: the order in which tokens are written, to reproduce a generation.
     noise: the noise, to reproduce a generation.
-    on_set: called with (frame, set) when a set is finished.
+    known: tokens of the frames to come, which are kept as they are; they lead the order.
+    changes: the condition, and that of unconditional passes, that take over from a frame on.
+    on_set: called when a set is finished.
   """
-  cfg, guidance, mesh = plan.cfg, plan.guidance, mesh_of(model.state)
-  num_given = 0 if given is None else given.shape[1]
+  cfg, mesh = plan.cfg, mesh_of(model.state)
+  num_given, changes = 0 if given is None else given.shape[1], changes or {}
   order_keys, noise_keys = fold(keys, 0), fold(keys, 1)
   order = draw_order(order_keys, cfg.num_image_tokens) if order is None else jnp.asarray(order)
   with on(mesh):
-    prefix, positions = prepare(model, condition, null, num_passes=guidance.num_passes, num_frames=plan.num_frames)
-  cache = Cache.empty(
-      cfg, cfg.temporal_depth, prefix.shape[0], prefix.shape[1] + plan.num_frames * cfg.num_video_tokens)
-  frame = anchor = None
+    memory = Memory.of(model, cfg, condition, null, num_passes=plan.guidance.num_passes, window=plan.window)
   for t in range(plan.num_frames):
     with on(mesh):
-      if t == 0:
-        cond, cache = begin_video(model, prefix, positions, cache, num_passes=guidance.num_passes)
-        anchor = cond
-      else:
-        cond, cache = continue_video(model, frame, anchor, positions, cache, t, num_passes=guidance.num_passes)
+      if t in changes:
+        memory = memory.follow(*changes[t], cfg, plan.later_context)
       if t < num_given:
         frame = jnp.asarray(given[:, t])
       else:
+        cond, memory = memory.read()
         frame_noise = None if noise is None else jax.tree.map(lambda x: x[t - num_given], noise)
+        frame_known = None if known is None else Known(known.latents[:, t], known.tokens[t])
         frame = _generate_frame(
-            model, scheduler, plan, cond, order, fold(noise_keys, t), frame_noise,
-            functools.partial(on_set, t) if on_set else None)
+            model, scheduler, plan, t, cond, order, fold(noise_keys, t), frame_noise, frame_known, on_set)
         frame = whole(frame, mesh)
+      memory = memory.add(frame)
     yield frame
 
 
-def _generate_frame(model, scheduler, plan, cond, order, keys, noise, on_set):
+def _generate_frame(model, scheduler, plan, t, cond, order, keys, noise, known, on_set):
   """Return one frame [B, h, w, C], its sets written one after another."""
   cfg, num_steps = plan.cfg, len(plan.table.time)
   num_guided = int(np.sum(plan.table.time >= plan.guidance.truncation)) if plan.guidance.num_passes > 1 else num_steps
-  x = jnp.zeros((order.shape[0], cfg.num_image_tokens, cfg.patch_dim), jnp.float32)
-  for i, token_set in enumerate(plan.sets):
+  if known is None:
+    x, sets = jnp.zeros((order.shape[0], cfg.num_image_tokens, cfg.patch_dim), jnp.float32), plan.sets_of(t)
+  else:
+    x, order, sets = begin_with_known(known, order, plan, t)
+
+  features = None
+  if plan.refresh_every > 1:
+    features = Features.empty(cfg, cond.shape[0])
+
+  def tell(index, x):
+    if on_set is not None:
+      jax.block_until_ready(x)  # The device has the next set already.
+      on_set(Set(t, index, len(sets), lambda: unpatchify(x, cfg.image_grid, cfg.patch_size)))
+
+  for i, token_set in enumerate(sets):
     if noise is None:
       start_noise, step_noise = draw_noise(fold(keys, i), cfg, num_steps if scheduler.adds_noise else 0)
     else:
       start_noise, step_noise = jax.tree.map(lambda x: patchify(jnp.asarray(x[i]), cfg.patch_size), noise)
-    before = x
-    x = write_set(
+    before, last = x, sets[max(i - 1, 0)]
+    x, features = write_set(
         model, before, cond, order, token_set.start, token_set.size, start_noise, step_noise, plan.table,
-        plan.guidance.strength(i, len(plan.sets)), scheduler=scheduler, num_passes=plan.guidance.num_passes,
-        num_guided=num_guided, max_visible=token_set.max_visible, max_size=token_set.max_size)
-    if on_set is not None and i > 0:
-      jax.block_until_ready(before)  # The set before: the device has its next one already.
-      on_set(i - 1)
-  if on_set is not None:
-    jax.block_until_ready(x)
-    on_set(len(plan.sets) - 1)
+        plan.guidance.strength(i, len(sets)), scheduler=scheduler, num_passes=plan.guidance.num_passes,
+        num_guided=num_guided, max_visible=token_set.max_visible, max_size=token_set.max_size,
+        features=features, num_new=last.size,
+        max_new=max(last.max_size, token_set.max_size) if i % plan.refresh_every else None)
+    if i > 0:
+      tell(i - 1, before)
+  if sets:
+    tell(len(sets) - 1, x)
   return unpatchify(x, cfg.image_grid, cfg.patch_size)
+
+
+def begin_with_known(
+    known: Known, order: Int[Array, "B N"], plan: Plan, frame: int
+) -> tuple[Float[Array, "B N P"], Int[Array, "B N"], tuple[TokenSet, ...]]:
+  """Return a frame with its known tokens, the order with these first, and the sets that write the others."""
+  x = jnp.where(known.tokens[:, None], patchify(jnp.asarray(known.latents), plan.cfg.patch_size), 0)
+  places = jnp.argsort(~known.tokens[order], axis=-1, stable=True)
+  return x, jnp.take_along_axis(order, places, axis=-1), plan.sets_of(frame, int(known.tokens.sum()))
 
 
 def fold(keys: Key[Array, "B"], data: int) -> Key[Array, "B"]:
@@ -166,56 +206,16 @@ def draw_noise(
       lambda key: jax.random.normal(jax.random.fold_in(key, 1), (num_steps, *shape)), out_axes=1)(keys)
 
 
-@functools.partial(jax.jit, static_argnames=("num_passes", "num_frames"))
-def prepare(model: Model, condition: Condition, null: Condition, *, num_passes: int, num_frames: int):
-  """Return the passes' prefixes [passes·B, P, D] and all frames' absolute positions [T, M, D] (None if rotary)."""
-  nova = model.merge()
-  conditions = [nova.embed_condition(c) for c in [condition, null, null][:num_passes]]
-  positions = None if nova.video_pos_embed is None else nova.video_pos_embed(num_frames)
-  return jnp.concatenate(conditions), positions
-
-
-def _passes(nova: NOVA, frame: Float[Array, "B M D"], positions: Float[Array, "M D"] | None, num_passes: int):
-  """Repeat a frame's embedding for all passes.
-
-  With image guidance the second pass sees the bare begin vector instead.
-  """
-  frame = frame if positions is None else frame + positions
-  frames = [frame] * num_passes
-  if num_passes == 3:
-    frames[1] = nova.begin(frame.shape[0])
-  return jnp.concatenate(frames)
-
-
-@functools.partial(jax.jit, static_argnames=("num_passes",), donate_argnames=("cache",))
-def begin_video(model: Model, prefix: Float[Array, "B P D"], positions, cache: Cache, *, num_passes: int):
-  """Run the temporal encoder on the prefix and the begin frame; return c_0 [passes·B, M, D] and the cache."""
-  nova = model.merge()
-  begin = nova.begin(prefix.shape[0] // num_passes)
-  frame = _passes(nova, begin, None if positions is None else positions[0], num_passes)
-  return nova.video_encoder.extend(frame, prefix, cache, 0)
-
-
-@functools.partial(jax.jit, static_argnames=("num_passes",), donate_argnames=("cache",))
-def continue_video(
-    model: Model, last: Float[Array, "B h w C"], anchor: Float[Array, "passes*B M D"], positions, cache: Cache, t: int,
-    *, num_passes: int,
-):
-  """Extend the temporal encoder by the frame before `t`; return the modulated c_t [passes·B, M, D] and the cache."""
-  nova = model.merge()
-  frame = nova.embed_frames(last[:, None])[:, 0]
-  frame = _passes(nova, frame, None if positions is None else positions[t], num_passes)
-  cond, cache = nova.video_encoder.extend(frame, None, cache, t)
-  return nova.video_encoder.scale_and_shift(anchor, cond), cache
-
-
-@functools.partial(jax.jit, static_argnames=("scheduler", "num_passes", "num_guided", "max_visible", "max_size"))
+@functools.partial(
+    jax.jit, static_argnames=("scheduler", "num_passes", "num_guided", "max_visible", "max_size", "max_new"),
+    donate_argnames=("features",))
 def write_set(
     model: Model, x: Float[Array, "B N P"], cond: Float[Array, "passes*B M D"], order: Int[Array, "B N"], start: int,
     size: int, start_noise: Float[Array, "B N P"], step_noise: Float[Array, "K B N P"] | None, table: Any,
     strength: Strength, *, scheduler: Scheduler, num_passes: int, num_guided: int, max_visible: int, max_size: int,
-) -> Float[Array, "B N P"]:
-  """Write the tokens order[start : start + size] of a frame.
+    features: Features | None = None, num_new: int = 0, max_new: int | None = None,
+) -> tuple[Float[Array, "B N P"], Features | None]:
+  """Write the tokens order[start : start + size] of a frame; return it, and the features.
 
   Args:
     model: the transformer.
@@ -230,6 +230,9 @@ def write_set(
     num_passes: of guidance; the last K − num_guided steps run the conditional one alone.
     num_guided: diffusion steps with guidance.
     max_visible, max_size: padded sizes of what is known and of the set.
+    features: what earlier sets of the frame have left, to be reused; None for exact generation.
+    num_new: of the known tokens, those that `features` does not know yet.
+    max_new: their padded number; None to compute all features anew.
   """
   nova = model.merge()
   batch, num_tokens, _ = x.shape
@@ -239,7 +242,12 @@ def write_set(
   tokens = nova.mask_tokens(x, mask_of(visible, start, num_tokens)[..., None])
   ids = jax.lax.dynamic_slice_in_dim(jnp.pad(order, ((0, 0), (0, max_size))), start, max_size, axis=1)
   repeat = lambda x: jnp.tile(x, (num_passes, *[1] * (x.ndim - 1)))
-  z = nova.image_encoder(repeat(tokens), repeat(visible), start, cond, repeat(ids))
+  if features is None:
+    z = nova.image_encoder(repeat(tokens), repeat(visible), start, cond, repeat(ids))
+  else:
+    z, features = encode_set(
+        nova.image_encoder, repeat(tokens), repeat(order), start, cond, repeat(ids), features, max_visible, num_new,
+        max_new)
   decoder = nova.image_decoder
   z = decoder.condition(z.reshape(num_passes, batch, max_size, -1))
   times, blocks = decoder.embed_time(table.time, z.dtype), unstack(decoder.blocks)
@@ -259,4 +267,4 @@ def write_set(
     steps = jax.tree.map(lambda column: column[part], (table, times, step_noise))
     if len(steps[0].time):
       sample, _ = jax.lax.scan(denoise(passes), sample, steps)
-  return put(x, jnp.where(valid, ids, num_tokens), sample)
+  return put(x, jnp.where(valid, ids, num_tokens), sample), features

@@ -37,10 +37,10 @@ def set_sizes(num_tokens: int, num_sets: int) -> Int[np.ndarray, "S"]:
   return sizes[sizes > 0]
 
 
-def token_sets(num_tokens: int, num_sets: int) -> tuple[TokenSet, ...]:
-  """Return the sets of a frame in order, each with the padded shapes of its group."""
-  sizes = set_sizes(num_tokens, num_sets)
-  starts = np.cumsum(sizes) - sizes
+def token_sets(num_tokens: int, num_sets: int, num_known: int = 0) -> tuple[TokenSet, ...]:
+  """Return the sets of a frame in order, each with the padded shapes of its group; `num_known` tokens need none."""
+  sizes = set_sizes(num_tokens - num_known, num_sets)
+  starts = num_known + np.cumsum(sizes) - sizes
   groups = np.arange(len(sizes)) * MAX_GROUPS // len(sizes)
   return tuple(
       TokenSet(int(start), int(size), int(starts[groups == group].max()), int(sizes[groups == group].max()))

@@ -10,7 +10,7 @@ from flax import nnx
 from models.test_nova import TINY, inputs, make, with_positions
 from nova_jax.config import SchedulerConfig
 from nova_jax.diffusion import make_scheduler
-from nova_jax.sampling import sampler
+from nova_jax.sampling import sampler, temporal
 from nova_jax.sampling.guidance import Guidance
 
 FLOW = make_scheduler(SchedulerConfig())
@@ -68,7 +68,7 @@ def test_cached_generation_equals_recomputation(monkeypatch, rotary):
     outputs = [nova.anchor(nova.temporal(latents, nova.embed_condition(c)))[:, t] for c in (condition, null)]
     return np.concatenate(outputs), cache
 
-  monkeypatch.setattr(sampler, "continue_video", recompute)
+  monkeypatch.setattr(temporal, "continue_video", recompute)
   np.testing.assert_allclose(run(), cached, atol=1e-4 * np.abs(cached).max())
   assert len(history) == num_frames - 1
 
@@ -79,11 +79,11 @@ def test_seeds_matter_and_repeat():
 
 
 def test_the_number_of_sets_and_the_scale_compile_nothing_new():
-  for function in (sampler.write_set, sampler.begin_video, sampler.continue_video, sampler.prepare):
+  for function in (sampler.write_set, temporal.begin_video, temporal.continue_video, temporal.prepare):
     function.clear_cache()
   run(num_sets=8)
   assert sampler.write_set._cache_size() <= 4
-  sizes = [f._cache_size() for f in (sampler.begin_video, sampler.continue_video, sampler.prepare)]
+  sizes = [f._cache_size() for f in (temporal.begin_video, temporal.continue_video, temporal.prepare)]
   assert sizes == [1, 1, 1]
   before = sampler.write_set._cache_size()
   run(num_sets=8, seed=5, guidance=Guidance(7.0, min_scale=2.0))

@@ -1,0 +1,41 @@
+"""Score a digits model on every task: `python -m benchmarks.digit_tasks --checkpoint runs/digits --output out`.
+
+Image to video, continuation, four times the trained length, a prompt that changes on the way, and inpainting, on
+held-out digits; prints the scores of `nova_jax/evals/digit_tasks.py` and writes `TASK.png`, a clip a row.
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from nova_jax import cli, media
+from nova_jax.evals.digit_tasks import Tasks
+from nova_jax.files import write_atomically
+from nova_jax.pipeline import Pipeline
+
+flags.DEFINE_string("checkpoint", None, "Model folder: the workdir of a training run.")
+flags.DEFINE_string("output", None, "Folder to write to.")
+flags.DEFINE_integer("num_cases", 100, "Of each task.", lower_bound=1)
+flags.DEFINE_integer("refresh_every", 1, "Sets from one full pass of the spatial encoder to the next; 1 is exact.")
+flags.DEFINE_integer("seed", 0, "Of all randomness.")
+
+SHEET_CLIPS = 20
+
+
+def main() -> None:
+  """Generate, score, print and write."""
+  args = flags.FLAGS
+  output = Path(args.output)
+  output.mkdir(parents=True, exist_ok=True)
+  tasks = Tasks(Pipeline.load(args.checkpoint), args.num_cases, args.seed, {"refresh_every": args.refresh_every})
+  scores = {}
+  for name, (clips, values) in tasks.run().items():
+    scores[name] = {key: round(float(value), 4) for key, value in values.items()}
+    print(f"{name:<16}" + ", ".join(f"{key} {value:g}" for key, value in scores[name].items()), flush=True)
+    media.write_sheet(output / f"{name}.png", clips[:SHEET_CLIPS, ..., None], tasks.prompts[:SHEET_CLIPS])
+  write_atomically(output / "tasks.json", json.dumps({"cases": args.num_cases, **scores}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  cli.run(main, required=("checkpoint", "output"))

@@ -1,0 +1,45 @@
+"""Decoding while latents are still being made: frames are handed out as soon as the autoencoder can decode them.
+
+Invariants: the pieces together are what `decode` makes of the whole clip, bit for bit; no more latents are kept than
+one tile in time has.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from nova_jax.autoencoders import Autoencoder
+from nova_jax.autoencoders.pixels import Array
+
+
+def decode_finished(
+    autoencoder: Autoencoder, latents: Iterable[Float[Array, "B h w C"]], num_latents: int
+) -> Iterator[UInt8[np.ndarray, "B frames height width c"]]:
+  """Yield the frames of a clip of `num_latents` latent frames, which come one by one."""
+  tiles = iter(autoencoder.latent_tiles(num_latents))
+  tile, kept = next(tiles), []
+  for t, latent in enumerate(latents):
+    kept.append(np.asarray(latent))
+    if t + 1 < tile.stop:
+      continue
+    yield np.asarray(autoencoder.new_frames(np.stack(kept, axis=1), first=tile.start == 0))
+    tile = next(tiles, None)
+    kept = [] if tile is None else kept[len(kept) - (t + 1 - tile.start):]
+
+
+def span_of(autoencoder: Autoencoder, latent: int) -> range:
+  """Return the frames that a clip gains by its latent frame `latent`."""
+
+  def num_frames(num_latents: int) -> int:
+    try:
+      return autoencoder.num_frames(num_latents) if num_latents else 0
+    except ValueError:  # No clip has so many: the latent shows a frame that the ones before it show.
+      return num_frames(num_latents - 1)
+
+  return range(num_frames(latent), num_frames(latent + 1))
+
+
+def latent_of(autoencoder: Autoencoder, frame: int) -> int:
+  """Return the latent frame that shows a frame."""
+  return next(t for t in range(frame + 1) if frame in span_of(autoencoder, t))

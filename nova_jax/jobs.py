@@ -1,0 +1,168 @@
+"""Batches of clips from settings to files, as `launch.sample` makes them.
+
+Clips are grouped by the shapes of their arrays and generated in batches of a fixed size; the last is filled up with
+copies of its last clip. What is there already is not made again.
+Invariants: what is in a file depends neither on what was there before, nor on where an earlier run was killed.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from nova_jax.convert.folders import load_text_encoder, open_folder
+from nova_jax.pipeline import Pipeline, Step
+from nova_jax.progress import Progress
+from nova_jax.recipe import Recipe, digest_files, digest_weights, paths_of, write_outputs
+from nova_jax.request import Texts
+from nova_jax.text import TextEncoder
+
+# What differs between the clips of a batch; all else is common to it.
+_OWN = ("prompt", "negative_prompt", "label", "image", "video", "seed")
+
+
+class _Warm(Exception):
+  """Ends a generation that was for its programs alone."""
+
+
+class KnownTexts:
+  """Embeddings made before, in place of their encoder; a `TextEncoder`.
+
+  Args:
+    encoder: is asked once for all prompts, and not kept.
+    prompts: all that will be asked for.
+  """
+
+  def __init__(self, encoder: TextEncoder, prompts: Sequence[str]):
+    self.dim, self.max_length = encoder.dim, encoder.max_length
+    # One at a time: the memory of the longest, and numbers that don't depend on the others.
+    self._known = {prompt: encoder.encode([prompt]) for prompt in dict.fromkeys(prompts)}
+
+  def encode(self, prompts: Sequence[str]) -> tuple[Float32[np.ndarray, "B L E"], Int32[np.ndarray, "B"]]:
+    embeds, lengths = zip(*(self._known[prompt] for prompt in prompts))
+    return np.concatenate(embeds), np.concatenate(lengths)
+
+
+def encode_first(checkpoint: str | Path, clips: Sequence[Mapping[str, Any]]) -> KnownTexts | None:
+  """Embed all prompts with the text encoder of a model folder, before anything else is loaded; None if it has none."""
+  card = open_folder(Path(checkpoint)).card
+  return known_texts(load_text_encoder(card.text_encoder, card.model, checkpoint) if card.model else None, clips)
+
+
+def known_texts(encoder: TextEncoder | None, clips: Sequence[Mapping[str, Any]]) -> KnownTexts | None:
+  """Embed all prompts of clips."""
+  if encoder is None:
+    return None
+  texts = []
+  for clip in clips:
+    later: list[Texts] = list(clip.get("later_prompts", {}).values())
+    for value in (clip.get("prompt"), clip.get("negative_prompt", ""), *later):
+      texts += [value] if isinstance(value, str) else list(value or [])
+  return KnownTexts(encoder, texts)
+
+
+def plan_batches(clips: Sequence[Mapping[str, Any]], batch_size: int) -> Iterator[list[int]]:
+  """Yield the clips of each batch, by their places in the list; a batch may be shorter than its rows."""
+  groups: dict[str, list[int]] = {}
+  for i, clip in enumerate(clips):
+    common = {name: value for name, value in clip.items() if name not in _OWN}
+    groups.setdefault(json.dumps([common, "image" in clip, "video" in clip], sort_keys=True), []).append(i)
+  for group in groups.values():
+    for start in range(0, len(group), batch_size):
+      yield group[start : start + batch_size]
+
+
+def make_recipes(
+    pipe: Pipeline, checkpoint: str, weights: str, clips: Sequence[Mapping[str, Any]], batches: Sequence[Sequence[int]],
+    batch_size: int,
+) -> list[Recipe]:
+  """Return how each clip is made."""
+  digest, recipes = digest_weights(pipe), {}
+  for batch in batches:
+    for row, i in enumerate(batch):
+      recipes[i] = Recipe(
+          str(Path(checkpoint).absolute()), f"{weights} {digest}", pipe.cfg.dtype, clips[i], digest_files(clips[i]),
+          (row, batch_size))
+  return [recipes[i] for i in range(len(clips))]
+
+
+def check_same(pipe: Pipeline, recipe: Recipe) -> None:
+  """Refuse to reproduce with other weights or files than a recipe names."""
+  if recipe.weights.split()[1] != digest_weights(pipe):
+    raise ValueError("--reproduce: the model's weights are not those that the output was made with")
+  changed = [name for name, digest in digest_files(recipe.settings).items() if digest != recipe.files[name]]
+  if changed:
+    raise ValueError(f"--reproduce: {changed[0]} {recipe.settings[changed[0]]} is not what it was")
+
+
+def run(
+    pipe: Pipeline, recipes: Sequence[Recipe], batches: Sequence[Sequence[int]], output: Path,
+    formats: tuple[str, ...], progress: Progress,
+) -> list[list[Path]]:
+  """Make all clips that aren't there; return every clip's files."""
+  files, waiting = [[] for _ in recipes], []
+  for batch in batches:
+    for i in batch:
+      num_frames = recipes[i].settings.get("num_frames", pipe.card.num_frames)
+      files[i] = list(paths_of(output, recipes[i].name(i), formats, num_frames).values())
+    if not all(path.exists() for i in batch for path in files[i]):
+      waiting.append(batch)
+  for number, batch in enumerate(waiting):
+
+    def tell(step: Step) -> None:
+      done, each = step.frame * step.num_sets + step.index + 1, step.num_frames * step.num_sets
+      what = (f"clip {batch[0] + 1}-{batch[-1] + 1}/{len(recipes)}, frame {step.frame + 1}/{step.num_frames}, "
+              f"set {step.index + 1}/{step.num_sets}")
+      progress.show(number * each + done, len(waiting) * each, what)
+
+    made = make(pipe, [recipes[i] for i in batch], "latent" if formats == ("latents",) else "pixels", tell)
+    for i, clip in zip(batch, made):
+      if not all(path.exists() for path in files[i]):
+        fps = recipes[i].settings.get("fps", pipe.card.sample.fps)
+        write_outputs(output, recipes[i].name(i), recipes[i], formats, clip, fps)
+  return files
+
+
+def make(pipe: Pipeline, recipes: Sequence[Recipe], output: str, on_set=None) -> list[np.ndarray]:
+  """Generate the clips of one batch, each in the row that its recipe names; other rows are copies."""
+  rows: list[Recipe | None] = [None] * recipes[0].batch[1]
+  for recipe in recipes:
+    rows[recipe.batch[0]] = recipe
+  clips = [(row or recipes[-1]).settings for row in rows]
+  settings = {name: value for name, value in clips[0].items() if name not in _OWN}
+  for name in _OWN:
+    if any(name in clip for clip in clips):
+      # No negative prompt is the same as an empty one.
+      settings[name] = [clip.get(name, "") if name == "negative_prompt" else clip[name] for clip in clips]
+  made = pipe(**settings, output=output, on_set=on_set)
+  return [made[recipe.batch[0]] for recipe in recipes]
+
+
+def warm_up(pipe: Pipeline, recipes: Sequence[Recipe], batches: Sequence[Sequence[int]]) -> None:
+  """Compile what the batches need, by generating the first frames of one of each kind."""
+  seen = set()
+  for batch in batches:
+    recipe = recipes[batch[0]]
+    kind = json.dumps({name: value for name, value in recipe.settings.items() if name not in _OWN}, sort_keys=True)
+    if kind in seen:
+      continue
+    seen.add(kind)
+    new = 0
+
+    def count(step: Step) -> None:
+      nonlocal new
+      new += step.index + 1 == step.num_sets
+      if new == 2:  # Later frames run the same programs.
+        raise _Warm
+
+    try:
+      make(pipe, [recipe], "latent", count)
+    except _Warm:
+      pass
+    num_frames = pipe.num_latent_frames(recipe.settings.get("num_frames"))
+    latents = np.zeros((1, num_frames, *pipe.cfg.latent_size, pipe.cfg.latent_dim), np.float32)
+    for size in {tile.stop - tile.start for tile in pipe.autoencoder.latent_tiles(num_frames)}:
+      pipe.autoencoder.decode(latents[:, :size])

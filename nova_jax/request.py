@@ -1,0 +1,139 @@
+"""What a caller of the pipeline asks for: every setting of a generation, in one place.
+
+Invariant: an unknown name is an error that names the nearest known one.
+"""
+
+import dataclasses
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from nova_jax.config import did_you_mean
+from nova_jax.sampling.sampler import Noise
+
+TextEmbeds = Float[Array, "B L E"] | Sequence[Float[Array, "l E"]]
+Texts = str | Sequence[str]
+
+# Settings by name, for a quick look, for long videos, and as the paper evaluates.
+PRESETS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({
+    "draft": {"num_inference_steps": 16, "num_diffusion_steps": 10, "later_inference_steps": 8, "refresh_every": 4},
+    "fast": {"refresh_every": 3},
+    "paper": {"num_inference_steps": 128, "num_diffusion_steps": 100, "guidance_scale": 7.0},
+})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+  """The settings of one call; what is None takes the model's own default (`nova.json`).
+
+  Attributes:
+    prompt: one or several texts; or give `text_embeds`. One prompt serves all pictures, and one picture all prompts.
+    text_embeds: a text encoder's output, [B, L, E] or a list of [l, E].
+    negative_prompt: what the unconditional passes see instead of no text.
+    negative_text_embeds: the same as embeddings.
+    label: classes, for a class-conditional model.
+    later_prompts: prompts that take over, by the frame at which they do.
+    later_context: latent frames before such a change that the new prompt still sees; None for all in the window. With
+      few, what moved before doesn't go on moving.
+    image: the first frame: a file, a PIL image or uint8 [height, width, 1 or 3] of any size, or a list of them. With
+      `mask` or `place` it is the frame itself, of which a part is made anew.
+    video: a clip to continue: its last frames are given. A file or uint8 [T, height, width, 1 or 3], or a list of them.
+      With `mask` or `place` it is a clip of which a part is made anew.
+    context_frames: how many last frames of `video` are given, at most; None for all that the model can see.
+    given: the first latent frames, [B, G, h, w, C].
+    mask: what is made anew: a box (top, left, bottom, right), a picture that is white there, or bool [T, h, w].
+    place: the box of the frame into which image or video are put; what is around it is made anew.
+    num_samples: clips a prompt.
+    num_frames: frames of a clip, given ones included; latent ones if there is no autoencoder. 1 makes a picture. Clips
+      longer than the model was made for slide a window over its frames.
+    window: latent frames that the model sees at most, the one it makes included.
+    num_inference_steps: S, sets of tokens a frame.
+    later_inference_steps: the same for all frames but the first; None for as many.
+    num_diffusion_steps: K, diffusion steps a set.
+    refresh_every: sets from one full pass of the spatial encoder to the next; in between, features are reused
+      (approximate, `sampling/reuse.py`). 1 is exact.
+    guidance_scale: classifier-free guidance; at most 1 for none.
+    min_guidance_scale: the first set's scale, growing to `guidance_scale`; None for a constant one.
+    guidance_trunc: time in [0, 1000] below which guidance ends.
+    guidance_renorm: lower bound of the factor that shrinks guided predictions to the conditional one's norm.
+    image_guidance_scale: guidance by earlier frames, apart from text.
+    flow_shift: replaces the flow-matching sampler's shift.
+    motion_flow: motion score, one for all or one for each clip.
+    fps: frames per second, likewise.
+    seed: one number, from which each sample derives its own randomness, or one for each sample.
+    order: the order in which tokens are written, to reproduce a generation.
+    noise: the noise of all generated frames and non-empty sets, to reproduce a generation.
+    output: "pixels" or "latent".
+  """
+
+  prompt: Texts | None = None
+  text_embeds: TextEmbeds | None = None
+  negative_prompt: Texts | None = None
+  negative_text_embeds: TextEmbeds | None = None
+  label: int | Sequence[int] | None = None
+  later_prompts: Mapping[int, Texts] | None = None
+  later_context: int | None = None
+  image: Any = None
+  video: Any = None
+  context_frames: int | None = None
+  given: Float[Array, "B G h w C"] | None = None
+  mask: Any = None
+  place: Sequence[int] | None = None
+  num_samples: int = 1
+  num_frames: int | None = None
+  window: int | None = None
+  num_inference_steps: int | None = None
+  later_inference_steps: int | None = None
+  num_diffusion_steps: int | None = None
+  refresh_every: int = 1
+  guidance_scale: float | None = None
+  min_guidance_scale: float | None = None
+  guidance_trunc: float = 0.0
+  guidance_renorm: float = 1.0
+  image_guidance_scale: float = 0.0
+  flow_shift: float | None = None
+  motion_flow: float | Sequence[float] | None = None
+  fps: float | Sequence[float] | None = None
+  seed: int | Sequence[int] = 0
+  order: Int[Array, "B N"] | None = None
+  noise: Noise | Float[Array, "F S B h w C"] | None = None
+  output: str = "pixels"
+
+  @classmethod
+  def of(cls, settings: Mapping[str, Any]) -> "Request":
+    """Take settings by name.
+
+    Raises:
+      ValueError: one that there is not, or a value that no model can do.
+    """
+    known = [field.name for field in dataclasses.fields(cls)]
+    for name in settings:
+      if name not in known:
+        raise ValueError(f"{name} is not a setting{did_you_mean(name, known)}")
+    return cls(**settings)
+
+  def __post_init__(self):
+    if self.output not in ("pixels", "latent"):
+      raise ValueError(f'output: expected "pixels" or "latent", got {self.output!r}')
+    if self.negative_prompt is not None and self.negative_text_embeds is not None:
+      raise ValueError("give either negative_prompt or negative_text_embeds, not both")
+    if sum(value is not None for value in (self.image, self.video, self.given)) > 1:
+      raise ValueError("give one of image, video and given")
+    if self.is_edit and self.image is None and self.video is None:
+      raise ValueError("mask and place: give the image or the video that they are about")
+    if self.context_frames is not None and (self.video is None or self.is_edit):
+      raise ValueError("context_frames: it says how much of a video is continued; give video, and no mask or place")
+    for name in ("num_samples", "refresh_every", "context_frames", "later_context"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}")
+    if self.fps is not None and np.min(self.fps) <= 0:
+      raise ValueError(f"fps: expected a positive number, got {self.fps}")
+
+  @property
+  def is_edit(self) -> bool:
+    """Whether a part of what is given is made anew."""
+    return self.mask is not None or self.place is not None

@@ -1,0 +1,127 @@
+"""What a generation starts from: frames that are given, or tokens that are known.
+
+  image, video               → the first latent frames are given; all of them condition the rest
+  image, video + mask, place → tokens whose pixels are all known are kept, and lead the order in which sets are written
+Invariant: pixels outside a mask are those of the picture, bit for bit.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+
+from nova_jax import sources
+from nova_jax.autoencoders import Autoencoder
+from nova_jax.autoencoders.streaming import span_of
+from nova_jax.config import ModelConfig
+from nova_jax.request import Request
+from nova_jax.sampling.sampler import Known
+
+
+class Start(NamedTuple):
+  """What is there before generation; B is one or the number of clips. Empty if nothing is."""
+
+  given: Float[Array, "B G h w C"] | None = None
+  known: Known | None = None
+  pixels: UInt8[np.ndarray, "B F height width c"] | None = None  # Of an edit.
+  fixed: Bool[np.ndarray, "F height width"] | None = None  # Which of them are kept.
+
+  def keep(
+      self, frames: UInt8[np.ndarray, "B f height width c"], first: int
+  ) -> UInt8[np.ndarray, "B f height width c"]:
+    """Return frames, of which the first is frame `first` of the clip, with the pixels that are kept."""
+    if self.fixed is None or first >= len(self.fixed):
+      return frames
+    there = slice(first, first + frames.shape[1])
+    fixed, pixels = self.fixed[there, :, :, None], self.pixels[:, there]
+    kept = np.where(fixed, pixels, frames[:, : len(fixed)])
+    return np.concatenate([kept, frames[:, len(fixed):]], axis=1)
+
+
+def sources_of(request: Request) -> list[Any]:
+  """Return the pictures or clips of a request, one by one."""
+  source = request.video if request.image is None else request.image
+  if source is None:
+    return []
+  ndim = 3 if request.video is None else 4
+  if isinstance(source, np.ndarray) and source.ndim == ndim + 1 or isinstance(source, (list, tuple)):
+    if not len(source):
+      raise ValueError(f"{'video' if request.image is None else 'image'}: expected at least one")
+    return list(source)
+  return [source]
+
+
+def read_start(request: Request, cfg: ModelConfig, autoencoder: Autoencoder | None, longest: int) -> Start:
+  """Read what a request starts from.
+
+  Args:
+    request: the settings.
+    cfg: the model.
+    autoencoder: maps pixels to latents.
+    longest: latent frames that may be given.
+  """
+  things = sources_of(request)
+  if not things:
+    return Start(given=request.given)
+  name = "video" if request.image is None else "image"
+  if autoencoder is None:
+    raise ValueError(f"{name}: pictures need an autoencoder; load a folder that has one, or give latents")
+  size = tuple(side * autoencoder.spatial_stride for side in cfg.latent_size)
+  if request.is_edit:
+    return _edit(request, cfg, autoencoder, things, size)
+  if name == "image":
+    pixels = np.stack([sources.read_picture(thing, size, autoencoder.channels) for thing in things])[:, None]
+  else:
+    if longest < 1:
+      raise ValueError("video: this model makes single pictures, it can't continue a clip")
+    pixels = _last_frames(things, size, autoencoder, longest, request.context_frames)
+  return Start(given=np.asarray(autoencoder.encode(pixels)))
+
+
+def _last_frames(things: Sequence[Any], size, autoencoder: Autoencoder, longest: int, context_frames: int | None):
+  """Return the ends of clips: as many frames as a whole number of latents has, and the shortest clip."""
+  num_frames = autoencoder.num_frames(longest)
+  num_frames = num_frames if context_frames is None else min(num_frames, context_frames)
+  clips = [sources.read_clip(thing, size, autoencoder.channels, last=num_frames) for thing in things]
+  num_frames = min(map(len, clips))
+  latents = autoencoder.num_latent_frames(num_frames)
+  while autoencoder.num_frames(latents) > num_frames:  # The last latent would stand for frames that there aren't.
+    latents -= 1
+  return np.stack([clip[-autoencoder.num_frames(latents):] for clip in clips])
+
+
+def _edit(request: Request, cfg: ModelConfig, autoencoder: Autoencoder, things: Sequence[Any], size) -> Start:
+  """Read pictures or clips of which a part is made anew."""
+  inner = size
+  if request.place is not None:
+    box = sources.check_box(request.place, size, "place")
+    inner = (box[2] - box[0], box[3] - box[1])
+  if request.image is None:
+    clips = [sources.read_clip(thing, inner, autoencoder.channels, request.num_frames) for thing in things]
+  else:
+    clips = [sources.read_picture(thing, inner, autoencoder.channels)[None] for thing in things]
+  num_frames = min(map(len, clips))
+  clips = [clip[:num_frames] for clip in clips]
+  unknown = np.zeros((num_frames, *size), bool)
+  if request.place is not None:
+    clips = [sources.put(clip, box, size) for clip in clips]
+    unknown |= ~sources.read_mask(box, size, num_frames)
+  if request.mask is not None:
+    unknown |= sources.read_mask(request.mask, size, num_frames)
+  if not unknown.any():
+    raise ValueError("place: the box is the whole frame, it leaves nothing to make")
+  pixels = np.stack(clips)
+  # What is made anew must not reach the known latents around it.
+  latents = np.asarray(autoencoder.encode(np.where(unknown[..., None], np.uint8(sources.FILL), pixels)))
+  tokens = np.stack([
+      ~_any_of(unknown[list(span_of(autoencoder, t))], cfg, autoencoder.spatial_stride)
+      for t in range(latents.shape[1])])
+  return Start(known=Known(latents, tokens), pixels=pixels, fixed=~unknown)
+
+
+def _any_of(mask: Bool[np.ndarray, "f height width"], cfg: ModelConfig, stride: int) -> Bool[np.ndarray, "N"]:
+  """Return for each token whether any of its pixels is in the mask."""
+  side = cfg.patch_size * stride
+  rows, columns = cfg.image_grid
+  return mask.reshape(len(mask), rows, side, columns, side).any(axis=(0, 2, 4)).reshape(-1)

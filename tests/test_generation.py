@@ -1,0 +1,139 @@
+"""The tasks beside text to video, through the pipeline: what is kept, what comes when, and what is refused."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from models.test_nova import make
+from nova_jax.config import MeshConfig
+from nova_jax.pipeline import Pipeline
+from nova_jax.sampling.temporal import Model
+from nova_jax.sharding import make_mesh, state_shardings
+from test_pipeline import CARD
+from test_pipeline import fresh as blank
+
+RNG = np.random.default_rng(0)
+CLIP = RNG.integers(0, 256, (3, 8, 8, 1), np.uint8)
+
+
+def fresh(card=CARD):
+  """Make a pipeline whose model has no zeros, so that everything given matters."""
+  pipe = blank(card)
+  pipe.model = Model.of(make(card.model))
+  return pipe
+
+
+@pytest.fixture(scope="module")
+def pipe():
+  return fresh()
+
+
+def near(clip, pixels):
+  """Whether pixels came through the autoencoder, which may lose a step of 255."""
+  return np.abs(clip.astype(int) - pixels).max() <= 1
+
+
+def test_pictures_of_any_size_start_a_clip(pipe):
+  large = CLIP[0].repeat(5, axis=0).repeat(5, axis=1)
+  clips = pipe(["one", "two"], image=large, num_frames=2)
+  assert clips.shape == (2, 2, 8, 8, 1) and near(clips[:, 0], CLIP[0]), "one picture, two prompts"
+  clips = pipe("one", image=list(CLIP), num_frames=2)
+  assert near(clips[:, 0], CLIP), "three pictures, one prompt"
+  with pytest.raises(ValueError, match="got 2 and 3"):
+    pipe(["one", "two"], image=list(CLIP))
+
+
+def test_the_end_of_a_clip_is_continued(pipe):
+  clips = pipe("one", video=CLIP, num_frames=5)
+  assert clips.shape[1] == 5 and near(clips[0, :2], CLIP[1:]), "as many frames as fit the model, less one"
+  assert near(pipe("one", video=CLIP, context_frames=1, num_frames=3)[0, 0], CLIP[2])
+
+
+def test_long_clips_slide_and_prompts_take_over(pipe):
+  clip = pipe("one", num_frames=6)
+  assert clip.shape[1] == 6
+  changed = pipe("one", later_prompts={4: "two"}, num_frames=6)
+  assert np.array_equal(changed[:, :4], clip[:, :4]) and not np.array_equal(changed[:, 4], clip[:, 4])
+  with pytest.raises(ValueError, match="within the clip, got 6"):
+    pipe("one", later_prompts={6: "two"}, num_frames=6)
+
+
+@pytest.mark.parametrize("settings, unknown", [
+    ({"image": CLIP[0], "mask": (0, 0, 8, 3)}, np.s_[:, :, :3]),
+    ({"video": CLIP, "mask": (1, 0, 5, 8)}, np.s_[:, 1:5]),
+    ({"image": CLIP[0, 2:6, 2:6], "place": (2, 2, 6, 6)}, None)])
+def test_what_is_known_is_kept_to_the_bit(pipe, settings, unknown):
+  clip = pipe("one", seed=3, **settings)[0]
+  if unknown is None:
+    assert np.array_equal(clip[0, 2:6, 2:6], settings["image"])
+    return
+  given = settings["image"][None] if "image" in settings else settings["video"]
+  fixed = np.ones(clip.shape, bool)
+  fixed[unknown] = False
+  fixed[len(given):] = False
+  assert clip.shape[0] == len(given) and np.array_equal(clip[fixed], given[fixed])
+  assert (clip[~fixed] != 127).any() and not np.array_equal(clip[~fixed], given[~fixed])
+
+
+def test_what_is_behind_a_mask_does_not_matter(pipe):
+  other = CLIP.copy()
+  other[:, :, :3] = 255 - other[:, :, :3]
+  made = [pipe("one", video=clip, mask=(0, 0, 8, 3), output="latent") for clip in (CLIP, other)]
+  assert np.array_equal(*made)
+
+
+def test_frames_come_one_by_one_and_closing_ends_it(pipe):
+  steps = []
+  stream = pipe.stream("one", on_set=steps.append)
+  assert not steps, "nothing is generated before it is asked for"
+  first = next(stream)
+  assert first.shape == (1, 1, 8, 8, 1) and {step.frame for step in steps} == {0}
+  assert np.array_equal(steps[-1].preview(), first[:, 0]) and not np.array_equal(steps[0].preview(), first[:, 0])
+  stream.close()
+  assert not list(stream) and {step.frame for step in steps} == {0}
+  assert np.array_equal(np.concatenate(list(pipe.stream("one")), axis=1), pipe("one"))
+
+
+def test_samples_of_a_prompt_lie_together(pipe):
+  clips = pipe(["one", "two"], num_samples=2, output="latent")
+  alone = pipe("one", num_samples=2, output="latent")
+  np.testing.assert_allclose(clips[:2], alone, atol=1e-5)
+  assert np.abs(clips[0] - clips[1]).max() > 1e-3
+
+
+def test_later_frames_may_have_fewer_sets(pipe):
+  steps = []
+  pipe("one", num_frames=2, num_inference_steps=4, later_inference_steps=2, on_set=lambda step: steps.append(step[:4]))
+  assert [step[3] for step in steps] == [4] * 4 + [2] * 2
+
+
+def test_samples_are_spread_over_devices():
+  alone, module = fresh(), make(CARD.model)
+  graph, state = nnx.split(module)
+  state = jax.device_put(state, state_shardings(make_mesh(MeshConfig(data=8, fsdp=1)), state))
+  spread = Pipeline(CARD, module, alone.text_encoder, alone.autoencoder)
+  spread.model = Model(graph, state)
+  arguments = {"prompt": ["one"] * 8, "num_frames": 2, "output": "latent"}
+  np.testing.assert_allclose(spread(**arguments), alone(**arguments), atol=1e-4)
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"guidance": 3.0}, "guidance is not a setting; did you mean 'guidance_scale'"),
+    ({"mask": (0, 0, 4, 4)}, "give the image or the video"), ({"context_frames": 2}, "context_frames"),
+    ({"image": CLIP[0], "video": CLIP}, "one of image, video and given"), ({"num_samples": 0}, "num_samples"),
+    ({"refresh_every": 0}, "refresh_every"), ({"image": CLIP[0], "place": (0, 0, 8, 8)}, "the whole frame"),
+    ({"image": []}, "at least one")])
+def test_what_is_refused(pipe, settings, message):
+  with pytest.raises(ValueError, match=message):
+    pipe("one", **settings)
+
+
+def test_a_model_of_pictures_makes_no_clips():
+  pictures = fresh(dataclasses.replace(CARD, model=dataclasses.replace(CARD.model, base_frames=1), num_frames=1))
+  with pytest.raises(ValueError, match="single pictures, got 2"):
+    pictures("one", num_frames=2)
+  with pytest.raises(ValueError, match="it can't continue a clip"):
+    pictures("one", video=CLIP)

@@ -1,0 +1,114 @@
+"""Batches on disk: the same files however often a run was interrupted, each with the recipe to make it again."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nova_jax import jobs, media, prompts
+from nova_jax.progress import Progress
+from nova_jax.recipe import paths_of, read_recipe, write_outputs
+from test_pipeline import fresh
+
+LINES = [{"prompt": "one", "num_samples": 2}, {"prompt": "two", "negative_prompt": "one"}, {"prompt": "one", "seed": 9}]
+FORMATS = ("mp4", "gif", "webp", "sheet")
+
+
+@pytest.fixture(scope="module")
+def pipe():
+  pipe = fresh()
+  pipe.text_encoder = jobs.known_texts(pipe.text_encoder, prompts.expand(LINES, {}, 0))
+  return pipe
+
+
+def run(pipe, folder, formats=FORMATS, stop_after=None):
+  clips = prompts.expand(LINES, {"num_frames": 2}, 5)
+  batches = list(jobs.plan_batches(clips, 3))
+  recipes = jobs.make_recipes(pipe, "model", "ema", clips, batches, 3)
+  with Progress("set") as progress:
+    if stop_after is not None:
+      show, progress.show = progress.show, lambda done, *rest: show(done, *rest) if done < stop_after else 1 / 0
+    return recipes, jobs.run(pipe, recipes, batches, folder, formats, progress)
+
+
+def contents(folder):
+  return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_stopped_run_goes_on_to_the_same_files(pipe, tmp_path):
+  recipes, files = run(pipe, tmp_path / "whole")
+  assert [recipe.settings["seed"] for recipe in recipes] == [5, 6, 7, 9]
+  whole = contents(tmp_path / "whole")
+  assert len(whole) == sum(map(len, files)) == 16, "names don't collide"
+  with pytest.raises(ZeroDivisionError):
+    run(pipe, tmp_path / "stopped", stop_after=8)  # In the second batch.
+  stopped = contents(tmp_path / "stopped")
+  assert 0 < len(stopped) < 16
+  (tmp_path / "stopped" / sorted(stopped)[0]).unlink()
+  run(pipe, tmp_path / "stopped")
+  assert contents(tmp_path / "stopped") == whole
+  times = {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped").iterdir()}
+  run(pipe, tmp_path / "stopped")
+  assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped").iterdir()}
+
+
+def test_every_format_tells_its_recipe_and_it_gives_the_same_file(pipe, tmp_path):
+  recipes, files = run(pipe, tmp_path)
+  for path in files[3]:
+    assert read_recipe(path) == recipes[3]
+  again = read_recipe(files[2][0])
+  jobs.check_same(pipe, again)
+  (clip,) = jobs.make(pipe, [again], "pixels")
+  write_outputs(tmp_path / "again", again.name(2), again, FORMATS, clip, pipe.card.sample.fps)
+  assert contents(tmp_path / "again") == {path.name: path.read_bytes() for path in files[2]}
+
+
+def test_latents_and_pictures(pipe, tmp_path):
+  recipes, files = run(pipe, tmp_path, ("latents",))
+  assert read_recipe(files[0][0]) == recipes[0]
+  assert [path.suffix for path in paths_of(tmp_path, "a", FORMATS, 1).values()] == [".png", ".webp", ".png"]
+  media.write_png(tmp_path / "a.png", np.zeros((4, 4, 1), np.uint8), note="note")
+  assert media.read_note(tmp_path / "a.png") == "note"
+  media.write_png(tmp_path / "b.png", np.zeros((4, 4, 1), np.uint8))
+  for name, message in (("a.png", "is not of"), ("b.png", "doesn't say"), ("none.mp4", "can't be read")):
+    with pytest.raises(ValueError, match=message):
+      read_recipe(tmp_path / name)
+
+
+def test_warming_up_leaves_nothing(pipe):
+  clips = prompts.expand(LINES, {"num_frames": 3}, 5)
+  batches = list(jobs.plan_batches(clips, 3))
+  jobs.warm_up(pipe, jobs.make_recipes(pipe, "model", "ema", clips, batches, 3), batches)
+
+
+def test_another_model_or_picture_is_not_the_same(pipe, tmp_path):
+  media.write_png(tmp_path / "start.png", np.zeros((8, 8, 1), np.uint8))
+  clips = [{"prompt": "one", "image": str(tmp_path / "start.png"), "seed": 0}]
+  (recipe,) = jobs.make_recipes(pipe, "model", "ema", clips, [[0]], 1)
+  jobs.check_same(pipe, recipe)
+  media.write_png(tmp_path / "start.png", np.ones((8, 8, 1), np.uint8))
+  with pytest.raises(ValueError, match="start.png is not what it was"):
+    jobs.check_same(pipe, recipe)
+
+
+def test_prompts_from_files(tmp_path):
+  (tmp_path / "a.txt").write_text("# fruit\nan apple\n\na pear\n")
+  (tmp_path / "a.csv").write_text('prompt,seed,later_prompts\nan apple,3,"{""4"": ""a pear""}"\n"a pear, ripe",,\n')
+  lines = [{"prompt": "an apple", "num_frames": 2}, {"label": 3}]
+  (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+  assert prompts.read_prompts(tmp_path / "a.txt") == [{"prompt": "an apple"}, {"prompt": "a pear"}]
+  assert prompts.read_prompts(tmp_path / "a.csv") == [
+      {"prompt": "an apple", "seed": 3, "later_prompts": {4: "a pear"}}, {"prompt": "a pear, ripe"}]
+  assert prompts.read_prompts(tmp_path / "a.jsonl") == lines
+
+
+@pytest.mark.parametrize("name, text, message", [
+    ("a.json", "", "expected a file of .txt"), ("a.txt", "\n", "no prompts"),
+    ("a.jsonl", "[1]", "a.jsonl:1: expected an"), ("a.csv", "prompt,seed\na,b", "expected int"),
+    ("a.jsonl", '{"prompt": "a"}\n{"promt": "b"}', "a.jsonl:2: promt is not a setting of a line; did you"),
+    ("a.jsonl", '{"prompt": "a", "seed": "b"}', "seed: expected int, got 'b'"),
+    ("a.csv", "prompt\na,b", "expected 1 fields"), ("a.jsonl", '{"seed": 1}', "give a prompt")])
+def test_bad_prompt_files(tmp_path, name, text, message):
+  (tmp_path / name).write_text(text)
+  with pytest.raises(ValueError, match=message):
+    prompts.read_prompts(tmp_path / name)
