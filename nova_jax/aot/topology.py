@@ -12,6 +12,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 from jax.experimental import topologies
@@ -53,7 +54,8 @@ class Topology:
     if library is not None and not os.path.isfile(library):
       raise ValueError(f"TPU_LIBRARY_PATH in the environment: there is no file {library!r}; expected libtpu.so")
     if library is None and importlib.util.find_spec("libtpu") is None:
-      raise ValueError("libtpu, the compiler for TPUs, is not installed: pip install -e .[compile]")
+      raise ValueError(
+          "libtpu, the compiler for TPUs, is not installed: make .venv/libtpu, or pip install -e .[compile]")
     options = {"chip_config_name": "megacore"} if self.chip.megacore else {}
     if self.num_slices > 1:
       options["num_slices"] = self.num_slices
@@ -112,6 +114,9 @@ def prepare_environment() -> None:
   """Set what libtpu reads when it is loaded, and JAX to CPU; call before JAX starts."""
   for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
+  beside = Path(sys.prefix) / "libtpu/libtpu/libtpu.so"  # Where `make .venv/libtpu` puts it.
+  if beside.is_file():
+    os.environ.setdefault("TPU_LIBRARY_PATH", str(beside))
   os.environ["JAX_PLATFORMS"] = "cpu"
   jax.config.update("jax_platforms", "cpu")
 
