@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nova_jax.config import Experiment, to_dict
+from nova_jax.config import Experiment, from_dict, to_dict
 from nova_jax.files import write_atomically
 
 # What may change between restarts: it alters no number of the training.
@@ -34,10 +34,12 @@ def claim(workdir: Path, experiment: Experiment) -> Iterator[None]:
     raise ValueError(f"--workdir {workdir} is a file; expected a folder, new or of an earlier run")
   if path.exists():
     try:
-      stored = _flatten(json.loads(path.read_text()))
+      stored = json.loads(path.read_text())
     except ValueError as error:
       raise ValueError(f"{path} is not JSON ({error}); use another --workdir or remove this one") from None
-    given = _flatten(config)
+    with contextlib.suppress(ValueError):  # Fields that are gone by now will be found to differ.
+      stored = json.loads(json.dumps(to_dict(from_dict(Experiment, stored))))  # Younger ones take their defaults.
+    stored, given = _flatten(stored), _flatten(config)
     differing = [
         f"{name} was {stored.get(name)!r}, now {given.get(name)!r}"
         for name in sorted(stored.keys() | given.keys())

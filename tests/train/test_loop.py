@@ -183,6 +183,20 @@ def newest(workdir):
   return max(steps, default=0)
 
 
+def test_a_run_continues_when_fields_were_added_since(tmp_path):
+  experiment = toy_run.make_experiment()
+  with claim(tmp_path, experiment):
+    config = json.loads((tmp_path / "config.json").read_text())
+  del config["data"]["motion_dropout"], config["train"]["stages"][0]["sources"]
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  with claim(tmp_path, experiment):
+    pass
+  (tmp_path / "config.json").write_text(json.dumps(config | {"gone": 1}))
+  with pytest.raises(ValueError, match="gone was 1, now None"):
+    with claim(tmp_path, experiment):
+      pass
+
+
 def test_two_runs_do_not_share_a_workdir(tmp_path):
   with claim(tmp_path, toy_run.make_experiment()):
     with pytest.raises(ValueError, match="another process is training here"):
