@@ -97,11 +97,12 @@ def _error_numbers(error: BaseException | None) -> Iterator[int]:
 
 
 def _config_file(argv: Sequence[str]) -> str:
-  """Return the file that `--config` names, or ""; without such a file the flag would fail later, at its first use.
+  """Return the file that the last `--config` names, or ""; without such a file the flag would fail later, at its first use.
 
   Raises:
     ValueError: there is no such file.
   """
+  path = ""
   for i, argument in enumerate(argv):
     if argument == "--":
       break
@@ -111,8 +112,7 @@ def _config_file(argv: Sequence[str]) -> str:
       path = value.split(":")[0]
       if not os.path.isfile(path):
         raise ValueError(f"--config: there is no file {path!r}; expected a Python file such as configs/digits.py")
-      return path
-  return ""
+  return path
 
 
 def shorten(error: BaseException) -> str:
