@@ -1,8 +1,9 @@
 """What the configs of the released models share: they differ in size, data and length alone.
 
-They need pictures or clips of the model's size with captions, and a folder with the released model's autoencoder and
-text encoder, by default one of the model's name (`--config.autoencoder`, `--config.text_encoder`). No dataset of this
-kind is built in yet; compiling needs neither. The chip stands behind a colon: v4, v5e (the default), v5p or v6e.
+They learn from a latent cache of the model's size, `caches/train` by default (`--config.data.sources[0].path`), as
+launch.cache writes it with the released model's autoencoder and text encoder. These are a folder's, by default one of
+the model's name (`--config.autoencoder`, `--config.text_encoder`). Compiling needs none of it. The chip stands behind a
+colon: v4, v5e (the default), v5p or v6e.
 
   python -m launch.compile --config configs/nova_d48w1024_sd512.py:v5e --topology v5e:16x16
   python -m launch.train --config configs/nova_d48w1024_sd512.py:v5e --workdir runs/sd512      (on all hosts)
@@ -14,7 +15,8 @@ import ml_collections
 
 from nova_jax.aot.pods import recipe
 from nova_jax.config import (
-    PRESETS, Experiment, OptimizerConfig, SampleConfig, SchedulerConfig, StageConfig, TrainConfig, to_config_dict)
+    PRESETS, DataConfig, Experiment, OptimizerConfig, SampleConfig, SchedulerConfig, SourceConfig, StageConfig,
+    TrainConfig, to_config_dict)
 
 
 def released(
@@ -28,6 +30,7 @@ def released(
       autoencoder=name,
       text_encoder=name,
       scheduler=scheduler,
+      data=DataConfig(name="caches", sources=(SourceConfig("caches/train"),)),
       train=TrainConfig(
           steps=steps, stages=stages, accumulation=how.accumulation, ema_decay=0.99, log_every=20, save_every=1000),
       optimizer=OptimizerConfig(learning_rate=1e-4, b1=0.9, b2=0.95, weight_decay=0.02),

@@ -26,6 +26,10 @@ flags.DEFINE_enum("what", "train", WHAT, "Which programs: the steps of all stage
 flags.DEFINE_bool("search", False, "Find the lightest remat that fits, and the largest batch.")
 flags.DEFINE_string("json", None, "File to write all of it to.")
 
+NO_CHANGE = {
+    "train": "no change that was tried makes it fit", "sample": "no change that was tried makes it fit",
+    "decode": "decode in tiles: --space_tile of launch.sample"}
+
 
 def main() -> None:
   """Compile --config for --topology."""
@@ -42,6 +46,8 @@ def main() -> None:
     result["search"] = search(experiment, topology, say)
     for name in ("lightest_remat", "largest_batch"):
       say(f"{name.replace('_', ' ')}: {result['search'][name] or 'none that was tried'}")
+    if result["search"]["batch_limit"]:
+      say("larger batches were not tried")
     fits = result["search"]["lightest_remat"] is not None
   else:
     result["programs"] = reports = compile_all(experiment, topology, args.what, say)
@@ -52,7 +58,7 @@ def main() -> None:
     if not fits:
       found = cheapest_change(experiment, topology, args.what, say)
       result["change"] = found[0] if found else None
-      say(f"the cheapest change that fits: {found[0]}" if found else "no change that was tried makes it fit")
+      say(f"the cheapest change that fits: {found[0]}" if found else NO_CHANGE[args.what])
   if args.json:
     write_atomically(Path(args.json), json.dumps(result, indent=1) + "\n")
   sys.exit(0 if fits else cli.FAILED)

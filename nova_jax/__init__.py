@@ -7,7 +7,15 @@ Glossary of array axes, used in all signatures:
 Latents and pixels are channels-last, [B, T, height, width, channel].
 """
 
-from nova_jax.pipeline import Pipeline
-from nova_jax.sampling.sampler import Noise
+import importlib
 
 __all__ = ["Noise", "Pipeline"]
+
+_HOMES = {"Noise": "nova_jax.sampling.sampler", "Pipeline": "nova_jax.pipeline"}
+
+
+def __getattr__(name: str) -> type:
+  """Import what is asked for: processes that only read or decode data start without JAX."""
+  if name not in _HOMES:
+    raise AttributeError(f"module 'nova_jax' has no attribute {name!r}")
+  return getattr(importlib.import_module(_HOMES[name]), name)

@@ -49,6 +49,10 @@ def add_motion(pair: Pair, request: Request, card: Card) -> Pair:
       raise ValueError("this model has no motion tokens: give neither motion_flow nor fps")
     return pair
   batch, sample = num_rows(pair[0]), card.sample
+  for name in ("motion_flow", "fps"):
+    value = getattr(request, name)
+    if value is not None and np.shape(value) not in ((), (batch,)):
+      raise ValueError(f"{name}: expected one number, or one for each of {batch} clips, got {value}")
   motion = {
       "motion_flow": np.full(
           batch, sample.motion_flow if request.motion_flow is None else request.motion_flow, np.float32),

@@ -31,6 +31,8 @@ ATTENTION = {
     "mapped": "head after head, recomputed in the backward pass: for CPU",
     "splash": "the Pallas kernel for TPU (interpreted, slowly, elsewhere)",
 }
+DATASETS = ("moving_digits", "caches")
+Bucket = tuple[int, int, int]  # Of clips: frames, height and width, in pixels.
 DEFAULT_MOTION_FLOW = 5.0
 DEFAULT_FPS = 12.0
 
@@ -179,10 +181,20 @@ class SchedulerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SourceConfig:
+  """A latent cache that records are drawn from."""
+
+  path: str  # Folder that `launch.cache` wrote.
+  weight: float = 1.0  # Its share of records is this over the sum of all weights.
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
   """Where training records come from."""
 
-  name: str = "moving_digits"
+  name: str = "moving_digits"  # One of `DATASETS`.
+  num_workers: int = 0  # Loader processes; 0 reads in threads of this one.
+  # Moving digits.
   data_dir: str = ""  # Where the dataset is written and read; empty: `data/` in the workdir.
   num_records: int = 4000  # Clips of the training split.
   num_frames: int = 4  # Frames of a stored clip.
@@ -190,7 +202,44 @@ class DataConfig:
   jitter: int = 0  # Pixels by which a digit may start off its place.
   starts: int = 1  # Places along its way at which a digit may start; with several it stops at the wall.
   free_captions: float = 0.0  # Share of captions in free words instead of the one wording.
-  num_workers: int = 0  # Loader processes; 0 reads in threads of this one.
+  # Caches.
+  sources: tuple[SourceConfig, ...] = ()  # Of stages that don't name their own.
+  buckets: tuple[tuple[int, int], ...] = ()  # Heights and widths of latents to train on; empty: the model's alone.
+  short_captions: float = 0.5  # Share of visits that show the short caption, where a record has one.
+  max_damaged: int = 10  # Damaged records that a process skips before it gives up.
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheConfig:
+  """How `launch.cache` turns clips and stills into a latent cache."""
+
+  # Frames, height and width that clips are cut, resized and cropped to, in pixels; stills go where there is one frame.
+  buckets: tuple[Bucket, ...] = ((33, 480, 768),)
+  fps: float = 0.0  # Frames a second that are taken before `stride`; 0 takes those that the file has.
+  stride: int = 1  # Every n-th of those frames is stored.
+  autoencoder: str = "rgb"  # Built in, or a folder of a published or converted model, as is the text encoder.
+  text_encoder: str = ""  # Empty stores captions alone.
+  text_dim: int = 64  # Of embeddings of a built-in text encoder.
+  text_len: int = 256  # Most tokens of a caption.
+  path_field: str = "path"  # Names in tables and TFDS datasets: of files, video or image,
+  caption_field: str = "caption"  # of captions, also in .json files beside clips,
+  short_caption_field: str = "short_caption"  # and of shorter ones, which may be missing.
+  shard_items: int = 256  # Items of the source that shards are made of, and that are done anew after a crash.
+  batch_size: int = 4  # Clips that go through the autoencoder at once.
+  dtype: str = "float32"  # Of the autoencoder's activations, or "bfloat16".
+
+  def __post_init__(self):
+    if not self.buckets or any(min(bucket) < 1 or max(bucket) > LARGEST for bucket in self.buckets):
+      raise ValueError(f"buckets: expected some (frames, height, width), each 1 or more, got {self.buckets}")
+    if len(set(self.buckets)) < len(self.buckets):
+      raise ValueError(f"buckets: expected each once, got {self.buckets}")
+    if self.fps < 0:
+      raise ValueError(f"fps: expected a positive number, or 0 for the file's own, got {self.fps}")
+    for name in ("stride", "text_dim", "text_len", "shard_items", "batch_size"):
+      if not 1 <= getattr(self, name) <= LARGEST:
+        raise ValueError(f"{name}: expected 1 to {LARGEST}, got {getattr(self, name)}")
+    if self.dtype not in ("float32", "bfloat16"):
+      raise ValueError(f'dtype: expected "float32" or "bfloat16", got {self.dtype!r}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,6 +250,7 @@ class StageConfig:
   share: float = 1.0  # Of `train.steps`.
   batch_size: int = 32  # Global, in clips.
   num_frames: int = 1  # Latent frames; 1 trains on images.
+  sources: tuple[SourceConfig, ...] = ()  # Caches that this stage draws from; empty: those of `data`.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], None]) -> None:
-  """Write to a temporary name in the same folder, then rename.
+  """Write to a temporary name in the same folder, then rename; what is renamed is on the disk.
 
   Args:
     path: of the file; its folder is made if missing.
@@ -25,6 +25,8 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], N
       temporary.write_bytes(content)
     else:
       temporary.write_text(content)
+    with temporary.open("rb") as file:
+      os.fsync(file.fileno())  # Else a machine that dies may keep the name and lose what it names.
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)

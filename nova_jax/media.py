@@ -33,9 +33,11 @@ def enlarge(clip: Clip, short_side: int = SHORT_SIDE) -> UInt8[np.ndarray, "T he
   return np.broadcast_to(clip, (*clip.shape[:3], 3))
 
 
-def write_png(path: str | Path, frame: UInt8[np.ndarray, "height width C"], note: str = "") -> None:
+def write_png(
+    path: str | Path, frame: UInt8[np.ndarray, "height width C"], short_side: int = SHORT_SIDE, note: str = ""
+) -> None:
   """Write a picture."""
-  _save_png(path, Image.fromarray(enlarge(frame[None])[0]), note)
+  _save_png(path, Image.fromarray(enlarge(frame[None], short_side)[0]), note)
 
 
 def tile(clips: Sequence[Clip], columns: int) -> Clip:
@@ -69,9 +71,11 @@ def write_webp(path: str | Path, clip: Clip, fps: float, note: str = "") -> None
   write_atomically(path, write)
 
 
-def write_mp4(path: str | Path, clip: Clip, fps: float, note: str = "") -> None:
-  """Write an H.264 video that browsers play."""
-  frames = enlarge(clip)
+def write_mp4(
+    path: str | Path, clip: Clip, fps: float, short_side: int = SHORT_SIDE, note: str = ""
+) -> None:
+  """Write an H.264 video that browsers play, the same bytes on any number of cores."""
+  frames = enlarge(clip, short_side)
   # H.264 in 4:2:0 has half the colour pixels a side.
   frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
 
@@ -79,9 +83,9 @@ def write_mp4(path: str | Path, clip: Clip, fps: float, note: str = "") -> None:
     with av.open(str(path), "w") as container:
       if note:
         container.metadata["comment"] = note
-      stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "12"})
+      options = {"crf": "12", "threads": "1"}  # Several threads write other bytes than one.
+      stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=options)
       stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-      stream.codec_context.thread_count = 1  # What is written depends on it.
       for frame in frames:
         container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
       container.mux(stream.encode())

@@ -59,6 +59,29 @@ def place(address: str | None, num_processes: int | None, process: int | None) -
   return Place(address, num_processes, process) if num_processes > 1 else None
 
 
+def share(address: str | None, num_processes: int | None, process: int | None) -> tuple[int, int]:
+  """Read which of how many processes this is, of work that they share without talking; arguments as of `place`.
+
+  Returns:
+    The process, from 0, and their number; (0, 1) for one that is alone.
+
+  Raises:
+    ValueError: they don't make a share.
+  """
+  if address or os.environ.get(ADDRESS):
+    where = place(address, num_processes, process)
+    return (where.process, where.num_processes) if where else (0, 1)
+  num_processes = _number("num_processes", num_processes, NUM_PROCESSES)
+  process = _number("process_id", process, PROCESS_ID)
+  if num_processes is None and process is None:
+    return 0, 1
+  if num_processes is None or process is None:
+    raise ValueError("--num_processes and --process_id: give both or none")
+  if num_processes < 1 or not 0 <= process < num_processes:
+    raise ValueError(f"--process_id: expected 0 to {num_processes - 1} of {num_processes} processes, got {process}")
+  return process, num_processes
+
+
 def _number(flag: str, value: int | None, variable: str) -> int | None:
   text = os.environ.get(variable)
   if value is not None or not text:

@@ -127,7 +127,7 @@ def write_outputs(folder: Path, name: str, recipe: Recipe, formats: tuple[str, .
     elif kind == "sheet":
       media.write_sheet(path, [clip], [title_of(recipe.settings)], note=note)
     elif kind == "png":
-      media.write_png(path, clip[0], note)
+      media.write_png(path, clip[0], note=note)
     else:
       {"mp4": media.write_mp4, "gif": media.write_gif, "webp": media.write_webp}[kind](path, clip, fps, note=note)
 

@@ -8,6 +8,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from nova_jax.config import did_you_mean
@@ -60,8 +61,8 @@ class Request:
     guidance_renorm: lower bound of the factor that shrinks guided predictions to the conditional one's norm.
     image_guidance_scale: guidance by earlier frames, apart from text.
     flow_shift: replaces the flow-matching sampler's shift.
-    motion_flow: motion score.
-    fps: frames per second.
+    motion_flow: motion score, one for all or one for each clip.
+    fps: frames per second, likewise.
     seed: one number, from which each sample derives its own randomness, or one for each sample.
     order: the order in which tokens are written, to reproduce a generation.
     noise: the noise of all generated frames and non-empty sets, to reproduce a generation.
@@ -94,8 +95,8 @@ class Request:
   guidance_renorm: float = 1.0
   image_guidance_scale: float = 0.0
   flow_shift: float | None = None
-  motion_flow: float | None = None
-  fps: float | None = None
+  motion_flow: float | Sequence[float] | None = None
+  fps: float | Sequence[float] | None = None
   seed: int | Sequence[int] = 0
   order: Int[Array, "B N"] | None = None
   noise: Noise | Float[Array, "F S B h w C"] | None = None
@@ -129,7 +130,7 @@ class Request:
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ValueError(f"{name}: expected at least 1, got {value}")
-    if self.fps is not None and self.fps <= 0:
+    if self.fps is not None and np.min(self.fps) <= 0:
       raise ValueError(f"fps: expected a positive number, got {self.fps}")
 
   @property

@@ -55,16 +55,17 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
   if int(np.prod(sizes)) != len(devices):
     raise ValueError(
         f"mesh: {dict(zip(MESH_AXES, sizes))} needs {int(np.prod(sizes))} devices, there are {len(devices)}")
-  automatic = (AxisType.Auto,) * len(MESH_AXES)
   num_slices = len({getattr(device, "slice_index", 0) for device in devices})
-  if num_slices == 1:
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=automatic, devices=devices)
-  data, *rest = sizes
-  if data % num_slices:
-    raise ValueError(f"mesh.data: expected a multiple of the {num_slices} slices, which it spans, got {data}")
-  across = (num_slices, *[1] * len(rest))
-  grid = mesh_utils.create_hybrid_device_mesh((data // num_slices, *rest), across, devices=devices)
-  return Mesh(grid, MESH_AXES, axis_types=automatic)
+  # An axis lies along whole dimensions of the torus where that is possible, else along parts of them.
+  arrange = functools.partial(mesh_utils.create_device_mesh, sizes, allow_split_physical_axes=True)
+  if num_slices > 1:
+    data, *rest = sizes
+    if data % num_slices:
+      raise ValueError(f"mesh.data: expected a multiple of the {num_slices} slices, which it spans, got {data}")
+    arrange = functools.partial(
+        mesh_utils.create_hybrid_device_mesh, (data // num_slices, *rest), (num_slices, *[1] * len(rest)),
+        allow_split_physical_axes=True)
+  return Mesh(arrange(devices=devices), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
@@ -121,6 +122,12 @@ def current_mesh() -> AbstractMesh | None:
   """Return the mesh that is set around the code being traced, if it has more than one device."""
   mesh = jax.sharding.get_abstract_mesh()
   return None if mesh.empty or mesh.size == 1 else mesh
+
+
+def current_platform() -> str:
+  """Return what the code being traced will run on: that of the mesh around it, if one is set."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
 
 
 def mesh_of(tree) -> Mesh | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from nova_jax import coordinator
-from nova_jax.places import Place, place
+from nova_jax.places import Place, place, share
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,6 +36,24 @@ def test_what_makes_no_place(args, env, message, monkeypatch):
   set_environment(monkeypatch, env)
   with pytest.raises(ValueError, match=message):
     place(*args)
+
+
+@pytest.mark.parametrize("args, env, expected", [
+    ((None, None, None), {}, (0, 1)), ((None, 3, 2), {}, (2, 3)), ((None, 1, 0), {}, (0, 1)),
+    ((None, None, None), {"NUM_PROCESSES": "4", "PROCESS_ID": "3"}, (3, 4)), (("a:1", 2, 1), {}, (1, 2)),
+    ((None, None, None), {"ADDRESS": "b:80", "NUM_PROCESSES": "4", "PROCESS_ID": "1"}, (1, 4))])
+def test_shares_need_no_coordinator(args, env, expected, monkeypatch):
+  set_environment(monkeypatch, env)
+  assert share(*args) == expected
+
+
+@pytest.mark.parametrize("args, message", [
+    ((None, 2, None), "give both or none"), ((None, None, 1), "give both or none"), ((None, 2, 2), "expected 0 to 1"),
+    (("auto", None, None), "no TPU VM")])
+def test_what_makes_no_share(args, message, monkeypatch):
+  set_environment(monkeypatch, {})
+  with pytest.raises(ValueError, match=message):
+    share(*args)
 
 
 def set_environment(monkeypatch, env):

@@ -7,15 +7,23 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from models.test_nova import make
 from nova_jax.config import MeshConfig
-from nova_jax.models.nova import NOVA
 from nova_jax.pipeline import Pipeline
 from nova_jax.sampling.temporal import Model
 from nova_jax.sharding import make_mesh, state_shardings
-from test_pipeline import CARD, fresh
+from test_pipeline import CARD
+from test_pipeline import fresh as blank
 
 RNG = np.random.default_rng(0)
 CLIP = RNG.integers(0, 256, (3, 8, 8, 1), np.uint8)
+
+
+def fresh(card=CARD):
+  """Make a pipeline whose model has no zeros, so that everything given matters."""
+  pipe = blank(card)
+  pipe.model = Model.of(make(card.model))
+  return pipe
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +111,7 @@ def test_later_frames_may_have_fewer_sets(pipe):
 
 
 def test_samples_are_spread_over_devices():
-  module = NOVA(CARD.model, rngs=nnx.Rngs(0))
-  alone = fresh()
+  alone, module = fresh(), make(CARD.model)
   graph, state = nnx.split(module)
   state = jax.device_put(state, state_shardings(make_mesh(MeshConfig(data=8, fsdp=1)), state))
   spread = Pipeline(CARD, module, alone.text_encoder, alone.autoencoder)

@@ -67,7 +67,7 @@ def test_latents_and_pictures(pipe, tmp_path):
   recipes, files = run(pipe, tmp_path, ("latents",))
   assert read_recipe(files[0][0]) == recipes[0]
   assert [path.suffix for path in paths_of(tmp_path, "a", FORMATS, 1).values()] == [".png", ".webp", ".png"]
-  media.write_png(tmp_path / "a.png", np.zeros((4, 4, 1), np.uint8), "note")
+  media.write_png(tmp_path / "a.png", np.zeros((4, 4, 1), np.uint8), note="note")
   assert media.read_note(tmp_path / "a.png") == "note"
   media.write_png(tmp_path / "b.png", np.zeros((4, 4, 1), np.uint8))
   for name, message in (("a.png", "is not of"), ("b.png", "doesn't say"), ("none.mp4", "can't be read")):

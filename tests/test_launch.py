@@ -58,7 +58,8 @@ def test_bad_input_of_sample(model, tmp_path, args, message):
 @pytest.mark.parametrize("args, message", [
     (("--config.train.stepz=3",), "steps"), (("--config.sample.num_inference_steps=0",), "num_inference_steps"),
     (("--config.data.canvas=32",), "data.canvas=32"), (("--config.train.stages[1].num_frames=9",), "data.num_frames=4"),
-    (("--config.seed=-1",), "seed: expected 0"), (("--profile=9:5000",), "--profile: expected FIRST:LAST"),
+    (("--config.seed=-1",), "seed: expected 0"), (("--config.data.name=cache",), "did you mean 'caches'"),
+    (("--profile=9:5000",), "--profile: expected FIRST:LAST"),
     (("--coordinator=host", "--num_processes=2", "--process_id=1"), "expected HOST:PORT"),
     (("--config=configs/none.py",), "configs/none.py")])
 def test_bad_input_of_train(tmp_path, args, message):
@@ -66,3 +67,26 @@ def test_bad_input_of_train(tmp_path, args, message):
   assert failed.returncode == 2
   assert failed.stderr.count("\n") == 1 and message in failed.stderr, failed.stderr
   assert not (tmp_path / "run").exists()
+
+
+def test_folders_for_a_benchmark_and_scores(model, tmp_path):
+  (tmp_path / "color_val.txt").write_text("one two\n")
+  evaluate = ("launch.evaluate", "--benchmark=t2i_compbench")
+  done = run(*evaluate, "--checkpoint", model, "--prompts", tmp_path / "color_val.txt", "--output", tmp_path / "out")
+  assert done.returncode == 0 and "is complete" in done.stdout, done.stderr
+  assert run("launch.evaluate", "--check", tmp_path / "out").returncode == 0
+  (tmp_path / "out/t2i_compbench/samples/one two_000003.png").unlink()
+  failed = run("launch.evaluate", "--check", tmp_path / "out")
+  assert failed.returncode == 1 and "1 missing:\n  samples/one two_000003.png" in failed.stdout
+  (tmp_path / "results.jsonl").write_text('{"tag": "colors", "correct": true}\n')
+  failed = run("launch.score", "--benchmark=geneval", "--results", tmp_path / "results.jsonl")
+  assert failed.returncode == 2 and "the overall score is of the tasks" in failed.stderr
+
+
+@pytest.mark.parametrize("args, message", [
+    ((), "--checkpoint is needed"),
+    (("--benchmark=vbench", "--checkpoint={model}", "--output={file}"), "--prompts: give the prompt file")])
+def test_bad_input_of_evaluate(model, tmp_path, args, message):
+  failed = run("launch.evaluate", *[arg.format(model=model, file=tmp_path / "out") for arg in args])
+  assert failed.returncode == 2
+  assert failed.stderr.count("\n") == 1 and message in failed.stderr, failed.stderr

@@ -8,10 +8,12 @@ from flax import nnx
 
 from nova_jax.card import Card, read_card, write_card
 from nova_jax.checkpoint import Checkpointer
+from nova_jax.conditions import make_conditions
 from nova_jax.config import PRESETS, ModelConfig, SampleConfig, SchedulerConfig
 from nova_jax.convert.folders import load_autoencoder, load_text_encoder
 from nova_jax.models.nova import NOVA
 from nova_jax.pipeline import Pipeline
+from nova_jax.request import Request
 
 TINY = ModelConfig(
     latent_dim=1, latent_size=(8, 8), patch_size=2, width=32, num_heads=2, temporal_depth=1, spatial_depth=2,
@@ -47,6 +49,21 @@ def test_shapes_and_types(pipe):
   assert pipe(["a", "b"]).shape == (2, 3, 8, 8, 1), "by default as long as the model was trained"
   latents = pipe("a", output="latent", num_frames=1)
   assert latents.shape == (1, 1, 8, 8, 1) and latents.dtype == np.float32
+
+
+def test_each_clip_has_its_own_motion_and_rate(pipe):
+  # A fresh denoiser ignores its condition, so look at what it is given.
+  model = pipe.model.merge()
+  condition, _ = make_conditions(Request(prompt=["one", "one"]), CARD, pipe.text_encoder)
+  given = {name: np.array([1, 9], np.float32) for name in ("motion_flow", "fps")}
+  tokens = np.asarray(model.embed_condition(condition | given))
+  assert np.array_equal(tokens[0, :4], tokens[1, :4]) and (tokens[0, 4:] != tokens[1, 4:]).any(-1).all()
+  both = pipe(["one", "one"], motion_flow=[1, 9], fps=[12, 24], num_frames=1, output="latent")
+  assert np.array_equal(both[:1], pipe("one", motion_flow=1, fps=12, num_frames=1, output="latent"))
+  with pytest.raises(ValueError, match="motion_flow: expected one number, or one for each of 2 clips"):
+    pipe(["one", "one"], motion_flow=[1, 2, 3])
+  with pytest.raises(ValueError, match="fps: expected a positive number"):
+    pipe(["one", "one"], fps=[12, 0])
 
 
 def test_a_loaded_folder_generates_the_same(tmp_path):

@@ -1,9 +1,12 @@
 """The mesh and the table of axes."""
 
 import dataclasses
+import itertools
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import NamedSharding
@@ -72,3 +75,28 @@ def test_gradients_of_gathered_weights_go_back_in_parts():
 def test_an_axis_that_does_not_divide_is_named():
   with pytest.raises(ValueError, match=r"mesh.tensor=8 does not divide 2, the 'heads' axis of .*attn/"):
     shardings(MeshConfig(fsdp=1, tensor=8), dataclasses.replace(TINY, num_heads=2))
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """As much of a TPU as its place in the mesh depends on."""
+
+  coords: tuple[int, int, int]
+  device_kind: str = "TPU v6 lite"
+  platform: str = "tpu"
+  core_on_chip: int = 0
+  slice_index: int = 0
+  process_index: int = 0
+
+  @property
+  def id(self) -> int:
+    return self.coords[0] + 8 * self.coords[1]
+
+
+@pytest.mark.parametrize("fsdp", [2, 8, 16, 64])
+def test_an_axis_lies_along_the_torus_or_along_parts_of_it(fsdp):
+  mesh = make_mesh(MeshConfig(data=-1, fsdp=fsdp), [Chip((x, y, 0)) for x, y in itertools.product(range(8), repeat=2)])
+  assert dict(mesh.shape) == {"data": 64 // fsdp, "fsdp": fsdp, "context": 1, "tensor": 1}
+  group = np.array([device.coords for device in mesh.devices[0, :, 0, 0]])
+  sides = [len(np.unique(group[:, dim])) for dim in (0, 1)]
+  assert math.prod(sides) == fsdp and (8 in sides or fsdp < 8)

@@ -1,10 +1,11 @@
 """What a TPU chip can do, in one table, and which slices of it there are.
 
-Peaks, memory, interconnect (ICI) and pod sizes: the Cloud TPU pages of each version (cloud.google.com/tpu/docs/v4, v5e,
-v5p, v6e). ICI is what one link carries one way: the page's Gbps a chip over its links (v4 2,400 and v5p 4,800 over six,
-v5e 1,600 and v6e 3,200 over four). DCN is the network of the hosts, shared by their chips: v5e 6.4 and v6e 25.6 Tbps a
-pod of 256 chips; v4 and v5p 200 Gbps a host of four. `limit` is what the compiler lets a program use: the number in its
-own out-of-memory error.
+Peaks, memory bandwidth, interconnect (ICI) and pod sizes: the Cloud TPU pages of each version,
+cloud.google.com/tpu/docs (v4, v5e, v5p, v6e). ICI is what one link carries one way: the page's Gbps a chip over its
+links (v5p 4,800 over six, v5e 1,600 and v6e 3,200 over four). DCN is the network of the hosts, shared by their chips:
+v5e 6.4 and v6e 25.6 Tbps a pod of 256 chips, v5p 50 Gbps a chip. v4's page gives neither: its links are taken to be
+v5e's, as in the table of the scaling book (jax-ml.github.io/scaling-book), its DCN to be v5p's. `limit` is what the
+compiler lets a program use: the number in its own out-of-memory error.
 """
 
 import dataclasses
@@ -25,7 +26,6 @@ class Chip:
   name: str
   device_kind: str  # What JAX calls it.
   flops: float  # Dense bf16.
-  hbm: float  # Bytes on the chip.
   limit: float  # Bytes that the compiler lets a program use.
   hbm_bandwidth: float  # Bytes.
   link: float  # Bytes over one ICI link, one way; a torus has two links a dimension.
@@ -37,10 +37,10 @@ class Chip:
 
 
 CHIPS: Mapping[str, Chip] = MappingProxyType({chip.name: chip for chip in (
-    Chip("v4", "TPU v4", 275e12, 32e9, 30.75 * GIB, 1200e9, 50e9, 6.25e9, 3, 4096, "v4", True),
-    Chip("v5e", "TPU v5 lite", 197e12, 16e9, 15.75 * GIB, 819e9, 50e9, 3.125e9, 2, 256, "v5e", False),
-    Chip("v5p", "TPU v5", 459e12, 95e9, 95.73 * GIB, 2765e9, 100e9, 6.25e9, 3, 6144, "v5", True),
-    Chip("v6e", "TPU v6 lite", 918e12, 32e9, 31.24 * GIB, 1638e9, 100e9, 12.5e9, 2, 256, "v6e", False),
+    Chip("v4", "TPU v4", 275e12, 30.75 * GIB, 1200e9, 50e9, 6.25e9, 3, 4096, "v4", True),
+    Chip("v5e", "TPU v5 lite", 197e12, 15.75 * GIB, 819e9, 50e9, 3.125e9, 2, 256, "v5e", False),
+    Chip("v5p", "TPU v5", 459e12, 95.73 * GIB, 2765e9, 100e9, 6.25e9, 3, 6144, "v5", True),
+    Chip("v6e", "TPU v6 lite", 918e12, 31.24 * GIB, 1640e9, 100e9, 12.5e9, 2, 256, "v6e", False),
 )})
 
 

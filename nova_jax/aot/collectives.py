@@ -32,7 +32,7 @@ class Collective:
   shapes: tuple[tuple[int, ...], ...]  # Of what it makes.
   group_size: int
   axes: tuple[str, ...]  # Of the mesh, that its groups span.
-  span: int  # Dimensions of the torus that its groups span; 0 if they span slices.
+  dims: tuple[int, ...]  # Of the torus, that its groups span; none if they span slices.
 
   @property
   def wire_bytes(self) -> float:
@@ -56,10 +56,19 @@ def find_collectives(program: Program, mesh: Mesh) -> list[Collective]:
         else:
           continue
         if collective.group_size > 1:
-          # The parts of one that was split share a channel; others may too, of other shapes or elsewhere.
-          channel = re.search(r"channel_id=(\d+)", line.attributes)
-          found[computation, collective.kind, collective.shapes, channel[1] if channel else line.name] = collective
+          found[computation, collective.kind, collective.shapes, _identity(line, outer)] = collective
   return list(found.values())
+
+
+def _identity(line: Instruction, outer: Instruction) -> str:
+  """Return what the parts of a collective share that was split over fusions, and nothing else does.
+
+  Copies of a collective that stand on their own share a channel too, but each moves its own array.
+  """
+  if line is outer:
+    return line.name
+  found = re.search(r'chain_id="\d+"', line.attributes) or re.search(r"channel_id=\d+", line.attributes)
+  return found[0] if found else line.name
 
 
 def _collective(
@@ -79,7 +88,7 @@ def _collective(
   shapes = tuple(array.dims for array in arrays)
   return Collective(
       kind, name[1] if name else "", times, in_loop, size, shapes, len(groups[0]), axes_of(groups, mesh),
-      _span(groups, mesh))
+      _dims_of(groups, mesh))
 
 
 def _between_slices(line: Instruction, times: int, in_loop: bool, mesh: Mesh) -> Collective:
@@ -88,7 +97,7 @@ def _between_slices(line: Instruction, times: int, in_loop: bool, mesh: Mesh) ->
   array = line.arrays[0]
   # `data` is the axis that spans slices.
   return Collective(
-      kind, name[1] if name else "", times, in_loop, array.bytes, (array.dims,), _num_slices(mesh), ("data",), span=0)
+      kind, name[1] if name else "", times, in_loop, array.bytes, (array.dims,), _num_slices(mesh), ("data",), dims=())
 
 
 def replica_groups(attributes: str, num_devices: int) -> np.ndarray:
@@ -143,14 +152,14 @@ def axes_of(groups: np.ndarray, mesh: Mesh) -> tuple[str, ...]:
   return tuple(name for name, differs in zip(mesh.axis_names, varies) if differs)
 
 
-def _span(groups: np.ndarray, mesh: Mesh) -> int:
-  """Return how many dimensions of the torus the groups' devices span; 0 if they lie in several slices."""
+def _dims_of(groups: np.ndarray, mesh: Mesh) -> tuple[int, ...]:
+  """Return the dimensions of the torus that the groups' devices span; none if they lie in several slices."""
   devices = mesh.devices.reshape(-1)
   group = [devices[place] for place in groups[0]]
   if len({slice_of(device) for device in group}) > 1:
-    return 0
+    return ()
   coords = np.array([device.coords for device in group])
-  return max(int((coords != coords[0]).any(axis=0).sum()), 1)
+  return tuple(map(int, np.flatnonzero((coords != coords[0]).any(axis=0)))) or (0,)
 
 
 def _num_slices(mesh: Mesh) -> int:

@@ -63,8 +63,6 @@ def make_jobs(experiment: Experiment, topology: Topology, what: str) -> list[Job
   devices = topology.devices()
   if what == "decode":
     return [decode_job(experiment, Mesh(np.array(devices[:1]).reshape(1), ("data",)))]
-  if len(devices) == 1:
-    raise ValueError(f"--topology: {topology.name} is one chip, which has no mesh to compile for; take two or more")
   mesh = make_mesh(experiment.mesh, devices)
   if experiment.model.attention == "auto":
     experiment = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, attention="splash"))
@@ -180,7 +178,7 @@ def decode_job(experiment: Experiment, mesh: Mesh) -> Job:
 
 def abstract_model(experiment: Experiment, mesh: Mesh) -> sampler.Model:
   """Return the transformer as the sampler takes it, of shapes with shardings."""
-  graph, state = nnx.split(nnx.eval_shape(lambda: NOVA(experiment.model, rngs=nnx.Rngs(0))))
+  graph, state = nnx.eval_shape(lambda: sampler.Model.of(NOVA(experiment.model, rngs=nnx.Rngs(0))))
   place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
   leaves, structure = jax.tree.flatten(state)
   shardings = jax.tree.leaves(state_shardings(mesh, state))

@@ -2,15 +2,18 @@
 
   time ≥ max(compute, memory, network), as if all three overlapped fully:
     compute   executed products / peak          memory   bytes to and from HBM / bandwidth
-    network   Σ wire bytes / bandwidth: a ring both ways along each dimension of the torus that a group spans, or the
-              hosts' network between slices
-The largest of the three is the bottleneck; no program is faster, and a real one is slower.
+    network   Σ wire bytes / bandwidth of the busiest links: a ring both ways along each dimension of the torus that a
+              group spans, or the hosts' network between slices
+The largest of the three is the bottleneck. A real program is slower, since little overlaps fully; memory's part may be
+too high, since what the program text doesn't say to be a slice is counted whole.
 Invariant: every number is a formula's or the compiled program's; nothing is measured.
 """
 
 import re
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -40,7 +43,7 @@ def _compile(job: Job, topology: Topology) -> Report:
   report: Report = {"program": job.name, "mesh": dict(job.mesh.shape), "runs": job.runs, "samples": job.samples}
   lowered = job.lower()
   try:
-    compiled = lowered.compile()
+    compiled, text = compile_with_text(lowered)
   except jax.errors.JaxRuntimeError as error:
     needed = out_of_memory(str(error))
     if needed is None:
@@ -51,20 +54,30 @@ def _compile(job: Job, topology: Topology) -> Report:
   size = memory(job, compiled, topology)
   report |= {"fits": size["peak"] <= size["limit"], "compile_seconds": time.perf_counter() - started, "memory": size}
   try:
-    text = compiled.as_text()
-  except jax.errors.JaxRuntimeError as error:  # Libtpu may know instructions that this JAX doesn't.
+    program = hlo.parse(text)
+    moves, traffic = coll.find_collectives(program, job.mesh), hlo.hbm_bytes(program)
+  except ValueError as error:  # Something is written in a way that we don't know.
     return report | {"unreadable": str(error).splitlines()[0], "resharded": resharded(job, compiled)}
-  program = hlo.parse(text)
-  moves = coll.find_collectives(program, job.mesh)
   count = compiled.cost_analysis()["flops"] * job.mesh.size
   flops, executed = job.flops or count, job.executed or job.flops or count
   return report | {
-      "flops": flops, "executed_flops": executed, "hbm_bytes": hlo.hbm_bytes(program),
+      "flops": flops, "executed_flops": executed, "hbm_bytes": traffic,
       "collectives": summarize(moves, topology.chip),
       "whole_parameter_gathers": [
           move.name for move in coll.whole_stacks(moves, job.stacks, job.mesh.shape.get("tensor", 1))],
       "resharded": resharded(job, compiled),
-      "roofline": roofline(topology.chip, job, flops, executed, hlo.hbm_bytes(program), moves)}
+      "roofline": roofline(topology.chip, job, flops, executed, traffic, moves)}
+
+
+def compile_with_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+  """Compile, and return the compiled program's text, too.
+
+  The compiler itself writes it: libtpu knows instructions that JAX fails to print.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+    written = list(Path(folder).glob("*.after_codegen.txt"))
+    return compiled, written[0].read_text() if len(written) == 1 else compiled.as_text()
 
 
 def out_of_memory(message: str) -> tuple[float, float] | None:
@@ -117,7 +130,7 @@ def summarize(moves: Sequence[coll.Collective], chip: Chip) -> list[dict[str, An
 
 def network_seconds(move: coll.Collective, chip: Chip) -> float:
   """Return how long all runs of a collective take at full bandwidth."""
-  bandwidth = 2 * move.span * chip.link if move.span else chip.dcn
+  bandwidth = 2 * len(move.dims) * chip.link if move.dims else chip.dcn
   return move.times * move.wire_bytes / bandwidth
 
 
@@ -126,9 +139,13 @@ def roofline(
 ) -> dict[str, Any]:
   """Return the seconds of each resource, the bottleneck, and the utilization if it were the only cost."""
   peak, devices = peak_flops(chip, job.dtype), job.mesh.size
+  links: dict[int | str, float] = {}  # By dimension of the torus, or between slices: they carry at the same time.
+  for move in moves:
+    for link in move.dims or ("slices",):
+      links[link] = links.get(link, 0.0) + network_seconds(move, chip)
   parts = {
       "compute": executed / devices / peak, "memory": hbm_bytes / chip.hbm_bandwidth,
-      "network": sum(network_seconds(move, chip) for move in moves)}
+      "network": max(links.values(), default=0.0)}
   bottleneck = max(parts, key=parts.get)
   seconds = parts[bottleneck]
   return {**parts, "bottleneck": bottleneck, "seconds": seconds, "mfu": flops / devices / peak / seconds}
@@ -136,16 +153,17 @@ def roofline(
 
 def lines(report: Report) -> list[str]:
   """Return a report as lines for the terminal."""
-  sizes = {name: f"{size / GIB:.2f}" for name, size in report["memory"].items() if size >= GIB / 200}
-  inside = ", ".join(f"{name} {size}" for name, size in sizes.items() if name not in ("peak", "limit"))
+  size = report["memory"]
+  inside = ", ".join(
+      f"{name} {part / GIB:.2f}" for name, part in size.items() if name not in ("peak", "limit") and part >= GIB / 200)
   verdict = "fits" if report["fits"] else "DOES NOT FIT"
   mesh = ",".join(f"{axis}={size}" for axis, size in report["mesh"].items() if size > 1) or "one device"
-  least = "at least " if "temporaries" not in report["memory"] else ""
+  least = "at least " if "temporaries" not in size else ""
   out = [
       f"{report['program']} on {mesh}: {verdict}; compiled in {report['compile_seconds']:.0f} s",
-      f"  memory   {least}{sizes['peak']} of {sizes['limit']} GiB a device: {inside}"]
+      f"  memory   {least}{size['peak'] / GIB:.2f} of {size['limit'] / GIB:.2f} GiB a device: {inside or 'hardly any'}"]
   if "unreadable" in report:
-    out.append(f"  note     JAX can't read this program's text, so there is no roofline: {report['unreadable']}")
+    out.append(f"  note     this program's text can't be read, so there is no roofline: {report['unreadable']}")
   if "roofline" not in report:
     return out
   line = report["roofline"]

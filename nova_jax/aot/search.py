@@ -1,7 +1,8 @@
 """What to change so that a program fits, and what is the most that fits: found by compiling, not by guessing.
 
-Candidates come in order of what they cost: recompute more; smaller micro-batches, whose every one gathers the weights
-again; a mesh that splits activations too; a smaller batch, which is another run. Each keeps the changes before it.
+Candidates come in order of what they cost: parameters shared out over more devices; two micro-batches, each of which
+gathers the weights again; recomputing more; more micro-batches; a mesh that splits activations too; a smaller batch,
+which is another run. From recomputing on, each keeps the changes before it.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ from typing import Any
 from nova_jax.aot.programs import make_jobs
 from nova_jax.aot.report import Report, compile_job
 from nova_jax.aot.topology import Topology
-from nova_jax.config import Experiment, MeshConfig
+from nova_jax.config import Experiment
 
 REMAT_BY_COST = ("none", "dots", "block", "offload")
 _MOST_DOUBLINGS = 6
@@ -33,7 +34,7 @@ def cheapest_change(
     experiment: Experiment, topology: Topology, what: str, say: Callable[[str], None],
 ) -> tuple[str, list[Report]] | None:
   """Return the flags of the cheapest change that fits, and its reports; None if none of those known does."""
-  for flags, candidate in candidates(experiment, what):
+  for flags, candidate in candidates(experiment, what, topology.num_slices):
     say(f"trying {flags}")
     try:
       reports = compile_all(candidate, topology, what, say, stop=True)
@@ -45,34 +46,37 @@ def cheapest_change(
   return None
 
 
-def candidates(experiment: Experiment, what: str) -> Iterator[tuple[str, Experiment]]:
-  """Yield changes with more and more cost, as flags and as experiments."""
+def candidates(experiment: Experiment, what: str, num_slices: int = 1) -> Iterator[tuple[str, Experiment]]:
+  """Yield changes with more and more cost, as flags and as experiments; decoding, on one device, knows none."""
   flags: dict[str, str] = {}
 
   def result():
     return " ".join(f"--{name}={value}" for name, value in flags.items()), experiment
 
+  if what == "decode":
+    return
+  mesh = experiment.mesh
+  if mesh.data == -1 or mesh.data > num_slices:
+    flags |= {"config.mesh.data": str(num_slices), "config.mesh.fsdp": "-1"}
+    yield result()[0], dataclasses.replace(experiment, mesh=dataclasses.replace(mesh, data=num_slices, fsdp=-1))
+    flags.clear()
   if what == "train":
+    yield _accumulate(experiment, flags, 2)
+    flags.clear()
     for remat in REMAT_BY_COST[REMAT_BY_COST.index(experiment.model.remat) + 1:]:
       experiment = with_remat(experiment, remat)
       flags["config.model.remat"] = remat
       yield result()
-    most = min(stage.batch_size for stage in experiment.train.stages)
-    for accumulation in (2, 4, 8):
-      if accumulation * experiment.train.accumulation <= most:
-        changed = dataclasses.replace(experiment.train, accumulation=accumulation * experiment.train.accumulation)
-        flags["config.train.accumulation"] = str(changed.accumulation)
-        yield result()[0], dataclasses.replace(experiment, train=changed)
-    flags.pop("config.train.accumulation", None)
+    for factor in (2, 4, 8) if flags else (4, 8):
+      yield _accumulate(experiment, flags, factor)
+    flags.pop("config.train.accumulation")
   for tensor in (2, 4, 8):
-    mesh = experiment.mesh
     if tensor <= mesh.tensor or mesh.fsdp != -1 and mesh.fsdp * mesh.tensor % tensor:
       continue
     fsdp = mesh.fsdp if mesh.fsdp == -1 else mesh.fsdp * mesh.tensor // tensor
-    changed = MeshConfig(mesh.data, fsdp, tensor, mesh.context)
-    flags["mesh"] = f"data={mesh.data},fsdp={fsdp},tensor={tensor},context={mesh.context}"
-    yield result()[0], dataclasses.replace(experiment, mesh=changed)
-  flags.pop("mesh", None)
+    flags |= {"config.mesh.fsdp": str(fsdp), "config.mesh.tensor": str(tensor)}
+    yield result()[0], dataclasses.replace(experiment, mesh=dataclasses.replace(mesh, fsdp=fsdp, tensor=tensor))
+  flags = {name: value for name, value in flags.items() if "mesh" not in name}
   if what == "train":
     for part in (2, 4, 8):
       changed = with_batch(experiment, 1 / part)
@@ -81,12 +85,21 @@ def candidates(experiment: Experiment, what: str) -> Iterator[tuple[str, Experim
       yield result()[0], changed
 
 
+def _accumulate(experiment: Experiment, flags: dict[str, str], factor: int) -> tuple[str, Experiment]:
+  """Return the experiment in more micro-batches, and its flags; one that doesn't divide is refused where it is used."""
+  changed = dataclasses.replace(experiment.train, accumulation=factor * experiment.train.accumulation)
+  flags["config.train.accumulation"] = str(changed.accumulation)
+  text = " ".join(f"--{name}={value}" for name, value in flags.items())
+  return text, dataclasses.replace(experiment, train=changed)
+
+
 def search(experiment: Experiment, topology: Topology, say: Callable[[str], None]) -> dict[str, Any]:
-  """Find the lightest remat for the batch as it is, and the largest batch with the heaviest remat.
+  """Find the lightest remat for the batch as it is, and the largest batch with remat "block", of at most 32 times.
 
   Returns:
     `tried`: what was compiled, in order: remat, batch of each stage, whether it fits, and its clips a second at the
-    roofline. `lightest_remat` and `largest_batch`: the rows that won, or None.
+    roofline. `lightest_remat` and `largest_batch`: the rows that won, or None. `batch_limit`: whether the search ended
+    at the largest batch that it tries, and not at one that doesn't fit.
   """
   tried: list[dict] = []
 
@@ -114,7 +127,9 @@ def search(experiment: Experiment, topology: Topology, say: Callable[[str], None
   if largest is None:
     halves = (fits(with_batch(heavy, 2**-halvings)) for halvings in range(1, _MOST_DOUBLINGS))
     largest = next(filter(None, halves), None)
-  return {"tried": tried, "lightest_remat": lightest, "largest_batch": largest}
+  limit = largest is not None and largest["batch"] == [
+      stage.batch_size for stage in with_batch(experiment, 2**(_MOST_DOUBLINGS - 1)).train.stages]
+  return {"tried": tried, "lightest_remat": lightest, "largest_batch": largest, "batch_limit": limit}
 
 
 def with_remat(experiment: Experiment, remat: str) -> Experiment:

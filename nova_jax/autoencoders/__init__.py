@@ -1,5 +1,6 @@
 """Frozen autoencoders between pixels uint8 [B,T,height,width,channels] and latents f32 [B,T,h,w,C], by name."""
 
+import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -49,7 +50,8 @@ class Autoencoder(Protocol):
     """Decode one such tile, without the frames that it shares with the one before."""
 
 
-BUILT_IN = {"pixels": PixelAutoencoder}
+# By name: of grey pixels, as the moving digits have, and of pixels in colour.
+BUILT_IN = {"pixels": PixelAutoencoder, "rgb": functools.partial(PixelAutoencoder, latent_dim=3, mean=0.0, std=0.5)}
 
 
 def make_autoencoder(name: str) -> Autoencoder:

@@ -1,8 +1,8 @@
 """A network as an autoencoder of whole clips: tiles, distributions and scaling.
 
   latent = (mean − shift) · factor, or with a sample of N(mean, std) in place of the mean.
-One sample and one tile in time go through the network at once, as in the published code, and results are moved to the
-host tile by tile: memory is that of one tile, however long the clip.
+One tile in time of one sample, or of as many as asked for, goes through the network at once, as in the published code,
+and results are moved to the host tile by tile: memory is that of one tile, however long the clip.
 """
 
 import functools
@@ -14,10 +14,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Float32, UInt8
 
+from nova_jax.autoencoders.moments import mean_and_std
 from nova_jax.autoencoders.pixels import Array
 from nova_jax.autoencoders.tiling import TimeTiles, blend, space_tiles
 
-LOGVAR_RANGE = (-30.0, 20.0)
 # By default XLA's CPU backend orders operations for concurrency, and keeps twice as many activations alive.
 CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
@@ -31,10 +31,13 @@ class NeuralAutoencoder:
     space_tile: side of tiles in space, in latents; None takes whole frames. Tiles overlap by a quarter and are blended,
       which needs less memory and is approximate: normalisation and attention see one tile only.
     dtype: of computation, "float32" or "bfloat16".
+    batch_size: samples that go through the network at once; more of them are cut into batches.
+    device: that holds the weights and computes; None takes the default one.
   """
 
   def __init__(
-      self, network: nnx.Module, time_tiles: TimeTiles, *, space_tile: int | None = None, dtype: str = "float32"
+      self, network: nnx.Module, time_tiles: TimeTiles, *, space_tile: int | None = None, dtype: str = "float32",
+      batch_size: int = 1, device: jax.Device | None = None,
   ):
     if space_tile is not None and (not isinstance(space_tile, int) or space_tile < 4):
       raise ValueError(f"space_tile: a quarter is shared, so expected 4 latents or more, got {space_tile}")
@@ -44,9 +47,9 @@ class NeuralAutoencoder:
     self.spatial_stride: int = network.spatial_stride
     self.shift, self.factor = (np.asarray(value, np.float32) for value in network.scaling())
     self.channels = 3
-    self.time_tiles, self.space_tile = time_tiles, space_tile
+    self.time_tiles, self.space_tile, self.batch_size = time_tiles, space_tile, batch_size
     graph, state = nnx.split(network)
-    self._state = jax.device_put(state)
+    self._state = jax.device_put(state, device)
     self._encode_tile, self._decode_tile = (tile_function(graph, method, dtype) for method in ("encode", "decode"))
 
   def encode(
@@ -92,16 +95,13 @@ class NeuralAutoencoder:
       clip = np.pad(clip, ((0, 0), (0, missing), (0, 0), (0, 0), (0, 0)), "edge")
       return self._by_space(self._encode_tile, clip, self.spatial_stride, 1)
 
-    return _by_time(encode, pixels, frames, self.time_tiles.overlap)
+    return _by_time(encode, pixels, frames, self.time_tiles.overlap, self.batch_size)
 
   def mean_and_std(
       self, moments: Float[Array, "B T h w M"]
   ) -> tuple[Float[Array, "B T h w C"], Float[Array, "B T h w C"] | float]:
     """Split moments into means and standard deviations of latents, which are not scaled."""
-    mean, logvar = moments[..., : self.latent_dim], moments[..., self.latent_dim:]
-    # One logvar serves all channels, or each has its own; without any, latents are certain.
-    std = np.exp(0.5 * logvar.clip(*LOGVAR_RANGE)) if logvar.shape[-1] else 0.0
-    return mean, std
+    return mean_and_std(moments, self.latent_dim)
 
   def scale(self, z: Float[Array, "... C"]) -> Float[Array, "... C"]:
     """Return latents as models expect them."""
@@ -132,7 +132,8 @@ class NeuralAutoencoder:
   def _decode(self, latents, finish: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     z = self.unscale(np.asarray(latents, np.float32))
     decode = lambda z: finish(self._by_space(self._decode_tile, z, 1, self.spatial_stride))
-    return _by_time(decode, z, self.time_tiles.latent_tiles(z.shape[1]), self.time_tiles.frame_overlap)
+    tiles = self.time_tiles.latent_tiles(z.shape[1])
+    return _by_time(decode, z, tiles, self.time_tiles.frame_overlap, self.batch_size)
 
   def _by_space(self, run: Callable, x: np.ndarray, stride_in: int, stride_out: int) -> np.ndarray:
     """Run a tile in time, in tiles in space where asked for; strides are of a latent."""
@@ -160,10 +161,10 @@ def run_network(graph: nnx.GraphDef, method: str, dtype: str, state: nnx.State, 
 
 
 def _by_time(
-    run: Callable[[np.ndarray], np.ndarray], x: np.ndarray, tiles: Sequence[slice], overlap: int
+    run: Callable[[np.ndarray], np.ndarray], x: np.ndarray, tiles: Sequence[slice], overlap: int, batch_size: int
 ) -> np.ndarray:
-  """Run one sample and one tile after the other; `overlap` is what later tiles repeat of a result."""
-  samples = (x[i:i + 1] for i in range(len(x)))
+  """Run one batch of samples and one tile after the other; `overlap` is what later tiles repeat of a result."""
+  batches = (x[i:i + batch_size] for i in range(0, len(x), batch_size))
   return np.concatenate([
-      np.concatenate([run(sample[:, tile])[:, overlap if tile.start else 0:] for tile in tiles], axis=1)
-      for sample in samples])
+      np.concatenate([run(batch[:, tile])[:, overlap if tile.start else 0:] for tile in tiles], axis=1)
+      for batch in batches])

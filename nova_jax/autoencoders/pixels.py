@@ -1,4 +1,4 @@
-"""The autoencoder of small images: none. Latents are standardised pixels.
+"""The autoencoder of small images: none. Latents are standardised pixels, grey or in colour.
 
   latent = ((x / 127.5 - 1) - mean) / std, and back as all our decoders end: x · 127.5 + 127.5, clamped, truncated.
 Truncation may lose one step of 255 on the way there and back, as in the published code.
@@ -31,6 +31,18 @@ class PixelAutoencoder:
     """Undo `encode`."""
     pixels = (latents * self.std + self.mean) * 127.5 + 127.5
     return pixels.clip(0, 255).astype("uint8")
+
+  def moments(self, pixels: UInt8[Array, "*B C"]) -> Float32[Array, "*B C"]:
+    """Return pixels in -1 … 1: the means of latents that are not scaled and, without log-variances, certain."""
+    return pixels.astype("float32") / 127.5 - 1
+
+  @property
+  def shift(self) -> np.float32:
+    return np.float32(self.mean)
+
+  @property
+  def factor(self) -> np.float32:
+    return np.float32(1 / self.std)
 
   def num_latent_frames(self, num_frames: int) -> int:
     return num_frames

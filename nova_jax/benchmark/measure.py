@@ -35,17 +35,18 @@ def measure(
   peak = matmul_peak(work.model.dtype)
   results = {"matmul_peak_flops": peak}
   for what, title in TITLES.items():
-    run = MAKERS[what](work, num_frames)
-    sides = {"ours": lambda: seconds(run)}
+    ours = MAKERS[what](work, num_frames)
+    ours.warm_up()
+    sides = {"ours": lambda: seconds(ours.once)}
     if peer is not None:
       sides["peer"] = lambda: peer.seconds(what, num_frames)
     results[what] = result = {side: summary(times) for side, times in alternate(sides, repeats).items()}
-    ours = result["ours"]
-    result["share_of_peak"] = operations(work, what, num_frames) / (ours["best"] / 1000) / peak
-    line = (f"{title}, {num_frames} frames: {ours['best']:.0f} ms (median {ours['median']:.0f}), "
+    best = result["ours"]["best"]
+    result["share_of_peak"] = operations(work, what, num_frames) / (best / 1000) / peak
+    line = (f"{title}, {num_frames} frames: {best:.0f} ms (median {result['ours']['median']:.0f}), "
             f"{result['share_of_peak']:.0%} of the {peak / 1e9:.0f} GFLOP/s of matrix products")
     if peer is not None:
-      result["ratio"] = result["peer"]["best"] / ours["best"]
+      result["ratio"] = result["peer"]["best"] / best
       line += f"; published code {result['peer']['best']:.0f} ms: {result['ratio']:.2f} times as fast"
     show(line)
   for what in TITLES:
@@ -69,8 +70,8 @@ def cost_against_frames(
   costs = {}
   for num_frames in frame_counts:
     run = MAKERS[what](work, num_frames)
-    run()
-    costs[num_frames] = 1000 * seconds(run) / num_frames
+    run.warm_up()
+    costs[num_frames] = 1000 * seconds(run.once) / num_frames
     first, per_frame = frame_counts[0], lambda n: operations(work, what, n) / n
     line = (f"  {what} {num_frames:2d} frames: {costs[num_frames]:.0f} ms a frame, "
             f"{costs[num_frames] / costs[first]:.2f} of that of {first} frames; "

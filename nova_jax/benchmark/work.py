@@ -6,8 +6,9 @@ same.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -51,8 +52,15 @@ class Work:
   guidance_scale: float = 5.0
 
 
-def make_training(work: Work, num_frames: int) -> Callable[[], None]:
-  """Return a function that takes one training step and waits for it. The optimizer is the published one's."""
+class Run(NamedTuple):
+  """Work that is ready: both functions wait for it to end."""
+
+  once: Callable[[], None]
+  warm_up: Callable[[], None]  # Compiles all that `once` needs, in less time if there is a way.
+
+
+def make_training(work: Work, num_frames: int) -> Run:
+  """Return one training step. The optimizer is the published one's."""
   train = TrainConfig(
       stages=(StageConfig(batch_size=work.batch_size, num_frames=num_frames),), loss_repeat=work.loss_repeat,
       visible_sizes=4)
@@ -74,11 +82,11 @@ def make_training(work: Work, num_frames: int) -> Callable[[], None]:
     nonlocal state
     state, _ = jax.block_until_ready(step(state, batch, work.num_visible, padded))
 
-  return take_step
+  return Run(take_step, take_step)
 
 
-def make_generation(work: Work, num_frames: int) -> Callable[[], None]:
-  """Return a function that generates latents and waits for them."""
+def make_generation(work: Work, num_frames: int) -> Run:
+  """Return the generation of latents."""
   scheduler = make_scheduler(Experiment(model=work.model).scheduler)
   model = Model.of(_make_model(work.model, nnx.Rngs(0)))
   plan = make_plan(
@@ -86,10 +94,12 @@ def make_generation(work: Work, num_frames: int) -> Callable[[], None]:
       guidance=Guidance(work.guidance_scale))
   keys = jax.random.split(jax.random.key(0), work.batch_size)
 
-  def run():
-    jax.block_until_ready(list(generate(model, scheduler, plan, condition(work, 1), condition(work, 0), keys=keys)))
+  def run(most: int):
+    frames = generate(model, scheduler, plan, condition(work, 1), condition(work, 0), keys=keys)
+    jax.block_until_ready(list(itertools.islice(frames, most)))
 
-  return run
+  # The second frame compiles what all later ones run.
+  return Run(lambda: run(num_frames), lambda: run(2))
 
 
 def condition(work: Work, share: float) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def open_folder(path: Path, weights: str = "ema", step: int | None = None) -> Fo
   if step is not None or weights != "ema":
     raise ValueError(f"{path} is not a training run: it has one set of weights, so give neither weights nor step")
   parts = _part_folders(path)
-  openers = {name: functools.partial(_open, folder, name) for name, folder in parts.items()}
+  openers = {name: functools.partial(open_of_kind, folder, name) for name, folder in parts.items()}
   if is_ours(path):
     card = cards.read_card(path)
     _check_card(card, parts, path)
@@ -152,7 +152,7 @@ def load_autoencoder(name: str | None, base: str | Path = "", **options: Any) ->
   """
   if name is None or name in autoencoders.BUILT_IN:
     return None if name is None else autoencoders.make_autoencoder(name)
-  return autoencoders.wrap(_open(Path(base) / name, VAE, autoencoders.BUILT_IN).load(), **options)
+  return autoencoders.wrap(open_of_kind(Path(base) / name, VAE, autoencoders.BUILT_IN).load(), **options)
 
 
 def load_text_encoder(name: str | None, cfg: ModelConfig, base: str | Path = "") -> text.TextEncoder | None:
@@ -161,12 +161,22 @@ def load_text_encoder(name: str | None, cfg: ModelConfig, base: str | Path = "")
     return None
   if name in text.BUILT_IN:
     return text.make_text_encoder(name, cfg)
-  part = _open(Path(base) / name, TEXT_ENCODER, text.BUILT_IN)
+  part = open_of_kind(Path(base) / name, TEXT_ENCODER, text.BUILT_IN)
   cfg.check_fit(text_dim=part.dim)
   return text.PhiEncoder(part.load(), text.load_tokenizer(part.folder.parent / TOKENIZER), cfg.text_len)
 
 
-def _open(folder: Path, kind: str, built_in: Collection[str] = ()) -> Part:
+def open_of_kind(folder: Path, kind: str, built_in: Collection[str] = ()) -> Part:
+  """Open the folder of one part.
+
+  Args:
+    folder: of the part.
+    kind: which part it must be.
+    built_in: names that would also do.
+
+  Raises:
+    ValueError: there is none, or it holds another part.
+  """
   if not folder.is_dir():
     raise ValueError(f"{kind}: {folder} is neither a folder nor built in ({', '.join(built_in)})")
   part = open_part(folder)
@@ -193,7 +203,7 @@ def _open_trained(path: Path, card: Card, weights: str, step: int | None) -> Fol
   for kind, name, built_in in (
       (VAE, card.autoencoder, autoencoders.BUILT_IN), (TEXT_ENCODER, card.text_encoder, text.BUILT_IN)):
     if name is not None and name not in built_in:
-      parts[kind] = functools.partial(_open, path / name, kind, built_in)
+      parts[kind] = functools.partial(open_of_kind, path / name, kind, built_in)
   if TEXT_ENCODER in parts:
     tokenizer = (path / card.text_encoder).parent / TOKENIZER
     files = {f"{TOKENIZER}/{file.name}": file for file in _files(tokenizer)}

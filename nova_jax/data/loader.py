@@ -1,25 +1,49 @@
-"""The stream of training batches: records shuffled by Grain, cut to length and encoded.
+"""The stream of training batches: records in Grain's order, drawn, batched and finished.
 
-The stream is one endless sequence of records, shuffled anew each epoch. Batch follows batch in it, so that a row of a
+A stage's records stand in one or several buckets, endless sequences of records of one shape. Batch follows batch, each
+from one bucket; buckets take turns by weight, and within a bucket batch follows batch of its sequence. A row of a
 step's batch is the same for any number of hosts, each of which reads the rows that its devices need (`rows.py`); rows
 carry their position in the stream as `index`.
-Invariant: what stands at a position is a function of (source, seed, position, num_frames) alone. The whole state is
-the next position: a stream continues exactly where it stopped, also with other hosts, workers or batch sizes.
+Invariant: what stands at a position is a function of (feed, position, batch size) alone, and of (feed, position) if
+there is one bucket. The whole state is the next position: a stream continues exactly where it stopped, also with other
+hosts or workers, and with one bucket with other batch sizes. Memory is that of a few batches, however large the data.
 """
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import grain
 import numpy as np
 
-from nova_jax.autoencoders import Autoencoder
-from nova_jax.text.base import TextEncoder
-
-_CACHE_BYTES = 256 * 2**20  # Sources up to this size are decoded once and kept.
-_PREFETCH = 4  # Batches.
+_PREFETCH = 4  # Batches at most, and as many as fit into the bytes below, that are read ahead.
+_PREFETCH_BYTES = 2**30
 _END = 2**62  # Records in an endless stream.
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+  """Records of one shape, from which whole batches are made."""
+
+  records: grain.MapDataset  # Endless.
+  weight: float = 1.0  # Of its batches among all.
+
+
+class Feed(Protocol):
+  """What a stage learns from: buckets of records, and how they become batches."""
+
+  buckets: Sequence[Bucket]
+
+  def draw(self, record: Any, position: int) -> Mapping[str, Any]:
+    """Make a row of a record, where the stream reads; all randomness comes from the position.
+
+    A row may name the records that it stands in for, in place of damaged ones, as bytes `damaged`, one a line.
+    """
+
+  def finish(self, rows: Batch) -> Batch:
+    """Make a batch of stacked rows, in the process that trains."""
 
 
 class Loader:
@@ -27,99 +51,90 @@ class Loader:
 
   def __init__(
       self,
-      source: Sequence[Mapping[str, Any]],
-      text_encoder: TextEncoder | None,
-      autoencoder: Autoencoder,
+      feed: Feed,
       *,
-      num_frames: int,
-      seed: int,
       batch_size: int,
       rows: Sequence[int] | None = None,
       num_workers: int = 0,
+      max_damaged: int = 0,
   ):
     """Start at position 0.
 
     Args:
-      source: random-access records with `video` uint8 [T,height,width,channels], `caption` and `digit`.
-      text_encoder: embeds the captions; None for a class-conditional model, which gets digits as labels.
-      autoencoder: encodes the clips.
-      num_frames: latent frames of a sample. Longer records are cut after their first frames; single frames are taken
-        from anywhere in them, at random.
-      seed: of the shuffle and of single frames.
+      feed: of the stage.
       batch_size: of all hosts together.
       rows: those of each batch that this host reads, in ascending order; None reads all.
       num_workers: processes that read; 0 reads in a thread.
-
-    Raises:
-      ValueError: no records, or too short ones.
+      max_damaged: records that may be skipped as damaged, before it is an error.
     """
-    if not len(source):
-      raise ValueError("data: the source has no records")
-    self._num_pixel_frames = autoencoder.num_frames(num_frames)
-    video = source[0]["video"]
-    if len(video) < self._num_pixel_frames:
-      raise ValueError(
-          f"num_frames: {num_frames} latent frames need clips of {self._num_pixel_frames} frames, but the records have"
-          f" {len(video)}: store longer ones (data.num_frames)")
-    self._text_encoder = text_encoder
-    self._autoencoder = autoencoder
-    self._seed = seed
-    if video.nbytes * len(source) <= _CACHE_BYTES:
-      source = _Remembering(source)
-    self._records = grain.MapDataset.source(source).seed(seed).shuffle().repeat().map_with_index(_with_position)
+    self._feed = feed
     self._batch_size, self._rows = batch_size, tuple(range(batch_size) if rows is None else rows)
     self._workers = grain.MultiprocessingOptions(num_workers) if num_workers else None
     self._position, self._stream = 0, None
+    self._max_damaged, self.damaged = max_damaged, []
 
   def __iter__(self) -> "Loader":
     return self
 
-  def __next__(self) -> dict[str, np.ndarray]:
+  def __next__(self) -> Batch:
     """Return this host's rows of the next batch.
 
     Returns:
-      latents f32 [B,T,h,w,C]; text_embeds f32 [B,L,E] and text_lengths int32 [B], or labels int32 [B]; and
-      index int32 [B], the position in the stream modulo 2**31.
+      latents f32 [B,T,h,w,C]; text_embeds f32 [B,L,E] (f16 if they were stored) and text_lengths int32 [B], or labels
+      int32 [B]; motion_flow and fps f32 [B] if the feed knows them; and index int32 [B], the position in the stream
+      modulo 2**31.
+
+    Raises:
+      ValueError: more records are damaged than may be; the error names one and its shard.
     """
     if self._stream is None:
       self._stream = self._start()
     rows = next(self._stream)
     self._position += self._batch_size
-    batch = {
-        "latents": self._autoencoder.encode(self._cut(rows["video"], rows["position"])),
-        "index": (rows["position"] % 2**31).astype(np.int32),
-    }
-    if self._text_encoder is None:
-      batch["labels"] = rows["digit"].astype(np.int32)
-    else:
-      captions = [caption.decode() for caption in rows["caption"].tolist()]
-      batch["text_embeds"], batch["text_lengths"] = self._text_encoder.encode(captions)
-    return batch
+    for names in rows.pop("damaged", np.empty(0, bytes)).tolist():
+      self._skip(names.decode().splitlines())
+    return {**self._feed.finish(rows), "index": (rows["position"] % 2**31).astype(np.int32)}
 
-  def _cut(self, videos: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Cut clips [B,T,…] to the length asked for."""
-    if self._num_pixel_frames > 1:
-      return videos[:, :self._num_pixel_frames]
-    words = [np.random.SeedSequence((self._seed, position)).generate_state(1)[0] for position in positions.tolist()]
-    frames = np.array(words) % videos.shape[1]
-    return videos[np.arange(len(videos)), frames][:, None]
+  def _skip(self, names: Sequence[str]) -> None:
+    for name in names:
+      if name not in self.damaged:
+        self.damaged.append(name)
+        if len(self.damaged) > self._max_damaged:
+          raise ValueError(
+              f"{name}; it is damaged record {len(self.damaged)}, and data.max_damaged={self._max_damaged}: make the "
+              "cache anew, or skip more")
+        print(f"skipping damaged record {len(self.damaged)} of at most {self._max_damaged}: {name}", flush=True)
 
-  def _start(self) -> Iterator[dict[str, np.ndarray]]:
+  def _start(self) -> Iterator[Batch]:
     """Start to read this host's rows of the batches from the present position on."""
+    read = _Rows(self._feed, _turns(self._feed.buckets), self._position, self._batch_size, self._rows)
     numbers = grain.MapDataset.range(len(self._rows) * (_END // self._batch_size))
-    records = numbers.map(_Rows(self._records, self._position, self._batch_size, self._rows))
-    batches = records.batch(len(self._rows), drop_remainder=True).to_iter_dataset(
-        grain.ReadOptions(num_threads=1, prefetch_buffer_size=_PREFETCH))
+    size = sum(np.asarray(value).nbytes for value in read(0).values()) * len(self._rows)
+    prefetch = max(1, min(_PREFETCH, _PREFETCH_BYTES // max(size, 1)))
+    batches = numbers.map(read).batch(len(self._rows), drop_remainder=True).to_iter_dataset(
+        grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch))
     return iter(batches.mp_prefetch(self._workers) if self._workers else batches)
 
   def get_state(self) -> int:
     """Return the position of the next batch's first record in the stream."""
     return self._position
 
-  def set_state(self, position: int):
-    """Continue at a position that `get_state` returned, of this or of an equal stream."""
+  def set_state(self, position: int, damaged: Sequence[str] = ()):
+    """Continue at a position that `get_state` returned, of this or of an equal stream.
+
+    Args:
+      position: of the next batch's first record.
+      damaged: records that were skipped before.
+
+    Raises:
+      ValueError: a position within a batch, if there are several buckets.
+    """
+    if len(self._feed.buckets) > 1 and position % self._batch_size:
+      raise ValueError(
+          f"the stream stopped at record {position}, within a batch of {self._batch_size}; with several buckets it "
+          "continues with its own batch size only")
     self.close()
-    self._position = position
+    self._position, self.damaged = position, list(damaged)
 
   def close(self):
     """Stop the reading thread or processes."""
@@ -130,33 +145,23 @@ class Loader:
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-  """From a number to a record: counts through some rows of batch after batch."""
+  """From a number to a row: counts through some rows of batch after batch."""
 
-  records: grain.MapDataset
+  feed: Feed
+  turns: grain.MapDataset  # The bucket of each batch, and which of the bucket's batches it is.
   first: int  # Position of the first batch.
   batch_size: int
   rows: tuple[int, ...]
 
-  def __call__(self, number: int) -> Mapping[str, Any]:
+  def __call__(self, number: int) -> dict[str, Any]:
     batch, row = divmod(int(number), len(self.rows))
-    return self.records[self.first + batch * self.batch_size + self.rows[row]]
+    position = self.first + batch * self.batch_size + self.rows[row]
+    # A stream of one bucket may begin within a batch: a step's rows may then be of two batches.
+    bucket, batch = self.turns[position // self.batch_size]
+    record = self.feed.buckets[bucket].records[batch * self.batch_size + position % self.batch_size]
+    return {**self.feed.draw(record, position), "position": np.int64(position)}
 
 
-def _with_position(position: int, record: Mapping[str, Any]) -> dict[str, Any]:
-  return {**record, "position": np.int64(position)}
-
-
-class _Remembering:
-  """A source that decodes each record once and keeps it."""
-
-  def __init__(self, source: Sequence[Mapping[str, Any]]):
-    self._source = source
-    self._records = [None] * len(source)
-
-  def __len__(self) -> int:
-    return len(self._records)
-
-  def __getitem__(self, number: int) -> Mapping[str, Any]:
-    if self._records[number] is None:
-      self._records[number] = self._source[number]
-    return self._records[number]
+def _turns(buckets: Sequence[Bucket]) -> grain.MapDataset:
+  turns = [grain.MapDataset.range(_END).map(lambda batch, bucket=i: (bucket, batch)) for i in range(len(buckets))]
+  return grain.MapDataset.mix(turns, [bucket.weight for bucket in buckets])

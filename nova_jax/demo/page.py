@@ -30,7 +30,7 @@ THEME = gr.themes.Default(
     primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 STYLE = views.STYLE + """
 footer { display: none !important; }
-#stage, #strip, #status, #made { padding: 0 !important; }
+.html-container { padding: 0 !important; }
 """
 
 

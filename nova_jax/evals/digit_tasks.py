@@ -2,10 +2,10 @@
 
   image_to_video  given the first frame of a held-out clip: direction, same_digit, retrieval (digits.py)
   continuation    given its first two frames: the digit and the path (within a pixel) of the frames to come
-  long            from text, `LONG` times the trained length: do all frames read as the digit asked for? Also the
+  long            from text, `LONG` times the trained length: is every frame the digit? Also the
                   time of a frame and the memory, early and late
-  switch          another prompt, the opposite direction, takes over after the trained length and sees one frame: does the
-                  digit move that way over the next two frames, is it still the digit?
+  switch          another prompt, the opposite direction, takes over after the trained length and sees one frame: does
+                  the digit move that way over the next two frames, is it still the digit?
   inpainting      half of a held-out digit is given, cut through its middle: are known pixels kept, does it read right?
 Invariant: every case is answerable: real digits continued by hand would score 1, up to the classifier's errors.
 """

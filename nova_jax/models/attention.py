@@ -15,7 +15,7 @@ from nova_jax.models.attention_mapped import mapped
 from nova_jax.models.attention_splash import kernel_spec, make_kernel, splash
 from nova_jax.models.context import Layout
 from nova_jax.models.masks import Mask, matrix
-from nova_jax.sharding import CONTEXT, current_mesh, fitting_spec
+from nova_jax.sharding import CONTEXT, current_mesh, current_platform, fitting_spec
 
 _FASTEST = {"tpu": "splash", "cpu": "mapped"}
 
@@ -34,8 +34,7 @@ def attention(
     backend: who computes it; see `ATTENTION` in config.py.
     layout: how a sequence, the same for queries and keys, is spread over devices; None if it is not.
   """
-  mesh = current_mesh()
-  platform = jax.default_backend() if mesh is None else mesh.abstract_device.platform
+  mesh, platform = current_mesh(), current_platform()
   if backend == "auto":
     backend = _FASTEST.get(platform, "dense")
   if backend == "mapped" and layout is not None:

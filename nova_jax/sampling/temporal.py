@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from nova_jax.config import ModelConfig
+from nova_jax.models.layers import cast_weights
 from nova_jax.models.nova import NOVA, Condition
 from nova_jax.models.transformer import Cache
 
@@ -29,7 +30,8 @@ class Model(NamedTuple):
 
   @classmethod
   def of(cls, module: NOVA) -> "Model":
-    return cls(*nnx.split(module))
+    # Each set reads all weights: they are stored as they are used.
+    return cls(*cast_weights(module, module.cfg.dtype))
 
   def merge(self) -> NOVA:
     return nnx.merge(self.graph, self.state)

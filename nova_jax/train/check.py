@@ -6,7 +6,8 @@ Invariant: an experiment that passes doesn't fail for its settings, in whatever 
 from jax.sharding import Mesh
 
 from nova_jax.autoencoders import Autoencoder
-from nova_jax.config import Experiment
+from nova_jax.config import DATASETS, Experiment, did_you_mean
+from nova_jax.data.sources import CacheData
 from nova_jax.diffusion import make_scheduler
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.sampler import make_plan
@@ -14,8 +15,15 @@ from nova_jax.sampling.sampler import make_plan
 NUM_DIGITS = 10
 
 
-def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder) -> None:
-  """Raise a ValueError that names the fields which don't fit each other."""
+def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder, caches: CacheData | None = None) -> None:
+  """Raise a ValueError that names the fields which don't fit each other.
+
+  Args:
+    experiment: to check.
+    mesh: to train on.
+    autoencoder: of the model.
+    caches: what it learns from; None for moving digits.
+  """
   model, data, train, optimizer = experiment.model, experiment.data, experiment.train, experiment.optimizer
   for name, value, low, high in (
       ("seed", experiment.seed, 0, 2**32 - 1),
@@ -23,6 +31,8 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder) -> None:
       ("train.caption_dropout", train.caption_dropout, 0, 1),
       ("train.sample_every", train.sample_every, 0, float("inf")),
       ("data.num_workers", data.num_workers, 0, float("inf")),
+      ("data.short_captions", data.short_captions, 0, 1),
+      ("data.max_damaged", data.max_damaged, 0, float("inf")),
       ("optimizer.learning_rate", optimizer.learning_rate, 0, float("inf")),
       ("optimizer.b1", optimizer.b1, 0, 1),
       ("optimizer.b2", optimizer.b2, 0, 1),
@@ -30,19 +40,14 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder) -> None:
   ):
     if not low <= value <= high:
       raise ValueError(f"{name}: expected {low} to {high}, got {value}")
-  latents = (data.canvas // autoencoder.spatial_stride,) * 2
-  if (model.latent_size, model.latent_dim) != (latents, autoencoder.latent_dim):
-    raise ValueError(
-        f"data.canvas={data.canvas} makes latents of {latents} x {autoencoder.latent_dim}, but the model has "
-        f"model.latent_size={model.latent_size} and model.latent_dim={model.latent_dim}")
-  if model.num_classes is not None and model.num_classes < NUM_DIGITS:
-    raise ValueError(f"model.num_classes: the digits have {NUM_DIGITS} classes, got {model.num_classes}")
+  if data.name not in DATASETS:
+    raise ValueError(f"data.name: {data.name!r} is not known{did_you_mean(data.name, DATASETS)}")
+  if caches is None:
+    _check_digits(experiment, autoencoder)
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   for stage in train.stages:
-    frames = autoencoder.num_frames(stage.num_frames)
-    if frames > data.num_frames:
-      raise ValueError(
-          f"train.stages: {stage.name!r} takes clips of {frames} frames, but data.num_frames={data.num_frames}")
+    if caches is not None:
+      caches.feed(stage)
     if stage.batch_size // train.accumulation % shards:
       raise ValueError(
           f"train.stages: a micro-batch of {stage.batch_size // train.accumulation} clips of {stage.name!r} does not "
@@ -51,3 +56,19 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder) -> None:
   make_plan(
       model, make_scheduler(experiment.scheduler), num_frames=1, num_sets=sample.num_inference_steps,
       num_steps=sample.num_diffusion_steps, guidance=Guidance(sample.guidance_scale))
+
+
+def _check_digits(experiment: Experiment, autoencoder: Autoencoder) -> None:
+  model, data = experiment.model, experiment.data
+  latents = (data.canvas // autoencoder.spatial_stride,) * 2
+  if (model.latent_size, model.latent_dim) != (latents, autoencoder.latent_dim):
+    raise ValueError(
+        f"data.canvas={data.canvas} makes latents of {latents} x {autoencoder.latent_dim}, but the model has "
+        f"model.latent_size={model.latent_size} and model.latent_dim={model.latent_dim}")
+  if model.num_classes is not None and model.num_classes < NUM_DIGITS:
+    raise ValueError(f"model.num_classes: the digits have {NUM_DIGITS} classes, got {model.num_classes}")
+  for stage in experiment.train.stages:
+    frames = autoencoder.num_frames(stage.num_frames)
+    if frames > data.num_frames:
+      raise ValueError(
+          f"train.stages: {stage.name!r} takes clips of {frames} frames, but data.num_frames={data.num_frames}")

@@ -10,6 +10,8 @@ frame, V of them visible, R noised copies, D and W the widths of encoders and de
   denoiser         = T·N·(2·(D·W + W²) + R·(2·W·(2·patch + 256 + W) + 10·W²·depth + 4·W²))
   embeddings       = text, motion, patches; scaling & shift on frames after the first
 
+Generation is the same with a cache, for a set of n tokens (paper, section 3.3), but for two things: the last block of
+the spatial encoder takes 6·D²·(M+N) + n·(18·D² + 4·D·(M+N)), and times are embedded once for all tokens.
 The visible count is the real one, not the padded size. Utilization (MFU) is train_flops / seconds / peak: exact areas
 of masks, no recomputation.
 """
@@ -119,6 +121,7 @@ def sample_flops(
   d, prefix, num_video, num_tokens = cfg.width, cfg.num_condition_tokens, cfg.num_video_tokens, cfg.num_image_tokens
   half = cfg.spatial_depth // 2
   condition, step, step_blocks = denoiser_parts(cfg)
+  time = 2 * cfg.denoiser_width * (SINCOS_DIM + cfg.denoiser_width)  # Embedded once a step, for all tokens.
   temporal = condition_flops(cfg)
   for t in range(num_frames):
     new = num_video + (prefix if t == 0 else 0)
@@ -126,10 +129,12 @@ def sample_flops(
     temporal += num_video * (2 * d * 4 * cfg.patch_dim + mixer_flops(cfg)) if t else 0
   spatial = 0
   for known, size in sets:
-    for depth, tokens in ((half, num_video + known), (cfg.spatial_depth - half, num_video + num_tokens)):
+    for depth, tokens in ((half, num_video + known), (cfg.spatial_depth - half - 1, num_video + num_tokens)):
       spatial += depth * (24 * d**2 * tokens + 4 * d * tokens**2)
-    spatial += 2 * d * cfg.patch_dim * num_tokens + size * (condition + num_steps * (step + step_blocks))
-  return batch_size * num_passes * (temporal + num_frames * spatial)
+    # The last block: keys and values of all tokens, the rest for the set's alone.
+    spatial += 6 * d**2 * (num_video + num_tokens) + size * (18 * d**2 + 4 * d * (num_video + num_tokens))
+    spatial += 2 * d * cfg.patch_dim * num_tokens + size * (condition + num_steps * (step - time + step_blocks))
+  return batch_size * num_passes * (temporal + num_frames * spatial) + num_frames * len(sets) * num_steps * time
 
 
 def matmul_peak(dtype: str) -> float:

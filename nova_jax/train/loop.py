@@ -1,18 +1,21 @@
 """The training loop: stages, each of which samples, saves, and takes step after step.
 
-Order within the loop: sample → save → next batch → step → log. Step n is dispatched before the metrics of step n − 1
-are fetched, so the device never waits for the host. Invariant: a run that is killed and started again computes the
-same numbers, bit for bit, as one that is not; no checkpoint is written whose loss or gradient is not finite. All
-processes make the same decisions, and process 0 alone writes logs and pictures.
+Order within the loop: sample → save → next batch → step → log. Step n is dispatched, and its batch on its way to the
+devices, before the metrics of step n − 1 are fetched, so the device never waits for the host. Batches of each shape
+have a program of their own. Invariant: a run that is killed and started again computes the same numbers, bit for bit,
+as one that is not; no checkpoint is written whose loss or gradient is not finite. All processes make the same
+decisions, and process 0 alone writes logs and pictures.
 """
 
 import contextlib
+import dataclasses
+import functools
 import importlib.metadata
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,11 +25,11 @@ from flax import nnx
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.card import card_of, write_card
 from nova_jax.checkpoint import Checkpointer, finished_steps
-from nova_jax.config import Experiment
+from nova_jax.config import Experiment, ModelConfig
 from nova_jax.convert.folders import load_autoencoder, load_text_encoder, load_transformer
-from nova_jax.data import moving_digits
 from nova_jax.data.loader import Loader
 from nova_jax.data.rows import local_rows, spread
+from nova_jax.data.sources import CacheData, needs_text_encoder, open_caches, open_digits
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.loss import draw, training_loss
 from nova_jax.distributed import check_joined, first_alone, is_first, on_loss, same
@@ -39,7 +42,7 @@ from nova_jax.train.flops import matmul_peak, train_flops
 from nova_jax.train.masking import draw_num_visible, padded_sizes
 from nova_jax.train.metrics import MetricLog
 from nova_jax.train.optimizer import make_optimizer, make_schedule
-from nova_jax.train.samples import write_grid
+from nova_jax.train.samples import NUM_CLIPS, write_grid
 from nova_jax.train.stages import Stage, plan_stages
 from nova_jax.train.state import abstract_state, adopt, init_state, start_stage
 from nova_jax.train.step import LossFn, make_train_step
@@ -61,13 +64,6 @@ def make_loss(experiment: Experiment, num_frames: int) -> LossFn:
   return loss_fn
 
 
-def open_data(experiment: Experiment, workdir: Path) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-  """Open the dataset of an experiment, writing it first if need be: records by split."""
-  if experiment.data.name != "moving_digits":
-    raise ValueError(f'data.name: expected "moving_digits", got {experiment.data.name!r}')
-  return moving_digits.prepare(experiment.data.data_dir or workdir / "data", experiment.data)
-
-
 def train(experiment: Experiment, workdir: str | Path, profile: tuple[int, int] | None = None) -> None:
   """Train in `workdir`, from its newest checkpoint if it has one, to the last step or until asked to stop.
 
@@ -84,8 +80,11 @@ def train(experiment: Experiment, workdir: str | Path, profile: tuple[int, int] 
   check_joined()
   workdir = Path(workdir)
   autoencoder = load_autoencoder(experiment.autoencoder)
-  text_encoder = load_text_encoder(experiment.text_encoder, experiment.model)
-  check(experiment, make_mesh(experiment.mesh), autoencoder)
+  text_encoder = None
+  if needs_text_encoder(experiment):
+    text_encoder = load_text_encoder(experiment.text_encoder, experiment.model)
+  caches = open_caches(experiment, autoencoder, text_encoder)
+  check(experiment, make_mesh(experiment.mesh), autoencoder, caches)
   on_loss(lambda: _advice(workdir))
   fresh = same("fresh", not finished_steps(workdir / "checkpoints"))
   init = load_transformer(experiment.init, experiment.model) if experiment.init and fresh else None
@@ -95,7 +94,7 @@ def train(experiment: Experiment, workdir: str | Path, profile: tuple[int, int] 
         stack.enter_context(claim(workdir, experiment))
         write_card(workdir, card_of(experiment))
     stop = stack.enter_context(StopRequest())
-    _Run(experiment, workdir, stop, autoencoder, text_encoder, init, profile).run()
+    _Run(experiment, workdir, stop, autoencoder, text_encoder, caches, init, profile).run()
 
 
 def _advice(workdir: Path) -> str:
@@ -103,12 +102,21 @@ def _advice(workdir: Path) -> str:
   return f"start the same command again to continue after step {steps[-1]}" if steps else "no checkpoint was finished"
 
 
+class Program(NamedTuple):
+  """What batches of one shape are trained with, in one stage."""
+
+  step: Callable
+  model: ModelConfig
+  num_frames: int
+
+
 class _Run:
   """One process's part of a run; `state` and `step` move on, the rest stays."""
 
   def __init__(
       self, experiment: Experiment, workdir: Path, stop: StopRequest, autoencoder: Autoencoder,
-      text_encoder: TextEncoder | None, init: nnx.State | None, profile: tuple[int, int] | None,
+      text_encoder: TextEncoder | None, caches: CacheData | None, init: nnx.State | None,
+      profile: tuple[int, int] | None,
   ):
     self.experiment, self.cfg, self.workdir, self.stop = experiment, experiment.train, workdir, stop
     self.autoencoder, self.text_encoder = autoencoder, text_encoder
@@ -116,14 +124,13 @@ class _Run:
     self.mesh = make_mesh(experiment.mesh)
     self.sharding = batch_sharding(self.mesh)
     with first_alone("dataset"):
-      self.data = open_data(experiment, workdir)
-    self.sizes = padded_sizes(experiment.model.num_image_tokens, self.cfg.mask_ratio, self.cfg.visible_sizes)
+      self.data = caches or open_digits(experiment, workdir, autoencoder, text_encoder)
     # The optimizer's state has the same structure in all stages.
     self.graphdef, self.abstract = abstract_state(self._make_model, self._optimizer(self.stages[0]), self.mesh)
     self.checkpoints = Checkpointer(workdir / "checkpoints", self.cfg.keep)
     self.trace = Trace(profile, workdir / "profile")
     self.pending: tuple[int, str, Any] | None = None
-    self.seen_shapes: set[tuple[str, int]] = set()
+    self.seen_shapes: set[tuple[str, Program, int]] = set()
     self._resume(init)
 
   def _resume(self, init: nnx.State | None) -> None:
@@ -166,24 +173,32 @@ class _Run:
   def _run_stage(self, stage: Stage) -> bool:
     """Run a stage to its end; return False if asked to stop before."""
     tx, schedule = self._optimizer(stage), make_schedule(self.experiment.optimizer, stage.last - stage.first)
-    train_step = make_train_step(
-        self.graphdef, self.abstract, make_loss(self.experiment, stage.cfg.num_frames), tx, schedule,
-        seed=self.experiment.seed, ema_decay=self.cfg.ema_decay, first_step=stage.first,
-        accumulation=self.cfg.accumulation, caption_dropout=self.cfg.caption_dropout,
-        no_class=self.experiment.model.num_classes, freeze=self.cfg.freeze)
+
+    @functools.cache
+    def program(num_frames: int, size: tuple[int, int]) -> Program:
+      """Return what batches of one bucket are trained with; positions alone tell its model from others."""
+      experiment = dataclasses.replace(
+          self.experiment, model=dataclasses.replace(self.experiment.model, latent_size=size))
+      step = make_train_step(
+          self._graphdef(experiment.model), self.abstract, make_loss(experiment, num_frames), tx, schedule,
+          seed=experiment.seed, ema_decay=self.cfg.ema_decay, first_step=stage.first,
+          accumulation=self.cfg.accumulation, caption_dropout=self.cfg.caption_dropout,
+          no_class=experiment.model.num_classes, freeze=self.cfg.freeze)
+      return Program(step, experiment.model, num_frames)
+
     rows = local_rows(self.sharding, stage.cfg.batch_size)
     loader = self._loader(stage, rows)
     if self.step == stage.first:
       self.log.start_stage()
       self.state = start_stage(self.state, tx, self.abstract)
     else:
-      loader.set_state(self.data_state["position"])
+      loader.set_state(self.data_state["position"], self.data_state.get("damaged", ()))
     try:
-      return self._loop(stage, train_step, loader, rows)
+      return self._loop(stage, program, loader, rows)
     finally:
       loader.close()
 
-  def _loop(self, stage: Stage, train_step: Callable, loader: Loader, rows: list[int]) -> bool:
+  def _loop(self, stage: Stage, programs: Callable[..., Program], loader: Loader, rows: list[int]) -> bool:
     while True:
       self._sample(stage)
       stopping = self.stop.reached(self.step, self.checkpoints)
@@ -197,15 +212,19 @@ class _Run:
       started = time.perf_counter()
       batch = spread(self.sharding, stage.cfg.batch_size, rows, next(loader))
       waited = time.perf_counter() - started
-      num_visible = draw_num_visible(
-          self.experiment.seed, self.step, self.experiment.model.num_image_tokens, self.cfg.mask_ratio)
-      padded_size = next(size for size in self.sizes if size >= num_visible)
-      self.state, metrics = train_step(self.state, batch, np.int32(num_visible), padded_size)
+      program = programs(batch["latents"].shape[1], batch["latents"].shape[2:4])
+      num_tokens = program.model.num_image_tokens
+      num_visible = draw_num_visible(self.experiment.seed, self.step, num_tokens, self.cfg.mask_ratio)
+      sizes = padded_sizes(num_tokens, self.cfg.mask_ratio, self.cfg.visible_sizes)
+      padded_size = next(size for size in sizes if size >= num_visible)
+      self.state, metrics = program.step(self.state, batch, np.int32(num_visible), padded_size)
+      if loader.damaged:
+        metrics |= {"damaged_records": len(loader.damaged)}
       self._settle()
       self.step += 1
       self.pending = (self.step, stage.cfg.name, metrics)
       self.trace.after(self.step, (self.state, metrics))
-      self._clock(stage, padded_size, time.perf_counter() - started, waited, num_visible)
+      self._clock(stage, program, padded_size, time.perf_counter() - started, waited, num_visible)
 
   def _sample(self, stage: Stage) -> None:
     if not self.cfg.sample_every or self.step in (self.first_step, stage.first):
@@ -215,7 +234,7 @@ class _Run:
       pipe = Pipeline(card_of(self.experiment), model, self.text_encoder, self.autoencoder)
       path = self.workdir / f"samples/step_{self.step:06}.png"
       num_frames = self.autoencoder.num_frames(stage.cfg.num_frames)
-      write_grid(path, pipe, self.data["test"], self.experiment.seed, num_frames)
+      write_grid(path, pipe, self.data.examples(stage.cfg, NUM_CLIPS), self.experiment.seed, num_frames)
 
   def _save(self, loader: Loader) -> None:
     self._settle()  # Never save what a step that failed has left.
@@ -223,7 +242,8 @@ class _Run:
       return
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     meta = {"sums": self.log.state(), "versions": versions}
-    self.checkpoints.save(self.step, self.state, {"position": loader.get_state()}, meta)
+    data = {"position": loader.get_state()} | ({"damaged": loader.damaged} if loader.damaged else {})
+    self.checkpoints.save(self.step, self.state, data, meta)
 
   def _settle(self) -> None:
     """Fetch and log the metrics of the last step, if that is still to be done.
@@ -244,23 +264,27 @@ class _Run:
       raise FloatingPointError(f"step {step}: {bad[0]} is {metrics[bad[0]]}; {where}")
     self.log.add(step, stage, metrics)
 
-  def _clock(self, stage: Stage, padded_size: int, seconds: float, waited: float, num_visible: int) -> None:
+  def _clock(
+      self, stage: Stage, program: Program, padded_size: int, seconds: float, waited: float, num_visible: int
+  ) -> None:
     """Count the step's time, unless it went into compiling."""
-    shape = (stage.cfg.name, padded_size)
+    shape, batch_size = (stage.cfg.name, program, padded_size), stage.cfg.batch_size
     if shape in self.seen_shapes:
-      cfg, model = stage.cfg, self.experiment.model
-      flops = train_flops(model, cfg.batch_size, cfg.num_frames, num_visible, self.cfg.loss_repeat)
-      self.log.clock(seconds, waited, cfg.batch_size, flops)
+      flops = train_flops(program.model, batch_size, program.num_frames, num_visible, self.cfg.loss_repeat)
+      self.log.clock(seconds, waited, batch_size, flops)
     self.seen_shapes.add(shape)
 
   def _loader(self, stage: Stage, rows: list[int]) -> Loader:
     experiment = self.experiment
     return Loader(
-        self.data["train"], self.text_encoder, self.autoencoder, num_frames=stage.cfg.num_frames,
-        seed=experiment.seed, batch_size=stage.cfg.batch_size, rows=rows, num_workers=experiment.data.num_workers)
+        self.data.feed(stage.cfg), batch_size=stage.cfg.batch_size, rows=rows,
+        num_workers=experiment.data.num_workers, max_damaged=experiment.data.max_damaged)
 
   def _optimizer(self, stage: Stage) -> optax.GradientTransformation:
     return make_optimizer(self.experiment.optimizer, stage.last - stage.first, self.cfg.freeze)
+
+  def _graphdef(self, model: ModelConfig) -> nnx.GraphDef:
+    return nnx.split(nnx.eval_shape(lambda: NOVA(model, rngs=nnx.Rngs(0))))[0]
 
   def _make_model(self, rngs: nnx.Rngs) -> NOVA:
     return NOVA(self.experiment.model, rngs=rngs)

@@ -1,7 +1,8 @@
 """What a run reports: lines on the terminal, JSON lines in `metrics.jsonl`, and TensorBoard.
 
-A line holds means since the line before it (the learning rate: its last value). Sums of a line not yet written travel
-with the checkpoint. Invariant: after a restart the file ends equal to an uninterrupted one's, but for `TIMINGS`.
+A line holds means since the line before it (of the learning rate and of counts: the last value). Sums of a line not
+yet written travel with the checkpoint. Invariant: after a restart the file ends equal to an uninterrupted one's, but
+for `TIMINGS`.
 """
 
 import json
@@ -16,6 +17,7 @@ import tensorboardX
 from nova_jax.files import write_atomically
 
 TIMINGS = ("videos_per_sec", "model_flops_per_sec", "matmul_share", "data_wait_sec")
+_LAST = ("learning_rate", "damaged_records")
 _BAR_WIDTH = 24
 _BAR_SECONDS = 0.2
 
@@ -69,7 +71,7 @@ class MetricLog:
     """Add the metrics of the step that made `step` steps done; write a line if it is time to."""
     for name, value in metrics.items():
       count, total = self._sums.get(name, (0, 0.0))
-      self._sums[name] = (1, value) if name == "learning_rate" else (count + 1, total + value)
+      self._sums[name] = (1, value) if name in _LAST else (count + 1, total + value)
     if step % self._log_every == 0 or step == self._num_steps:
       means = {name: total / count for name, (count, total) in self._sums.items()}
       self._sums = {}

@@ -17,7 +17,7 @@ from nova_jax.files import write_atomically
 
 # What may change between restarts: it alters no number of the training.
 FREE_FIELDS = (
-    "mesh", "sample", "data.num_workers", "data.data_dir",
+    "mesh", "sample", "data.num_workers", "data.data_dir", "data.max_damaged",
     "train.log_every", "train.sample_every", "train.save_every", "train.keep")
 
 

@@ -55,6 +55,15 @@ def test_a_training_step_compiles_for_a_pod(config, tmp_path):
   assert 0 < line["mfu"] <= 1
 
 
+@needs_libtpu
+def test_a_generation_compiles_for_one_chip(config, tmp_path):
+  done = launch(config, "--topology=v5e:1x1", "--what=sample", f"--json={tmp_path / 'out.json'}")
+  assert done.returncode == 0, done.stderr
+  reports = json.loads((tmp_path / "out.json").read_text())["programs"]
+  assert [report["program"] for report in reports] == ["sample text", "sample first frame", "sample set"]
+  assert all(report["fits"] and report["collectives"] == [] for report in reports)
+
+
 @pytest.mark.parametrize("args, message", [
     (["--topology=v5e"], "--topology: expected CHIP:AxB"),
     (["--topology=v5e:2x2", "--mesh=foo=4"], "--mesh: 'foo' is not an axis"),
@@ -69,7 +78,6 @@ def test_bad_input_is_one_line(config, args, message):
 @needs_libtpu
 @pytest.mark.parametrize("args, message", [
     (["--topology=v5e:3x5"], "the TPU compiler refuses v5e:3x5"),
-    (["--topology=v5e:1x1"], "v5e:1x1 is one chip"),
     (["--topology=v5e:2x2", "--mesh=fsdp=3"], "needs 3 devices, there are 4"),
     (["--topology=v5e:2x2", "--config.train.stages[0].batch_size=6"], "does not spread over 4 devices"),
     (["--topology=v5e:2x2", "--what=decode"], "'pixels' has no network"),

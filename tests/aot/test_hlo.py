@@ -70,6 +70,13 @@ def test_collectives_are_counted_once_with_their_axes(program):
       ("all-reduce", LAYERS, BATCH // 2 * WIDTH * BF16, ("tensor",), True)])
 
 
+def test_copies_of_a_collective_that_share_a_channel_count_each():
+  first = next(line for line in TEXT.splitlines() if " all-reduce(" in line)
+  twice = hlo.parse(TEXT.replace(first, f"{first}\n{first.replace('%all-reduce.2 ', '%all-reduce.9 ')}"))
+  count = lambda program: sum(c.kind == "all-reduce" for c in find_collectives(program, RING))
+  assert (count(hlo.parse(TEXT)), count(twice)) == (1, 2)
+
+
 def test_a_parameter_gathered_whole_is_found_and_one_gathered_by_layers_is_not(program):
   stacks = [(LAYERS, WIDTH, HIDDEN), (LAYERS, HIDDEN, WIDTH)]
   found = whole_stacks(find_collectives(program, RING), stacks, parts=2)

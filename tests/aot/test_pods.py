@@ -10,14 +10,14 @@ import pytest
 from flax import nnx
 from jax.sharding import AbstractMesh
 
-from benchmarks.pods import COLUMNS, MODELS, result_path, rows, table_lines
+from benchmarks.pods import (
+    COLUMNS, DECODED, MODELS, SAVING_COLUMNS, Row, rows, saving_line, saving_rows, table_lines)
 from nova_jax.aot.chips import GIB
 from nova_jax.aot.pods import RECIPES, TOPOLOGIES
-from nova_jax.aot.programs import WHAT
 from nova_jax.aot.topology import parse_topology
 from nova_jax.autoencoders import NETWORKS, make_network
 from nova_jax.autoencoders.published import RELEASED, published_autoencoder
-from nova_jax.config import PRESETS, Experiment, from_dict
+from nova_jax.config import PRESETS, REMAT, Experiment, from_dict
 from nova_jax.convert.configs import model_config
 from nova_jax.models.nova import NOVA
 from nova_jax.sharding import MESH_AXES, state_shardings
@@ -87,12 +87,19 @@ def test_autoencoders_by_name(tmp_path):
     published_autoencoder("nowhere")
 
 
-def test_rows_of_the_table_cover_all_models_chips_and_programs():
-  listed = rows(list(MODELS), list(TOPOLOGIES))
-  one = {(model, chip, what) for model, chip, topology, what in listed if "*" not in topology}
-  assert one == set(itertools.product(MODELS, TOPOLOGIES, WHAT))
-  assert len({model for model, _, topology, what in listed if topology == "v5e:16x16*2" and what == "train"}) >= 2
-  assert len({result_path(Path("folder"), row) for row in listed}) == len(listed)
+def test_rows_of_the_tables_cover_all_models_chips_and_programs():
+  listed, saving = rows(MODELS, list(TOPOLOGIES)), saving_rows(MODELS, list(TOPOLOGIES))
+  one = {row[:2] + (row.what,) for row in listed if "*" not in row.topology}
+  assert one == set(itertools.product(MODELS, TOPOLOGIES, ("train", "sample"))) | set(
+      itertools.product(DECODED, TOPOLOGIES, ("decode",)))
+  assert len({row.model for row in listed if row.topology == "v5e:16x16*2" and row.what == "train"}) >= 2
+  assert {row.remat for row in saving} == REMAT.keys()
+  assert len({row.path(Path("folder")) for row in listed + saving}) == len(listed + saving)
+
+
+def test_models_that_are_not_decoded_share_an_autoencoder_with_one_that_is():
+  published = [published_autoencoder(load(model).autoencoder) for model in DECODED]
+  assert all(published_autoencoder(load(model).autoencoder) in published for model in MODELS)
 
 
 def test_table_lines_say_what_fits_and_what_does_not():
@@ -108,3 +115,12 @@ def test_table_lines_say_what_fits_and_what_does_not():
   small |= {"fits": False, "memory": {"peak": 18 * GIB, "limit": 15.75 * GIB}}
   (line,) = table_lines("nova", {"topology": "v5e:16x16", "programs": [small]})
   assert "18.00 / 15.75, does not fit" in line and line.count("|") == len(COLUMNS) + 1
+  (row,) = (row for row in saving_rows(MODELS, ["v5e"]) if row.remat == "none" and row.accumulation == 1)
+  line = saving_line(row, {"programs": [small]})
+  assert "18.00, does not fit" in line and line.count("|") == len(SAVING_COLUMNS) + 1
+
+
+def test_a_row_is_a_command():
+  row = Row("nova", "v5e", "v5e:2x2*2", "sample")
+  assert row.command(Path("f"))[-2:] == ["--json=f/nova-v5e-2x2-slices2-sample.json", "--mesh=data=-1"]
+  assert "--config.model.remat=dots" in Row("nova", "v5e", "v5e:2x2", "train", "dots", 4).command(Path("f"))

@@ -1,10 +1,14 @@
 """Arithmetic of the report, and the compiler's errors read."""
 
+import dataclasses
 import types
 
+import jax
 import pytest
 
+from nova_jax.aot import report as report_lib
 from nova_jax.aot.chips import CHIPS, GIB, chip_of, peak_flops
+from nova_jax.aot.collectives import Collective
 from nova_jax.aot.programs import Job
 from nova_jax.aot.report import lines, out_of_memory, roofline, total_seconds
 
@@ -18,6 +22,27 @@ def test_roofline_is_the_slowest_resource():
   assert line == {"compute": 2, "memory": 1, "network": 0, "bottleneck": "compute", "seconds": 2, "mfu": 0.5}
   line = roofline(V5E, JOB, 4 * V5E.flops, 4 * V5E.flops, 5 * V5E.hbm_bandwidth, [])
   assert line["bottleneck"] == "memory" and line["mfu"] == 0.2
+
+
+def test_links_of_different_dimensions_carry_at_the_same_time():
+  # One second each along x, along y, along both, and between slices.
+  rate = lambda dims: 2 * len(dims) * V5E.link if dims else V5E.dcn
+  move = lambda seconds, *dims: Collective(
+      "collective-permute", "", 1, False, int(seconds * rate(dims)), (), 2, (), dims)
+  network = lambda *moves: roofline(V5E, JOB, 0, 0, 0, moves)["network"]
+  assert network(move(1, 0), move(1, 1), move(1)) == 1
+  assert network(move(1, 0), move(1, 1), move(1, 0, 1)) == 2
+  assert network(move(1), move(2)) == 3
+
+
+def test_a_program_that_cannot_be_read_still_has_its_memory(monkeypatch):
+  monkeypatch.setattr(report_lib.hlo, "parse", lambda text: (_ for _ in ()).throw(ValueError("loop.3: no bound")))
+  compiled = jax.jit(lambda x: x @ x).lower(jax.ShapeDtypeStruct((8, 8), "float32"))
+  job = dataclasses.replace(JOB, lower=lambda: compiled)
+  found = []
+  report = report_lib.compile_job(job, types.SimpleNamespace(chip=V5E, name="v5e:2x2"), found.append)
+  assert report["fits"] and report["unreadable"] == "loop.3: no bound" and "roofline" not in report
+  assert "can't be read" in found[-1]
 
 
 @pytest.mark.parametrize("message, expected", [

@@ -1,6 +1,8 @@
 """What the search tries and in which order; the compiler is replaced by a rule of what fits."""
 
+import dataclasses
 import itertools
+import types
 
 import pytest
 
@@ -12,6 +14,7 @@ EXPERIMENT = Experiment(
     model=search_lib.with_remat(Experiment(model=PRESETS["digits"]), "dots").model,
     train=TrainConfig(stages=(StageConfig(name="image", batch_size=64), StageConfig(name="video", batch_size=32))),
     mesh=MeshConfig(data=1, fsdp=8))
+ONE_SLICE = types.SimpleNamespace(num_slices=1)
 KEPT = {"none": 8, "dots": 4, "block": 2, "offload": 1}
 
 
@@ -44,23 +47,34 @@ def test_all_policies_have_a_cost():
 def test_changes_come_in_order_of_their_cost():
   names = [flags.split("--")[-1].split("=")[0] for flags, _ in candidates(EXPERIMENT, "train")]
   groups = [name for name, _ in itertools.groupby(names)]
-  assert groups == ["config.model.remat", "config.train.accumulation", "mesh", "config.train.stages[1].batch_size"]
+  assert groups == [
+      "config.train.accumulation", "config.model.remat", "config.train.accumulation", "config.mesh.tensor",
+      "config.train.stages[1].batch_size"]
   assert all("mesh" in flags for flags, _ in candidates(EXPERIMENT, "sample"))
+  assert not list(candidates(EXPERIMENT, "decode"))
+
+
+@pytest.mark.parametrize("what", ["train", "sample"])
+def test_replicas_share_their_parameters_out_first(what):
+  spread = dataclasses.replace(EXPERIMENT, mesh=MeshConfig(data=-1, fsdp=1))
+  flags, first = next(candidates(spread, what, num_slices=2))
+  assert flags == "--config.mesh.data=2 --config.mesh.fsdp=-1" and first.mesh == MeshConfig(data=2, fsdp=-1)
+  assert "data" not in next(candidates(dataclasses.replace(spread, mesh=MeshConfig(2, -1)), what, num_slices=2))[0]
 
 
 @pytest.mark.parametrize("limit, expected", [
-    (128, "--config.model.remat=block"), (64, "--config.model.remat=offload"),
+    (128, "--config.train.accumulation=2"), (64, "--config.model.remat=offload"),
     (32, "--config.model.remat=offload --config.train.accumulation=2"),
     (8, "--config.model.remat=offload --config.train.accumulation=8")])
 def test_the_first_that_fits_is_advised(compiler, limit, expected):
   compiler(limit)
-  flags, reports = cheapest_change(EXPERIMENT, None, "train", lambda text: None)
+  flags, reports = cheapest_change(EXPERIMENT, ONE_SLICE, "train", lambda text: None)
   assert flags == expected and reports[0]["fits"]
 
 
 def test_nothing_fits(compiler):
   compiler(0)
-  assert cheapest_change(EXPERIMENT, None, "train", lambda text: None) is None
+  assert cheapest_change(EXPERIMENT, ONE_SLICE, "train", lambda text: None) is None
 
 
 def test_search_finds_the_lightest_remat_and_the_largest_batch(compiler):
@@ -69,6 +83,9 @@ def test_search_finds_the_lightest_remat_and_the_largest_batch(compiler):
   assert found["lightest_remat"]["remat"] == "dots" and found["lightest_remat"]["batch"] == [64, 32]
   assert found["largest_batch"]["remat"] == "block" and found["largest_batch"]["batch"] == [128, 64]
   assert [row["fits"] for row in found["tried"]] == [False, True, True, True, False]
+  assert not found["batch_limit"]
+  compiler(1e9)
+  assert search(EXPERIMENT, None, lambda text: None)["batch_limit"]
 
 
 def test_search_halves_a_batch_that_is_too_large(compiler):

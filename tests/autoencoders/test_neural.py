@@ -96,6 +96,17 @@ def test_one_tile_of_one_sample_at_a_time_and_each_shape_compiled_once():
   assert network.shapes == [(1, 17, 4, 6, 3), (1, 9, 4, 6, 3), (1, 5, 2, 3, 3), (1, 3, 2, 3, 3)]
 
 
+def test_batches_on_another_device_are_as_samples_one_by_one():
+  network, device = Means(), jax.devices()[1]
+  autoencoder = NeuralAutoencoder(network, SHARED, batch_size=2, device=device)
+  pixels = clip(5, batch=5)
+  latents = AUTOENCODER.encode(pixels)
+  np.testing.assert_allclose(autoencoder.encode(pixels), latents, atol=1e-6)
+  assert network.shapes == [(2, 5, 4, 6, 3), (1, 5, 4, 6, 3)]
+  assert jax.tree.leaves(autoencoder._state)[0].devices() == {device}
+  np.testing.assert_array_equal(autoencoder.decode(latents), AUTOENCODER.decode(latents))
+
+
 def test_samples_of_a_batch_are_apart():
   pixels = clip(5, batch=3)
   latents = AUTOENCODER.encode(pixels)

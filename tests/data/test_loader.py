@@ -7,6 +7,7 @@ import pytest
 from nova_jax.autoencoders import PixelAutoencoder
 from nova_jax.data import clips
 from nova_jax.data.loader import Loader
+from nova_jax.data.videos import VideoFeed
 from nova_jax.text import WordEncoder
 
 NUM_RECORDS = 40
@@ -37,8 +38,10 @@ def make():
   loaders = []
 
   def build(source=SOURCE, text_encoder=WordEncoder(), **kwargs):
-    loaders.append(Loader(source, text_encoder, PixelAutoencoder(), **{
-        "num_frames": 4, "seed": 0, "batch_size": 8, **kwargs}))
+    options = {name: kwargs.pop(name) for name in ("rows", "num_workers") if name in kwargs}
+    batch_size = kwargs.pop("batch_size", 8)
+    feed = VideoFeed(source, text_encoder, PixelAutoencoder(), **{"num_frames": 4, "seed": 0, **kwargs})
+    loaders.append(Loader(feed, batch_size=batch_size, **options))
     return loaders[-1]
 
   yield build

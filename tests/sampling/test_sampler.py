@@ -1,8 +1,11 @@
 """The sampler's promises: one randomness a sample, few compilations, given frames kept."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from models.test_nova import TINY, inputs, make, with_positions
 from nova_jax.config import SchedulerConfig
@@ -15,15 +18,25 @@ DDPM = make_scheduler(SchedulerConfig(name="ddpm"))
 MODEL = sampler.Model.of(make(TINY))
 
 
-def run(batch=2, num_frames=3, num_sets=4, num_steps=3, scheduler=FLOW, guidance=Guidance(3.0), seed=0, **kwargs):
+def test_weights_are_stored_as_they_are_used():
+  module = make(dataclasses.replace(TINY, dtype="bfloat16"))
+  stored, as_is = sampler.Model.of(module), sampler.Model(*nnx.split(module))
+  size = lambda model: sum(leaf.nbytes for leaf in jax.tree.leaves(model.state))
+  assert size(stored) < 0.6 * size(as_is)
+  np.testing.assert_array_equal(run(1, 2, 2, 2, model=stored), run(1, 2, 2, 2, model=as_is))
+
+
+def run(
+    batch=2, num_frames=3, num_sets=4, num_steps=3, scheduler=FLOW, guidance=Guidance(3.0), seed=0, model=MODEL,
+    **kwargs):
   _, condition = inputs(TINY, 1, 2)
   condition = {name: np.asarray(value)[:batch] for name, value in condition.items()}
   null = condition | {"text_lengths": np.zeros(batch, int)}
   plan = sampler.make_plan(
-      TINY, scheduler, num_frames=num_frames, num_sets=num_sets, num_steps=num_steps, guidance=guidance)
+      model.merge().cfg, scheduler, num_frames=num_frames, num_sets=num_sets, num_steps=num_steps, guidance=guidance)
   keys = jax.random.split(jax.random.key(seed), 2)[:batch]
   return np.stack([np.asarray(x) for x in sampler.generate(
-      MODEL, scheduler, plan, condition, null, keys=keys, **kwargs)], axis=1)
+      model, scheduler, plan, condition, null, keys=keys, **kwargs)], axis=1)
 
 
 @pytest.mark.parametrize("scheduler", [FLOW, DDPM])

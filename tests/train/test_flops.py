@@ -10,6 +10,8 @@ from nova_jax.config import PRESETS, ModelConfig, SchedulerConfig
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.loss import draw, training_loss
 from nova_jax.models.nova import NOVA
+from nova_jax.sampling import sampler
+from nova_jax.sampling.guidance import Guidance
 from nova_jax.train.flops import (
     executed_flops, forward_flops, forward_parts, matmul_peak, sample_flops, train_flops)
 
@@ -42,11 +44,13 @@ def test_mask_area_is_counted_exactly():
   assert later - (change[0] - one_frame) == cfg.temporal_depth * 4 * cfg.width * (pairs - first_pairs)
 
 
+SMALL = ModelConfig(
+    latent_dim=2, latent_size=(16, 16), patch_size=2, width=64, num_heads=2, temporal_depth=1, spatial_depth=2,
+    denoiser_depth=1, denoiser_width=64, text_dim=16, text_len=8, attention="dense")
+
+
 def test_close_to_what_xla_counts():
-  cfg = ModelConfig(
-      latent_dim=2, latent_size=(16, 16), patch_size=2, width=64, num_heads=2, temporal_depth=1, spatial_depth=2,
-      denoiser_depth=1, denoiser_width=64, text_dim=16, text_len=8,
-      attention="dense")  # XLA counts the body of a loop once.
+  cfg = SMALL  # XLA counts the body of a loop once.
   scheduler, keys = make_scheduler(SchedulerConfig()), jax.random.split(jax.random.key(0), 2)
   graphdef, state = nnx.split(NOVA(cfg, rngs=nnx.Rngs(0)))
   batch = {
@@ -85,13 +89,31 @@ def test_generation_costs_what_its_parts_cost():
   pairs = int((frames[:, None] >= frames[None]).sum())
   embeddings = temporal - cfg.temporal_depth * (24 * d**2 * tokens + 4 * d * pairs)
   assert 0 < embeddings < 0.2 * temporal
-  # Twice the passes or the samples cost twice; a set's cost grows with the steps by its tokens alone.
-  sets = ((0, 6), (6, 10))
+  # Twice the passes or the samples cost twice; a set's cost grows with the steps by its tokens, and one time a step.
+  sets, one_set = ((0, 6), (6, 10)), ((0, 16),)
   once = sample_flops(cfg, 1, 3, sets, **none)
-  assert sample_flops(cfg, 4, 3, sets, num_steps=5, num_passes=2) == 8 * once
-  step = sample_flops(cfg, 1, 3, sets, num_steps=6, num_passes=1) - once
-  assert step == pytest.approx((sample_flops(cfg, 1, 3, ((0, 16),), num_steps=6, num_passes=1)
-                                - sample_flops(cfg, 1, 3, ((0, 16),), **none)))
+  time = 2 * cfg.denoiser_width * (256 + cfg.denoiser_width)
+  times = 3 * len(sets) * 5 * time
+  assert sample_flops(cfg, 4, 3, sets, num_steps=5, num_passes=2) - times == 8 * (once - times)
+  step, one = (sample_flops(cfg, 1, 3, each, num_steps=6, num_passes=1) - sample_flops(cfg, 1, 3, each, **none)
+               for each in (sets, one_set))
+  assert step - one == 3 * time
+
+
+def test_generation_is_close_to_what_xla_counts():
+  # A block in each loop, of which XLA counts the body once.
+  cfg = dataclasses.replace(SMALL, latent_size=(32, 32))
+  scheduler, guidance, (known, size) = make_scheduler(SchedulerConfig()), Guidance(3.0), (100, 30)
+  model = nnx.eval_shape(lambda: sampler.Model.of(NOVA(cfg, rngs=nnx.Rngs(0))))
+  array = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
+  patches = array(1, cfg.num_image_tokens, cfg.patch_dim)
+  program = sampler.write_set.lower(
+      model, patches, array(2, cfg.num_video_tokens, cfg.width), array(1, cfg.num_image_tokens, dtype=jnp.int32), known,
+      size, patches, None, scheduler.steps(1, None), guidance.strength(0, 1), scheduler=scheduler, num_passes=2,
+      num_guided=1, max_visible=known, max_size=size)
+  formula = sample_flops(cfg, 1, 1, ((known, size),), 1, 2) - sample_flops(cfg, 1, 1, (), 1, 2)
+  counted = program.compile().cost_analysis()["flops"]
+  assert formula == pytest.approx(counted, rel=0.15) and formula < counted
 
 
 def test_peak_is_measured():

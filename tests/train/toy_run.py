@@ -12,6 +12,7 @@ from flax import nnx
 
 from nova_jax import cli, distributed, places
 from nova_jax.config import PRESETS, DataConfig, Experiment, MeshConfig, OptimizerConfig, StageConfig, TrainConfig
+from nova_jax.data.sources import DigitData
 from nova_jax.models.layers import MLP, Buffer, Linear, parameter
 from nova_jax.train import loop
 
@@ -36,11 +37,11 @@ def make_loss(experiment, num_frames):
   return loss_fn
 
 
-def open_data(experiment, workdir):
+def open_digits(experiment, workdir, autoencoder, text_encoder):
   rng = np.random.default_rng(0)
   video = lambda: rng.integers(0, 256, (4, 16, 16, 1), np.uint8)
   records = [{"video": video(), "caption": b"the digit one moves left", "digit": i} for i in range(50)]
-  return {"train": records, "test": records}
+  return DigitData({"train": records, "test": records}, experiment, autoencoder, text_encoder)
 
 
 def make_experiment(mesh=MeshConfig(1, 1, 1), **fields):
@@ -54,7 +55,7 @@ def make_experiment(mesh=MeshConfig(1, 1, 1), **fields):
 
 def patch(setattr):
   """Put the stand-ins in place of the real parts."""
-  for name, value in (("NOVA", Toy), ("make_loss", make_loss), ("open_data", open_data)):
+  for name, value in (("NOVA", Toy), ("make_loss", make_loss), ("open_digits", open_digits)):
     setattr(loop, name, value)
   setattr(loop, "matmul_peak", lambda dtype: 1e12)
 

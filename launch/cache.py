@@ -1,0 +1,58 @@
+"""Make a latent cache: `python -m launch.cache --source DIR --output DIR --config configs/cache.py`.
+
+The source is a folder of videos and pictures with captions in .txt or .json files beside them, a table (.csv, .jsonl,
+.parquet), WebDataset tars or a TFDS dataset. The same command again continues where it stopped. On many hosts it runs
+on each, with --num_processes and --process_id, or --coordinator=auto on TPU VMs; all must see source and output. What
+can't be used is named in rejected.jsonl.
+"""
+
+import os
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from nova_jax import cli
+from nova_jax.config import CacheConfig, from_dict
+from nova_jax.progress import Progress
+
+config_flags.DEFINE_config_file("config", None, "Python file with get_config(); --config.a=… overrides a field.")
+flags.DEFINE_string("source", None, "Folder, table, tar, folder of tars, or TFDS dataset (FOLDER[:SPLIT]).")
+flags.DEFINE_string("output", None, "Folder of the cache.")
+flags.DEFINE_integer("num_workers", os.cpu_count(), "Processes that decode; 0 decodes in this one.", lower_bound=0)
+flags.DEFINE_string("coordinator", None, "auto on TPU VMs and Slurm: find out which of how many hosts this is.")
+flags.DEFINE_integer("num_processes", None, "Hosts that build the cache together.")
+flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+
+
+def main() -> None:
+  """Build the cache and say what it holds."""
+  # Not at the top: each decoding process imports this file, and needs no JAX.
+  from nova_jax import compilation_cache, places
+  from nova_jax.data.cache.build import build
+  from nova_jax.data.cache.format import REJECTED, Counts
+  from nova_jax.data.cache.inspect import describe
+
+  args = flags.FLAGS
+  host, num_hosts = places.share(args.coordinator, args.num_processes, args.process_id)
+  compilation_cache.use()
+  with Progress("item") as progress:
+
+    def show(done: int, total: int, counts: Counts) -> None:
+      skipped = counts.too_short + counts.no_bucket
+      progress.show(done, total, f"{counts.cached} cached, {skipped} skipped, {counts.rejected} rejected")
+
+    output = pathlib.Path(args.output)
+    manifest = build(
+        args.source, output, from_dict(CacheConfig, args.config), host=host, num_hosts=num_hosts,
+        num_workers=args.num_workers, progress=show)
+  if manifest is None:
+    print(f"this host's share is done; the last host to finish writes the manifest of {output}")
+    return
+  print(describe(manifest))
+  if manifest.counts.rejected:
+    print(f"what could not be used, and why: {output / REJECTED}")
+
+
+if __name__ == "__main__":
+  cli.run(main, required=("source", "output", "config"))

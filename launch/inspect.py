@@ -1,0 +1,49 @@
+"""Look at a latent cache: `python -m launch.inspect --dataset DIR [--sheet FILE.png] [--verify]`.
+
+Prints counts, buckets and sizes, and histograms of caption lengths and motion; writes a contact sheet of decoded clips.
+--verify reads every record and names the damaged ones by shard and index; if there are any, the exit code is not 0.
+"""
+
+import pathlib
+
+from absl import flags
+
+from nova_jax import cli
+from nova_jax.data.cache import inspect
+from nova_jax.data.cache.format import read_manifest
+from nova_jax.progress import Progress
+
+flags.DEFINE_string("dataset", None, "Folder of the cache.")
+flags.DEFINE_bool("verify", False, "Read every record, and check every file.")
+flags.DEFINE_integer("records", 1000, "Records that histograms are made of, without --verify.", lower_bound=1)
+flags.DEFINE_string("sheet", None, "PNG of clips with their captions to write.")
+flags.DEFINE_integer("clips", 8, "How many it shows.", lower_bound=1)
+flags.DEFINE_string("autoencoder", "", "Folder of the autoencoder, if it is no longer where the cache was made.")
+
+
+def main() -> None:
+  """Print, write and check."""
+  args = flags.FLAGS
+  folder = pathlib.Path(args.dataset)
+  manifest = read_manifest(folder, check_shards=not args.verify)
+  print(inspect.describe(manifest), flush=True)
+  with Progress("record") as progress:
+    found = inspect.survey(folder, manifest, None if args.verify else args.records, progress.show)
+  print(f"{len(found.captions)} of {manifest.counts.cached} records read")
+  for name, values in (
+      ("characters of captions", found.captions), ("tokens of captions", found.tokens),
+      ("motion", found.motion), ("frames a second", found.fps)):
+    print(inspect.histogram(name, values), end="\n" if values else "")
+  if args.sheet:
+    titles = inspect.write_sheet(pathlib.Path(args.sheet), folder, manifest, args.clips, args.autoencoder)
+    print("\n".join([f"{args.sheet}:", *titles]))
+  for damage in found.damage:
+    print(f"damaged: {damage}")
+  if found.damage:
+    raise ValueError(f"{len(found.damage)} places in {folder} are damaged: restore these shards, or make it anew")
+  if args.verify:
+    print("all records and files are as they were written")
+
+
+if __name__ == "__main__":
+  cli.run(main, required=("dataset",))

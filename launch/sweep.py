@@ -1,0 +1,44 @@
+"""Sweep over settings: `python -m launch.sweep --config configs/sweeps/guidance.py --checkpoint DIR --output DIR`.
+
+Each point runs in a process of its own, in order; the same command again runs what is missing or failed. On several
+machines that see --output, give each a --shard, such as the index of an array job. Writes results.csv, results.md,
+plots/ and index.html, also while points are missing.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from nova_jax import cli
+from nova_jax.sweeps.engine import plan_tasks, run_tasks
+from nova_jax.sweeps.plan import load_sweep
+from nova_jax.sweeps.report import write_report
+
+flags.DEFINE_string("config", None, "Python file with get_sweep().")
+flags.DEFINE_string("checkpoint", None, "Model folder, for points that train none of their own.")
+flags.DEFINE_string("output", None, "Folder of the sweep.")
+flags.DEFINE_integer("processes", 1, "Points that run at once on this machine.", lower_bound=1)
+flags.DEFINE_string("shard", "0/1", "I/N: run the I-th of N parts.")
+flags.DEFINE_bool("report", False, "Run nothing, write the results of what is done.")
+
+
+def main() -> None:
+  """Run a sweep, and write what came of it."""
+  args = flags.FLAGS
+  shard = re.fullmatch(r"(\d+)/(\d+)", args.shard)
+  if not shard:
+    raise ValueError(f"--shard: expected I/N, such as 0/4, got {args.shard!r}")
+  sweep, output = load_sweep(args.config), Path(args.output)
+  tasks = plan_tasks(sweep, args.checkpoint, output)
+  if not args.report:
+    run_tasks(tasks, args.processes, (int(shard[1]), int(shard[2])), lambda line: print(line, flush=True))
+  paths = write_report(sweep, tasks, output)
+  done, failed = (sum(value is not None for value in values) for values in zip(*[(t.result, t.error) for t in tasks]))
+  print(f"{done} of {len(tasks)} points done, {failed} failed; open {paths[-1]}")
+  sys.exit(cli.FAILED if failed else 0)
+
+
+if __name__ == "__main__":
+  cli.run(main, required=("config", "output"))

@@ -1,0 +1,142 @@
+"""Frozen encoders of a cache: which they are, and batches of clips as records.
+
+Each device of this host has the autoencoder, and takes whole batches in turn.
+Invariant: a record depends on its clip and on those of its batch alone, not on the number of devices.
+"""
+
+import collections
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
+import numpy as np
+
+from nova_jax import autoencoders, text
+from nova_jax.autoencoders import Autoencoder, PixelAutoencoder
+from nova_jax.config import CacheConfig
+from nova_jax.convert.folders import TOKENIZER, open_of_kind
+from nova_jax.convert.parts import TEXT_ENCODER, VAE
+from nova_jax.data.cache.clips import Clip, Rejected
+from nova_jax.data.cache.format import AutoencoderInfo, Record, TextEncoderInfo
+from nova_jax.data.cache.identity import describe_autoencoder, part_folder, sha256, weights_digest
+from nova_jax.text import TextEncoder
+
+
+def open_autoencoder(cfg: CacheConfig) -> tuple[list[Autoencoder], AutoencoderInfo]:
+  """Load the autoencoder of a config, once for each device, and say which it is.
+
+  Raises:
+    ValueError: there is none, or its latents don't divide the buckets.
+  """
+  if cfg.autoencoder in autoencoders.BUILT_IN:
+    found = [autoencoders.make_autoencoder(cfg.autoencoder)]
+  else:
+    network = open_of_kind(part_folder(cfg.autoencoder, VAE), VAE, autoencoders.BUILT_IN).load()
+    found = [
+        autoencoders.wrap(network, dtype=cfg.dtype, batch_size=cfg.batch_size, device=device)
+        for device in jax.local_devices()]
+  _check_buckets(cfg, found[0])
+  return found, describe_autoencoder(cfg.autoencoder, found[0])
+
+
+def open_text_encoder(cfg: CacheConfig) -> tuple[TextEncoder, TextEncoderInfo] | tuple[None, None]:
+  """Load the text encoder of a config and say which it is; errors as of `open_autoencoder`."""
+  if not cfg.text_encoder:
+    return None, None
+  if cfg.text_encoder in text.BUILT_IN:
+    encoder = text.BUILT_IN[cfg.text_encoder](dim=cfg.text_dim, max_length=cfg.text_len)
+    return encoder, TextEncoderInfo(cfg.text_encoder, sha256(repr(encoder)), encoder.dim, encoder.max_length)
+  part = open_of_kind(part_folder(cfg.text_encoder, TEXT_ENCODER), TEXT_ENCODER, text.BUILT_IN)
+  tokenizer = text.load_tokenizer(part.folder.parent / TOKENIZER)
+  encoder = text.PhiEncoder(part.load(), tokenizer, cfg.text_len)
+  digest = sha256(weights_digest(part) + tokenizer.to_str())
+  return encoder, TextEncoderInfo(part.class_name, digest, encoder.dim, encoder.max_length)
+
+
+def _check_buckets(cfg: CacheConfig, autoencoder: Autoencoder) -> None:
+  stride = autoencoder.spatial_stride
+  for bucket in cfg.buckets:
+    if bucket[1] % stride or bucket[2] % stride:
+      raise ValueError(f"buckets: the autoencoder needs heights and widths in multiples of {stride}, got {bucket}")
+    fits = autoencoder.num_frames(autoencoder.num_latent_frames(bucket[0]))
+    if fits != bucket[0]:
+      raise ValueError(f"buckets: the autoencoder has no latents of just {bucket[0]} frames, but of {fits}")
+
+
+class Encoder:
+  """Turns clips into records, batch by batch; a context manager."""
+
+  def __init__(self, cfg: CacheConfig):
+    self._autoencoders, self.autoencoder_info = open_autoencoder(cfg)
+    self._text_encoder, self.text_encoder_info = open_text_encoder(cfg)
+    self._batch_size = cfg.batch_size
+    self._threads = ThreadPoolExecutor(len(self._autoencoders))
+    self._flying: collections.deque[Future] = collections.deque()
+    self._started = 0
+
+  def __enter__(self) -> "Encoder":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._threads.shutdown(cancel_futures=True)
+
+  @property
+  def channels(self) -> int:
+    """Channels of the pixels that it takes."""
+    first = self._autoencoders[0]
+    return first.latent_dim if isinstance(first, PixelAutoencoder) else 3
+
+  def encode(self, batch: Sequence[tuple[int, str, Clip]]) -> Iterator[tuple[int, Record | Rejected]]:
+    """Start to encode some clips of one bucket, and yield records of earlier ones if many are under way.
+
+    Args:
+      batch: at most `batch_size` clips, each with its number and the name of its item.
+    """
+    autoencoder = self._autoencoders[self._started % len(self._autoencoders)]
+    self._started += 1
+    self._flying.append(self._threads.submit(self._encode, autoencoder, list(batch)))
+    while len(self._flying) > 2 * len(self._autoencoders):
+      yield from self._flying.popleft().result()
+
+  def finish(self) -> Iterator[tuple[int, Record | Rejected]]:
+    """Yield the records of all clips that are still under way."""
+    while self._flying:
+      yield from self._flying.popleft().result()
+
+  def _encode(
+      self, autoencoder: Autoencoder, batch: list[tuple[int, str, Clip]]
+  ) -> list[tuple[int, Record | Rejected]]:
+    # A short batch is filled up, so that each bucket is one program.
+    pixels = [clip.pixels for _, _, clip in batch] + [batch[-1][2].pixels] * (self._batch_size - len(batch))
+    with np.errstate(over="ignore"):
+      moments = np.asarray(autoencoder.moments(np.stack(pixels))).astype(np.float16)
+    embeds = self._embed([clip.texts.caption for _, _, clip in batch])
+    shorts = self._embed([clip.texts.short_caption or "" for _, _, clip in batch])
+    return [
+        (number, _record(name, clip, *row))
+        for (number, name, clip), *row in zip(batch, moments, embeds, shorts)]
+
+  def _embed(self, captions: list[str]) -> list[np.ndarray | Rejected | None]:
+    """Embed captions; one that the encoder refuses is rejected."""
+    if self._text_encoder is None:
+      return [None] * len(captions)
+    try:
+      return [embeds[:length].astype(np.float16) for embeds, length in zip(*self._text_encoder.encode(captions))]
+    except ValueError as error:
+      return [Rejected(str(error))] if len(captions) == 1 else [self._embed([caption])[0] for caption in captions]
+
+
+def _record(
+    name: str, clip: Clip, moments: np.ndarray, embeds: np.ndarray | Rejected | None,
+    short: np.ndarray | Rejected | None,
+) -> Record | Rejected:
+  """Put together what is known of a clip."""
+  short = None if clip.texts.short_caption is None else short
+  for found in (embeds, short):
+    if isinstance(found, Rejected):
+      return found
+  if not all(np.isfinite(array).all() for array in (moments, embeds, short) if array is not None):
+    return Rejected("its latents or embeddings are too large for half precision")
+  return Record(
+      moments=moments, caption=clip.texts.caption, source=name, short_caption=clip.texts.short_caption,
+      text_embeds=embeds, short_text_embeds=short, fps=clip.fps, motion_flow=clip.motion_flow)

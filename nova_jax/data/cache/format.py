@@ -1,0 +1,325 @@
+"""The format of a latent cache: what its files hold, how they are written, read and checked.
+
+  DIR/manifest.json        `Manifest`: what the cache was made of and with, its buckets, shards and counts
+  DIR/NAME.array_record    a shard: records of one bucket, readable in any order (ArrayRecord, one record a group)
+  DIR/rejected.jsonl       a line for each item that could not be used: {"source": …, "reason": …}
+
+A bucket is (frames, height, width) in pixels; all its records have moments of one shape, so that a batch of one bucket
+stacks. A stored record is a CRC-32 (4 bytes, little endian) and then safetensors: `moments` float16 [T, h, w, M] and,
+if the cache has them, `text_embeds` and `short_text_embeds` float16 [L, E], with all else as JSON in its metadata.
+Invariant: the same records give the same bytes; a folder without a manifest is no cache, and one with it is whole.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from jaxtyping import Float, Float16
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from nova_jax.autoencoders.moments import mean_and_std
+from nova_jax.config import Bucket, CacheConfig, from_dict, to_dict
+from nova_jax.files import read_json, write_atomically
+
+MANIFEST, REJECTED, SUFFIX = "manifest.json", "rejected.jsonl", ".array_record"
+FORMAT = {"format": "nova_jax latent cache", "version": 1}
+# Latents hardly compress, and a reader that takes one record reads nothing else.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+_READER_OPTIONS = "readahead_buffer_size:0"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """One clip or still.
+
+  Attributes:
+    moments: of its latents, mean then log-variance, before sampling, shift and scale (see `AutoencoderInfo.latents`).
+    caption: may be empty.
+    source: which item of the source it was.
+    short_caption: None if the source has none.
+    text_embeds: of the caption, without padding; None if the cache has no text encoder.
+    short_text_embeds: of the short caption.
+    fps: frames of the clip a second; None for a still.
+    motion_flow: motion score; None for a still.
+  """
+
+  moments: Float16[np.ndarray, "T h w M"]
+  caption: str
+  source: str = ""
+  short_caption: str | None = None
+  text_embeds: Float16[np.ndarray, "L E"] | None = None
+  short_text_embeds: Float16[np.ndarray, "L E"] | None = None
+  fps: float | None = None
+  motion_flow: float | None = None
+
+
+_ARRAYS = ("moments", "text_embeds", "short_text_embeds")
+
+
+class DamagedRecord(ValueError):
+  """A record that is not what was written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderInfo:
+  """Which autoencoder made the moments.
+
+  Attributes:
+    kind: name of a built-in one, or the class of a published one.
+    digest: of a published one's weights, in whichever form (`convert.convert.Digest`); of a built-in one's constants.
+    latent_dim: C.
+    spatial_stride: pixels a latent spans, each way.
+    time_stride: frames a latent spans, after the first.
+    shift: one value, or one a channel.
+    factor: the same.
+  """
+
+  kind: str
+  digest: str
+  latent_dim: int
+  spatial_stride: int
+  time_stride: int
+  shift: tuple[float, ...]
+  factor: tuple[float, ...]
+
+  def latents(
+      self, moments: Float[np.ndarray, "... M"], noise: Float[np.ndarray, "... C"] | None = None
+  ) -> Float[np.ndarray, "... C"]:
+    """Return latents as a model expects them: the means, or samples if there is standard normal noise."""
+    mean, std = mean_and_std(np.asarray(moments, np.float32), self.latent_dim)
+    z = mean if noise is None else mean + std * noise
+    return (z - np.asarray(self.shift, np.float32)) * np.asarray(self.factor, np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextEncoderInfo:
+  """Which text encoder made the embeddings."""
+
+  kind: str
+  digest: str  # As of an autoencoder.
+  dim: int  # E.
+  max_length: int  # Most tokens of a text.
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """A file of records."""
+
+  file: str
+  bucket: Bucket
+  records: int
+  bytes: int
+  sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class BucketInfo:
+  """What all shards of a bucket hold together."""
+
+  bucket: Bucket
+  moments: tuple[int, int, int, int]  # T, h, w, M of each record.
+  records: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+  """What became of the items of the source: seen = cached + too_short + no_bucket + rejected."""
+
+  seen: int = 0
+  cached: int = 0
+  too_short: int = 0  # Skipped: a scene of fewer frames than the shortest bucket.
+  no_bucket: int = 0  # Skipped: a still, where no bucket has one frame.
+  rejected: int = 0  # Unusable: each has a line in rejected.jsonl.
+
+  def __post_init__(self):
+    parts = self.cached + self.too_short + self.no_bucket + self.rejected
+    if self.seen != parts or min(dataclasses.astuple(self)) < 0:
+      raise ValueError(f"counts: {self.seen} were seen, but {parts} cached, skipped and rejected")
+
+  def __add__(self, other: "Counts") -> "Counts":
+    return Counts(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """What a cache holds."""
+
+  autoencoder: AutoencoderInfo
+  text_encoder: TextEncoderInfo | None
+  settings: CacheConfig  # Of the builder.
+  counts: Counts
+  buckets: tuple[BucketInfo, ...]
+  shards: tuple[Shard, ...]
+  source_digest: str = ""  # SHA-256 of the list of the source's items; empty if there is none.
+
+  def __post_init__(self):
+    for info in self.buckets:
+      records = sum(shard.records for shard in self.shards if shard.bucket == info.bucket)
+      if records != info.records:
+        raise ValueError(f"bucket {info.bucket} has {info.records} records, its shards {records}")
+    if self.counts.cached != sum(shard.records for shard in self.shards):
+      raise ValueError(f"counts: {self.counts.cached} were cached, but shards hold another number")
+
+
+def encode_record(record: Record) -> bytes:
+  """Return the bytes that are stored of a record."""
+  arrays = {name: np.ascontiguousarray(value) for name in _ARRAYS if (value := getattr(record, name)) is not None}
+  for name, value in arrays.items():
+    assert value.dtype == np.float16, f"{name} is {value.dtype}, not float16"
+  fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name not in _ARRAYS}
+  # One key: safetensors writes several in no particular order.
+  content = save_tensors(arrays, {"record": json.dumps(fields, sort_keys=True, ensure_ascii=False)})
+  return zlib.crc32(content).to_bytes(4, "little") + content
+
+
+def decode_record(stored: bytes) -> Record:
+  """Return the record that bytes stand for.
+
+  Raises:
+    DamagedRecord: they are not what was written.
+  """
+  content = stored[4:]
+  if len(content) < 8 or zlib.crc32(content) != int.from_bytes(stored[:4], "little"):
+    raise DamagedRecord("its checksum is wrong")
+  header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+  return Record(**json.loads(header["__metadata__"]["record"]), **load_tensors(content))
+
+
+def write_shard(path: Path, records: Iterable[bytes]) -> tuple[int, str]:
+  """Write encoded records as one file, whole or not at all; return its size and SHA-256."""
+
+  def write(path: Path) -> None:
+    writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+    for record in records:
+      writer.write(record)
+    writer.close()
+
+  write_atomically(path, write)
+  return path.stat().st_size, file_sha256(path)
+
+
+def file_sha256(path: Path) -> str:
+  """Return a file's SHA-256."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class ShardReader:
+  """Reads the records of a shard in any order.
+
+  Raises:
+    ValueError: the file is missing, or can't be read at all.
+  """
+
+  def __init__(self, path: Path):
+    if not path.is_file():
+      raise ValueError(f"{path} does not exist")
+    try:
+      self._reader = ArrayRecordReader(str(path), _READER_OPTIONS)
+      self._num_records = self._reader.num_records()
+    except (RuntimeError, IndexError) as error:
+      raise ValueError(f"{path} can't be read: {error}") from None
+
+  def __len__(self) -> int:
+    return self._num_records
+
+  def __getitem__(self, index: int) -> Record:
+    """Read a record; one that is not what was written is a `DamagedRecord`."""
+    try:
+      (stored,) = self._reader.read([index])
+    except (RuntimeError, IndexError) as error:
+      raise DamagedRecord(" ".join(str(error).split(";")[0].split())) from None
+    return decode_record(stored)
+
+  def close(self) -> None:
+    """Close the file; of a damaged one the library says so once more, which reads have already said."""
+    with contextlib.suppress(RuntimeError):
+      self._reader.close()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+  """Write the manifest of a cache whose other files are complete."""
+  write_atomically(folder / MANIFEST, json.dumps(FORMAT | to_dict(manifest), indent=1) + "\n")
+
+
+def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
+  """Read the manifest of a cache, and see that its shards are there and of the size it says.
+
+  Args:
+    folder: of the cache.
+    check_shards: False leaves the shards to the caller.
+
+  Raises:
+    ValueError: the folder is no cache, an unfinished one, or one that this version does not read.
+  """
+  folder = Path(folder)
+  if not folder.is_dir():
+    raise ValueError(f"there is no folder {folder}; expected a latent cache, as launch.cache writes it")
+  if not (folder / MANIFEST).is_file():
+    raise ValueError(f"{folder} has no {MANIFEST}; expected a finished cache: run launch.cache to its end")
+  values = read_json(folder / MANIFEST)
+  found = {key: values.pop(key, None) for key in FORMAT}
+  if found != FORMAT:
+    raise ValueError(f"{folder / MANIFEST}: expected {FORMAT}, got {found}")
+  manifest = from_dict(Manifest, values, str(folder / MANIFEST))
+  for shard in manifest.shards if check_shards else ():
+    if problem := shard_problem(folder, shard):
+      raise ValueError(f"{folder / shard.file} {problem}")
+  return manifest
+
+
+def shard_problem(folder: Path, shard: Shard) -> str:
+  """Return what is wrong with the file of a shard at a glance, or nothing."""
+  path = folder / shard.file
+  if not path.is_file():
+    return f"does not exist; {MANIFEST} says {shard.bytes} bytes"
+  size = path.stat().st_size
+  return f"has {size} bytes; {MANIFEST} says {shard.bytes} bytes" if size != shard.bytes else ""
+
+
+def summarize(shards: Iterable[Shard], moments: dict[Bucket, tuple[int, ...]]) -> tuple[BucketInfo, ...]:
+  """Return what the buckets of some shards hold; `moments` says of each bucket what shape its moments have."""
+  records: dict[Bucket, int] = {}
+  for shard in shards:
+    records[shard.bucket] = records.get(shard.bucket, 0) + shard.records
+  return tuple(BucketInfo(bucket, tuple(moments[bucket]), count) for bucket, count in sorted(records.items()))
+
+
+def write_records(folder: Path, name: str, records: Iterable[tuple[Bucket, Record]]) -> list[Shard]:
+  """Write records as shards, one for each bucket, `NAME-FxHxW.array_record`, each in the order given."""
+  encoded: dict[Bucket, list[bytes]] = {}
+  for bucket, record in records:
+    encoded.setdefault(bucket, []).append(encode_record(record))
+  shards = []
+  for bucket, rows in sorted(encoded.items()):
+    file = f"{name}-{'x'.join(map(str, bucket))}{SUFFIX}"
+    shards.append(Shard(file, bucket, len(rows), *write_shard(folder / file, rows)))
+  return shards
+
+
+def write_cache(
+    folder: str | Path,
+    records: Iterable[tuple[Bucket, Record]],
+    autoencoder: AutoencoderInfo,
+    text_encoder: TextEncoderInfo | None = None,
+    settings: CacheConfig = CacheConfig(),
+) -> Manifest:
+  """Write a whole cache of records in memory, each `settings.shard_items` in a row making one shard a bucket."""
+  folder, records = Path(folder), list(records)
+  folder.mkdir(parents=True, exist_ok=True)
+  shards = []
+  for part, start in enumerate(range(0, len(records), settings.shard_items)):
+    shards += write_records(folder, f"{part:06}", records[start : start + settings.shard_items])
+  moments = {bucket: record.moments.shape for bucket, record in records}
+  counts = Counts(seen=len(records), cached=len(records))
+  manifest = Manifest(autoencoder, text_encoder, settings, counts, summarize(shards, moments), tuple(shards))
+  write_atomically(folder / REJECTED, "")
+  write_manifest(folder, manifest)
+  return manifest

@@ -1,0 +1,51 @@
+"""Which encoders made a cache: what its manifest says of them, and what a model that learns from it must have.
+
+Invariant: the same weights have the same digest, whichever form they are stored in.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from nova_jax import autoencoders
+from nova_jax.autoencoders import Autoencoder
+from nova_jax.convert.convert import Digest
+from nova_jax.convert.folders import open_of_kind
+from nova_jax.convert.parts import VAE, Part
+from nova_jax.data.cache.format import AutoencoderInfo
+
+
+def describe_autoencoder(name: str, autoencoder: Autoencoder) -> AutoencoderInfo:
+  """Say which autoencoder this is; reads all weights of one that is not built in.
+
+  Args:
+    name: it was made by: a built-in one, or a folder.
+    autoencoder: that was made.
+  """
+  if name in autoencoders.BUILT_IN:
+    kind, digest, time_stride = name, sha256(repr(autoencoder)), 1
+  else:
+    part = open_of_kind(part_folder(name, VAE), VAE, autoencoders.BUILT_IN)
+    kind, digest, time_stride = part.class_name, weights_digest(part), autoencoder.time_tiles.stride
+  scaling = (tuple(np.ravel(value).tolist()) for value in (autoencoder.shift, autoencoder.factor))
+  return AutoencoderInfo(
+      kind, digest, autoencoder.latent_dim, autoencoder.spatial_stride, time_stride, *scaling)
+
+
+def part_folder(name: str, part: str) -> Path:
+  """Return the folder of a part, which may lie in that of a model."""
+  return Path(name) / part if (Path(name) / part).is_dir() else Path(name)
+
+
+def weights_digest(part: Part) -> str:
+  """Return the digest of a part's weights, as a converted folder's card has it."""
+  digest = Digest()
+  for name, stored in part.weights.items():
+    digest.add(name, stored.read())
+  return digest.hexdigest()
+
+
+def sha256(text: str) -> str:
+  """Return the SHA-256 of a text."""
+  return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,178 @@
+"""Records of latent caches (`cache/format.py`), mixed by weight and sampled anew at every visit.
+
+  latents = (mean + std · noise − shift) · factor,  noise ~ N(0, 1) from (seed, position)
+
+A source's records come in equal shares, whatever buckets they stand in; of several sources each gives its weight's
+share. Clips are cut after their first latent frames. A single frame is taken from anywhere in a clip, at random, if its
+latents are of one frame each, and is the first one otherwise; stills make batches of their own.
+Invariant: a row is a function of (sources, seed, position, settings), on any host and in any process.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from nova_jax.config import DEFAULT_FPS, DEFAULT_MOTION_FLOW, DataConfig, ModelConfig
+from nova_jax.data.cache.format import AutoencoderInfo, Record
+from nova_jax.data.loader import Batch, Bucket
+from nova_jax.data.shards import Cache, Found, Shards, Whole, shuffled
+from nova_jax.text import TextEncoder
+
+Shape = tuple[int, int, int]  # Latent frames, height and width of a sample.
+
+
+class LatentFeed:
+  """Feeds the records of caches; a `Feed`."""
+
+  def __init__(
+      self, caches: Sequence[Cache], model: ModelConfig, autoencoder: AutoencoderInfo,
+      text_encoder: TextEncoder | None, cfg: DataConfig, *, num_frames: int, seed: int
+  ):
+    """Check that caches and model fit, and shuffle the records.
+
+    Args:
+      caches: of the stage.
+      model: that learns from them.
+      autoencoder: the model's.
+      text_encoder: embeds captions; needed if a cache has no embeddings.
+      cfg: which buckets are taken, how often the short caption is, and how many records may be damaged.
+      num_frames: latent frames of a sample.
+      seed: of all randomness.
+
+    Raises:
+      ValueError: a cache that does not fit; the error names it, and both sides of what differs.
+    """
+    self._model, self._autoencoder, self._seed = model, autoencoder, seed
+    self._num_frames, self._short_captions = num_frames, cfg.short_captions
+    if model.text_dim is None:
+      raise ValueError("data.sources: caches have captions, but the model takes class labels (model.num_classes)")
+    self._text_encoder = None if have_embeddings(caches) else text_encoder
+    if self._text_encoder is None and not have_embeddings(caches):
+      names = ", ".join(str(cache.path) for cache in caches if cache.manifest.text_encoder is None)
+      raise ValueError(f"data.sources: {names} has no text embeddings, and there is no text encoder")
+    parts: dict[Shape, list[tuple[float, grain.MapDataset]]] = {}
+    for cache in caches:
+      _check_encoders(cache, model, autoencoder)
+      taken = _taken(cache, model, cfg.buckets, num_frames)
+      total = sum(len(source) for _, source in taken)
+      for shape, source in taken:
+        shuffle = np.random.SeedSequence((seed, sum(map(len, parts.values())))).generate_state(1)[0]
+        records = shuffled(Whole(source, cfg.max_damaged + 1), int(shuffle))
+        parts.setdefault(shape, []).append((cache.weight * len(source) / total, records))
+    self.buckets = tuple(_mix(parts[shape]) for shape in sorted(parts, reverse=True))
+
+  def draw(self, found: Found, position: int) -> Mapping[str, Any]:
+    """Cut and sample the latents, and choose a caption."""
+    record, info = found.record, self._autoencoder
+    random = np.random.SeedSequence((self._seed, position))
+    caption, frame = (int(word) for word in random.generate_state(2))
+    moments = record.moments
+    if self._num_frames == 1 and info.time_stride == 1:
+      moments = moments[frame % len(moments):]
+    moments = moments[: min(self._num_frames, len(moments))]
+    certain = moments.shape[-1] == info.latent_dim
+    noise = None if certain else _normal(random, (*moments.shape[:-1], info.latent_dim))
+    short = record.short_caption is not None and caption < self._short_captions * 2**32
+    row = {"latents": info.latents(moments, noise), "damaged": "\n".join(found.skipped).encode()}
+    if self._model.has_motion:
+      # A still has neither score nor rate.
+      row["motion_flow"] = np.float32(DEFAULT_MOTION_FLOW if record.motion_flow is None else record.motion_flow)
+      row["fps"] = np.float32(DEFAULT_FPS if record.fps is None else record.fps)
+    if self._text_encoder is not None:
+      return row | {"caption": (record.short_caption if short else record.caption).encode()}
+    embeds, length = padded_embeds(record, short, self._model)
+    return row | {"text_embeds": embeds, "text_lengths": length}
+
+  def finish(self, rows: Batch) -> Batch:
+    """Embed captions unless the cache did."""
+    batch = {name: value for name, value in rows.items() if name not in ("caption", "position")}
+    if self._text_encoder is None:
+      return batch  # Embeddings stay float16, half as much to move: the model converts what it reads.
+    captions = [caption.decode() for caption in rows["caption"].tolist()]
+    embeds, lengths = self._text_encoder.encode(captions)
+    return batch | {"text_embeds": embeds, "text_lengths": lengths}
+
+
+def have_embeddings(caches: Sequence[Cache]) -> bool:
+  """Return whether training on these caches needs no text encoder."""
+  return all(cache.manifest.text_encoder is not None for cache in caches)
+
+
+def example_records(caches: Sequence[Cache], count: int, size: tuple[int, int], num_frames: int) -> list[Record]:
+  """Return at most `count` records with latents of one size, spread over the caches; stills if there are no clips."""
+  found = [(cache, info) for cache in caches for info in cache.manifest.buckets if info.moments[1:3] == tuple(size)]
+  clips = [(cache, info) for cache, info in found if info.moments[0] >= num_frames]
+  sources = [Whole(Shards.of(cache, info.bucket), info.records) for cache, info in clips or found]
+  numbers = [(source, number) for source in sources for number in range(len(source))]
+  chosen = [numbers[i * len(numbers) // count] for i in range(count)] if len(numbers) > count else numbers
+  return [source[number].record for source, number in chosen]
+
+
+def padded_embeds(record: Record, short: bool, model: ModelConfig) -> tuple[np.ndarray, np.int32]:
+  """Return a caption's embeddings as float16 [L, E], cut or with zeros behind them, and how many count."""
+  embeds = (record.short_text_embeds if short else record.text_embeds)[: model.text_len]
+  whole = np.zeros((model.text_len, model.text_dim), np.float16)
+  whole[: len(embeds)] = embeds
+  return whole, np.int32(len(embeds))
+
+
+def _normal(random: np.random.SeedSequence, shape: tuple[int, ...]) -> np.ndarray:
+  (child,) = random.spawn(1)
+  return np.random.Generator(np.random.Philox(child)).standard_normal(shape, np.float32)
+
+
+def _check_encoders(cache: Cache, model: ModelConfig, autoencoder: AutoencoderInfo) -> None:
+  theirs = cache.manifest.autoencoder
+  differing = [
+      f"{field.name} is {getattr(theirs, field.name)!r} there, {getattr(autoencoder, field.name)!r} here"
+      for field in dataclasses.fields(AutoencoderInfo)
+      if getattr(theirs, field.name) != getattr(autoencoder, field.name)]
+  if differing:
+    raise ValueError(
+        f"{cache.path} was made with another autoencoder ({theirs.kind}) than the model's ({autoencoder.kind}): "
+        f"{'; '.join(differing)}; make the cache anew with the model's")
+  text = cache.manifest.text_encoder
+  if text is not None and text.dim != model.text_dim:
+    raise ValueError(
+        f"{cache.path} has text embeddings of {text.dim} values ({text.kind}), but the model takes "
+        f"model.text_dim={model.text_dim}")
+
+
+def _taken(
+    cache: Cache, model: ModelConfig, sizes: Sequence[tuple[int, int]], num_frames: int
+) -> list[tuple[Shape, Shards]]:
+  """Return the buckets of a cache that a stage takes: the shape of its samples and its records."""
+  taken = []
+  for info in cache.manifest.buckets:
+    frames, *size, _ = info.moments
+    size = tuple(size)
+    if size not in (sizes or (model.latent_size,)):
+      if sizes:
+        continue
+      raise ValueError(
+          f"{cache.path} has latents of {_by(size)} (bucket {_by(info.bucket)}), but the model has "
+          f"model.latent_size={_by(model.latent_size)}; name all sizes to train on in data.buckets")
+    if any(side % (2 * model.patch_size) for side in size):
+      raise ValueError(
+          f"{cache.path} has latents of {_by(size)}, which don't divide into video patches of {2 * model.patch_size} "
+          f"(model.patch_size={model.patch_size})")
+    if 1 < frames < num_frames:
+      raise ValueError(
+          f"{cache.path} has clips of {frames} latent frames (bucket {_by(info.bucket)}), but a stage takes "
+          f"{num_frames}")
+    taken.append(((min(frames, num_frames), *size), Shards.of(cache, info.bucket)))
+  if not taken:
+    raise ValueError(f"{cache.path} has no records of the sizes in data.buckets: {', '.join(map(_by, sizes))}")
+  return taken
+
+
+def _mix(parts: Sequence[tuple[float, grain.MapDataset]]) -> Bucket:
+  weights = [weight for weight, _ in parts]
+  return Bucket(grain.MapDataset.mix([records for _, records in parts], weights), sum(weights))
+
+
+def _by(sizes: Sequence[int]) -> str:
+  return " x ".join(map(str, sizes))

@@ -1,0 +1,129 @@
+"""The data of an experiment: what each of its stages is fed, and which records sample grids show.
+
+Invariant: opening caches reads their manifests alone, so that what doesn't fit is found before anything is made.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from nova_jax.autoencoders import Autoencoder
+from nova_jax.config import Experiment, StageConfig
+from nova_jax.data import moving_digits
+from nova_jax.data.cache.format import AutoencoderInfo
+from nova_jax.data.cache.identity import describe_autoencoder
+from nova_jax.data.latents import LatentFeed, example_records, have_embeddings, padded_embeds
+from nova_jax.data.loader import Feed
+from nova_jax.data.shards import Cache, read_caches
+from nova_jax.data.videos import Source, VideoFeed
+from nova_jax.text import BUILT_IN, TextEncoder
+
+
+class Examples(NamedTuple):
+  """Records that a sample grid shows: captions, and what the pipeline is given for them."""
+
+  captions: list[str]
+  condition: Mapping[str, Any]
+
+
+class Data(Protocol):
+  """Data of all stages."""
+
+  def feed(self, stage: StageConfig) -> Feed:
+    """Return what a stage learns from; a ValueError if it doesn't fit."""
+
+  def examples(self, stage: StageConfig, count: int) -> Examples:
+    """Return at most `count` records to show."""
+
+
+class DigitData:
+  """Moving digits, or records like them: `train` is learned, `test` shown."""
+
+  def __init__(
+      self, sources: Mapping[str, Source], experiment: Experiment, autoencoder: Autoencoder,
+      text_encoder: TextEncoder | None,
+  ):
+    self._sources, self._experiment = sources, experiment
+    self._autoencoder, self._text_encoder = autoencoder, text_encoder
+
+  def feed(self, stage: StageConfig) -> VideoFeed:
+    return VideoFeed(
+        self._sources["train"], self._text_encoder, self._autoencoder, num_frames=stage.num_frames,
+        seed=self._experiment.seed)
+
+  def examples(self, stage: StageConfig, count: int) -> Examples:
+    # Neighbouring records move alike; every 11th shows another digit in another direction.
+    records = self._sources["test"]
+    records = [records[11 * i % len(records)] for i in range(count)]
+    captions = [record["caption"].decode() for record in records]
+    if self._experiment.model.text_dim:
+      return Examples(captions, {"prompt": captions})
+    return Examples(captions, {"label": [int(record["digit"]) for record in records]})
+
+
+class CacheData:
+  """Latent caches; what is shown is some of what is learned."""
+
+  def __init__(self, experiment: Experiment, autoencoder: AutoencoderInfo, text_encoder: TextEncoder | None):
+    self._experiment, self._autoencoder, self._text_encoder = experiment, autoencoder, text_encoder
+    caches = [cache for stage in experiment.train.stages for cache in _caches(experiment, stage)]
+    known = {info.moments[1:3] for cache in caches for info in cache.manifest.buckets}
+    for cache in caches:
+      theirs, ours = cache.manifest.text_encoder, experiment.text_encoder
+      if theirs is not None and theirs.kind != ours and {theirs.kind, ours} & set(BUILT_IN):
+        raise ValueError(
+            f"{cache.path} has text embeddings of another text encoder ({theirs.kind}) than the model's ({ours})")
+    missing = [size for size in experiment.data.buckets if size not in known]
+    if missing:
+      raise ValueError(f"data.buckets: no cache has latents of {missing[0]}; there are {sorted(known)}")
+
+  def feed(self, stage: StageConfig) -> LatentFeed:
+    experiment = self._experiment
+    return LatentFeed(
+        _caches(experiment, stage), experiment.model, self._autoencoder, self._text_encoder, experiment.data,
+        num_frames=stage.num_frames, seed=experiment.seed)
+
+  def examples(self, stage: StageConfig, count: int) -> Examples:
+    caches, model, sample = _caches(self._experiment, stage), self._experiment.model, self._experiment.sample
+    records = example_records(caches, count, model.latent_size, stage.num_frames)
+    captions = [record.caption for record in records]
+    if have_embeddings(caches):
+      embeds = [padded_embeds(record, False, model) for record in records]
+      condition = {"text_embeds": [embed[:length].astype(np.float32) for embed, length in embeds]}
+    else:
+      condition = {"prompt": captions}
+    if model.has_motion:
+      condition |= {
+          "motion_flow": [sample.motion_flow if r.motion_flow is None else r.motion_flow for r in records],
+          "fps": [sample.fps if r.fps is None else r.fps for r in records]}
+    return Examples(captions, condition)
+
+
+def needs_text_encoder(experiment: Experiment) -> bool:
+  """Return whether a stage has to embed captions."""
+  if experiment.data.name != "caches":
+    return True
+  return not all(have_embeddings(_caches(experiment, stage)) for stage in experiment.train.stages)
+
+
+def open_digits(
+    experiment: Experiment, workdir: Path, autoencoder: Autoencoder, text_encoder: TextEncoder | None
+) -> DigitData:
+  """Open the moving digits, writing them first if need be."""
+  sources = moving_digits.prepare(experiment.data.data_dir or workdir / "data", experiment.data)
+  return DigitData(sources, experiment, autoencoder, text_encoder)
+
+
+def open_caches(
+    experiment: Experiment, autoencoder: Autoencoder, text_encoder: TextEncoder | None
+) -> CacheData | None:
+  """Open the caches of an experiment; None if it has other data."""
+  if experiment.data.name != "caches":
+    return None
+  return CacheData(experiment, describe_autoencoder(experiment.autoencoder, autoencoder), text_encoder)
+
+
+def _caches(experiment: Experiment, stage: StageConfig) -> tuple[Cache, ...]:
+  return read_caches(stage.sources or experiment.data.sources)

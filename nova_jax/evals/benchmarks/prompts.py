@@ -1,0 +1,145 @@
+"""Prompt files of the benchmarks, as their authors publish them.
+
+  GenEval         evaluation_metadata.jsonl: a JSON object with `prompt` a line
+  VBench          VBench_full_info.json: [{"prompt_en", "dimension"}, …]; or NOVA's prompts.json: [{"prompt", "tag"},
+                  …]; or the folder prompts_per_dimension/ with a prompt a line in {dimension}.txt
+  DPG-Bench       the folder prompts/ with one {name}.txt a prompt, or dpg_bench.csv with `item_id` and `text`
+  T2I-CompBench   {category}_val.txt: a prompt a line; what follows a tab is not part of it
+
+Rewritten prompts, of which the model reads the longer one, are NOVA's prompts.json: [{"prompt", "dense_prompt"}, …],
+in VBench's with `tag`.
+Invariant: a prompt is what the official scorer takes it for, character by character.
+"""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# VBench judges 16 dimensions on videos of 11 suites of prompts, each in its own folder.
+VBENCH_FOLDERS = {
+    "subject_consistency": "subject_consistency", "background_consistency": "scene",
+    "temporal_flickering": "temporal_flickering", "motion_smoothness": "subject_consistency",
+    "dynamic_degree": "subject_consistency", "aesthetic_quality": "overall_consistency",
+    "imaging_quality": "overall_consistency", "object_class": "object_class", "multiple_objects": "multiple_objects",
+    "human_action": "human_action", "color": "color", "spatial_relationship": "spatial_relationship", "scene": "scene",
+    "temporal_style": "temporal_style", "appearance_style": "appearance_style",
+    "overall_consistency": "overall_consistency"}
+
+
+class Prompt(NamedTuple):
+  """One prompt of a benchmark."""
+
+  text: str
+  group: str = ""  # VBench: the folder; DPG-Bench: the file's name.
+  metadata: str = ""  # GenEval: the line it comes from.
+
+
+def read_geneval(path: Path) -> list[Prompt]:
+  """Read `evaluation_metadata.jsonl`."""
+  prompts = []
+  for number, line in enumerate(_lines(path), 1):
+    try:
+      values = json.loads(line)
+    except ValueError as error:
+      raise ValueError(
+          f"{path}:{number}: {error}; expected evaluation_metadata.jsonl, a JSON object a line (rewritten prompts are "
+          "for --rewritten)") from None
+    if not isinstance(values, dict) or not {"prompt", "tag", "include"} <= values.keys():
+      raise ValueError(f"{path}:{number}: expected an object with tag, include and prompt, got {line[:80]}")
+    prompts.append(Prompt(_text(values["prompt"], f"{path}:{number}"), metadata=line.strip()))
+  return prompts
+
+
+def read_vbench(path: Path) -> list[Prompt]:
+  """Read VBench's list, NOVA's, or the folder of a text file a dimension."""
+  if path.is_dir():
+    files = sorted(path.glob("*.txt"))
+    for file in files:
+      _known_dimension(file.stem, file)
+    # A suite's own file alone: the other dimensions are judged on its videos.
+    return [
+        Prompt(line.strip(), file.stem) for file in files if VBENCH_FOLDERS[file.stem] == file.stem
+        for line in _lines(file)]
+  prompts = []
+  for number, values in enumerate(_json_list(path)):
+    where = f"{path}, entry {number}"
+    text = _text(values.get("prompt_en", values.get("prompt")), where)
+    dimensions = values.get("dimension", values.get("tag"))
+    dimensions = [dimensions] if isinstance(dimensions, str) else dimensions or []
+    folders = sorted({_known_dimension(dimension, where) for dimension in dimensions})
+    if not folders:
+      raise ValueError(f"{where}: expected dimension (VBench's list) or tag (NOVA's), got {sorted(values)}")
+    prompts += [Prompt(text, folder) for folder in folders]
+  return prompts
+
+
+def read_dpg(path: Path) -> list[Prompt]:
+  """Read the folder of text files, or the table of questions."""
+  if path.is_dir():
+    return [Prompt(_read(file), file.stem) for file in sorted(path.glob("*.txt"))]
+  with open(path, newline="", encoding="utf-8") as file:
+    rows = csv.DictReader(file)
+    if not {"item_id", "text"} <= set(rows.fieldnames or ()):
+      raise ValueError(f"{path}: expected the folder of prompts or dpg_bench.csv with item_id and text")
+    texts = {row["item_id"]: row["text"] for row in rows}  # A row a question, several an item.
+  return [Prompt(text, name) for name, text in texts.items()]
+
+
+def read_t2i_compbench(path: Path) -> list[Prompt]:
+  """Read a category's text file."""
+  return [Prompt(line.split("\t")[0]) for line in _lines(path)]
+
+
+def read_rewritten(path: Path) -> Mapping[tuple[str, str], str]:
+  """Read NOVA's rewritten prompts: the longer text by prompt and VBench folder ("" elsewhere)."""
+  longer = {}
+  for number, values in enumerate(_json_list(path)):
+    where = f"{path}, entry {number}"
+    tag = values.get("tag")
+    key = _text(values.get("prompt"), where), _known_dimension(tag, where) if tag else ""
+    longer[key] = _text(values.get("dense_prompt"), where)
+  return longer
+
+
+def _known_dimension(name: str, where: Any) -> str:
+  if name not in VBENCH_FOLDERS:
+    raise ValueError(f"{where}: {name!r} is no dimension of VBench; known: {', '.join(VBENCH_FOLDERS)}")
+  return VBENCH_FOLDERS[name]
+
+
+def _json_list(path: Path) -> Sequence[Mapping[str, Any]]:
+  try:
+    values = json.loads(_read(path))
+  except ValueError as error:
+    raise ValueError(f"{path} is not JSON: {error}") from None
+  if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+    raise ValueError(f"{path}: expected a JSON list of objects")
+  return values
+
+
+def _lines(path: Path) -> list[str]:
+  """Return the lines, without blank ones at the end.
+
+  Raises:
+    ValueError: one between others is blank, which would be a prompt with no words.
+  """
+  lines = _read(path).rstrip().splitlines()
+  for number, line in enumerate(lines, 1):
+    if not line.strip():
+      raise ValueError(f"{path}:{number} is blank; remove the line")
+  return lines
+
+
+def _text(value: Any, where: str) -> str:
+  if not isinstance(value, str) or not value.strip():
+    raise ValueError(f"{where}: expected a prompt, got {value!r}")
+  return value
+
+
+def _read(path: Path) -> str:
+  try:
+    return path.read_text(encoding="utf-8")
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path} is not UTF-8: {error}") from None

@@ -1,0 +1,53 @@
+"""What `launch.evaluate` does for a benchmark: samples, and checks, in words for a person."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+from nova_jax.evals.benchmarks.check import check, how_to_score, layout_of
+from nova_jax.evals.benchmarks.layout import NAMES, read_layout
+from nova_jax.evals.benchmarks.sampling import CHECKSUMS, MANIFEST, Settings, generate
+
+
+def sample(args: Any) -> None:
+  """Make one shard of a benchmark's samples.
+
+  Args:
+    args: has `benchmark`, `prompts`, `rewritten`, `output`, `shard` and the fields of `Settings`.
+  """
+  if not args.prompts:
+    raise ValueError(f"--prompts: give the prompt file that the authors of {args.benchmark} publish")
+  shard = re.fullmatch(r"(\d+)/(\d+)", args.shard)
+  if not shard:
+    raise ValueError(f"--shard: expected I/N, such as 0/4, got {args.shard!r}")
+  layout = read_layout(args.benchmark, Path(args.prompts), Path(args.rewritten) if args.rewritten else None)
+  for note in layout.notes:
+    print(f"note: {note}")
+  given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(Settings)}
+  settings = Settings(**{name: value for name, value in given.items() if value is not None})
+  output = Path(args.output)
+  if generate(layout, settings, output, (int(shard[1]), int(shard[2]))):
+    print(f"{output / args.benchmark} is complete; verify it with --check {output}")
+  else:
+    print(f"shard {args.shard} is done; other shards are not")
+
+
+def check_folder(folder: Path, benchmark: str, prompts: str | None) -> bool:
+  """Check a run's output, or a scored folder that anything made; print what is wrong, and how to score it.
+
+  Returns:
+    Whether all is well.
+  """
+  if (folder / MANIFEST).is_file():
+    layout, scored, sums = layout_of(folder), folder, folder / CHECKSUMS
+    scored = folder / layout.benchmark
+  else:
+    if benchmark not in NAMES or not prompts:
+      raise ValueError(
+          f"--check: {folder} has no {MANIFEST}; of a folder that something else made, give --benchmark and --prompts")
+    layout, scored, sums = read_layout(benchmark, Path(prompts)), folder, None
+  report = check(layout, scored, sums)
+  print("\n".join(report.lines()))
+  print(f"score it: {how_to_score(layout, scored, report.shape)}" if report.is_good else "not complete")
+  return report.is_good

@@ -1,0 +1,73 @@
+"""The digits score of a model, from its folder to numbers and pictures."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nova_jax import media
+from nova_jax.data import captions as captions_lib
+from nova_jax.evals import digits as digits_lib
+from nova_jax.files import write_atomically
+from nova_jax.pipeline import Pipeline
+
+SHEET_CLIPS = 20
+GRID_CLIPS, GRID_COLUMNS = 40, 10  # A column a digit, a row a direction.
+COMBINATIONS = 40  # Digits times directions.
+
+
+class DigitsScore(NamedTuple):
+  """What a model reached."""
+
+  scores: Mapping[str, digits_lib.Share]
+  real: Mapping[str, digits_lib.Share]  # What real held-out clips reach.
+  seconds: float  # That generation took.
+
+
+def score_digits(
+    pipe: Pipeline, output: Path, *, num_prompts: int, captions: str = "plain", batch_size: int = 100, seed: int = 0,
+    show: Callable[[int], None] = lambda done: None, **sampling: Any,
+) -> DigitsScore:
+  """Generate clips of digits and directions, score them, and write `scores.json`, `sheet.png` and `grid.gif`.
+
+  Args:
+    pipe: the model.
+    output: folder to write to.
+    num_prompts: clips; multiples of 40 hold every digit and direction equally often.
+    captions: "plain" for one wording, "free" for all paraphrases in turn.
+    batch_size: clips generated at once.
+    seed: of all randomness.
+    show: called with the number of clips that are done.
+    sampling: further arguments of `Pipeline.__call__`.
+
+  Raises:
+    ValueError: the model isn't one of captioned moving digits.
+  """
+  if pipe.autoencoder is None or pipe.autoencoder.latent_dim != 1 or pipe.text_encoder is None:
+    raise ValueError("--checkpoint: the digits score needs a model of captioned moving digits")
+  num_frames, (canvas, _) = pipe.card.num_frames, pipe.cfg.latent_size
+  real, digits, directions = digits_lib.real_clips(num_prompts, canvas, num_frames)
+  prompts = [
+      captions_lib.caption(digit, direction) if captions == "plain" else
+      captions_lib.paraphrase(digit, direction, i // COMBINATIONS)
+      for i, (digit, direction) in enumerate(zip(digits, directions))]
+  clips, started = [], time.perf_counter()
+  for start in range(0, num_prompts, batch_size):
+    show(start)
+    batch = prompts[start : start + batch_size]
+    clips.append(pipe(batch, seed=[seed * num_prompts + start + i for i in range(len(batch))], **sampling))
+  seconds = time.perf_counter() - started
+  clips = np.concatenate(clips)
+  classifier = digits_lib.DigitClassifier()
+  scores = digits_lib.score(clips[..., 0], digits, directions, classifier)
+  real_scores = digits_lib.score(real, digits, directions, classifier)
+  media.write_sheet(output / "sheet.png", clips[:SHEET_CLIPS], prompts[:SHEET_CLIPS])
+  media.write_gif(output / "grid.gif", media.tile(clips[:GRID_CLIPS], GRID_COLUMNS), fps=4, short_side=400)
+  write_atomically(output / "scores.json", json.dumps({
+      "prompts": num_prompts, "captions": captions,
+      "generated": {name: share.value for name, share in scores.items()},
+      "real": {name: share.value for name, share in real_scores.items()}}, indent=2) + "\n")
+  return DigitsScore(scores, real_scores, seconds)

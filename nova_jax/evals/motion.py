@@ -1,0 +1,28 @@
+"""How much the videos of a folder move: the motion score that captions of training data carry, of each video."""
+
+from pathlib import Path
+
+import numpy as np
+
+from nova_jax.data.cache.motion import motion_score
+from nova_jax.evals.features import VIDEOS, read_clip
+from nova_jax.progress import Progress
+
+
+def motion_of(folder: Path) -> dict[str, float]:
+  """Return the number of videos, and mean, deviation and quartiles of their motion scores.
+
+  Raises:
+    ValueError: there are no videos, or one can't be read.
+  """
+  paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS)
+  if not paths:
+    raise ValueError(f"{folder} has no videos ({', '.join(VIDEOS)})")
+  scores = []
+  with Progress("video", len(paths)) as progress:
+    for done, path in enumerate(paths, 1):
+      scores.append(motion_score(read_clip(path)))
+      progress.show(done, what=folder.name)
+  quartiles = dict(zip(("motion_25", "motion_50", "motion_75"), map(float, np.quantile(scores, (0.25, 0.5, 0.75)))))
+  return {"motion_mean": float(np.mean(scores)), "motion_deviation": float(np.std(scores))} | quartiles | {
+      "videos": len(scores)}

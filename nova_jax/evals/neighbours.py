@@ -1,0 +1,64 @@
+"""Precision, recall and diversity of features.
+
+Precision is the share of generated features inside the real ones' manifold, recall the share of real ones inside the
+generated ones'; a set's manifold is the union of balls around its features that reach their k-th nearest neighbour
+("Improved Precision and Recall Metric", Kynkäänniemi et al., 2019, section 2). Diversity is the mean distance of pairs.
+Invariant: all in float64; memory is bounded by blocks of rows.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+NEIGHBOURS = 3
+_ROWS = 1024
+
+Features = Float[np.ndarray, "n D"]
+
+
+def precision_recall(real: Features, generated: Features, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
+  """Return precision and recall.
+
+  Raises:
+    ValueError: features that don't fit, or not more of them than neighbours.
+  """
+  real, generated = _checked(real), _checked(generated)
+  if real.shape[1] != generated.shape[1]:
+    raise ValueError(f"features have {real.shape[1]} and {generated.shape[1]} dimensions")
+  if not 1 <= neighbours < min(len(real), len(generated)):
+    raise ValueError(f"neighbours: expected 1 to {min(len(real), len(generated)) - 1}, got {neighbours}")
+  return _inside(generated, real, neighbours), _inside(real, generated, neighbours)
+
+
+def diversity(features: Features) -> float:
+  """Return the mean distance of two different features."""
+  features = _checked(features)
+  if len(features) < 2:
+    raise ValueError(f"diversity: expected at least 2 features, got {len(features)}")
+  total = sum(np.sqrt(block).sum() for block in _blocks(features, features))
+  return float(total / (len(features) * (len(features) - 1)))
+
+
+def _inside(points: Features, manifold: Features, neighbours: int) -> float:
+  """Return the share of points in a ball of the manifold."""
+  # A feature's nearest neighbour is itself, in place 0.
+  radii = np.concatenate([np.partition(block, neighbours, axis=1)[:, neighbours]
+                          for block in _blocks(manifold, manifold)])
+  return float(np.mean(np.concatenate([(block <= radii).any(1) for block in _blocks(points, manifold)])))
+
+
+def _blocks(rows: Features, columns: Features):
+  """Yield squared distances of some rows to all columns."""
+  lengths = (columns**2).sum(1)
+  for start in range(0, len(rows), _ROWS):
+    part = rows[start : start + _ROWS]
+    squares = np.maximum((part**2).sum(1)[:, None] + lengths - 2 * part @ columns.T, 0)
+    if rows is columns:  # Rounding must not move a feature away from itself.
+      squares[np.arange(len(part)), start + np.arange(len(part))] = 0
+    yield squares
+
+
+def _checked(features: Features) -> Features:
+  features = np.asarray(features, np.float64)
+  if features.ndim != 2 or not np.isfinite(features).all():
+    raise ValueError(f"features: expected finite numbers [n, D], got {list(features.shape)}")
+  return features

@@ -1,0 +1,130 @@
+"""Runs the points of a sweep, each in its own process, and keeps what is done.
+
+  OUTPUT/points/{digest}/   task.json, result.json when it is done, log.txt, error.txt when it failed, pictures
+  OUTPUT/runs/{digest}/     the workdir of a training, shared by points that differ in sampling alone
+
+Points with one training form a group, which runs in order in one place; groups are dealt out to shards in turn.
+Invariant: a point with a result is never run again; one that failed or was interrupted is, and its training continues.
+"""
+
+import concurrent.futures
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nova_jax.checkpoint import latest_step
+from nova_jax.config import to_dict
+from nova_jax.convert.folders import is_trained
+from nova_jax.files import read_json, write_atomically
+from nova_jax.sweeps.plan import LOADING, SAMPLING, Point, Sweep, digest, experiment_of, label, training
+
+COMMAND = (sys.executable, "-m", "nova_jax.sweeps.point")
+MEASURED = ("num_prompts", "captions", "batch_size", "seed")  # What a result depends on beside the point.
+
+
+class Task(NamedTuple):
+  """A point, and where it is kept."""
+
+  point: Point
+  folder: Path
+  group: str  # Points of one group run one after the other.
+  content: Mapping[str, Any]
+
+  @property
+  def result(self) -> Mapping[str, float] | None:
+    path = self.folder / "result.json"
+    return read_json(path) if path.is_file() else None
+
+  @property
+  def error(self) -> str | None:
+    path = self.folder / "error.txt"
+    return path.read_text().strip() if path.is_file() and self.result is None else None
+
+
+def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path) -> list[Task]:
+  """Return a task for each point, in order.
+
+  Raises:
+    ValueError: a point needs a checkpoint, and none is given; or two points are the same.
+  """
+  tasks = []
+  for point in sweep.points:
+    measured = {name: getattr(sweep, name) for name in MEASURED}
+    loading = {name: point[name] for name in LOADING if name in point}
+    experiment, place = None, checkpoint
+    if training(point):
+      experiment = json.loads(json.dumps(to_dict(experiment_of(sweep, point))))
+      place = str(output / "runs" / digest(experiment))
+    elif checkpoint is None:
+      raise ValueError(f"--checkpoint: the point {label(point)} trains no model of its own; give one")
+    elif is_trained(Path(checkpoint)):
+      loading.setdefault("step", latest_step(Path(checkpoint) / "checkpoints"))
+    identity = experiment if experiment is not None else place
+    folder = output / "points" / digest(identity, loading, {n: point[n] for n in SAMPLING if n in point}, measured)
+    content = measured | {
+        "label": label(point), "experiment": experiment, "checkpoint": place, "loading": loading,
+        "sampling": {name: point[name] for name in SAMPLING if name in point}, "output": str(folder),
+        "result": str(folder / "result.json")}
+    tasks.append(Task(point, folder, place, content))
+  twice = [label(task.point) for i, task in enumerate(tasks) if task.folder in {t.folder for t in tasks[:i]}]
+  if twice:
+    raise ValueError(f"the sweep has this point twice: {twice[0]}")
+  return tasks
+
+
+def run_tasks(
+    tasks: Sequence[Task], processes: int, shard: tuple[int, int], say: Callable[[str], None] = print
+) -> None:
+  """Run what has no result yet of one shard's tasks.
+
+  Args:
+    tasks: of the whole sweep.
+    processes: how many points run at once.
+    shard: this one's number, from 0, and how many there are.
+    say: takes a line when a point begins or ends.
+  """
+  if not 0 <= shard[0] < shard[1]:
+    raise ValueError(f"--shard: expected I/N with I from 0 to N - 1, got {shard[0]}/{shard[1]}")
+  # A checkpoint that isn't trained here needs no one to wait: each of its points is a group.
+  groups: dict[str, list[Task]] = {}
+  for task in tasks:
+    groups.setdefault(task.group if task.content["experiment"] else str(task.folder), []).append(task)
+  mine = list(groups.values())[shard[0] :: shard[1]]
+  running: set[subprocess.Popen] = set()
+  with concurrent.futures.ThreadPoolExecutor(processes) as pool:
+    futures = [pool.submit(_run_group, group, running, say) for group in mine]
+    try:
+      for future in futures:
+        future.result()
+    except BaseException:
+      pool.shutdown(wait=False, cancel_futures=True)
+      for process in list(running):
+        process.terminate()
+      raise
+
+
+def _run_group(group: Sequence[Task], running: set[subprocess.Popen], say: Callable[[str], None]) -> None:
+  for task in group:
+    if task.result is not None:
+      say(f"{label(task.point)}: done before")
+      continue
+    say(f"{label(task.point)}: begins")
+    failed = task.folder / "error.txt"
+    failed.unlink(missing_ok=True)
+    write_atomically(task.folder / "task.json", json.dumps(task.content, indent=1) + "\n")
+    with open(task.folder / "log.txt", "w") as log:
+      process = subprocess.Popen([*COMMAND, str(task.folder / "task.json")], stdout=log, stderr=log)
+      running.add(process)
+      code = process.wait()
+      running.discard(process)
+    if task.result is None:
+      lines = (task.folder / "log.txt").read_text().strip().splitlines()
+      reason = lines[-1].removeprefix("error: ") if lines else ""
+      reason = reason if code > 0 else f"ended by signal {-code}"
+      write_atomically(failed, f"{reason or 'no result'}\n")
+      say(f"{label(task.point)}: failed: {reason}; see {task.folder / 'log.txt'}")
+    else:
+      say(f"{label(task.point)}: {', '.join(f'{name} {value:.3g}' for name, value in task.result.items())}")

@@ -1,0 +1,100 @@
+"""InceptionV3 against pytorch-fid's, with random weights; and what its converter refuses.
+
+`inception.safetensors` holds what pytorch-fid 0.3.0 computed with the weights and pictures made here.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from nova_jax.evals import inception
+from nova_jax.evals.features import features_of, open_features, read_clip
+from nova_jax.evals.inception import Inception
+from nova_jax.media import write_mp4
+
+REFERENCE = load_file(Path(__file__).parent / "inception.safetensors")
+
+
+@pytest.fixture(scope="module")
+def inputs():
+  """Weights by published names, in the order of these, and two pictures."""
+  rng, weights, shapes = np.random.default_rng(0), {}, inception.shapes()
+  for name in sorted(shapes):
+    shape = shapes[name]
+    if name.endswith("conv.weight"):
+      weights[name] = rng.standard_normal(shape, np.float32) * np.float32((2 / np.prod(shape[1:])) ** 0.5)
+    elif name.endswith(("running_var", "bn.weight")):
+      spread = (0.5, 1.5) if name.endswith("var") else (0.8, 1.2)
+      weights[name] = rng.uniform(*spread, shape).astype(np.float32)
+    else:
+      weights[name] = rng.standard_normal(shape, np.float32) * np.float32(0.1)
+  return weights, rng.uniform(0, 1, (2, 80, 96, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def file(inputs, tmp_path_factory):
+  path = tmp_path_factory.mktemp("weights") / "inception.safetensors"
+  save_file(inputs[0] | {"fc.bias": np.zeros(8, np.float32)}, path)
+  return path
+
+
+def close(ours, reference):
+  np.testing.assert_allclose(ours, reference, atol=1e-4 * np.abs(reference).max())
+
+
+def test_features_equal_the_published_codes(inputs):
+  weights, small = inputs
+  close(inception.features(inception.convert(weights), 2 * small - 1), REFERENCE["small"])
+
+
+def test_pictures_are_scaled_as_the_published_code_does(file):
+  pictures = np.random.default_rng(1).integers(0, 256, (1, 40, 56, 3)).astype(np.uint8)
+  close(Inception.load(file)(pictures[:, None]), REFERENCE["scaled"])
+
+
+def test_weights_that_do_not_fit(inputs, tmp_path):
+  weights = dict(inputs[0])
+  kernel = weights.pop("Mixed_5b.branch1x1.conv.weight")
+  with pytest.raises(ValueError, match="1 weights don't fit: Mixed_5b.branch1x1.conv.weight missing"):
+    inception.convert(weights)
+  with pytest.raises(ValueError, match=r"of shape \(64, 192, 1\), expected \(64, 192, 1, 1\)"):
+    inception.convert(weights | {"Mixed_5b.branch1x1.conv.weight": kernel[..., 0]})
+  with pytest.raises(ValueError, match="unknown: other"):
+    inception.convert(inputs[0] | {"other": kernel})
+  (tmp_path / "a.safetensors").write_bytes(b"none")
+  with pytest.raises(ValueError, match="is not safetensors"):
+    Inception.load(tmp_path / "a.safetensors")
+  with pytest.raises(ValueError, match="does not exist"):
+    Inception.load(tmp_path / "b.safetensors")
+
+
+class Mean:
+  """A feature function that a user brings: the mean colour of a clip."""
+
+  dim = 3
+
+  def __init__(self, weights):
+    self.scale = float(weights)
+
+  def __call__(self, clips):
+    return self.scale * clips.mean((1, 2, 3))
+
+
+def test_a_function_that_the_user_brings(tmp_path):
+  for i in range(3):
+    Image.new("RGB", (4, 4), (i, 10 * i, 0)).save(tmp_path / f"{i}.png")
+  function = open_features(f"{__name__}:Mean", "2")
+  features, statistics = features_of(tmp_path, function)
+  assert features.tolist() == [[0, 0, 0], [2, 20, 0], [4, 40, 0]] and statistics.mean.tolist() == [2, 20, 0]
+  write_mp4(tmp_path / "v.mp4", np.full((5, 16, 16, 3), 128, np.uint8), 8, short_side=1)
+  clip = read_clip(tmp_path / "v.mp4")
+  assert clip.shape == (5, 16, 16, 3) and abs(int(clip.mean()) - 128) < 3
+  (tmp_path / "w.mp4").write_bytes(b"none")
+  for name, message in (("none", "expected inception or"), ("nova_jax:none", "none"), ("builtins:str", "dim")):
+    with pytest.raises(ValueError, match=message):
+      open_features(name, "2")
+  with pytest.raises(ValueError, match="w.mp4 can't be read"):
+    features_of(tmp_path, function)

@@ -1,0 +1,22 @@
+"""Motion statistics of a folder of videos."""
+
+import numpy as np
+import pytest
+
+from nova_jax.evals.motion import motion_of
+from nova_jax.media import write_mp4
+
+
+def test_statistics_of_a_folder(tmp_path):
+  texture = np.random.default_rng(0).integers(0, 256, (24, 40), np.uint8).repeat(8, 0).repeat(8, 1)
+  for step in (0, 2, 4):
+    frames = np.stack([texture[40:136, 60 + step * i : 220 + step * i] for i in range(4)])[..., None]
+    write_mp4(tmp_path / f"{step}.mp4", frames, 8, short_side=1)
+  found = motion_of(tmp_path)
+  assert found["videos"] == 3
+  assert found["motion_mean"] == pytest.approx(2, rel=0.15) and found["motion_50"] == pytest.approx(2, rel=0.15)
+  assert found["motion_75"] == pytest.approx(3, rel=0.15)
+  assert found["motion_deviation"] == pytest.approx((8 / 3) ** 0.5, rel=0.15)
+  with pytest.raises(ValueError, match="has no videos"):
+    (tmp_path / "none").mkdir()
+    motion_of(tmp_path / "none")
