@@ -115,7 +115,7 @@ def _make_form(studio: Studio) -> dict[str, gr.components.Component]:
   with gr.Row():
     for name in ("image", "mask"):
       form[name] = picture = gr.Image(
-          label=f"{LABELS[name]}: {HINTS[name]}", sources=["upload", "clipboard"], height=160, elem_id=name)
+          label=f"{LABELS[name]}: {HINTS[name]}", sources=["upload", "clipboard"], height=140, elem_id=name)
       # As the file that was given: it is kept unchanged, and read where all pictures are.
       picture.preprocess = lambda payload: None if payload is None else payload.path
   with gr.Row():
