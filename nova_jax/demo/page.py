@@ -20,10 +20,12 @@ from nova_jax.recipe import title_of
 
 LABELS = {
     "prompt": "Prompt", "label": "Class", "negative_prompt": "Negative prompt", "image": "Image", "mask": "Mask",
-    "num_frames": "Length in frames", "motion_flow": "Motion", "seed": "Seed", "num_inference_steps": "Sets a frame",
-    "num_diffusion_steps": "Steps a set", "guidance_scale": "Guidance"}
-HINTS = {"prompt": "What to show", "negative_prompt": "What not to show", "image": "the first frame",
-         "mask": "white is made anew"}
+    "num_frames": "Frames", "motion_flow": "Motion", "seed": "Seed", "num_inference_steps": "Sets / frame",
+    "num_diffusion_steps": "Steps / set", "guidance_scale": "Guidance"}
+HINTS = {
+    "prompt": "What to show", "negative_prompt": "What not to show", "image": "first frame", "mask": "white is new"}
+CACHE_CHECK, CACHE_AGE = 3600, 86400  # Seconds: how often copies of uploads are looked at, and how old they get.
+MAX_UPLOAD = "64mb"
 IDLE = "What you make appears here, frame by frame."
 # Letters that the machine has: none are loaded.
 THEME = gr.themes.Default(
@@ -44,7 +46,7 @@ class Session:
 
 def make_page(studio: Studio) -> gr.Blocks:
   """Return the page; `launch` serves it."""
-  with gr.Blocks(title="nova_jax", analytics_enabled=False) as page:
+  with gr.Blocks(title="nova_jax", analytics_enabled=False, delete_cache=(CACHE_CHECK, CACHE_AGE)) as page:
     session = gr.State(Session())
     name = Path(studio.checkpoint).absolute().name
     gr.Markdown(f"# NOVA\nPictures and videos from text, by `{name}`.")
@@ -89,8 +91,8 @@ def serve(studio: Studio, host: str, port: int, block: bool = True) -> str:
   try:
     _, address, _ = page.launch(
         server_name=host, server_port=port, theme=THEME, css=STYLE, allowed_paths=[str(studio.output.absolute())],
-        footer_links=[], share=False, ssr_mode=False, mcp_server=False, pwa=False, enable_monitoring=False, quiet=True,
-        prevent_thread_lock=True)
+        max_file_size=MAX_UPLOAD, footer_links=[], share=False, ssr_mode=False, mcp_server=False, pwa=False,
+        enable_monitoring=False, quiet=True, prevent_thread_lock=True)
   except OSError:
     raise ValueError(f"--port: {port} can't be used on {host}; choose another") from None
   print(f"open {address}; Ctrl-C ends it; clips go to {studio.output}", flush=True)
@@ -115,7 +117,7 @@ def _make_form(studio: Studio) -> dict[str, gr.components.Component]:
   with gr.Row():
     for name in ("image", "mask"):
       form[name] = picture = gr.Image(
-          label=f"{LABELS[name]}: {HINTS[name]}", sources=["upload", "clipboard"], height=140, elem_id=name)
+          label=f"{LABELS[name]}: {HINTS[name]}", sources=["upload", "clipboard"], height=210, elem_id=name)
       # As the file that was given: it is kept unchanged, and read where all pictures are.
       picture.preprocess = lambda payload: None if payload is None else payload.path
   with gr.Row():

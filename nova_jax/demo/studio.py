@@ -91,8 +91,9 @@ class Studio:
     """
     given = {name: value.strip() if isinstance(value, str) else value for name, value in form.items()}
     given = {name: value for name, value in given.items() if value not in (None, "")}
-    if "prompt" not in given and "label" not in given:
-      raise ValueError("prompt: it is empty; say what to show")
+    what = "label" if self.pipe.cfg.num_classes else "prompt"
+    if what not in given:
+      raise ValueError(f"{what}: it is empty; say what to show")
     if "mask" in given and "image" not in given:
       raise ValueError("mask: give the image, too, of which a part is to be made anew")
     if given.get("num_frames", 1) > self.max_frames:

@@ -22,18 +22,20 @@ LOOP_FRAMES, STRIP_FRAMES = 64, 48  # The last ones that are shown.
 
 STYLE = """
 .stage { display: flex; align-items: center; justify-content: center; min-height: 320px; border-radius: 8px;
-  background: var(--background-fill-secondary); color: var(--body-text-color-subdued); }
+  text-align: center; background: var(--background-fill-secondary); color: var(--body-text-color-subdued); }
 .stage img, .stage video { height: 320px; max-width: 100%; object-fit: contain; border-radius: 4px; }
 .strip { display: flex; flex-wrap: wrap; gap: 4px; min-height: 68px; align-items: center; }
 .strip img { height: 64px; border-radius: 3px; border: 2px solid transparent; }
 .strip img.making { border-color: var(--color-accent); }
 .made { display: flex; flex-wrap: wrap; gap: 12px; }
 .made figure { margin: 0; width: 132px; }
-.made img, .made video { width: 132px; border-radius: 4px; }
+.made a { display: block; line-height: 0; }
+.made img, .made video { width: 132px; margin: 0; border-radius: 4px; }
 .made figcaption { font-size: 12px; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
 .small { image-rendering: pixelated; }
 .message { padding: 8px 12px; border-radius: 6px; background: var(--background-fill-secondary); }
-.message progress { width: 100%; accent-color: var(--color-accent); }
+.bar { height: 6px; margin-top: 6px; border-radius: 3px; background: var(--border-color-primary); }
+.bar div { height: 100%; border-radius: 3px; background: var(--color-accent); }
 .message.error { background: var(--error-background-fill); border: 1px solid var(--error-border-color); }
 """
 
@@ -86,7 +88,8 @@ def show_strip(news: News | None) -> str:
 
 def show_progress(news: News) -> str:
   """Return how far it is."""
-  return f'<div class="message">{html.escape(news.what)}<progress value="{news.done:.3f}"></progress></div>'
+  return (f'<div class="message">{html.escape(news.what)}'
+          f'<div class="bar"><div style="width: {news.done:.1%}"></div></div></div>')
 
 
 def show_message(text: str) -> str:

@@ -1,5 +1,6 @@
 """The demo in headless Chromium, as a person uses it. Skipped where Gradio, Playwright or Chromium is missing."""
 
+import dataclasses
 import os
 import shutil
 import socket
@@ -13,7 +14,7 @@ from nova_jax.demo.studio import Studio
 from nova_jax.jobs import make_recipes, run
 from nova_jax.progress import Progress
 from nova_jax.recipe import read_recipe
-from test_pipeline import fresh
+from test_pipeline import CARD, CLASSES, fresh
 
 # Before Gradio is imported, as launch.demo does.
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
@@ -102,6 +103,15 @@ def by_jobs(studio, settings, folder):
   return path.read_bytes(), path.name
 
 
+def test_a_model_has_the_fields_that_it_takes(studio):
+  from nova_jax.demo.page import make_page
+  pictures = fresh(dataclasses.replace(CARD, model=CLASSES, num_frames=1, text_encoder=None))
+  fields = [{block.elem_id for block in make_page(dataclasses.replace(studio, pipe=pipe)).blocks.values()}
+            for pipe in (studio.pipe, pictures)]
+  assert fields[0] - fields[1] == {"prompt", "negative_prompt", "num_frames", "motion_flow"}
+  assert fields[1] - fields[0] == {"label"}
+
+
 def test_frames_arrive_one_by_one(page, studio, tmp_path):
   generate(page, prompt="one", num_frames=5, seed=3)
   expect(page, "Done: 5 frames")
@@ -125,6 +135,7 @@ def test_cancel_ends_it_and_the_next_one_starts(page, studio):
   assert set(studio.output.iterdir()) == before
   generate(page, prompt="two", num_frames=2)
   expect(page, "Done: 2 frames")
+  assert page.locator("#made figcaption").all_inner_texts() == ["two"], "what others made is not here"
 
 
 def test_a_picture_is_the_first_frame(page, studio, tmp_path):
@@ -143,9 +154,9 @@ def test_bad_input_is_explained(page, tmp_path):
   generate(page)
   alert("Prompt: it is empty")
   generate(page, prompt="one", num_frames=300)
-  alert("Length in frames: expected at most 256 here, got 300")
+  alert("Frames: expected at most 256 here, got 300")
   generate(page, num_frames=0)
-  alert("Length in frames: expected at least 1, got 0")
+  alert("Frames: expected at least 1, got 0")
   bad = tmp_path / "bad.png"
   bad.write_text("not a picture")
   generate(page, num_frames=2, image=bad)
