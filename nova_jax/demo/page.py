@@ -98,6 +98,7 @@ def serve(studio: Studio, host: str, port: int, block: bool = True) -> str:
   print(f"open {address}; Ctrl-C ends it; clips go to {studio.output}", flush=True)
   if block:
     page.block_thread()
+    studio.close()
   return address
 
 

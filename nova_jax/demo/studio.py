@@ -55,6 +55,7 @@ class Studio:
     output: the folder of clips; pictures that were given are kept in `inputs/`, so that clips can be made again.
     max_frames: of a clip, so that nobody waits too long for others.
     turn: held by the generation that is running.
+    closed: set when there are to be no more.
   """
 
   pipe: Pipeline
@@ -63,11 +64,18 @@ class Studio:
   output: Path
   max_frames: int
   turn: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+  closed: threading.Event = dataclasses.field(default_factory=threading.Event)
 
   def __post_init__(self):
     if self.pipe.autoencoder is None:
       raise ValueError(
           f"{self.checkpoint} has no autoencoder, so there is nothing to see; launch.convert --base adds one")
+
+  def close(self) -> None:
+    """End what is running, and wait for it: a process must not end in the middle of a computation."""
+    self.closed.set()
+    with self.turn:
+      pass
 
   @property
   def makes_clips(self) -> bool:
@@ -164,18 +172,20 @@ def _run(studio: Studio, settings: Mapping[str, Any], cancelled: threading.Event
   recipe, = make_recipes(pipe, studio.checkpoint, studio.weights, [settings], [[0]], 1)
   shown, done, what = time.monotonic(), 0.0, "started"
 
+  def check() -> None:
+    if cancelled.is_set() or studio.closed.is_set():
+      raise _Cancelled
+
   def on_set(step: Step) -> None:
     nonlocal shown, done, what
-    if cancelled.is_set():
-      raise _Cancelled
+    check()
     done = (step.frame + (step.index + 1) / step.num_sets) / step.num_frames
     what = f"frame {step.frame + 1} of {step.num_frames}, set {step.index + 1} of {step.num_sets}"
     if time.monotonic() - shown >= PREVIEW_SECONDS and step.index + 1 < step.num_sets:
       tell(News(frames, step.preview()[0], done, what))
       shown = time.monotonic()
 
-  if cancelled.is_set():
-    raise _Cancelled
+  check()
   for piece in pipe.stream(**settings, on_set=on_set):
     frames += tuple(piece[0])
     yield News(frames, None, done, what)

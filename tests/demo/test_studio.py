@@ -1,5 +1,6 @@
 """The demo without its page: settings of a form, frames one by one, cancelling, and the file of launch.sample."""
 
+import dataclasses
 import os
 import shlex
 import subprocess
@@ -119,6 +120,15 @@ def test_one_generation_at_a_time(studio):
     assert not told
   thread.join()
   assert told[-1].path is not None
+
+
+def test_closing_ends_what_runs(studio):
+  closing = dataclasses.replace(studio, closed=threading.Event())
+  running = generate(closing, {"prompt": "one", "num_frames": 250, "seed": 0}, threading.Event())
+  next(running)
+  closing.close()
+  assert not closing.turn.locked() and len(list(running)) < 100
+  assert not list(generate(closing, {"prompt": "one", "num_frames": 2, "seed": 0}, threading.Event()))
 
 
 def test_texts_are_escaped_and_long_clips_shortened():
