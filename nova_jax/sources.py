@@ -118,7 +118,7 @@ def _open(source: Any, name: str) -> Image.Image:
         return _upright(image)
     except UnidentifiedImageError:
       raise ValueError(f"{name}: {source} is not a picture") from None
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
       reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error}"
       raise ValueError(f"{name}: {source} {reason}") from None
   array = np.asarray(source)

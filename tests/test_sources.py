@@ -62,3 +62,13 @@ def test_what_is_refused(tmp_path, call, message):
     (tmp_path / name).write_text("no picture")
   with pytest.raises(ValueError, match=message):
     call(tmp_path)
+
+
+def test_a_picture_that_says_it_is_huge(tmp_path):
+  path = tmp_path / "huge.bmp"
+  Image.new("RGB", (8, 8)).save(path)
+  data = bytearray(path.read_bytes())
+  data[18:26] = (60000).to_bytes(4, "little") * 2  # Width and height.
+  path.write_bytes(data)
+  with pytest.raises(ValueError, match="huge.bmp can't be read: Image size"):
+    sources.read_picture(path, (8, 8), 3)

@@ -1,0 +1,43 @@
+"""Generate in a browser: `python -m launch.demo --checkpoint DIR`, then open the address that it prints.
+
+Needs Gradio: `pip install -e .[demo] -c constraints.txt`.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+from absl import flags
+
+from nova_jax import cli, compilation_cache
+from nova_jax.demo.studio import Studio
+from nova_jax.pipeline import Pipeline
+
+flags.DEFINE_string("checkpoint", None, "Model folder: published, converted, or the workdir of a training run.")
+flags.DEFINE_string("output", "runs/demo", "Folder to write clips to.")
+flags.DEFINE_string("host", "127.0.0.1", "Address to serve at; 0.0.0.0 for all of this machine's.")
+flags.DEFINE_integer("port", 7860, "Port to serve at.", lower_bound=1, upper_bound=65535)
+flags.DEFINE_integer("max_frames", 256, "Longest clip that may be asked for.", lower_bound=1)
+flags.DEFINE_enum("weights", "ema", ["ema", "params"], "Of a training run: averaged weights or the last ones.")
+flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of activations.")
+flags.DEFINE_string(
+    "compilation_cache", compilation_cache.DEFAULT, 'Folder of compiled programs; "off" for none.')
+
+
+def main() -> None:
+  """Load the model and serve the page."""
+  args = flags.FLAGS
+  if importlib.util.find_spec("gradio") is None:
+    raise ValueError("the demo needs Gradio, the extra demo: pip install -e .[demo] -c constraints.txt")
+  # Gradio counts its users and looks for newer versions unless it is told not to, before it is imported.
+  os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+  from nova_jax.demo.page import serve
+  output = Path(args.output)
+  output.mkdir(parents=True, exist_ok=True)
+  compilation_cache.use(args.compilation_cache, on_cpu=True)
+  pipe = Pipeline.load(args.checkpoint, weights=args.weights, dtype=args.dtype)
+  serve(Studio(pipe, args.checkpoint, args.weights, output, args.max_frames), args.host, args.port)
+
+
+if __name__ == "__main__":
+  cli.run(main, required=("checkpoint",))
