@@ -97,7 +97,7 @@ def _error_numbers(error: BaseException | None) -> Iterator[int]:
 
 
 def _config_file(argv: Sequence[str]) -> str:
-  """Return the file that the last `--config` names, or ""; without such a file the flag would fail later, at its first use.
+  """Return the file that the last `--config` names, or ""; without it the flag would fail later, at its first use.
 
   Raises:
     ValueError: there is no such file.
