@@ -50,6 +50,7 @@ SAVING_COLUMNS = ("remat", "accumulation", "temporaries, GiB", "peak, GiB", "in 
 
 flags.DEFINE_string("folder", None, "Where results are kept, a JSON file each.")
 flags.DEFINE_string("table", None, "Markdown file to write.")
+flags.DEFINE_bool("compile", True, "Compile what is missing; else write the tables of what is there.")
 flags.DEFINE_list("chips", list(TOPOLOGIES), "Which chips to compile for.")
 flags.DEFINE_list("models", list(MODELS), "Which configs to compile.")
 
@@ -159,16 +160,18 @@ def table(columns: Sequence[str], lines: Sequence[str]) -> str:
 def main() -> None:
   """Compile what is missing in --folder and write --table."""
   args = flags.FLAGS
-  folder = Path(args.folder)
+  folder, failed = Path(args.folder), []
   todo, saving = rows(args.models, args.chips), saving_rows(args.models, args.chips)
-  failed = [
-      row for row in todo + saving if not row.path(folder).exists() and not compile_row(folder, row)]
+  if args.compile:
+    failed = [row for row in todo + saving if not row.path(folder).exists() and not compile_row(folder, row)]
   done = {row: read_json(row.path(folder)) for row in todo + saving if row.path(folder).exists()}
   lines = [line for row in todo if row in done for line in table_lines(row.model, done[row])]
   text = HEADER + "\n" + table(COLUMNS, lines)
-  if saving:
+  if any(row in done for row in saving):
     text += SAVING_HEADER + "\n" + table(
         SAVING_COLUMNS, [saving_line(row, done[row]) for row in saving if row in done])
+  if len(done) < len(todo + saving):
+    text += f"\n{len(todo + saving) - len(done)} of {len(todo + saving)} runs of launch.compile are still to be made.\n"
   write_atomically(Path(args.table), text)
   if failed:
     sys.exit(f"error: {len(failed)} did not compile: {', '.join(row.path(folder).stem for row in failed)}")
