@@ -16,7 +16,7 @@ from nova_jax.benchmark.measure import measure
 from nova_jax.benchmark.memory import keep_freed_memory
 from nova_jax.benchmark.peer import Peer
 from nova_jax.benchmark.work import Work
-from nova_jax.files import write_atomically
+from nova_jax.files import check_writable, write_atomically
 
 flags.DEFINE_string("peer", None, "Checkout of the published code, to compare with.")
 flags.DEFINE_string("peer_python", sys.executable, "Python that has its dependencies.")
@@ -30,8 +30,7 @@ FRAME_COUNTS = (2, 4, 8, 16)
 def main() -> None:
   """Measure, print and write."""
   args = flags.FLAGS
-  if args.json and not pathlib.Path(args.json).absolute().parent.is_dir():
-    raise ValueError(f"--json: there is no folder {str(pathlib.Path(args.json).parent)!r} to write to")
+  check_writable("json", args.json)
   keep_freed_memory()
   work = Work()
   peer = Peer(args.peer, args.peer_python, work) if args.peer else None

@@ -17,7 +17,7 @@ from nova_jax.aot.report import total_seconds
 from nova_jax.aot.search import cheapest_change, compile_all, search
 from nova_jax.aot.topology import parse_mesh, parse_topology, prepare_environment
 from nova_jax.config import Experiment, from_dict
-from nova_jax.files import write_atomically
+from nova_jax.files import check_writable, write_atomically
 
 config_flags.DEFINE_config_file("config", None, "Python file with get_config(); --config.a.b=… overrides a field.")
 flags.DEFINE_string("topology", None, "The slice: v5e:16x16, v4:4x4x4, v5p:4x4x4, v6e:16x16; *2 behind it for two.")
@@ -40,6 +40,7 @@ def main() -> None:
     experiment = dataclasses.replace(experiment, mesh=parse_mesh(args.mesh))
   if args.search and args.what != "train":
     raise ValueError(f"--search is for training, got --what={args.what}")
+  check_writable("json", args.json)
   say = lambda text: print(text, flush=True)
   result = {"config": dataclasses.asdict(experiment), "topology": topology.name, "what": args.what}
   if args.search:

@@ -14,8 +14,9 @@ def use(folder: str = DEFAULT, on_cpu: bool = False) -> None:
   """Keep compiled programs in a folder; call after JAX has found its devices.
 
   Args:
-    folder: or gs:// address; "off" for none; "auto" for `~/.cache/nova_jax/programs`, but none on CPU unless `on_cpu`.
-      Programs for a TPU depend on its kind alone, which is part of the name that JAX gives an entry.
+    folder: or gs:// address; "off" for none; "auto" for `~/.cache/nova_jax/programs` if that can be written, but none
+      on CPU unless `on_cpu`. Programs for a TPU depend on its kind alone, which is part of the name that JAX gives an
+      entry.
     on_cpu: keep programs on CPU too, also those that compile in less than a second. XLA's programs for a CPU have the
       instructions of the machine that compiled them, and may crash on another one that shares the home folder: each
       kind of processor has a folder of its own.
@@ -25,10 +26,20 @@ def use(folder: str = DEFAULT, on_cpu: bool = False) -> None:
     folder = os.path.join(cache, "nova_jax", "programs")
     if jax.default_backend() == "cpu":
       folder = os.path.join(folder, f"cpu-{processor()}") if on_cpu else OFF
+    if folder != OFF and not _can_be_written(folder):
+      folder = OFF
   if folder != OFF:
     jax.config.update("jax_compilation_cache_dir", folder)
     if on_cpu:
       jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _can_be_written(folder: str) -> bool:
+  try:
+    os.makedirs(folder, exist_ok=True)
+  except OSError:
+    return False
+  return os.access(folder, os.W_OK)
 
 
 def processor() -> str:

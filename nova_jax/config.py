@@ -206,6 +206,7 @@ class DataConfig:
   sources: tuple[SourceConfig, ...] = ()  # Of stages that don't name their own.
   buckets: tuple[tuple[int, int], ...] = ()  # Heights and widths of latents to train on; empty: the model's alone.
   short_captions: float = 0.5  # Share of visits that show the short caption, where a record has one.
+  motion_dropout: float = 0.0  # Share of visits that show the default motion score and rate, not the record's.
   max_damaged: int = 10  # Damaged records that a process skips before it gives up.
 
 

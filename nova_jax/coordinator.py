@@ -2,8 +2,9 @@
 
   python -P nova_jax/coordinator.py PORT NUM_PROCESSES TIMEOUT
 
-It also holds JAX's coordination service. Within process 0 that service would die with it, and JAX's client in the other
-processes would abort them with a C++ trace before they could say what happened. Lines of JSON go both ways:
+It also holds JAX's coordination service, on the next port. Within process 0 that service would die with it, and JAX's
+client in the other processes would abort them with a C++ trace before they could say what happened. Lines of JSON go
+both ways:
 
   process → here:  {"process": i, "of": n, "host": name}   {} (alive)   {"end": exit code, "text": why}
   here → process:  {"refused": why}   {"port": of JAX's service, "hosts": […]}   {} (alive)
@@ -12,6 +13,7 @@ processes would abort them with a C++ trace before they could say what happened.
 Invariant: it ends when no process is left, and never later than `LINGER` seconds after the first one was lost.
 """
 
+import contextlib
 import json
 import os
 import selectors
@@ -125,8 +127,7 @@ class _Coordinator:
 
   def _start_service(self) -> None:
     from jax._src.lib import _jax  # Takes a second, in which processes can already connect.
-    with socket.create_server(("", 0)) as free:
-      port = free.getsockname()[1]
+    port = _next_port(self.listener.getsockname()[1])
     self.service = _jax.get_distributed_runtime_service(
         f"[::]:{port}", self.num_processes, heartbeat_timeout=JAX_TIMEOUT, shutdown_timeout=JAX_TIMEOUT)
     self._tell({"port": port, "hosts": [self.members[i].host for i in range(self.num_processes)]})
@@ -167,11 +168,21 @@ def _listen(port: int) -> socket.socket:
   deadline = time.monotonic() + _BIND_SECONDS
   while True:
     try:
-      return socket.create_server(("", port), backlog=4096)
+      # IPv6 as well, where there is any.
+      family, both = (socket.AF_INET6, True) if socket.has_dualstack_ipv6() else (socket.AF_INET, False)
+      return socket.create_server(("", port), family=family, backlog=4096, dualstack_ipv6=both)
     except OSError:
       if time.monotonic() > deadline:
         raise
       time.sleep(0.2)
+
+
+def _next_port(port: int) -> int:
+  """Return the port after this one, so that a firewall can be told; any other if that is taken."""
+  for wanted in (port + 1, 0):
+    with contextlib.suppress(OSError, OverflowError), socket.create_server(("", wanted)) as free:
+      return free.getsockname()[1]
+  raise OSError("there is no free port")
 
 
 def main(port: int, num_processes: int, timeout: float) -> None:

@@ -30,6 +30,7 @@ from nova_jax.places import AUTO, CONNECT_TIMEOUT, Place
 
 BARRIER_TIMEOUT = 1800.0  # Seconds: one process may have a dataset to write meanwhile.
 _GRACE = 2.0  # Seconds for the coordinator to say that an error here comes from a loss elsewhere.
+_ADVICE_TIMEOUT = 2.0
 _SHUTDOWN_TIMEOUT = 60
 
 
@@ -59,7 +60,8 @@ def session(where: Place | None, timeout: float = CONNECT_TIMEOUT) -> Iterator[N
       os._exit(cli.FAILED)  # Process 0 says it.
     raise
   except BaseException as error:
-    time.sleep(_GRACE)
+    if _session.ending.wait(_GRACE):
+      threading.Event().wait()  # The listening thread ends the process.
     code = cli.exit_code(error) or cli.FAILED
     _session.fail(code, cli.shorten(error))
     atexit.register(_exit, code)  # Before JAX waits for the others, which have nothing to wait for.
@@ -74,7 +76,7 @@ def check_joined() -> None:
 
 
 def on_loss(advice: Callable[[], str]) -> None:
-  """Set what a process says at its end after naming the one that is lost."""
+  """Set what a process says at its end after naming the one that is lost; it is left out if it fails or takes long."""
   if _session:
     _session.advice = advice
 
@@ -118,6 +120,7 @@ class _Session:
 
   def __init__(self, where: Place, timeout: float):
     self.where, self.advice, self.left = where, lambda: "", False
+    self.ending = threading.Event()  # There are bad news.
     self.calls = itertools.count()  # All processes make the same calls in the same order.
     if where.process == 0:
       _start_coordinator(where, timeout)
@@ -156,7 +159,8 @@ class _Session:
     except jax.errors.JaxRuntimeError:
       there = {int(path.rpartition("/")[2]) for path, _ in self.client.key_value_dir_get(f"{key}/")}
       missing = sorted(set(range(self.where.num_processes)) - there)
-      raise TimeoutError(f"{self._name(missing)} did not come to the barrier {name!r} in {timeout:g} s") from None
+      who = self._name(missing) if missing else "one of the processes"  # It came just now.
+      raise TimeoutError(f"{who} did not come to the barrier {name!r} in {timeout:g} s") from None
 
   def same(self, name: str, value: Any, timeout: float) -> Any:
     key = f"nova/{next(self.calls)}/{name}"
@@ -185,10 +189,9 @@ class _Session:
 
   def _receive(self) -> dict[str, Any]:
     try:
-      line = self.lines.readline()
-    except OSError:  # Silence.
-      line = b""
-    return json.loads(line) if line else {"lost": None}
+      return json.loads(self.lines.readline())
+    except (OSError, ValueError):  # Silence, or the end, perhaps within a line.
+      return {"lost": None}
 
   def _beat(self) -> None:
     while not self.left:
@@ -201,13 +204,28 @@ class _Session:
       pass
     if self.left:
       return
+    self.ending.set()
     if "lost" in news:
-      who = f"the coordinator {self.where.address} of" if news["lost"] is None else ""
-      process = news["lost"] or 0
-      advice = self.advice()
-      _exit(cli.FAILED, f"{who} {self._name([process])} is lost{'; ' * bool(advice)}{advice}".strip())
+      who = f"the coordinator {self.where.address} of " if news["lost"] is None else ""
+      # At once: advice reads storage, which may have gone with the process.
+      _write_error(f"{who}{self._name([news['lost'] or 0])} is lost", end="")
+      advice = self._advise()
+      os.write(2, f"{'; ' * bool(advice)}{advice}\n".encode())
+      os._exit(cli.FAILED)
     bad_input = news["code"] == cli.BAD_INPUT
     _exit(news["code"], news["text"] if bad_input else f"{self._name([news['failed']])} failed: {news['text']}")
+
+  def _advise(self) -> str:
+    found = []
+
+    def ask():
+      with contextlib.suppress(Exception):
+        found.append(self.advice())
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ADVICE_TIMEOUT)
+    return found[0] if found else ""
 
   def _name(self, processes: list[int]) -> str:
     hosts = ", ".join(dict.fromkeys(self.hosts[i] for i in processes))
@@ -235,7 +253,7 @@ def _dial(where: Place, timeout: float) -> socket.socket:
   deadline = time.monotonic() + timeout
   while True:
     try:
-      return socket.create_connection(("localhost" if where.process == 0 else host, int(port)), timeout=5.0)
+      return socket.create_connection(("localhost" if where.process == 0 else host.strip("[]"), int(port)), timeout=5.0)
     except OSError as error:
       if time.monotonic() > deadline:
         raise TimeoutError(
@@ -247,9 +265,13 @@ def _dial(where: Place, timeout: float) -> socket.socket:
 def _exit(code: int, text: str = "") -> None:
   """End the process at once, from any thread."""
   if text:
-    clear = "\r\x1b[K" if sys.stderr.isatty() else ""
-    os.write(2, f"{clear}error: {text}\n".encode())
+    _write_error(text)
   else:
     sys.stdout.flush()
     sys.stderr.flush()
   os._exit(code)
+
+
+def _write_error(text: str, end: str = "\n") -> None:
+  clear = "\r\x1b[K" if sys.stderr.isatty() else ""
+  os.write(2, f"{clear}error: {text}{end}".encode())

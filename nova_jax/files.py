@@ -32,6 +32,19 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], N
     temporary.unlink(missing_ok=True)
 
 
+def check_writable(flag: str, path: str | None) -> None:
+  """Raise a ValueError if no file can be written at `path`: before the long work whose result goes there."""
+  if path is None:
+    return
+  folder = Path(path).absolute().parent
+  if not folder.is_dir():
+    raise ValueError(f"--{flag}: there is no folder {str(Path(path).parent)!r} to write to")
+  if Path(path).is_dir():
+    raise ValueError(f"--{flag}: {path} is a folder; expected a file")
+  if not os.access(folder, os.W_OK):
+    raise ValueError(f"--{flag}: the folder {str(Path(path).parent)!r} can't be written")
+
+
 def read_json(path: Path) -> dict[str, Any]:
   """Read a JSON object.
 

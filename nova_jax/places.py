@@ -39,7 +39,8 @@ def place(address: str | None, num_processes: int | None, process: int | None) -
   process = _number("process_id", process, PROCESS_ID)
   if not address:
     if num_processes not in (None, 1) or process:
-      raise ValueError(f"--coordinator: {num_processes} processes need the HOST:PORT of process 0, or {AUTO!r}")
+      who = f"process {process} needs" if num_processes in (None, 1) else f"{num_processes} processes need"
+      raise ValueError(f"--coordinator: {who} the HOST:PORT of process 0, or {AUTO!r}")
     return None
   if address == AUTO:
     try:

@@ -51,6 +51,12 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
   known = int(np.prod([size for size in sizes if size != -1]))
   if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
     raise ValueError(f"mesh: expected positive sizes and at most one -1, got {dict(zip(MESH_AXES, sizes))}")
+  if -1 in sizes and len(devices) % known:
+    others = {axis: size for axis, size in zip(MESH_AXES, sizes) if size != -1}
+    divisors = [str(size) for size in range(1, len(devices) + 1) if len(devices) % size == 0]
+    raise ValueError(
+        f"mesh: {others} needs a multiple of {known} devices, there are {len(devices)}; beside a -1 expected sizes "
+        f"whose product is {' or '.join(divisors)}")
   sizes = [len(devices) // known if size == -1 else size for size in sizes]
   if int(np.prod(sizes)) != len(devices):
     raise ValueError(

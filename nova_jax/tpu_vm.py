@@ -6,6 +6,7 @@ printed on a line of its own, quoted for a shell.
 """
 
 import dataclasses
+import re
 import shlex
 import shutil
 import subprocess
@@ -13,13 +14,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from nova_jax.cli import RunFailed
+
 HOME = "nova_jax"  # Folder of the code on the machines, in the home folder.
 LOG = "train.log"
 _ARCHIVE = "nova_jax.tar.gz"
 _NOT_COPIED = (".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cache")
-_RUNS = "[ ! -e train.exit ] && kill -0 $(cat train.pid 2>/dev/null) 2>/dev/null"
+_BOOT = "/proc/sys/kernel/random/boot_id"  # After a reboot, a process's number is another one's.
+_RUNS = (
+    f'[ ! -e train.exit ] && [ "$(cat train.boot 2>/dev/null)" = "$(cat {_BOOT})" ] && '
+    "kill -0 $(cat train.pid 2>/dev/null) 2>/dev/null")
 _GONE = ("SUSPENDED", "FAILED", "NONE")  # NONE: there is no such queued resource.
-_TRIES = 3  # Starts on the same machines, before a failure is taken to be the run's own.
+_TRIES = 3  # Starts on the same machines without a further step, before a failure is taken to be the run's own.
+_STEP = re.compile(r"\bstep (\d+)|\b(\d+)/\d+: loss ")  # In lines of the log.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,11 +122,12 @@ class Gcloud:
     background = f"{train} < /dev/null >> {LOG} 2>&1; echo $? > train.exit"
     free = f"{{ ! {{ {_RUNS}; }} || {{ echo it runs already >&2; exit 1; }}; }}"
     detached = f"setsid nohup bash -c {shlex.quote(background)} > /dev/null 2>&1 < /dev/null"
-    self.ssh(f"cd {HOME} && {free} && rm -f train.exit && {{ {detached} & echo $! > train.pid; }}")
+    fresh = f"rm -f train.exit && cat {_BOOT} > train.boot"
+    self.ssh(f"cd {HOME} && {free} && {fresh} && {{ {detached} & echo $! > train.pid; }}")
 
   def stop(self) -> None:
     """Ask the run to save a checkpoint and to stop; one process tells the others."""
-    self.ssh(f"pkill -TERM -P $(cat {HOME}/train.pid)", everywhere=False)
+    self.ssh(f"cd {HOME} && {_RUNS} && pkill -TERM -P $(cat train.pid)", everywhere=False)
 
   def log(self) -> None:
     """Follow the log of process 0."""
@@ -154,7 +162,7 @@ class Gcloud:
 
     Raises:
       ValueError: the run ended with bad input.
-      RuntimeError: it failed again and again on the same machines.
+      RunFailed: it failed again and again at the same step, on the same machines.
     """
     if self.dry_run:
       print("# each round:")
@@ -167,7 +175,7 @@ class Gcloud:
       self.install(code)
       self.start(arguments)
       return
-    starts, installed = 0, False
+    starts, furthest, installed = 0, 0, False
     while True:
       try:
         state = self.state()
@@ -183,9 +191,12 @@ class Gcloud:
           runs = self.runs()
           if self._is_done(runs):
             return
+          step = max(map(_step, runs))
+          if step > furthest:  # Machines that are lost now and then are no failure of the run.
+            starts, furthest = 0, step
           if not any(what == "running" for what, _ in runs):
             if starts >= _TRIES:
-              raise RuntimeError(f"{self.machines.name} failed {starts} times: {runs[0][1]}")
+              raise RunFailed(f"{self.machines.name} failed {starts} times: {runs[0][1]}")
             if runs[0][0] != "nothing":
               self._say(f"ended: {runs[0][1]}")
             if not installed:
@@ -226,3 +237,9 @@ class Gcloud:
     code = subprocess.run(command).returncode
     if code:
       raise OSError(f"{shlex.join(command[:5])} ended with exit code {code}")
+
+
+def _step(run: tuple[str, str]) -> int:
+  """Return the step that a log's last line speaks of, or 0."""
+  match = _STEP.search(run[1])
+  return int(match[1] or match[2]) if match else 0

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -5,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nova_jax.cli import shorten
+from nova_jax.cli import BAD_INPUT, FAILED, RunFailed, exit_code, shorten
+from nova_jax.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "--config=configs/digits.py"
@@ -40,7 +42,7 @@ def bad_configs(tmp_path_factory):
   folder = tmp_path_factory.mktemp("configs")
   (folder / "syntax.py").write_text("def get_config(:\n")
   (folder / "empty.py").write_text("")
-  (folder / "value.py").write_text("def get_config():\n  raise ValueError('model.width: too small')\n")
+  (folder / "value.py").write_text("def get_config():\n  raise ValueError('model.width: too\\nsmall')\n")
   return folder
 
 
@@ -54,8 +56,10 @@ def bad_configs(tmp_path_factory):
     ([CONFIG, "--config.model.width=130"], ["model.width", "130"]),
     ([CONFIG, "stray"], ["stray"]),
     (["--config={}/syntax.py"], ["syntax.py:1"]),
-    (["--config={}/empty.py"], ["get_config"]),
-    (["--config={}/value.py"], ["model.width: too small"]),
+    (["--config={}/empty.py"], ["error: --config: ", "/empty.py has no get_config()"]),
+    (["--config={}/value.py"], ["error: model.width: too small\n"]),
+    (["--config", "configs/digits.py:v5e"], ["error: --config: configs/digits.py takes nothing behind a colon\n"]),
+    (["--config=configs/nova_d48w768_sdxl1024.py:v7"], ["error: --config=FILE:CHIP: 'v7' is not a known chip"]),
     ([CONFIG, "--do=raise ValueError('two\\nlines')"], ["error: two lines"]),
 ])
 def test_bad_input_gives_one_line_and_exit_code_2(arguments, words, bad_configs):
@@ -79,3 +83,27 @@ def test_other_endings():
 def test_shorten():
   assert shorten(KeyError("a  key\n is missing")) == "a key is missing"
   assert shorten(ValueError()) == "ValueError"
+
+
+@pytest.mark.parametrize("error, code", [
+    (FileNotFoundError(errno.ENOENT, "No such file", "x"), BAD_INPUT), (OSError(errno.EROFS, "Read-only"), BAD_INPUT),
+    (PermissionError(errno.EACCES, "Denied"), BAD_INPUT), (NotADirectoryError(errno.ENOTDIR, ""), BAD_INPUT),
+    (OSError(errno.ESTALE, "Stale file handle"), FAILED), (OSError(errno.EIO, "Input/output error"), FAILED),
+    (OSError(errno.ENOSPC, "No space left"), FAILED), (ConnectionResetError(errno.ECONNRESET, "Reset"), FAILED),
+    (OSError("gcloud can't say"), FAILED), (TimeoutError("late"), FAILED), (RunFailed("again"), FAILED),
+    (ValueError("Failed to open: No such file or directory [os_error_code='2']"), BAD_INPUT),
+    (ValueError("Failed to write: No space left on device [os_error_code='28']"), FAILED),
+    (ValueError("bad"), BAD_INPUT), (RuntimeError("a bug"), None)], ids=str)
+def test_exit_codes(error, code):
+  assert exit_code(error) == code
+
+
+@pytest.mark.parametrize("number, code", [(errno.ESTALE, FAILED), (errno.EISDIR, BAD_INPUT)])
+def test_exit_codes_of_errors_that_come_from_others(number, code, tmp_path, monkeypatch):
+  def fail(path):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(Path, "read_text", fail)
+  with pytest.raises(ValueError, match=os.strerror(number)) as caught:
+    read_json(tmp_path)
+  assert exit_code(caught.value) == code

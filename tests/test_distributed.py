@@ -1,16 +1,20 @@
 """Finding each other, and what each process says when that fails; raw connections stand in for processes."""
 
+import io
+import itertools
 import json
 import os
 import selectors
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import jax
 import pytest
 
-from nova_jax import coordinator
+from nova_jax import coordinator, distributed
 from nova_jax.places import Place, place, share
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +35,7 @@ def test_place(args, env, expected, monkeypatch):
     (("a", 2, 1), {}, "expected HOST:PORT"), (("a:x", 2, 1), {}, "expected HOST:PORT"),
     (("a:70000", 2, 1), {}, "expected HOST:PORT"), (("a:1", 2, None), {}, "--process_id, too"),
     (("a:1", 2, 2), {}, "expected 0 to 1"), ((None, 2, None), {}, "2 processes need the HOST:PORT"),
+    ((None, None, 3), {}, "process 3 needs the HOST:PORT"),
     (("auto", None, None), {}, "no TPU VM"), ((None, None, None), {"NUM_PROCESSES": "many"}, "JAX_NUM_PROCESSES")])
 def test_what_makes_no_place(args, env, message, monkeypatch):
   set_environment(monkeypatch, env)
@@ -213,3 +218,72 @@ def test_an_address_where_nobody_is():
   code = "from nova_jax import distributed, places; distributed.session(places.place(None, None, None), 1).__enter__()"
   error = python(code, f"localhost:{free_port()}", 1).communicate(timeout=60)[1]
   assert "TimeoutError: --coordinator localhost:" in error and "is process 0 running there?" in error
+
+
+def test_both_kinds_of_addresses_reach_the_coordinator(start):
+  port, _ = start(2)
+  for host in ["127.0.0.1", *["[::1]"] * socket.has_dualstack_ipv6()]:
+    with distributed._dial(Place(f"{host}:{port}", 2, 1), 1) as connection:
+      connection.sendall(coordinator.encode({"process": 2, "of": 2, "host": "a"}))
+      assert connection.recv(100) == coordinator.encode({"refused": "process 2 is none of 2"})
+
+
+def test_the_next_port_is_for_jax():
+  with socket.create_server(("", 0)) as taken:
+    port = taken.getsockname()[1]
+    assert coordinator._next_port(port - 1) != port
+  assert coordinator._next_port(port - 1) == port
+  assert 0 < coordinator._next_port(65535) <= 65535
+
+
+@pytest.fixture
+def session():
+  """One of four that are there, without a connection."""
+  session = distributed._Session.__new__(distributed._Session)
+  session.where, session.hosts, session.left = Place("a:1", 4, 0), ["a", "b", "c", "d"], False
+  session.calls, session.ending = itertools.count(), threading.Event()
+  return session
+
+
+@pytest.mark.parametrize("heard, who", [
+    (b'{}\n{"lost": 2}\n', "process 2 of 4 (host c)"),
+    (b'{}\n{"lo', "the coordinator a:1 of process 0 of 4 (host a)"), (b"", "the coordinator a:1 of process 0")])
+@pytest.mark.parametrize("kind", ["advises", "fails", "hangs"])
+def test_a_loss_is_said_before_storage_is_read(session, heard, who, kind, monkeypatch, capfd):
+  never, said = threading.Event(), []
+
+  def advice():
+    said.append(capfd.readouterr().err)
+    if kind == "hangs":
+      never.wait()
+    if kind == "fails":
+      raise OSError("storage is gone")
+    return "start it again"
+
+  def end(code):
+    raise SystemExit(code)
+
+  monkeypatch.setattr(distributed, "_ADVICE_TIMEOUT", 0.2 if kind == "hangs" else 60)
+  monkeypatch.setattr(distributed.os, "_exit", end)
+  session.advice, session.lines = advice, io.BytesIO(heard)
+  with pytest.raises(SystemExit, match="1"):
+    session._listen()
+  never.set()
+  assert said[0].startswith(f"error: {who}") and said[0].endswith(" is lost")
+  assert capfd.readouterr().err == ("; start it again\n" if kind == "advises" else "\n")
+
+
+def test_a_barrier_to_which_one_comes_just_too_late(session):
+  class Client:
+    def key_value_set(self, key, value):
+      pass
+
+    def wait_at_barrier(self, key, milliseconds):
+      raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED")
+
+    def key_value_dir_get(self, folder):
+      return [(f"{folder}{i}", "") for i in range(4)]
+
+  session.client = Client()
+  with pytest.raises(TimeoutError, match="^one of the processes did not come to the barrier 'dataset' in 5 s"):
+    session.barrier("dataset", 5.0)

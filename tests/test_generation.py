@@ -121,7 +121,7 @@ def test_samples_are_spread_over_devices():
 
 
 @pytest.mark.parametrize("settings, message", [
-    ({"guidance": 3.0}, "guidance is not a setting; did you mean 'guidance_scale'"),
+    ({"guidance_scal": 3.0}, "guidance_scal is not a setting; did you mean 'guidance_scale'"),
     ({"mask": (0, 0, 4, 4)}, "give the image or the video"), ({"context_frames": 2}, "context_frames"),
     ({"image": CLIP[0], "video": CLIP}, "one of image, video and given"), ({"num_samples": 0}, "num_samples"),
     ({"refresh_every": 0}, "refresh_every"), ({"image": CLIP[0], "place": (0, 0, 8, 8)}, "the whole frame"),

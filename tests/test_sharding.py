@@ -39,7 +39,9 @@ def test_one_axis_takes_what_is_left():
 
 @pytest.mark.parametrize("cfg, message", [
     (MeshConfig(data=3, fsdp=1), "needs 3 devices, there are 8"), (MeshConfig(data=-1, fsdp=-1), "at most one -1"),
-    (MeshConfig(data=0), "positive")])
+    (MeshConfig(data=0), "positive"),
+    (MeshConfig(data=512, fsdp=-1), "'data': 512.* a multiple of 512 devices, there are 8; .* is 1 or 2 or 4 or 8$"),
+    (MeshConfig(fsdp=-1, tensor=3), "'tensor': 3.* a multiple of 3 devices, there are 8")])
 def test_impossible_meshes_are_refused(cfg, message):
   with pytest.raises(ValueError, match=message):
     make_mesh(cfg, jax.devices())

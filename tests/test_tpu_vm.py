@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nova_jax.cli import RunFailed
 from nova_jax.tpu_vm import Code, Gcloud, Machines
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,8 +88,45 @@ def test_a_run_that_fails_for_good_ends_the_watch(fake, monkeypatch):
   with pytest.raises(ValueError, match="^--workdir x is a file"):
     gcloud.watch(Code(), TRAIN, 0)
   monkeypatch.setattr(gcloud, "runs", lambda: [("1", "error: step 7: loss is nan"), ("1", "")])
-  with pytest.raises(RuntimeError, match="failed 3 times: error: step 7: loss is nan"):
+  with pytest.raises(RunFailed, match="failed 3 times: error: step 7: loss is nan"):
     gcloud.watch(Code(), TRAIN, 0)
+
+
+def test_a_run_that_moves_on_between_losses_is_started_as_often_as_it_takes(fake, monkeypatch):
+  lost = "error: process 1 of 2 (host b) is lost; start the same command again to continue after step"
+  rounds = [("nothing", "")]
+  for step in range(100, 600, 100):
+    rounds += [("running", f"image {step + 20}/600: loss 0.5, grad 1.0"), ("1", f"{lost} {step}")]
+  rounds.append(("0", "done: 600 steps"))
+  stuck = [("nothing", ""), *[("running", "image 8/600: loss 0.5"), ("1", "error: step 9: loss is nan")] * 9]
+  starts = []
+  monkeypatch.setattr("nova_jax.tpu_vm.time.sleep", lambda _: None)
+  gcloud = Gcloud(MACHINES)
+  monkeypatch.setattr(gcloud, "state", lambda: "ACTIVE")
+  monkeypatch.setattr(gcloud, "install", lambda *_: None)
+  monkeypatch.setattr(gcloud, "start", starts.append)
+  monkeypatch.setattr(gcloud, "runs", lambda: [rounds.pop(0)])
+  gcloud.watch(Code(), TRAIN, 0)
+  assert len(starts) == 6
+  monkeypatch.setattr(gcloud, "runs", lambda: [stuck.pop(0)])
+  with pytest.raises(RunFailed, match="failed 3 times: error: step 9"):
+    gcloud.watch(Code(), TRAIN, 0)
+
+
+def test_a_number_of_before_a_reboot_is_no_run(fake):
+  home = fake / "home/nova_jax"
+  home.mkdir(parents=True)
+  gcloud = Gcloud(MACHINES)
+  (home / "train.pid").write_text(f"{os.getpid()}\n")
+  (home / "train.boot").write_text(Path("/proc/sys/kernel/random/boot_id").read_text())
+  assert gcloud.runs() == [("running", "")]
+  (home / "train.boot").write_text("another one\n")
+  assert gcloud.runs() == [("nothing", "")]
+  child = subprocess.Popen(["sleep", "60"])
+  gcloud.stop()
+  assert child.poll() is None
+  child.kill()
+  child.wait()
 
 
 def launch(*args, path=os.environ["PATH"]):

@@ -47,9 +47,12 @@ class Topology:
     """Return the slice's devices, for a mesh to compile for.
 
     Raises:
-      ValueError: libtpu is missing, or knows no such slice.
+      ValueError: libtpu is missing (or not where TPU_LIBRARY_PATH says), or knows no such slice.
     """
-    if "TPU_LIBRARY_PATH" not in os.environ and importlib.util.find_spec("libtpu") is None:
+    library = os.environ.get("TPU_LIBRARY_PATH")
+    if library is not None and not os.path.isfile(library):
+      raise ValueError(f"TPU_LIBRARY_PATH in the environment: there is no file {library!r}; expected libtpu.so")
+    if library is None and importlib.util.find_spec("libtpu") is None:
       raise ValueError("libtpu, the compiler for TPUs, is not installed: pip install -e .[compile]")
     options = {"chip_config_name": "megacore"} if self.chip.megacore else {}
     if self.num_slices > 1:
@@ -89,18 +92,20 @@ def parse_mesh(text: str) -> MeshConfig:
   """Parse data=1,fsdp=64,tensor=4; an axis that isn't named has one device, -1 stands for what is left.
 
   Raises:
-    ValueError: another form, or an unknown axis.
+    ValueError: another form, or an axis that is unknown or given twice.
   """
   axes = [field.name for field in dataclasses.fields(MeshConfig)]
-  sizes = dict.fromkeys(axes, 1)
+  given = {}
   for part in text.split(","):
     name, _, size = part.partition("=")
     if not re.fullmatch(r"-1|[1-9]\d{0,5}", size):
       raise ValueError(f"--mesh: expected AXIS=DEVICES,…, such as data=4,fsdp=64, got {text!r}")
     if name not in axes:
       raise ValueError(f"--mesh: {name!r} is not an axis{did_you_mean(name, axes)}")
-    sizes[name] = int(size)
-  return MeshConfig(**sizes)
+    if name in given:
+      raise ValueError(f"--mesh: {name} stands twice in {text!r}")
+    given[name] = int(size)
+  return MeshConfig(**dict.fromkeys(axes, 1) | given)
 
 
 def prepare_environment() -> None:

@@ -1,8 +1,10 @@
 """The published code as the other side of a comparison: a worker in a process and a Python of its own."""
 
+import contextlib
 import json
 import pathlib
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,24 +23,26 @@ class Peer:
     work: what it will be asked to do.
 
   Raises:
-    ValueError: no such checkout or interpreter, or a package is missing.
+    ValueError: no such checkout or interpreter, or the worker fails; the error says why.
   """
 
   def __init__(self, checkout: str, python: str, work: Work):
     if not (pathlib.Path(checkout) / "diffnext").is_dir():
       raise ValueError(f"--peer: expected a checkout of the published code, with a folder diffnext, got {checkout!r}")
     command = [python, str(WORKER), checkout, json.dumps(sizes(work))]
+    self._stderr = tempfile.TemporaryFile()  # No pipe: nobody reads it in time.
     try:
       self._process = subprocess.Popen(
-          command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+          command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, text=True)
     except OSError as error:
       raise ValueError(f"--peer_python: cannot run {python!r} ({error.strerror})") from error
     self._answer()
 
   def seconds(self, what: str, num_frames: int) -> float:
     """Let the worker do "train" or "generate", and return how long it took."""
-    self._process.stdin.write(f"{what} {num_frames}\n")
-    self._process.stdin.flush()
+    with contextlib.suppress(BrokenPipeError):  # What it said last tells why.
+      self._process.stdin.write(f"{what} {num_frames}\n")
+      self._process.stdin.flush()
     return float(self._answer())
 
   def close(self) -> None:
@@ -48,9 +52,14 @@ class Peer:
     answer = self._process.stdout.readline().strip()
     if not answer or answer.startswith("error"):
       self.close()
-      reason = answer.partition(": ")[2] or f"the worker ended with exit code {self._process.returncode}"
-      raise ValueError(f"--peer: {reason}; install its dependencies, or give the Python that has them as --peer_python")
+      raise ValueError(f"--peer: {answer.partition(': ')[2] or self._last_words()}")
     return answer
+
+  def _last_words(self) -> str:
+    self._stderr.seek(0)
+    lines = self._stderr.read().decode(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f"the worker ended with exit code {self._process.returncode}{': ' * bool(last)}{last}"
 
 
 def sizes(work: Work) -> dict[str, Any]:

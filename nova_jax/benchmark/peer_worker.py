@@ -105,5 +105,9 @@ class Work:
 if __name__ == "__main__":
   try:
     main()
-  except (ImportError, AttributeError) as error:
-    print(f"error: {error}", flush=True)
+  except Exception as error:
+    text = " ".join(str(error).split())
+    if isinstance(error, (ImportError, AttributeError)):
+      print(f"error: {text}; install its dependencies, or give the Python that has them as --peer_python", flush=True)
+    else:
+      print(f"error: {type(error).__name__}: {text}", flush=True)

@@ -38,7 +38,7 @@ class LatentFeed:
       model: that learns from them.
       autoencoder: the model's.
       text_encoder: embeds captions; needed if a cache has no embeddings.
-      cfg: which buckets are taken, how often the short caption is, and how many records may be damaged.
+      cfg: which buckets are taken, how often short captions and motion are shown, how many records may be damaged.
       num_frames: latent frames of a sample.
       seed: of all randomness.
 
@@ -46,7 +46,7 @@ class LatentFeed:
       ValueError: a cache that does not fit; the error names it, and both sides of what differs.
     """
     self._model, self._autoencoder, self._seed = model, autoencoder, seed
-    self._num_frames, self._short_captions = num_frames, cfg.short_captions
+    self._num_frames, self._short_captions, self._motion_dropout = num_frames, cfg.short_captions, cfg.motion_dropout
     if model.text_dim is None:
       raise ValueError("data.sources: caches have captions, but the model takes class labels (model.num_classes)")
     self._text_encoder = None if have_embeddings(caches) else text_encoder
@@ -68,7 +68,7 @@ class LatentFeed:
     """Cut and sample the latents, and choose a caption."""
     record, info = found.record, self._autoencoder
     random = np.random.SeedSequence((self._seed, position))
-    caption, frame = (int(word) for word in random.generate_state(2))
+    caption, frame, motion = (int(word) for word in random.generate_state(3))
     moments = record.moments
     if self._num_frames == 1 and info.time_stride == 1:
       moments = moments[frame % len(moments):]
@@ -78,9 +78,11 @@ class LatentFeed:
     short = record.short_caption is not None and caption < self._short_captions * 2**32
     row = {"latents": info.latents(moments, noise), "damaged": "\n".join(found.skipped).encode()}
     if self._model.has_motion:
-      # A still has neither score nor rate.
-      row["motion_flow"] = np.float32(DEFAULT_MOTION_FLOW if record.motion_flow is None else record.motion_flow)
-      row["fps"] = np.float32(DEFAULT_FPS if record.fps is None else record.fps)
+      shown = motion >= self._motion_dropout * 2**32
+      for name, value, default in (
+          ("motion_flow", record.motion_flow, DEFAULT_MOTION_FLOW), ("fps", record.fps, DEFAULT_FPS)):
+        # A still has neither score nor rate.
+        row[name] = np.float32(value if shown and value is not None else default)
     if self._text_encoder is not None:
       return row | {"caption": (record.short_caption if short else record.caption).encode()}
     embeds, length = padded_embeds(record, short, self._model)

@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from nova_jax.config import ModelConfig
 from nova_jax.models import embeddings as emb
 from nova_jax.models.attention import attention
-from nova_jax.models.layers import scan
+from nova_jax.models.layers import depth_of, scan, unstack
 from nova_jax.models.masks import Mask, ValidKeys
 from nova_jax.models.nova import SpatialEncoder
 from nova_jax.models.tokens import put, take
@@ -58,62 +59,72 @@ def encode_set(
   Returns:
     The encoding of the wanted tokens, and the features.
   """
-  cfg, (batch, num_tokens, _), num_cond = encoder.cfg, tokens.shape, cond.shape[1]
+  cfg, num_tokens, num_cond = encoder.cfg, tokens.shape[1], cond.shape[1]
   if not cfg.rotary:
     tokens = tokens + emb.space_embedding(cfg.width, cfg.image_grid).astype(tokens.dtype)
-  # First half. Padding is sent out of range, where writes are dropped; keys behind `start` are hidden.
-  first = 0 if max_new is None else start - num_new
-  count = max_visible if max_new is None else max_new
-  padded = jnp.pad(order, ((0, 0), (0, count)))
-  ids = jax.lax.dynamic_slice_in_dim(padded, first, count, axis=1)
-  places = first + jnp.arange(count)
-  known = places < start
-  places = jnp.broadcast_to(num_cond + jnp.where(known, places, num_tokens), (batch, count))
-  x = take(tokens, ids)
+  num_keys, known = num_cond + max_visible, ValidKeys(num_cond + start)
   if max_new is None:
-    x = jnp.concatenate([cond, x], axis=1)
-    places = jnp.concatenate([_leading(batch, num_cond), places], axis=1)
-    ids_with_cond, lead = ids, num_cond
+    # What is padding among the visible is hidden, and replaced when its turn comes.
+    ids = order[:, :max_visible]
+    x = jnp.concatenate([cond, take(tokens, ids)], axis=1)
+    x, visible = _run(
+        encoder.encoder_blocks, x, features.visible, None, encoder._rotation(ids, num_cond), num_keys, known)
+    places = jnp.where(jnp.arange(max_visible) < start, ids, num_tokens)  # Out of range, where writes are dropped.
+    x = jnp.concatenate([x[:, :num_cond], put(tokens, places, x[:, num_cond:])], axis=1)
+    ids, places, lead, queries = jnp.arange(num_tokens), None, num_cond, num_cond + wanted
   else:
-    ids_with_cond, lead = ids, 0
-  x, visible = _run(
-      encoder.encoder_blocks, x, features.visible, places, encoder._rotation(ids_with_cond, lead),
-      num_cond + max_visible, ValidKeys(num_cond + start))
-  # Second half: all tokens in place, or those that are new and the set's.
-  ids = jnp.where(known, ids, num_tokens)
-  if max_new is None:
-    x = jnp.concatenate([x[:, :num_cond], put(tokens, ids, x[:, num_cond:])], axis=1)
-    ids, places = jnp.arange(num_tokens), _leading(batch, num_cond + num_tokens)
-    rows = num_cond + wanted
-  else:
-    x = jnp.concatenate([x, take(tokens, wanted)], axis=1)
+    turns = start - num_new + jnp.arange(max_new)
+    new = turns < start
+    ids = jax.lax.dynamic_slice_in_dim(jnp.pad(order, ((0, 0), (0, max_new))), start - num_new, max_new, axis=1)
+    places = jnp.broadcast_to(num_cond + jnp.where(new, turns, num_tokens), ids.shape)
+    x, visible = _run(
+        encoder.encoder_blocks, take(tokens, ids), features.visible, places, encoder._rotation(ids, 0), num_keys, known)
     there = start + jnp.arange(wanted.shape[1]) < num_tokens  # A set's padding may reach over the end of the order.
-    ids = jnp.concatenate([ids, jnp.where(there, wanted, num_tokens)], axis=1)
-    places = num_cond + ids
-    ids = jnp.minimum(ids, num_tokens - 1)
-    rows = None
+    x = jnp.concatenate([x, take(tokens, wanted)], axis=1)
+    places = jnp.concatenate([jnp.where(new, ids, num_tokens), jnp.where(there, wanted, num_tokens)], axis=1)
+    ids, places, lead = jnp.concatenate([ids, wanted], axis=1), num_cond + places, 0
+    queries = jnp.broadcast_to(max_new + jnp.arange(wanted.shape[1]), wanted.shape)
   x, everything = _run(
-      encoder.decoder_blocks, x, features.all, places, encoder._rotation(ids, lead), num_cond + num_tokens, None)
-  x = x[:, -wanted.shape[1]:] if rows is None else take(x, rows)
+      encoder.decoder_blocks, x, features.all, places, encoder._rotation(ids, lead), num_cond + num_tokens, None,
+      queries)
   return encoder.norm(x), Features(visible, everything)
 
 
-def _leading(batch: int, count: int) -> Int[Array, "B count"]:
-  return jnp.broadcast_to(jnp.arange(count), (batch, count))
-
-
 def _run(
-    blocks: Block, x: Float[Array, "B Q D"], cache: Cache, places: Int[Array, "B Q"], rotation: emb.Rotation | None,
-    num_keys: int, mask: Mask | None,
+    blocks: Block, x: Float[Array, "B Q D"], cache: Cache, places: Int[Array, "B Q"] | None,
+    rotation: emb.Rotation | None, num_keys: int, mask: Mask | None, queries: Int[Array, "B W"] | None = None,
 ) -> tuple[Float[Array, "B Q D"], Cache]:
-  """Run blocks over some tokens, which replace theirs of the first `num_keys` keys and values and see all of them."""
+  """Run blocks over some tokens, which see the first `num_keys` keys and values, their own replaced.
 
-  def apply(block: Block, x, layer):
+  Args:
+    blocks: one half of the encoder.
+    x: the tokens.
+    cache: keys and values of all tokens.
+    places: where these tokens are in it; None for the first places.
+    rotation: of these tokens.
+    num_keys, mask: which keys they see.
+    queries: the tokens that the last block computes and that are returned; None for all.
+  """
+
+  def apply(block: Block, x, layer, queries=None):
     q, k, v = block.attn.project(x, rotation)
-    k, v = put(layer[0], places, k), put(layer[1], places, v)
+    if places is None:
+      k, v = (jax.lax.dynamic_update_slice_in_dim(kept, fresh, 0, axis=1) for kept, fresh in zip(layer, (k, v)))
+    else:
+      k, v = put(layer[0], places, k), put(layer[1], places, v)
+    if queries is not None:
+      x, q = take(x, queries), take(q, queries)
     out = attention(q, k[:, :num_keys], v[:, :num_keys], mask, backend=block.attn.backend)
     x = x + block.norm1(block.attn.proj(out))
     return x + block.norm2(block.mlp(x)), (k, v)
 
-  x, (k, v) = scan(blocks, x, (cache.k, cache.v), apply)
+  if queries is None:
+    x, (k, v) = scan(blocks, x, (cache.k, cache.v), apply)
+    return x, Cache(k, v, cache.length)
+  before, (last,) = depth_of(blocks) - 1, unstack(blocks, depth_of(blocks) - 1)
+  graph, state = nnx.split(blocks)
+  x, (k, v) = scan(
+      nnx.merge(graph, jax.tree.map(lambda leaf: leaf[:before], state)), x, (cache.k[:before], cache.v[:before]), apply)
+  x, own = apply(last, x, (cache.k[before], cache.v[before]), queries)
+  k, v = (jnp.concatenate([kept, fresh[None]]) for kept, fresh in zip((k, v), own))
   return x, Cache(k, v, cache.length)

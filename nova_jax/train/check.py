@@ -32,6 +32,7 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder, caches: 
       ("train.sample_every", train.sample_every, 0, float("inf")),
       ("data.num_workers", data.num_workers, 0, float("inf")),
       ("data.short_captions", data.short_captions, 0, 1),
+      ("data.motion_dropout", data.motion_dropout, 0, 1),
       ("data.max_damaged", data.max_damaged, 0, float("inf")),
       ("optimizer.learning_rate", optimizer.learning_rate, 0, float("inf")),
       ("optimizer.b1", optimizer.b1, 0, 1),

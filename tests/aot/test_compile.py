@@ -68,6 +68,7 @@ def test_a_generation_compiles_for_one_chip(config, tmp_path):
     (["--topology=v5e"], "--topology: expected CHIP:AxB"),
     (["--topology=v5e:2x2", "--mesh=foo=4"], "--mesh: 'foo' is not an axis"),
     (["--topology=v5e:2x2", "--what=decode", "--search"], "--search is for training"),
+    (["--topology=v5e:2x2", "--json=/nowhere/out.json"], "--json: there is no folder '/nowhere' to write to"),
 ])
 def test_bad_input_is_one_line(config, args, message):
   done = launch(config, *args)

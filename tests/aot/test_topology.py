@@ -30,7 +30,13 @@ def test_meshes():
 
 @pytest.mark.parametrize("text, message", [
     ("fsdq=4", "did you mean 'fsdp'"), ("fsdp", "expected AXIS=DEVICES"), ("fsdp=0", "expected AXIS=DEVICES"),
-    ("", "expected AXIS=DEVICES")])
+    ("", "expected AXIS=DEVICES"), ("fsdp=4,data=2,fsdp=8", "fsdp stands twice in 'fsdp=4,data=2,fsdp=8'")])
 def test_no_meshes(text, message):
   with pytest.raises(ValueError, match=message):
     parse_mesh(text)
+
+
+def test_a_library_that_is_not_there(monkeypatch):
+  monkeypatch.setenv("TPU_LIBRARY_PATH", "/nowhere/libtpu.so")
+  with pytest.raises(ValueError, match="^TPU_LIBRARY_PATH in the environment: there is no file '/nowhere/libtpu.so'"):
+    parse_topology("v5e:2x2").devices()

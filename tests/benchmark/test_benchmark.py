@@ -48,10 +48,21 @@ def test_sizes_have_published_names():
 
 def test_a_checkout_whose_dependencies_are_missing(tmp_path):
   (tmp_path / "diffnext" / "models").mkdir(parents=True)
-  with pytest.raises(ValueError, match="--peer: No module named"):
+  with pytest.raises(ValueError, match="--peer: No module named .*install its dependencies"):
     Peer(str(tmp_path), sys.executable, SMALL)
   with pytest.raises(ValueError, match="--peer_python: cannot run '/nowhere'"):
     Peer(str(tmp_path), "/nowhere", SMALL)
+
+
+@pytest.mark.parametrize("code, message", [
+    ("raise RuntimeError('CUDA is\\n busy')", "^--peer: RuntimeError: CUDA is busy$"),
+    ("import os, sys; print('a\\nno memory', file=sys.stderr, flush=True); os._exit(3)", "exit code 3: no memory$"),
+    ("import os; os._exit(3)", "^--peer: the worker ended with exit code 3$")])
+def test_a_worker_that_fails_says_why(tmp_path, code, message):
+  (tmp_path / "diffnext").mkdir()
+  (tmp_path / "torch.py").write_text(code)  # The first thing that it imports.
+  with pytest.raises(ValueError, match=message):
+    Peer(str(tmp_path), sys.executable, SMALL)
 
 
 @pytest.mark.parametrize("args, message", [

@@ -70,6 +70,15 @@ def test_rows_are_records(tmp_path):
   assert 0.4 < lengths[True] / sum(lengths.values()) < 0.6
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_motion_is_shown_or_left_out(tmp_path, share):
+  loader = make_loader([make_cache(tmp_path, [make_record(0)])], data=DataConfig(motion_dropout=share))
+  seen = [pair for batch in take(loader, 25) for pair in zip(batch["motion_flow"].tolist(), batch["fps"].tolist())]
+  counts = collections.Counter(seen)
+  assert counts.keys() <= {(3.0, 24.0), (5.0, 12.0)}  # The record's, and the defaults.
+  assert abs(counts[(5.0, 12.0)] / 200 - share) < 0.1
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_captions_are_long_or_short(tmp_path, share):
   cache = make_cache(tmp_path, [make_record(i, embeds=False) for i in range(10)], text_encoder=None)

@@ -11,15 +11,20 @@ from configs import finetune
 from data.cache.footage import CLIPS
 from nova_jax.autoencoders import make_autoencoder
 from nova_jax.card import card_of
+from nova_jax.checkpoint import find, stored_arrays
 from nova_jax.config import (
     CacheConfig, DataConfig, Experiment, ModelConfig, OptimizerConfig, SampleConfig, SourceConfig, StageConfig,
     TrainConfig, from_dict)
+from nova_jax.convert.folders import load_transformer
 from nova_jax.data.cache.build import build
 from nova_jax.data.cache.format import ShardReader
+from nova_jax.data.sources import needs_text_encoder, open_caches
 from nova_jax.models.nova import NOVA
 from nova_jax.pipeline import Pipeline
+from nova_jax.sharding import make_mesh
 from nova_jax.text import make_text_encoder
 from nova_jax.train import loop
+from nova_jax.train.check import check
 
 CAPTIONS = {
     "bigbuckbunny.mp4": "a fat white rabbit in front of a tree",
@@ -29,12 +34,6 @@ CAPTIONS = {
 MODEL = ModelConfig(
     latent_dim=3, latent_size=(16, 24), patch_size=4, width=64, num_heads=2, temporal_depth=1, spatial_depth=2,
     denoiser_depth=2, denoiser_width=64, base_frames=2, text_dim=32, text_len=10, mixer_rank=-1)
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-  make_mesh = loop.make_mesh
-  monkeypatch.setattr(loop, "make_mesh", lambda cfg: make_mesh(cfg, jax.devices()[:1]))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +50,7 @@ def cache(tmp_path_factory):
 def make_experiment(folder, **fields):
   return Experiment(
       model=MODEL, text_encoder="words", autoencoder="rgb",
-      data=DataConfig(name="caches", sources=(SourceConfig(str(folder)),)),
+      data=DataConfig(name="caches", sources=(SourceConfig(str(folder)),), motion_dropout=0.5),
       train=TrainConfig(**{
           "steps": 320, "stages": (StageConfig("video", 1.0, 6, 2),), "loss_repeat": 2, "ema_decay": 0.95,
           "log_every": 80, **fields}),
@@ -61,37 +60,49 @@ def make_experiment(folder, **fields):
 
 def distances(pipe, records):
   """Return the mean difference of each generated clip from each real one, in steps of 255."""
-  clips = pipe(
-      [record.caption for record in records], num_frames=2, seed=1,
-      motion_flow=[record.motion_flow for record in records], fps=[record.fps for record in records])
+  clips = pipe([record.caption for record in records], num_frames=2, seed=1)  # Their motion would tell, too.
   real = np.stack([record.moments.astype(np.float32) * 127.5 + 127.5 for record in records])
   return np.abs(clips[:, None].astype(np.float32) - real).mean((2, 3, 4, 5))
 
 
-def test_a_model_learns_clips_and_shows_them_when_told_their_captions(cache, tmp_path):
+@pytest.fixture(scope="module")
+def trained(cache, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("trained")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop, "make_mesh", lambda cfg: make_mesh(cfg, jax.devices()[:1]))
+    loop.train(make_experiment(cache[0]), workdir)
+  return workdir
+
+
+def test_a_model_learns_clips_and_shows_them_when_told_their_captions(cache, trained):
   folder, manifest = cache
   reader = ShardReader(folder / manifest.shards[0].file)
   records = [reader[i] for i in range(3)]
   assert {record.caption for record in records} == set(CAPTIONS.values())
-  experiment = make_experiment(folder)
   untrained = Pipeline(
-      card_of(experiment), NOVA(MODEL, rngs=nnx.Rngs(0)), make_text_encoder("words", MODEL), make_autoencoder("rgb"))
+      card_of(make_experiment(folder)), NOVA(MODEL, rngs=nnx.Rngs(0)), make_text_encoder("words", MODEL),
+      make_autoencoder("rgb"))
   before = np.diag(distances(untrained, records))
-  loop.train(experiment, tmp_path)
-  after = distances(Pipeline.load(tmp_path), records)
+  after = distances(Pipeline.load(trained), records)
   print(f"distance to the clips: untrained {before}, trained\n{after}")
   assert (after.argmin(1) == np.arange(3)).all()  # Each is nearest to its own clip,
-  assert (np.diag(after) < 0.4 * before).all()  # which an untrained model is far from.
+  assert (np.diag(after) < 0.3 * before).all()  # which an untrained model is far from.
 
 
-def test_the_config_starts_from_a_checkpoint_of_its_own_kind(cache, tmp_path):
-  folder, _ = cache
-  loop.train(make_experiment(folder, steps=1), tmp_path / "base")
-  experiment = from_dict(Experiment, finetune.get_config(str(tmp_path / "base")))
+def test_the_config_starts_from_a_checkpoint_of_its_own_kind(cache, trained):
+  experiment = from_dict(Experiment, finetune.get_config(str(trained)))
   assert (experiment.model, experiment.text_encoder, experiment.autoencoder) == (MODEL, "words", "rgb")
-  assert experiment.init == str(tmp_path / "base") and experiment.train.stages[0].num_frames == 2
-  data = dataclasses.replace(experiment.data, sources=(SourceConfig(str(folder)),))
-  loop.train(
-      dataclasses.replace(experiment, data=data, train=dataclasses.replace(experiment.train, steps=1, log_every=1)),
-      tmp_path / "tuned")
-  assert (tmp_path / "tuned/checkpoints/1").is_dir()
+  assert experiment.train.stages[0].num_frames == 2
+  data = dataclasses.replace(experiment.data, sources=(SourceConfig(str(cache[0])),))
+  experiment = dataclasses.replace(experiment, data=data)
+  assert not needs_text_encoder(experiment)
+  autoencoder = make_autoencoder("rgb")
+  check(experiment, make_mesh(experiment.mesh), autoencoder, open_caches(experiment, autoencoder, None))
+  weights = nnx.to_pure_dict(load_transformer(experiment.init, experiment.model))
+  ours = stored_arrays(find(trained / "checkpoints"))["ema/image_encoder/norm/scale"].read()
+  np.testing.assert_array_equal(weights["image_encoder"]["norm"]["scale"], ours)
+
+
+def test_the_small_config_is_whole():
+  experiment = from_dict(Experiment, finetune.get_config())
+  assert experiment.init == "" and experiment.model == finetune.SMALL
