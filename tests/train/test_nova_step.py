@@ -19,7 +19,6 @@ from nova_jax.train.state import abstract_state, init_state
 from nova_jax.train.step import make_train_step
 
 STEPS, BATCH, FRAMES, SEED = 3, 8, 3, 5
-SMALL = dataclasses.replace(TINY, num_heads=8)  # One for each of eight devices.
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4, warmup_steps=2, clip_norm=0)
 
 
@@ -34,7 +33,7 @@ def batch(step):
 
 def train(mesh=MeshConfig(fsdp=1), accumulation=1, **model):
   """Return the metrics of each step, the gradients of the first, the last weights, and the number of compilations."""
-  cfg = Experiment(model=dataclasses.replace(SMALL, **model), train=TrainConfig(loss_repeat=2), optimizer=OPTIMIZER)
+  cfg = Experiment(model=dataclasses.replace(TINY, **model), train=TrainConfig(loss_repeat=2), optimizer=OPTIMIZER)
   sizes = dataclasses.astuple(mesh)
   devices = make_mesh(mesh, jax.devices()[: math.prod(sizes)])
   tx = make_optimizer(OPTIMIZER, STEPS, ())
@@ -79,7 +78,7 @@ def assert_close(actual, expected, rtol):
 @pytest.mark.parametrize("changes", [
     dict(mesh=MeshConfig(data=8, fsdp=1), remat="dots", attention="mapped"),
     dict(mesh=MeshConfig(fsdp=8), remat="block"),
-    dict(mesh=MeshConfig(fsdp=1, tensor=8), accumulation=2),
+    dict(mesh=MeshConfig(fsdp=1, tensor=2), accumulation=2),
     dict(mesh=MeshConfig(fsdp=1, context=8), remat="offload"),
     dict(mesh=MeshConfig(fsdp=2, tensor=2, context=2), accumulation=4),
     dict(mesh=MeshConfig(data=2, fsdp=2, tensor=2)),
