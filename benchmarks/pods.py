@@ -32,7 +32,9 @@ HEADER = """# Pods
 
 What the TPU compiler says of the released models' configs: nothing was measured on a TPU. Peak is what a device holds,
 of what the compiler lets it use. The roofline is the least time that the chip's peak FLOP/s, HBM and network allow
-(`nova_jax/aot/report.py`); its utilization (MFU) counts no recomputation. Both tables are written by
+(`nova_jax/aot/report.py`); its utilization (MFU) counts no recomputation. "Early" counts all-gathers of parameters
+outside the layer that needs them, "resharded" arrays that a step returns on other devices than it took them from. Both
+tables are written by
 `python -m benchmarks.pods --folder runs/pods --table docs/pods.md`.
 
 ## Every model on every pod
@@ -44,7 +46,7 @@ The training step of {SAVING} on {TOPOLOGIES["v5e"]} with its 1024 pictures, by 
 the number of micro-batches. "Executed" is floating-point operations with what is computed again, of those without.
 """
 COLUMNS = ("model", "pod", "mesh", "program", "clips", "peak / limit, GiB", "at least, ms", "bound by", "MFU at most",
-           "network, MB", "compiled in, s")
+           "network, MB", "early, resharded", "compiled in, s")
 SAVING_COLUMNS = ("remat", "accumulation", "temporaries, GiB", "peak, GiB", "in the host, GiB", "executed",
                   "at least, ms", "HBM, GB", "network, MB")
 
@@ -119,9 +121,10 @@ def table_lines(model: str, result: dict) -> list[str]:
              f"{gib(size['peak'])} / {gib(size['limit'])}{'' if report['fits'] else ', does not fit'}"]
     if "roofline" in report:
       line = report["roofline"]
-      cells += [f"{1e3 * line['seconds']:.1f}", line["bottleneck"], f"{line['mfu']:.0%}", moved(report)]
+      cells += [f"{1e3 * line['seconds']:.1f}", line["bottleneck"], f"{line['mfu']:.0%}", moved(report),
+                f"{len(report['gathers_outside_layers'])}, {len(report['resharded'])}"]
     else:
-      cells += [""] * 4
+      cells += [""] * 5
     lines.append(markdown([*cells, round(report["compile_seconds"])]))
   return lines
 

@@ -27,7 +27,7 @@ class Collective:
   kind: str
   name: str  # Of the JAX operation that it comes from.
   times: int  # That it runs.
-  in_loop: bool
+  depth: int  # Loops around it.
   bytes: int  # Of the whole array, each time.
   shapes: tuple[tuple[int, ...], ...]  # Of what it makes.
   group_size: int
@@ -50,9 +50,9 @@ def find_collectives(program: Program, mesh: Mesh) -> list[Collective]:
       for line in program.within(outer):
         kind = line.opcode.removesuffix("-start")
         if kind in KINDS:
-          collective = _collective(line, outer, kind, times, depth > 0, mesh)
+          collective = _collective(line, outer, kind, times, depth, mesh)
         elif kind == "send" and _BETWEEN_SLICES.search(line.attributes):
-          collective = _between_slices(line, times, depth > 0, mesh)
+          collective = _between_slices(line, times, depth, mesh)
         else:
           continue
         if collective.group_size > 1:
@@ -72,7 +72,7 @@ def _identity(line: Instruction, outer: Instruction) -> str:
 
 
 def _collective(
-    line: Instruction, outer: Instruction, kind: str, times: int, in_loop: bool, mesh: Mesh) -> Collective:
+    line: Instruction, outer: Instruction, kind: str, times: int, depth: int, mesh: Mesh) -> Collective:
   arrays = [array for array in line.arrays if array.dims]
   if line.opcode == "all-gather-start":
     arrays = arrays[len(arrays) // 2:]  # (operands, results).
@@ -87,17 +87,17 @@ def _collective(
   name = re.search(r'op_name="([^"]*)"', line.attributes + outer.attributes)
   shapes = tuple(array.dims for array in arrays)
   return Collective(
-      kind, name[1] if name else "", times, in_loop, size, shapes, len(groups[0]), axes_of(groups, mesh),
+      kind, name[1] if name else "", times, depth, size, shapes, len(groups[0]), axes_of(groups, mesh),
       _dims_of(groups, mesh))
 
 
-def _between_slices(line: Instruction, times: int, in_loop: bool, mesh: Mesh) -> Collective:
+def _between_slices(line: Instruction, times: int, depth: int, mesh: Mesh) -> Collective:
   kind = _BETWEEN_SLICES.search(line.attributes)[1].lower().replace("_", "-")
   name = re.search(r'op_name="([^"]*)"', line.attributes)
   array = line.arrays[0]
   # `data` is the axis that spans slices.
   return Collective(
-      kind, name[1] if name else "", times, in_loop, array.bytes, (array.dims,), _num_slices(mesh), ("data",), dims=())
+      kind, name[1] if name else "", times, depth, array.bytes, (array.dims,), _num_slices(mesh), ("data",), dims=())
 
 
 def replica_groups(attributes: str, num_devices: int) -> np.ndarray:
@@ -171,10 +171,13 @@ def slice_of(device: jax.Device) -> int:
   return getattr(device, "slice_index", None) or 0
 
 
-def whole_stacks(
+def gathers_outside_layers(
     collectives: Sequence[Collective], stacks: Sequence[tuple[int, ...]], parts: int,
 ) -> list[Collective]:
-  """Return the all-gathers that make all layers of a stacked parameter at once, which is what a scan must not do.
+  """Return the all-gathers of parameters that don't happen in the layer that needs them.
+
+  Those are gathers of all layers of a stacked parameter at once, and gathers that the compiler moved out of the loop
+  that they were written in: a scan is a loop, and an operation's name tells the loops around it.
 
   Args:
     collectives: of the program.
@@ -185,8 +188,8 @@ def whole_stacks(
   for shape in stacks:
     whole |= {_dims((*shape[:i], size // parts, *shape[i + 1:])) for i, size in enumerate(shape) if size % parts == 0}
   return [
-      collective for collective in collectives
-      if collective.kind == "all-gather" and any(_dims(shape) in whole for shape in collective.shapes)]
+      move for move in collectives if move.kind == "all-gather" and (
+          move.depth < move.name.count("while/body") or any(_dims(shape) in whole for shape in move.shapes))]
 
 
 def _dims(shape: Sequence[int]) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 _DTYPE_BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\](\{[^{}]*\})?")
 _LINE = re.compile(r"^\s+(ROOT )?%?[^\s=]+ = ")
+_END = re.compile(r"^\}(, execution_thread=\S+)?$")  # A thread is named where it isn't the main one.
 _HEADER = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\{$")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([^\s,()}]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
@@ -125,7 +126,7 @@ def parse(text: str) -> Program:
       if header:
         lines = computations.setdefault(header[2], [])
         entry = header[2] if header[1] else entry
-    elif line == "}":
+    elif _END.match(line):
       lines = None
     elif _LINE.match(line):
       lines.append(line)

@@ -60,11 +60,11 @@ def _compile(job: Job, topology: Topology) -> Report:
     return report | {"unreadable": str(error).splitlines()[0], "resharded": resharded(job, compiled)}
   count = compiled.cost_analysis()["flops"] * job.mesh.size
   flops, executed = job.flops or count, job.executed or job.flops or count
+  early = coll.gathers_outside_layers(moves, job.stacks, job.mesh.shape.get("tensor", 1))
   return report | {
       "flops": flops, "executed_flops": executed, "hbm_bytes": traffic,
       "collectives": summarize(moves, topology.chip),
-      "whole_parameter_gathers": [
-          move.name for move in coll.whole_stacks(moves, job.stacks, job.mesh.shape.get("tensor", 1))],
+      "gathers_outside_layers": [move.name for move in early],
       "resharded": resharded(job, compiled),
       "roofline": roofline(topology.chip, job, flops, executed, traffic, moves)}
 
@@ -177,9 +177,9 @@ def lines(report: Report) -> list[str]:
   out += [
       f"  network  {row['count']:>5} x {row['kind']:<18} over {row['axes']:<12} {row['bytes'] / 1e6:>10.1f} MB "
       f"{1e3 * row['seconds']:>8.2f} ms" for row in report["collectives"]]
-  gathers, moved = report["whole_parameter_gathers"], report["resharded"]
+  gathers, moved = report["gathers_outside_layers"], report["resharded"]
   if gathers:
-    out.append(f"  WARNING  {len(gathers)} all-gathers make all layers of a parameter at once, such as {gathers[0]}")
+    out.append(f"  WARNING  {len(gathers)} all-gathers of parameters are outside their layers, such as {gathers[0]}")
   if moved:
     out.append(f"  WARNING  {len(moved)} arrays come out sharded otherwise than they go in, such as {moved[0]}")
   return out

@@ -49,7 +49,7 @@ def test_a_training_step_compiles_for_a_pod(config, tmp_path):
   assert size["optimizer"] == pytest.approx(2 * size["parameters"], rel=0.01)  # Two moments.
   # Weights are gathered layer by layer, where they are used, and the state comes back as it came.
   assert any(row["kind"] == "all-gather" and row["axes"] == "fsdp" for row in report["collectives"])
-  assert report["whole_parameter_gathers"] == [] and report["resharded"] == []
+  assert report["gathers_outside_layers"] == [] and report["resharded"] == []
   line = report["roofline"]
   assert line["seconds"] == max(line["compute"], line["memory"], line["network"]) > 0
   assert 0 < line["mfu"] <= 1

@@ -3,6 +3,7 @@
 The scan runs three layers x ← tanh(x·w)·v, both gathered within it; besides, all of w is gathered on purpose.
 """
 
+import dataclasses
 import types
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from nova_jax.aot import hlo
 from nova_jax.aot.chips import CHIPS
-from nova_jax.aot.collectives import axes_of, find_collectives, replica_groups, whole_stacks
+from nova_jax.aot.collectives import axes_of, find_collectives, replica_groups, gathers_outside_layers
 from nova_jax.aot.report import network_seconds, summarize
 
 TEXT = (Path(__file__).parent / "scan.hlo.txt").read_text()
@@ -61,13 +62,13 @@ def test_a_loop_without_a_bound_is_an_error(program):
 
 
 def test_collectives_are_counted_once_with_their_axes(program):
-  found = sorted((c.kind, c.times, c.bytes, c.axes, c.in_loop) for c in find_collectives(program, RING))
+  found = sorted((c.kind, c.times, c.bytes, c.axes, c.depth) for c in find_collectives(program, RING))
   layer = WIDTH * HIDDEN // 2 * BF16
   assert found == sorted([
-      ("all-gather", 1, LAYERS * WIDTH * HIDDEN // 2 * BF16, ("fsdp",), False),
-      ("all-gather", LAYERS, layer, ("fsdp",), True),
-      ("all-gather", LAYERS, layer, ("fsdp",), True),
-      ("all-reduce", LAYERS, BATCH // 2 * WIDTH * BF16, ("tensor",), True)])
+      ("all-gather", 1, LAYERS * WIDTH * HIDDEN // 2 * BF16, ("fsdp",), 0),
+      ("all-gather", LAYERS, layer, ("fsdp",), 1),
+      ("all-gather", LAYERS, layer, ("fsdp",), 1),
+      ("all-reduce", LAYERS, BATCH // 2 * WIDTH * BF16, ("tensor",), 1)])
 
 
 def test_copies_of_a_collective_that_share_a_channel_count_each():
@@ -79,8 +80,21 @@ def test_copies_of_a_collective_that_share_a_channel_count_each():
 
 def test_a_parameter_gathered_whole_is_found_and_one_gathered_by_layers_is_not(program):
   stacks = [(LAYERS, WIDTH, HIDDEN), (LAYERS, HIDDEN, WIDTH)]
-  found = whole_stacks(find_collectives(program, RING), stacks, parts=2)
-  assert [(c.name, c.in_loop) for c in found] == [("w", False)]
+  found = gathers_outside_layers(find_collectives(program, RING), stacks, parts=2)
+  assert [(c.name, c.depth) for c in found] == [("w", 0)]
+
+
+def test_a_gather_that_was_moved_out_of_its_loop_is_found(program):
+  inside = [c for c in find_collectives(program, RING) if c.kind == "all-gather" and c.depth]
+  assert all("while/body" in c.name for c in inside) and gathers_outside_layers(inside, [], parts=2) == []
+  moved = [dataclasses.replace(c, depth=0) for c in inside]
+  assert gathers_outside_layers(moved, [], parts=2) == moved
+
+
+def test_a_computation_of_another_thread_ends(program):
+  first = TEXT.index("\n}\n") + 2
+  threaded = hlo.parse(f'{TEXT[:first]}, execution_thread="sparsecore"{TEXT[first:]}')
+  assert threaded.computations == program.computations
 
 
 def test_memory_is_counted_by_slices(program):
