@@ -14,7 +14,8 @@ from absl import flags
 
 from configs import cache
 from nova_jax import cli
-from nova_jax.config import CacheConfig, from_dict
+from nova_jax.config import CacheConfig
+from nova_jax.fields import from_dict
 from nova_jax.data.cache.clips import Clip, prepare
 from nova_jax.data.cache.items import Item, Piece
 from nova_jax.data.cache.sources import open_source

@@ -6,7 +6,8 @@ one frame. With a folder of the released model's parts,
 Without it, `--config.autoencoder=rgb --config.buckets="((5, 32, 48),)"` makes pixels the latents, to try things.
 """
 
-from nova_jax.config import CacheConfig, to_config_dict
+from nova_jax.config import CacheConfig
+from nova_jax.fields import to_config_dict
 
 
 def get_config():

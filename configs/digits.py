@@ -4,14 +4,14 @@ A 2 M parameter NOVA learns images first, then clips of four frames, in about te
 Launch: `python -m launch.train --config configs/digits.py --workdir runs/digits`
 """
 
-from nova_jax.config import (
-    PRESETS, DataConfig, Experiment, OptimizerConfig, SampleConfig, StageConfig, TrainConfig, to_config_dict)
+from nova_jax.config import PRESETS, DataConfig, Experiment, OptimizerConfig, SampleConfig, StageConfig, TrainConfig
+from nova_jax.fields import to_config_dict
 
 
 def get_config():
   return to_config_dict(Experiment(
       model=PRESETS["digits"],
-      data=DataConfig(num_records=4000, num_frames=4, canvas=16, free_captions=0.5),
+      data=DataConfig(num_records=4000, num_frames=11, canvas=16, free_captions=0.5, later=0.5),
       train=TrainConfig(
           steps=2100,
           stages=(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from nova_jax import autoencoders, text
 from nova_jax.config import (
-    DataConfig, Experiment, ModelConfig, OptimizerConfig, SampleConfig, SourceConfig, StageConfig, TrainConfig,
-    to_config_dict)
+    DataConfig, Experiment, ModelConfig, OptimizerConfig, SampleConfig, SourceConfig, StageConfig, TrainConfig)
+from nova_jax.fields import to_config_dict
 from nova_jax.convert.folders import open_folder
 
 SMALL = ModelConfig(

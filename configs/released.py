@@ -16,7 +16,8 @@ import ml_collections
 from nova_jax.aot.pods import recipe
 from nova_jax.config import (
     PRESETS, DataConfig, Experiment, OptimizerConfig, SampleConfig, SchedulerConfig, SourceConfig, StageConfig,
-    TrainConfig, to_config_dict)
+    TrainConfig)
+from nova_jax.fields import to_config_dict
 
 
 def released(

@@ -13,7 +13,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from nova_jax import cli
-from nova_jax.config import CacheConfig, from_dict
+from nova_jax.config import CacheConfig
+from nova_jax.fields import from_dict
 from nova_jax.progress import Progress
 
 config_flags.DEFINE_config_file("config", None, "Python file with get_config(); --config.a=… overrides a field.")

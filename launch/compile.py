@@ -16,7 +16,8 @@ from nova_jax.aot.programs import WHAT
 from nova_jax.aot.report import total_seconds
 from nova_jax.aot.search import cheapest_change, compile_all, search
 from nova_jax.aot.topology import parse_mesh, parse_topology, prepare_environment
-from nova_jax.config import Experiment, from_dict
+from nova_jax.config import Experiment
+from nova_jax.fields import from_dict
 from nova_jax.files import check_writable, write_atomically
 
 config_flags.DEFINE_config_file("config", None, "Python file with get_config(); --config.a.b=… overrides a field.")

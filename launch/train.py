@@ -9,7 +9,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from nova_jax import cli, compilation_cache, distributed, places
-from nova_jax.config import Experiment, from_dict
+from nova_jax.config import Experiment
+from nova_jax.fields import from_dict
 from nova_jax.train.loop import train
 from nova_jax.train.trace import parse_window
 

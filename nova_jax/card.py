@@ -12,7 +12,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from nova_jax import autoencoders, text
-from nova_jax.config import Experiment, ModelConfig, SampleConfig, SchedulerConfig, from_dict, to_dict
+from nova_jax.config import Experiment, ModelConfig, SampleConfig, SchedulerConfig
+from nova_jax.fields import from_dict, to_dict
 from nova_jax.files import read_json, write_atomically
 
 NAME = "nova.json"

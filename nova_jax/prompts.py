@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nova_jax.config import did_you_mean
+from nova_jax.fields import did_you_mean
 from nova_jax.recipe import restore
 from nova_jax.request import Request
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from nova_jax.config import did_you_mean
+from nova_jax.fields import did_you_mean
 from nova_jax.sampling.sampler import Noise
 
 TextEmbeds = Float[Array, "B L E"] | Sequence[Float[Array, "l E"]]

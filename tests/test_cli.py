@@ -18,7 +18,8 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 from nova_jax import cli
-from nova_jax.config import Experiment, from_dict
+from nova_jax.config import Experiment
+from nova_jax.fields import from_dict
 
 config_flags.DEFINE_config_file("config")
 flags.DEFINE_string("do", "pass", "")

@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from nova_jax.config import MeshConfig, did_you_mean
+from nova_jax.config import MeshConfig
+from nova_jax.fields import did_you_mean
 
 TOPOLOGIES: Mapping[str, str] = MappingProxyType({
     "v4": "v4:4x4x4", "v5e": "v5e:16x16", "v5p": "v5p:4x4x4", "v6e": "v6e:8x8"})

@@ -18,7 +18,8 @@ import jax
 from jax.experimental import topologies
 
 from nova_jax.aot.chips import CHIPS, Chip
-from nova_jax.config import MeshConfig, did_you_mean
+from nova_jax.config import MeshConfig
+from nova_jax.fields import did_you_mean
 
 # Before the library is loaded: don't ask the cloud what machine this is, don't warn about it, share the lock file.
 ENVIRONMENT = {

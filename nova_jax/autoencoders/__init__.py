@@ -21,7 +21,7 @@ from nova_jax.autoencoders.opensora import OpenSoraNetwork
 from nova_jax.autoencoders.pixels import Array
 from nova_jax.autoencoders.pixels import PixelAutoencoder
 from nova_jax.autoencoders.tiling import TimeTiles
-from nova_jax.config import did_you_mean
+from nova_jax.fields import did_you_mean
 
 
 class Autoencoder(Protocol):

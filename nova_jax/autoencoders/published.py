@@ -6,7 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from nova_jax.config import LARGEST, from_dict
+from nova_jax.config import LARGEST
+from nova_jax.fields import from_dict
 from nova_jax.files import read_json
 
 NUM_GROUPS = 32  # Of every group normalisation.

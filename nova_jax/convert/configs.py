@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nova_jax.checkpoint import Stored
-from nova_jax.config import ModelConfig, SchedulerConfig, from_dict
+from nova_jax.config import ModelConfig, SchedulerConfig
+from nova_jax.fields import from_dict
 
 TRANSFORMER_CLASS = "NOVATransformer3DModel"
 NUM_CLASSES = 1000  # Of class-conditional models; their config doesn't say.

@@ -2,8 +2,7 @@
 
 A clip shows one 8x8 digit of the UCI set that scikit-learn ships, moving `SPEED` pixels a frame in one direction and
 bouncing off the walls. It starts at the wall behind it, in the middle of its lane, give or take `jitter` pixels, and so
-that its first 3 moves, or as many as the canvas allows, are free. With several `starts` it may start further on its
-way, and stops at the wall instead: where it is and what its caption says then tell where it goes next, at any time.
+that its first 3 moves, or as many as the canvas allows, are free.
 `HELD_OUT_PER_CLASS` digits of each class, 22 % of all, are kept for the test split.
 Invariant: a record is a pure function of (seed, split, number of the record, canvas, num_frames), and its first frames
 do not depend on num_frames; any 40 records in a row that start at a multiple of 40 hold every (digit, direction) once.
@@ -36,8 +35,8 @@ class Clip:
 
 
 def make_clip(
-    split: str, number: int, *, canvas: int = 16, num_frames: int = 4, jitter: int = 0, starts: int = 1,
-    free_captions: float = 0.0, seed: int = 0,
+    split: str, number: int, *, canvas: int = 16, num_frames: int = 4, jitter: int = 0, free_captions: float = 0.0,
+    seed: int = 0,
 ) -> Clip:
   """Draw record `number` of `split`.
 
@@ -47,7 +46,6 @@ def make_clip(
     canvas: pixels a side.
     num_frames: of the clip.
     jitter: pixels by which a digit may start off the middle of its way, and off the wall behind it.
-    starts: at how many places, a move apart, a digit may start; with more than one it stops at the wall before it.
     free_captions: share of captions in free words; the others are canonical.
     seed: of everything but the division into splits.
 
@@ -62,18 +60,15 @@ def make_clip(
     raise ValueError(f"num_frames: expected at least 1, got {num_frames}")
   if not 0 <= jitter <= (canvas - DIGIT_SIZE) // 2:
     raise ValueError(f"jitter: expected 0 to {(canvas - DIGIT_SIZE) // 2} pixels on a canvas of {canvas}, got {jitter}")
-  room = canvas - DIGIT_SIZE
-  if not 1 <= starts <= room // SPEED:
-    raise ValueError(f"starts: expected 1 to {room // SPEED} places on a canvas of {canvas}, got {starts}")
   turn, digit = divmod(number, 10)
   direction = captions.DIRECTIONS[turn % len(captions.DIRECTIONS)]
   source = _nth_source(split, digit, turn, seed)
-  across, along, wording, place = (int(x) for x in _random("record", seed, split, number).generate_state(4))
+  across, along, wording = (int(x) for x in _random("record", seed, split, number).generate_state(3))
 
+  room = canvas - DIGIT_SIZE
   across = room // 2 + across % (2 * jitter + 1) - jitter
   along %= min(jitter, room - SPEED * free_moves(canvas)) + 1
-  distances = along + SPEED * (place % starts + np.arange(num_frames))  # From the wall behind the digit.
-  distances = _bounce(distances, room) if starts == 1 else distances.clip(max=room)
+  distances = _bounce(along + SPEED * np.arange(num_frames), room)  # From the wall behind the digit.
   rows, columns = _STEPS[direction]
   if rows + columns < 0:
     distances = room - distances

@@ -27,14 +27,13 @@ class MovingDigitsConfig(tfds.core.BuilderConfig):
   canvas: int = 16
   num_frames: int = 4
   jitter: int = 0
-  starts: int = 1
   free_captions: float = 0.0
   num_train: int = 4000
   num_test: int = 10 * clips.HELD_OUT_PER_CLASS  # Each held-out digit once.
   seed: int = 0
 
   def __post_init__(self):
-    fields = ("canvas", "num_frames", "jitter", "starts", "free_captions", "num_train", "num_test", "seed")
+    fields = ("canvas", "num_frames", "jitter", "free_captions", "num_train", "num_test", "seed")
     self.name = "-".join(f"{name}_{getattr(self, name)}" for name in fields)
 
 
@@ -73,7 +72,7 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
     for number in range(num_clips):
       clip = clips.make_clip(
           split, number, canvas=cfg.canvas, num_frames=cfg.num_frames, jitter=cfg.jitter,
-          starts=cfg.starts, free_captions=cfg.free_captions, seed=cfg.seed)
+          free_captions=cfg.free_captions, seed=cfg.seed)
       yield number, {f.name: getattr(clip, f.name) for f in dataclasses.fields(clip)}
 
 
@@ -89,7 +88,7 @@ def prepare(data_dir: str | os.PathLike[str], cfg: DataConfig) -> Mapping[str, S
   if cfg.num_records < 1:
     raise ValueError(f"data.num_records: expected at least 1, got {cfg.num_records}")
   builder_config = MovingDigitsConfig(
-      canvas=cfg.canvas, num_frames=cfg.num_frames, jitter=cfg.jitter, starts=cfg.starts,
+      canvas=cfg.canvas, num_frames=cfg.num_frames, jitter=cfg.jitter,
       free_captions=cfg.free_captions, num_train=cfg.num_records)
 
   def open_builder():

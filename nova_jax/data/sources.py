@@ -51,7 +51,7 @@ class DigitData:
   def feed(self, stage: StageConfig) -> VideoFeed:
     return VideoFeed(
         self._sources["train"], self._text_encoder, self._autoencoder, num_frames=stage.num_frames,
-        seed=self._experiment.seed)
+        seed=self._experiment.seed, later=self._experiment.data.later)
 
   def examples(self, stage: StageConfig, count: int) -> Examples:
     # Neighbouring records move alike; every 11th shows another digit in another direction.

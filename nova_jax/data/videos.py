@@ -1,7 +1,9 @@
 """Records of raw pixels, encoded as they are read: how the moving digits are fed to training.
 
-Longer clips are cut after their first frames; single frames are taken from anywhere in them, at random.
-Invariant: a row is a function of (source, seed, position, num_frames).
+Longer clips are cut after their first frames; single frames are taken from anywhere in them, at random. By choice a
+share of clips is cut from later frames: a model that has seen these can go on beyond its trained length. Videos don't
+begin there, so the first frames of such a clip are marked as given, and no loss is taken of them.
+Invariant: a row is a function of (source, seed, position, num_frames, later).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +17,7 @@ from nova_jax.data.loader import Batch, Bucket
 from nova_jax.text import TextEncoder
 
 _CACHE_BYTES = 256 * 2**20  # Sources up to this size are decoded once and kept.
+_GIVEN = 2  # Frames that tell what moves, and which way.
 
 Source = Sequence[Mapping[str, Any]]
 
@@ -23,7 +26,8 @@ class VideoFeed:
   """Feeds records with `video` uint8 [T,height,width,channels], `caption` and `digit`; a `Feed` of one bucket."""
 
   def __init__(
-      self, source: Source, text_encoder: TextEncoder | None, autoencoder: Autoencoder, *, num_frames: int, seed: int
+      self, source: Source, text_encoder: TextEncoder | None, autoencoder: Autoencoder, *, num_frames: int, seed: int,
+      later: float = 0.0,
   ):
     """Shuffle the records.
 
@@ -32,7 +36,8 @@ class VideoFeed:
       text_encoder: embeds the captions; None for a class-conditional model, which gets digits as labels.
       autoencoder: encodes the clips.
       num_frames: latent frames of a sample.
-      seed: of the shuffle and of single frames.
+      seed: of the shuffle and of where clips are cut.
+      later: share of clips that are cut from later frames; single frames are cut from anywhere.
 
     Raises:
       ValueError: no records, or too short ones.
@@ -46,28 +51,50 @@ class VideoFeed:
           f"num_frames: {num_frames} latent frames need clips of {self._num_pixel_frames} frames, but the records have"
           f" {len(video)}: store longer ones (data.num_frames)")
     self._text_encoder, self._autoencoder, self._seed = text_encoder, autoencoder, seed
+    self._later = later if num_frames > 1 else 0.0
+    if self._later:
+      _check_later(later, len(video), num_frames, autoencoder)
     if video.nbytes * len(source) <= _CACHE_BYTES:
       source = _Remembering(source)
     self.buckets = (Bucket(grain.MapDataset.source(source).seed(seed).shuffle().repeat()),)
 
   def draw(self, record: Mapping[str, Any], position: int) -> Mapping[str, Any]:
     """Cut the clip to the length asked for."""
-    first, last = 0, self._num_pixel_frames
-    if last == 1:
-      word = np.random.SeedSequence((self._seed, position)).generate_state(1)[0]
-      first = int(word % len(record["video"]))
-      last = first + 1
-    return {"video": record["video"][first:last], "caption": record["caption"], "digit": record["digit"]}
+    video, length = record["video"], self._num_pixel_frames
+    place, choice = (int(word) for word in np.random.SeedSequence((self._seed, position)).generate_state(2))
+    first, row = 0, {"caption": record["caption"], "digit": record["digit"]}
+    if length == 1:
+      first = place % len(video)
+    elif self._later:
+      later = choice < self._later * 2**32
+      first = 1 + place % (len(video) - length) if later else 0
+      row["given"] = np.int32(_GIVEN if later else 0)
+    return {**row, "video": video[first : first + length]}
 
   def finish(self, rows: Batch) -> Batch:
     """Encode clips, and captions unless the model takes labels."""
     batch = {"latents": self._autoencoder.encode(rows["video"])}
+    if self._later:
+      batch["given"] = rows["given"]
     if self._text_encoder is None:
       batch["labels"] = rows["digit"].astype(np.int32)
     else:
       captions = [caption.decode() for caption in rows["caption"].tolist()]
       batch["text_embeds"], batch["text_lengths"] = self._text_encoder.encode(captions)
     return batch
+
+
+def _check_later(later: float, stored: int, num_frames: int, autoencoder: Autoencoder) -> None:
+  if not 0 <= later <= 1:
+    raise ValueError(f"data.later: expected a share from 0 to 1, got {later}")
+  if autoencoder.num_frames(2) != 2:
+    raise ValueError("data.later: this autoencoder joins frames and encodes the first apart: clips must begin with it")
+  if num_frames <= _GIVEN:
+    raise ValueError(f"data.later: {_GIVEN} frames are given, which leaves none to learn of {num_frames}")
+  if stored <= num_frames:
+    raise ValueError(
+        f"data.later: records of {stored} frames have no later clips of {num_frames}; store longer ones "
+        "(data.num_frames)")
 
 
 class _Remembering:

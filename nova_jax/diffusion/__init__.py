@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
-from nova_jax.config import SchedulerConfig, did_you_mean
+from nova_jax.config import SchedulerConfig
+from nova_jax.fields import did_you_mean
 from nova_jax.diffusion.ddpm import make_ddpm
 from nova_jax.diffusion.flow_matching import FlowMatching
 

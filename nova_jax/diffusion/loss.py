@@ -53,7 +53,8 @@ def training_loss(
   Args:
     model: the transformer.
     scheduler: the diffusion process.
-    batch: `latents` [B, T, h, w, C] and the condition (see `Condition`).
+    batch: `latents` [B, T, h, w, C] and the condition (see `Condition`); by choice `given` [B], how many first frames
+      a clip is continued from, whose errors don't count.
     draws: the random choices.
     num_visible: how many of each frame's `visible_ids` count.
   """
@@ -89,6 +90,9 @@ def forward(
   z = model.image_decoder.condition(spatial)[:, None]
   prediction = model.image_decoder(noised, time, z, ("batch", None, None, "sequence"))
   error = jnp.square(prediction - scheduler.target(x, noise, draws.indices)).mean(-1)
+  if "given" in batch:
+    # They count as zeros, so that every clip weighs the same in whatever micro-batch it is.
+    error = jnp.where(jnp.arange(num_frames)[:, None] < batch["given"][:, None, None, None], 0, error)
   return {
       "temporal": temporal, "spatial": spatial, "noised": noised, "time": time, "prediction": prediction,
       "error": error, "mask": mask.reshape(batch_size, num_frames, -1)}

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nova_jax.config import Experiment, did_you_mean, from_dict, to_dict
+from nova_jax.config import Experiment
+from nova_jax.fields import did_you_mean, from_dict, to_dict
 
 Point = Mapping[str, Any]
 

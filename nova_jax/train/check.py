@@ -6,7 +6,8 @@ Invariant: an experiment that passes doesn't fail for its settings, in whatever 
 from jax.sharding import Mesh
 
 from nova_jax.autoencoders import Autoencoder
-from nova_jax.config import DATASETS, Experiment, did_you_mean
+from nova_jax.config import DATASETS, Experiment
+from nova_jax.fields import did_you_mean
 from nova_jax.data.sources import CacheData
 from nova_jax.diffusion import make_scheduler
 from nova_jax.sampling.guidance import Guidance

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nova_jax.config import Experiment, from_dict, to_dict
+from nova_jax.config import Experiment
+from nova_jax.fields import from_dict, to_dict
 from nova_jax.files import write_atomically
 
 # What may change between restarts: it alters no number of the training.

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 CONFIG = """
-from nova_jax.config import Experiment, ModelConfig, StageConfig, TrainConfig, to_config_dict
+from nova_jax.config import Experiment, ModelConfig, StageConfig, TrainConfig
+from nova_jax.fields import to_config_dict
 
 def get_config():
   return to_config_dict(Experiment(

@@ -17,7 +17,8 @@ from nova_jax.aot.pods import RECIPES, TOPOLOGIES
 from nova_jax.aot.topology import parse_topology
 from nova_jax.autoencoders import NETWORKS, make_network
 from nova_jax.autoencoders.published import RELEASED, published_autoencoder
-from nova_jax.config import PRESETS, REMAT, Experiment, from_dict
+from nova_jax.config import PRESETS, REMAT, Experiment
+from nova_jax.fields import from_dict
 from nova_jax.convert.configs import model_config
 from nova_jax.models.nova import NOVA
 from nova_jax.sharding import MESH_AXES, state_shardings
@@ -107,10 +108,11 @@ def test_table_lines_say_what_fits_and_what_does_not():
       "program": "train image", "mesh": {"data": 16, "fsdp": 16, "tensor": 1}, "samples": 1024, "runs": 1, "fits": True,
       "compile_seconds": 61.2, "memory": {"peak": 3 * GIB, "limit": 15.75 * GIB},
       "roofline": {"seconds": 0.5, "bottleneck": "compute", "mfu": 0.66},
-      "collectives": [{"bytes": 2e6}, {"bytes": 1e6}]}
+      "collectives": [{"bytes": 2e6}, {"bytes": 1e6}],
+      "gathers_outside_layers": [], "resharded": ["x"]}
   (line,) = table_lines("nova", {"topology": "v5e:16x16", "programs": [report]})
   assert line == (
-      "| nova | v5e:16x16 | data 16, fsdp 16 | train image | 1024 | 3.00 / 15.75 | 500.0 | compute | 66% | 3 | 61 |")
+      "| nova | v5e:16x16 | data 16, fsdp 16 | train image | 1024 | 3.00 / 15.75 | 500.0 | compute | 66% | 3 | 0, 1 | 61 |")
   small = {name: report[name] for name in ("program", "mesh", "samples", "runs", "compile_seconds")}
   small |= {"fits": False, "memory": {"peak": 18 * GIB, "limit": 15.75 * GIB}}
   (line,) = table_lines("nova", {"topology": "v5e:16x16", "programs": [small]})

@@ -16,9 +16,10 @@ NUM_RECORDS = 40
 class Source:
   """Clips in memory, as a TFDS data source gives them; counts reads."""
 
-  def __init__(self):
+  def __init__(self, num_frames=4):
     self.reads = 0
-    self.records = [dataclasses.asdict(clip) for clip in clips.make_clips("train", NUM_RECORDS)]
+    made = clips.make_clips("train", NUM_RECORDS, num_frames=num_frames)
+    self.records = [dataclasses.asdict(clip) for clip in made]
     for record in self.records:
       record["caption"] = record["caption"].encode()
 
@@ -150,6 +151,27 @@ def test_longer_records_are_cut_after_their_first_frames(make):
     np.testing.assert_array_equal(full["latents"][:, :2], short["latents"])
 
 
+def test_some_clips_come_later_and_say_so(make):
+  source = Source(num_frames=11)
+  cuts = {
+      PixelAutoencoder().encode(record["video"][first : first + 4]).tobytes(): (number, first)
+      for number, record in enumerate(source.records) for first in range(8)}
+  batches = _take(make(source, later=0.5), 40)
+  cut = [[cuts[row.tobytes()] for row in batch["latents"]] for batch in batches]
+  firsts = np.array([[first for _, first in row] for row in cut])
+  given = np.stack([batch["given"] for batch in batches])
+  assert given.dtype == np.int32 and np.array_equal(given, np.where(firsts > 0, 2, 0))
+  counts = np.bincount(firsts.ravel())
+  assert len(counts) == 8 and abs(counts[0] - 160) < 40 and counts[1:].min() > 8  # 160 and 23, give or take.
+  # They are the records that stand there without.
+  plain = [[cuts[row.tobytes()][0] for row in batch["latents"]] for batch in _take(make(source), 40)]
+  assert plain == [[number for number, _ in row] for row in cut]
+  resumed = make(source, later=0.5)
+  resumed.set_state(8 * 38)
+  _assert_equal(batches[38:], _take(resumed, 2))
+  assert "given" not in next(make(source, later=0.5, num_frames=1))  # A picture has nothing to go on from.
+
+
 def test_small_sources_are_decoded_once(make):
   source = Source()
   _take(make(source), 3 * NUM_RECORDS // 8)
@@ -170,7 +192,10 @@ def test_worker_processes_change_nothing(make):
 
 @pytest.mark.parametrize("kwargs, named", [
     (dict(num_frames=5), "5 latent frames need clips of 5 frames"),
-    (dict(source=[]), "no records")])
+    (dict(source=[]), "no records"),
+    (dict(later=1.5), "data.later: expected a share from 0 to 1"),
+    (dict(later=0.5, num_frames=2), "leaves none to learn of 2"),
+    (dict(later=0.5), "records of 4 frames have no later clips of 4")])
 def test_bad_arguments(make, kwargs, named):
   with pytest.raises(ValueError, match=named):
     make(**kwargs)

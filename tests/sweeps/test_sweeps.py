@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nova_jax.config import from_dict, Experiment
+from nova_jax.config import Experiment
+from nova_jax.fields import from_dict
 from nova_jax.sweeps import engine, point
 from nova_jax.sweeps.plan import Plot, Sweep, experiment_of, grid, label, load_sweep
 from nova_jax.sweeps.report import write_report

@@ -14,7 +14,8 @@ from nova_jax.card import card_of
 from nova_jax.checkpoint import find, stored_arrays
 from nova_jax.config import (
     CacheConfig, DataConfig, Experiment, ModelConfig, OptimizerConfig, SampleConfig, SourceConfig, StageConfig,
-    TrainConfig, from_dict)
+    TrainConfig)
+from nova_jax.fields import from_dict
 from nova_jax.convert.folders import load_transformer
 from nova_jax.data.cache.build import build
 from nova_jax.data.cache.format import ShardReader

@@ -15,7 +15,8 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from nova_jax.config import Bucket, CacheConfig, from_dict, to_dict
+from nova_jax.config import Bucket, CacheConfig
+from nova_jax.fields import from_dict, to_dict
 from nova_jax.data.cache import sources
 from nova_jax.data.cache.clips import Clip, Outcome, Rejected, Skipped
 from nova_jax.data.cache.encoders import Encoder

@@ -25,7 +25,8 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from nova_jax.autoencoders.moments import mean_and_std
-from nova_jax.config import Bucket, CacheConfig, from_dict, to_dict
+from nova_jax.config import Bucket, CacheConfig
+from nova_jax.fields import from_dict, to_dict
 from nova_jax.files import read_json, write_atomically
 
 MANIFEST, REJECTED, SUFFIX = "manifest.json", "rejected.jsonl", ".array_record"

@@ -1,0 +1,87 @@
+"""The way from dataclasses to absl flags and JSON, and back.
+
+`to_config_dict` makes the ConfigDict that flags override; `from_dict` turns it into dataclasses again at the boundary
+of a program. Invariant: an unknown field or a wrong type is a `ValueError` that names the field.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+
+def to_dict(config: Any) -> Any:
+  """Turn a dataclass into plain dicts, tuples and scalars, ready for JSON."""
+  return dataclasses.asdict(config)
+
+
+def to_config_dict(config: Any) -> ml_collections.ConfigDict:
+  """Turn an experiment into the locked ConfigDict that command-line flags override."""
+
+  def convert(value):
+    if isinstance(value, dict):
+      return ml_collections.ConfigDict({k: convert(v) for k, v in value.items()})
+    if isinstance(value, (tuple, list)):
+      return tuple(convert(v) for v in value)
+    return ml_collections.config_dict.placeholder(object) if value is None else value
+
+  return convert(to_dict(config)).lock()
+
+
+def from_dict(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:
+  """Build dataclass `cls` from nested mappings, checking names and types.
+
+  Args:
+    cls: a frozen dataclass.
+    values: a mapping or ConfigDict of its fields; missing ones take their defaults.
+    path: prefix for error messages.
+
+  Raises:
+    ValueError: an unknown field (with the nearest known one), a missing field or a wrong type.
+  """
+  if not isinstance(values, (Mapping, ml_collections.ConfigDict)):
+    raise ValueError(f"{path}: expected the fields of a {cls.__name__}, got {values!r}")
+  fields = {f.name: f for f in dataclasses.fields(cls)}
+  hints = typing.get_type_hints(cls)
+  for name in values:
+    if name not in fields:
+      raise ValueError(f"{path}.{name} is not a field{did_you_mean(name, fields)}")
+  required = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in values]
+  if required:
+    raise ValueError(f"{path} lacks {', '.join(required)}")
+  return cls(**{name: _check(hints[name], values[name], f"{path}.{name}") for name in values})
+
+
+def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
+  """Return the hint that ends an error about an unknown name."""
+  known = sorted(known)
+  nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  return f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(known)}"
+
+
+def _check(hint: Any, value: Any, path: str) -> Any:
+  """Return `value` as type `hint` (a dataclass, scalar, optional or tuple), or raise a ValueError naming `path`."""
+  if dataclasses.is_dataclass(hint):
+    return from_dict(hint, value, path)
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (types.UnionType, typing.Union):
+    return None if value is None else _check(next(a for a in args if a is not type(None)), value, path)
+  if origin is tuple:
+    if not isinstance(value, (tuple, list)):
+      raise ValueError(f"{path}: expected a tuple, got {value!r}")
+    kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
+    if len(kinds) != len(value):
+      raise ValueError(f"{path}: expected {len(kinds)} values, got {value!r}")
+    return tuple(_check(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(zip(kinds, value)))
+  if hint is float and type(value) is int:
+    value = float(value)
+  if type(value) is not hint:
+    raise ValueError(f"{path}: expected {hint.__name__}, got {value!r}")
+  if hint is float and not math.isfinite(value):
+    raise ValueError(f"{path}: expected a finite number, got {value!r}")
+  return value
