@@ -26,7 +26,7 @@ MODELS = (
 # Models that share an autoencoder share the program that decodes.
 DECODED = ("nova_d48w768_sdxl1024", "nova_d48w1024_sd512", "nova_d48w1024_osp480")
 ON_TWO_SLICES = ("nova_d48w1024_sd512", "nova_d48w1024_osp480")
-SAVING = "nova_d48w768_sdxl1024"  # The model whose memory is compared.
+SAVING = "nova_d48w1024_sd512"  # The model whose memory is compared.
 ACCUMULATIONS = (1, 4)
 HEADER = """# Pods
 
@@ -42,8 +42,8 @@ tables are written by
 SAVING_HEADER = f"""
 ## What saves memory, and what it costs
 
-The training step of {SAVING} on {TOPOLOGIES["v5e"]} with its 1024 pictures, by what the backward pass recomputes and by
-the number of micro-batches. "Executed" is floating-point operations with what is computed again, of those without.
+The training step of {SAVING} on {TOPOLOGIES["v5e"]} with its 2048 pictures, by what the backward pass recomputes and by the
+number of micro-batches. "Executed" is floating-point operations with what is computed again, of those without.
 """
 COLUMNS = ("model", "pod", "mesh", "program", "clips", "peak / limit, GiB", "at least, ms", "bound by", "MFU at most",
            "network, MB", "early, resharded", "compiled in, s")

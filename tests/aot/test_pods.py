@@ -112,7 +112,8 @@ def test_table_lines_say_what_fits_and_what_does_not():
       "gathers_outside_layers": [], "resharded": ["x"]}
   (line,) = table_lines("nova", {"topology": "v5e:16x16", "programs": [report]})
   assert line == (
-      "| nova | v5e:16x16 | data 16, fsdp 16 | train image | 1024 | 3.00 / 15.75 | 500.0 | compute | 66% | 3 | 0, 1 | 61 |")
+      "| nova | v5e:16x16 | data 16, fsdp 16 | train image | 1024 | 3.00 / 15.75 | 500.0 | compute | 66% | 3 | 0, 1 "
+      "| 61 |")
   small = {name: report[name] for name in ("program", "mesh", "samples", "runs", "compile_seconds")}
   small |= {"fits": False, "memory": {"peak": 18 * GIB, "limit": 15.75 * GIB}}
   (line,) = table_lines("nova", {"topology": "v5e:16x16", "programs": [small]})
