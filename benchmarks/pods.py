@@ -42,8 +42,9 @@ tables are written by
 SAVING_HEADER = f"""
 ## What saves memory, and what it costs
 
-The training step of {SAVING} on {TOPOLOGIES["v5e"]} with its 2048 pictures, by what the backward pass recomputes and by the
-number of micro-batches. "Executed" is floating-point operations with what is computed again, of those without.
+The training step of {SAVING} on {TOPOLOGIES["v5e"]} with its 2048 pictures, by what the backward pass recomputes
+and by the number of micro-batches. "Executed" is floating-point operations with what is computed again, of those
+without.
 """
 COLUMNS = ("model", "pod", "mesh", "program", "clips", "peak / limit, GiB", "at least, ms", "bound by", "MFU at most",
            "network, MB", "early, resharded", "compiled in, s")
