@@ -20,11 +20,11 @@ from nova_jax.aot.chips import CHIPS
 from nova_jax.aot.pods import TOPOLOGIES
 from nova_jax.aot.topology import parse_topology
 from nova_jax.config import DataConfig, Experiment, StageConfig
-from nova_jax.fields import from_dict
 from nova_jax.data.cache.format import AutoencoderInfo, Record, TextEncoderInfo, read_manifest, write_cache
 from nova_jax.data.latents import LatentFeed
 from nova_jax.data.loader import Loader
 from nova_jax.data.shards import Cache
+from nova_jax.fields import from_dict
 from nova_jax.train.flops import executed_flops
 
 # Chips that one host of a pod feeds (the Cloud TPU page of each version).

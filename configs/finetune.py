@@ -11,8 +11,8 @@ from pathlib import Path
 from nova_jax import autoencoders, text
 from nova_jax.config import (
     DataConfig, Experiment, ModelConfig, OptimizerConfig, SampleConfig, SourceConfig, StageConfig, TrainConfig)
-from nova_jax.fields import to_config_dict
 from nova_jax.convert.folders import open_folder
+from nova_jax.fields import to_config_dict
 
 SMALL = ModelConfig(
     latent_dim=3, latent_size=(32, 48), patch_size=4, width=128, num_heads=4, temporal_depth=3, spatial_depth=4,

@@ -13,6 +13,7 @@ from nova_jax.config import MeshConfig
 from nova_jax.prompts import expand, read_prompts
 from nova_jax.recipe import FORMATS
 from nova_jax.request import PRESETS, Request
+from nova_jax.sources import count_frames
 
 # Flags that are settings of `Request`: how to define them, and what they mean.
 _SETTINGS = {
@@ -80,10 +81,7 @@ def clips(args: flags.FlagValues) -> list[dict[str, Any]]:
     common["mask"] = [int(side) for side in box] if all(side.strip().isdigit() for side in box) else args.mask
   if args.place:
     common["place"] = [int(side) if side.strip().isdigit() else side for side in args.place]
-  all_clips = expand(lines, common, args.seed)
-  for settings in all_clips:
-    Request.of(settings)
-  return all_clips
+  return [_complete(settings) for settings in expand(lines, common, args.seed)]
 
 
 def formats(args: flags.FlagValues) -> tuple[str, ...]:
@@ -99,6 +97,13 @@ def formats(args: flags.FlagValues) -> tuple[str, ...]:
 def mesh(args: flags.FlagValues) -> MeshConfig | None:
   """Return how samples are spread over devices."""
   return MeshConfig(data=len(jax.local_devices()), fsdp=1) if args.all_devices else None
+
+
+def _complete(settings: dict[str, Any]) -> dict[str, Any]:
+  """Check a clip's settings, and say how long what is edited is: clips of one length are generated together."""
+  if Request.of(settings).is_edit and "num_frames" not in settings:
+    return {**settings, "num_frames": count_frames(settings["video"]) if "video" in settings else 1}
+  return settings
 
 
 def _then(text: str) -> tuple[int, str]:

@@ -54,6 +54,11 @@ def read_clip(
   return np.stack([fit(frame, size, channels) for frame in frames])
 
 
+def count_frames(path: str | Path) -> int:
+  """Return how many frames a video or a moving picture has."""
+  return sum(1 for _ in _frames(Path(path), "video"))
+
+
 def fit(image: Image.Image, size: tuple[int, int], channels: int) -> UInt8[np.ndarray, "h w c"]:
   """Scale a picture to cover a frame, and cut off what sticks out."""
   image = image.convert("L" if channels == 1 else "RGB")

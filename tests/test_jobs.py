@@ -1,11 +1,12 @@
 """Batches on disk: the same files however often a run was interrupted, each with the recipe to make it again."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 
-from nova_jax import jobs, media, prompts
+from nova_jax import jobs, media, prompts, sampling_flags
 from nova_jax.progress import Progress
 from nova_jax.recipe import paths_of, read_recipe, write_outputs
 from test_pipeline import fresh
@@ -89,6 +90,28 @@ def test_another_model_or_picture_is_not_the_same(pipe, tmp_path):
   media.write_png(tmp_path / "start.png", np.ones((8, 8, 1), np.uint8))
   with pytest.raises(ValueError, match="start.png is not what it was"):
     jobs.check_same(pipe, recipe)
+
+
+def test_what_is_edited_keeps_its_length_and_is_made_once(tmp_path):
+  pipe = fresh()
+  media.write_png(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8))
+  media.write_gif(tmp_path / "b.gif", np.arange(128, dtype=np.uint8).reshape(2, 8, 8, 1), 4)
+  (tmp_path / "lines.jsonl").write_text("".join(
+      json.dumps({"prompt": "one", name: str(tmp_path / path)}) + "\n" for name, path in
+      [("image", "a.png"), ("video", "b.gif")]))
+  args = types.SimpleNamespace(**dict.fromkeys([*sampling_flags._SETTINGS, *"prompt label preset then place".split()]))
+  args.prompts, args.mask, args.seed = tmp_path / "lines.jsonl", "0,0,4,8", 0
+  clips = sampling_flags.clips(args)
+  assert [clip["num_frames"] for clip in clips] == [1, 2]
+  batches = list(jobs.plan_batches(clips, 2))
+  recipes = jobs.make_recipes(pipe, "model", "ema", clips, batches, 2)
+  times = []
+  for _ in range(2):
+    with Progress("set") as progress:
+      files = jobs.run(pipe, recipes, batches, tmp_path / "out", ("gif",), progress)
+    assert [path.suffix for (path,) in files] == [".png", ".gif"]
+    times.append([path.stat().st_mtime_ns for (path,) in files])
+  assert times[0] == times[1]
 
 
 def test_prompts_from_files(tmp_path):

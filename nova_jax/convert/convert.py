@@ -24,11 +24,11 @@ from nova_jax import autoencoders, checkpoint, text
 from nova_jax import card as cards
 from nova_jax.card import Card, PartCard
 from nova_jax.checkpoint import Stored
-from nova_jax.fields import did_you_mean
 from nova_jax.convert import configs, keys
 from nova_jax.convert.files import CONFIG, DTYPES, write_safetensors
 from nova_jax.convert.folders import INDEX, SCHEDULER, TOKENIZER, Folder, is_ours, open_folder
 from nova_jax.convert.parts import PARTS, TEXT_ENCODER, TRANSFORMER, VAE, Part, describe
+from nova_jax.fields import did_you_mean
 from nova_jax.files import read_json
 
 # Called with a part's name, and bytes of all parts that are done and to do.

@@ -18,9 +18,9 @@ from flax import nnx
 from nova_jax import autoencoders, checkpoint
 from nova_jax.card import Card
 from nova_jax.checkpoint import Stored
-from nova_jax.fields import did_you_mean
 from nova_jax.convert import configs, keys
 from nova_jax.convert.files import CONFIG, open_weights
+from nova_jax.fields import did_you_mean
 from nova_jax.files import read_json
 from nova_jax.models.nova import NOVA
 from nova_jax.text.phi import Phi, PhiConfig

@@ -32,6 +32,7 @@ class Clip:
   digit: int
   direction: str
   source: int  # Place of the image in the scikit-learn set.
+  wall: int  # The last frame before it goes back from the wall ahead: up to there it goes as the caption says.
 
 
 def make_clip(
@@ -82,7 +83,7 @@ def make_clip(
     text = captions.paraphrase(digit, direction, variant)
   else:
     text = captions.caption(digit, direction)
-  return Clip(video, text, digit, direction, source)
+  return Clip(video, text, digit, direction, source, wall=(room - along) // SPEED)
 
 
 def make_clips(split: str, num_clips: int, **kwargs) -> list[Clip]:

@@ -40,7 +40,7 @@ class MovingDigitsConfig(tfds.core.BuilderConfig):
 class MovingDigits(tfds.core.GeneratorBasedBuilder):
   """Handwritten digits moving over a canvas, with captions."""
 
-  VERSION = tfds.core.Version("1.0.0")
+  VERSION = tfds.core.Version("1.1.0")
   code_path = None  # Else TFDS looks for checksums beside this file, with a package that it does not install.
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -57,6 +57,7 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
             "digit": tfds.features.ClassLabel(num_classes=10),
             "direction": tfds.features.ClassLabel(names=captions.DIRECTIONS),
             "source": tfds.features.Scalar(np.int64),
+            "wall": tfds.features.Scalar(np.int64),
         }),
         disable_shuffling=True)  # Record i of a split is its clip i; the loader shuffles.
 

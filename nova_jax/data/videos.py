@@ -17,13 +17,13 @@ from nova_jax.data.loader import Batch, Bucket
 from nova_jax.text import TextEncoder
 
 _CACHE_BYTES = 256 * 2**20  # Sources up to this size are decoded once and kept.
-_GIVEN = 2  # Frames that tell what moves, and which way.
+_GIVEN = 2  # Frames that tell what moves and which way, at most.
 
 Source = Sequence[Mapping[str, Any]]
 
 
 class VideoFeed:
-  """Feeds records with `video` uint8 [T,height,width,channels], `caption` and `digit`; a `Feed` of one bucket."""
+  """Feeds records of `clips.Clip`'s fields; a `Feed` of one bucket."""
 
   def __init__(
       self, source: Source, text_encoder: TextEncoder | None, autoencoder: Autoencoder, *, num_frames: int, seed: int,
@@ -53,7 +53,7 @@ class VideoFeed:
     self._text_encoder, self._autoencoder, self._seed = text_encoder, autoencoder, seed
     self._later = later if num_frames > 1 else 0.0
     if self._later:
-      _check_later(later, len(video), num_frames, autoencoder)
+      check_later(later, len(video), num_frames, autoencoder)
     if video.nbytes * len(source) <= _CACHE_BYTES:
       source = _Remembering(source)
     self.buckets = (Bucket(grain.MapDataset.source(source).seed(seed).shuffle().repeat()),)
@@ -66,9 +66,10 @@ class VideoFeed:
     if length == 1:
       first = place % len(video)
     elif self._later:
-      later = choice < self._later * 2**32
-      first = 1 + place % (len(video) - length) if later else 0
-      row["given"] = np.int32(_GIVEN if later else 0)
+      if choice < self._later * 2**32:
+        first = 1 + place % (len(video) - length)
+      # As long as the caption tells which way it goes, one frame is enough.
+      row["given"] = np.int32(min(first, 1 if first < record["wall"] else _GIVEN))
     return {**row, "video": video[first : first + length]}
 
   def finish(self, rows: Batch) -> Batch:
@@ -84,7 +85,8 @@ class VideoFeed:
     return batch
 
 
-def _check_later(later: float, stored: int, num_frames: int, autoencoder: Autoencoder) -> None:
+def check_later(later: float, stored: int, num_frames: int, autoencoder: Autoencoder) -> None:
+  """Refuse a share of later clips that records of `stored` frames can't give to samples of `num_frames` latent ones."""
   if not 0 <= later <= 1:
     raise ValueError(f"data.later: expected a share from 0 to 1, got {later}")
   if autoencoder.num_frames(2) != 2:

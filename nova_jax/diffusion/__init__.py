@@ -11,9 +11,9 @@ import jax
 from jaxtyping import Array, Bool, Float, Int
 
 from nova_jax.config import SchedulerConfig
-from nova_jax.fields import did_you_mean
 from nova_jax.diffusion.ddpm import make_ddpm
 from nova_jax.diffusion.flow_matching import FlowMatching
+from nova_jax.fields import did_you_mean
 
 
 class Scheduler(Protocol):

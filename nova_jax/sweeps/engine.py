@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nova_jax.checkpoint import latest_step
-from nova_jax.fields import to_dict
 from nova_jax.convert.folders import is_trained
+from nova_jax.fields import to_dict
 from nova_jax.files import read_json, write_atomically
 from nova_jax.sweeps.plan import LOADING, SAMPLING, Point, Sweep, digest, experiment_of, label, training
 

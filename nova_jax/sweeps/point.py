@@ -12,8 +12,8 @@ from absl import logging
 
 from nova_jax import cli
 from nova_jax.config import Experiment
-from nova_jax.fields import from_dict
 from nova_jax.evals.digits_run import score_digits
+from nova_jax.fields import from_dict
 from nova_jax.files import read_json, write_atomically
 from nova_jax.pipeline import Pipeline
 from nova_jax.train.loop import train

@@ -1,7 +1,7 @@
 """Frozen text encoders, by name."""
 
-from nova_jax.fields import did_you_mean
 from nova_jax.config import ModelConfig
+from nova_jax.fields import did_you_mean
 from nova_jax.text.base import TextEncoder
 from nova_jax.text.neural import PhiEncoder
 from nova_jax.text.tokenizer import load_tokenizer

@@ -7,9 +7,10 @@ from jax.sharding import Mesh
 
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.config import DATASETS, Experiment
-from nova_jax.fields import did_you_mean
 from nova_jax.data.sources import CacheData
+from nova_jax.data.videos import check_later
 from nova_jax.diffusion import make_scheduler
+from nova_jax.fields import did_you_mean
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.sampler import make_plan
 
@@ -74,3 +75,5 @@ def _check_digits(experiment: Experiment, autoencoder: Autoencoder) -> None:
     if frames > data.num_frames:
       raise ValueError(
           f"train.stages: {stage.name!r} takes clips of {frames} frames, but data.num_frames={data.num_frames}")
+    if data.later and stage.num_frames > 1:
+      check_later(data.later, data.num_frames, stage.num_frames, autoencoder)

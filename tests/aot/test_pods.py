@@ -18,8 +18,8 @@ from nova_jax.aot.topology import parse_topology
 from nova_jax.autoencoders import NETWORKS, make_network
 from nova_jax.autoencoders.published import RELEASED, published_autoencoder
 from nova_jax.config import PRESETS, REMAT, Experiment
-from nova_jax.fields import from_dict
 from nova_jax.convert.configs import model_config
+from nova_jax.fields import from_dict
 from nova_jax.models.nova import NOVA
 from nova_jax.sharding import MESH_AXES, state_shardings
 from nova_jax.train.stages import plan_stages

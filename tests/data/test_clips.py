@@ -43,6 +43,7 @@ def test_first_moves_go_as_told(canvas):
 def test_long_clips_bounce_and_return():
   for clip in clips.make_clips("train", 40, canvas=16, num_frames=9):
     assert not np.array_equal(clip.video[0], clip.video[4])
+    assert clip.wall == 4
     assert np.array_equal(clip.video[0], clip.video[8])  # There and back over 8 pixels, 2 a frame.
     assert len(set(clip.video.sum((1, 2, 3)).tolist())) == 1  # Never cut by the edge.
 

@@ -15,11 +15,11 @@ from nova_jax.checkpoint import find, stored_arrays
 from nova_jax.config import (
     CacheConfig, DataConfig, Experiment, ModelConfig, OptimizerConfig, SampleConfig, SourceConfig, StageConfig,
     TrainConfig)
-from nova_jax.fields import from_dict
 from nova_jax.convert.folders import load_transformer
 from nova_jax.data.cache.build import build
 from nova_jax.data.cache.format import ShardReader
 from nova_jax.data.sources import needs_text_encoder, open_caches
+from nova_jax.fields import from_dict
 from nova_jax.models.nova import NOVA
 from nova_jax.pipeline import Pipeline
 from nova_jax.sharding import make_mesh

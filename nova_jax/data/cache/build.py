@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nova_jax.config import Bucket, CacheConfig
-from nova_jax.fields import from_dict, to_dict
 from nova_jax.data.cache import sources
 from nova_jax.data.cache.clips import Clip, Outcome, Rejected, Skipped
 from nova_jax.data.cache.encoders import Encoder
@@ -25,6 +24,7 @@ from nova_jax.data.cache.format import (
     TextEncoderInfo, read_manifest, shard_problem, summarize, write_manifest, write_records)
 from nova_jax.data.cache.items import Item
 from nova_jax.data.cache.workers import Workers
+from nova_jax.fields import from_dict, to_dict
 from nova_jax.files import read_json, write_atomically
 
 PARTS, PLAN = "parts", "plan.json"

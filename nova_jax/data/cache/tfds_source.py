@@ -12,8 +12,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from nova_jax.config import CacheConfig
-from nova_jax.fields import did_you_mean
 from nova_jax.data.cache.items import Example, Item
+from nova_jax.fields import did_you_mean
 
 PIXELS = ("video", "image")
 

@@ -29,10 +29,10 @@ import numpy as np
 from nova_jax import media
 from nova_jax.checkpoint import latest_step
 from nova_jax.config import MeshConfig
-from nova_jax.fields import to_dict
 from nova_jax.convert.folders import is_trained, open_folder
 from nova_jax.convert.parts import TEXT_ENCODER, VAE
 from nova_jax.evals.benchmarks.layout import Item, Layout, check_names, seed_of
+from nova_jax.fields import to_dict
 from nova_jax.files import read_json, write_atomically
 from nova_jax.pipeline import Pipeline
 from nova_jax.progress import Progress
