@@ -1,8 +1,9 @@
 """Time NOVA on this machine: `python -m launch.benchmark [--peer CHECKOUT] [--json FILE]`.
 
 One training step and one generation of a model of middle size (`vit_d4w768`, `vit_d8w768`, `mlp_d3w768`; 4 frames of
-4x32x32 latents, 16 sets of 25 diffusion steps, float32), and what a frame costs in clips of 2 to 16. With --peer the
-published code does the same in turn. Takes some minutes, and a machine that does nothing else.
+4x32x32 latents, 16 sets of 25 diffusion steps, float32), the same generation with features reused between sets, and
+what a frame costs in clips of 2 to 16. With --peer the published code does the same in turn. Takes some minutes, and a
+machine that does nothing else.
 """
 
 import json

@@ -85,13 +85,13 @@ def make_training(work: Work, num_frames: int) -> Run:
   return Run(take_step, take_step)
 
 
-def make_generation(work: Work, num_frames: int) -> Run:
-  """Return the generation of latents."""
+def make_generation(work: Work, num_frames: int, refresh_every: int = 1) -> Run:
+  """Return the generation of latents; with `refresh_every` above 1 it is approximate (`sampling/reuse.py`)."""
   scheduler = make_scheduler(Experiment(model=work.model).scheduler)
   model = Model.of(_make_model(work.model, nnx.Rngs(0)))
   plan = make_plan(
       work.model, scheduler, num_frames=num_frames, num_sets=work.num_sets, num_steps=work.num_steps,
-      guidance=Guidance(work.guidance_scale))
+      guidance=Guidance(work.guidance_scale), refresh_every=refresh_every)
   keys = jax.random.split(jax.random.key(0), work.batch_size)
 
   def run(most: int):

@@ -33,7 +33,9 @@ def test_both_sides_take_turns_and_the_first_run_does_not_count():
 def test_tiny_work_is_measured():
   lines = []
   results = measure(SMALL, 2, (1, 2), 1, Twin(), lines.append)
-  assert len(lines) == 6
+  assert len(lines) == 7
+  generated = results["generate"]
+  assert generated["approximate_ratio"] == pytest.approx(generated["ratio"] * generated["approximate_gain"])
   for what in ("train", "generate"):
     assert results[what]["ratio"] == pytest.approx(1 / results[what]["ours"]["best"])
     assert list(results[what]["frames"]) == [1, 2]
