@@ -4,14 +4,18 @@
   OUTPUT/runs/{digest}/     the workdir of a training, shared by points that differ in sampling alone
 
 Points with one training form a group, which runs in order in one place; groups are dealt out to shards in turn.
-Invariant: a point with a result is never run again; one that failed or was interrupted is, and its training continues.
+Invariants: a point with a result is never run again; one that failed or was interrupted is, and its training continues.
+A sweep that is stopped stops its points.
 """
 
 import concurrent.futures
+import contextlib
 import json
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,20 +98,36 @@ def run_tasks(
     groups.setdefault(task.group if task.content["experiment"] else str(task.folder), []).append(task)
   mine = list(groups.values())[shard[0] :: shard[1]]
   running: set[subprocess.Popen] = set()
-  with concurrent.futures.ThreadPoolExecutor(processes) as pool:
-    futures = [pool.submit(_run_group, group, running, say) for group in mine]
+  stopping = threading.Event()
+  with _exit_on_sigterm(), concurrent.futures.ThreadPoolExecutor(processes) as pool:
+    futures = [pool.submit(_run_group, group, running, stopping, say) for group in mine]
     try:
       for future in futures:
         future.result()
     except BaseException:
+      stopping.set()
       pool.shutdown(wait=False, cancel_futures=True)
       for process in list(running):
         process.terminate()
       raise
 
 
-def _run_group(group: Sequence[Task], running: set[subprocess.Popen], say: Callable[[str], None]) -> None:
+@contextlib.contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+  """Turn SIGTERM into an exception, so that what was started is ended, too."""
+  previous = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, previous)
+
+
+def _run_group(
+    group: Sequence[Task], running: set[subprocess.Popen], stopping: threading.Event, say: Callable[[str], None]
+) -> None:
   for task in group:
+    if stopping.is_set():
+      return
     if task.result is not None:
       say(f"{label(task.point)}: done before")
       continue
@@ -120,7 +140,9 @@ def _run_group(group: Sequence[Task], running: set[subprocess.Popen], say: Calla
       running.add(process)
       code = process.wait()
       running.discard(process)
-    if task.result is None:
+    if task.result is None and stopping.is_set():
+      say(f"{label(task.point)}: stopped")
+    elif task.result is None:
       lines = (task.folder / "log.txt").read_text().strip().splitlines()
       reason = lines[-1].removeprefix("error: ") if lines else ""
       reason = reason if code > 0 else f"ended by signal {-code}"

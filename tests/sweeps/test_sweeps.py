@@ -4,13 +4,18 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import re
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from configs import digits
 from nova_jax.config import Experiment
 from nova_jax.fields import from_dict
 from nova_jax.sweeps import engine, point
@@ -20,11 +25,12 @@ from nova_jax.sweeps.report import write_report
 ROOT = Path(__file__).resolve().parents[2]
 # Stands for a point's process: it notes that it ran, and scores twice its guidance, fails at 3 and dies at 4.
 SCRIPT = """
-import json, os, sys
+import json, os, sys, time
 task = json.load(open(sys.argv[1]))
 with open(os.environ["RAN"], "a") as file:
   file.write(task["label"] + "\\n")
 scale = task["sampling"]["guidance_scale"]
+time.sleep(float(os.environ.get("NAP", 0)))
 if scale == 3:
   sys.exit("Traceback …\\nValueError: three is <bad>")
 if scale == 4:
@@ -83,6 +89,22 @@ def test_what_fails_fails_alone_and_is_tried_again(tmp_path, ran):
   assert len(ran()) == 6 + 4
 
 
+def test_a_stopped_sweep_stops_its_points_and_goes_on(tmp_path, ran, monkeypatch):
+  def stop():
+    while not ran():
+      time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setenv("NAP", "60")
+  threading.Thread(target=stop).start()
+  with pytest.raises(SystemExit, match="143"):
+    run(sweep_of(1.0, 2.0), tmp_path / "out")
+  assert len(ran()) == 1
+  monkeypatch.delenv("NAP")
+  assert not list((tmp_path / "out").rglob("error.txt"))
+  assert all(task.result for task in run(sweep_of(1.0, 2.0), tmp_path / "out")) and len(ran()) == 5
+
+
 def test_shards_run_each_point_once(tmp_path, ran):
   for i in range(3):
     tasks = run(sweep_of(1.0, 2.0, 5.0, 6.0), tmp_path / "out", (i, 3))
@@ -97,7 +119,7 @@ def test_points_of_one_training_share_it(tmp_path, ran):
   engine.run_tasks(tasks, 1, (1, 2), lambda line: None)
   assert ran() == [label(task.point) for task in tasks[2:]]
   experiment = from_dict(Experiment, tasks[3].content["experiment"])
-  assert experiment.model.mixer_rank is None and experiment.train.steps == 2100
+  assert experiment.model.mixer_rank is None and experiment.train.steps == digits.get_config().train.steps
 
 
 def test_one_point_from_training_to_scores(tmp_path):
