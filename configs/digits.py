@@ -1,6 +1,7 @@
 """Moving handwritten digits from text: the demo.
 
-A 2 M parameter NOVA learns images first, then clips of four frames, in about ten minutes on two CPU cores.
+A 2 M parameter NOVA learns images first, then clips of four frames, in about ten minutes on two CPU cores. Some clips
+are cut from later in longer ones, so that it can go on when four frames are over.
 Launch: `python -m launch.train --config configs/digits.py --workdir runs/digits`
 """
 
