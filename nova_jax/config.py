@@ -18,6 +18,11 @@ REMAT = {
     "block": "keeps the block's input alone, recomputes the block",
     "offload": "the same, and keeps the input in the host's memory",
 }
+# Where a transformer block normalises.
+NORMS = {
+    "post": "what attention and MLP return, before it is added: NOVA's way",
+    "pre": "what attention and MLP see",
+}
 # Who computes attention.
 ATTENTION = {
     "auto": "the fastest for the platform: splash on TPU, mapped on CPU, dense elsewhere",
@@ -50,6 +55,8 @@ class ModelConfig:
   num_classes: int | None = None  # Classes, without the "no class" row; None for a text-conditional model.
   mixer_rank: int | None = None  # Scaling & shift: None absent, negative full rank, else the rank.
   rotary: bool = False  # 3-D rotary positions instead of absolute ones.
+  norm: str = "post"  # Where blocks normalise; see `NORMS`.
+  history: bool = True  # Whether frames see earlier ones; else each is made independently, by its time and the text.
   dtype: str = "float32"  # Of activations; parameters are always float32.
   remat: str = "none"  # What the backward pass recomputes; see `REMAT`.
   attention: str = "auto"  # Who computes attention; see `ATTENTION`.
@@ -81,7 +88,7 @@ class ModelConfig:
             f"model.latent_size: {self.latent_size} must divide into video patches of {2 * self.patch_size} latents")
     if self.dtype not in ("float32", "bfloat16"):
       raise ValueError(f'model.dtype: expected "float32" or "bfloat16", got {self.dtype!r}')
-    for name, choices in (("remat", REMAT), ("attention", ATTENTION)):
+    for name, choices in (("norm", NORMS), ("remat", REMAT), ("attention", ATTENTION)):
       if getattr(self, name) not in choices:
         raise ValueError(f"model.{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
 

@@ -145,6 +145,9 @@ def published_model(cfg: ModelConfig) -> dict[str, Any]:
   heads = num_heads(cfg.width)
   if heads != cfg.num_heads:
     raise ValueError(f"model.num_heads: the published code gives width {cfg.width} {heads} heads, got {cfg.num_heads}")
+  for name, published in (("norm", "post"), ("history", True)):
+    if getattr(cfg, name) != published:
+      raise ValueError(f"model.{name}: the published code has {published!r} only, got {getattr(cfg, name)!r}")
   if cfg.num_classes not in (None, NUM_CLASSES):
     raise ValueError(f"model.num_classes: the published code has {NUM_CLASSES} classes, got {cfg.num_classes}")
   # The published code derives the patch from the stride of a latent, and needs nothing else of the stride.

@@ -160,7 +160,9 @@ class NOVA(nnx.Module):
     return jnp.concatenate(tokens, axis=1)
 
   def embed_frames(self, latents: Float[Array, "B T h w C"]) -> Float[Array, "B T M D"]:
-    """Embed latent frames as input of the temporal encoder, without positions."""
+    """Embed latent frames as later ones see them, without positions; without history that is the begin vector."""
+    if not self.cfg.history:
+      return jnp.repeat(self.begin(latents.shape[0])[:, None], latents.shape[1], axis=1)
     return self.video_encoder.patch_embed(emb.patchify(latents.astype(self.cfg.dtype), 2 * self.cfg.patch_size))
 
   def begin(self, batch: int) -> Float[Array, "B M D"]:

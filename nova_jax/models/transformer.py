@@ -1,6 +1,7 @@
 """The transformer block that both encoders share, with its KV cache.
 
-Post-norm inside the residual (paper, section 3; appendix A): x += LN(Attn(x)), x += LN(MLP(x)).
+Post-norm inside the residual (paper, section 3; appendix A): x += LN(Attn(x)), x += LN(MLP(x)). The pre-norm that it is
+compared with: x += Attn(LN(x)), x += MLP(LN(x)).
 """
 
 from typing import NamedTuple
@@ -80,33 +81,47 @@ class Attention(nnx.Module):
 
 
 class Block(nnx.Module):
-  """Attention and MLP, each normalised before it is added."""
+  """Attention and MLP, each with its norm and a residual.
 
-  def __init__(self, dim: int, num_heads: int, backend: str, *, rngs: nnx.Rngs):
+  The three ways to run it differ in what attention sees: `attended` is its input, `finish` all that follows.
+  """
+
+  def __init__(self, dim: int, num_heads: int, backend: str, norm: str, *, rngs: nnx.Rngs):
+    self.is_post = norm == "post"
+    scale = POST_NORM_SCALE if self.is_post else 1.0
     self.attn = Attention(dim, num_heads, backend, rngs=rngs)
-    self.norm1 = LayerNorm(dim, scale=POST_NORM_SCALE)
+    self.norm1 = LayerNorm(dim, scale=scale)
     self.mlp = MLP(dim, 4 * dim, dim, gelu, rngs=rngs)
-    self.norm2 = LayerNorm(dim, scale=POST_NORM_SCALE)
+    self.norm2 = LayerNorm(dim, scale=scale)
 
   def __call__(self, x, rotation, mask, layout):
-    x = x + self.norm1(self.attn(x, rotation, mask, layout))
-    return x + self.norm2(self.mlp(x))
+    return self.finish(x, self.attn(self.attended(x), rotation, mask, layout))
 
   def read(self, x: Float[Array, "B S D"], rotation: Rotation | None, places: Int[Array, "B Q"]):
     """Like `__call__` without a mask, for the tokens at `places` alone: [B, Q, D]."""
-    x = take(x, places) + self.norm1(self.attn(x, rotation, None, None, places))
-    return x + self.norm2(self.mlp(x))
+    return self.finish(take(x, places), self.attn(self.attended(x), rotation, None, None, places))
 
   def extend(self, x, cache, start, rotation):
     """Like `__call__` for new tokens, with `cache` = (keys, values) of earlier ones; returns x and the new cache."""
-    update, cache = self.attn.extend(x, *cache, start, rotation)
-    x = x + self.norm1(update)
-    return x + self.norm2(self.mlp(x)), cache
+    update, cache = self.attn.extend(self.attended(x), *cache, start, rotation)
+    return self.finish(x, update), cache
+
+  def attended(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+    """Return what attention is computed of."""
+    return x if self.is_post else self.norm1(x)
+
+  def finish(self, x: Float[Array, "B Q D"], update: Float[Array, "B Q D"]) -> Float[Array, "B Q D"]:
+    """Add what attention returned for the tokens x, and the MLP."""
+    if self.is_post:
+      x = x + self.norm1(update)
+      return x + self.norm2(self.mlp(x))
+    x = x + update
+    return x + self.mlp(self.norm2(x))
 
 
 def make_blocks(cfg: ModelConfig, depth: int, rngs: nnx.Rngs) -> Block:
   """Make `depth` stacked blocks of the model's width."""
-  return stack(lambda rngs: Block(cfg.width, cfg.num_heads, cfg.attention, rngs=rngs), depth, rngs)
+  return stack(lambda rngs: Block(cfg.width, cfg.num_heads, cfg.attention, cfg.norm, rngs=rngs), depth, rngs)
 
 
 def run_blocks(

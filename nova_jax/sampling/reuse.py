@@ -107,7 +107,7 @@ def _run(
   """
 
   def apply(block: Block, x, layer, queries=None):
-    q, k, v = block.attn.project(x, rotation)
+    q, k, v = block.attn.project(block.attended(x), rotation)
     if places is None:
       k, v = (jax.lax.dynamic_update_slice_in_dim(kept, fresh, 0, axis=1) for kept, fresh in zip(layer, (k, v)))
     else:
@@ -115,8 +115,7 @@ def _run(
     if queries is not None:
       x, q = take(x, queries), take(q, queries)
     out = attention(q, k[:, :num_keys], v[:, :num_keys], mask, backend=block.attn.backend)
-    x = x + block.norm1(block.attn.proj(out))
-    return x + block.norm2(block.mlp(x)), (k, v)
+    return block.finish(x, block.attn.proj(out)), (k, v)
 
   if queries is None:
     x, (k, v) = scan(blocks, x, (cache.k, cache.v), apply)

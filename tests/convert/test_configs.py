@@ -40,7 +40,8 @@ def test_the_demo_has_a_published_config():
 
 @pytest.mark.parametrize("change, message", [
     ({"num_heads": 8}, "4 heads, got 8"), ({"patch_size": 8, "latent_size": (48, 48)}, None),
-    ({"patch_size": 3, "latent_size": (48, 48)}, "patch_size")])
+    ({"patch_size": 3, "latent_size": (48, 48)}, "patch_size"), ({"norm": "pre"}, "'post' only, got 'pre'"),
+    ({"history": False}, "model.history")])
 def test_models_that_the_published_code_cannot_build(change, message):
   cfg = dataclasses.replace(PRESETS["digits"], **change)
   if message is None:

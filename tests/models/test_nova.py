@@ -10,7 +10,7 @@ from flax import nnx
 
 from nova_jax.config import PRESETS, ModelConfig
 from nova_jax.models.nova import NOVA, count_parameters
-from nova_jax.models.transformer import Cache
+from nova_jax.models.transformer import Block, Cache
 
 TINY = ModelConfig(
     latent_dim=2, latent_size=(8, 8), patch_size=2, width=32, num_heads=2, temporal_depth=2, spatial_depth=3,
@@ -79,9 +79,33 @@ def test_the_denoiser_treats_each_token_alone():
     assert np.array_equal(np.abs(influence).sum((1, 3)) > 0, np.eye(5, dtype=bool))
 
 
-@pytest.mark.parametrize("rotary", [False, True])
-def test_cached_frames_equal_recomputation(rotary):
-  cfg = with_positions(rotary)
+def test_without_history_a_frame_knows_its_time_and_the_text_alone():
+  model = make(dataclasses.replace(TINY, history=False))
+  latents, condition = inputs(TINY, 3)
+  outputs = model.temporal(latents, model.embed_condition(condition))
+  np.testing.assert_array_equal(model.temporal(latents + 1, model.embed_condition(condition)), outputs)
+  assert np.abs(outputs[:, 1] - outputs[:, 2]).max() > 1e-3
+
+
+def test_blocks_normalise_before_or_behind():
+  x = jax.random.normal(jax.random.key(0), (2, 5, TINY.width))
+  for norm in ("post", "pre"):
+    block = Block(TINY.width, 2, "dense", norm, rngs=nnx.Rngs(0))
+    block.norm1.scale[...], block.norm2.scale[...] = jnp.linspace(1, 2, TINY.width), jnp.linspace(2, 1, TINY.width)
+    if norm == "pre":
+      y = x + block.attn(block.norm1(x), None, None, None)
+      y = y + block.mlp(block.norm2(y))
+    else:
+      y = x + block.norm1(block.attn(x, None, None, None))
+      y = y + block.norm2(block.mlp(y))
+    np.testing.assert_allclose(block(x, None, None, None), y, atol=1e-5)
+    places = jnp.array([[0, 3], [4, 1]])
+    np.testing.assert_allclose(block.read(x, None, places), jnp.take_along_axis(y, places[..., None], 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, dict(rotary=True, num_heads=1), dict(norm="pre"), dict(history=False)], ids=str)
+def test_cached_frames_equal_recomputation(changes):
+  cfg = dataclasses.replace(TINY, **changes)
   model, num_frames = make(cfg), 4
   latents, condition = inputs(cfg, num_frames)
   cond = model.embed_condition(condition)
@@ -89,7 +113,7 @@ def test_cached_frames_equal_recomputation(rotary):
   cache = Cache.empty(cfg, cfg.temporal_depth, 2, cond.shape[1] + num_frames * cfg.num_video_tokens)
   for t in range(num_frames):
     frame = model.begin(2) if t == 0 else model.embed_frames(latents[:, t - 1 : t])[:, 0]
-    if not rotary:
+    if not cfg.rotary:
       frame = frame + model.video_pos_embed(num_frames)[t]
     out, cache = model.video_encoder.extend(frame, cond if t == 0 else None, cache, t)
     np.testing.assert_allclose(out, whole[:, t], atol=2e-5)

@@ -1,0 +1,16 @@
+"""Temporal autoregression or none: two trainings of the digits model.
+
+Launch: `python -m launch.sweep --config configs/sweeps/history.py --output runs/history`
+"""
+
+from nova_jax.sweeps.plan import Plot, Sweep, grid
+
+
+def get_sweep():
+  return Sweep(
+      title="Temporal autoregression",
+      about="Frames see all earlier ones, or none: then each is made independently, by its time and the text. Digit and "
+            "direction can be right without history, since the caption tells both; whether it stays the same digit "
+            "can't, and retrieval shows it.",
+      points=grid(config__model__history=(True, False)),
+      plots=tuple(Plot("config.model.history", y) for y in ("digit", "same_digit", "retrieval@1", "retrieval@last")))
