@@ -9,8 +9,8 @@ from nova_jax.sweeps.plan import Plot, Sweep, grid
 def get_sweep():
   return Sweep(
       title="Temporal autoregression",
-      about="Frames see all earlier ones, or none: then each is made independently, by its time and the text. Digit and "
-            "direction can be right without history, since the caption tells both; whether it stays the same digit "
-            "can't, and retrieval shows it.",
+      about="Frames see all earlier ones, or none: then each is made independently, by its time and the text. Digit "
+            "and direction can be right without history, since the caption tells both; that it stays the same "
+            "handwritten digit can't be, and retrieval shows it.",
       points=grid(config__model__history=(True, False)),
       plots=tuple(Plot("config.model.history", y) for y in ("digit", "same_digit", "retrieval@1", "retrieval@last")))

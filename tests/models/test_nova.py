@@ -103,7 +103,8 @@ def test_blocks_normalise_before_or_behind():
     np.testing.assert_allclose(block.read(x, None, places), jnp.take_along_axis(y, places[..., None], 1), atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, dict(rotary=True, num_heads=1), dict(norm="pre"), dict(history=False)], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, dict(rotary=True, num_heads=1), dict(norm="pre"), dict(history=False)], ids=str)
 def test_cached_frames_equal_recomputation(changes):
   cfg = dataclasses.replace(TINY, **changes)
   model, num_frames = make(cfg), 4
