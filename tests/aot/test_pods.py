@@ -92,7 +92,7 @@ def test_rows_of_the_tables_cover_all_models_chips_and_programs():
   listed, saving = rows(MODELS, list(TOPOLOGIES)), saving_rows(MODELS, list(TOPOLOGIES))
   one = {row[:2] + (row.what,) for row in listed if "*" not in row.topology}
   assert one == set(itertools.product(MODELS, TOPOLOGIES, ("train", "sample"))) | set(
-      itertools.product(DECODED, TOPOLOGIES, ("decode",)))
+      itertools.product(DECODED, ("v5e",), ("decode",)))
   assert len({row.model for row in listed if row.topology == "v5e:16x16*2" and row.what == "train"}) >= 2
   assert {row.remat for row in saving} == REMAT.keys()
   assert len({row.path(Path("folder")) for row in listed + saving}) == len(listed + saving)
