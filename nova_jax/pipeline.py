@@ -272,8 +272,8 @@ def sample_keys(seed: int | Sequence[int], batch: int) -> jax.Array:
   Raises:
     ValueError: a seed of more than 32 bits, or as many seeds as neither one nor all samples need.
   """
-  for value in [seed] if isinstance(seed, (int, np.integer)) else seed:
-    if not 0 <= value < 2**32:
+  for value in np.atleast_1d(np.asarray(seed, object)):
+    if not isinstance(value, (int, np.integer)) or not 0 <= value < 2**32:
       raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {value}")
   if isinstance(seed, (int, np.integer)):
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), jnp.arange(batch))

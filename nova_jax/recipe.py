@@ -89,7 +89,10 @@ def read_recipe(path: Path) -> Recipe:
 def restore(settings: Mapping[str, Any]) -> dict[str, Any]:
   """Undo what JSON does to settings: keys become texts."""
   later = settings.get("later_prompts")
-  return {**settings, **({"later_prompts": {int(frame): text for frame, text in later.items()}} if later else {})}
+  if not isinstance(later, dict):
+    return dict(settings)
+  whole = lambda frame: int(frame) if frame.isdecimal() else frame
+  return {**settings, "later_prompts": {whole(frame): text for frame, text in later.items()}}
 
 
 def digest_files(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -139,7 +139,9 @@ def _upright(image: Image.Image) -> Image.Image:
   if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
     image = image.convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-  return image.convert("L" if image.mode in ("L", "1", "I;16") else "RGB")
+  if image.mode.startswith("I;16"):
+    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # `convert` cuts off what is above 255.
+  return image.convert("L" if image.mode in ("L", "1") else "RGB")
 
 
 def _frames(path: Path, name: str) -> Iterator[Image.Image]:

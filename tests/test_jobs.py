@@ -117,12 +117,33 @@ def test_what_is_edited_keeps_its_length_and_is_made_once(tmp_path):
 def test_prompts_from_files(tmp_path):
   (tmp_path / "a.txt").write_text("# fruit\nan apple\n\na pear\n")
   (tmp_path / "a.csv").write_text('prompt,seed,later_prompts\nan apple,3,"{""4"": ""a pear""}"\n"a pear, ripe",,\n')
-  lines = [{"prompt": "an apple", "num_frames": 2}, {"label": 3}]
-  (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+  lines = [{"prompt": "an\u2028apple", "num_frames": 2}, {"label": 3}]
+  (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
   assert prompts.read_prompts(tmp_path / "a.txt") == [{"prompt": "an apple"}, {"prompt": "a pear"}]
   assert prompts.read_prompts(tmp_path / "a.csv") == [
       {"prompt": "an apple", "seed": 3, "later_prompts": {4: "a pear"}}, {"prompt": "a pear, ripe"}]
   assert prompts.read_prompts(tmp_path / "a.jsonl") == lines
+  (tmp_path / "b.csv").write_text('\ufeffprompt,image,mask\n"an apple\nor two",a.png,"0,0,4,8"\none,a.png,m.png\n')
+  assert prompts.read_prompts(tmp_path / "b.csv") == [
+      {"prompt": "an apple\nor two", "image": "a.png", "mask": [0, 0, 4, 8]},
+      {"prompt": "one", "image": "a.png", "mask": "m.png"}], "as a spreadsheet saves it"
+  (tmp_path / "b.jsonl").write_text('{"prompt": "a", "image": "a.png", "mask": [0, 0, 4, 8], "guidance_scale": 3}')
+  (line,) = prompts.read_prompts(tmp_path / "b.jsonl")
+  assert line["mask"] == [0, 0, 4, 8] and isinstance(line["guidance_scale"], float), "as the flag says it"
+
+
+def test_a_line_may_set_whatever_a_flag_may():
+  assert set(sampling_flags._SETTINGS) | {"prompt", "label", "mask", "place", "seed", "later_prompts"} == set(
+      prompts.SETTINGS)
+
+
+@pytest.mark.parametrize("lines, common, message", [
+    ([{"prompt": "a"}], {"num_samples": 0}, "num_samples: expected at least 1, got 0"),
+    ([{"prompt": "a"}, {"label": 3}], {}, "either prompts or classes"),
+    ([{"prompt": "a"}], {"guidance_scale": float("nan")}, "guidance_scale: expected a finite number")])
+def test_what_no_model_can_do_is_refused_before_one_is_loaded(lines, common, message):
+  with pytest.raises(ValueError, match=message):
+    prompts.expand(lines, common, 0)
 
 
 @pytest.mark.parametrize("name, text, message", [
@@ -130,7 +151,11 @@ def test_prompts_from_files(tmp_path):
     ("a.jsonl", "[1]", "a.jsonl:1: expected an"), ("a.csv", "prompt,seed\na,b", "expected int"),
     ("a.jsonl", '{"prompt": "a"}\n{"promt": "b"}', "a.jsonl:2: promt is not a setting of a line; did you"),
     ("a.jsonl", '{"prompt": "a", "seed": "b"}', "seed: expected int, got 'b'"),
-    ("a.csv", "prompt\na,b", "expected 1 fields"), ("a.jsonl", '{"seed": 1}', "give a prompt")])
+    ("a.csv", "prompt\na,b", "expected 1 fields"), ("a.jsonl", '{"seed": 1}', "give a prompt"),
+    ("a.csv", "prompt,fps\na,nan", "a.csv:2: fps: expected a finite"),
+    ("a.jsonl", '{"prompt": "a", "later_prompts": {"4": 5}}', "a.jsonl:1: later_prompts: expected texts by frame"),
+    ("a.jsonl", '{"prompt": "a", "later_prompts": {"x": "b"}}', "a.jsonl:1: later_prompts: expected texts by frame"),
+    ("a.jsonl", '{"prompt": "a", "fps": 1' + "0" * 400 + "}", "a.jsonl:1: ")])
 def test_bad_prompt_files(tmp_path, name, text, message):
   (tmp_path / name).write_text(text)
   with pytest.raises(ValueError, match=message):
