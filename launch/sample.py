@@ -35,7 +35,8 @@ def main() -> None:
   texts = jobs.encode_first(checkpoint, clips) if args.low_memory else None
   pipe = Pipeline.load(
       checkpoint, weights=weights, parts=("vae",) if args.low_memory else ("vae", "text_encoder"),
-      dtype=again.dtype if again else args.dtype, space_tile=args.space_tile, mesh=sampling_flags.mesh(args))
+      dtype=again.dtype if again else args.dtype, space_tile=again.space_tile if again else args.space_tile,
+      mesh=sampling_flags.mesh(args))
   pipe.text_encoder = texts or jobs.known_texts(pipe.text_encoder, clips)
   batches = list(jobs.plan_batches(clips, min(args.batch_size, len(clips))))
   recipes = [again] if again else jobs.make_recipes(

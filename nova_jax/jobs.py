@@ -5,6 +5,7 @@ copies of its last clip. What is there already is not made again.
 Invariants: what is in a file depends neither on what was there before, nor on where an earlier run was killed.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,8 @@ from jaxtyping import Float32, Int32
 from nova_jax.convert.folders import load_text_encoder, open_folder
 from nova_jax.pipeline import Pipeline, Step
 from nova_jax.progress import Progress
-from nova_jax.recipe import Recipe, digest_files, digest_weights, paths_of, write_outputs
-from nova_jax.request import Texts
+from nova_jax.recipe import FILES, Recipe, digest_files, digest_weights, paths_of, write_outputs
+from nova_jax.request import Request, Texts
 from nova_jax.text import TextEncoder
 
 # What differs between the clips of a batch; all else is common to it.
@@ -80,13 +81,28 @@ def make_recipes(
     batch_size: int,
 ) -> list[Recipe]:
   """Return how each clip is made."""
-  digest, recipes = digest_weights(pipe), {}
+  digest, tile, recipes = digest_weights(pipe), getattr(pipe.autoencoder, "space_tile", None), {}
   for batch in batches:
     for row, i in enumerate(batch):
+      settings = complete(pipe, clips[i])
       recipes[i] = Recipe(
-          str(Path(checkpoint).absolute()), f"{weights} {digest}", pipe.cfg.dtype, clips[i], digest_files(clips[i]),
-          (row, batch_size))
+          str(Path(checkpoint).absolute()), f"{weights} {digest}", pipe.cfg.dtype, settings, digest_files(settings),
+          (row, batch_size), tile)
   return [recipes[i] for i in range(len(clips))]
+
+
+def complete(pipe: Pipeline, settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Return settings so that they say the same anywhere: with the model's own, and the whole path of each file.
+
+  What is left out and what is stated thus gives one recipe, and a recipe holds when the model's card changes.
+  """
+  unset = {field.name: field.default for field in dataclasses.fields(Request)}
+  own = pipe.defaults
+  if Request.of(settings).is_edit:
+    own.pop("num_frames")  # As many as there are.
+  given = {name: value for name, value in settings.items() if name == "seed" or value != unset[name]}
+  paths = {name: str(Path(given[name]).absolute()) for name in FILES if isinstance(given.get(name), str)}
+  return own | given | paths
 
 
 def check_same(pipe: Pipeline, recipe: Recipe) -> None:

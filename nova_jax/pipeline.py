@@ -164,6 +164,16 @@ class Pipeline:
     return num_frames if self.autoencoder is None else self.autoencoder.num_latent_frames(num_frames)
 
   @property
+  def defaults(self) -> dict[str, Any]:
+    """What is taken for settings that are left out, of those that each model has its own of."""
+    sample, num_frames = self.card.sample, self.card.num_frames
+    motion = {"motion_flow": sample.motion_flow, "fps": sample.fps} if self.cfg.has_motion else {}
+    return motion | {
+        "num_frames": num_frames if self.autoencoder is None else self.autoencoder.num_frames(num_frames),
+        "num_inference_steps": sample.num_inference_steps, "num_diffusion_steps": sample.num_diffusion_steps,
+        "guidance_scale": sample.guidance_scale}
+
+  @property
   def _longest(self) -> int:
     """Latent frames of the longest clip that fits the model's positions: without a window."""
     # Absolute positions in time go up to `base_frames`, which may be more than was trained.

@@ -1,5 +1,6 @@
 """Batches on disk: the same files however often a run was interrupted, each with the recipe to make it again."""
 
+import dataclasses
 import json
 import types
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from nova_jax import jobs, media, prompts, sampling_flags
+from nova_jax.config import SampleConfig
 from nova_jax.progress import Progress
 from nova_jax.recipe import paths_of, read_recipe, write_outputs
 from test_pipeline import fresh
@@ -90,6 +92,28 @@ def test_another_model_or_picture_is_not_the_same(pipe, tmp_path):
   media.write_png(tmp_path / "start.png", np.ones((8, 8, 1), np.uint8))
   with pytest.raises(ValueError, match="start.png is not what it was"):
     jobs.check_same(pipe, recipe)
+
+
+def test_what_is_left_out_and_what_is_stated_are_one_recipe(pipe, tmp_path, monkeypatch):
+  for folder in ("a", "b"):
+    media.write_png(tmp_path / folder / "start.png", np.zeros((8, 8, 1), np.uint8))
+  monkeypatch.chdir(tmp_path)
+  base = {"prompt": "Ein Käse, 八", "seed": 0, "image": str(tmp_path / "a/start.png")}
+
+  def made(**settings):
+    (recipe,) = jobs.make_recipes(pipe, "model", "ema", [base | settings], [[0]], 1)
+    return recipe
+
+  name = made().name(3)
+  assert name.startswith("003-ein-käse-八-")
+  same = {"num_frames": 3, "num_inference_steps": 3, "guidance_scale": 2.0, "refresh_every": 1, "fps": 12.0}
+  assert made(**same) == made() and made(image="a/start.png") == made(), "recipes hold in any folder"
+  assert made(image="b/start.png").name(3) == name, "the same picture"
+  others = [made(num_frames=2), made(seed=1), dataclasses.replace(made(), space_tile=4)]
+  assert len({name, *(recipe.name(3) for recipe in others)}) == 4
+  assert len(made(prompt="八" * 300).name(3).encode()) < 100 and made(prompt="!").name(3).count("-") == 1
+  monkeypatch.setattr(pipe, "card", dataclasses.replace(pipe.card, sample=SampleConfig(4, 2, 2.0)))
+  assert made().name(3) != name, "the model's own settings are in it"
 
 
 def test_what_is_edited_keeps_its_length_and_is_made_once(tmp_path):
