@@ -136,9 +136,14 @@ class Pipeline:
     if num_frames is None and start.fixed is not None:
       num_frames = len(start.fixed)
     plan = self._plan(request, num_frames)
+    if start.given is not None and request.given is None and start.given.shape[1] >= plan.num_frames:
+      raise ValueError(
+          f"num_frames: given frames count, too, and are {self.autoencoder.num_frames(start.given.shape[1])} here, so "
+          "none is left to make; ask for more, or give fewer (context_frames); an edit needs mask or place")
     pair, start, batch = _fit(pair, start, request.num_samples)
     pair = add_motion(pair, request, self.card)
-    noise = request.noise if request.noise is None or isinstance(request.noise, Noise) else Noise(request.noise)
+    noise = request.noise if request.noise is None or isinstance(request.noise, Noise) else Noise(
+        np.asarray(request.noise))
     self._check_arrays(plan, batch, start, request.order, noise)
     frames = generate(
         self.model, self.scheduler, plan, *pair, keys=sample_keys(request.seed, batch), given=start.given,
@@ -234,7 +239,7 @@ class Pipeline:
     """Refuse arrays whose shapes don't fit what is asked for."""
     latent, num_tokens, num_given = (*self.cfg.latent_size, self.cfg.latent_dim), self.cfg.num_image_tokens, 0
     if start.given is not None:
-      num_given = start.given.shape[1]
+      num_given = start.given.shape[1] if start.given.ndim == 5 else 0
       if start.given.shape != (batch, num_given, *latent) or num_given > plan.num_frames:
         raise ValueError(
             f"given: expected {batch} clips of at most {plan.num_frames} latents of {latent}, got {start.given.shape}")
