@@ -23,6 +23,8 @@ def main() -> None:
   args = flags.FLAGS
   started = time.perf_counter()
   again = read_recipe(Path(args.reproduce)) if args.reproduce else None
+  if again:
+    sampling_flags.check_alone(args)
   clips = [again.settings] if again else sampling_flags.clips(args)
   checkpoint = args.checkpoint or (again.checkpoint if again else None)
   if checkpoint is None:
@@ -51,7 +53,7 @@ def main() -> None:
     files = jobs.run(pipe, recipes, batches, output, formats, progress)
   sheets = [path for paths in files for path in paths if path.name.endswith("-sheet.png")]
   if sheets:
-    media.write_stack(output / "sheet.png", sheets[:SHEET_CLIPS])
+    media.write_stack(output / jobs.STACK, sheets[:SHEET_CLIPS])
   print(f"{len(clips)} in {time.perf_counter() - started:.1f} s, start and compilation included; see {output}")
 
 

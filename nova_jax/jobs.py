@@ -2,7 +2,7 @@
 
 Clips are grouped by the shapes of their arrays and generated in batches of a fixed size; the last is filled up with
 copies of its last clip. What is there already is not made again.
-Invariants: what is in a file depends neither on what was there before, nor on where an earlier run was killed.
+Invariants: what is in a folder depends neither on what was there before, nor on where an earlier run was killed.
 """
 
 import dataclasses
@@ -15,12 +15,14 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from nova_jax.convert.folders import load_text_encoder, open_folder
+from nova_jax.files import remove_unfinished
 from nova_jax.pipeline import Pipeline, Step
 from nova_jax.progress import Progress
 from nova_jax.recipe import FILES, Recipe, digest_files, digest_weights, paths_of, write_outputs
 from nova_jax.request import Request, Texts
 from nova_jax.text import TextEncoder
 
+STACK = "sheet.png"  # Contact sheets of all clips, one below the other.
 # What differs between the clips of a batch; all else is common to it.
 _OWN = ("prompt", "negative_prompt", "label", "image", "video", "seed")
 
@@ -126,6 +128,7 @@ def run(
       files[i] = list(paths_of(output, recipes[i].name(i), formats, num_frames).values())
     if not all(path.exists() for i in batch for path in files[i]):
       waiting.append(batch)
+  remove_unfinished(output, {STACK, *(path.name for paths in files for path in paths)})
   for number, batch in enumerate(waiting):
 
     def tell(step: Step) -> None:

@@ -87,6 +87,13 @@ def clips(args: flags.FlagValues) -> list[dict[str, Any]]:
   return [_complete(settings) for settings in expand(lines, common, args.seed)]
 
 
+def check_alone(args: flags.FlagValues) -> None:
+  """Refuse settings beside --reproduce, which would not be heard."""
+  for name in ("prompt", "label", "prompts", "preset", "then", "mask", "place", *_SETTINGS, "space_tile"):
+    if getattr(args, name) is not None:
+      raise ValueError(f"--{name}: an output that is made again brings its own settings; leave it out")
+
+
 def formats(args: flags.FlagValues) -> tuple[str, ...]:
   """Return the formats to write."""
   for name in args.formats:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import subprocess
 import types
 
 import numpy as np
@@ -47,8 +49,16 @@ def test_a_stopped_run_goes_on_to_the_same_files(pipe, tmp_path):
     run(pipe, tmp_path / "stopped", stop_after=8)  # In the second batch.
   stopped = contents(tmp_path / "stopped")
   assert 0 < len(stopped) < 16
-  (tmp_path / "stopped" / sorted(stopped)[0]).unlink()
+  first, writing = sorted(stopped)[0], subprocess.Popen(["sleep", "60"])
+  (tmp_path / "stopped" / first).unlink()
+  stem, ending = first.rsplit(".", 1)
+  gone = subprocess.Popen(["true"])
+  gone.wait()
+  for process in (gone.pid, os.getpid(), writing.pid):
+    (tmp_path / "stopped" / f".{stem}.{process}.{ending}").write_text("half a clip")
   run(pipe, tmp_path / "stopped")
+  (tmp_path / "stopped" / f".{stem}.{writing.pid}.{ending}").unlink()  # Another run may be at it.
+  writing.kill()
   assert contents(tmp_path / "stopped") == whole
   times = {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped").iterdir()}
   run(pipe, tmp_path / "stopped")
