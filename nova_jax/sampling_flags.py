@@ -80,6 +80,8 @@ def clips(args: flags.FlagValues) -> list[dict[str, Any]]:
   common |= {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
   if args.then:
     common["later_prompts"] = dict(_then(text) for text in args.then)
+    if len(common["later_prompts"]) < len(args.then):
+      raise ValueError(f"--then: expected one prompt a frame, got {', '.join(map(repr, args.then))}")
   if args.mask:
     common["mask"] = read_box(args.mask)
   if args.place:

@@ -57,7 +57,8 @@ def test_the_end_of_a_clip_is_continued(pipe):
 
 @pytest.mark.parametrize("settings, message", [
     ({"given": [1, 2]}, "given: expected 2 clips"), ({"noise": [1]}, "noise: expected start"),
-    ({"image": CLIP[0], "place": 4}, "place: expected TOP"), ({"image": CLIP[0], "mask": [0.5] * 4}, "mask: expected TOP"),
+    ({"image": CLIP[0], "place": 4}, "place: expected TOP"),
+    ({"image": CLIP[0], "mask": [0.5] * 4}, "mask: expected TOP"),
     ({"image": np.zeros((0, 8, 3), np.uint8)}, "image: expected a file"),
     ({"prompt": None, "text_embeds": [[1.0]]}, "text_embeds: expected at most 4 rows of 8")])
 def test_what_is_no_array_of_the_right_shape(pipe, settings, message):

@@ -48,7 +48,8 @@ def test_sample_writes_what_it_says(model, tmp_path):
     (("--formats=avi",), "--formats: expected some of mp4"), (("--prompts={file}",), "expected a file of .txt"),
     (("--image={file}",), "is not a picture"), (("--reproduce={file}.mp4",), "can't be read"),
     (("--prompt=a b c d e f",), "shorten it"), (("--checkpoint=/nowhere",), "there is no folder /nowhere"),
-    (("--output={file}/sub",), "Not a directory"), (("--seed=-1",), "seed"), (("--guidance=3",), "guidance_scale")])
+    (("--output={file}/sub",), "Not a directory"), (("--seed=-1",), "seed"),
+    (("--then=4:a", "--then=4:b"), "--then: expected one prompt a frame"), (("--guidance=3",), "guidance_scale")])
 def test_bad_input_of_sample(model, tmp_path, args, message):
   (tmp_path / "file").write_text("")
   args = [arg.format(file=tmp_path / "file") for arg in args]
