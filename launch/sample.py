@@ -23,6 +23,8 @@ def main() -> None:
   args = flags.FLAGS
   started = time.perf_counter()
   again = read_recipe(Path(args.reproduce)) if args.reproduce else None
+  if again:
+    sampling_flags.check_alone(args)
   clips = [again.settings] if again else sampling_flags.clips(args)
   checkpoint = args.checkpoint or (again.checkpoint if again else None)
   if checkpoint is None:
@@ -35,7 +37,8 @@ def main() -> None:
   texts = jobs.encode_first(checkpoint, clips) if args.low_memory else None
   pipe = Pipeline.load(
       checkpoint, weights=weights, parts=("vae",) if args.low_memory else ("vae", "text_encoder"),
-      dtype=again.dtype if again else args.dtype, space_tile=args.space_tile, mesh=sampling_flags.mesh(args))
+      dtype=again.dtype if again else args.dtype, space_tile=again.space_tile if again else args.space_tile,
+      mesh=sampling_flags.mesh(args))
   pipe.text_encoder = texts or jobs.known_texts(pipe.text_encoder, clips)
   batches = list(jobs.plan_batches(clips, min(args.batch_size, len(clips))))
   recipes = [again] if again else jobs.make_recipes(
@@ -50,7 +53,7 @@ def main() -> None:
     files = jobs.run(pipe, recipes, batches, output, formats, progress)
   sheets = [path for paths in files for path in paths if path.name.endswith("-sheet.png")]
   if sheets:
-    media.write_stack(output / "sheet.png", sheets[:SHEET_CLIPS])
+    media.write_stack(output / jobs.STACK, sheets[:SHEET_CLIPS])
   print(f"{len(clips)} in {time.perf_counter() - started:.1f} s, start and compilation included; see {output}")
 
 

@@ -86,7 +86,7 @@ def read_texts(
     embeds, lengths = text_encoder.encode(texts)
     return {"text_embeds": embeds, "text_lengths": lengths}
   padded = np.zeros((len(embeds), cfg.text_len, cfg.text_dim), np.float32)
-  for row, embed in zip(padded, embeds):
+  for row, embed in zip(padded, map(np.asarray, embeds)):
     if embed.ndim != 2 or embed.shape[1] != cfg.text_dim or len(embed) > cfg.text_len:
       raise ValueError(
           f"{name}: expected at most {cfg.text_len} rows of {cfg.text_dim} for each prompt, got {embed.shape}")

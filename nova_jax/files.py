@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,25 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], N
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: str | Path, names: Collection[str]) -> None:
+  """Remove what was left in a folder by writers of these files that were killed; what is being written stays."""
+  for path in Path(folder).glob(".*"):
+    match = re.fullmatch(r"\.(.+)\.(\d+)(\.[^.]+)", path.name)
+    if match and match[1] + match[3] in names and not _runs(int(match[2])):
+      path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+  """Whether another process of this machine has this number."""
+  try:
+    os.kill(process, 0)
+  except (OverflowError, ProcessLookupError):
+    return False
+  except PermissionError:
+    pass
+  return process != os.getpid()
 
 
 def check_writable(flag: str, path: str | None) -> None:

@@ -2,9 +2,10 @@
 
 Clips are grouped by the shapes of their arrays and generated in batches of a fixed size; the last is filled up with
 copies of its last clip. What is there already is not made again.
-Invariants: what is in a file depends neither on what was there before, nor on where an earlier run was killed.
+Invariants: what is in a folder depends neither on what was there before, nor on where an earlier run was killed.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,12 +15,14 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from nova_jax.convert.folders import load_text_encoder, open_folder
+from nova_jax.files import remove_unfinished
 from nova_jax.pipeline import Pipeline, Step
 from nova_jax.progress import Progress
-from nova_jax.recipe import Recipe, digest_files, digest_weights, paths_of, write_outputs
-from nova_jax.request import Texts
+from nova_jax.recipe import FILES, Recipe, digest_files, digest_weights, paths_of, write_outputs
+from nova_jax.request import Request, Texts
 from nova_jax.text import TextEncoder
 
+STACK = "sheet.png"  # Contact sheets of all clips, one below the other.
 # What differs between the clips of a batch; all else is common to it.
 _OWN = ("prompt", "negative_prompt", "label", "image", "video", "seed")
 
@@ -80,13 +83,28 @@ def make_recipes(
     batch_size: int,
 ) -> list[Recipe]:
   """Return how each clip is made."""
-  digest, recipes = digest_weights(pipe), {}
+  digest, tile, recipes = digest_weights(pipe), getattr(pipe.autoencoder, "space_tile", None), {}
   for batch in batches:
     for row, i in enumerate(batch):
+      settings = complete(pipe, clips[i])
       recipes[i] = Recipe(
-          str(Path(checkpoint).absolute()), f"{weights} {digest}", pipe.cfg.dtype, clips[i], digest_files(clips[i]),
-          (row, batch_size))
+          str(Path(checkpoint).absolute()), f"{weights} {digest}", pipe.cfg.dtype, settings, digest_files(settings),
+          (row, batch_size), tile)
   return [recipes[i] for i in range(len(clips))]
+
+
+def complete(pipe: Pipeline, settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Return settings so that they say the same anywhere: with the model's own, and the whole path of each file.
+
+  What is left out and what is stated thus gives one recipe, and a recipe holds when the model's card changes.
+  """
+  unset = {field.name: field.default for field in dataclasses.fields(Request)}
+  own = pipe.defaults
+  if Request.of(settings).is_edit:
+    own.pop("num_frames")  # As many as there are.
+  given = {name: value for name, value in settings.items() if name == "seed" or value != unset[name]}
+  paths = {name: str(Path(given[name]).absolute()) for name in FILES if isinstance(given.get(name), str)}
+  return own | given | paths
 
 
 def check_same(pipe: Pipeline, recipe: Recipe) -> None:
@@ -110,6 +128,7 @@ def run(
       files[i] = list(paths_of(output, recipes[i].name(i), formats, num_frames).values())
     if not all(path.exists() for i in batch for path in files[i]):
       waiting.append(batch)
+  remove_unfinished(output, {STACK, *(path.name for paths in files for path in paths)})
   for number, batch in enumerate(waiting):
 
     def tell(step: Step) -> None:

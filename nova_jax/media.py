@@ -97,7 +97,7 @@ def write_sheet(
     path: str | Path, clips: Sequence[Clip], captions: Sequence[str], short_side: int = 64, note: str = ""
 ) -> None:
   """Write a PNG contact sheet: a clip a row under its caption, a frame a column."""
-  rows = [enlarge(clip, short_side) for clip in clips]
+  rows, captions = [enlarge(clip, short_side) for clip in clips], [" ".join(text.split()) for text in captions]
   height = sum(row.shape[1] + TEXT_HEIGHT + MARGIN for row in rows) + MARGIN
   width = max(len(row) * (row.shape[2] + MARGIN) for row in rows) + MARGIN
   width = max(width, 7 * max(map(len, captions)) + 2 * MARGIN)

@@ -136,9 +136,14 @@ class Pipeline:
     if num_frames is None and start.fixed is not None:
       num_frames = len(start.fixed)
     plan = self._plan(request, num_frames)
+    if start.given is not None and request.given is None and start.given.shape[1] >= plan.num_frames:
+      raise ValueError(
+          f"num_frames: given frames count, too, and are {self.autoencoder.num_frames(start.given.shape[1])} here, so "
+          "none is left to make; ask for more, or give fewer (context_frames); an edit needs mask or place")
     pair, start, batch = _fit(pair, start, request.num_samples)
     pair = add_motion(pair, request, self.card)
-    noise = request.noise if request.noise is None or isinstance(request.noise, Noise) else Noise(request.noise)
+    noise = request.noise if request.noise is None or isinstance(request.noise, Noise) else Noise(
+        np.asarray(request.noise))
     self._check_arrays(plan, batch, start, request.order, noise)
     frames = generate(
         self.model, self.scheduler, plan, *pair, keys=sample_keys(request.seed, batch), given=start.given,
@@ -162,6 +167,16 @@ class Pipeline:
     if self._longest == 1 < num_frames:
       raise ValueError(f"num_frames: this model makes single pictures, got {num_frames}")
     return num_frames if self.autoencoder is None else self.autoencoder.num_latent_frames(num_frames)
+
+  @property
+  def defaults(self) -> dict[str, Any]:
+    """What is taken for settings that are left out, of those that each model has its own of."""
+    sample, num_frames = self.card.sample, self.card.num_frames
+    motion = {"motion_flow": sample.motion_flow, "fps": sample.fps} if self.cfg.has_motion else {}
+    return motion | {
+        "num_frames": num_frames if self.autoencoder is None else self.autoencoder.num_frames(num_frames),
+        "num_inference_steps": sample.num_inference_steps, "num_diffusion_steps": sample.num_diffusion_steps,
+        "guidance_scale": sample.guidance_scale}
 
   @property
   def _longest(self) -> int:
@@ -224,7 +239,7 @@ class Pipeline:
     """Refuse arrays whose shapes don't fit what is asked for."""
     latent, num_tokens, num_given = (*self.cfg.latent_size, self.cfg.latent_dim), self.cfg.num_image_tokens, 0
     if start.given is not None:
-      num_given = start.given.shape[1]
+      num_given = start.given.shape[1] if start.given.ndim == 5 else 0
       if start.given.shape != (batch, num_given, *latent) or num_given > plan.num_frames:
         raise ValueError(
             f"given: expected {batch} clips of at most {plan.num_frames} latents of {latent}, got {start.given.shape}")
@@ -272,8 +287,8 @@ def sample_keys(seed: int | Sequence[int], batch: int) -> jax.Array:
   Raises:
     ValueError: a seed of more than 32 bits, or as many seeds as neither one nor all samples need.
   """
-  for value in [seed] if isinstance(seed, (int, np.integer)) else seed:
-    if not 0 <= value < 2**32:
+  for value in np.atleast_1d(np.asarray(seed, object)):
+    if not isinstance(value, (int, np.integer)) or not 0 <= value < 2**32:
       raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {value}")
   if isinstance(seed, (int, np.integer)):
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), jnp.arange(batch))

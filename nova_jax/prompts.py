@@ -7,6 +7,7 @@ Invariant: every error names file and line.
 """
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,9 +19,12 @@ from nova_jax.request import Request
 
 # What a line may set.
 SETTINGS = {
-    "prompt": str, "negative_prompt": str, "label": int, "image": str, "video": str, "mask": str, "seed": int,
-    "context_frames": int, "num_frames": int, "later_prompts": dict, "place": list, "guidance_scale": float,
-    "fps": float, "motion_flow": float, "num_samples": int}
+    "prompt": str, "negative_prompt": str, "label": int, "image": str, "video": str, "mask": (str, list), "place": list,
+    "context_frames": int, "num_samples": int, "num_frames": int, "window": int, "later_prompts": dict,
+    "later_context": int, "num_inference_steps": int, "later_inference_steps": int, "num_diffusion_steps": int,
+    "refresh_every": int, "guidance_scale": float, "min_guidance_scale": float, "guidance_trunc": float,
+    "guidance_renorm": float, "image_guidance_scale": float, "flow_shift": float, "motion_flow": float, "fps": float,
+    "seed": int}
 
 
 def read_prompts(path: str | Path) -> list[dict[str, Any]]:
@@ -34,7 +38,7 @@ def read_prompts(path: str | Path) -> list[dict[str, Any]]:
   if path.suffix not in readers:
     raise ValueError(f"{path}: expected a file of {', '.join(readers)}")
   try:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8-sig")  # Tables that Excel writes begin with a mark.
   except (OSError, UnicodeDecodeError) as error:
     raise ValueError(f"{path} can't be read: {error.strerror if isinstance(error, OSError) else error}") from None
   lines = [_check(settings, f"{path}:{number}") for number, settings in readers[path.suffix](text, path)]
@@ -50,7 +54,7 @@ def _text(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _csv(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-  reader = csv.DictReader(text.splitlines())
+  reader = csv.DictReader(io.StringIO(text))
   for row in reader:
     where = f"{path}:{reader.line_num}"
     if None in row or None in row.values():
@@ -60,14 +64,14 @@ def _csv(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
       kind = SETTINGS.get(name, str)
       try:
         if field:
-          values[name] = json.loads(field) if kind in (dict, list) else kind(field)
+          values[name] = json.loads(field) if kind in (dict, list) else kind(field) if kind in (int, float) else field
       except ValueError:
         raise ValueError(f"{where}: {name}: expected {kind.__name__}, got {field!r}") from None
     yield reader.line_num, values
 
 
 def _jsonl(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-  for number, line in enumerate(text.splitlines(), 1):
+  for number, line in enumerate(text.split("\n"), 1):  # Texts in JSON may have other breaks of lines.
     if line.strip():
       try:
         values = json.loads(line)
@@ -82,17 +86,28 @@ def _check(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
   for name, value in settings.items():
     if name not in SETTINGS:
       raise ValueError(f"{where}: {name} is not a setting of a line{did_you_mean(name, SETTINGS)}")
-    kind = (int, float) if SETTINGS[name] is float else SETTINGS[name]
+    kind = (float, int) if SETTINGS[name] is float else SETTINGS[name]
     if not isinstance(value, kind) or isinstance(value, bool):
-      raise ValueError(f"{where}: {name}: expected {SETTINGS[name].__name__}, got {value!r}")
+      expected = kind[0] if isinstance(kind, tuple) else kind
+      raise ValueError(f"{where}: {name}: expected {expected.__name__}, got {value!r}")
   if ("prompt" in settings) == ("label" in settings):
     raise ValueError(f"{where}: give a prompt, or a label for a class-conditional model")
   try:
     settings = restore(settings)
+    if isinstance(settings.get("mask"), str):
+      settings["mask"] = read_box(settings["mask"])
+    # A line has 3 where a flag has 3.0, and a recipe tells them apart.
+    settings |= {name: float(value) for name, value in settings.items() if SETTINGS[name] is float}
     Request.of(settings)
-  except ValueError as error:
+  except (OverflowError, ValueError) as error:  # A whole number may be too large for a float.
     raise ValueError(f"{where}: {error}") from None
   return settings
+
+
+def read_box(text: str) -> list[int] | str:
+  """Return the numbers of "TOP,LEFT,BOTTOM,RIGHT", or what names a file as it is."""
+  sides = text.split(",")
+  return [int(side) for side in sides] if all(side.strip().isdecimal() for side in sides) else text
 
 
 def expand(lines: list[dict[str, Any]], common: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
@@ -102,10 +117,16 @@ def expand(lines: list[dict[str, Any]], common: Mapping[str, Any], seed: int) ->
     lines: what each line says.
     common: what holds for all unless a line says otherwise.
     seed: of the first clip; clip i has `seed + i`, sample j of a line with a seed of its own that seed + j.
+
+  Raises:
+    ValueError: prompts and classes together, or a setting that no model can do.
   """
+  if len({"label" in line for line in lines}) > 1:
+    raise ValueError("label: a model takes either prompts or classes, got both")
   clips = []
   for line in lines:
     settings = {**common, **line}
+    Request.of(settings)
     for sample in range(settings.pop("num_samples", 1)):
       own = line["seed"] + sample if "seed" in line else seed + len(clips)
       clips.append({**settings, "seed": own})

@@ -1,7 +1,7 @@
 """How one output was made: its settings, seed, model and versions, as the text that every output carries.
 
   {"format": "nova_jax sample", "version": 1, "checkpoint": …, "weights": …, "settings": {…}, "files": {…},
-   "batch": [row, size], "versions": {…}}
+   "batch": [row, size], "space_tile": …, "versions": {…}}
 
 Invariants: all of it is known before anything is generated, so that an output's name, which ends in a digest of it,
 tells whether it has been made; a recipe made again gives the same file.
@@ -28,13 +28,13 @@ from nova_jax.pipeline import Pipeline
 FORMAT = {"format": "nova_jax sample", "version": 1}
 LATENTS = ".safetensors"
 FORMATS = ("mp4", "gif", "webp", "png", "sheet", "latents")
-_FILES = ("image", "video", "mask")  # Settings that name files.
+FILES = ("image", "video", "mask")  # Settings that name files.
 _VERSIONED = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """How to make one clip; `settings` are those of `Request`, apart from its defaults."""
+  """How to make one clip; `settings` are those of `Request`, the model's own included (`jobs.complete`)."""
 
   checkpoint: str
   weights: str  # "ema" or "params" of a training run, and a digest of them.
@@ -42,6 +42,7 @@ class Recipe:
   settings: Mapping[str, Any]
   files: Mapping[str, str]  # Digests of the files that settings name.
   batch: tuple[int, int]  # The clip's row, and the rows generated together: sums of another size round differently.
+  space_tile: int | None = None  # Side of the tiles that frames were decoded in.
 
   def text(self) -> str:
     """Return it as JSON in ASCII, with the versions at hand."""
@@ -50,10 +51,12 @@ class Recipe:
 
   def name(self, index: int) -> str:
     """Return the file name of output `index`, without its ending."""
-    title = re.sub(r"[^a-z0-9]+", "-", title_of(self.settings).lower()).strip("-")[:60]
-    # Where the model lies doesn't matter; what it is does.
-    what = json.dumps(dataclasses.asdict(self) | {"checkpoint": ""}, sort_keys=True)
-    return f"{index:03}-{title}-{hashlib.sha256(what.encode()).hexdigest()[:8]}"
+    title = re.sub(r"[\W_]+", "-", title_of(self.settings).lower()).strip("-")
+    title = title.encode()[:60].decode(errors="ignore")  # File systems count bytes.
+    # Where the model and pictures lie doesn't matter; what they are does.
+    what = dataclasses.asdict(self) | {"checkpoint": "", "settings": {**self.settings, **self.files}}
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+    return "-".join(part for part in (f"{index:03}", title, digest) if part)
 
 
 def title_of(settings: Mapping[str, Any]) -> str:
@@ -89,7 +92,10 @@ def read_recipe(path: Path) -> Recipe:
 def restore(settings: Mapping[str, Any]) -> dict[str, Any]:
   """Undo what JSON does to settings: keys become texts."""
   later = settings.get("later_prompts")
-  return {**settings, **({"later_prompts": {int(frame): text for frame, text in later.items()}} if later else {})}
+  if not isinstance(later, dict):
+    return dict(settings)
+  whole = lambda frame: int(frame) if frame.isdecimal() else frame
+  return {**settings, "later_prompts": {whole(frame): text for frame, text in later.items()}}
 
 
 def digest_files(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -99,7 +105,7 @@ def digest_files(settings: Mapping[str, Any]) -> dict[str, str]:
     ValueError: one can't be read.
   """
   digests = {}
-  for name in _FILES:
+  for name in FILES:
     if isinstance(settings.get(name), str):
       try:
         digests[name] = hashlib.sha256(Path(settings[name]).read_bytes()).hexdigest()[:16]

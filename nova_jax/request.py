@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from nova_jax.config import LARGEST
 from nova_jax.fields import did_you_mean
 from nova_jax.sampling.sampler import Noise
 
@@ -23,6 +24,14 @@ PRESETS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({
     "fast": {"refresh_every": 3},
     "paper": {"num_inference_steps": 128, "num_diffusion_steps": 100, "guidance_scale": 7.0},
 })
+
+MIN_FPS = 0.01  # No file shows a frame for longer.
+_COUNTS = (
+    "num_samples", "num_frames", "window", "context_frames", "later_context", "num_inference_steps",
+    "later_inference_steps", "refresh_every")
+_NUMBERS = (
+    "guidance_scale", "min_guidance_scale", "guidance_trunc", "guidance_renorm", "image_guidance_scale", "flow_shift",
+    "motion_flow", "fps")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,14 +135,42 @@ class Request:
       raise ValueError("mask and place: give the image or the video that they are about")
     if self.context_frames is not None and (self.video is None or self.is_edit):
       raise ValueError("context_frames: it says how much of a video is continued; give video, and no mask or place")
-    for name in ("num_samples", "refresh_every", "context_frames", "later_context"):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f"{name}: expected at least 1, got {value}")
-    if self.fps is not None and np.min(self.fps) <= 0:
-      raise ValueError(f"fps: expected a positive number, got {self.fps}")
+    self._check_values()
+
+  def _check_values(self) -> None:
+    """Refuse values of a wrong type, and numbers that no model can do."""
+    for name in ("prompt", "negative_prompt"):
+      if (value := getattr(self, name)) is not None and not _is_text(value):
+        raise ValueError(f"{name}: expected a text or several, got {value!r}")
+    if (later := self.later_prompts) is not None and not (
+        isinstance(later, Mapping) and all(map(_is_whole, later)) and all(map(_is_text, later.values()))):
+      raise ValueError(f"later_prompts: expected texts by frame, such as {{8: 'a fox sits down'}}, got {later!r}")
+    for name in _COUNTS:
+      if (value := getattr(self, name)) is None:
+        continue
+      if not _is_whole(value):
+        raise ValueError(f"{name}: expected a whole number, got {value!r}")
+      if value < 1 or value > LARGEST:
+        limit = "at least 1" if value < 1 else f"at most {LARGEST}"
+        raise ValueError(f"{name}: expected {limit}, got {value}")
+    for name in _NUMBERS:
+      if (value := getattr(self, name)) is not None:
+        values = np.asarray(value)
+        if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+          raise ValueError(f"{name}: expected a finite number, got {value!r}")
+    if self.fps is not None and np.min(self.fps) < MIN_FPS:
+      raise ValueError(f"fps: expected at least {MIN_FPS}, got {self.fps}")
 
   @property
   def is_edit(self) -> bool:
     """Whether a part of what is given is made anew."""
     return self.mask is not None or self.place is not None
+
+
+def _is_whole(value: Any) -> bool:
+  return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str) or isinstance(value, (Sequence, np.ndarray)) and all(
+      isinstance(text, str) for text in value)

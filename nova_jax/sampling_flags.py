@@ -10,7 +10,7 @@ from absl import flags
 
 from nova_jax.compilation_cache import DEFAULT
 from nova_jax.config import MeshConfig
-from nova_jax.prompts import expand, read_prompts
+from nova_jax.prompts import expand, read_box, read_prompts
 from nova_jax.recipe import FORMATS
 from nova_jax.request import PRESETS, Request
 from nova_jax.sources import count_frames
@@ -29,7 +29,11 @@ _SETTINGS = {
     "num_diffusion_steps": (flags.DEFINE_integer, "Diffusion steps a set. Default: the model's own."),
     "refresh_every": (flags.DEFINE_integer, "Compute all features each so many sets: faster, approximate. Default: 1."),
     "guidance_scale": (flags.DEFINE_float, "Classifier-free guidance; 1 for none. Default: the model's own."),
+    "min_guidance_scale": (flags.DEFINE_float, "The first set's, from which guidance grows. Default: it is constant."),
+    "guidance_trunc": (flags.DEFINE_float, "Time of diffusion, in 0 to 1000, below which guidance ends. Default: 0."),
+    "guidance_renorm": (flags.DEFINE_float, "How far guidance may be shrunk, 0 to 1. Default: 1, not at all."),
     "image_guidance_scale": (flags.DEFINE_float, "Guidance by earlier frames. Default: none."),
+    "flow_shift": (flags.DEFINE_float, "Shift of the flow-matching sampler. Default: the model's own."),
     "motion_flow": (flags.DEFINE_float, "Motion score. Default: the model's own."),
     "fps": (flags.DEFINE_float, "Frames a second, told to the model and of the files. Default: the model's own."),
     "num_samples": (flags.DEFINE_integer, "Clips of each prompt. Default: 1."),
@@ -76,12 +80,20 @@ def clips(args: flags.FlagValues) -> list[dict[str, Any]]:
   common |= {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
   if args.then:
     common["later_prompts"] = dict(_then(text) for text in args.then)
+    if len(common["later_prompts"]) < len(args.then):
+      raise ValueError(f"--then: expected one prompt a frame, got {', '.join(map(repr, args.then))}")
   if args.mask:
-    box = args.mask.split(",")
-    common["mask"] = [int(side) for side in box] if all(side.strip().isdigit() for side in box) else args.mask
+    common["mask"] = read_box(args.mask)
   if args.place:
-    common["place"] = [int(side) if side.strip().isdigit() else side for side in args.place]
+    common["place"] = [int(side) if side.strip().isdecimal() else side for side in args.place]
   return [_complete(settings) for settings in expand(lines, common, args.seed)]
+
+
+def check_alone(args: flags.FlagValues) -> None:
+  """Refuse settings beside --reproduce, which would not be heard."""
+  for name in ("prompt", "label", "prompts", "preset", "then", "mask", "place", *_SETTINGS, "space_tile"):
+    if getattr(args, name) is not None:
+      raise ValueError(f"--{name}: an output that is made again brings its own settings; leave it out")
 
 
 def formats(args: flags.FlagValues) -> tuple[str, ...]:
@@ -108,6 +120,6 @@ def _complete(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _then(text: str) -> tuple[int, str]:
   frame, colon, prompt = text.partition(":")
-  if not colon or not frame.strip().isdigit() or not prompt.strip():
+  if not colon or not frame.strip().isdecimal() or not prompt.strip():
     raise ValueError(f"--then: expected FRAME:PROMPT such as '8:the digit seven moves up', got {text!r}")
   return int(frame), prompt.strip()

@@ -98,12 +98,13 @@ def read_mask(
 
 def check_box(box: Sequence[int], size: tuple[int, int], name: str) -> Box:
   """Return a box that lies in a frame, or raise a ValueError."""
+  box = tuple(np.atleast_1d(np.asarray(box, object)))
   if len(box) == 4 and all(isinstance(side, (int, np.integer)) for side in box):
     top, left, bottom, right = box
     if 0 <= top < bottom <= size[0] and 0 <= left < right <= size[1]:
       return top, left, bottom, right
   raise ValueError(
-      f"{name}: expected TOP, LEFT, BOTTOM, RIGHT within a frame of {size[0]} x {size[1]} pixels, got {tuple(box)}")
+      f"{name}: expected TOP, LEFT, BOTTOM, RIGHT within a frame of {size[0]} x {size[1]} pixels, got {box}")
 
 
 def put(frames: UInt8[np.ndarray, "T h w c"], box: Box, size: tuple[int, int]) -> UInt8[np.ndarray, "T H W c"]:
@@ -127,7 +128,7 @@ def _open(source: Any, name: str) -> Image.Image:
       reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error}"
       raise ValueError(f"{name}: {source} {reason}") from None
   array = np.asarray(source)
-  if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
+  if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,)) or not array.size:
     raise ValueError(
         f"{name}: expected a file, a PIL image or uint8 [height, width, 1 or 3], got {array.dtype} {array.shape}")
   return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
@@ -139,7 +140,9 @@ def _upright(image: Image.Image) -> Image.Image:
   if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
     image = image.convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-  return image.convert("L" if image.mode in ("L", "1", "I;16") else "RGB")
+  if image.mode.startswith("I;16"):
+    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # `convert` cuts off what is above 255.
+  return image.convert("L" if image.mode in ("L", "1") else "RGB")
 
 
 def _frames(path: Path, name: str) -> Iterator[Image.Image]:

@@ -63,7 +63,7 @@ def read_start(request: Request, cfg: ModelConfig, autoencoder: Autoencoder | No
   """
   things = sources_of(request)
   if not things:
-    return Start(given=request.given)
+    return Start(given=None if request.given is None else np.asarray(request.given, np.float32))
   name = "video" if request.image is None else "image"
   if autoencoder is None:
     raise ValueError(f"{name}: pictures need an autoencoder; load a folder that has one, or give latents")

@@ -50,6 +50,20 @@ def test_the_end_of_a_clip_is_continued(pipe):
   clips = pipe("one", video=CLIP, num_frames=5)
   assert clips.shape[1] == 5 and near(clips[0, :2], CLIP[1:]), "as many frames as fit the model, less one"
   assert near(pipe("one", video=CLIP, context_frames=1, num_frames=3)[0, 0], CLIP[2])
+  for settings in ({"video": CLIP, "num_frames": 2}, {"image": CLIP[0], "num_frames": 1}):
+    with pytest.raises(ValueError, match="num_frames: given frames count, too"):
+      pipe("one", **settings)
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"given": [1, 2]}, "given: expected 2 clips"), ({"noise": [1]}, "noise: expected start"),
+    ({"image": CLIP[0], "place": 4}, "place: expected TOP"),
+    ({"image": CLIP[0], "mask": [0.5] * 4}, "mask: expected TOP"),
+    ({"image": np.zeros((0, 8, 3), np.uint8)}, "image: expected a file"),
+    ({"prompt": None, "text_embeds": [[1.0]]}, "text_embeds: expected at most 4 rows of 8")])
+def test_what_is_no_array_of_the_right_shape(pipe, settings, message):
+  with pytest.raises(ValueError, match=message):
+    pipe(**({"prompt": "one"} | settings))
 
 
 def test_long_clips_slide_and_prompts_take_over(pipe):

@@ -1,12 +1,16 @@
 """Batches on disk: the same files however often a run was interrupted, each with the recipe to make it again."""
 
+import dataclasses
 import json
+import os
+import subprocess
 import types
 
 import numpy as np
 import pytest
 
 from nova_jax import jobs, media, prompts, sampling_flags
+from nova_jax.config import SampleConfig
 from nova_jax.progress import Progress
 from nova_jax.recipe import paths_of, read_recipe, write_outputs
 from test_pipeline import fresh
@@ -45,8 +49,16 @@ def test_a_stopped_run_goes_on_to_the_same_files(pipe, tmp_path):
     run(pipe, tmp_path / "stopped", stop_after=8)  # In the second batch.
   stopped = contents(tmp_path / "stopped")
   assert 0 < len(stopped) < 16
-  (tmp_path / "stopped" / sorted(stopped)[0]).unlink()
+  first, writing = sorted(stopped)[0], subprocess.Popen(["sleep", "60"])
+  (tmp_path / "stopped" / first).unlink()
+  stem, ending = first.rsplit(".", 1)
+  gone = subprocess.Popen(["true"])
+  gone.wait()
+  for process in (gone.pid, os.getpid(), writing.pid):
+    (tmp_path / "stopped" / f".{stem}.{process}.{ending}").write_text("half a clip")
   run(pipe, tmp_path / "stopped")
+  (tmp_path / "stopped" / f".{stem}.{writing.pid}.{ending}").unlink()  # Another run may be at it.
+  writing.kill()
   assert contents(tmp_path / "stopped") == whole
   times = {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped").iterdir()}
   run(pipe, tmp_path / "stopped")
@@ -92,6 +104,28 @@ def test_another_model_or_picture_is_not_the_same(pipe, tmp_path):
     jobs.check_same(pipe, recipe)
 
 
+def test_what_is_left_out_and_what_is_stated_are_one_recipe(pipe, tmp_path, monkeypatch):
+  for folder in ("a", "b"):
+    media.write_png(tmp_path / folder / "start.png", np.zeros((8, 8, 1), np.uint8))
+  monkeypatch.chdir(tmp_path)
+  base = {"prompt": "Ein Käse, 八", "seed": 0, "image": str(tmp_path / "a/start.png")}
+
+  def made(**settings):
+    (recipe,) = jobs.make_recipes(pipe, "model", "ema", [base | settings], [[0]], 1)
+    return recipe
+
+  name = made().name(3)
+  assert name.startswith("003-ein-käse-八-")
+  same = {"num_frames": 3, "num_inference_steps": 3, "guidance_scale": 2.0, "refresh_every": 1, "fps": 12.0}
+  assert made(**same) == made() and made(image="a/start.png") == made(), "recipes hold in any folder"
+  assert made(image="b/start.png").name(3) == name, "the same picture"
+  others = [made(num_frames=2), made(seed=1), dataclasses.replace(made(), space_tile=4)]
+  assert len({name, *(recipe.name(3) for recipe in others)}) == 4
+  assert len(made(prompt="八" * 300).name(3).encode()) < 100 and made(prompt="!").name(3).count("-") == 1
+  monkeypatch.setattr(pipe, "card", dataclasses.replace(pipe.card, sample=SampleConfig(4, 2, 2.0)))
+  assert made().name(3) != name, "the model's own settings are in it"
+
+
 def test_what_is_edited_keeps_its_length_and_is_made_once(tmp_path):
   pipe = fresh()
   media.write_png(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8))
@@ -117,12 +151,33 @@ def test_what_is_edited_keeps_its_length_and_is_made_once(tmp_path):
 def test_prompts_from_files(tmp_path):
   (tmp_path / "a.txt").write_text("# fruit\nan apple\n\na pear\n")
   (tmp_path / "a.csv").write_text('prompt,seed,later_prompts\nan apple,3,"{""4"": ""a pear""}"\n"a pear, ripe",,\n')
-  lines = [{"prompt": "an apple", "num_frames": 2}, {"label": 3}]
-  (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+  lines = [{"prompt": "an\u2028apple", "num_frames": 2}, {"label": 3}]
+  (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
   assert prompts.read_prompts(tmp_path / "a.txt") == [{"prompt": "an apple"}, {"prompt": "a pear"}]
   assert prompts.read_prompts(tmp_path / "a.csv") == [
       {"prompt": "an apple", "seed": 3, "later_prompts": {4: "a pear"}}, {"prompt": "a pear, ripe"}]
   assert prompts.read_prompts(tmp_path / "a.jsonl") == lines
+  (tmp_path / "b.csv").write_text('\ufeffprompt,image,mask\n"an apple\nor two",a.png,"0,0,4,8"\none,a.png,m.png\n')
+  assert prompts.read_prompts(tmp_path / "b.csv") == [
+      {"prompt": "an apple\nor two", "image": "a.png", "mask": [0, 0, 4, 8]},
+      {"prompt": "one", "image": "a.png", "mask": "m.png"}], "as a spreadsheet saves it"
+  (tmp_path / "b.jsonl").write_text('{"prompt": "a", "image": "a.png", "mask": [0, 0, 4, 8], "guidance_scale": 3}')
+  (line,) = prompts.read_prompts(tmp_path / "b.jsonl")
+  assert line["mask"] == [0, 0, 4, 8] and isinstance(line["guidance_scale"], float), "as the flag says it"
+
+
+def test_a_line_may_set_whatever_a_flag_may():
+  assert set(sampling_flags._SETTINGS) | {"prompt", "label", "mask", "place", "seed", "later_prompts"} == set(
+      prompts.SETTINGS)
+
+
+@pytest.mark.parametrize("lines, common, message", [
+    ([{"prompt": "a"}], {"num_samples": 0}, "num_samples: expected at least 1, got 0"),
+    ([{"prompt": "a"}, {"label": 3}], {}, "either prompts or classes"),
+    ([{"prompt": "a"}], {"guidance_scale": float("nan")}, "guidance_scale: expected a finite number")])
+def test_what_no_model_can_do_is_refused_before_one_is_loaded(lines, common, message):
+  with pytest.raises(ValueError, match=message):
+    prompts.expand(lines, common, 0)
 
 
 @pytest.mark.parametrize("name, text, message", [
@@ -130,7 +185,11 @@ def test_prompts_from_files(tmp_path):
     ("a.jsonl", "[1]", "a.jsonl:1: expected an"), ("a.csv", "prompt,seed\na,b", "expected int"),
     ("a.jsonl", '{"prompt": "a"}\n{"promt": "b"}', "a.jsonl:2: promt is not a setting of a line; did you"),
     ("a.jsonl", '{"prompt": "a", "seed": "b"}', "seed: expected int, got 'b'"),
-    ("a.csv", "prompt\na,b", "expected 1 fields"), ("a.jsonl", '{"seed": 1}', "give a prompt")])
+    ("a.csv", "prompt\na,b", "expected 1 fields"), ("a.jsonl", '{"seed": 1}', "give a prompt"),
+    ("a.csv", "prompt,fps\na,nan", "a.csv:2: fps: expected a finite"),
+    ("a.jsonl", '{"prompt": "a", "later_prompts": {"4": 5}}', "a.jsonl:1: later_prompts: expected texts by frame"),
+    ("a.jsonl", '{"prompt": "a", "later_prompts": {"x": "b"}}', "a.jsonl:1: later_prompts: expected texts by frame"),
+    ("a.jsonl", '{"prompt": "a", "fps": 1' + "0" * 400 + "}", "a.jsonl:1: ")])
 def test_bad_prompt_files(tmp_path, name, text, message):
   (tmp_path / name).write_text(text)
   with pytest.raises(ValueError, match=message):

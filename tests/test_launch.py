@@ -38,6 +38,8 @@ def test_sample_writes_what_it_says(model, tmp_path):
   again = run("launch.sample", "--output", tmp_path / "again", "--reproduce", made, "--formats=mp4", "--low_memory")
   assert again.returncode == 0, again.stderr
   assert [path.read_bytes() for path in (tmp_path / "again").iterdir()] == [made.read_bytes()]
+  other = run("launch.sample", "--output", tmp_path / "again", "--reproduce", made, "--num_frames=2")
+  assert other.returncode == 2 and "--num_frames: an output that is made again" in other.stderr, other.stderr
 
 
 @pytest.mark.parametrize("args, message", [
@@ -46,7 +48,8 @@ def test_sample_writes_what_it_says(model, tmp_path):
     (("--formats=avi",), "--formats: expected some of mp4"), (("--prompts={file}",), "expected a file of .txt"),
     (("--image={file}",), "is not a picture"), (("--reproduce={file}.mp4",), "can't be read"),
     (("--prompt=a b c d e f",), "shorten it"), (("--checkpoint=/nowhere",), "there is no folder /nowhere"),
-    (("--output={file}/sub",), "Not a directory"), (("--seed=-1",), "seed"), (("--guidance=3",), "guidance_scale")])
+    (("--output={file}/sub",), "Not a directory"), (("--seed=-1",), "seed"),
+    (("--then=4:a", "--then=4:b"), "--then: expected one prompt a frame"), (("--guidance=3",), "guidance_scale")])
 def test_bad_input_of_sample(model, tmp_path, args, message):
   (tmp_path / "file").write_text("")
   args = [arg.format(file=tmp_path / "file") for arg in args]

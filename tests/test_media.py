@@ -50,6 +50,9 @@ def test_sheet_has_a_row_for_each_clip(tmp_path):
   media.write_sheet(one, [CLIP], ["one"])
   margin = media.MARGIN
   assert Image.open(tmp_path / "a.png").height - margin == 2 * (Image.open(one).height - margin)
+  media.write_sheet(tmp_path / "c.png", [CLIP], ["o\nne"])
+  media.write_sheet(tmp_path / "d.png", [CLIP], ["o ne"])
+  assert (tmp_path / "c.png").read_bytes() == (tmp_path / "d.png").read_bytes(), "a caption is one line"
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):

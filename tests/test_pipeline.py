@@ -62,7 +62,7 @@ def test_each_clip_has_its_own_motion_and_rate(pipe):
   assert np.array_equal(both[:1], pipe("one", motion_flow=1, fps=12, num_frames=1, output="latent"))
   with pytest.raises(ValueError, match="motion_flow: expected one number, or one for each of 2 clips"):
     pipe(["one", "one"], motion_flow=[1, 2, 3])
-  with pytest.raises(ValueError, match="fps: expected a positive number"):
+  with pytest.raises(ValueError, match="fps: expected at least 0.01"):
     pipe(["one", "one"], fps=[12, 0])
 
 
@@ -112,7 +112,14 @@ def test_classes():
     ({"window": 9}, "sees 2 to 3 latent frames"), ({"num_inference_steps": 0}, "num_inference_steps"),
     ({"num_diffusion_steps": 0}, "num_diffusion_steps"), ({"output": "video"}, "output"),
     ({"seed": [1, 2]}, "seed: expected one, or one for each of 1"), ({"flow_shift": -1.0}, "flow_shift"),
-    ({"negative_prompt": ["a", "b"]}, "negative_prompt"), ({"label": 3}, "no label")])
+    ({"negative_prompt": ["a", "b"]}, "negative_prompt"), ({"label": 3}, "no label"),
+    ({"prompt": 3}, "prompt: expected a text"), ({"num_frames": 2.5}, "num_frames: expected a whole number, got 2.5"),
+    ({"num_frames": 10**12}, "num_frames: expected at most"), ({"seed": 1.5}, "seed: expected 0 to"),
+    ({"later_inference_steps": 0}, "later_inference_steps: expected at least 1"), ({"fps": 0.001}, "fps: expected at"),
+    ({"guidance_scale": float("nan")}, "guidance_scale: expected a finite number"),
+    ({"motion_flow": [float("inf")]}, "motion_flow: expected a finite number"),
+    ({"guidance_renorm": "1"}, "guidance_renorm: expected a finite number"),
+    ({"later_prompts": ["b"]}, "later_prompts: expected texts by frame")])
 def test_bad_arguments_are_refused(pipe, arguments, message):
   with pytest.raises(ValueError, match=message):
     pipe(**({"prompt": "one"} | arguments))

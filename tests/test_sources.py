@@ -30,6 +30,12 @@ def test_what_is_transparent_is_black(tmp_path):
   assert not sources.read_picture(tmp_path / "clear.png", (8, 8), 3).any()
 
 
+def test_sixteen_bits_become_eight(tmp_path):
+  picture = RNG.integers(0, 256, (8, 8), np.uint8)
+  Image.fromarray(picture * np.uint16(257)).save(tmp_path / "deep.png")
+  assert np.array_equal(sources.read_picture(tmp_path / "deep.png", (8, 8), 1)[..., 0], picture)
+
+
 def test_our_own_files_are_read_back(tmp_path):
   clip = RNG.integers(0, 2, (5, 8, 8, 1), np.uint8) * 200
   media.write_gif(tmp_path / "clip.gif", clip, 4)

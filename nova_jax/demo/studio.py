@@ -84,12 +84,8 @@ class Studio:
 
   @property
   def defaults(self) -> dict[str, Any]:
-    """The model's own settings."""
-    card = self.pipe.card
-    return {
-        "num_frames": self.pipe.autoencoder.num_frames(card.num_frames), "motion_flow": card.sample.motion_flow,
-        "num_inference_steps": card.sample.num_inference_steps, "guidance_scale": card.sample.guidance_scale,
-        "num_diffusion_steps": card.sample.num_diffusion_steps, "seed": 0}
+    """What the form shows at first: the model's own settings."""
+    return self.pipe.defaults | {"seed": 0}
 
   def settings(self, form: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that a filled in form stands for: those that are not the model's own, and the seed.
@@ -112,7 +108,8 @@ class Studio:
     for name in ("image", "mask"):
       if name in given:
         given[name] = str(self._keep(Path(given[name]), name))
-    # An image with a mask has one frame unless more are asked for.
+    # An image with a mask has one frame unless more are asked for, as launch.sample has it.
+    given |= {"num_frames": 1} if "mask" in given and "num_frames" not in given else {}
     own = {name: value for name, value in self.defaults.items() if not (name == "num_frames" and "mask" in given)}
     return {"seed": 0} | {name: value for name, value in given.items() if name == "seed" or value != own.get(name)}
 

@@ -53,6 +53,8 @@ def test_pictures_stay_where_a_recipe_finds_them(studio, picture):
   assert kept.parent == studio.output / "inputs" and kept.suffix == ".png"
   assert kept.read_bytes() == picture.read_bytes() and settings["mask"] == settings["image"]
   assert settings["num_frames"] == studio.defaults["num_frames"], "an edited picture would be one frame else"
+  settings = studio.settings({"prompt": "one", "image": str(picture), "mask": str(picture), "num_frames": None})
+  assert settings["num_frames"] == 1, "as its command has it"
 
 
 @pytest.mark.parametrize("form, message", [
