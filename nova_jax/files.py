@@ -1,9 +1,10 @@
 """Files: written so that a reader never sees half of one, and JSON read with errors that a person understands."""
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,24 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], N
     path: of the file; its folder is made if missing.
     content: the text or bytes, or a function that writes the path it is given.
   """
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # The suffix stays last: writers of pictures and videos tell the format by it.
-  temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-  try:
+  with replacing(path) as temporary:
     if callable(content):
       content(temporary)
     elif isinstance(content, bytes):
       temporary.write_bytes(content)
     else:
       temporary.write_text(content)
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+  """Yield a temporary name to write to; it becomes `path` when the block ends, and is removed if that fails."""
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  # The suffix stays last: writers of pictures and videos tell the format by it.
+  temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+  try:
+    yield temporary
     with temporary.open("rb") as file:
       os.fsync(file.fileno())  # Else a machine that dies may keep the name and lose what it names.
     os.replace(temporary, path)

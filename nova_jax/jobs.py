@@ -5,6 +5,7 @@ copies of its last clip. What is there already is not made again.
 Invariants: what is in a folder depends neither on what was there before, nor on where an earlier run was killed.
 """
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from nova_jax.convert.folders import load_text_encoder, open_folder
 from nova_jax.files import remove_unfinished
 from nova_jax.pipeline import Pipeline, Step
 from nova_jax.progress import Progress
-from nova_jax.recipe import FILES, Recipe, digest_files, digest_weights, paths_of, write_outputs
+from nova_jax.recipe import FILES, Recipe, digest_files, digest_weights, growing_outputs, paths_of
 from nova_jax.request import Request, Texts
 from nova_jax.text import TextEncoder
 
@@ -122,10 +123,10 @@ def run(
 ) -> list[list[Path]]:
   """Make all clips that aren't there; return every clip's files."""
   files, waiting = [[] for _ in recipes], []
+  length = lambda recipe: recipe.settings.get("num_frames", pipe.card.num_frames)
   for batch in batches:
     for i in batch:
-      num_frames = recipes[i].settings.get("num_frames", pipe.card.num_frames)
-      files[i] = list(paths_of(output, recipes[i].name(i), formats, num_frames).values())
+      files[i] = list(paths_of(output, recipes[i].name(i), formats, length(recipes[i])).values())
     if not all(path.exists() for i in batch for path in files[i]):
       waiting.append(batch)
   remove_unfinished(output, {STACK, *(path.name for paths in files for path in paths)})
@@ -137,16 +138,25 @@ def run(
               f"set {step.index + 1}/{step.num_sets}")
       progress.show(number * each + done, len(waiting) * each, what)
 
-    made = make(pipe, [recipes[i] for i in batch], "latent" if formats == ("latents",) else "pixels", tell)
-    for i, clip in zip(batch, made):
-      if not all(path.exists() for path in files[i]):
-        fps = recipes[i].settings.get("fps", pipe.card.sample.fps)
-        write_outputs(output, recipes[i].name(i), recipes[i], formats, clip, fps)
+    with contextlib.ExitStack() as stack:
+      growing = {
+          i: stack.enter_context(growing_outputs(
+              output, recipes[i].name(i), recipes[i], formats, length(recipes[i]),
+              recipes[i].settings.get("fps", pipe.card.sample.fps)))
+          for i in batch if not all(path.exists() for path in files[i])}
+      kind = "latent" if formats == ("latents",) else "pixels"
+      for pieces in make(pipe, [recipes[i] for i in batch], kind, tell):
+        for i, piece in zip(batch, pieces):
+          if i in growing:
+            growing[i](piece)
   return files
 
 
-def make(pipe: Pipeline, recipes: Sequence[Recipe], output: str, on_set=None) -> list[np.ndarray]:
-  """Generate the clips of one batch, each in the row that its recipe names; other rows are copies."""
+def make(pipe: Pipeline, recipes: Sequence[Recipe], output: str, on_set=None) -> Iterator[list[np.ndarray]]:
+  """Generate the clips of one batch, each in the row that its recipe names; other rows are copies.
+
+  Yields the next frames of each clip, as soon as they are finished.
+  """
   rows: list[Recipe | None] = [None] * recipes[0].batch[1]
   for recipe in recipes:
     rows[recipe.batch[0]] = recipe
@@ -156,8 +166,8 @@ def make(pipe: Pipeline, recipes: Sequence[Recipe], output: str, on_set=None) ->
     if any(name in clip for clip in clips):
       # No negative prompt is the same as an empty one.
       settings[name] = [clip.get(name, "") if name == "negative_prompt" else clip[name] for clip in clips]
-  made = pipe(**settings, output=output, on_set=on_set)
-  return [made[recipe.batch[0]] for recipe in recipes]
+  for made in pipe.stream(**settings, output=output, on_set=on_set):
+    yield [made[recipe.batch[0]] for recipe in recipes]
 
 
 def warm_up(pipe: Pipeline, recipes: Sequence[Recipe], batches: Sequence[Sequence[int]]) -> None:
@@ -178,7 +188,7 @@ def warm_up(pipe: Pipeline, recipes: Sequence[Recipe], batches: Sequence[Sequenc
         raise _Warm
 
     try:
-      make(pipe, [recipe], "latent", count)
+      list(make(pipe, [recipe], "latent", count))
     except _Warm:
       pass
     num_frames = pipe.num_latent_frames(recipe.settings.get("num_frames"))

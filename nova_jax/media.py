@@ -5,7 +5,8 @@ ones are enlarged by whole factors, so that a pixel stays a square.
 Invariant: a file is written whole or not at all, and the same clip and note always give the same bytes.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from einops import rearrange
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, PngImagePlugin
 
-from nova_jax.files import write_atomically
+from nova_jax.files import replacing, write_atomically
 
 SHORT_SIDE = 128  # Pixels that small clips are enlarged to, at least.
 MARGIN = 4
@@ -75,22 +76,32 @@ def write_mp4(
     path: str | Path, clip: Clip, fps: float, short_side: int = SHORT_SIDE, note: str = ""
 ) -> None:
   """Write an H.264 video that browsers play, the same bytes on any number of cores."""
-  frames = enlarge(clip, short_side)
-  # H.264 in 4:2:0 has half the colour pixels a side.
-  frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
+  with growing_mp4(path, fps, short_side, note) as add:
+    add(clip)
 
-  def write(path: Path):
-    with av.open(str(path), "w") as container:
-      if note:
-        container.metadata["comment"] = note
-      options = {"crf": "12", "threads": "1"}  # Several threads write other bytes than one.
-      stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=options)
-      stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-      for frame in frames:
+
+@contextlib.contextmanager
+def growing_mp4(
+    path: str | Path, fps: float, short_side: int = SHORT_SIDE, note: str = ""
+) -> Iterator[Callable[[Clip], None]]:
+  """Open such a video; yield a function that appends frames, none of which is kept."""
+  with replacing(path) as temporary, av.open(str(temporary), "w") as container:
+    if note:
+      container.metadata["comment"] = note
+    options = {"crf": "12", "threads": "1"}  # Several threads write other bytes than one.
+    stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=options)
+    stream.pix_fmt = "yuv420p"
+
+    def add(clip: Clip) -> None:
+      for frame in enlarge(clip, short_side):
+        # H.264 in 4:2:0 has half the colour pixels a side.
+        frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
+        if not stream.codec_context.is_open:
+          stream.height, stream.width = frame.shape[:2]
         container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-      container.mux(stream.encode())
 
-  write_atomically(path, write)
+    yield add
+    container.mux(stream.encode())
 
 
 def write_sheet(

@@ -7,12 +7,13 @@ Invariants: all of it is known before anything is generated, so that an output's
 tells whether it has been made; a recipe made again gives the same file.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,17 +126,40 @@ def digest_weights(pipe: Pipeline) -> str:
 
 def write_outputs(folder: Path, name: str, recipe: Recipe, formats: tuple[str, ...], clip, fps: float) -> None:
   """Write a clip, pixels or latents, in all formats that fit it; see `paths_of`."""
-  note = recipe.text()
-  for kind, path in paths_of(folder, name, formats, len(clip)).items():
-    if kind == "latents":
-      data = save({"latents": np.ascontiguousarray(clip)}, metadata={media.NOTE: note})
-      write_atomically(path, data)
-    elif kind == "sheet":
-      media.write_sheet(path, [clip], [title_of(recipe.settings)], note=note)
-    elif kind == "png":
-      media.write_png(path, clip[0], note=note)
-    else:
-      {"mp4": media.write_mp4, "gif": media.write_gif, "webp": media.write_webp}[kind](path, clip, fps, note=note)
+  with growing_outputs(folder, name, recipe, formats, len(clip), fps) as add:
+    add(clip)
+
+
+@contextlib.contextmanager
+def growing_outputs(
+    folder: Path, name: str, recipe: Recipe, formats: tuple[str, ...], num_frames: int, fps: float
+) -> Iterator[Callable[[np.ndarray], None]]:
+  """Open the files of a clip; yield a function that takes its frames, pixels or latents, as they are finished.
+
+  An mp4 grows with them. Other formats are written at the end, and frames are kept for them alone.
+  """
+  note, kept, paths = recipe.text(), [], paths_of(folder, name, formats, num_frames)
+  with contextlib.ExitStack() as stack:
+    video = paths.pop("mp4", None)
+    append = stack.enter_context(media.growing_mp4(video, fps, note=note)) if video else None
+
+    def add(frames: np.ndarray) -> None:
+      if append is not None:
+        append(frames)
+      if paths:
+        kept.append(frames)
+
+    yield add
+    for kind, path in paths.items():
+      clip = np.concatenate(kept)
+      if kind == "latents":
+        write_atomically(path, save({"latents": np.ascontiguousarray(clip)}, metadata={media.NOTE: note}))
+      elif kind == "sheet":
+        media.write_sheet(path, [clip], [title_of(recipe.settings)], note=note)
+      elif kind == "png":
+        media.write_png(path, clip[0], note=note)
+      else:
+        {"gif": media.write_gif, "webp": media.write_webp}[kind](path, clip, fps, note=note)
 
 
 def paths_of(folder: Path, name: str, formats: tuple[str, ...], num_frames: int) -> dict[str, Path]:

@@ -71,9 +71,20 @@ def test_every_format_tells_its_recipe_and_it_gives_the_same_file(pipe, tmp_path
     assert read_recipe(path) == recipes[3]
   again = read_recipe(files[2][0])
   jobs.check_same(pipe, again)
-  (clip,) = jobs.make(pipe, [again], "pixels")
+  clip = np.concatenate([piece for (piece,) in jobs.make(pipe, [again], "pixels")])
   write_outputs(tmp_path / "again", again.name(2), again, FORMATS, clip, pipe.card.sample.fps)
   assert contents(tmp_path / "again") == {path.name: path.read_bytes() for path in files[2]}
+
+
+def test_frames_are_written_as_they_are_finished(pipe, tmp_path):
+  recipe, = jobs.make_recipes(pipe, "model", "ema", [{"prompt": "one", "num_frames": 3, "seed": 0}], [[0]], 1)
+  with Progress("set") as progress:
+    (path,), = jobs.run(pipe, [recipe], [[0]], tmp_path, ("mp4",), progress)
+  pieces = [piece for (piece,) in jobs.make(pipe, [recipe], "pixels")]
+  assert [len(piece) for piece in pieces] == [1, 1, 1]
+  clip = np.concatenate(pieces)
+  write_outputs(tmp_path / "whole", recipe.name(0), recipe, ("mp4",), clip, pipe.card.sample.fps)
+  assert (tmp_path / "whole" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_latents_and_pictures(pipe, tmp_path):

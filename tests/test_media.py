@@ -19,6 +19,22 @@ def test_mp4(tmp_path):
   assert [abs(int(frame.mean()) - 60 * i) <= 4 for i, frame in enumerate(frames)] == [True] * 4
 
 
+def test_an_mp4_grows_and_has_its_name_when_it_is_whole(tmp_path):
+  clip = np.random.default_rng(0).integers(0, 256, (100, 32, 32, 3), np.uint8)
+  with media.growing_mp4(tmp_path / "a.mp4", 8.0) as add:
+    for start in range(0, 100, 10):
+      add(clip[start : start + 10])
+    (path,) = tmp_path.iterdir()
+    assert path.name[0] == "." and path.stat().st_size > 1000
+  assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+  media.write_mp4(tmp_path / "b.mp4", clip, 8.0)
+  assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+  with pytest.raises(ZeroDivisionError), media.growing_mp4(tmp_path / "c.mp4", 8.0) as add:
+    add(clip)
+    add(1 / 0)
+  assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_odd_sizes_are_cut_to_what_h264_can_do(tmp_path):
   media.write_mp4(tmp_path / "a.mp4", np.zeros((2, 131, 129, 3), np.uint8), 8.0)
   with av.open(str(tmp_path / "a.mp4")) as container:
