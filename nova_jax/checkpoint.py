@@ -114,7 +114,7 @@ def find(directory: str | Path, which: str = "ema", step: int | None = None) -> 
     ValueError: no such checkpoint there.
   """
   if which not in ("ema", "params"):
-    raise ValueError(f'which: expected "ema" or "params", got {which!r}')
+    raise ValueError(f'weights: expected "ema" or "params", got {which!r}')
   newest = latest_step(directory)
   folder = Path(directory).absolute() / str(newest if step is None else step)
   if not folder.is_dir():

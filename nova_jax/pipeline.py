@@ -40,7 +40,7 @@ class Step(NamedTuple):
   num_frames: int
   index: int  # Of the set.
   num_sets: int  # Of this frame.
-  preview: Callable[[], UInt8[np.ndarray, "B height width c"]]  # The frame so far, decoded when it is called.
+  preview: Callable[[], UInt8[np.ndarray, "B height width c"]]  # The frame so far, decoded now; needs an autoencoder.
 
 
 class Pipeline:
@@ -230,8 +230,12 @@ class Pipeline:
   def _tell(self, on_set: Callable[[Step], None], plan: Plan) -> Callable[[Set], None]:
 
     def tell(done: Set) -> None:
-      preview = lambda: np.asarray(self.autoencoder.decode(np.asarray(done.latents())[:, None]))[:, 0]
-      on_set(Step(done.frame, plan.num_frames, done.index, done.num_sets, preview))
+      on_set(Step(done.frame, plan.num_frames, done.index, done.num_sets, lambda: preview(done)))
+
+    def preview(done: Set) -> UInt8[np.ndarray, "B height width c"]:
+      if self.autoencoder is None:
+        raise ValueError("preview: there is no autoencoder to make pixels with; load a folder that has one")
+      return np.asarray(self.autoencoder.decode(np.asarray(done.latents())[:, None]))[:, 0]
 
     return tell
 

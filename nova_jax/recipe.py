@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from nova_jax import media
+from nova_jax.fields import to_dict
 from nova_jax.files import write_atomically
 from nova_jax.pipeline import Pipeline
 
@@ -116,8 +117,10 @@ def digest_files(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def digest_weights(pipe: Pipeline) -> str:
-  """Return a digest of some values of every weight: enough to tell two checkpoints apart, in no time."""
-  digest = hashlib.sha256()
+  """Return a digest of some values of every weight, and of what else a model is: it tells two apart, in no time."""
+  card = pipe.card
+  what = [to_dict(card.scheduler), card.text_encoder, card.autoencoder, card.num_frames]
+  digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
   for path, leaf in jax.tree_util.tree_leaves_with_path(pipe.model.state):
     values = np.asarray(leaf.reshape(-1)[:: max(1, leaf.size // 64)])
     digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode() + values.tobytes())
