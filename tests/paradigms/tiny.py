@@ -13,7 +13,8 @@ from nova_jax.paradigms.quantized import Quantized
 
 NOVA = ModelConfig(
     latent_dim=1, latent_size=(8, 8), patch_size=4, width=32, num_heads=2, temporal_depth=3, spatial_depth=2,
-    denoiser_depth=1, denoiser_width=16, base_frames=3, text_dim=8, text_len=3, mixer_rank=4)
+    denoiser_depth=1, denoiser_width=16, base_frames=3, text_dim=8, text_len=3, mixer_rank=4,
+    attention="dense")
 CFG = clip_model(NOVA, depth=2)
 NUM_FRAMES = 3
 NUM_TOKENS = 12  # Of a clip: four a frame, of 4 x 4 values.
