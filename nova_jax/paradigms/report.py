@@ -45,7 +45,7 @@ def table(results: Mapping[str, Mapping[str, Any]], about: str) -> str:
     lines.append(_row(score, [*generated, *(f"{values[score][0]:.3f}" for values in ceilings.values())]))
   for name, show in (
       ("parameters", lambda x: f"{x / 1e6:.2f} M"), ("steps", lambda x: f"{x:.0f}"),
-      ("train_flops", lambda x: f"{x / 1e12:.1f} TFLOP"), ("seconds_per_clip", lambda x: f"{x:.4f}")):
+      ("train_flops", lambda x: f"{x / 1e12:.3g} TFLOP"), ("seconds_per_clip", lambda x: f"{x:.4f}")):
     lines.append(_row(name, [*(show(result[name]) for result in results.values()), *[""] * len(ceilings)]))
   return f"# Three paradigms\n\n{about}\n\n" + "\n".join(lines) + "\n"
 

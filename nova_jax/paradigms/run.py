@@ -10,7 +10,6 @@ Clips cut from later frames (`data.later`) are left out for all: a full-clip mod
 import dataclasses
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,6 @@ from nova_jax.train.stages import plan_stages
 PARADIGMS = ("nova", "quantized", "full_clip")
 DEPTH = 9  # Blocks of a rival of the digits model: 2 M parameters, as that has.
 NUM_CODES = 512
-NUM_STEPS = 40  # Of full-clip diffusion.
 EXAMPLES, DETAILS = "examples.npz", "details.json"  # The first clips; intervals, and scores of real clips.
 GUIDANCE = {"quantized": 2.5, "full_clip": 2.5}
 
@@ -63,7 +61,7 @@ def make_rival(name: str, experiment: Experiment, workdir: Path) -> Paradigm:
   """Make the paradigm `name`; the codebook is fitted to the training split once, and kept in `workdir`."""
   cfg = clip_model(experiment.model, DEPTH)
   if name == "full_clip":
-    return FullClip(cfg, make_scheduler(experiment.scheduler), NUM_STEPS, GUIDANCE[name])
+    return FullClip(cfg, make_scheduler(experiment.scheduler), experiment.sample.num_diffusion_steps, GUIDANCE[name])
   path = workdir / "codebook.npy"
   if not path.exists():
     records = moving_digits.prepare(experiment.data.data_dir or workdir / "data", experiment.data)["train"]
@@ -82,7 +80,7 @@ def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
     raise ValueError(f"paradigm: {name!r} is not compared{did_you_mean(name, PARADIGMS)}")
   experiment = from_dict(Experiment, task["experiment"])
   experiment = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, later=0.0))
-  workdir, budget, started = output / "run", nova_flops(experiment), time.perf_counter()
+  workdir, budget = output / "run", nova_flops(experiment)
   extra = {}
   if name == "nova":
     train(experiment, workdir)
@@ -98,7 +96,6 @@ def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
     generate = make_generator(paradigm, model, experiment)
     if name == "quantized":
       extra = {"ceiling": quantized_ceiling(paradigm, experiment, task["num_prompts"])}
-  seconds = time.perf_counter() - started
   options = {option: task[option] for option in ("num_prompts", "batch_size", "seed")}
   # A whole batch of the same shape, so that nothing is left to compile.
   generate(["the digit one moves left"] * task["batch_size"], list(range(task["batch_size"])))
@@ -107,7 +104,7 @@ def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
       generate, output, canvas=experiment.model.latent_size[0], num_frames=_num_frames(experiment), **options)
   write_atomically(output / EXAMPLES, lambda path: np.savez_compressed(path, **examples))
   cost = {
-      "steps": experiment.train.steps, "parameters": parameters, "train_flops": flops, "train_seconds": seconds,
+      "steps": experiment.train.steps, "parameters": parameters, "train_flops": flops,
       "seconds_per_clip": result.seconds / task["num_prompts"]}
   details = {"generated": _plain(result.scores), "real": _plain(result.real), **extra}
   return {name: share.value for name, share in result.scores.items()} | cost, details

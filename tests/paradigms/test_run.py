@@ -64,7 +64,7 @@ def test_report_shows_what_is_done(tmp_path):
   lines = table.read_text().splitlines()
   assert lines[4] == "| | NOVA | quantised raster autoregression | real clips | real clips, quantised |"
   assert lines[6] == "| digit | 0.500 (0.400 - 0.700) | 0.625 (0.400 - 0.700) | 0.990 | 0.970 |"
-  assert "| train_flops | 3.0 TFLOP | 3.0 TFLOP |  |  |" in lines
+  assert "| train_flops | 3 TFLOP | 3 TFLOP |  |  |" in lines
   assert json.loads(numbers.read_text())["quantized"]["ceiling"]["digit"][0] == 0.97
   assert Image.open(plot).size[0] > 900
   # Eight rows; two clips of three frames and a gap, 64 pixels each.
