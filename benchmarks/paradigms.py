@@ -42,22 +42,30 @@ def plan_tasks(experiment: Experiment, output: Path, **options: int) -> list[Tas
   return tasks
 
 
+def scaled(experiment: Experiment, share: float) -> Experiment:
+  """Return the experiment with a share of its steps, and of what is counted in steps: warm-up and averaging."""
+  cfg, optimizer = experiment.train, experiment.optimizer
+  steps = round(cfg.steps * share)
+  if steps < len(cfg.stages):
+    raise ValueError(f"--share: {share} leaves {steps} steps of {cfg.steps}; give more")
+  decay = max(0.0, 1 - (1 - cfg.ema_decay) / share)
+  return dataclasses.replace(
+      experiment, train=dataclasses.replace(cfg, steps=steps, ema_decay=decay, sample_every=0),
+      optimizer=dataclasses.replace(optimizer, warmup_steps=round(optimizer.warmup_steps * share)))
+
+
 def main() -> None:
   """Run what is missing, and write the report."""
   args, output = flags.FLAGS, Path(flags.FLAGS.output)
-  experiment = from_dict(Experiment, args.config)
-  steps = round(experiment.train.steps * args.share)
-  if steps < len(experiment.train.stages):
-    raise ValueError(f"--share: {args.share} leaves {steps} steps of {experiment.train.steps}; give more")
-  experiment = dataclasses.replace(
-      experiment, train=dataclasses.replace(experiment.train, steps=steps, sample_every=0))
+  experiment = scaled(from_dict(Experiment, args.config), args.share)
   tasks = plan_tasks(
       experiment, output, num_prompts=args.num_prompts, batch_size=args.batch_size, seed=args.seed)
   run_tasks(tasks, 1, (0, 1))
   failed = [task for task in tasks if task.result is None]
   if len(failed) < len(tasks):
-    about = (f"Equal compute and size, {steps} steps of NOVA; shares of {args.num_prompts} clips, with 95 % intervals. "
-             "Training is counted by formula, seconds are this machine's.")
+    about = (
+        f"Equal compute and size, {experiment.train.steps} steps of NOVA; shares of {args.num_prompts} clips, with 95 % "
+        "intervals. Training is counted by formula, seconds are this machine's.")
     print("\n".join(f"wrote {path}" for path in write_report(tasks, about, output)))
     print((output / "paradigms.md").read_text())
   if failed:
