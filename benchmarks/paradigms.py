@@ -64,8 +64,8 @@ def main() -> None:
   failed = [task for task in tasks if task.result is None]
   if len(failed) < len(tasks):
     about = (
-        f"Equal compute and size, {experiment.train.steps} steps of NOVA; shares of {args.num_prompts} clips, with 95 % "
-        "intervals. Training is counted by formula, seconds are this machine's.")
+        f"Equal compute and size, {experiment.train.steps} steps of NOVA; shares of {args.num_prompts} clips, with "
+        "95 % intervals. Training is counted by formula, seconds are this machine's.")
     print("\n".join(f"wrote {path}" for path in write_report(tasks, about, output)))
     print((output / "paradigms.md").read_text())
   if failed:
