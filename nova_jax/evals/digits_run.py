@@ -1,12 +1,13 @@
-"""The digits score of a model, from its folder to numbers and pictures."""
+"""The digits score of a model, or of anything else that makes clips of prompts, in numbers and pictures."""
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 
 from nova_jax import media
 from nova_jax.data import captions as captions_lib
@@ -17,6 +18,8 @@ from nova_jax.pipeline import Pipeline
 SHEET_CLIPS = 20
 GRID_CLIPS, GRID_COLUMNS = 40, 10  # A column a digit, a row a direction.
 COMBINATIONS = 40  # Digits times directions.
+
+Generator = Callable[[Sequence[str], Sequence[int]], UInt8[np.ndarray, "B T height width 1"]]  # Of prompts and seeds.
 
 
 class DigitsScore(NamedTuple):
@@ -31,24 +34,42 @@ def score_digits(
     pipe: Pipeline, output: Path, *, num_prompts: int, captions: str = "plain", batch_size: int = 100, seed: int = 0,
     show: Callable[[int], None] = lambda done: None, **sampling: Any,
 ) -> DigitsScore:
-  """Generate clips of digits and directions, score them, and write `scores.json`, `sheet.png` and `grid.gif`.
+  """Score a pipeline as `score_generator` does.
 
   Args:
     pipe: the model.
     output: folder to write to.
-    num_prompts: clips; multiples of 40 hold every digit and direction equally often.
-    captions: "plain" for one wording, "free" for all paraphrases in turn.
-    batch_size: clips generated at once.
-    seed: of all randomness.
-    show: called with the number of clips that are done.
-    sampling: further arguments of `Pipeline.__call__`.
+    num_prompts, captions, batch_size, seed, show: as of `score_generator`.
+    **sampling: further arguments of `Pipeline.__call__`.
 
   Raises:
     ValueError: the model isn't one of captioned moving digits.
   """
   if pipe.autoencoder is None or pipe.autoencoder.latent_dim != 1 or pipe.text_encoder is None:
     raise ValueError("--checkpoint: the digits score needs a model of captioned moving digits")
-  num_frames, (canvas, _) = pipe.card.num_frames, pipe.cfg.latent_size
+  return score_generator(
+      lambda prompts, seeds: pipe(prompts, seed=seeds, **sampling), output, canvas=pipe.cfg.latent_size[0],
+      num_frames=pipe.card.num_frames, num_prompts=num_prompts, captions=captions, batch_size=batch_size, seed=seed,
+      show=show)
+
+
+def score_generator(
+    generate: Generator, output: Path, *, canvas: int, num_frames: int, num_prompts: int, captions: str = "plain",
+    batch_size: int = 100, seed: int = 0, show: Callable[[int], None] = lambda done: None,
+) -> DigitsScore:
+  """Generate clips of digits and directions, score them, and write `scores.json`, `sheet.png` and `grid.gif`.
+
+  Args:
+    generate: makes a clip of each prompt from its seed.
+    output: folder to write to.
+    canvas: pixels a side.
+    num_frames: of a clip.
+    num_prompts: clips; multiples of 40 hold every digit and direction equally often.
+    captions: "plain" for one wording, "free" for all paraphrases in turn.
+    batch_size: clips generated at once.
+    seed: of all randomness.
+    show: called with the number of clips that are done.
+  """
   real, digits, directions = digits_lib.real_clips(num_prompts, canvas, num_frames)
   prompts = [
       captions_lib.caption(digit, direction) if captions == "plain" else
@@ -58,7 +79,7 @@ def score_digits(
   for start in range(0, num_prompts, batch_size):
     show(start)
     batch = prompts[start : start + batch_size]
-    clips.append(pipe(batch, seed=[seed * num_prompts + start + i for i in range(len(batch))], **sampling))
+    clips.append(generate(batch, [seed * num_prompts + start + i for i in range(len(batch))]))
   seconds = time.perf_counter() - started
   clips = np.concatenate(clips)
   classifier = digits_lib.DigitClassifier()

@@ -36,6 +36,7 @@ class Task(NamedTuple):
   folder: Path
   group: str  # Points of one group run one after the other.
   content: Mapping[str, Any]
+  command: Sequence[str] = ()  # Of its process; empty for `COMMAND`.
 
   @property
   def result(self) -> Mapping[str, float] | None:
@@ -136,7 +137,7 @@ def _run_group(
     failed.unlink(missing_ok=True)
     write_atomically(task.folder / "task.json", json.dumps(task.content, indent=1) + "\n")
     with open(task.folder / "log.txt", "w") as log:
-      process = subprocess.Popen([*COMMAND, str(task.folder / "task.json")], stdout=log, stderr=log)
+      process = subprocess.Popen([*(task.command or COMMAND), str(task.folder / "task.json")], stdout=log, stderr=log)
       running.add(process)
       code = process.wait()
       running.discard(process)

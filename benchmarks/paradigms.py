@@ -1,0 +1,76 @@
+"""NOVA against its rivals on the moving digits: `python -m benchmarks.paradigms --output runs/paradigms`.
+
+Trains and scores NOVA, a vector-quantised raster autoregressive model and a full-clip diffusion model of one size with
+equal compute, each in its own process (`nova_jax/paradigms/run.py`), and writes a table, a JSON, a plot and a sheet of
+clips. The same command continues what was interrupted. With --share 1 each of them trains as long as the demo.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from nova_jax import cli
+from nova_jax.config import Experiment
+from nova_jax.fields import from_dict, to_dict
+from nova_jax.paradigms.report import write_report
+from nova_jax.paradigms.run import PARADIGMS
+from nova_jax.sweeps.engine import Task, run_tasks
+from nova_jax.sweeps.plan import digest
+
+config_flags.DEFINE_config_file("config", "configs/digits.py", "What NOVA trains on and how; the others follow it.")
+flags.DEFINE_string("output", None, "Folder to write to.")
+flags.DEFINE_float("share", 1.0, "Of the config's training steps, and of all compute.", lower_bound=0)
+flags.DEFINE_integer("num_prompts", 400, "Clips that are scored.", lower_bound=40)
+flags.DEFINE_integer("batch_size", 100, "Clips generated at once.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "Of the generation.", lower_bound=0)
+
+COMMAND = (sys.executable, "-m", "nova_jax.paradigms.run")
+
+
+def plan_tasks(experiment: Experiment, output: Path, **options: int) -> list[Task]:
+  """Return a task for each paradigm."""
+  tasks = []
+  for name in PARADIGMS:
+    content = {"paradigm": name, "experiment": json.loads(json.dumps(to_dict(experiment))), **options}
+    folder = output / f"{name}-{digest(content)}"
+    content |= {"output": str(folder), "result": str(folder / "result.json")}
+    tasks.append(Task({"paradigm": name}, folder, name, content, COMMAND))
+  return tasks
+
+
+def scaled(experiment: Experiment, share: float) -> Experiment:
+  """Return the experiment with a share of its steps, and of what is counted in steps: warm-up and averaging."""
+  cfg, optimizer = experiment.train, experiment.optimizer
+  steps = round(cfg.steps * share)
+  if steps < len(cfg.stages):
+    raise ValueError(f"--share: {share} leaves {steps} steps of {cfg.steps}; give more")
+  decay = max(0.0, 1 - (1 - cfg.ema_decay) / share)
+  return dataclasses.replace(
+      experiment, train=dataclasses.replace(cfg, steps=steps, ema_decay=decay, sample_every=0),
+      optimizer=dataclasses.replace(optimizer, warmup_steps=round(optimizer.warmup_steps * share)))
+
+
+def main() -> None:
+  """Run what is missing, and write the report."""
+  args, output = flags.FLAGS, Path(flags.FLAGS.output)
+  experiment = scaled(from_dict(Experiment, args.config), args.share)
+  tasks = plan_tasks(
+      experiment, output, num_prompts=args.num_prompts, batch_size=args.batch_size, seed=args.seed)
+  run_tasks(tasks, 1, (0, 1))
+  failed = [task for task in tasks if task.result is None]
+  if len(failed) < len(tasks):
+    about = (
+        f"Equal compute and size, {experiment.train.steps} steps of NOVA; shares of {args.num_prompts} clips, with "
+        "95 % intervals. Training is counted by formula, seconds are this machine's.")
+    print("\n".join(f"wrote {path}" for path in write_report(tasks, about, output)))
+    print((output / "paradigms.md").read_text())
+  if failed:
+    raise cli.RunFailed(f"{failed[0].point['paradigm']}: {failed[0].error}; the same command tries again")
+
+
+if __name__ == "__main__":
+  cli.run(main, required=("output",))

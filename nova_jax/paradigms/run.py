@@ -1,0 +1,176 @@
+"""One side of the comparison, in a process of its own: `python -m nova_jax.paradigms.run TASK.json`.
+
+Trains "nova", "quantized" or "full_clip" on the moving digits, generates the clips of the digits score, and writes
+scores and cost. All three have the data, batches, stages, optimizer and average of one experiment, blocks of the same
+width, and about the same parameters. Compute is equal by formula (`train/flops.py`): NOVA's number of steps is the
+experiment's, and its operations, with the visible tokens of these very steps, are what the others may spend.
+Clips cut from later frames (`data.later`) are left out for all: a full-clip model is given no frames.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from flax import nnx
+
+from nova_jax import cli
+from nova_jax.config import Experiment
+from nova_jax.convert.folders import load_autoencoder, load_text_encoder
+from nova_jax.data import moving_digits
+from nova_jax.diffusion import make_scheduler
+from nova_jax.evals import digits as digits_lib
+from nova_jax.evals.digits_run import Generator, score_generator
+from nova_jax.fields import did_you_mean, from_dict
+from nova_jax.files import read_json, write_atomically
+from nova_jax.models.nova import count_parameters
+from nova_jax.paradigms.backbone import clip_model, tokens_of
+from nova_jax.paradigms.full_clip import FullClip
+from nova_jax.paradigms.quantized import Quantized, fit_codebook, round_trip
+from nova_jax.paradigms.training import Paradigm, equal_compute, total_flops, train_rival
+from nova_jax.pipeline import Pipeline, sample_keys
+from nova_jax.sampling.temporal import Model
+from nova_jax.train.flops import train_flops
+from nova_jax.train.loop import train
+from nova_jax.train.masking import draw_num_visible
+from nova_jax.train.stages import plan_stages
+
+PARADIGMS = ("nova", "quantized", "full_clip")
+DEPTH = 9  # Blocks of a rival of the digits model: 2 M parameters, as that has.
+NUM_CODES = 512
+EXAMPLES, DETAILS = "examples.npz", "details.json"  # The first clips; intervals, and scores of real clips.
+GUIDANCE = {"quantized": 2.5, "full_clip": 2.5}
+
+
+def nova_flops(experiment: Experiment) -> float:
+  """Return the operations of NOVA's training."""
+  cfg, total = experiment.train, 0.0
+  for stage in plan_stages(cfg):
+    for step in range(stage.first, stage.last):
+      num_visible = draw_num_visible(experiment.seed, step, experiment.model.num_image_tokens, cfg.mask_ratio)
+      total += train_flops(
+          experiment.model, stage.cfg.batch_size, stage.cfg.num_frames, num_visible, cfg.loss_repeat)
+  return total
+
+
+def make_rival(name: str, experiment: Experiment, workdir: Path) -> Paradigm:
+  """Make the paradigm `name`; the codebook is fitted to the training split once, and kept in `workdir`."""
+  cfg = clip_model(experiment.model, DEPTH)
+  if name == "full_clip":
+    return FullClip(cfg, make_scheduler(experiment.scheduler), experiment.sample.num_diffusion_steps, GUIDANCE[name])
+  path = workdir / "codebook.npy"
+  if not path.exists():
+    records = moving_digits.prepare(experiment.data.data_dir or workdir / "data", experiment.data)["train"]
+    num_frames = max(stage.num_frames for stage in experiment.train.stages)
+    videos = np.stack([record["video"][:num_frames] for record in records])
+    tokens = tokens_of(load_autoencoder(experiment.autoencoder).encode(videos), cfg)
+    codebook = fit_codebook(tokens.reshape(-1, tokens.shape[-1]), NUM_CODES, experiment.seed)
+    write_atomically(path, lambda path: np.save(path, codebook))
+  return Quantized(cfg, np.load(path), GUIDANCE[name])
+
+
+def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
+  """Train and score; return scores and cost, and scores with their intervals beside those of real clips."""
+  name, output = task["paradigm"], Path(task["output"])
+  if name not in PARADIGMS:
+    raise ValueError(f"paradigm: {name!r} is not compared{did_you_mean(name, PARADIGMS)}")
+  experiment = from_dict(Experiment, task["experiment"])
+  experiment = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, later=0.0))
+  workdir, budget = output / "run", nova_flops(experiment)
+  extra = {}
+  if name == "nova":
+    train(experiment, workdir)
+    pipe = Pipeline.load(workdir)
+    generate = lambda prompts, seeds: pipe(prompts, seed=seeds)
+    parameters, flops = count_parameters(experiment.model), budget
+  else:
+    paradigm = make_rival(name, experiment, workdir)
+    experiment = equal_compute(paradigm, experiment, budget)
+    model = train_rival(paradigm, experiment, workdir)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    flops = total_flops(paradigm, experiment)
+    generate = make_generator(paradigm, model, experiment)
+    if name == "quantized":
+      extra = {"ceiling": quantized_ceiling(paradigm, experiment, task["num_prompts"])}
+  options = {option: task[option] for option in ("num_prompts", "batch_size", "seed")}
+  # A whole batch of the same shape, so that nothing is left to compile.
+  generate(["the digit one moves left"] * task["batch_size"], list(range(task["batch_size"])))
+  generate, examples = keeping_first(generate)
+  result = score_generator(
+      generate, output, canvas=experiment.model.latent_size[0], num_frames=_num_frames(experiment), **options)
+  write_atomically(output / EXAMPLES, lambda path: np.savez_compressed(path, **examples))
+  cost = {
+      "steps": experiment.train.steps, "parameters": parameters, "train_flops": flops,
+      "seconds_per_clip": result.seconds / task["num_prompts"]}
+  details = {"generated": _plain(result.scores), "real": _plain(result.real), **extra}
+  return {name: share.value for name, share in result.scores.items()} | cost, details
+
+
+def make_generator(paradigm: Paradigm, module: nnx.Module, experiment: Experiment) -> Generator:
+  """Return what makes clips of prompts by a trained rival."""
+  autoencoder = load_autoencoder(experiment.autoencoder)
+  text_encoder = load_text_encoder(experiment.text_encoder, experiment.model)
+  model = Model.of(module)
+
+  def generate(prompts, seeds):
+    embeds, lengths = text_encoder.encode(prompts)
+    condition = {"text_embeds": embeds, "text_lengths": lengths}
+    latents = paradigm.generate(model, condition, sample_keys(seeds, len(prompts)), _num_frames(experiment))
+    return np.asarray(autoencoder.decode(latents))
+
+  return generate
+
+
+def quantized_ceiling(paradigm: Quantized, experiment: Experiment, num_clips: int) -> dict[str, list[float]]:
+  """Return the scores of real held-out clips whose tokens are replaced by their codes."""
+  autoencoder = load_autoencoder(experiment.autoencoder)
+  real, digits, directions = digits_lib.real_clips(
+      num_clips, experiment.model.latent_size[0], _num_frames(experiment))
+  shown = autoencoder.decode(round_trip(autoencoder.encode(real[..., None]), paradigm.codebook, paradigm.cfg))
+  return _plain(digits_lib.score(np.asarray(shown)[..., 0], digits, directions, digits_lib.DigitClassifier()))
+
+
+def keeping_first(generate: Generator) -> tuple[Generator, dict[str, Any]]:
+  """Return a generator that keeps the first clips it makes, and the dict that they and their prompts go to."""
+  kept = {}
+
+  def keep(prompts, seeds):
+    clips = generate(prompts, seeds)
+    if not kept:
+      kept.update(prompts=list(prompts), clips=clips)
+    return clips
+
+  return keep, kept
+
+
+def _num_frames(experiment: Experiment) -> int:
+  return max(stage.num_frames for stage in experiment.train.stages)
+
+
+def _plain(scores) -> dict[str, list[float]]:
+  """Return each share as [value, low, high]."""
+  return {name: [share.value, share.low, share.high] for name, share in scores.items()}
+
+
+def main() -> None:
+  """Measure the paradigm of a task file, and write its result."""
+  task = read_json(Path(sys.argv[1]))
+  logging.set_verbosity(logging.ERROR)
+  try:
+    result, details = measure(task)
+  except Exception as error:
+    code = cli.exit_code(error)
+    if code is None:
+      raise
+    print(f"error: {cli.shorten(error)}", file=sys.stderr)
+    sys.exit(code)
+  write_atomically(Path(task["output"]) / DETAILS, json.dumps(details, indent=1) + "\n")
+  write_atomically(task["result"], json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,79 @@
+"""From a trained rival to clips and scores, and from results to the report."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from nova_jax.config import DataConfig, Experiment, PRESETS, StageConfig, TrainConfig
+from nova_jax.files import write_atomically
+from nova_jax.paradigms import run
+from nova_jax.paradigms.report import write_report
+from nova_jax.sweeps.engine import Task
+
+EXPERIMENT = Experiment(
+    model=PRESETS["digits"], data=DataConfig(num_records=200),
+    train=TrainConfig(steps=10, stages=(StageConfig(batch_size=2, num_frames=4),)))
+
+
+def test_rivals_are_as_large_as_nova_and_cost_as_much(tmp_path, monkeypatch):
+  monkeypatch.setattr(run, "fit_codebook", lambda tokens, num_codes, seed: np.zeros((num_codes, 16), np.float32))
+  monkeypatch.setattr(run.moving_digits, "prepare", lambda folder, cfg: {
+      "train": [{"video": np.zeros((4, 16, 16, 1), np.uint8)}]})
+  nova = run.count_parameters(EXPERIMENT.model)
+  for name in ("quantized", "full_clip"):
+    rival = run.make_rival(name, EXPERIMENT, tmp_path)
+    model = nnx.eval_shape(lambda: rival.make_model(nnx.Rngs(0)))
+    size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    assert size == pytest.approx(nova, rel=0.05)
+
+
+def test_the_codebook_is_fitted_once_and_real_clips_tell_what_it_costs(tmp_path, monkeypatch):
+  monkeypatch.setattr(run, "NUM_CODES", 64)
+  rival = run.make_rival("quantized", EXPERIMENT, tmp_path)
+  monkeypatch.setattr(run, "fit_codebook", None)
+  again = run.make_rival("quantized", EXPERIMENT, tmp_path)
+  np.testing.assert_array_equal(rival.codebook, again.codebook)
+  ceiling = run.quantized_ceiling(rival, EXPERIMENT, 40)
+  assert ceiling["digit"][0] > 0.7 and ceiling["direction"][0] > 0.95
+  assert ceiling["retrieval@1"][0] < 1, "a codebook of 64 can't show all digits"
+
+
+def test_the_first_clips_are_kept_with_their_prompts():
+  generate, kept = run.keeping_first(lambda prompts, seeds: np.array(seeds))
+  assert [list(generate(["a", "b"], [i, i + 1])) for i in (0, 2)] == [[0, 1], [2, 3]]
+  assert kept["prompts"] == ["a", "b"] and list(kept["clips"]) == [0, 1]
+
+
+def test_an_unknown_paradigm_is_refused():
+  with pytest.raises(ValueError, match="did you mean 'full_clip'"):
+    run.measure({"paradigm": "fullclip", "output": "", "experiment": None})
+
+
+def test_report_shows_what_is_done(tmp_path):
+  tasks = [Task({"paradigm": name}, tmp_path / name, name, {}) for name in run.PARADIGMS]
+  for i, task in enumerate(tasks[:2]):
+    result = {"digit": 0.5 + i / 8, "steps": 10.0, "parameters": 2e6, "train_flops": 3e12, "seconds_per_clip": 0.25}
+    details = {"generated": {"digit": [0.5 + i / 8, 0.4, 0.7]}, "real": {"digit": [0.99, 0.98, 1.0]}}
+    details |= {"ceiling": {"digit": [0.97, 0.96, 0.98]}} if i else {}
+    write_result(task.folder, result, details)
+  table, numbers, plot, sheet = write_report(tasks, "About.", tmp_path)
+  lines = table.read_text().splitlines()
+  assert lines[4] == "| | NOVA | quantised raster autoregression | real clips | real clips, quantised |"
+  assert lines[6] == "| digit | 0.500 (0.400 - 0.700) | 0.625 (0.400 - 0.700) | 0.990 | 0.970 |"
+  assert "| train_flops | 3 TFLOP | 3 TFLOP |  |  |" in lines
+  assert json.loads(numbers.read_text())["quantized"]["ceiling"]["digit"][0] == 0.97
+  assert Image.open(plot).size[0] > 900
+  # Eight rows; two clips of three frames and a gap, 64 pixels each.
+  assert Image.open(sheet).size == (7 * 68 + 4, 8 * (64 + 14 + 4) + 4)
+
+
+def write_result(folder, result, details):
+  folder.mkdir()
+  write_atomically(folder / "result.json", json.dumps(result))
+  write_atomically(folder / run.DETAILS, json.dumps(details))
+  clips = np.zeros((40, 3, 16, 16, 1), np.uint8)
+  np.savez(folder / run.EXAMPLES, prompts=["the digit one"] * 40, clips=clips)
