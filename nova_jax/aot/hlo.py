@@ -76,7 +76,10 @@ class Program:
   entry: str
 
   def walk(self) -> Iterator[tuple[int, int, str]]:
-    """Yield (times it runs in all, loops around it, name) for each computation but those inside instructions."""
+    """Yield (times it runs in all, loops around it, name) for each computation but those inside instructions.
+
+    Loops are counted as they were written: the compiler may run the first round of one ahead of it.
+    """
     yield from self._walk(self.entry, 1, 0)
 
   def _walk(self, name: str, times: int, depth: int):
@@ -84,7 +87,9 @@ class Program:
     for instruction in self.computations[name]:
       if instruction.opcode == "while":
         body = re.search(r"body=%?([^\s,]+)", instruction.attributes)[1]
-        yield from self._walk(body, times * self.trip_count(instruction), depth + 1)
+        written = re.search(r'op_name="([^"]*)"', instruction.attributes)
+        around = max(depth, written[1].count("while/body") if written else 0)
+        yield from self._walk(body, times * self.trip_count(instruction), around + 1)
       elif instruction.opcode in ("call", "conditional"):
         for called in instruction.called:
           yield from self._walk(called, times, depth)

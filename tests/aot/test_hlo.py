@@ -91,6 +91,15 @@ def test_a_gather_that_was_moved_out_of_its_loop_is_found(program):
   assert gathers_outside_layers(moved, [], parts=2) == moved
 
 
+def test_a_loop_whose_outer_one_was_unrolled_is_still_the_layers_loop(program):
+  inner = 'op_name="jit(f)/while'
+  assert TEXT.count(inner + '"') == 1
+  unrolled = hlo.parse(TEXT.replace(inner, 'op_name="jit(f)/while/body/closed_call/while'))
+  inside = [c for c in find_collectives(unrolled, RING) if c.kind == "all-gather" and c.times == LAYERS]
+  assert [c.depth for c in inside] == [2, 2]
+  assert gathers_outside_layers(inside, [], parts=2) == []
+
+
 def test_a_computation_of_another_thread_ends(program):
   first = TEXT.index("\n}\n") + 2
   threaded = hlo.parse(f'{TEXT[:first]}, execution_thread="sparsecore"{TEXT[first:]}')
