@@ -29,9 +29,9 @@ class Recipe:
 # 1.4 B parameters with optimizer and average are then 1.5 GiB a device; an axis lies along whole dimensions of a torus.
 _SIXTEEN = MeshConfig(data=-1, fsdp=16)
 
-# Nothing but elementwise work is computed again: there is memory enough, and it saves a quarter of the products. Smaller
-# micro-batches make room for that where a device has many samples; each gathers the weights once more, which these
-# networks hide.
+# Nothing but elementwise work is computed again: there is memory enough, and it saves a quarter of the products.
+# Smaller micro-batches make room for that where a device has many samples; each gathers the weights once more, which
+# these networks hide.
 RECIPES: Mapping[str, Recipe] = MappingProxyType({
     "v4": Recipe(_SIXTEEN, accumulation=4),
     "v5e": Recipe(_SIXTEEN),
