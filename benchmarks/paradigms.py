@@ -1,8 +1,9 @@
 """NOVA against its rivals on the moving digits: `python -m benchmarks.paradigms --output runs/paradigms`.
 
-Trains and scores NOVA, a vector-quantised raster autoregressive model and a full-clip diffusion model of one size with
-equal compute, each in its own process (`nova_jax/paradigms/run.py`), and writes a table, a JSON, a plot and a sheet of
-clips. The same command continues what was interrupted. With --share 1 each of them trains as long as the demo.
+Trains and scores NOVA, NOVA with all frames in one block, a vector-quantised raster autoregressive model and a
+full-clip diffusion model of one size with equal compute, each in its own process (`nova_jax/paradigms/run.py`), and
+writes a table, a JSON, a plot and a sheet of clips. The same command continues what was interrupted. With --share 1
+each of them trains as long as the demo.
 """
 
 import dataclasses
@@ -65,7 +66,8 @@ def main() -> None:
   if len(failed) < len(tasks):
     about = (
         f"Equal compute and size, {experiment.train.steps} steps of NOVA; shares of {args.num_prompts} clips, with "
-        "95 % intervals. Training is counted by formula, seconds are this machine's.")
+        "95 % intervals. Each is guided at the best of a few scales, chosen on clips of other seeds. Training is "
+        "counted by formula, seconds are this machine's.")
     print("\n".join(f"wrote {path}" for path in write_report(tasks, about, output)))
     print((output / "paradigms.md").read_text())
   if failed:

@@ -19,6 +19,7 @@ from nova_jax.sweeps.report import write_report
 flags.DEFINE_string("config", None, "Python file with get_sweep().")
 flags.DEFINE_string("checkpoint", None, "Model folder, for points that train none of their own.")
 flags.DEFINE_string("output", None, "Folder of the sweep.")
+flags.DEFINE_string("runs", None, "Folder of trainings, for several sweeps to share; default: OUTPUT/runs.")
 flags.DEFINE_integer("processes", 1, "Points that run at once on this machine.", lower_bound=1)
 flags.DEFINE_string("shard", "0/1", "I/N: run the I-th of N parts.")
 flags.DEFINE_bool("report", False, "Run nothing, write the results of what is done.")
@@ -31,7 +32,7 @@ def main() -> None:
   if not shard:
     raise ValueError(f"--shard: expected I/N, such as 0/4, got {args.shard!r}")
   sweep, output = load_sweep(args.config), Path(args.output)
-  tasks = plan_tasks(sweep, args.checkpoint, output)
+  tasks = plan_tasks(sweep, args.checkpoint, output, Path(args.runs) if args.runs else None)
   if not args.report:
     run_tasks(tasks, args.processes, (int(shard[1]), int(shard[2])), lambda line: print(line, flush=True))
   paths = write_report(sweep, tasks, output)

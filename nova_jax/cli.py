@@ -6,10 +6,12 @@ Anything else is a bug and keeps its traceback, as do errors with `--verbosity=1
 """
 
 import errno
+import json
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -70,6 +72,20 @@ def _call(main: Callable[..., None], argv: Sequence[str], words: bool) -> None:
   except Exception as error:
     code = exit_code(error)
     if code is None or flags.FLAGS.verbosity > 0:
+      raise
+    _exit(shorten(error), code)
+
+
+def run_task(main: Callable[[dict[str, Any]], None]) -> None:
+  """Call `main(task)` with the content of the JSON file that the command line names, and exit as `run` does."""
+  with open(sys.argv[1]) as file:
+    task = json.load(file)
+  logging.set_verbosity(logging.ERROR)
+  try:
+    main(task)
+  except Exception as error:
+    code = exit_code(error)
+    if code is None:
       raise
     _exit(shorten(error), code)
 

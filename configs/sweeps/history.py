@@ -1,6 +1,6 @@
 """Temporal autoregression or none: two trainings of the digits model.
 
-Launch: `python -m launch.sweep --config configs/sweeps/history.py --output runs/history`
+Launch: `python -m launch.sweep --config configs/sweeps/history.py --output runs/history --runs runs/trainings`
 """
 
 from nova_jax.sweeps.plan import Plot, Sweep, grid
@@ -12,5 +12,6 @@ def get_sweep():
       about="Frames see all earlier ones, or none: then each is made independently, by its time and the text. Digit "
             "and direction can be right without history, since the caption tells both; that it stays the same "
             "handwritten digit can't be, and retrieval shows it.",
+      config="configs/ablation.py",
       points=grid(config__model__history=(True, False)),
       plots=tuple(Plot("config.model.history", y) for y in ("digit", "same_digit", "retrieval@1", "retrieval@last")))

@@ -1,6 +1,6 @@
 """Norms behind attention and MLP, or before: two trainings of the digits model.
 
-Launch: `python -m launch.sweep --config configs/sweeps/norm.py --output runs/norm`
+Launch: `python -m launch.sweep --config configs/sweeps/norm.py --output runs/norm --runs runs/trainings`
 """
 
 from nova_jax.sweeps.plan import Plot, Sweep, grid
@@ -11,5 +11,6 @@ def get_sweep():
       title="Post-norm and pre-norm",
       about="NOVA normalises what attention and MLP return, most others what they see. What is gained is stability of "
             "deep models in half precision; seven blocks in float32 show whether either learns faster, no more.",
+      config="configs/ablation.py",
       points=grid(config__model__norm=("post", "pre")),
       plots=tuple(Plot("config.model.norm", y) for y in ("digit", "same_digit", "retrieval@last")))

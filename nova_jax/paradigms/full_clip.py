@@ -92,7 +92,6 @@ class FullClip:
   cfg: ModelConfig
   scheduler: Scheduler
   num_steps: int  # K.
-  guidance_scale: float
 
   def __post_init__(self):
     if self.scheduler.adds_noise:
@@ -100,6 +99,9 @@ class FullClip:
 
   def make_model(self, rngs: nnx.Rngs) -> FullClipModel:
     return FullClipModel(self.cfg, rngs=rngs)
+
+  def draw_visible(self, seed: int, step: int) -> tuple[int, int]:
+    return 0, 0  # It has no sets.
 
   def loss(self, model: FullClipModel, batch: Condition, keys: Key[Array, "B"], padded_size: int, num_visible: Array):
     """Return the squared error of a batch's clips, each noised once; a `LossFn`."""
@@ -121,9 +123,9 @@ class FullClip:
     return forward_flops(self.cfg, length, length**2) + ends
 
   def generate(
-      self, model: Model, condition: Condition, keys: Key[Array, "B"], num_frames: int
+      self, model: Model, condition: Condition, keys: Key[Array, "B"], num_frames: int, guidance_scale: float
   ) -> Float[Array, "B T h w C"]:
     """Generate latents of clips."""
     table = self.scheduler.steps(self.num_steps)
-    tokens = sample(model, condition, keys, self.guidance_scale, table, self.scheduler, num_frames)
+    tokens = sample(model, condition, keys, guidance_scale, table, self.scheduler, num_frames)
     return clips_of(tokens, self.cfg)

@@ -136,10 +136,12 @@ class Quantized:
 
   cfg: ModelConfig
   codebook: Float[np.ndarray, "codes P"]
-  guidance_scale: float
 
   def make_model(self, rngs: nnx.Rngs) -> RasterModel:
     return RasterModel(self.cfg, self.codebook, rngs=rngs)
+
+  def draw_visible(self, seed: int, step: int) -> tuple[int, int]:
+    return 0, 0  # It has no sets.
 
   def loss(self, model: RasterModel, batch: Condition, keys: Key[Array, "B"], padded_size: int, num_visible: Array):
     """Return the cross-entropy of a batch's codes; a `LossFn` that draws nothing."""
@@ -158,8 +160,8 @@ class Quantized:
     return forward_flops(self.cfg, prefix + tokens, pairs) + codes
 
   def generate(
-      self, model: Model, condition: Condition, keys: Key[Array, "B"], num_frames: int
+      self, model: Model, condition: Condition, keys: Key[Array, "B"], num_frames: int, guidance_scale: float
   ) -> Float[Array, "B T h w C"]:
     """Generate latents of clips."""
-    codes = sample(model, condition, keys, self.guidance_scale, num_frames)
+    codes = sample(model, condition, keys, guidance_scale, num_frames)
     return clips_of(jnp.asarray(self.codebook)[codes], self.cfg)

@@ -17,7 +17,9 @@ from nova_jax.files import read_json, write_atomically
 from nova_jax.paradigms.run import DETAILS, EXAMPLES
 from nova_jax.sweeps.engine import Task
 
-TITLES = {"nova": "NOVA", "quantized": "quantised raster autoregression", "full_clip": "full-clip diffusion"}
+TITLES = {
+    "nova": "NOVA", "one_block": "NOVA, frames in one block", "quantized": "quantised raster autoregression",
+    "full_clip": "full-clip diffusion"}
 CEILINGS = {"real": "real clips", "ceiling": "real clips, quantised"}
 EXAMPLE_ROWS = tuple(11 * i % 40 for i in range(8))  # Neighbouring prompts are alike; these differ in both words.
 
@@ -44,10 +46,12 @@ def table(results: Mapping[str, Mapping[str, Any]], about: str) -> str:
     generated = ["{:.3f} ({:.3f} - {:.3f})".format(*result["generated"][score]) for result in results.values()]
     lines.append(_row(score, [*generated, *(f"{values[score][0]:.3f}" for values in ceilings.values())]))
   for name, show in (
-      ("parameters", lambda x: f"{x / 1e6:.2f} M"), ("steps", lambda x: f"{x:.0f}"),
-      ("train_flops", lambda x: f"{x / 1e12:.3g} TFLOP"), ("seconds_per_clip", lambda x: f"{x:.4f}")):
+      ("guidance_scale", lambda x: f"{x:g}"), ("parameters", lambda x: f"{x / 1e6:.2f} M"),
+      ("steps", lambda x: f"{x:.0f}"),
+      ("train_flops", lambda x: f"{x / 1e12:.3g} TFLOP"),
+      ("seconds_per_clip", lambda x: f"{x:.4f}")):
     lines.append(_row(name, [*(show(result[name]) for result in results.values()), *[""] * len(ceilings)]))
-  return f"# Three paradigms\n\n{about}\n\n" + "\n".join(lines) + "\n"
+  return f"# Paradigms\n\n{about}\n\n" + "\n".join(lines) + "\n"
 
 
 def draw(results: Mapping[str, Mapping[str, Any]]) -> bytes:
@@ -65,7 +69,7 @@ def draw(results: Mapping[str, Mapping[str, Any]]) -> bytes:
   axes.set_xticks(places, scores)
   axes.set(ylabel="share of clips", ylim=(0, 1.02))
   axes.grid(axis="y", alpha=0.3)
-  figure.legend(loc="outside upper center", ncols=3, fontsize="small")
+  figure.legend(loc="outside upper center", ncols=2, fontsize="small")
   file = io.BytesIO()
   figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
   return file.getvalue()

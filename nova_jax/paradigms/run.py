@@ -1,21 +1,22 @@
 """One side of the comparison, in a process of its own: `python -m nova_jax.paradigms.run TASK.json`.
 
-Trains "nova", "quantized" or "full_clip" on the moving digits, generates the clips of the digits score, and writes
-scores and cost. All three have the data, batches, stages, optimizer and average of one experiment, blocks of the same
-width, and about the same parameters. Compute is equal by formula (`train/flops.py`): NOVA's number of steps is the
+Trains "nova", "one_block", "quantized" or "full_clip" on the moving digits, generates the clips of the digits score,
+and writes scores and cost. All have the data, batches, stages, optimizer and average of one experiment, blocks of the
+same width, and about the same parameters. Compute is equal by formula (`train/flops.py`): NOVA's number of steps is the
 experiment's, and its operations, with the visible tokens of these very steps, are what the others may spend.
-Clips cut from later frames (`data.later`) are left out for all: a full-clip model is given no frames.
+Each is guided as strongly as suits it best: the scale is chosen on clips of other seeds than those that are reported.
+Clips cut from later frames (`data.later`) are left out for all: a full-clip model is given no frames. A model of clips
+in one block learns no single frames, and takes its steps on clips alone.
 """
 
 import dataclasses
 import json
-import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from flax import nnx
 
 from nova_jax import cli
@@ -24,12 +25,13 @@ from nova_jax.convert.folders import load_autoencoder, load_text_encoder
 from nova_jax.data import moving_digits
 from nova_jax.diffusion import make_scheduler
 from nova_jax.evals import digits as digits_lib
-from nova_jax.evals.digits_run import Generator, score_generator
+from nova_jax.evals.digits_run import DigitsScore, score_generator
 from nova_jax.fields import did_you_mean, from_dict
-from nova_jax.files import read_json, write_atomically
+from nova_jax.files import write_atomically
 from nova_jax.models.nova import count_parameters
 from nova_jax.paradigms.backbone import clip_model, tokens_of
 from nova_jax.paradigms.full_clip import FullClip
+from nova_jax.paradigms.one_block import OneBlock, block_model
 from nova_jax.paradigms.quantized import Quantized, fit_codebook, round_trip
 from nova_jax.paradigms.training import Paradigm, equal_compute, total_flops, train_rival
 from nova_jax.pipeline import Pipeline, sample_keys
@@ -39,11 +41,14 @@ from nova_jax.train.loop import train
 from nova_jax.train.masking import draw_num_visible
 from nova_jax.train.stages import plan_stages
 
-PARADIGMS = ("nova", "quantized", "full_clip")
+PARADIGMS = ("nova", "one_block", "quantized", "full_clip")
 DEPTH = 9  # Blocks of a rival of the digits model: 2 M parameters, as that has.
 NUM_CODES = 512
 EXAMPLES, DETAILS = "examples.npz", "details.json"  # The first clips; intervals, and scores of real clips.
-GUIDANCE = {"quantized": 2.5, "full_clip": 2.5}
+SCALES = (1.0, 1.5, 2.5, 4.0)  # Of guidance, to choose from.
+
+# (prompts, seeds, guidance scale) → uint8 clips [B, T, height, width, 1].
+GuidedGenerator = Callable[[Sequence[str], Sequence[int], float], np.ndarray]
 
 
 def nova_flops(experiment: Experiment) -> float:
@@ -59,18 +64,22 @@ def nova_flops(experiment: Experiment) -> float:
 
 def make_rival(name: str, experiment: Experiment, workdir: Path) -> Paradigm:
   """Make the paradigm `name`; the codebook is fitted to the training split once, and kept in `workdir`."""
+  scheduler, num_frames, sample = make_scheduler(experiment.scheduler), _num_frames(experiment), experiment.sample
+  if name == "one_block":
+    return OneBlock(
+        block_model(experiment.model, num_frames), scheduler, num_frames * sample.num_inference_steps,
+        sample.num_diffusion_steps, experiment.train.mask_ratio, experiment.train.loss_repeat)
   cfg = clip_model(experiment.model, DEPTH)
   if name == "full_clip":
-    return FullClip(cfg, make_scheduler(experiment.scheduler), experiment.sample.num_diffusion_steps, GUIDANCE[name])
+    return FullClip(cfg, scheduler, sample.num_diffusion_steps)
   path = workdir / "codebook.npy"
   if not path.exists():
     records = moving_digits.prepare(experiment.data.data_dir or workdir / "data", experiment.data)["train"]
-    num_frames = max(stage.num_frames for stage in experiment.train.stages)
     videos = np.stack([record["video"][:num_frames] for record in records])
     tokens = tokens_of(load_autoencoder(experiment.autoencoder).encode(videos), cfg)
     codebook = fit_codebook(tokens.reshape(-1, tokens.shape[-1]), NUM_CODES, experiment.seed)
     write_atomically(path, lambda path: np.save(path, codebook))
-  return Quantized(cfg, np.load(path), GUIDANCE[name])
+  return Quantized(cfg, np.load(path))
 
 
 def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
@@ -85,9 +94,11 @@ def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
   if name == "nova":
     train(experiment, workdir)
     pipe = Pipeline.load(workdir)
-    generate = lambda prompts, seeds: pipe(prompts, seed=seeds)
+    generate = lambda prompts, seeds, scale: pipe(prompts, seed=seeds, guidance_scale=scale)
     parameters, flops = count_parameters(experiment.model), budget
   else:
+    if name == "one_block":
+      experiment = clips_only(experiment)
     paradigm = make_rival(name, experiment, workdir)
     experiment = equal_compute(paradigm, experiment, budget)
     model = train_rival(paradigm, experiment, workdir)
@@ -96,30 +107,61 @@ def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
     generate = make_generator(paradigm, model, experiment)
     if name == "quantized":
       extra = {"ceiling": quantized_ceiling(paradigm, experiment, task["num_prompts"])}
-  options = {option: task[option] for option in ("num_prompts", "batch_size", "seed")}
-  # A whole batch of the same shape, so that nothing is left to compile.
-  generate(["the digit one moves left"] * task["batch_size"], list(range(task["batch_size"])))
-  generate, examples = keeping_first(generate)
-  result = score_generator(
-      generate, output, canvas=experiment.model.latent_size[0], num_frames=_num_frames(experiment), **options)
+  # The scale's clips leave nothing to compile for those that are timed.
+  scale, tried = choose_scale(
+      lambda scale: score(generate, scale, experiment, task, output / "guidance", task["seed"] + 1)[0])
+  result, examples = score(generate, scale, experiment, task, output, task["seed"])
   write_atomically(output / EXAMPLES, lambda path: np.savez_compressed(path, **examples))
   cost = {
-      "steps": experiment.train.steps, "parameters": parameters, "train_flops": flops,
+      "guidance_scale": scale, "steps": experiment.train.steps, "parameters": parameters, "train_flops": flops,
       "seconds_per_clip": result.seconds / task["num_prompts"]}
+  extra["guidance"] = tried
   details = {"generated": _plain(result.scores), "real": _plain(result.real), **extra}
   return {name: share.value for name, share in result.scores.items()} | cost, details
 
 
-def make_generator(paradigm: Paradigm, module: nnx.Module, experiment: Experiment) -> Generator:
+def clips_only(experiment: Experiment) -> Experiment:
+  """Return the experiment with its longest clips in all steps."""
+  stage = max(experiment.train.stages, key=lambda stage: stage.num_frames)
+  stages = (dataclasses.replace(stage, share=1.0),)
+  return dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, stages=stages))
+
+
+def choose_scale(measure: Callable[[float], DigitsScore]) -> tuple[float, dict[str, dict[str, float]]]:
+  """Return the scale of guidance with the highest mean of all scores, and the scores of each by scale."""
+  tried = {scale: {name: share.value for name, share in measure(scale).scores.items()} for scale in SCALES}
+  best = max(SCALES, key=lambda scale: sum(tried[scale].values()))
+  return best, {f"{scale:g}": scores for scale, scores in tried.items()}
+
+
+def score(
+    generate: GuidedGenerator, scale: float, experiment: Experiment, task: dict[str, Any], output: Path, seed: int
+) -> tuple[DigitsScore, dict[str, Any]]:
+  """Score clips that are guided at a scale; return also the first of them, with their prompts."""
+  kept = {}
+
+  def keep(prompts, seeds):
+    clips = generate(prompts, seeds, scale)
+    if not kept:
+      kept.update(prompts=list(prompts), clips=clips)
+    return clips
+
+  result = score_generator(
+      keep, output, canvas=experiment.model.latent_size[0], num_frames=_num_frames(experiment),
+      num_prompts=task["num_prompts"], batch_size=task["batch_size"], seed=seed)
+  return result, kept
+
+
+def make_generator(paradigm: Paradigm, module: nnx.Module, experiment: Experiment) -> GuidedGenerator:
   """Return what makes clips of prompts by a trained rival."""
   autoencoder = load_autoencoder(experiment.autoencoder)
   text_encoder = load_text_encoder(experiment.text_encoder, experiment.model)
   model = Model.of(module)
 
-  def generate(prompts, seeds):
+  def generate(prompts, seeds, scale):
     embeds, lengths = text_encoder.encode(prompts)
     condition = {"text_embeds": embeds, "text_lengths": lengths}
-    latents = paradigm.generate(model, condition, sample_keys(seeds, len(prompts)), _num_frames(experiment))
+    latents = paradigm.generate(model, condition, sample_keys(seeds, len(prompts)), _num_frames(experiment), scale)
     return np.asarray(autoencoder.decode(latents))
 
   return generate
@@ -134,19 +176,6 @@ def quantized_ceiling(paradigm: Quantized, experiment: Experiment, num_clips: in
   return _plain(digits_lib.score(np.asarray(shown)[..., 0], digits, directions, digits_lib.DigitClassifier()))
 
 
-def keeping_first(generate: Generator) -> tuple[Generator, dict[str, Any]]:
-  """Return a generator that keeps the first clips it makes, and the dict that they and their prompts go to."""
-  kept = {}
-
-  def keep(prompts, seeds):
-    clips = generate(prompts, seeds)
-    if not kept:
-      kept.update(prompts=list(prompts), clips=clips)
-    return clips
-
-  return keep, kept
-
-
 def _num_frames(experiment: Experiment) -> int:
   return max(stage.num_frames for stage in experiment.train.stages)
 
@@ -156,21 +185,12 @@ def _plain(scores) -> dict[str, list[float]]:
   return {name: [share.value, share.low, share.high] for name, share in scores.items()}
 
 
-def main() -> None:
-  """Measure the paradigm of a task file, and write its result."""
-  task = read_json(Path(sys.argv[1]))
-  logging.set_verbosity(logging.ERROR)
-  try:
-    result, details = measure(task)
-  except Exception as error:
-    code = cli.exit_code(error)
-    if code is None:
-      raise
-    print(f"error: {cli.shorten(error)}", file=sys.stderr)
-    sys.exit(code)
+def main(task: dict[str, Any]) -> None:
+  """Measure a paradigm, and write its result."""
+  result, details = measure(task)
   write_atomically(Path(task["output"]) / DETAILS, json.dumps(details, indent=1) + "\n")
   write_atomically(task["result"], json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-  main()
+  cli.run_task(main)

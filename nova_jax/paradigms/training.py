@@ -41,6 +41,9 @@ class Paradigm(Protocol):
   def make_model(self, rngs: nnx.Rngs) -> nnx.Module:
     """Make the model; it has `cfg`."""
 
+  def draw_visible(self, seed: int, step: int) -> tuple[int, int]:
+    """Return how many tokens of a sample are visible in a step, and the size that they are padded to."""
+
   def loss(
       self, model: nnx.Module, batch: Condition, keys: Key[Array, "B"], padded_size: int, num_visible: Array
   ) -> tuple[Array, Metrics]:
@@ -50,7 +53,7 @@ class Paradigm(Protocol):
     """Return the operations of one sample's forward pass in training."""
 
   def generate(
-      self, model: Model, condition: Condition, keys: Key[Array, "B"], num_frames: int
+      self, model: Model, condition: Condition, keys: Key[Array, "B"], num_frames: int, guidance_scale: float
   ) -> Float[Array, "B T h w C"]:
     """Generate latents of clips."""
 
@@ -117,7 +120,8 @@ def _run_stage(
       started = time.perf_counter()
       batch = jax.device_put(next(loader), sharding)
       waited = time.perf_counter() - started
-      state, metrics = train_step(state, batch, np.int32(0), 0)
+      num_visible, padded_size = paradigm.draw_visible(experiment.seed, step - 1)
+      state, metrics = train_step(state, batch, np.int32(num_visible), padded_size)
       metrics = _finite(step, jax.device_get(metrics))
       if step > first + 1:  # The first one compiles.
         log.clock(time.perf_counter() - started, waited, batch_size, flops)

@@ -1,7 +1,8 @@
 """Runs the points of a sweep, each in its own process, and keeps what is done.
 
   OUTPUT/points/{digest}/   task.json, result.json when it is done, log.txt, error.txt when it failed, pictures
-  OUTPUT/runs/{digest}/     the workdir of a training, shared by points that differ in sampling alone
+  RUNS/{digest}/            the workdir of a training, shared by points that differ in sampling alone; RUNS is
+                            OUTPUT/runs, or a folder that several sweeps share
 
 Points with one training form a group, which runs in order in one place; groups are dealt out to shards in turn.
 Invariants: a point with a result is never run again; one that failed or was interrupted is, and its training continues.
@@ -49,8 +50,14 @@ class Task(NamedTuple):
     return path.read_text().strip() if path.is_file() and self.result is None else None
 
 
-def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path) -> list[Task]:
+def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | None = None) -> list[Task]:
   """Return a task for each point, in order.
+
+  Args:
+    sweep: what to run.
+    checkpoint: model folder, for points that train none of their own.
+    output: the sweep's folder.
+    runs: folder of trainings; None for `output / "runs"`.
 
   Raises:
     ValueError: a point needs a checkpoint, and none is given; or two points are the same.
@@ -62,7 +69,7 @@ def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path) -> list[Task]
     experiment, place = None, checkpoint
     if training(point):
       experiment = json.loads(json.dumps(to_dict(experiment_of(sweep, point))))
-      place = str(output / "runs" / digest(experiment))
+      place = str((runs or output / "runs") / digest(experiment))
     elif checkpoint is None:
       raise ValueError(f"--checkpoint: the point {label(point)} trains no model of its own; give one")
     elif is_trained(Path(checkpoint)):

@@ -5,16 +5,13 @@ that a clip takes once everything is compiled. What fails here fails alone.
 """
 
 import json
-import sys
 from pathlib import Path
-
-from absl import logging
 
 from nova_jax import cli
 from nova_jax.config import Experiment
 from nova_jax.evals.digits_run import score_digits
 from nova_jax.fields import from_dict
-from nova_jax.files import read_json, write_atomically
+from nova_jax.files import write_atomically
 from nova_jax.pipeline import Pipeline
 from nova_jax.train.loop import train
 
@@ -33,20 +30,10 @@ def measure(task: dict) -> dict[str, float]:
       "seconds_per_clip": result.seconds / task["num_prompts"]}
 
 
-def main() -> None:
-  """Measure the point of a task file, and write its result."""
-  task = read_json(Path(sys.argv[1]))
-  logging.set_verbosity(logging.ERROR)
-  try:
-    result = measure(task)
-  except Exception as error:
-    code = cli.exit_code(error)
-    if code is None:
-      raise
-    print(f"error: {cli.shorten(error)}", file=sys.stderr)
-    sys.exit(code)
-  write_atomically(task["result"], json.dumps(result, indent=1) + "\n")
+def main(task: dict) -> None:
+  """Measure a point, and write its result."""
+  write_atomically(task["result"], json.dumps(measure(task), indent=1) + "\n")
 
 
 if __name__ == "__main__":
-  main()
+  cli.run_task(main)

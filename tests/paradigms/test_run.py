@@ -1,5 +1,6 @@
 """From a trained rival to clips and scores, and from results to the report."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,6 +10,8 @@ from flax import nnx
 from PIL import Image
 
 from nova_jax.config import DataConfig, Experiment, PRESETS, StageConfig, TrainConfig
+from nova_jax.evals.digits import Share
+from nova_jax.evals.digits_run import DigitsScore
 from nova_jax.files import write_atomically
 from nova_jax.paradigms import run
 from nova_jax.paradigms.report import write_report
@@ -24,7 +27,7 @@ def test_rivals_are_as_large_as_nova_and_cost_as_much(tmp_path, monkeypatch):
   monkeypatch.setattr(run.moving_digits, "prepare", lambda folder, cfg: {
       "train": [{"video": np.zeros((4, 16, 16, 1), np.uint8)}]})
   nova = run.count_parameters(EXPERIMENT.model)
-  for name in ("quantized", "full_clip"):
+  for name in run.PARADIGMS[1:]:
     rival = run.make_rival(name, EXPERIMENT, tmp_path)
     model = nnx.eval_shape(lambda: rival.make_model(nnx.Rngs(0)))
     size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
@@ -42,10 +45,33 @@ def test_the_codebook_is_fitted_once_and_real_clips_tell_what_it_costs(tmp_path,
   assert ceiling["retrieval@1"][0] < 1, "a codebook of 64 can't show all digits"
 
 
-def test_the_first_clips_are_kept_with_their_prompts():
-  generate, kept = run.keeping_first(lambda prompts, seeds: np.array(seeds))
-  assert [list(generate(["a", "b"], [i, i + 1])) for i in (0, 2)] == [[0, 1], [2, 3]]
-  assert kept["prompts"] == ["a", "b"] and list(kept["clips"]) == [0, 1]
+def test_clips_are_guided_at_the_scale_and_the_first_are_kept_with_their_prompts(tmp_path):
+  asked = []
+
+  def generate(prompts, seeds, scale):
+    asked.append((list(seeds), scale))
+    return np.full((len(prompts), 4, 16, 16, 1), len(asked), np.uint8)
+
+  task = {"num_prompts": 40, "batch_size": 20}
+  result, kept = run.score(generate, 1.5, EXPERIMENT, task, tmp_path, seed=2)
+  assert asked == [(list(range(80, 100)), 1.5), (list(range(100, 120)), 1.5)]
+  assert result.scores["digit"].value < 0.5
+  assert len(kept["prompts"]) == 20 and (kept["clips"] == 1).all()
+
+
+def test_the_best_scale_of_guidance_is_chosen_over_all_scores():
+  shares = {1.0: (0.2, 0.9), 1.5: (0.8, 0.8), 2.5: (0.9, 0.6), 4.0: (1.0, 0.1)}
+  measure = lambda scale: DigitsScore(
+      {name: Share(value, 0, 1, 40) for name, value in zip(("digit", "retrieval@1"), shares[scale])}, {}, 1.0)
+  best, tried = run.choose_scale(measure)
+  assert best == 1.5
+  assert tried["2.5"] == {"digit": 0.9, "retrieval@1": 0.6} and len(tried) == 4
+
+
+def test_one_block_learns_from_clips_alone():
+  stages = (StageConfig("image", 0.25, 4, 1), StageConfig("video", 0.75, 2, 3))
+  experiment = dataclasses.replace(EXPERIMENT, train=TrainConfig(steps=10, stages=stages))
+  assert run.clips_only(experiment).train.stages == (StageConfig("video", 1.0, 2, 3),)
 
 
 def test_an_unknown_paradigm_is_refused():
@@ -55,8 +81,9 @@ def test_an_unknown_paradigm_is_refused():
 
 def test_report_shows_what_is_done(tmp_path):
   tasks = [Task({"paradigm": name}, tmp_path / name, name, {}) for name in run.PARADIGMS]
-  for i, task in enumerate(tasks[:2]):
-    result = {"digit": 0.5 + i / 8, "steps": 10.0, "parameters": 2e6, "train_flops": 3e12, "seconds_per_clip": 0.25}
+  for i, task in enumerate(tasks[::2]):
+    result = {"digit": 0.5 + i / 8, "guidance_scale": 1.5, "steps": 10.0, "parameters": 2e6, "train_flops": 3e12,
+              "seconds_per_clip": 0.25}
     details = {"generated": {"digit": [0.5 + i / 8, 0.4, 0.7]}, "real": {"digit": [0.99, 0.98, 1.0]}}
     details |= {"ceiling": {"digit": [0.97, 0.96, 0.98]}} if i else {}
     write_result(task.folder, result, details)
@@ -64,6 +91,7 @@ def test_report_shows_what_is_done(tmp_path):
   lines = table.read_text().splitlines()
   assert lines[4] == "| | NOVA | quantised raster autoregression | real clips | real clips, quantised |"
   assert lines[6] == "| digit | 0.500 (0.400 - 0.700) | 0.625 (0.400 - 0.700) | 0.990 | 0.970 |"
+  assert "| guidance_scale | 1.5 | 1.5 |  |  |" in lines
   assert "| train_flops | 3 TFLOP | 3 TFLOP |  |  |" in lines
   assert json.loads(numbers.read_text())["quantized"]["ceiling"]["digit"][0] == 0.97
   assert Image.open(plot).size[0] > 900

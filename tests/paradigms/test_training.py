@@ -15,7 +15,7 @@ from nova_jax.paradigms.training import equal_compute, step_flops, total_flops, 
 from nova_jax.sharding import make_mesh
 from nova_jax.train.flops import train_flops
 from nova_jax.train.masking import draw_num_visible
-from paradigms.tiny import FULL_CLIP, NOVA, NUM_FRAMES, QUANTIZED
+from paradigms.tiny import FULL_CLIP, NOVA, NUM_FRAMES, ONE_BLOCK, QUANTIZED
 
 NUM_STEPS = 24
 EXPERIMENT = Experiment(
@@ -85,8 +85,9 @@ def test_a_finished_run_is_read_and_not_trained_again(whole, monkeypatch):
   jax.tree.map(np.testing.assert_array_equal, nnx.state(model), nnx.state(whole[1]))
 
 
-def test_diffusion_of_a_few_clips_is_learned(tmp_path):
-  train_rival(FULL_CLIP, EXPERIMENT, tmp_path)
+@pytest.mark.parametrize("rival", [FULL_CLIP, ONE_BLOCK], ids=["full_clip", "one_block"])
+def test_diffusion_of_a_few_clips_is_learned(rival, tmp_path):
+  train_rival(rival, EXPERIMENT, tmp_path)
   found = losses(tmp_path)
   assert np.mean(found[-2:]) < 0.8 * found[0]
 

@@ -9,6 +9,7 @@ from nova_jax.config import ModelConfig, SchedulerConfig
 from nova_jax.diffusion import make_scheduler
 from nova_jax.paradigms.backbone import clip_model
 from nova_jax.paradigms.full_clip import FullClip
+from nova_jax.paradigms.one_block import OneBlock, block_model
 from nova_jax.paradigms.quantized import Quantized
 
 NOVA = ModelConfig(
@@ -19,8 +20,11 @@ CFG = clip_model(NOVA, depth=2)
 NUM_FRAMES = 3
 NUM_TOKENS = 12  # Of a clip: four a frame, of 4 x 4 values.
 CODEBOOK = np.random.default_rng(1).standard_normal((10, 16), np.float32)
-QUANTIZED = Quantized(CFG, CODEBOOK, guidance_scale=2.0)
-FULL_CLIP = FullClip(CFG, make_scheduler(SchedulerConfig()), num_steps=4, guidance_scale=2.0)
+QUANTIZED = Quantized(CFG, CODEBOOK)
+FULL_CLIP = FullClip(CFG, make_scheduler(SchedulerConfig()), num_steps=4)
+ONE_BLOCK = OneBlock(
+    block_model(NOVA, NUM_FRAMES), make_scheduler(SchedulerConfig()), num_sets=3, num_steps=4, mask_ratio=(0.7, 1.0),
+    loss_repeat=2)
 
 
 def make(paradigm, noise=0.1):

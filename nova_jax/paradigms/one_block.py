@@ -1,0 +1,86 @@
+"""NOVA without its autoregression in time: the frames of a clip as one tall picture, generated in sets of tokens.
+
+  latents [B, T, h, w, C] → [B, 1, T·h, w, C],   T times as many sets as a frame has
+
+The sets, the denoiser and the loss are NOVA's. What the temporal encoder gives is a condition of text alone, and tokens
+of all frames are made in any order. A clip has one length; single frames can't be trained on.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from nova_jax.config import ModelConfig
+from nova_jax.diffusion import Scheduler
+from nova_jax.diffusion.loss import draw, training_loss
+from nova_jax.models.nova import NOVA, Condition
+from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.sampler import generate, make_plan
+from nova_jax.sampling.temporal import Model
+from nova_jax.train.flops import forward_flops
+from nova_jax.train.masking import draw_num_visible, padded_sizes
+
+DRAWS = 1000  # Steps whose numbers of visible tokens are averaged to count operations.
+
+
+def block_model(cfg: ModelConfig, num_frames: int) -> ModelConfig:
+  """Return the sizes of a model of clips of `num_frames` frames, each clip one picture, from those of NOVA.
+
+  It has no motion tokens and no scaling & shift; one more block in the temporal encoder makes up for their parameters.
+  """
+  height, width = cfg.latent_size
+  return dataclasses.replace(
+      cfg, latent_size=(num_frames * height, width), temporal_depth=cfg.temporal_depth + 1, base_frames=1,
+      mixer_rank=None)
+
+
+def stack(latents: Float[Array, "B T h w C"]) -> Float[Array, "B 1 T*h w C"]:
+  """Put the frames of clips one below the other."""
+  batch, num_frames, height, width, channels = latents.shape
+  return latents.reshape(batch, 1, num_frames * height, width, channels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OneBlock:
+  """The paradigm, for `training.py` and `run.py`."""
+
+  cfg: ModelConfig  # Of stacked frames, see `block_model`.
+  scheduler: Scheduler
+  num_sets: int  # Of a clip.
+  num_steps: int  # K, of diffusion.
+  mask_ratio: tuple[float, float]
+  loss_repeat: int
+
+  def make_model(self, rngs: nnx.Rngs) -> NOVA:
+    return NOVA(self.cfg, rngs=rngs)
+
+  def draw_visible(self, seed: int, step: int) -> tuple[int, int]:
+    """Return the visible tokens of a step and the size that they are padded to."""
+    num_tokens = self.cfg.num_image_tokens
+    return draw_num_visible(seed, step, num_tokens, self.mask_ratio), padded_sizes(num_tokens, self.mask_ratio, 1)[0]
+
+  def loss(self, model: NOVA, batch: Condition, keys: Key[Array, "B"], padded_size: int, num_visible: Array):
+    """Return NOVA's loss of stacked frames; a `LossFn`."""
+    draws = draw(keys, self.cfg, self.scheduler, 1, padded_size, self.loss_repeat)
+    return training_loss(
+        model, self.scheduler, dict(batch) | {"latents": stack(batch["latents"])}, draws, num_visible)
+
+  def forward_flops(self, num_frames: int) -> float:
+    """Return the operations of one sample's forward pass in training, at the mean number of visible tokens."""
+    del num_frames  # A clip has one length.
+    visible = np.mean([self.draw_visible(0, step)[0] for step in range(DRAWS)])
+    return forward_flops(self.cfg, 1, visible, self.loss_repeat)
+
+  def generate(
+      self, model: Model, condition: Condition, keys: Key[Array, "B"], num_frames: int, guidance_scale: float
+  ) -> Float[Array, "B T h w C"]:
+    """Generate latents of clips."""
+    plan = make_plan(
+        self.cfg, self.scheduler, num_frames=1, num_sets=self.num_sets, num_steps=self.num_steps,
+        guidance=Guidance(guidance_scale))
+    null = dict(condition) | {"text_lengths": jnp.zeros_like(condition["text_lengths"])}
+    (picture,) = generate(model, self.scheduler, plan, condition, null, keys=keys)
+    return picture.reshape(len(keys), num_frames, -1, *picture.shape[2:])
