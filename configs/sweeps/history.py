@@ -3,7 +3,7 @@
 Launch: `python -m launch.sweep --config configs/sweeps/history.py --output runs/history --runs runs/trainings`
 """
 
-from nova_jax.sweeps.plan import Plot, Sweep, grid
+from nova_jax.sweeps.plan import Bars, Sweep, grid
 
 
 def get_sweep():
@@ -14,4 +14,4 @@ def get_sweep():
             "handwritten digit can't be, and retrieval shows it.",
       config="configs/ablation.py",
       points=grid(config__model__history=(True, False)),
-      plots=tuple(Plot("config.model.history", y) for y in ("digit", "same_digit", "retrieval@1", "retrieval@last")))
+      plots=(Bars("config.model.history"),))

@@ -4,7 +4,7 @@ Launch: `python -m launch.sweep --config configs/sweeps/image_stage.py --output 
 """
 
 from configs.ablation import get_config
-from nova_jax.sweeps.plan import Plot, Sweep
+from nova_jax.sweeps.plan import Bars, Sweep
 
 EQUAL_STEPS = 1166  # On clips alone; they cost what the ablation's 1300 do, a quarter of which are on single frames.
 
@@ -19,4 +19,4 @@ def get_sweep():
       points=[
           {"config.train.stages": (image, video)},
           {"config.train.stages": (video | {"share": 1.0},), "config.train.steps": EQUAL_STEPS}],
-      plots=tuple(Plot("config.train.stages", y) for y in ("digit", "same_digit", "retrieval@last")))
+      plots=(Bars("config.train.stages"),))

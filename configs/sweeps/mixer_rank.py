@@ -3,7 +3,7 @@
 Launch: `python -m launch.sweep --config configs/sweeps/mixer_rank.py --output runs/mixer_rank --runs runs/trainings`
 """
 
-from nova_jax.sweeps.plan import Plot, Sweep, grid
+from nova_jax.sweeps.plan import Bars, Sweep, grid
 
 
 def get_sweep():
@@ -13,4 +13,4 @@ def get_sweep():
             "the layer does for long videos is not to be seen here.",
       config="configs/ablation.py",
       points=grid(config__model__mixer_rank=(None, 2, 4, 8, -1)),
-      plots=tuple(Plot("config.model.mixer_rank", y) for y in ("same_digit", "retrieval@last")))
+      plots=(Bars("config.model.mixer_rank"),))

@@ -3,7 +3,7 @@
 Launch: `python -m launch.sweep --config configs/sweeps/norm.py --output runs/norm --runs runs/trainings`
 """
 
-from nova_jax.sweeps.plan import Plot, Sweep, grid
+from nova_jax.sweeps.plan import Bars, Sweep, grid
 
 
 def get_sweep():
@@ -13,4 +13,4 @@ def get_sweep():
             "deep models in half precision; seven blocks in float32 show whether either learns faster, no more.",
       config="configs/ablation.py",
       points=grid(config__model__norm=("post", "pre")),
-      plots=tuple(Plot("config.model.norm", y) for y in ("digit", "same_digit", "retrieval@last")))
+      plots=(Bars("config.model.norm"),))

@@ -30,6 +30,9 @@ _NOISE = 12  # Standard deviation, in steps of 255.
 _SHIFTS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
 
 
+SCORES = ("digit", "direction", "same_digit", "retrieval@1", "retrieval@last")
+
+
 class Share(NamedTuple):
   """A share of `count` clips, with its Wilson 95 % interval."""
 
@@ -177,8 +180,14 @@ def _retrieved(first: np.ndarray, later: np.ndarray, digits: np.ndarray) -> np.n
 
 
 def _share(successes: np.ndarray) -> Share:
-  """Average successes (0 … 1), with Wilson's interval at z = 1.96."""
-  n, p, z = len(successes), float(np.mean(successes)), 1.96
+  """Average successes (0 … 1)."""
+  n, p = len(successes), float(np.mean(successes))
+  return Share(p, *wilson(p, n), n)
+
+
+def wilson(p: float, n: int) -> tuple[float, float]:
+  """Return the 95 % interval of a share `p` of `n` clips: Wilson's, at z = 1.96; it contains `p`."""
+  z = 1.96
   middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
   half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-  return Share(p, max(middle - half, 0.0), min(middle + half, 1.0), n)
+  return min(max(middle - half, 0.0), p), max(min(middle + half, 1.0), p)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nova_jax.config import Experiment
+from nova_jax.evals.digits import SCORES
 from nova_jax.fields import did_you_mean, from_dict, to_dict
 
 Point = Mapping[str, Any]
@@ -44,6 +45,19 @@ class Plot:
 
 
 @dataclasses.dataclass(frozen=True)
+class Bars:
+  """One plot: shares of clips side by side, a bar for each value of a field, with 95 % intervals.
+
+  Attributes:
+    by: field that tells bars apart.
+    y: some of `SCORES`.
+  """
+
+  by: str
+  y: Sequence[str] = ("digit", "same_digit", "retrieval@1", "retrieval@last")
+
+
+@dataclasses.dataclass(frozen=True)
 class Sweep:
   """Points, and how each is measured.
 
@@ -62,7 +76,7 @@ class Sweep:
   title: str
   about: str
   points: Sequence[Point]
-  plots: Sequence[Plot] = ()
+  plots: Sequence[Plot | Bars] = ()
   config: str = "configs/digits.py"
   num_prompts: int = 400
   captions: str = "plain"
@@ -100,8 +114,12 @@ def load_sweep(path: str | Path) -> Sweep:
       experiment_of(sweep, point)
   fields = {name for point in sweep.points for name in point}
   for plot in sweep.plots:
-    if plot.line and plot.line not in fields:
-      raise ValueError(f"{path}: plots tell lines apart by {plot.line}, which no point sets")
+    by = plot.by if isinstance(plot, Bars) else plot.line
+    if by and by not in fields:
+      raise ValueError(f"{path}: plots tell lines or bars apart by {by}, which no point sets")
+    for name in plot.y if isinstance(plot, Bars) else ():
+      if name not in SCORES:
+        raise ValueError(f"{path}: bars show shares, and {name!r} is none{did_you_mean(name, SCORES)}")
   return sweep
 
 

@@ -11,11 +11,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nova_jax.evals.digits import wilson
 from nova_jax.files import write_atomically
 from nova_jax.sweeps.engine import Task
-from nova_jax.sweeps.plan import Plot, Sweep, shown
+from nova_jax.sweeps.plan import Bars, Plot, Sweep, shown
 
 STATUS = "status"
 _STYLE = """
@@ -39,9 +42,9 @@ def write_report(sweep: Sweep, tasks: Sequence[Task], output: Path) -> list[Path
   for plot in sweep.plots:
     picture = draw(plot, tasks)
     if picture is not None:
-      path = output / "plots" / f"{_slug(plot.y)}-over-{_slug(plot.x)}.png"
+      path = output / "plots" / f"{_slug(name_of(plot))}.png"
       write_atomically(path, picture)
-      pictures.append(picture)
+      pictures.append((name_of(plot), picture))
       paths.append(path)
   paths.append(output / "index.html")
   write_atomically(paths[-1], page(sweep, columns, rows, pictures))
@@ -62,18 +65,29 @@ def table(tasks: Sequence[Task]) -> tuple[list[str], list[list[str]]]:
   return [*fields, *measured, STATUS], rows
 
 
-def draw(plot: Plot, tasks: Sequence[Task]) -> bytes | None:
-  """Return a plot as PNG; None if no point has both numbers."""
+def name_of(plot: Plot | Bars) -> str:
+  """Return what a plot shows."""
+  return f"scores by {plot.by}" if isinstance(plot, Bars) else f"{plot.y} over {plot.x}"
+
+
+def draw(plot: Plot | Bars, tasks: Sequence[Task]) -> bytes | None:
+  """Return a plot as PNG; None if no point has its numbers."""
+  figure = Figure(figsize=(6, 4), layout="constrained")
+  axes = figure.subplots()
+  if not (_draw_bars if isinstance(plot, Bars) else _draw_lines)(axes, plot, tasks):
+    return None
+  file = io.BytesIO()
+  figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+  return file.getvalue()
+
+
+def _draw_lines(axes: Axes, plot: Plot, tasks: Sequence[Task]) -> bool:
   lines: dict[str, list[tuple[float | str, float]]] = {}
   for task in tasks:
     values = {name: _axis(value) for name, value in task.point.items()} | dict(task.result or {})
     if plot.x in values and plot.y in values:
       lines.setdefault(shown(task.point.get(plot.line, "default")) if plot.line else "", []).append(
           (values[plot.x], values[plot.y]))
-  if not lines:
-    return None
-  figure = Figure(figsize=(6, 4), layout="constrained")
-  axes = figure.subplots()
   for name, pairs in lines.items():
     numbers = all(not isinstance(x, str) for x, _ in pairs)
     pairs = sorted(pairs) if numbers else pairs
@@ -84,19 +98,36 @@ def draw(plot: Plot, tasks: Sequence[Task]) -> bytes | None:
   axes.grid(alpha=0.3)
   if plot.line:
     axes.legend()
-  file = io.BytesIO()
-  figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
-  return file.getvalue()
+  return bool(lines)
 
 
-def page(sweep: Sweep, columns: Sequence[str], rows: Sequence[Sequence[str]], pictures: Sequence[bytes]) -> str:
-  """Return a page that needs no other file."""
+def _draw_bars(axes: Axes, plot: Bars, tasks: Sequence[Task]) -> bool:
+  done = [task for task in tasks if task.result and all(name in task.result for name in plot.y)]
+  places, width = np.arange(len(plot.y)), 0.8 / max(len(done), 1)
+  for i, task in enumerate(done):
+    values = np.array([task.result[name] for name in plot.y])
+    low, high = np.array([wilson(value, task.content["num_prompts"]) for value in values]).T
+    axes.bar(
+        places + (i - (len(done) - 1) / 2) * width, values, width, yerr=[values - low, high - values],
+        label=shown(task.point.get(plot.by, "default")), error_kw={"elinewidth": 1})
+  axes.set_xticks(places, plot.y)
+  axes.set(ylabel="share of clips", ylim=(0, 1.02))
+  axes.grid(axis="y", alpha=0.3)
+  if done:
+    axes.figure.legend(title=plot.by, loc="outside upper center", ncols=len(done))
+  return bool(done)
+
+
+def page(
+    sweep: Sweep, columns: Sequence[str], rows: Sequence[Sequence[str]], pictures: Sequence[tuple[str, bytes]]
+) -> str:
+  """Return a page that needs no other file; pictures are named PNGs."""
   cells = lambda tag, row: "".join(f"<{tag}>{html.escape(_short(cell))}</{tag}>" for cell in row)
   body = "\n".join(
       f"<tr{' class=failed' if row[-1].startswith('failed') else ''}>{cells('td', row)}</tr>" for row in rows)
   images = "\n".join(
-      f'<p><img src="data:image/png;base64,{base64.b64encode(picture).decode()}" alt="{html.escape(plot.y)} over '
-      f'{html.escape(plot.x)}"></p>' for plot, picture in zip(sweep.plots, pictures))
+      f'<p><img src="data:image/png;base64,{base64.b64encode(picture).decode()}" alt="{html.escape(name)}"></p>'
+      for name, picture in pictures)
   return (f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>{html.escape(sweep.title)}</title>"
           f"<style>{_STYLE}</style>\n<h1>{html.escape(sweep.title)}</h1>\n<p>{html.escape(sweep.about)}</p>\n{images}\n"
           f"<table>\n<tr>{cells('th', columns)}</tr>\n{body}\n</table>\n</html>\n")

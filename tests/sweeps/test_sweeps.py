@@ -13,13 +13,14 @@ import time
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from configs import digits
 from nova_jax.config import Experiment
 from nova_jax.fields import from_dict
-from nova_jax.sweeps import engine, point
-from nova_jax.sweeps.plan import Plot, Sweep, experiment_of, grid, label, load_sweep
+from nova_jax.sweeps import engine, point, report
+from nova_jax.sweeps.plan import Bars, Plot, Sweep, experiment_of, grid, label, load_sweep
 from nova_jax.sweeps.report import write_report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +88,19 @@ def test_what_fails_fails_alone_and_is_tried_again(tmp_path, ran):
   assert set(re.findall(r'(?:src|href)="(.{22})', page)) == {"data:image/png;base64,"}, "no other file"
   run(sweep, tmp_path / "out")
   assert len(ran()) == 6 + 4
+
+
+def test_bars_show_what_is_done_with_intervals(tmp_path, ran):
+  sweep = dataclasses.replace(sweep_of(0.25, 3.0), plots=(Bars("weights", ("digit",)),))
+  tasks = run(sweep, tmp_path / "out")
+  figure = Figure()
+  axes = figure.subplots()
+  assert report._draw_bars(axes, Bars("weights", ("digit",)), tasks)
+  assert [bar.get_height() for bar in axes.patches] == [0.5, 0.5]
+  assert [text.get_text() for text in figure.legends[0].texts] == ["ema", "params"]
+  (low, high) = axes.collections[0].get_segments()[0][:, 1]
+  assert (low, high) == pytest.approx((0.451, 0.549), abs=1e-3)  # Of 400 clips.
+  assert write_report(sweep, tasks, tmp_path / "out")[2].name == "scores-by-weights.png"
 
 
 def test_a_stopped_sweep_stops_its_points_and_goes_on(tmp_path, ran, monkeypatch):
@@ -163,5 +177,10 @@ def test_other_bad_input(tmp_path):
     engine.plan_tasks(sweep_of(1.0, 1.0), "model", tmp_path)
   with pytest.raises(ValueError, match="there is no file"):
     load_sweep(tmp_path / "none.py")
+  (tmp_path / "sweep.py").write_text(
+      "from nova_jax.sweeps.plan import Bars, Sweep\n"
+      "get_sweep = lambda: Sweep('', '', [{'weights': 'ema'}], [Bars('weights', ['digits'])])")
+  with pytest.raises(ValueError, match="did you mean 'digit'"):
+    load_sweep(tmp_path / "sweep.py")
   with pytest.raises(ValueError, match="is not a field"):
     experiment_of(Sweep("", "", [], config=str(ROOT / "configs/digits.py")), {"config.steps": 1})
