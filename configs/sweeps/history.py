@@ -13,5 +13,5 @@ def get_sweep():
             "and direction can be right without history, since the caption tells both; that it stays the same "
             "handwritten digit can't be, and retrieval shows it.",
       config="configs/ablation.py",
-      points=grid(config__model__history=(True, False)),
+      points=grid(config__model__history=(True, False), guidance_scale=(1.5,)),
       plots=(Bars("config.model.history"),))

@@ -17,6 +17,6 @@ def get_sweep():
             "the same number of operations.",
       config="configs/ablation.py",
       points=[
-          {"config.train.stages": (image, video)},
-          {"config.train.stages": (video | {"share": 1.0},), "config.train.steps": EQUAL_STEPS}],
+          {"config.train.stages": (image, video), "guidance_scale": 1.5},
+          {"config.train.stages": (video | {"share": 1.0},), "config.train.steps": EQUAL_STEPS, "guidance_scale": 1.5}],
       plots=(Bars("config.train.stages"),))

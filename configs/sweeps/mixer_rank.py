@@ -12,5 +12,5 @@ def get_sweep():
       about="Without the layer, at ranks 2, 4 and 8, and at full rank (-1). Clips of four frames hardly drift: what "
             "the layer does for long videos is not to be seen here.",
       config="configs/ablation.py",
-      points=grid(config__model__mixer_rank=(None, 2, 4, 8, -1)),
+      points=grid(config__model__mixer_rank=(None, 2, 4, 8, -1), guidance_scale=(1.5,)),
       plots=(Bars("config.model.mixer_rank"),))

@@ -12,5 +12,5 @@ def get_sweep():
       about="NOVA normalises what attention and MLP return, most others what they see. What is gained is stability of "
             "deep models in half precision; seven blocks in float32 show whether either learns faster, no more.",
       config="configs/ablation.py",
-      points=grid(config__model__norm=("post", "pre")),
+      points=grid(config__model__norm=("post", "pre"), guidance_scale=(1.5,)),
       plots=(Bars("config.model.norm"),))

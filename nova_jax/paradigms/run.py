@@ -1,12 +1,12 @@
 """One side of the comparison, in a process of its own: `python -m nova_jax.paradigms.run TASK.json`.
 
 Trains "nova", "one_block", "quantized" or "full_clip" on the moving digits, generates the clips of the digits score,
-and writes scores and cost. All have the data, batches, stages, optimizer and average of one experiment, blocks of the
-same width, and about the same parameters. Compute is equal by formula (`train/flops.py`): NOVA's number of steps is the
+and writes scores and cost. All have the data, batches, optimizer and average of one experiment, blocks of the same
+width, and about the same parameters. Compute is equal by formula (`train/flops.py`): NOVA's number of steps is the
 experiment's, and its operations, with the visible tokens of these very steps, are what the others may spend.
 Each is guided as strongly as suits it best: the scale is chosen on clips of other seeds than those that are reported.
-Clips cut from later frames (`data.later`) are left out for all: a full-clip model is given no frames. A model of clips
-in one block learns no single frames, and takes its steps on clips alone.
+They learn whole clips alone: a model of clips in one block can't learn single frames, and a full-clip model is given
+none (`data.later`).
 """
 
 import dataclasses
@@ -88,7 +88,7 @@ def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
   if name not in PARADIGMS:
     raise ValueError(f"paradigm: {name!r} is not compared{did_you_mean(name, PARADIGMS)}")
   experiment = from_dict(Experiment, task["experiment"])
-  experiment = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, later=0.0))
+  experiment = whole_clips(experiment)
   workdir, budget = output / "run", nova_flops(experiment)
   extra = {}
   if name == "nova":
@@ -97,8 +97,6 @@ def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
     generate = lambda prompts, seeds, scale: pipe(prompts, seed=seeds, guidance_scale=scale)
     parameters, flops = count_parameters(experiment.model), budget
   else:
-    if name == "one_block":
-      experiment = clips_only(experiment)
     paradigm = make_rival(name, experiment, workdir)
     experiment = equal_compute(paradigm, experiment, budget)
     model = train_rival(paradigm, experiment, workdir)
@@ -120,11 +118,11 @@ def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
   return {name: share.value for name, share in result.scores.items()} | cost, details
 
 
-def clips_only(experiment: Experiment) -> Experiment:
-  """Return the experiment with its longest clips in all steps."""
+def whole_clips(experiment: Experiment) -> Experiment:
+  """Return the experiment with the stage of its longest clips alone, all of which begin at the beginning."""
   stage = max(experiment.train.stages, key=lambda stage: stage.num_frames)
-  stages = (dataclasses.replace(stage, share=1.0),)
-  return dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, stages=stages))
+  train_cfg = dataclasses.replace(experiment.train, stages=(dataclasses.replace(stage, share=1.0),))
+  return dataclasses.replace(experiment, train=train_cfg, data=dataclasses.replace(experiment.data, later=0.0))
 
 
 def choose_scale(measure: Callable[[float], DigitsScore]) -> tuple[float, dict[str, dict[str, float]]]:

@@ -1,6 +1,5 @@
 """From a trained rival to clips and scores, and from results to the report."""
 
-import dataclasses
 import json
 
 import jax
@@ -68,10 +67,12 @@ def test_the_best_scale_of_guidance_is_chosen_over_all_scores():
   assert tried["2.5"] == {"digit": 0.9, "retrieval@1": 0.6} and len(tried) == 4
 
 
-def test_one_block_learns_from_clips_alone():
+def test_whole_clips_alone_are_learned():
   stages = (StageConfig("image", 0.25, 4, 1), StageConfig("video", 0.75, 2, 3))
-  experiment = dataclasses.replace(EXPERIMENT, train=TrainConfig(steps=10, stages=stages))
-  assert run.clips_only(experiment).train.stages == (StageConfig("video", 1.0, 2, 3),)
+  experiment = Experiment(
+      model=PRESETS["digits"], data=DataConfig(later=0.3), train=TrainConfig(steps=10, stages=stages))
+  whole = run.whole_clips(experiment)
+  assert whole.train.stages == (StageConfig("video", 1.0, 2, 3),) and whole.data.later == 0
 
 
 def test_an_unknown_paradigm_is_refused():
