@@ -42,8 +42,8 @@ from nova_jax.train.masking import draw_num_visible
 from nova_jax.train.stages import plan_stages
 
 PARADIGMS = ("nova", "one_block", "quantized", "full_clip")
-DEPTH = 9  # Blocks of a rival of the digits model: 2 M parameters, as that has.
-NUM_CODES = 512
+DEPTH = {"quantized": 8, "full_clip": 9}  # Blocks that make rivals as large as the digits model, 2 M parameters.
+NUM_CODES = 1024
 EXAMPLES, DETAILS = "examples.npz", "details.json"  # The first clips; intervals, and scores of real clips.
 SCALES = (1.0, 1.5, 2.5, 4.0)  # Of guidance, to choose from.
 
@@ -69,7 +69,7 @@ def make_rival(name: str, experiment: Experiment, workdir: Path) -> Paradigm:
     return OneBlock(
         block_model(experiment.model, num_frames), scheduler, num_frames * sample.num_inference_steps,
         sample.num_diffusion_steps, experiment.train.mask_ratio, experiment.train.loss_repeat)
-  cfg = clip_model(experiment.model, DEPTH)
+  cfg = clip_model(experiment.model, DEPTH[name])
   if name == "full_clip":
     return FullClip(cfg, scheduler, sample.num_diffusion_steps)
   path = workdir / "codebook.npy"

@@ -19,6 +19,7 @@ from PIL import Image
 from configs import digits
 from nova_jax.config import Experiment
 from nova_jax.fields import from_dict
+from nova_jax.paradigms.run import nova_flops
 from nova_jax.sweeps import engine, point, report
 from nova_jax.sweeps.plan import Bars, Plot, Sweep, experiment_of, grid, label, load_sweep
 from nova_jax.sweeps.report import write_report
@@ -156,6 +157,13 @@ def test_shipped_sweeps_can_be_planned(name, tmp_path, monkeypatch):
   monkeypatch.chdir(ROOT)
   sweep = load_sweep(f"configs/sweeps/{name}")
   assert len(engine.plan_tasks(sweep, "model", tmp_path)) == len(sweep.points)
+
+
+def test_training_with_images_first_costs_the_same(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  sweep = load_sweep("configs/sweeps/image_stage.py")
+  without, with_images = (nova_flops(experiment_of(sweep, point)) for point in sweep.points)
+  assert with_images == pytest.approx(without, rel=1e-3)
 
 
 @pytest.mark.parametrize("points, message", [
