@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from nova_jax import cli
+from nova_jax.checkpoint import finished_steps
 from nova_jax.config import Experiment
 from nova_jax.evals.digits_run import score_digits
 from nova_jax.fields import from_dict
@@ -19,7 +20,10 @@ from nova_jax.train.loop import train
 def measure(task: dict) -> dict[str, float]:
   """Return scores and cost of a point."""
   if task["experiment"] is not None:
-    train(from_dict(Experiment, task["experiment"]), task["checkpoint"])
+    experiment = from_dict(Experiment, task["experiment"])
+    # A finished one isn't claimed: several sweeps may be reading it.
+    if experiment.train.steps not in finished_steps(Path(task["checkpoint"]) / "checkpoints"):
+      train(experiment, task["checkpoint"])
   pipe = Pipeline.load(task["checkpoint"], **task["loading"])
   options = {name: task[name] for name in ("captions", "batch_size", "seed")}
   # A whole batch of the same shape, so that nothing is left to compile.

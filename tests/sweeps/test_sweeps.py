@@ -137,7 +137,7 @@ def test_points_of_one_training_share_it(tmp_path, ran):
   assert experiment.model.mixer_rank is None and experiment.train.steps == digits.get_config().train.steps
 
 
-def test_one_point_from_training_to_scores(tmp_path):
+def test_one_point_from_training_to_scores(tmp_path, monkeypatch):
   points = [{
       "config.model.width": 32, "config.model.num_heads": 2, "config.model.temporal_depth": 1,
       "config.model.spatial_depth": 2, "config.model.denoiser_depth": 1, "config.model.denoiser_width": 16,
@@ -148,6 +148,9 @@ def test_one_point_from_training_to_scores(tmp_path):
   sweep = Sweep("", "", points, config=str(ROOT / "configs/digits.py"), num_prompts=40, batch_size=20)
   (task,) = engine.plan_tasks(sweep, None, tmp_path / "out")
   result = point.measure(json.loads(json.dumps(task.content)))
+  monkeypatch.setattr(point, "train", None)
+  again = point.measure(json.loads(json.dumps(task.content)))
+  assert again["digit"] == result["digit"], "a finished training is read, and not begun again"
   assert set(result) == {"digit", "direction", "same_digit", "retrieval@1", "retrieval@last", "seconds_per_clip"}
   assert result["seconds_per_clip"] > 0 and (task.folder / "grid.gif").is_file()
 
