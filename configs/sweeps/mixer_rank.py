@@ -10,7 +10,7 @@ def get_sweep():
   return Sweep(
       title="Rank of scaling & shift",
       about="Without the layer, at ranks 2, 4 and 8, and at full rank (-1). All that a later frame learns of earlier "
-            "ones passes through the layer. Clips of four frames hardly drift: what it does for long videos is not seen.",
+            "ones passes through the layer. Clips of four frames hardly drift: its use for long videos is not seen.",
       config="configs/ablation.py",
       points=grid(config__model__mixer_rank=(None, 2, 4, 8, -1), guidance_scale=(1.5,)),
       plots=(Bars("config.model.mixer_rank"),))
