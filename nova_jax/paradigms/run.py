@@ -45,7 +45,7 @@ PARADIGMS = ("nova", "one_block", "quantized", "full_clip")
 DEPTH = {"quantized": 8, "full_clip": 9}  # Blocks that make rivals as large as the digits model, 2 M parameters.
 NUM_CODES = 1024
 EXAMPLES, DETAILS = "examples.npz", "details.json"  # The first clips; intervals, and scores of real clips.
-SCALES = (1.0, 1.5, 2.5, 4.0)  # Of guidance, to choose from.
+SCALES = (1.0, 1.5, 2.5, 4.0, 7.0)  # Of guidance, to choose from.
 
 # (prompts, seeds, guidance scale) → uint8 clips [B, T, height, width, 1].
 GuidedGenerator = Callable[[Sequence[str], Sequence[int], float], np.ndarray]
@@ -112,7 +112,7 @@ def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
   write_atomically(output / EXAMPLES, lambda path: np.savez_compressed(path, **examples))
   cost = {
       "guidance_scale": scale, "steps": experiment.train.steps, "parameters": parameters, "train_flops": flops,
-      "seconds_per_clip": result.seconds / task["num_prompts"]}
+      "seconds_per_clip": result.seconds_per_clip}
   extra["guidance"] = tried
   details = {"generated": _plain(result.scores), "real": _plain(result.real), **extra}
   return {name: share.value for name, share in result.scores.items()} | cost, details

@@ -31,7 +31,7 @@ def measure(task: dict) -> dict[str, float]:
   result = score_digits(
       pipe, Path(task["output"]), num_prompts=task["num_prompts"], **options, **task["sampling"])
   return {name: share.value for name, share in result.scores.items()} | {
-      "seconds_per_clip": result.seconds / task["num_prompts"]}
+      "seconds_per_clip": result.seconds_per_clip}
 
 
 def main(task: dict) -> None:

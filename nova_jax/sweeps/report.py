@@ -90,7 +90,8 @@ def _draw_lines(axes: Axes, plot: Plot, tasks: Sequence[Task]) -> bool:
           (values[plot.x], values[plot.y]))
   for name, pairs in lines.items():
     numbers = all(not isinstance(x, str) for x, _ in pairs)
-    pairs = sorted(pairs) if numbers else pairs
+    # What was measured, such as seconds, is joined in the order of the points: as a field grows.
+    pairs = sorted(pairs) if numbers and plot.x in tasks[0].point else pairs
     axes.plot(*zip(*pairs), "o-" if numbers else "o", label=f"{plot.line} {name}")
   if plot.log:
     axes.set_xscale("log")
