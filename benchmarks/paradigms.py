@@ -2,8 +2,8 @@
 
 Trains and scores NOVA, NOVA with all frames in one block, a vector-quantised raster autoregressive model and a
 full-clip diffusion model of one size with equal compute, each in its own process (`nova_jax/paradigms/run.py`), and
-writes a table, a JSON, a plot and a sheet of clips. The same command continues what was interrupted. With --share 1
-each of them trains as long as the demo.
+writes a table, a JSON, a plot and a sheet of clips. The same command continues what was interrupted. NOVA takes --share
+of the config's steps, all on whole clips; the others take as many as cost the same.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ from nova_jax import cli
 from nova_jax.config import Experiment
 from nova_jax.fields import from_dict, to_dict
 from nova_jax.paradigms.report import write_report
-from nova_jax.paradigms.run import PARADIGMS
+from nova_jax.paradigms.run import CONSTANTS, PARADIGMS
 from nova_jax.sweeps.engine import Task, run_tasks
 from nova_jax.sweeps.plan import digest
 
 config_flags.DEFINE_config_file("config", "configs/digits.py", "What NOVA trains on and how; the others follow it.")
 flags.DEFINE_string("output", None, "Folder to write to.")
-flags.DEFINE_float("share", 1.0, "Of the config's training steps, and of all compute.", lower_bound=0)
+flags.DEFINE_float("share", 1.0, "Of the config's training steps that NOVA takes.", lower_bound=0)
 flags.DEFINE_integer("num_prompts", 400, "Clips that are scored.", lower_bound=40)
 flags.DEFINE_integer("batch_size", 100, "Clips generated at once.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Of the generation.", lower_bound=0)
@@ -36,7 +36,8 @@ def plan_tasks(experiment: Experiment, output: Path, **options: int) -> list[Tas
   """Return a task for each paradigm."""
   tasks = []
   for name in PARADIGMS:
-    content = {"paradigm": name, "experiment": json.loads(json.dumps(to_dict(experiment))), **options}
+    content = {"paradigm": name, "experiment": to_dict(experiment), "constants": CONSTANTS, **options}
+    content = json.loads(json.dumps(content))
     folder = output / f"{name}-{digest(content)}"
     content |= {"output": str(folder), "result": str(folder / "result.json")}
     tasks.append(Task({"paradigm": name}, folder, name, content, COMMAND))

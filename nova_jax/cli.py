@@ -78,11 +78,15 @@ def _call(main: Callable[..., None], argv: Sequence[str], words: bool) -> None:
 
 def run_task(main: Callable[[dict[str, Any]], None]) -> None:
   """Call `main(task)` with the content of the JSON file that the command line names, and exit as `run` does."""
-  with open(sys.argv[1]) as file:
-    task = json.load(file)
   logging.set_verbosity(logging.ERROR)
   try:
+    if len(sys.argv) != 2:
+      raise ValueError(f"expected one argument, the JSON file of a task, got {len(sys.argv) - 1}")
+    with open(sys.argv[1]) as file:
+      task = json.load(file)
     main(task)
+  except KeyboardInterrupt:
+    sys.exit(INTERRUPTED)
   except Exception as error:
     code = exit_code(error)
     if code is None:

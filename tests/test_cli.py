@@ -108,3 +108,20 @@ def test_exit_codes_of_errors_that_come_from_others(number, code, tmp_path, monk
   with pytest.raises(ValueError, match=os.strerror(number)) as caught:
     read_json(tmp_path)
   assert exit_code(caught.value) == code
+
+
+@pytest.mark.parametrize("text, do, code, words", [
+    ('{"x": 1}', "print(task['x'])", 0, "1"), ('{"x": 1}', "raise ValueError('no x')", BAD_INPUT, "error: no x"),
+    ("{", "pass", BAD_INPUT, "error: Expecting property name"), (None, "pass", BAD_INPUT, "No such file"),
+    ("", "pass", BAD_INPUT, "error: expected one argument"), ("{}", "raise KeyboardInterrupt", 130, ""),
+    ("{}", "1 / 0", 1, "ZeroDivisionError")])
+def test_tasks_end_as_launchers_do(tmp_path, text, do, code, words):
+  path = tmp_path / "task.json"
+  if text:
+    path.write_text(text)
+  script = f"from nova_jax import cli\ndef main(task):\n  {do}\ncli.run_task(main)"
+  run = subprocess.run(
+      [sys.executable, "-c", script, *([] if text == "" else [str(path)])], capture_output=True, text=True,
+      env=os.environ | {"PYTHONPATH": str(ROOT)})
+  assert run.returncode == code and words in run.stdout + run.stderr
+  assert code in (0, 1, 130) or len(run.stderr.splitlines()) == 1

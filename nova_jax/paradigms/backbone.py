@@ -1,10 +1,10 @@
-"""What NOVA's rivals are made of: a caption and all tokens of a clip in one sequence, through NOVA's own blocks.
+"""What the quantised and full-clip models are made of: caption and tokens of a clip in one sequence, in NOVA's blocks.
 
   [text, more of a prefix, token 0 … token T·N − 1] → blocks → LayerNorm → an output a token
 
 Tokens are in raster order, frame after frame, and as large as NOVA's image tokens: `clip_model` makes them the video
 tokens of a `ModelConfig` of half its patch. Positions are absolute, those of the temporal encoder.
-Invariant: only what stands before and behind the blocks, and the mask, differ between paradigms.
+Invariant: only what stands before and behind the blocks, and the mask, differ between the two.
 """
 
 import dataclasses

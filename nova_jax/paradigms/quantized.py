@@ -28,7 +28,7 @@ from nova_jax.sampling.temporal import Model
 from nova_jax.sharding import gathered
 
 CODE_AXES = ("vocab", "embed")
-KMEANS_ROUNDS = 20  # 30 more make a codebook of 512 better by 0.1 %.
+KMEANS_ROUNDS = 20
 
 
 def fit_codebook(tokens: Float[np.ndarray, "n P"], num_codes: int, seed: int) -> Float[np.ndarray, "codes P"]:
@@ -59,7 +59,7 @@ def nearest(tokens: Float[Array, "... P"], codebook: Float[Array, "codes P"]) ->
 def round_trip(
     latents: Float[Array, "B T h w C"], codebook: Float[Array, "codes P"], cfg: ModelConfig
 ) -> Float[Array, "B T h w C"]:
-  """Return clips as the codebook shows them: the best that a model of its codes can do."""
+  """Return clips as the codebook shows them."""
   return clips_of(codebook[nearest(tokens_of(latents, cfg), codebook)], cfg)
 
 

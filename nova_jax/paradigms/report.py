@@ -18,9 +18,9 @@ from nova_jax.paradigms.run import DETAILS, EXAMPLES
 from nova_jax.sweeps.engine import Task
 
 TITLES = {
-    "nova": "NOVA", "one_block": "NOVA, frames in one block", "quantized": "quantised raster autoregression",
+    "nova": "NOVA", "one_block": "NOVA in one block", "quantized": "quantised raster autoregression",
     "full_clip": "full-clip diffusion"}
-CEILINGS = {"real": "real clips", "ceiling": "real clips, quantised"}
+REFERENCES = {"real": "real clips", "quantized": "real clips, quantised"}
 EXAMPLE_ROWS = tuple(11 * i % 40 for i in range(8))  # Neighbouring prompts are alike; these differ in both words.
 
 
@@ -38,19 +38,19 @@ def write_report(tasks: Sequence[Task], about: str, output: Path) -> list[Path]:
 
 def table(results: Mapping[str, Mapping[str, Any]], about: str) -> str:
   """Return a Markdown table, a column a paradigm, with what real clips reach and what it cost."""
-  ceilings = _ceilings(results)
-  names = [*(TITLES[name] for name in results), *ceilings]
+  references = _references(results)
+  names = [*(TITLES[name] for name in results), *references]
   lines = [f"| | {' | '.join(names)} |", f"|---{'|---' * len(names)}|"]
   scores = list(next(iter(results.values()))["generated"])
   for score in scores:
     generated = ["{:.3f} ({:.3f} - {:.3f})".format(*result["generated"][score]) for result in results.values()]
-    lines.append(_row(score, [*generated, *(f"{values[score][0]:.3f}" for values in ceilings.values())]))
+    lines.append(_row(score, [*generated, *(f"{values[score][0]:.3f}" for values in references.values())]))
   for name, show in (
       ("guidance_scale", lambda x: f"{x:g}"), ("parameters", lambda x: f"{x / 1e6:.2f} M"),
       ("steps", lambda x: f"{x:.0f}"),
       ("train_flops", lambda x: f"{x / 1e12:.3g} TFLOP"),
       ("seconds_per_clip", lambda x: f"{x:.4f}")):
-    lines.append(_row(name, [*(show(result[name]) for result in results.values()), *[""] * len(ceilings)]))
+    lines.append(_row(name, [*(show(result[name]) for result in results.values()), *[""] * len(references)]))
   return f"# Paradigms\n\n{about}\n\n" + "\n".join(lines) + "\n"
 
 
@@ -64,7 +64,7 @@ def draw(results: Mapping[str, Mapping[str, Any]]) -> bytes:
     value, low, high = np.array([result["generated"][score] for score in scores]).T
     axes.bar(places + (i - (len(results) - 1) / 2) * width, value, width, yerr=[value - low, high - value],
              label=TITLES[name], error_kw={"elinewidth": 1})
-  for (title, values), style in zip(_ceilings(results).items(), ("-", ":")):
+  for (title, values), style in zip(_references(results).items(), ("-", ":")):
     axes.hlines([values[score][0] for score in scores], places - 0.4, places + 0.4, "black", style, label=title)
   axes.set_xticks(places, scores)
   axes.set(ylabel="share of clips", ylim=(0, 1.02))
@@ -86,10 +86,10 @@ def write_clips(path: Path, examples: Mapping[str, Mapping[str, np.ndarray]]) ->
   media.write_sheet(path, rows[shown], captions)
 
 
-def _ceilings(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Sequence[float]]]:
+def _references(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Sequence[float]]]:
   """Return what real clips reach, by title."""
   found = {}
-  for key, title in CEILINGS.items():
+  for key, title in REFERENCES.items():
     for result in results.values():
       if key in result:
         found[title] = result[key]

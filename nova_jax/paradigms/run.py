@@ -31,7 +31,7 @@ from nova_jax.files import write_atomically
 from nova_jax.models.nova import count_parameters
 from nova_jax.paradigms.backbone import clip_model, tokens_of
 from nova_jax.paradigms.full_clip import FullClip
-from nova_jax.paradigms.one_block import OneBlock, block_model
+from nova_jax.paradigms.one_block import MASK_RATIO, OneBlock, block_model
 from nova_jax.paradigms.quantized import Quantized, fit_codebook, round_trip
 from nova_jax.paradigms.training import Paradigm, equal_compute, total_flops, train_rival
 from nova_jax.pipeline import Pipeline, sample_keys
@@ -46,6 +46,8 @@ DEPTH = {"quantized": 8, "full_clip": 9}  # Blocks that make rivals as large as 
 NUM_CODES = 1024
 EXAMPLES, DETAILS = "examples.npz", "details.json"  # The first clips; intervals, and scores of real clips.
 SCALES = (1.0, 1.5, 2.5, 4.0, 7.0)  # Of guidance, to choose from.
+# What results depend on beside a task's experiment; tasks have it, so that others have other folders.
+CONSTANTS = {"depth": DEPTH, "num_codes": NUM_CODES, "scales": SCALES, "mask_ratio": MASK_RATIO}
 
 # (prompts, seeds, guidance scale) → uint8 clips [B, T, height, width, 1].
 GuidedGenerator = Callable[[Sequence[str], Sequence[int], float], np.ndarray]
@@ -68,7 +70,7 @@ def make_rival(name: str, experiment: Experiment, workdir: Path) -> Paradigm:
   if name == "one_block":
     return OneBlock(
         block_model(experiment.model, num_frames), scheduler, num_frames * sample.num_inference_steps,
-        sample.num_diffusion_steps, experiment.train.mask_ratio, experiment.train.loss_repeat)
+        sample.num_diffusion_steps, experiment.train.loss_repeat)
   cfg = clip_model(experiment.model, DEPTH[name])
   if name == "full_clip":
     return FullClip(cfg, scheduler, sample.num_diffusion_steps)
@@ -104,7 +106,7 @@ def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
     flops = total_flops(paradigm, experiment)
     generate = make_generator(paradigm, model, experiment)
     if name == "quantized":
-      extra = {"ceiling": quantized_ceiling(paradigm, experiment, task["num_prompts"])}
+      extra = {"quantized": quantized_clips(paradigm, experiment, task["num_prompts"])}
   # The scale's clips leave nothing to compile for those that are timed.
   scale, tried = choose_scale(
       lambda scale: score(generate, scale, experiment, task, output / "guidance", task["seed"] + 1)[0])
@@ -165,7 +167,7 @@ def make_generator(paradigm: Paradigm, module: nnx.Module, experiment: Experimen
   return generate
 
 
-def quantized_ceiling(paradigm: Quantized, experiment: Experiment, num_clips: int) -> dict[str, list[float]]:
+def quantized_clips(paradigm: Quantized, experiment: Experiment, num_clips: int) -> dict[str, list[float]]:
   """Return the scores of real held-out clips whose tokens are replaced by their codes."""
   autoencoder = load_autoencoder(experiment.autoencoder)
   real, digits, directions = digits_lib.real_clips(

@@ -117,6 +117,9 @@ def load_sweep(path: str | Path) -> Sweep:
     by = plot.by if isinstance(plot, Bars) else plot.line
     if by and by not in fields:
       raise ValueError(f"{path}: plots tell lines or bars apart by {by}, which no point sets")
+    values = [shown(point.get(by)) for point in sweep.points]
+    if isinstance(plot, Bars) and len(set(values)) < len(values):
+      raise ValueError(f"{path}: several points have the same {by}, so bars can't be told apart by it; use Plot")
     for name in plot.y if isinstance(plot, Bars) else ():
       if name not in SCORES:
         raise ValueError(f"{path}: bars show shares, and {name!r} is none{did_you_mean(name, SCORES)}")

@@ -43,7 +43,7 @@ def compare(tmp_path, *flags, **environment):
 def test_what_fails_is_named_and_the_same_command_adds_it(tmp_path):
   first = compare(tmp_path, "--share", "0.5", FAILS="quantized")
   assert (first.returncode, first.stderr) == (1, "error: quantized: no such luck; the same command tries again\n")
-  assert "| | NOVA | NOVA, frames in one block | full-clip diffusion | real clips |" in first.stdout
+  assert "| | NOVA | NOVA in one block | full-clip diffusion | real clips |" in first.stdout
   again = compare(tmp_path, "--share", "0.5")
   assert again.returncode == 0 and again.stdout.count("done before") == 3
   results = json.loads((tmp_path / "out/paradigms.json").read_text())

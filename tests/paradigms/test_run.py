@@ -39,9 +39,9 @@ def test_the_codebook_is_fitted_once_and_real_clips_tell_what_it_costs(tmp_path,
   monkeypatch.setattr(run, "fit_codebook", None)
   again = run.make_rival("quantized", EXPERIMENT, tmp_path)
   np.testing.assert_array_equal(rival.codebook, again.codebook)
-  ceiling = run.quantized_ceiling(rival, EXPERIMENT, 40)
-  assert ceiling["digit"][0] > 0.7 and ceiling["direction"][0] > 0.95
-  assert ceiling["retrieval@1"][0] < 1, "a codebook of 64 can't show all digits"
+  shown = run.quantized_clips(rival, EXPERIMENT, 40)
+  assert shown["digit"][0] > 0.7 and shown["direction"][0] > 0.95
+  assert shown["retrieval@1"][0] < 1, "a codebook of 64 can't show all digits"
 
 
 def test_clips_are_guided_at_the_scale_and_the_first_are_kept_with_their_prompts(tmp_path):
@@ -86,7 +86,7 @@ def test_report_shows_what_is_done(tmp_path):
     result = {"digit": 0.5 + i / 8, "guidance_scale": 1.5, "steps": 10.0, "parameters": 2e6, "train_flops": 3e12,
               "seconds_per_clip": 0.25}
     details = {"generated": {"digit": [0.5 + i / 8, 0.4, 0.7]}, "real": {"digit": [0.99, 0.98, 1.0]}}
-    details |= {"ceiling": {"digit": [0.97, 0.96, 0.98]}} if i else {}
+    details |= {"quantized": {"digit": [0.97, 0.96, 0.98]}} if i else {}
     write_result(task.folder, result, details)
   table, numbers, plot, sheet = write_report(tasks, "About.", tmp_path)
   lines = table.read_text().splitlines()
@@ -94,7 +94,7 @@ def test_report_shows_what_is_done(tmp_path):
   assert lines[6] == "| digit | 0.500 (0.400 - 0.700) | 0.625 (0.400 - 0.700) | 0.990 | 0.970 |"
   assert "| guidance_scale | 1.5 | 1.5 |  |  |" in lines
   assert "| train_flops | 3 TFLOP | 3 TFLOP |  |  |" in lines
-  assert json.loads(numbers.read_text())["quantized"]["ceiling"]["digit"][0] == 0.97
+  assert json.loads(numbers.read_text())["quantized"]["quantized"]["digit"][0] == 0.97
   assert Image.open(plot).size[0] > 900
   # Eight rows; two clips of three frames and a gap, 64 pixels each.
   assert Image.open(sheet).size == (7 * 68 + 4, 8 * (64 + 14 + 4) + 4)

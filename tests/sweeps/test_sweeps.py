@@ -193,5 +193,10 @@ def test_other_bad_input(tmp_path):
       "get_sweep = lambda: Sweep('', '', [{'weights': 'ema'}], [Bars('weights', ['digits'])])")
   with pytest.raises(ValueError, match="did you mean 'digit'"):
     load_sweep(tmp_path / "sweep.py")
+  (tmp_path / "sweep.py").write_text(
+      "from nova_jax.sweeps.plan import Bars, Sweep, grid\n"
+      "get_sweep = lambda: Sweep('', '', grid(weights=('ema',), fps=(1.0, 2.0)), [Bars('weights')])")
+  with pytest.raises(ValueError, match="several points have the same weights"):
+    load_sweep(tmp_path / "sweep.py")
   with pytest.raises(ValueError, match="is not a field"):
     experiment_of(Sweep("", "", [], config=str(ROOT / "configs/digits.py")), {"config.steps": 1})
