@@ -1,9 +1,9 @@
 """Numbers from finished folders: `python -m launch.score --benchmark vbench|geneval|frechet|motion …`.
 
 vbench and geneval add up what the official scorers wrote (--results FILE or FOLDER). frechet compares two folders of
-pictures or videos: Fréchet distance (FID, FVD), precision, recall and diversity, in the features of a network whose
-weights you bring: --real DIR --generated DIR --weights FILE [--features inception|MODULE:FUNCTION]. motion tells how
-much the videos of --generated move, in pixels a frame.
+pictures or videos: Fréchet distance, precision, recall and diversity, in the features of a network whose weights you
+bring (inception for FID, i3d for FVD): --real DIR --generated DIR --weights FILE
+[--features inception|i3d|MODULE:FUNCTION]. motion tells how much the videos of --generated move, in pixels a frame.
 """
 
 import json
@@ -13,7 +13,7 @@ from absl import flags
 
 from nova_jax import cli
 from nova_jax.evals import aggregate
-from nova_jax.evals.features import INCEPTION, features_of, open_features
+from nova_jax.evals.features import NETWORKS, features_of, open_features
 from nova_jax.evals.frechet import frechet_distance
 from nova_jax.evals.motion import motion_of
 from nova_jax.evals.neighbours import diversity, precision_recall
@@ -23,8 +23,9 @@ flags.DEFINE_enum("benchmark", None, ["vbench", "geneval", "frechet", "motion"],
 flags.DEFINE_multi_string("results", None, "What the official scorer wrote; repeat the flag for several files.")
 flags.DEFINE_string("real", None, "Folder of real pictures or videos.")
 flags.DEFINE_string("generated", None, "Folder of generated ones.")
-flags.DEFINE_string("features", INCEPTION, f"{INCEPTION}, or MODULE:FUNCTION that makes a feature function.")
-flags.DEFINE_string("weights", None, "Weights of the features' network, such as pytorch-fid's InceptionV3.")
+flags.DEFINE_string(
+    "features", "inception", f"{', '.join(NETWORKS)}, or MODULE:FUNCTION that makes a feature function.")
+flags.DEFINE_string("weights", None, "The network's weights, such as pytorch-fid's InceptionV3 or pytorch-i3d's I3D.")
 flags.DEFINE_string("json", None, "File to write the numbers to.")
 
 

@@ -1,8 +1,8 @@
 """Features of a folder of pictures or videos, for distances between what is real and what is generated.
 
 A feature function takes clips uint8 [B, T, height, width, 3] of one size and returns features [n, `dim`], of each frame
-(FID: `inception.Inception`) or of each clip (FVD: bring your own, such as an I3D). It is named as Python finds it,
-"module:function"; the function takes the path of its weights, and returns one with the attribute `dim`:
+(FID: `inception.Inception`) or of each clip (FVD: `i3d.I3D`). Your own is named as Python finds it, "module:function";
+the function takes the path of its weights, and returns one with the attribute `dim`:
 
   class Features(Protocol):
     dim: int
@@ -22,11 +22,12 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from nova_jax.evals.frechet import FeatureStatistics
+from nova_jax.evals.i3d import I3D
 from nova_jax.evals.inception import Inception
 from nova_jax.progress import Progress
 
 PICTURES, VIDEOS = (".png", ".jpg", ".jpeg"), (".mp4", ".webm", ".avi", ".gif")
-INCEPTION = "inception"
+NETWORKS = {"inception": Inception, "i3d": I3D}
 
 
 class Features(Protocol):
@@ -44,11 +45,11 @@ def open_features(name: str, weights: str | Path) -> Features:
   Raises:
     ValueError: there is no such function, or it doesn't take these weights.
   """
-  if name == INCEPTION:
-    return Inception.load(weights)
+  if name in NETWORKS:
+    return NETWORKS[name].load(weights)
   module, colon, function = name.partition(":")
   if not colon:
-    raise ValueError(f"--features: expected {INCEPTION} or MODULE:FUNCTION, got {name!r}")
+    raise ValueError(f"--features: expected {', '.join(NETWORKS)} or MODULE:FUNCTION, got {name!r}")
   try:
     make = getattr(importlib.import_module(module), function)
   except (ImportError, AttributeError) as error:

@@ -1,13 +1,12 @@
 """InceptionV3 as FID uses it: pictures → 2048 features, by weights that the user brings.
 
 The network of "Rethinking the Inception Architecture for Computer Vision" (Szegedy et al., 2016), in the form that
-TensorFlow's FID graph has: average pools count no padding, the last block takes a maximum instead, and batch
-normalisation has eps 1e-3. The weights are `pt_inception-2015-12-05-6726825d.pth` of pytorch-fid, or the same names in
-safetensors; torchvision's own weights give other numbers than the published FID.
+TensorFlow's FID graph has: average pools count no padding, and the last block takes a maximum instead. The weights are
+`pt_inception-2015-12-05-6726825d.pth` of pytorch-fid, or the same names in safetensors; torchvision's own weights give
+other numbers than the published FID.
 Invariant: features of a picture do not depend on the pictures beside it.
 """
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,13 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+
+from nova_jax.evals.weights import NORM, check_weights, fold_norm, read_weights
 
 DIM = 2048
 SIDE = 299  # Pixels a side that pictures are scaled to.
-_EPS = 1e-3
-_NORM = ("weight", "bias", "running_mean", "running_var")
+_UNUSED = ("fc.", "AuxLogits.")  # The classifiers.
 
 Params = Mapping[str, Array]
 
@@ -97,12 +95,12 @@ class Inception:
 
   @classmethod
   def load(cls, path: str | Path) -> "Inception":
-    """Read weights in safetensors, or in PyTorch's file (which needs `pip install -e .[torch]`).
+    """Read weights, in a file that `read_weights` reads.
 
     Raises:
       ValueError: the file can't be read, or isn't of this network.
     """
-    return cls(convert(_read(Path(path))))
+    return cls(convert(read_weights(path, "InceptionV3, such as pytorch-fid's")))
 
   def __call__(self, clips: UInt8[np.ndarray, "B T height width 3"]) -> Float[np.ndarray, "B*T 2048"]:
     """Return the features of every frame."""
@@ -116,7 +114,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
   def conv(prefix, layer, inputs):
     name, outputs, kernel, *_ = layer
     wanted[f"{prefix}{name}.conv.weight"] = (outputs, inputs, *kernel)
-    wanted.update({f"{prefix}{name}.bn.{key}": (outputs,) for key in _NORM})
+    wanted.update({f"{prefix}{name}.bn.{key}": (outputs,) for key in NORM})
     return outputs
 
   for layer in _STEM:
@@ -143,25 +141,12 @@ def convert(weights: Mapping[str, np.ndarray]) -> Params:
     ValueError: weights are missing or misshapen; the classifier's and counters are left alone.
   """
   wanted = shapes()
-  wrong = [
-      f"{name} {'missing' if name not in weights else f'of shape {tuple(weights[name].shape)}, expected {shape}'}"
-      for name, shape in wanted.items() if name not in weights or tuple(weights[name].shape) != shape]
-  unknown = [
-      name for name in weights
-      if name not in wanted and not name.startswith(("fc.", "AuxLogits.")) and not name.endswith("num_batches_tracked")]
-  if wrong or unknown:
-    raise ValueError(
-        f"Inception: expected pytorch-fid's InceptionV3; {len(wrong)} weights don't fit: {', '.join(wrong[:3])}"
-        + (f"; unknown: {', '.join(unknown[:3])}" if unknown else ""))
+  check_weights(weights, wanted, "pytorch-fid's InceptionV3", _UNUSED)
   params = {}
   for name in wanted:
-    if name.endswith(".conv.weight"):
-      layer = name.removesuffix(".conv.weight")
-      scale, bias, mean, variance = (np.asarray(weights[f"{layer}.bn.{key}"], np.float64) for key in _NORM)
-      scale = scale / np.sqrt(variance + _EPS)
-      kernel = np.asarray(weights[name], np.float64) * scale[:, None, None, None]
-      params[f"{layer}.kernel"] = jnp.asarray(kernel.transpose(2, 3, 1, 0), jnp.float32)
-      params[f"{layer}.bias"] = jnp.asarray(bias - mean * scale, jnp.float32)
+    layer = name.removesuffix(".conv.weight")
+    if layer != name:
+      params[f"{layer}.kernel"], params[f"{layer}.bias"] = fold_norm(weights[name], weights, f"{layer}.bn")
   return params
 
 
@@ -210,22 +195,3 @@ def _pool(x, kind):
   total = lax.reduce_window(x, 0.0, lax.add, window, strides, padding)
   count = lax.reduce_window(jnp.ones((1, *x.shape[1:3], 1)), 0.0, lax.add, window, strides, padding)
   return total / count
-
-
-def _read(path: Path) -> Mapping[str, np.ndarray]:
-  if not path.is_file():
-    raise ValueError(f"{path} does not exist; expected weights of InceptionV3, such as pytorch-fid's")
-  if path.suffix == ".safetensors":
-    try:
-      return load_file(path)
-    except SafetensorError as error:
-      raise ValueError(f"{path} is not safetensors: {error}") from None
-  try:
-    import torch
-  except ImportError:
-    raise ValueError(f"{path} needs PyTorch: pip install -e .[torch], or save the weights as safetensors") from None
-  try:
-    weights = torch.load(path, map_location="cpu", weights_only=True)
-  except (pickle.UnpicklingError, RuntimeError) as error:
-    raise ValueError(f"{path} is not a file of PyTorch weights: {error}") from None
-  return {name: weight.numpy() for name, weight in weights.items()}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evals.judges import close, random_weights
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
@@ -20,17 +21,9 @@ REFERENCE = load_file(Path(__file__).parent / "inception.safetensors")
 
 @pytest.fixture(scope="module")
 def inputs():
-  """Weights by published names, in the order of these, and two pictures."""
-  rng, weights, shapes = np.random.default_rng(0), {}, inception.shapes()
-  for name in sorted(shapes):
-    shape = shapes[name]
-    if name.endswith("conv.weight"):
-      weights[name] = rng.standard_normal(shape, np.float32) * np.float32((2 / np.prod(shape[1:])) ** 0.5)
-    elif name.endswith(("running_var", "bn.weight")):
-      spread = (0.5, 1.5) if name.endswith("var") else (0.8, 1.2)
-      weights[name] = rng.uniform(*spread, shape).astype(np.float32)
-    else:
-      weights[name] = rng.standard_normal(shape, np.float32) * np.float32(0.1)
+  """Weights by published names, and two pictures."""
+  rng = np.random.default_rng(0)
+  weights = random_weights(inception.shapes(), rng)
   return weights, rng.uniform(0, 1, (2, 80, 96, 3)).astype(np.float32)
 
 
@@ -39,10 +32,6 @@ def file(inputs, tmp_path_factory):
   path = tmp_path_factory.mktemp("weights") / "inception.safetensors"
   save_file(inputs[0] | {"fc.bias": np.zeros(8, np.float32)}, path)
   return path
-
-
-def close(ours, reference):
-  np.testing.assert_allclose(ours, reference, atol=1e-4 * np.abs(reference).max())
 
 
 def test_features_equal_the_published_codes(inputs):
@@ -93,7 +82,7 @@ def test_a_function_that_the_user_brings(tmp_path):
   clip = read_clip(tmp_path / "v.mp4")
   assert clip.shape == (5, 16, 16, 3) and abs(int(clip.mean()) - 128) < 3
   (tmp_path / "w.mp4").write_bytes(b"none")
-  for name, message in (("none", "expected inception or"), ("nova_jax:none", "none"), ("builtins:str", "dim")):
+  for name, message in (("none", "expected inception, i3d or"), ("nova_jax:none", "none"), ("builtins:str", "dim")):
     with pytest.raises(ValueError, match=message):
       open_features(name, "2")
   with pytest.raises(ValueError, match="w.mp4 can't be read"):
