@@ -6,6 +6,7 @@ bring (inception for FID, i3d for FVD): --real DIR --generated DIR --weights FIL
 [--features inception|i3d|MODULE:FUNCTION]. motion tells how much the videos of --generated move, in pixels a frame.
 """
 
+import itertools
 import json
 from pathlib import Path
 
@@ -13,13 +14,18 @@ from absl import flags
 
 from nova_jax import cli
 from nova_jax.evals import aggregate
-from nova_jax.evals.features import NETWORKS, features_of, open_features
+from nova_jax.evals.features import NETWORKS, features_of, find, open_features
 from nova_jax.evals.frechet import frechet_distance
 from nova_jax.evals.motion import motion_of
 from nova_jax.evals.neighbours import diversity, precision_recall
 from nova_jax.files import write_atomically
 
-flags.DEFINE_enum("benchmark", None, ["vbench", "geneval", "frechet", "motion"], "What to score.")
+# What each score is made of; --features has a default, and --json is for all.
+NEEDED = {
+    "vbench": ("results",), "geneval": ("results",), "frechet": ("real", "generated", "weights"),
+    "motion": ("generated",)}
+
+flags.DEFINE_enum("benchmark", None, list(NEEDED), "What to score.")
 flags.DEFINE_multi_string("results", None, "What the official scorer wrote; repeat the flag for several files.")
 flags.DEFINE_string("real", None, "Folder of real pictures or videos.")
 flags.DEFINE_string("generated", None, "Folder of generated ones.")
@@ -32,47 +38,48 @@ flags.DEFINE_string("json", None, "File to write the numbers to.")
 def main() -> None:
   """Print scores, and write them."""
   args = flags.FLAGS
-  scores = {"frechet": _frechet, "motion": _motion}.get(args.benchmark, _official)(args)
+  for name in sorted(set(itertools.chain(*NEEDED.values()))):
+    needed, given = name in NEEDED[args.benchmark], bool(getattr(args, name))
+    if needed != given:
+      raise ValueError(f"--{name} {'is needed for' if needed else 'is given, but not used by'} {args.benchmark}")
+  scores = SCORES[args.benchmark](args)
   for name, value in scores.items():
-    print(f"{name:<24}{value:>12.4f}")
+    print(f"{name:<24}{value:>12{'' if isinstance(value, int) else '.4f'}}")
   if args.json:
     write_atomically(args.json, json.dumps(scores, indent=2) + "\n")
 
 
-def _official(args) -> dict[str, float]:
-  if not args.results:
-    raise ValueError(f"--results: give what the official scorer of {args.benchmark} wrote")
-  paths = [Path(path) for path in args.results]
-  if args.benchmark == "vbench":
-    scores = aggregate.read_vbench(paths)
-    return scores | aggregate.vbench_totals(scores)
-  if len(paths) > 1:
-    raise ValueError(f"--results: geneval's are one file, got {len(paths)}")
-  return aggregate.read_geneval(paths[0])
+def _vbench(args) -> dict[str, float]:
+  scores = aggregate.read_vbench([Path(path) for path in args.results])
+  return scores | aggregate.vbench_totals(scores)
 
 
-def _motion(args) -> dict[str, float]:
-  _need(args, "generated")
-  return motion_of(Path(args.generated))
-
-
-def _need(args, *names: str) -> None:
-  for name in names:
-    if not getattr(args, name):
-      raise ValueError(f"--{name} is needed for {args.benchmark}")
+def _geneval(args) -> dict[str, float]:
+  if len(args.results) > 1:
+    raise ValueError(f"--results: geneval's are one file, got {len(args.results)}")
+  return aggregate.read_geneval(Path(args.results[0]))
 
 
 def _frechet(args) -> dict[str, float]:
-  _need(args, "real", "generated", "weights")
+  folders = {name: find(Path(getattr(args, name))) for name in ("real", "generated")}
   function = open_features(args.features, args.weights)
-  (real, real_statistics), (made, statistics) = (
-      features_of(Path(folder), function) for folder in (args.real, args.generated))
-  precision, recall = precision_recall(real, made)
+  real, made = (features_of(paths, function, name) for name, paths in folders.items())
+  if real.clip_frames != made.clip_frames:
+    raise ValueError(
+        f"clips of --real have {real.clip_frames or 1} frames, those of --generated {made.clip_frames or 1}; expected "
+        "as many in both")
+  precision, recall = precision_recall(real.features, made.features)
   return {
-      "frechet": frechet_distance(real_statistics, statistics), "precision": precision, "recall": recall,
-      "diversity": diversity(made), "diversity_real": diversity(real),
-      "features": len(made), "features_real": len(real)}
+      "frechet": frechet_distance(real.statistics, made.statistics), "precision": precision, "recall": recall,
+      "diversity": diversity(made.features), "diversity_real": diversity(real.features),
+      "features": len(made.features), "features_real": len(real.features)}
 
+
+def _motion(args) -> dict[str, float]:
+  return motion_of(Path(args.generated))
+
+
+SCORES = {"vbench": _vbench, "geneval": _geneval, "frechet": _frechet, "motion": _motion}
 
 if __name__ == "__main__":
   cli.run(main, required=("benchmark",))

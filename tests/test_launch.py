@@ -1,5 +1,6 @@
 """The command lines, as a user types them: what they write, and one line and exit code 2 for bad input."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from test_pipeline import CARD, TINY, save
 
@@ -86,6 +88,23 @@ def test_folders_for_a_benchmark_and_scores(model, tmp_path):
   (tmp_path / "results.jsonl").write_text('{"tag": "colors", "correct": true}\n')
   failed = run("launch.score", "--benchmark=geneval", "--results", tmp_path / "results.jsonl")
   assert failed.returncode == 2 and "the overall score is of the tasks" in failed.stderr
+
+
+def test_folders_are_compared(tmp_path):
+  for folder, greys in (("real", (0, 1, 3, 6)), ("made", (2, 7, 12, 13))):
+    (tmp_path / folder).mkdir()
+    for grey in greys:
+      Image.new("RGB", (4, 4), (grey,) * 3).save(tmp_path / folder / f"{grey}.png")
+  args = ("launch.score", "--benchmark=frechet", "--generated", tmp_path / "made", "--real", tmp_path / "real")
+  done = run(*args, "--features=tests.evals.judges:Mean", "--weights=1", "--json", tmp_path / "scores.json")
+  assert done.returncode == 0 and "features                           4" in done.stdout, done.stderr
+  scores = json.loads((tmp_path / "scores.json").read_text())
+  # In each of three equal colours: means 2.5 and 8.5, variances 7 and 77 / 3.
+  assert scores["frechet"] == pytest.approx(3 * (6**2 + (7**0.5 - (77 / 3) ** 0.5) ** 2))
+  # The ball of 6 reaches to 12.
+  assert (scores["precision"], scores["recall"], scores["features_real"]) == (0.75, 1, 4)
+  failed = run(*args, "--weights=1", "--results=x")
+  assert (failed.returncode, failed.stderr) == (2, "error: --results is given, but not used by frechet\n")
 
 
 @pytest.mark.parametrize("args, message", [

@@ -59,7 +59,7 @@ def open_weights(folder: Path) -> dict[str, Stored]:
   """
   weights: dict[str, Stored] = {}
   for file in weight_files(folder):
-    found = _open_safetensors(file) if file.suffix == ".safetensors" else _open_pickle(file)
+    found = open_file(file)
     twice = weights.keys() & found.keys()
     if twice:
       raise ValueError(f"{file}: {min(twice)} is in another shard too")
@@ -67,11 +67,20 @@ def open_weights(folder: Path) -> dict[str, Stored]:
   return weights
 
 
-def _open_safetensors(file: Path) -> dict[str, Stored]:
+def open_file(file: Path, without: tuple[str, ...] = ()) -> dict[str, Stored]:
+  """Return the weights of one file by name, not read yet, but for those whose names end with one of `without`.
+
+  Raises:
+    ValueError: the file is damaged, or holds anything but numbers.
+  """
+  return (_open_safetensors if file.suffix == ".safetensors" else _open_pickle)(file, without)
+
+
+def _open_safetensors(file: Path, without: tuple[str, ...]) -> dict[str, Stored]:
   weights = {}
   try:
     with safe_open(file, framework="numpy") as reader:
-      for name in reader.keys():
+      for name in (name for name in reader.keys() if not name.endswith(without)):
         piece = reader.get_slice(name)
         if piece.get_dtype() not in DTYPES:
           raise ValueError(f"{file}: {name} is {piece.get_dtype()}; expected one of {', '.join(DTYPES)}")
@@ -88,7 +97,7 @@ def _read_safetensors(file: Path, name: str) -> np.ndarray:
     return reader.get_tensor(name)
 
 
-def _open_pickle(file: Path) -> dict[str, Stored]:
+def _open_pickle(file: Path, without: tuple[str, ...]) -> dict[str, Stored]:
   try:
     import torch
   except ImportError:
@@ -116,6 +125,7 @@ def _open_pickle(file: Path) -> dict[str, Stored]:
   if not isinstance(tensors, dict) or not all(
       isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in tensors.items()):
     raise ValueError(f"{file}: expected names and weights, got something else (a whole training state?)")
+  tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(without)}
   for name, tensor in tensors.items():
     if tensor.dtype not in known or tensor.layout != torch.strided or tensor.device.type != "cpu":
       raise ValueError(

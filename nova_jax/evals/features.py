@@ -4,7 +4,7 @@ A feature function takes clips uint8 [B, T, height, width, 3] of one size and re
 (FID: `inception.Inception`) or of each clip (FVD: `i3d.I3D`). Your own is named as Python finds it, "module:function";
 the function takes the path of its weights, and returns one with the attribute `dim`:
 
-  class Features(Protocol):
+  class Mine:
     dim: int
     def __call__(self, clips): ...
 
@@ -12,9 +12,9 @@ Invariant: files are taken in the order of their names, and one clip at a time, 
 """
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import av
 import numpy as np
@@ -30,8 +30,8 @@ PICTURES, VIDEOS = (".png", ".jpg", ".jpeg"), (".mp4", ".webm", ".avi", ".gif")
 NETWORKS = {"inception": Inception, "i3d": I3D}
 
 
-class Features(Protocol):
-  """A feature function."""
+class FeatureFunction(Protocol):
+  """What makes features."""
 
   dim: int
 
@@ -39,7 +39,15 @@ class Features(Protocol):
     """Return features of frames, or of clips."""
 
 
-def open_features(name: str, weights: str | Path) -> Features:
+class FolderFeatures(NamedTuple):
+  """Features of all files of a folder."""
+
+  features: Float[np.ndarray, "n D"]
+  statistics: FeatureStatistics
+  clip_frames: int | None  # Of all clips, which have the same number; None for features of frames.
+
+
+def open_features(name: str, weights: str | Path) -> FeatureFunction:
   """Open a feature function by its name, with the weights that the user brings.
 
   Raises:
@@ -60,18 +68,46 @@ def open_features(name: str, weights: str | Path) -> Features:
   return made
 
 
-def features_of(folder: Path, function: Features) -> tuple[Float[np.ndarray, "n D"], FeatureStatistics]:
-  """Return the features of all pictures and videos in a folder, and their mean and covariance."""
-  paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES + VIDEOS)
+def find(folder: Path, suffixes: tuple[str, ...] = PICTURES + VIDEOS) -> list[Path]:
+  """Return the files in a folder and below that have a suffix, in order.
+
+  Raises:
+    ValueError: there are none.
+  """
+  paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
   if not paths:
-    raise ValueError(f"{folder} has no pictures or videos ({', '.join(PICTURES + VIDEOS)})")
-  found, statistics = [], FeatureStatistics(function.dim)
+    what = "videos" if suffixes == VIDEOS else "pictures or videos"
+    raise ValueError(f"{folder} has no {what} ({', '.join(suffixes)})")
+  return paths
+
+
+def features_of(paths: Sequence[Path], function: FeatureFunction, what: str) -> FolderFeatures:
+  """Return the features of pictures and videos.
+
+  Args:
+    paths: their files.
+    function: makes the features.
+    what: a word for the progress bar.
+
+  Raises:
+    ValueError: a file can't be read, the function doesn't take it, or clips that have one feature each have different
+      numbers of frames.
+  """
+  found, statistics, clip_frames = [], FeatureStatistics(function.dim), None
   with Progress("file", len(paths)) as progress:
     for done, path in enumerate(paths, 1):
-      found.append(np.asarray(function(read_clip(path)[None]), np.float64))
-      statistics.add(found[-1])
-      progress.show(done, what=folder.name)
-  return np.concatenate(found), statistics
+      clip = read_clip(path)
+      try:
+        found.append(np.asarray(function(clip[None]), np.float64))
+        statistics.add(found[-1])
+      except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+      if len(found[-1]) == 1 < len(clip):
+        clip_frames = clip_frames or len(clip)
+        if len(clip) != clip_frames:
+          raise ValueError(f"{path} has {len(clip)} frames, clips before it {clip_frames}; expected as many in all")
+      progress.show(done, what=what)
+  return FolderFeatures(np.concatenate(found), statistics, clip_frames)
 
 
 def read_clip(path: Path) -> UInt8[np.ndarray, "T height width 3"]:
@@ -94,5 +130,6 @@ def read_clip(path: Path) -> UInt8[np.ndarray, "T height width 3"]:
 
 def _frames(path: Path) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
   with av.open(str(path)) as container:
-    for frame in container.decode(video=0):
-      yield frame.to_ndarray(format="rgb24")
+    if container.streams.video:
+      for frame in container.decode(video=0):
+        yield frame.to_ndarray(format="rgb24")

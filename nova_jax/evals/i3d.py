@@ -7,9 +7,8 @@ same names in safetensors.
 Invariant: features of a clip do not depend on the clips beside it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,49 +16,34 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-from nova_jax.evals.weights import NORM, check_weights, fold_norm, read_weights
+from nova_jax.evals.networks import (
+    Conv, Mixed, Params, Pool, apply, check_weights, fold, published_shapes, read_weights, scaled, width)
 
 DIM = 400
 SIDE = 224  # Pixels a side that frames are scaled to.
 MIN_FRAMES = 9  # Time is halved three times, rounded up, and averaged over pairs.
-_LOGITS = "logits.conv3d"
-
-Params = Mapping[str, Array]
+_KERNEL, _LOGITS = "conv3d.weight", "logits.conv3d"
 
 
-class _Conv(NamedTuple):
-  name: str
-  channels: int
-  side: int  # Of the kernel, in time, height and width.
-  stride: int = 1
+def _conv(name: str, channels: int, side: int, stride: int = 1) -> Conv:
+  return Conv(name, channels, (side,) * 3, (stride,) * 3)
 
 
-class _Pool(NamedTuple):  # By the maximum.
-  window: tuple[int, int, int]
-  strides: tuple[int, int, int]
+def _mixed(name: str, *channels: int) -> Mixed:
+  conv = lambda branch, i, side: _conv(f"{name}.{branch}", channels[i], side)
+  return Mixed((
+      (conv("b0", 0, 1),), (conv("b1a", 1, 1), conv("b1b", 2, 3)), (conv("b2a", 3, 1), conv("b2b", 4, 3)),
+      (Pool((3, 3, 3), (1, 1, 1)), conv("b3b", 5, 1))))
 
 
-class _Mixed(NamedTuple):
-  """Four branches side by side: 1; 1 and 3; 1 and 3; a maximum of 3 and 1 (sides of kernels)."""
-
-  name: str
-  channels: tuple[int, int, int, int, int, int]
-
-  def branches(self) -> tuple[tuple[_Conv | _Pool, ...], ...]:
-    conv = lambda branch, i, side: _Conv(f"{self.name}.{branch}", self.channels[i], side)
-    return (
-        (conv("b0", 0, 1),), (conv("b1a", 1, 1), conv("b1b", 2, 3)), (conv("b2a", 3, 1), conv("b2b", 4, 3)),
-        (_Pool((3, 3, 3), (1, 1, 1)), conv("b3b", 5, 1)))
-
-
-_LAYERS = (
-    _Conv("Conv3d_1a_7x7", 64, 7, 2), _Pool((1, 3, 3), (1, 2, 2)), _Conv("Conv3d_2b_1x1", 64, 1),
-    _Conv("Conv3d_2c_3x3", 192, 3), _Pool((1, 3, 3), (1, 2, 2)), _Mixed("Mixed_3b", (64, 96, 128, 16, 32, 32)),
-    _Mixed("Mixed_3c", (128, 128, 192, 32, 96, 64)), _Pool((3, 3, 3), (2, 2, 2)),
-    _Mixed("Mixed_4b", (192, 96, 208, 16, 48, 64)), _Mixed("Mixed_4c", (160, 112, 224, 24, 64, 64)),
-    _Mixed("Mixed_4d", (128, 128, 256, 24, 64, 64)), _Mixed("Mixed_4e", (112, 144, 288, 32, 64, 64)),
-    _Mixed("Mixed_4f", (256, 160, 320, 32, 128, 128)), _Pool((2, 2, 2), (2, 2, 2)),
-    _Mixed("Mixed_5b", (256, 160, 320, 32, 128, 128)), _Mixed("Mixed_5c", (384, 192, 384, 48, 128, 128)))
+LAYERS = (
+    _conv("Conv3d_1a_7x7", 64, 7, 2), Pool((1, 3, 3), (1, 2, 2)), _conv("Conv3d_2b_1x1", 64, 1),
+    _conv("Conv3d_2c_3x3", 192, 3), Pool((1, 3, 3), (1, 2, 2)), _mixed("Mixed_3b", 64, 96, 128, 16, 32, 32),
+    _mixed("Mixed_3c", 128, 128, 192, 32, 96, 64), Pool((3, 3, 3), (2, 2, 2)),
+    _mixed("Mixed_4b", 192, 96, 208, 16, 48, 64), _mixed("Mixed_4c", 160, 112, 224, 24, 64, 64),
+    _mixed("Mixed_4d", 128, 128, 256, 24, 64, 64), _mixed("Mixed_4e", 112, 144, 288, 32, 64, 64),
+    _mixed("Mixed_4f", 256, 160, 320, 32, 128, 128), Pool((2, 2, 2), (2, 2, 2)),
+    _mixed("Mixed_5b", 256, 160, 320, 32, 128, 128), _mixed("Mixed_5c", 384, 192, 384, 48, 128, 128))
 
 
 class I3D:
@@ -87,81 +71,31 @@ class I3D:
     """
     if clips.shape[1] < MIN_FRAMES:
       raise ValueError(f"I3D needs clips of at least {MIN_FRAMES} frames, got {clips.shape[1]}")
-    return np.asarray(_scaled_features(self._params, clips))
+    return np.asarray(features(self._params, clips))
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
   """Return the published names of all weights, and PyTorch's shapes."""
-  wanted = {}
-  for layer, inputs in _convs():
-    wanted[f"{layer.name}.conv3d.weight"] = (layer.channels, inputs, *[layer.side] * 3)
-    wanted.update({f"{layer.name}.bn.{key}": (layer.channels,) for key in NORM})
-  width = sum(branch[-1].channels for branch in _LAYERS[-1].branches())
-  return wanted | {f"{_LOGITS}.weight": (DIM, width, 1, 1, 1), f"{_LOGITS}.bias": (DIM,)}
-
-
-def _convs() -> Iterator[tuple[_Conv, int]]:
-  """Yield each convolution with the number of its input channels."""
-  channels = 3
-  for layer in _LAYERS:
-    branches = layer.branches() if isinstance(layer, _Mixed) else ((layer,),)
-    widths = []
-    for branch in branches:
-      width = channels
-      for part in branch:
-        if isinstance(part, _Conv):
-          yield part, width
-          width = part.channels
-      widths.append(width)
-    channels = sum(widths)
+  logits = {f"{_LOGITS}.weight": (DIM, width(LAYERS), 1, 1, 1), f"{_LOGITS}.bias": (DIM,)}
+  return published_shapes(LAYERS, _KERNEL) | logits
 
 
 def convert(weights: Mapping[str, np.ndarray]) -> Params:
-  """Turn published weights into ours: kernels [t, h, w, in, out] with the normalisation folded in, and biases.
+  """Turn published weights into ours.
 
   Raises:
     ValueError: weights are missing, misshapen or unknown.
   """
   check_weights(weights, shapes(), "I3D of 400 classes, named as in pytorch-i3d")
-  params = {
+  return fold(weights, LAYERS, _KERNEL) | {
       "logits.kernel": jnp.asarray(weights[f"{_LOGITS}.weight"][:, :, 0, 0, 0].T, jnp.float32),
       "logits.bias": jnp.asarray(weights[f"{_LOGITS}.bias"], jnp.float32)}
-  for layer, _ in _convs():
-    name = layer.name
-    params[f"{name}.kernel"], params[f"{name}.bias"] = fold_norm(
-        weights[f"{name}.conv3d.weight"], weights, f"{name}.bn")
-  return params
 
 
 @jax.jit
-def features(params: Params, x: Float[Array, "B T 224 224 3"]) -> Float[Array, "B 400"]:
-  """Return features of clips in [-1, 1] of at least 9 frames."""
-  for layer in _LAYERS:
-    if isinstance(layer, _Mixed):
-      x = jnp.concatenate([_chain(params, branch, x) for branch in layer.branches()], axis=-1)
-    else:
-      x = _chain(params, (layer,), x)
-  x = x.mean((2, 3))
+def features(params: Params, clips: UInt8[Array, "B T height width 3"]) -> Float[Array, "B 400"]:
+  """Return features of clips of at least 9 frames."""
+  x = apply(params, LAYERS, scaled(clips, SIDE)).mean((2, 3))
   # The mean over time is one of pairs of neighbours: what stands at the ends counts half.
   x = ((x[:, :-1] + x[:, 1:]) / 2).mean(1)
   return jnp.matmul(x, params["logits.kernel"], precision=lax.Precision.HIGHEST) + params["logits.bias"]
-
-
-@jax.jit
-def _scaled_features(params, clips):
-  x = clips.astype(jnp.float32) / 255
-  # Between pixels' middles and without smoothing, as the PyTorch ports of FVD scale.
-  x = jax.image.resize(x, (*x.shape[:2], SIDE, SIDE, 3), "linear", antialias=False)
-  return features(params, 2 * x - 1)
-
-
-def _chain(params, branch, x):
-  for layer in branch:
-    if isinstance(layer, _Pool):
-      x = lax.reduce_window(x, -jnp.inf, lax.max, (1, *layer.window, 1), (1, *layer.strides, 1), "SAME")
-    else:
-      x = lax.conv_general_dilated(
-          x, params[f"{layer.name}.kernel"], [layer.stride] * 3, "SAME",
-          dimension_numbers=("NDHWC", "DHWIO", "NDHWC"), precision=lax.Precision.HIGHEST)
-      x = jax.nn.relu(x + params[f"{layer.name}.bias"])
-  return x

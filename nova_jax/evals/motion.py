@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from nova_jax.data.cache.motion import motion_score
-from nova_jax.evals.features import VIDEOS, read_clip
+from nova_jax.evals.features import VIDEOS, find, read_clip
 from nova_jax.progress import Progress
 
 
@@ -15,10 +15,7 @@ def motion_of(folder: Path) -> dict[str, float]:
   Raises:
     ValueError: there are no videos, or one can't be read.
   """
-  paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEOS)
-  if not paths:
-    raise ValueError(f"{folder} has no videos ({', '.join(VIDEOS)})")
-  scores = []
+  paths, scores = find(folder, VIDEOS), []
   with Progress("video", len(paths)) as progress:
     for done, path in enumerate(paths, 1):
       scores.append(motion_score(read_clip(path)))

@@ -12,10 +12,10 @@ from jaxtyping import Float
 NEIGHBOURS = 3
 _ROWS = 1024
 
-Features = Float[np.ndarray, "n D"]
+Points = Float[np.ndarray, "n D"]
 
 
-def precision_recall(real: Features, generated: Features, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
+def precision_recall(real: Points, generated: Points, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
   """Return precision and recall.
 
   Raises:
@@ -24,12 +24,13 @@ def precision_recall(real: Features, generated: Features, neighbours: int = NEIG
   real, generated = _checked(real), _checked(generated)
   if real.shape[1] != generated.shape[1]:
     raise ValueError(f"features have {real.shape[1]} and {generated.shape[1]} dimensions")
-  if not 1 <= neighbours < min(len(real), len(generated)):
-    raise ValueError(f"neighbours: expected 1 to {min(len(real), len(generated)) - 1}, got {neighbours}")
+  for kind, points in (("real", real), ("generated", generated)):
+    if len(points) <= neighbours:
+      raise ValueError(f"precision and recall need more than {neighbours} {kind} features, got {len(points)}")
   return _inside(generated, real, neighbours), _inside(real, generated, neighbours)
 
 
-def diversity(features: Features) -> float:
+def diversity(features: Points) -> float:
   """Return the mean distance of two different features."""
   features = _checked(features)
   if len(features) < 2:
@@ -38,7 +39,7 @@ def diversity(features: Features) -> float:
   return float(total / (len(features) * (len(features) - 1)))
 
 
-def _inside(points: Features, manifold: Features, neighbours: int) -> float:
+def _inside(points: Points, manifold: Points, neighbours: int) -> float:
   """Return the share of points in a ball of the manifold."""
   # A feature's nearest neighbour is itself, in place 0.
   radii = np.concatenate([np.partition(block, neighbours, axis=1)[:, neighbours]
@@ -46,7 +47,7 @@ def _inside(points: Features, manifold: Features, neighbours: int) -> float:
   return float(np.mean(np.concatenate([(block <= radii).any(1) for block in _blocks(points, manifold)])))
 
 
-def _blocks(rows: Features, columns: Features):
+def _blocks(rows: Points, columns: Points):
   """Yield squared distances of some rows to all columns."""
   lengths = (columns**2).sum(1)
   for start in range(0, len(rows), _ROWS):
@@ -57,7 +58,7 @@ def _blocks(rows: Features, columns: Features):
     yield squares
 
 
-def _checked(features: Features) -> Features:
+def _checked(features: Points) -> Points:
   features = np.asarray(features, np.float64)
   if features.ndim != 2 or not np.isfinite(features).all():
     raise ValueError(f"features: expected finite numbers [n, D], got {list(features.shape)}")

@@ -56,7 +56,6 @@ class OneBlock:
   num_sets: int  # Of a clip.
   num_steps: int  # K, of diffusion.
   loss_repeat: int
-  mask_ratio: tuple[float, float] = MASK_RATIO
 
   def make_model(self, rngs: nnx.Rngs) -> NOVA:
     return NOVA(self.cfg, rngs=rngs)
@@ -64,7 +63,7 @@ class OneBlock:
   def draw_visible(self, seed: int, step: int) -> tuple[int, int]:
     """Return the visible tokens of a step and the size that they are padded to."""
     num_tokens = self.cfg.num_image_tokens
-    return draw_num_visible(seed, step, num_tokens, self.mask_ratio), padded_sizes(num_tokens, self.mask_ratio, 1)[0]
+    return draw_num_visible(seed, step, num_tokens, MASK_RATIO), padded_sizes(num_tokens, MASK_RATIO, 1)[0]
 
   def loss(self, model: NOVA, batch: Condition, keys: Key[Array, "B"], padded_size: int, num_visible: Array):
     """Return NOVA's loss of stacked frames; a `LossFn`."""

@@ -1,4 +1,4 @@
-"""Random weights for the networks whose features judge, which the published code was given too."""
+"""Random weights for the networks whose features judge, which the published code was given too, and a judge."""
 
 import numpy as np
 
@@ -20,3 +20,15 @@ def random_weights(shapes, rng):
 
 def close(ours, reference):
   np.testing.assert_allclose(ours, reference, atol=1e-4 * np.abs(reference).max())
+
+
+class Mean:
+  """A feature function that a user brings: the mean colour of a clip."""
+
+  dim = 3
+
+  def __init__(self, weights):
+    self.scale = float(weights)
+
+  def __call__(self, clips):
+    return self.scale * clips.mean((1, 2, 3))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from nova_jax.evals import neighbours
 from nova_jax.evals.frechet import FeatureStatistics, distance, frechet_distance
 from nova_jax.evals.neighbours import diversity, precision_recall
 
@@ -74,12 +75,16 @@ def test_precision_and_recall():
   assert precision > 0.98 and recall < 0.2
   assert precision_recall(real, same + 100) == (0, 0)
   assert precision_recall(real, real.copy()) == (1, 1)
-  with pytest.raises(ValueError, match="expected 1 to 1499"):
-    precision_recall(real, same, neighbours=1500)
+  with pytest.raises(ValueError, match="need more than 3 generated features, got 3"):
+    precision_recall(real, same[:3])
 
 
-def test_a_small_case_by_hand():
+@pytest.mark.parametrize("rows", [1024, 2])
+def test_a_small_case_by_hand(rows, monkeypatch):
+  monkeypatch.setattr(neighbours, "_ROWS", rows)
   # Balls of real ones at 0, 1, 3 to their nearest: radius 1, 1, 2. Of generated ones at 2, 9, 9.5: 7, 0.5, 0.5.
   real, generated = np.array([[0.0], [1], [3]]), np.array([[2.0], [9], [9.5]])
   assert precision_recall(real, generated, neighbours=1) == (1 / 3, 1.0)
+  # By default balls reach to the third nearest, and hold what lies on their edge: from 6 to 12.
+  assert precision_recall(np.array([[0.0], [1], [3], [6]]), np.array([[12.0], [12.1], [7], [-5]]))[0] == 0.75
   assert diversity(real) == pytest.approx((1 + 3 + 2) / 3)

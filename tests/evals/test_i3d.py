@@ -1,6 +1,7 @@
 """I3D against pytorch-i3d's, with random weights; and FVD by its features.
 
-`i3d.safetensors` holds what pytorch-i3d computed with the weights and the clip made here, frames scaled by PyTorch.
+`i3d.safetensors` holds what pytorch-i3d computed with the weights and the clips made here: the mean over time of what
+`InceptionI3d(400).eval()` makes of 2 x − 1, where `interpolate(clip / 255, (224, 224), mode="bilinear")` scaled x.
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ from evals.judges import close, random_weights
 from safetensors.numpy import load_file, save_file
 
 from nova_jax.evals import i3d
-from nova_jax.evals.features import features_of, open_features
+from nova_jax.evals.features import features_of, find, open_features
 from nova_jax.media import write_mp4
 
 REFERENCE = load_file(Path(__file__).parent / "i3d.safetensors")
@@ -29,23 +30,29 @@ def function(weights, tmp_path_factory):
   return open_features("i3d", path)
 
 
-def test_features_equal_the_published_codes(function):
-  # 18 frames are 9, 5 and 3 on the way, so that the middle of three counts twice in the end.
-  clips = np.random.default_rng(1).integers(0, 256, (1, 18, 40, 56, 3)).astype(np.uint8)
-  close(function(clips), REFERENCE["scaled"])
+@pytest.mark.parametrize("name, size", [
+    ("small", (18, 40, 56)),  # 18 frames are 9, 5 and 3 on the way: the middle of three counts twice in the end.
+    ("large", (9, 270, 320))])
+def test_features_equal_the_published_codes(function, name, size):
+  clips = np.random.default_rng(1).integers(0, 256, (1, *size, 3)).astype(np.uint8)
+  close(function(clips), REFERENCE[name])
 
 
 def test_a_folder_of_videos_has_a_feature_a_clip(function, tmp_path):
   rng = np.random.default_rng(2)
   for i in range(2):
     write_mp4(tmp_path / f"{i}.mp4", rng.integers(0, 256, (9, 32, 32, 3)).astype(np.uint8), 8, short_side=1)
-  features, statistics = features_of(tmp_path, function)
-  assert features.shape == (2, 400) and statistics.mean.shape == (400,)
-  assert np.abs(features[0] - features[1]).max() > 0.1
+  found = features_of(find(tmp_path), function, "clips")
+  assert found.features.shape == (2, 400) and found.statistics.mean.shape == (400,) and found.clip_frames == 9
+  assert np.abs(found.features[0] - found.features[1]).max() > 0.1
+  write_mp4(tmp_path / "2.mp4", np.zeros((10, 32, 32, 3), np.uint8), 8, short_side=1)
+  with pytest.raises(ValueError, match="2.mp4 has 10 frames, clips before it 9"):
+    features_of(find(tmp_path), function, "clips")
+  write_mp4(tmp_path / "0.mp4", np.zeros((8, 32, 32, 3), np.uint8), 8, short_side=1)
+  with pytest.raises(ValueError, match="0.mp4: I3D needs clips of at least 9 frames, got 8"):
+    features_of(find(tmp_path), function, "clips")
 
 
-def test_what_it_cannot_judge(function, weights):
-  with pytest.raises(ValueError, match="at least 9 frames, got 8"):
-    function(np.zeros((1, 8, 32, 32, 3), np.uint8))
+def test_weights_of_other_classes(weights):
   with pytest.raises(ValueError, match=r"expected I3D of 400 classes.*logits.conv3d.bias of shape \(600,\)"):
     i3d.convert(weights | {"logits.conv3d.bias": np.zeros(600, np.float32)})

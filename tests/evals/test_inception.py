@@ -5,6 +5,7 @@
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from evals.judges import close, random_weights
@@ -12,7 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from nova_jax.evals import inception
-from nova_jax.evals.features import features_of, open_features, read_clip
+from nova_jax.evals.features import features_of, find, open_features, read_clip
 from nova_jax.evals.inception import Inception
 from nova_jax.media import write_mp4
 
@@ -54,30 +55,20 @@ def test_weights_that_do_not_fit(inputs, tmp_path):
   with pytest.raises(ValueError, match="unknown: other"):
     inception.convert(inputs[0] | {"other": kernel})
   (tmp_path / "a.safetensors").write_bytes(b"none")
-  with pytest.raises(ValueError, match="is not safetensors"):
+  with pytest.raises(ValueError, match="is not a readable safetensors file"):
     Inception.load(tmp_path / "a.safetensors")
-  with pytest.raises(ValueError, match="does not exist"):
-    Inception.load(tmp_path / "b.safetensors")
-
-
-class Mean:
-  """A feature function that a user brings: the mean colour of a clip."""
-
-  dim = 3
-
-  def __init__(self, weights):
-    self.scale = float(weights)
-
-  def __call__(self, clips):
-    return self.scale * clips.mean((1, 2, 3))
+  for path in (tmp_path, tmp_path / "b.safetensors"):
+    with pytest.raises(ValueError, match="is not a file; expected weights of InceptionV3"):
+      Inception.load(path)
 
 
 def test_a_function_that_the_user_brings(tmp_path):
   for i in range(3):
     Image.new("RGB", (4, 4), (i, 10 * i, 0)).save(tmp_path / f"{i}.png")
-  function = open_features(f"{__name__}:Mean", "2")
-  features, statistics = features_of(tmp_path, function)
-  assert features.tolist() == [[0, 0, 0], [2, 20, 0], [4, 40, 0]] and statistics.mean.tolist() == [2, 20, 0]
+  function = open_features("evals.judges:Mean", "2")
+  found = features_of(find(tmp_path), function, "made")
+  assert found.features.tolist() == [[0, 0, 0], [2, 20, 0], [4, 40, 0]]
+  assert found.statistics.mean.tolist() == [2, 20, 0] and found.clip_frames is None
   write_mp4(tmp_path / "v.mp4", np.full((5, 16, 16, 3), 128, np.uint8), 8, short_side=1)
   clip = read_clip(tmp_path / "v.mp4")
   assert clip.shape == (5, 16, 16, 3) and abs(int(clip.mean()) - 128) < 3
@@ -86,4 +77,14 @@ def test_a_function_that_the_user_brings(tmp_path):
     with pytest.raises(ValueError, match=message):
       open_features(name, "2")
   with pytest.raises(ValueError, match="w.mp4 can't be read"):
-    features_of(tmp_path, function)
+    features_of(find(tmp_path), function, "made")
+
+
+def test_a_file_without_pictures(tmp_path):
+  with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+    stream = container.add_stream("aac", rate=8000)
+    sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+    sound.sample_rate = 8000
+    container.mux(stream.encode(sound) + stream.encode(None))
+  with pytest.raises(ValueError, match="sound.mp4 has no frames"):
+    read_clip(tmp_path / "sound.mp4")

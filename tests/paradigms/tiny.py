@@ -23,8 +23,7 @@ CODEBOOK = np.random.default_rng(1).standard_normal((10, 16), np.float32)
 QUANTIZED = Quantized(CFG, CODEBOOK)
 FULL_CLIP = FullClip(CFG, make_scheduler(SchedulerConfig()), num_steps=4)
 ONE_BLOCK = OneBlock(
-    block_model(NOVA, NUM_FRAMES), make_scheduler(SchedulerConfig()), num_sets=3, num_steps=4, loss_repeat=2,
-    mask_ratio=(0.7, 1.0))
+    block_model(NOVA, NUM_FRAMES), make_scheduler(SchedulerConfig()), num_sets=3, num_steps=4, loss_repeat=2)
 
 
 def make(paradigm, noise=0.1):

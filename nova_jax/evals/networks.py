@@ -1,0 +1,162 @@
+"""Networks whose features judge pictures and clips: layers as data, and published weights for them.
+
+Both Inceptions are rows of convolutions and pools, some side by side. What is here works in any number of dimensions of
+space and time. Normalisations have fixed statistics, and are folded into the convolutions before them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, UInt8
+
+from nova_jax.convert.files import open_file
+
+_EPS = 1e-3  # Of batch normalisation, in TensorFlow's Inceptions.
+_NORM = ("weight", "bias", "running_mean", "running_var")
+_COUNTERS = (".num_batches_tracked",)  # Of PyTorch's normalisations, of use in training.
+
+Params = Mapping[str, Array]
+Padding = Literal["SAME", "VALID"]
+
+
+class Conv(NamedTuple):
+  """A convolution, its normalisation and a ReLU."""
+
+  name: str
+  channels: int
+  kernel: tuple[int, ...]
+  strides: tuple[int, ...]
+  padding: Padding = "SAME"
+
+
+class Pool(NamedTuple):
+  """The maximum, or the mean of what is not padding."""
+
+  window: tuple[int, ...]
+  strides: tuple[int, ...]
+  padding: Padding = "SAME"
+  mean: bool = False
+
+
+class Mixed(NamedTuple):
+  """Branches side by side, whose channels are joined in order."""
+
+  branches: tuple[tuple[Any, ...], ...]  # Each a row of layers.
+
+
+Layers = Sequence[Conv | Pool | Mixed]
+
+
+def apply(params: Params, layers: Layers, x: Float[Array, "B *space C"]) -> Float[Array, "B *outer D"]:
+  """Return what layers make of x."""
+  for layer in layers:
+    if isinstance(layer, Mixed):
+      x = jnp.concatenate([apply(params, branch, x) for branch in layer.branches], axis=-1)
+    elif isinstance(layer, Pool):
+      x = _pool(layer, x)
+    else:
+      axes = "DHW"[-len(layer.kernel):]
+      x = lax.conv_general_dilated(
+          x, params[f"{layer.name}.kernel"], layer.strides, layer.padding,
+          dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"), precision=lax.Precision.HIGHEST)
+      x = jax.nn.relu(x + params[f"{layer.name}.bias"])
+  return x
+
+
+def _pool(layer, x):
+  window, strides = (1, *layer.window, 1), (1, *layer.strides, 1)
+  if not layer.mean:
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, layer.padding)
+  total = lax.reduce_window(x, 0.0, lax.add, window, strides, layer.padding)
+  return total / lax.reduce_window(jnp.ones((1, *x.shape[1:-1], 1)), 0.0, lax.add, window, strides, layer.padding)
+
+
+def convolutions(layers: Layers, channels: int = 3) -> Iterator[tuple[Conv, int]]:
+  """Yield each convolution with the number of its input channels."""
+  for layer in layers:
+    if isinstance(layer, Mixed):
+      for branch in layer.branches:
+        yield from convolutions(branch, channels)
+    elif isinstance(layer, Conv):
+      yield layer, channels
+    channels = width((layer,), channels)
+
+
+def width(layers: Layers, channels: int = 3) -> int:
+  """Return the number of channels that layers make of `channels`."""
+  for layer in layers:
+    if isinstance(layer, Mixed):
+      channels = sum(width(branch, channels) for branch in layer.branches)
+    elif isinstance(layer, Conv):
+      channels = layer.channels
+  return channels
+
+
+def published_shapes(layers: Layers, kernel: str) -> dict[str, tuple[int, ...]]:
+  """Return the published names of all weights, and PyTorch's shapes.
+
+  Args:
+    layers: of the network.
+    kernel: what follows a layer's name in that of its kernel.
+  """
+  shapes = {}
+  for layer, inputs in convolutions(layers):
+    shapes[f"{layer.name}.{kernel}"] = (layer.channels, inputs, *layer.kernel)
+    shapes.update({f"{layer.name}.bn.{key}": (layer.channels,) for key in _NORM})
+  return shapes
+
+
+def read_weights(path: str | Path, network: str) -> dict[str, np.ndarray]:
+  """Read weights in safetensors, or in PyTorch's file (which needs `pip install -e .[torch]`).
+
+  Raises:
+    ValueError: the file can't be read, or holds something else.
+  """
+  path = Path(path)
+  if not path.is_file():
+    raise ValueError(f"{path} is not a file; expected weights of {network}")
+  return {name: stored.read() for name, stored in open_file(path, without=_COUNTERS).items()}
+
+
+def check_weights(
+    weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], network: str, unused: tuple[str, ...] = ()
+) -> None:
+  """Check that weights are those of a network; others may begin with `unused`.
+
+  Raises:
+    ValueError: weights are missing, misshapen or unknown.
+  """
+  wrong = [
+      f"{name} {'missing' if name not in weights else f'of shape {tuple(weights[name].shape)}, expected {shape}'}"
+      for name, shape in shapes.items() if name not in weights or tuple(weights[name].shape) != shape]
+  unknown = [name for name in weights if name not in shapes and not name.startswith(unused)]
+  if wrong or unknown:
+    raise ValueError(
+        f"expected {network}; {len(wrong)} weights don't fit: {', '.join(wrong[:3])}"
+        + (f"; unknown: {', '.join(unknown[:3])}" if unknown else ""))
+
+
+def fold(weights: Mapping[str, np.ndarray], layers: Layers, kernel: str) -> Params:
+  """Return kernels [*window, in, out] with the normalisation after them folded in, and biases."""
+  params = {}
+  for layer, _ in convolutions(layers):
+    scale, bias, mean, variance = (np.asarray(weights[f"{layer.name}.bn.{key}"], np.float64) for key in _NORM)
+    scale = scale / np.sqrt(variance + _EPS)
+    folded = np.moveaxis(np.asarray(weights[f"{layer.name}.{kernel}"], np.float64), (0, 1), (-1, -2)) * scale
+    params[f"{layer.name}.kernel"] = jnp.asarray(folded, jnp.float32)
+    params[f"{layer.name}.bias"] = jnp.asarray(bias - mean * scale, jnp.float32)
+  return params
+
+
+def scaled(frames: UInt8[Array, "*B height width 3"], side: int) -> Float[Array, "*B side side 3"]:
+  """Return frames in [-1, 1], stretched to a square.
+
+  Between pixels' middles and without smoothing, as PyTorch's `interpolate` does.
+  """
+  x = frames.astype(jnp.float32) / 255
+  return 2 * jax.image.resize(x, (*x.shape[:-3], side, side, 3), "linear", antialias=False) - 1
