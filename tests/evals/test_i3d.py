@@ -45,9 +45,6 @@ def test_a_folder_of_videos_has_a_feature_a_clip(function, tmp_path):
   found = features_of(find(tmp_path), function, "clips")
   assert found.features.shape == (2, 400) and found.statistics.mean.shape == (400,) and found.clip_frames == 9
   assert np.abs(found.features[0] - found.features[1]).max() > 0.1
-  write_mp4(tmp_path / "2.mp4", np.zeros((10, 32, 32, 3), np.uint8), 8, short_side=1)
-  with pytest.raises(ValueError, match="2.mp4 has 10 frames, clips before it 9"):
-    features_of(find(tmp_path), function, "clips")
   write_mp4(tmp_path / "0.mp4", np.zeros((8, 32, 32, 3), np.uint8), 8, short_side=1)
   with pytest.raises(ValueError, match="0.mp4: I3D needs clips of at least 9 frames, got 8"):
     features_of(find(tmp_path), function, "clips")

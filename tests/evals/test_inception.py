@@ -72,6 +72,9 @@ def test_a_function_that_the_user_brings(tmp_path):
   write_mp4(tmp_path / "v.mp4", np.full((5, 16, 16, 3), 128, np.uint8), 8, short_side=1)
   clip = read_clip(tmp_path / "v.mp4")
   assert clip.shape == (5, 16, 16, 3) and abs(int(clip.mean()) - 128) < 3
+  write_mp4(tmp_path / "w.mp4", np.full((4, 16, 16, 3), 128, np.uint8), 8, short_side=1)
+  with pytest.raises(ValueError, match="w.mp4 has 4 frames, clips before it 5; expected as many in all"):
+    features_of(find(tmp_path), function, "made")
   (tmp_path / "w.mp4").write_bytes(b"none")
   for name, message in (("none", "expected inception, i3d or"), ("nova_jax:none", "none"), ("builtins:str", "dim")):
     with pytest.raises(ValueError, match=message):
