@@ -41,7 +41,8 @@ def test_features_equal_the_published_codes(function, name, size):
 def test_a_folder_of_videos_has_a_feature_a_clip(function, tmp_path):
   rng = np.random.default_rng(2)
   for i in range(2):
-    write_mp4(tmp_path / f"{i}.mp4", rng.integers(0, 256, (9, 32, 32, 3)).astype(np.uint8), 8, short_side=1)
+    frames = rng.integers(0, 256, (9, 270, 320, 3)).astype(np.uint8)  # Of a size that is compiled already.
+    write_mp4(tmp_path / f"{i}.mp4", frames, 8, short_side=1)
   found = features_of(find(tmp_path), function, "clips")
   assert found.features.shape == (2, 400) and found.statistics.mean.shape == (400,) and found.clip_frames == 9
   assert np.abs(found.features[0] - found.features[1]).max() > 0.1

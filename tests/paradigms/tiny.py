@@ -28,9 +28,9 @@ ONE_BLOCK = OneBlock(
 
 def make(paradigm, noise=0.1):
   model = paradigm.make_model(nnx.Rngs(0))
-  state = nnx.state(model, nnx.Param)
-  keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(state))))
-  nnx.update(model, jax.tree.map(lambda p: p + noise * jax.random.normal(next(keys), p.shape), state))
+  rng = np.random.default_rng(0)  # NumPy's: each shape would be a program to compile for JAX's.
+  noisy = lambda p: jnp.asarray(np.asarray(p) + np.float32(noise) * rng.standard_normal(p.shape, np.float32))
+  nnx.update(model, jax.tree.map(noisy, nnx.state(model, nnx.Param)))
   return model
 
 
