@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], N
     elif isinstance(content, bytes):
       temporary.write_bytes(content)
     else:
-      temporary.write_text(content)
+      temporary.write_text(content, encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -73,6 +74,46 @@ def check_writable(flag: str, path: str | None) -> None:
     raise ValueError(f"--{flag}: the folder {str(Path(path).parent)!r} can't be written")
 
 
+def check_regular(path: str | Path) -> Path:
+  """Return the path of a file that can be read to its end: a device, a pipe or a socket would block or never end.
+
+  Raises:
+    ValueError: there is nothing, or something else than a file.
+  """
+  path = Path(path)
+  try:
+    mode = path.stat().st_mode
+  except ValueError:  # A NUL in the name.
+    raise ValueError(f"{str(path)!r} is not the name of a file") from None
+  except FileNotFoundError:
+    link = f"; it is a link to {os.readlink(path)}, which does not exist" if path.is_symlink() else ""
+    raise ValueError(f"{path} does not exist{link}") from None
+  except OSError as error:
+    raise ValueError(f"{path}: {error.strerror}") from None
+  if stat.S_ISDIR(mode):
+    raise ValueError(f"{path} is a folder; expected a file")
+  if not stat.S_ISREG(mode):
+    raise ValueError(f"{path} is neither a file nor a link to one; devices, pipes and sockets are not read")
+  return path
+
+
+def read_bytes(path: str | Path, limit: int) -> bytes:
+  """Read a regular file of at most `limit` bytes.
+
+  Raises:
+    ValueError: it isn't one, is larger, or can't be read.
+  """
+  path = check_regular(path)
+  try:
+    with path.open("rb") as file:
+      content = file.read(limit + 1)
+  except OSError as error:
+    raise ValueError(f"{path}: {error.strerror}") from None
+  if len(content) > limit:
+    raise ValueError(f"{path}: expected at most {limit:,} bytes, got {path.stat().st_size:,}")
+  return content
+
+
 def read_json(path: Path) -> dict[str, Any]:
   """Read a JSON object.
 
@@ -80,7 +121,7 @@ def read_json(path: Path) -> dict[str, Any]:
     ValueError: the file is missing or isn't one.
   """
   try:
-    value = json.loads(path.read_text())
+    value = json.loads(path.read_text(encoding="utf-8-sig"))
   except OSError as error:
     raise ValueError(f"{path} does not exist" if not path.exists() else f"{path}: {error.strerror}") from None
   except (ValueError, RecursionError) as error:

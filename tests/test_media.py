@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nova_jax import media
+from nova_jax.media import write as media
 from nova_jax.files import write_atomically
 
 CLIP = np.stack([np.full((16, 16, 1), 60 * i, np.uint8) for i in range(4)])

@@ -1,0 +1,21 @@
+"""The largest sizes of what comes from outside. Each is a bound on memory or time; docs/limits.md explains them.
+
+Invariant: a limit is checked before the memory is taken. The error says what was given, the limit, and its name here.
+"""
+
+# Pictures and videos.
+PICTURE_PIXELS = 256_000_000  # Of a picture; 200 megapixels of a photographer take 0.6 GB as RGB.
+FRAME_PIXELS = 8192 * 8192  # Of a frame of a video or of a moving picture.
+
+# Text.
+CAPTION_BYTES = 64 << 10  # Of a caption or a prompt.
+CELL_BYTES = 1 << 20  # Of a cell of a CSV table, or a line of JSON.
+TEXT_FILE_BYTES = 1 << 30  # Of a table or a list of prompts, all of it.
+JSON_FILE_BYTES = 256 << 20  # Of a JSON file that is read as a whole.
+
+# Files around media.
+NOTE_BYTES = 1 << 20  # Of what an output says of how it was made.
+TAR_HEADER_BYTES = 1 << 20  # Of a tar's extended header (long names).
+ROW_BYTES = 512 << 20  # Of media bytes in a cell of a Parquet table.
+REQUEST_PIXELS = 4_000_000_000  # Of a request: clips x frames x height x width.
+BATCH = 4096  # Clips generated together.
