@@ -21,7 +21,7 @@ from nova_jax.data.cache.clips import Clip, Outcome, Rejected, Skipped
 from nova_jax.data.cache.encoders import Encoder
 from nova_jax.data.cache.format import (
     FORMAT, MANIFEST, REJECTED, SUFFIX, AutoencoderInfo, BucketInfo, Counts, Manifest, Record, Shard,
-    TextEncoderInfo, read_manifest, shard_problem, summarize, write_manifest, write_records)
+    TextEncoderInfo, Unused, read_manifest, shard_problem, summarize, write_manifest, write_records)
 from nova_jax.data.cache.items import Item
 from nova_jax.data.cache.workers import Workers
 from nova_jax.fields import from_dict, to_dict
@@ -99,7 +99,7 @@ def build(
         report = _build_part(output, number, parts[number], outcomes, encoder, cfg.batch_size, show)
         counts += report.counts
         progress(counts.seen, total, counts)
-  return _finish(output, plan, len(parts))
+  return _finish(output, plan, len(parts), items.unused)
 
 
 def _build_part(
@@ -144,19 +144,19 @@ def _field(outcome: Outcome | Record) -> str:
   return "rejected" if isinstance(outcome, Rejected) else "cached"
 
 
-def _finish(output: Path, plan: Plan, num_parts: int) -> Manifest | None:
+def _finish(output: Path, plan: Plan, num_parts: int, unused: tuple[Unused, ...]) -> Manifest | None:
   """Write what a cache has beside its shards if all parts are done; any number of hosts may do so at once."""
   reports = [_read_report(output, number) for number in range(num_parts)]
   if None not in reports:
     try:
-      _merge(output, plan, reports)
+      _merge(output, plan, reports, unused)
     except OSError:
       if not (output / MANIFEST).is_file():  # Else another host was faster, and has cleaned up.
         raise
   return _finished(output, plan) if (output / MANIFEST).is_file() else None
 
 
-def _merge(output: Path, plan: Plan, reports: Sequence[Report]) -> None:
+def _merge(output: Path, plan: Plan, reports: Sequence[Report], unused: tuple[Unused, ...]) -> None:
   """Write the lists of what was rejected and, last, the manifest."""
   shards = tuple(shard for report in reports for shard in report.shards)
   moments = {info.bucket: info.moments for report in reports for info in report.buckets}
@@ -164,7 +164,7 @@ def _merge(output: Path, plan: Plan, reports: Sequence[Report]) -> None:
   write_atomically(output / REJECTED, "".join(lines).encode())
   write_manifest(output, Manifest(
       plan.autoencoder, plan.text_encoder, plan.settings, sum((report.counts for report in reports), Counts()),
-      summarize(shards, moments), shards, plan.source_digest))
+      summarize(shards, moments), shards, plan.source_digest, unused))
 
 
 def _finished(output: Path, plan: Plan) -> Manifest:

@@ -149,6 +149,25 @@ class Counts:
 
 
 @dataclasses.dataclass(frozen=True)
+class Unused:
+  """Files of one kind that were found in a source and not used.
+
+  Attributes:
+    kind: what they are, in words that follow a number: "files with unknown endings that hold media".
+    count: how many.
+    examples: names of the first few.
+  """
+
+  kind: str
+  count: int
+  examples: tuple[str, ...] = ()
+
+  def __str__(self) -> str:
+    more = ", …" if self.count > len(self.examples) else ""
+    return f"{self.count} {self.kind}" + (f": {', '.join(self.examples)}{more}" if self.examples else "")
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
   """What a cache holds."""
 
@@ -159,6 +178,7 @@ class Manifest:
   buckets: tuple[BucketInfo, ...]
   shards: tuple[Shard, ...]
   source_digest: str = ""  # SHA-256 of the list of the source's items; empty if there is none.
+  unused: tuple[Unused, ...] = ()  # What the source holds beside its items.
 
   def __post_init__(self):
     for info in self.buckets:
@@ -247,7 +267,10 @@ class ShardReader:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
   """Write the manifest of a cache whose other files are complete."""
-  write_atomically(folder / MANIFEST, json.dumps(FORMAT | to_dict(manifest), indent=1) + "\n")
+  values = to_dict(manifest)
+  if not manifest.unused:  # So that such a cache is the same, byte for byte, as versions before this field wrote it.
+    del values["unused"]
+  write_atomically(folder / MANIFEST, json.dumps(FORMAT | values, indent=1) + "\n")
 
 
 def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:

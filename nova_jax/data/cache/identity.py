@@ -1,9 +1,11 @@
-"""Which encoders made a cache: what its manifest says of them, and what a model that learns from it must have.
+"""Which encoders made a cache and what it holds, as digests that a model which learns from it is checked against.
 
-Invariant: the same weights have the same digest, whichever form they are stored in.
+Invariant: the same weights have the same digest, whichever form they are stored in, and the same records have the same
+digest, wherever the cache lies.
 """
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ from nova_jax.autoencoders import Autoencoder
 from nova_jax.convert.convert import Digest
 from nova_jax.convert.folders import open_of_kind
 from nova_jax.convert.parts import VAE, Part
-from nova_jax.data.cache.format import AutoencoderInfo
+from nova_jax.data.cache.format import AutoencoderInfo, read_manifest
+from nova_jax.fields import to_dict
 
 
 def describe_autoencoder(name: str, autoencoder: Autoencoder) -> AutoencoderInfo:
@@ -44,6 +47,20 @@ def weights_digest(part: Part) -> str:
   for name, stored in part.weights.items():
     digest.add(name, stored.read())
   return digest.hexdigest()
+
+
+def manifest_digest(folder: str | Path) -> str:
+  """Return the digest of what a cache holds: its records in their order, and the encoders that made them.
+
+  Where the cache, its source and its encoders lie does not change it, nor does what became of items without a record.
+
+  Raises:
+    ValueError: the folder is no finished cache.
+  """
+  manifest = read_manifest(folder, check_shards=False)
+  shards = [(shard.bucket, shard.records, shard.sha256) for shard in manifest.shards]
+  encoders = [info and to_dict(info) for info in (manifest.autoencoder, manifest.text_encoder)]
+  return sha256(json.dumps([shards, encoders], sort_keys=True))
 
 
 def sha256(text: str) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from nova_jax.config import CacheConfig
+from nova_jax.data.cache.format import Unused
 from nova_jax.data.cache.items import Cell, Example, Item, Piece
 
 TABLES = (".csv", ".jsonl", ".parquet")
@@ -30,7 +31,13 @@ _SOUNDS = ".aac .flac .m4a .mp3 .ogg .wav".split()  # So that one in place of a 
 MEDIA = frozenset(_VIDEOS + _PICTURES + _SOUNDS)
 
 
-def open_source(source: str, cfg: CacheConfig) -> list[Item]:
+class Listing(list[Item]):
+  """A source's items in their order; `unused` tells what was found beside them and not used."""
+
+  unused: tuple[Unused, ...] = ()
+
+
+def open_source(source: str, cfg: CacheConfig) -> Listing:
   """List the items of a source.
 
   Raises:
@@ -54,7 +61,7 @@ def open_source(source: str, cfg: CacheConfig) -> list[Item]:
     items = _table(path, cfg)
   else:
     raise ValueError(f"--source: {source} is none of a folder, {', '.join(TABLES)}, .tar or a TFDS dataset")
-  items = list(_unlike(items))
+  items = Listing(_unlike(items))
   if not items:
     raise ValueError(f"--source: {source} has no videos or pictures")
   return items

@@ -9,7 +9,8 @@ import pytest
 from nova_jax.autoencoders import make_autoencoder
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache import format as cache_format
-from nova_jax.data.cache.format import AutoencoderInfo, DamagedRecord, Record, ShardReader
+from nova_jax.data.cache.format import AutoencoderInfo, DamagedRecord, Record, ShardReader, Unused
+from nova_jax.data.cache.identity import manifest_digest
 
 INFO = AutoencoderInfo("rgb", "0" * 64, 3, 1, 1, (0.0,), (2.0,))
 SETTINGS = CacheConfig(buckets=((2, 4, 4), (1, 4, 8)), shard_items=4)
@@ -55,6 +56,26 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
   assert len(files) == 6
   for file in files:
     assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_what_was_not_used_is_kept_and_other_manifests_stay_as_they_were(tmp_path):
+  written = cache_format.write_cache(tmp_path, RECORDS, INFO, settings=SETTINGS)
+  assert "unused" not in json.loads((tmp_path / "manifest.json").read_text())
+  unused = (Unused("compressed tars", 3, ("a.tar.gz", "b.tgz")), Unused("links", 1, ("c",)))
+  written = dataclasses.replace(written, unused=unused)
+  cache_format.write_manifest(tmp_path, written)
+  assert cache_format.read_manifest(tmp_path) == written
+  assert [str(row) for row in unused] == ["3 compressed tars: a.tar.gz, b.tgz, …", "1 links: c"]
+
+
+def test_a_cache_is_known_by_what_it_holds(tmp_path):
+  for name, records in (("a", RECORDS), ("b", RECORDS), ("c", RECORDS[::-1]), ("d", RECORDS[1:])):
+    settings = dataclasses.replace(SETTINGS, autoencoder=name)
+    cache_format.write_cache(tmp_path / name, records, INFO, settings=settings)
+  digests = [manifest_digest(tmp_path / name) for name in "abcd"]
+  assert digests[0] == digests[1] and len({*digests}) == 3
+  cache_format.write_cache(tmp_path / "e", RECORDS, dataclasses.replace(INFO, digest="other"), settings=SETTINGS)
+  assert manifest_digest(tmp_path / "e") not in digests
 
 
 def test_any_flipped_byte_of_a_record_is_found():
