@@ -70,7 +70,7 @@ def main() -> None:
         "95 % intervals. Each is guided at the best of a few scales, chosen on clips of other seeds. Training is "
         "counted by formula, seconds are this machine's.")
     print("\n".join(f"wrote {path}" for path in write_report(tasks, about, output)))
-    print((output / "paradigms.md").read_text())
+    print((output / "paradigms.md").read_text(encoding="utf-8"))
   if failed:
     raise cli.RunFailed(f"{failed[0].point['paradigm']}: {failed[0].error}; the same command tries again")
 

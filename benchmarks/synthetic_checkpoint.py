@@ -41,7 +41,7 @@ def main() -> None:
     raise ValueError(f"--target {target} exists; give a new name")
   index = {"_class_name": "NOVAPipeline"}
   for part, table in PARTS.items():
-    config = json.loads((TESTS / "tables" / f"{table}.json").read_text())["config"]
+    config = json.loads((TESTS / "tables" / f"{table}.json").read_text(encoding="utf-8"))["config"]
     _, make, names = kind_of(config)
     shapes = nnx.state(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
     weights = {}
@@ -49,7 +49,7 @@ def main() -> None:
       read = functools.partial(weight, listed.name, listed.shape, seed)
       weights[listed.name] = Stored(listed.shape, np.dtype(np.float16), read)
     (target / part).mkdir(parents=True)
-    (target / part / CONFIG).write_text(json.dumps(config, indent=2))
+    (target / part / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
     name = "model.safetensors" if part == "text_encoder" else "diffusion_pytorch_model.safetensors"
     with Progress("B", sum(stored.nbytes for stored in weights.values())) as progress:
       write_safetensors(target / part / name, counted(weights, progress, part))
@@ -57,9 +57,9 @@ def main() -> None:
   shutil.copytree(TESTS / "reference/t2v/pipeline/tokenizer", target / "tokenizer")
   (target / "scheduler").mkdir()
   scheduler = {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2", "clip_sample": False}
-  (target / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler, indent=2))
+  (target / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler, indent=2), encoding="utf-8")
   index |= {"scheduler": ["diffusers", "DDPMScheduler"], "tokenizer": ["transformers", "CodeGenTokenizerFast"]}
-  (target / "model_index.json").write_text(json.dumps(index, indent=2))
+  (target / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
   print(f"wrote {target}")
 
 

@@ -9,7 +9,7 @@ Latents and pixels are channels-last, [B, T, height, width, channel].
 
 import importlib
 
-__all__ = ["Noise", "Pipeline"]
+__all__ = ["Noise", "Pipeline"]  # noqa: F822 (found by __getattr__)
 
 _HOMES = {"Noise": "nova_jax.sampling.sampler", "Pipeline": "nova_jax.pipeline"}
 

@@ -82,7 +82,7 @@ def run_task(main: Callable[[dict[str, Any]], None]) -> None:
   try:
     if len(sys.argv) != 2:
       raise ValueError(f"expected one argument, the JSON file of a task, got {len(sys.argv) - 1}")
-    with open(sys.argv[1]) as file:
+    with open(sys.argv[1], encoding="utf-8") as file:
       task = json.load(file)
     main(task)
   except KeyboardInterrupt:

@@ -45,6 +45,6 @@ def _can_be_written(folder: str) -> bool:
 def processor() -> str:
   """Return a digest of what the processor can do: the same for machines that can run each other's programs."""
   about = Path("/proc/cpuinfo")
-  lines = about.read_text().splitlines() if about.exists() else [platform.processor()]
+  lines = about.read_text(encoding="utf-8").splitlines() if about.exists() else [platform.processor()]
   kinds = {line for line in lines if line.split("\t")[0] in ("flags", "Features", "model name", "cpu family", "model")}
   return hashlib.sha256("\n".join([platform.machine(), *sorted(kinds)]).encode()).hexdigest()[:12]

@@ -242,7 +242,7 @@ def _start_coordinator(where: Place, timeout: float) -> None:
   # In a session of its own: it outlives this process for as long as the others need it.
   process = subprocess.Popen(
       command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-      start_new_session=True)
+      start_new_session=True, encoding="utf-8")
   answer = process.stdout.readline().strip()
   if answer != coordinator.READY:
     raise ValueError(f"--coordinator {where.address}: process 0 can't listen there: {answer or 'it ended at once'}")

@@ -91,7 +91,7 @@ class Gcloud:
     if self.dry_run:
       print(shlex.join(command))
       return "ACTIVE, perhaps"
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     if done.returncode and "NOT_FOUND" not in done.stderr:
       raise OSError(f"gcloud can't describe {self.machines.name}: {' '.join(done.stderr.split())}")
     return "NONE" if done.returncode else done.stdout.strip() or "UNKNOWN"
@@ -151,7 +151,7 @@ class Gcloud:
     if self.dry_run:
       print(shlex.join(command))
       return []
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     found = [text.split(" ", 2) for text in done.stdout.splitlines() if text.startswith("nova ")]
     if done.returncode or not found:
       raise OSError(f"gcloud can't reach all machines of {self.machines.name}: {' '.join(done.stderr.split())}")

@@ -125,7 +125,8 @@ def test_half_written_checkpoints_are_ignored_and_swept_up(saved):
 
 
 @pytest.mark.parametrize("make", [
-    lambda p: None, lambda p: p.mkdir(), lambda p: (p / "photos").mkdir(parents=True), lambda p: p.write_text("")])
+    lambda p: None, lambda p: p.mkdir(), lambda p: (p / "photos").mkdir(parents=True), lambda p: p.write_text(
+        "", encoding="utf-8")])
 def test_what_is_not_a_checkpoint_is_refused_in_one_line(tmp_path, make):
   make(tmp_path / "x")
   with pytest.raises(ValueError, match=r"checkpoints/ folder of a training run") as error:

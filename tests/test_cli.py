@@ -35,15 +35,16 @@ cli.run(main, required=("config",))
 def launch(*arguments):
   return subprocess.run(
       [sys.executable, "-c", LAUNCHER, *arguments], capture_output=True, text=True, cwd=ROOT,
-      env=os.environ | {"PYTHONPATH": str(ROOT)})
+      env=os.environ | {"PYTHONPATH": str(ROOT)}, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def bad_configs(tmp_path_factory):
   folder = tmp_path_factory.mktemp("configs")
-  (folder / "syntax.py").write_text("def get_config(:\n")
-  (folder / "empty.py").write_text("")
-  (folder / "value.py").write_text("def get_config():\n  raise ValueError('model.width: too\\nsmall')\n")
+  (folder / "syntax.py").write_text("def get_config(:\n", encoding="utf-8")
+  (folder / "empty.py").write_text("", encoding="utf-8")
+  (folder / "value.py").write_text(
+      "def get_config():\n  raise ValueError('model.width: too\\nsmall')\n", encoding="utf-8")
   return folder
 
 
@@ -101,7 +102,7 @@ def test_exit_codes(error, code):
 
 @pytest.mark.parametrize("number, code", [(errno.ESTALE, FAILED), (errno.EISDIR, BAD_INPUT)])
 def test_exit_codes_of_errors_that_come_from_others(number, code, tmp_path, monkeypatch):
-  def fail(path):
+  def fail(path, **_):
     raise OSError(number, os.strerror(number))
 
   monkeypatch.setattr(Path, "read_text", fail)
@@ -118,10 +119,10 @@ def test_exit_codes_of_errors_that_come_from_others(number, code, tmp_path, monk
 def test_tasks_end_as_launchers_do(tmp_path, text, do, code, words):
   path = tmp_path / "task.json"
   if text:
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
   script = f"from nova_jax import cli\ndef main(task):\n  {do}\ncli.run_task(main)"
   run = subprocess.run(
       [sys.executable, "-c", script, *([] if text == "" else [str(path)])], capture_output=True, text=True,
-      env=os.environ | {"PYTHONPATH": str(ROOT)})
+      env=os.environ | {"PYTHONPATH": str(ROOT)}, encoding="utf-8")
   assert run.returncode == code and words in run.stdout + run.stderr
   assert code in (0, 1, 130) or len(run.stderr.splitlines()) == 1

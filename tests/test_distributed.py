@@ -103,7 +103,7 @@ def start():
     port = free_port()
     programs.append(subprocess.Popen(
         [sys.executable, "-P", coordinator.__file__, str(port), str(num_processes), str(timeout)],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True))
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8"))
     assert programs[-1].stdout.readline().strip() == coordinator.READY
     return port, programs[-1]
 
@@ -197,7 +197,7 @@ def python(code, address, process):
   env = os.environ | {
       "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2",
       "JAX_PROCESS_ID": str(process)}
-  return subprocess.Popen([sys.executable, "-c", code], env=env, cwd=ROOT, text=True, stderr=subprocess.PIPE)
+  return subprocess.Popen([sys.executable, "-c", code], env=env, cwd=ROOT, stderr=subprocess.PIPE, encoding="utf-8")
 
 
 def test_a_barrier_names_who_did_not_come():

@@ -55,7 +55,7 @@ def test_a_stopped_run_goes_on_to_the_same_files(pipe, tmp_path):
   gone = subprocess.Popen(["true"])
   gone.wait()
   for process in (gone.pid, os.getpid(), writing.pid):
-    (tmp_path / "stopped" / f".{stem}.{process}.{ending}").write_text("half a clip")
+    (tmp_path / "stopped" / f".{stem}.{process}.{ending}").write_text("half a clip", encoding="utf-8")
   run(pipe, tmp_path / "stopped")
   (tmp_path / "stopped" / f".{stem}.{writing.pid}.{ending}").unlink()  # Another run may be at it.
   writing.kill()
@@ -143,7 +143,7 @@ def test_what_is_edited_keeps_its_length_and_is_made_once(tmp_path):
   media.write_gif(tmp_path / "b.gif", np.arange(128, dtype=np.uint8).reshape(2, 8, 8, 1), 4)
   (tmp_path / "lines.jsonl").write_text("".join(
       json.dumps({"prompt": "one", name: str(tmp_path / path)}) + "\n" for name, path in
-      [("image", "a.png"), ("video", "b.gif")]))
+      [("image", "a.png"), ("video", "b.gif")]), encoding="utf-8")
   args = types.SimpleNamespace(**dict.fromkeys([*sampling_flags._SETTINGS, *"prompt label preset then place".split()]))
   args.prompts, args.mask, args.seed = tmp_path / "lines.jsonl", "0,0,4,8", 0
   clips = sampling_flags.clips(args)
@@ -160,19 +160,22 @@ def test_what_is_edited_keeps_its_length_and_is_made_once(tmp_path):
 
 
 def test_prompts_from_files(tmp_path):
-  (tmp_path / "a.txt").write_text("# fruit\nan apple\n\na pear\n")
-  (tmp_path / "a.csv").write_text('prompt,seed,later_prompts\nan apple,3,"{""4"": ""a pear""}"\n"a pear, ripe",,\n')
+  (tmp_path / "a.txt").write_text("# fruit\nan apple\n\na pear\n", encoding="utf-8")
+  (tmp_path / "a.csv").write_text(
+      'prompt,seed,later_prompts\nan apple,3,"{""4"": ""a pear""}"\n"a pear, ripe",,\n', encoding="utf-8")
   lines = [{"prompt": "an\u2028apple", "num_frames": 2}, {"label": 3}]
-  (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
+  (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8")
   assert prompts.read_prompts(tmp_path / "a.txt") == [{"prompt": "an apple"}, {"prompt": "a pear"}]
   assert prompts.read_prompts(tmp_path / "a.csv") == [
       {"prompt": "an apple", "seed": 3, "later_prompts": {4: "a pear"}}, {"prompt": "a pear, ripe"}]
   assert prompts.read_prompts(tmp_path / "a.jsonl") == lines
-  (tmp_path / "b.csv").write_text('\ufeffprompt,image,mask\n"an apple\nor two",a.png,"0,0,4,8"\none,a.png,m.png\n')
+  (tmp_path / "b.csv").write_text(
+      '\ufeffprompt,image,mask\n"an apple\nor two",a.png,"0,0,4,8"\none,a.png,m.png\n', encoding="utf-8")
   assert prompts.read_prompts(tmp_path / "b.csv") == [
       {"prompt": "an apple\nor two", "image": "a.png", "mask": [0, 0, 4, 8]},
       {"prompt": "one", "image": "a.png", "mask": "m.png"}], "as a spreadsheet saves it"
-  (tmp_path / "b.jsonl").write_text('{"prompt": "a", "image": "a.png", "mask": [0, 0, 4, 8], "guidance_scale": 3}')
+  (tmp_path / "b.jsonl").write_text(
+      '{"prompt": "a", "image": "a.png", "mask": [0, 0, 4, 8], "guidance_scale": 3}', encoding="utf-8")
   (line,) = prompts.read_prompts(tmp_path / "b.jsonl")
   assert line["mask"] == [0, 0, 4, 8] and isinstance(line["guidance_scale"], float), "as the flag says it"
 
@@ -202,6 +205,6 @@ def test_what_no_model_can_do_is_refused_before_one_is_loaded(lines, common, mes
     ("a.jsonl", '{"prompt": "a", "later_prompts": {"x": "b"}}', "a.jsonl:1: later_prompts: expected texts by frame"),
     ("a.jsonl", '{"prompt": "a", "fps": 1' + "0" * 400 + "}", "a.jsonl:1: ")])
 def test_bad_prompt_files(tmp_path, name, text, message):
-  (tmp_path / name).write_text(text)
+  (tmp_path / name).write_text(text, encoding="utf-8")
   with pytest.raises(ValueError, match=message):
     prompts.read_prompts(tmp_path / name)

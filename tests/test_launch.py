@@ -19,7 +19,7 @@ def run(*args):
   # Every run compiles for itself: what is kept in a home folder must not matter to a test.
   return subprocess.run(
       [sys.executable, "-m", *map(str, args)], cwd=ROOT, capture_output=True, text=True, timeout=300,
-      env=os.environ | {"XDG_CACHE_HOME": os.devnull + "/none"})
+      env=os.environ | {"XDG_CACHE_HOME": os.devnull + "/none"}, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_sample_writes_what_it_says(model, tmp_path):
     (("--output={file}/sub",), "Not a directory"), (("--seed=-1",), "seed"),
     (("--then=4:a", "--then=4:b"), "--then: expected one prompt a frame"), (("--guidance=3",), "guidance_scale")])
 def test_bad_input_of_sample(model, tmp_path, args, message):
-  (tmp_path / "file").write_text("")
+  (tmp_path / "file").write_text("", encoding="utf-8")
   args = [arg.format(file=tmp_path / "file") for arg in args]
   failed = run("launch.sample", "--checkpoint", model, "--output", tmp_path / "out", "--prompt", "one", *args)
   assert failed.returncode == 2
@@ -77,7 +77,7 @@ def test_bad_input_of_train(tmp_path, args, message):
 
 
 def test_folders_for_a_benchmark_and_scores(model, tmp_path):
-  (tmp_path / "color_val.txt").write_text("one two\n")
+  (tmp_path / "color_val.txt").write_text("one two\n", encoding="utf-8")
   evaluate = ("launch.evaluate", "--benchmark=t2i_compbench")
   done = run(*evaluate, "--checkpoint", model, "--prompts", tmp_path / "color_val.txt", "--output", tmp_path / "out")
   assert done.returncode == 0 and "is complete" in done.stdout, done.stderr
@@ -85,7 +85,7 @@ def test_folders_for_a_benchmark_and_scores(model, tmp_path):
   (tmp_path / "out/t2i_compbench/samples/one two_000003.png").unlink()
   failed = run("launch.evaluate", "--check", tmp_path / "out")
   assert failed.returncode == 1 and "1 missing:\n  samples/one two_000003.png" in failed.stdout
-  (tmp_path / "results.jsonl").write_text('{"tag": "colors", "correct": true}\n')
+  (tmp_path / "results.jsonl").write_text('{"tag": "colors", "correct": true}\n', encoding="utf-8")
   failed = run("launch.score", "--benchmark=geneval", "--results", tmp_path / "results.jsonl")
   assert failed.returncode == 2 and "the overall score is of the tasks" in failed.stderr
 
@@ -98,7 +98,7 @@ def test_folders_are_compared(tmp_path):
   args = ("launch.score", "--benchmark=frechet", "--generated", tmp_path / "made", "--real", tmp_path / "real")
   done = run(*args, "--features=tests.evals.judges:Mean", "--weights=1", "--json", tmp_path / "scores.json")
   assert done.returncode == 0 and "features                           4" in done.stdout, done.stderr
-  scores = json.loads((tmp_path / "scores.json").read_text())
+  scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
   # In each of three equal colours: means 2.5 and 8.5, variances 7 and 77 / 3.
   assert scores["frechet"] == pytest.approx(3 * (6**2 + (7**0.5 - (77 / 3) ** 0.5) ** 2))
   # The ball of 6 reaches to 12.

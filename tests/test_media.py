@@ -76,9 +76,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
   write_atomically(path, "old")
 
   def fail(draft):
-    draft.write_text("half")
+    draft.write_text("half", encoding="utf-8")
     raise OSError("disk full")
 
   with pytest.raises(OSError):
     write_atomically(path, fail)
-  assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+  assert path.read_text(encoding="utf-8") == "old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]

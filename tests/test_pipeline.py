@@ -139,12 +139,12 @@ def test_folders_that_hold_no_model(tmp_path):
   with pytest.raises(ValueError, match="checkpoints"):
     Pipeline.load(tmp_path)
   for text, message in (("no json", "is not JSON"), ("[]", "expected a JSON object"), ('{"version": 2}', "expected")):
-    (tmp_path / "nova.json").write_text(text)
+    (tmp_path / "nova.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
       read_card(tmp_path)
   write_card(tmp_path, CARD)
-  text = (tmp_path / "nova.json").read_text()
-  (tmp_path / "nova.json").write_text(text.replace('"width"', '"widht"'))
+  text = (tmp_path / "nova.json").read_text(encoding="utf-8")
+  (tmp_path / "nova.json").write_text(text.replace('"width"', '"widht"'), encoding="utf-8")
   with pytest.raises(ValueError, match="widht"):
     read_card(tmp_path)
 

@@ -65,7 +65,7 @@ def test_masks(tmp_path):
     (lambda path: sources.read_mask(np.ones((2, 8, 8), bool), (8, 8), 3), "mask: expected one of 8 x 8 or 3")])
 def test_what_is_refused(tmp_path, call, message):
   for name in ("text.png", "text.mp4"):
-    (tmp_path / name).write_text("no picture")
+    (tmp_path / name).write_text("no picture", encoding="utf-8")
   with pytest.raises(ValueError, match=message):
     call(tmp_path)
 

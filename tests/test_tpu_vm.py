@@ -43,19 +43,19 @@ esac
 def fake(tmp_path, monkeypatch):
   for name, text in (("gcloud", GCLOUD), ("python3.11", PYTHON)):
     (tmp_path / "bin" / name).parent.mkdir(exist_ok=True)
-    (tmp_path / "bin" / name).write_text(text)
+    (tmp_path / "bin" / name).write_text(text, encoding="utf-8")
     (tmp_path / "bin" / name).chmod(0o755)
   monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
   monkeypatch.setenv("TPU", str(tmp_path))
   monkeypatch.chdir(tmp_path)
   (tmp_path / "code").mkdir()
-  (tmp_path / "code/pyproject.toml").write_text("")
+  (tmp_path / "code/pyproject.toml").write_text("", encoding="utf-8")
   return tmp_path
 
 
 def test_watch_brings_a_run_through_a_lost_host_and_a_preemption(fake, monkeypatch):
   states = ["NONE", "PROVISIONING", "ACTIVE", "ACTIVE", "ACTIVE", "SUSPENDED", "ACTIVE", "ACTIVE"]
-  (fake / "states").write_text("\n".join(states) + "\n")
+  (fake / "states").write_text("\n".join(states) + "\n", encoding="utf-8")
   rounds = []
 
   def sleep(seconds):  # A run that ends does so between two looks.
@@ -65,7 +65,7 @@ def test_watch_brings_a_run_through_a_lost_host_and_a_preemption(fake, monkeypat
 
   monkeypatch.setattr("nova_jax.tpu_vm.time.sleep", sleep)
   Gcloud(MACHINES).watch(Code("code"), TRAIN, 60.0)
-  calls = (fake / "calls").read_text().splitlines()
+  calls = (fake / "calls").read_text(encoding="utf-8").splitlines()
   run = "run -m launch.train --coordinator=auto --config=configs/digits.py --workdir=/mnt/a run"
   expected = [
       "describe nova", "create nova", "describe nova",
@@ -117,10 +117,11 @@ def test_a_number_of_before_a_reboot_is_no_run(fake):
   home = fake / "home/nova_jax"
   home.mkdir(parents=True)
   gcloud = Gcloud(MACHINES)
-  (home / "train.pid").write_text(f"{os.getpid()}\n")
-  (home / "train.boot").write_text(Path("/proc/sys/kernel/random/boot_id").read_text())
+  (home / "train.pid").write_text(f"{os.getpid()}\n", encoding="utf-8")
+  (home / "train.boot").write_text(
+      Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8"), encoding="utf-8")
   assert gcloud.runs() == [("running", "")]
-  (home / "train.boot").write_text("another one\n")
+  (home / "train.boot").write_text("another one\n", encoding="utf-8")
   assert gcloud.runs() == [("nothing", "")]
   child = subprocess.Popen(["sleep", "60"])
   gcloud.stop()
@@ -132,7 +133,7 @@ def test_a_number_of_before_a_reboot_is_no_run(fake):
 def launch(*args, path=os.environ["PATH"]):
   return subprocess.run(
       [sys.executable, "-m", "launch.tpu_vm", "--name=nova", "--zone=us-west4-a", *args], cwd=ROOT, text=True,
-      capture_output=True, env=os.environ | {"PATH": path})
+      capture_output=True, env=os.environ | {"PATH": path}, encoding="utf-8")
 
 
 def test_dry_run_prints_what_a_shell_would_run():

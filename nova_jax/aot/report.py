@@ -77,7 +77,7 @@ def compile_with_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled,
   with tempfile.TemporaryDirectory() as folder:
     compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
     written = list(Path(folder).glob("*.after_codegen.txt"))
-    return compiled, written[0].read_text() if len(written) == 1 else compiled.as_text()
+    return compiled, written[0].read_text(encoding="utf-8") if len(written) == 1 else compiled.as_text()
 
 
 def out_of_memory(message: str) -> tuple[float, float] | None:

@@ -33,7 +33,7 @@ class Peer:
     self._stderr = tempfile.TemporaryFile()  # No pipe: nobody reads it in time.
     try:
       self._process = subprocess.Popen(
-          command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, text=True)
+          command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, text=True, encoding="utf-8")
     except OSError as error:
       raise ValueError(f"--peer_python: cannot run {python!r} ({error.strerror})") from error
     self._answer()

@@ -287,4 +287,4 @@ def _whole(target: Path, num_bytes: int) -> Iterator[Path]:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
   path.parent.mkdir(exist_ok=True)
-  path.write_text(json.dumps(value, indent=2) + "\n")
+  path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

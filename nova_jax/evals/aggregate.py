@@ -85,7 +85,7 @@ def read_geneval(path: Path) -> dict[str, float]:
     ValueError: the file isn't one of these, or lacks a task.
   """
   correct: dict[str, list[bool]] = {}
-  for number, line in enumerate(path.read_text().splitlines(), 1):
+  for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
     try:
       values = json.loads(line)
       tag, right = values["tag"], values["correct"]

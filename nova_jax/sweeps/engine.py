@@ -47,7 +47,7 @@ class Task(NamedTuple):
   @property
   def error(self) -> str | None:
     path = self.folder / "error.txt"
-    return path.read_text().strip() if path.is_file() and self.result is None else None
+    return path.read_text(encoding="utf-8").strip() if path.is_file() and self.result is None else None
 
 
 def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | None = None) -> list[Task]:
@@ -143,7 +143,7 @@ def _run_group(
     failed = task.folder / "error.txt"
     failed.unlink(missing_ok=True)
     write_atomically(task.folder / "task.json", json.dumps(task.content, indent=1) + "\n")
-    with open(task.folder / "log.txt", "w") as log:
+    with open(task.folder / "log.txt", "w", encoding="utf-8") as log:
       process = subprocess.Popen([*(task.command or COMMAND), str(task.folder / "task.json")], stdout=log, stderr=log)
       running.add(process)
       code = process.wait()
@@ -151,7 +151,7 @@ def _run_group(
     if task.result is None and stopping.is_set():
       say(f"{label(task.point)}: stopped")
     elif task.result is None:
-      lines = (task.folder / "log.txt").read_text().strip().splitlines()
+      lines = (task.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
       reason = lines[-1].removeprefix("error: ") if lines else ""
       reason = reason if code > 0 else f"ended by signal {-code}"
       write_atomically(failed, f"{reason or 'no result'}\n")

@@ -47,7 +47,7 @@ class MetricLog:
     if enabled:
       path = workdir / "metrics.jsonl"
       cut_lines(path, first_step)
-      self._file = path.open("a")
+      self._file = path.open("a", encoding="utf-8")
       self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
   def state(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def cut_lines(path: Path, last_step: int) -> None:
   if not path.exists():
     return
   kept = []
-  for line in path.read_text().splitlines(keepends=True):
+  for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
     try:
       if not line.endswith("\n") or json.loads(line)["step"] > last_step:
         break

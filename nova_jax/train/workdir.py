@@ -35,7 +35,7 @@ def claim(workdir: Path, experiment: Experiment) -> Iterator[None]:
     raise ValueError(f"--workdir {workdir} is a file; expected a folder, new or of an earlier run")
   if path.exists():
     try:
-      stored = json.loads(path.read_text())
+      stored = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
       raise ValueError(f"{path} is not JSON ({error}); use another --workdir or remove this one") from None
     with contextlib.suppress(ValueError):  # Fields that are gone by now will be found to differ.
@@ -48,7 +48,7 @@ def claim(workdir: Path, experiment: Experiment) -> Iterator[None]:
     if differing:
       raise ValueError(f"{workdir} holds a different experiment: {'; '.join(differing)}; use another --workdir")
   workdir.mkdir(parents=True, exist_ok=True)
-  with open(workdir / ".lock", "w") as lock:
+  with open(workdir / ".lock", "w", encoding="utf-8") as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Goes with the process, however it ends.
     except BlockingIOError:

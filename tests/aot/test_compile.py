@@ -24,13 +24,13 @@ def get_config():
 def launch(path, *args):
   environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
   command = [sys.executable, "-m", "launch.compile", f"--config={path}", *args]
-  return subprocess.run(command, env=environment, capture_output=True, text=True)
+  return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
 
 
 @pytest.fixture
 def config(tmp_path):
   path = tmp_path / "tiny.py"
-  path.write_text(CONFIG)
+  path.write_text(CONFIG, encoding="utf-8")
   return path
 
 
@@ -44,7 +44,7 @@ def test_a_training_step_compiles_for_a_pod(config, tmp_path):
   done = launch(config, "--topology=v5e:2x2", "--mesh=fsdp=4", f"--json={tmp_path / 'out.json'}")
   assert done.returncode == 0, done.stderr
   assert done.stderr == "", "the compiler's own messages reached the terminal"
-  (report,) = json.loads((tmp_path / "out.json").read_text())["programs"]
+  (report,) = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["programs"]
   size = report["memory"]
   assert report["fits"] and 0 < size["parameters"] < size["peak"] < size["limit"]
   assert size["optimizer"] == pytest.approx(2 * size["parameters"], rel=0.01)  # Two moments.
@@ -60,7 +60,7 @@ def test_a_training_step_compiles_for_a_pod(config, tmp_path):
 def test_a_generation_compiles_for_one_chip(config, tmp_path):
   done = launch(config, "--topology=v5e:1x1", "--what=sample", f"--json={tmp_path / 'out.json'}")
   assert done.returncode == 0, done.stderr
-  reports = json.loads((tmp_path / "out.json").read_text())["programs"]
+  reports = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["programs"]
   assert [report["program"] for report in reports] == ["sample text", "sample first frame", "sample set"]
   assert all(report["fits"] and report["collectives"] == [] for report in reports)
 

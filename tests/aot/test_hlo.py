@@ -15,7 +15,7 @@ from nova_jax.aot.chips import CHIPS
 from nova_jax.aot.collectives import axes_of, find_collectives, replica_groups, gathers_outside_layers
 from nova_jax.aot.report import network_seconds, summarize
 
-TEXT = (Path(__file__).parent / "scan.hlo.txt").read_text()
+TEXT = (Path(__file__).parent / "scan.hlo.txt").read_text(encoding="utf-8")
 LAYERS, WIDTH, HIDDEN, BATCH, BF16 = 3, 1024, 2048, 1024, 2
 
 

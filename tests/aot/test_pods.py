@@ -82,7 +82,7 @@ def test_released_autoencoders_are_those_of_the_tables(name, table):
 def test_autoencoders_by_name(tmp_path):
   assert published_autoencoder("models/nova-d48w1024-osp480") == RELEASED["osp480"]
   (tmp_path / "vae").mkdir()
-  (tmp_path / "vae/config.json").write_text('{"_class_name": "AutoencoderKL"}')
+  (tmp_path / "vae/config.json").write_text('{"_class_name": "AutoencoderKL"}', encoding="utf-8")
   assert published_autoencoder(str(tmp_path)) == {"_class_name": "AutoencoderKL"}
   with pytest.raises(ValueError, match="neither"):
     published_autoencoder("nowhere")

@@ -62,7 +62,7 @@ def test_a_checkout_whose_dependencies_are_missing(tmp_path):
     ("import os; os._exit(3)", "^--peer: the worker ended with exit code 3$")])
 def test_a_worker_that_fails_says_why(tmp_path, code, message):
   (tmp_path / "diffnext").mkdir()
-  (tmp_path / "torch.py").write_text(code)  # The first thing that it imports.
+  (tmp_path / "torch.py").write_text(code, encoding="utf-8")  # The first thing that it imports.
   with pytest.raises(ValueError, match=message):
     Peer(str(tmp_path), sys.executable, SMALL)
 
@@ -72,6 +72,6 @@ def test_a_worker_that_fails_says_why(tmp_path, code, message):
     (["--repeats=0"], "repeats")])
 def test_bad_input(args, message):
   failed = subprocess.run(
-      [sys.executable, "-m", "launch.benchmark", *args], cwd=ROOT, capture_output=True, text=True, timeout=120)
+      [sys.executable, "-m", "launch.benchmark", *args], cwd=ROOT, capture_output=True, timeout=120, encoding="utf-8")
   assert failed.returncode == 2
   assert failed.stderr.count("\n") == 1 and message in failed.stderr, failed.stderr

@@ -64,7 +64,7 @@ def test_the_card_says_what_was_converted(ours):
   for part in card.parts:
     weights = open_weights(VIDEO / part.name)
     assert part.weights == len(weights) and part.dtype == "float16" and len(part.sha256) == 64
-    assert part.class_name in (VIDEO / part.name / "config.json").read_text()
+    assert part.class_name in (VIDEO / part.name / "config.json").read_text(encoding="utf-8")
   assert len({part.sha256 for part in card.parts}) == 3
 
 
@@ -113,7 +113,7 @@ def test_a_config_that_omits_the_mixer(tmp_path):
   shutil.copytree(VIDEO / "transformer", source / "transformer")
   config = read_json(source / "transformer/config.json")
   rank = config.pop("video_mixer_rank")
-  (source / "transformer/config.json").write_text(json.dumps(config))
+  (source / "transformer/config.json").write_text(json.dumps(config), encoding="utf-8")
   notes = convert(source, tmp_path / "ours")
   assert rank and any(f"taken as {rank}" in note for note in notes)
   assert read_card(tmp_path / "ours").model.mixer_rank == rank

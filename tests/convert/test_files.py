@@ -45,7 +45,7 @@ def test_shards_are_read_as_one(tmp_path):
   for file, part in shards.items():
     save_file({name: ARRAYS[name] for name in part}, tmp_path / file)
   index = {"weight_map": {name: file for file, part in shards.items() for name in part}}
-  (tmp_path / f"{NAME}.index.json").write_text(json.dumps(index))
+  (tmp_path / f"{NAME}.index.json").write_text(json.dumps(index), encoding="utf-8")
   same(open_weights(tmp_path), ARRAYS)
   save_file({"b.weight": ARRAYS["b.weight"]}, tmp_path / "one.safetensors")
   save_file({"b.weight": ARRAYS["b.weight"]}, tmp_path / "two.safetensors")
@@ -62,7 +62,7 @@ def test_damaged_indices(tmp_path, index, message):
   save_file(ARRAYS, tmp_path / "x.safetensors")
   folder = tmp_path / "part"
   folder.mkdir()
-  (folder / f"{NAME}.index.json").write_text(index)
+  (folder / f"{NAME}.index.json").write_text(index, encoding="utf-8")
   with pytest.raises(ValueError, match=message):
     open_weights(folder)
 

@@ -34,7 +34,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
     ({"target": "link"}, "exists")])
 def test_bad_arguments(tmp_path, arguments, message):
   (tmp_path / "there").mkdir()
-  (tmp_path / "there/file").write_text("")
+  (tmp_path / "there/file").write_text("", encoding="utf-8")
   (tmp_path / "link").symlink_to("nowhere")
   shutil.copytree(VIDEO / "transformer", tmp_path / "alone")
   arguments = {"source": VIDEO, "target": "new"} | arguments
@@ -68,9 +68,9 @@ def test_weights_that_do_not_fit_are_all_named_and_nothing_is_written(tmp_path):
 def test_a_damaged_conversion_is_not_written_back(ours, tmp_path, dtype):
   source = tmp_path / "source"
   shutil.copytree(ours / VIDEO.relative_to(ROOT), source)
-  card = json.loads((source / "nova.json").read_text())
+  card = json.loads((source / "nova.json").read_text(encoding="utf-8"))
   card["parts"][1]["sha256"] = "0" * 64
-  (source / "nova.json").write_text(json.dumps(card))
+  (source / "nova.json").write_text(json.dumps(card), encoding="utf-8")
   with pytest.raises(ValueError, match="not the ones that were converted"):
     convert(source, tmp_path / "target", dtype=dtype)
   shutil.rmtree(source / "vae/state")
@@ -141,7 +141,7 @@ def test_configs_that_cannot_be_honoured(tmp_path, part, change, message):
   source = tmp_path / "source"
   shutil.copytree(VIDEO, source)
   file = next((source / part).glob("*config.json"))
-  file.write_text(json.dumps(read_json(file) | change))
+  file.write_text(json.dumps(read_json(file) | change), encoding="utf-8")
   with pytest.raises(ValueError, match=message) as error:
     convert(source, tmp_path / "target")
   assert "\n" not in str(error.value)
@@ -172,9 +172,9 @@ def test_parts_that_do_not_fit_each_other(trained, tmp_path):
 
 def test_a_card_of_another_model_is_refused(ours, tmp_path):
   shutil.copytree(ours / VIDEO.relative_to(ROOT), tmp_path / "source")
-  card = json.loads((tmp_path / "source/nova.json").read_text())
+  card = json.loads((tmp_path / "source/nova.json").read_text(encoding="utf-8"))
   card["model"]["mixer_rank"] = 7
-  (tmp_path / "source/nova.json").write_text(json.dumps(card))
+  (tmp_path / "source/nova.json").write_text(json.dumps(card), encoding="utf-8")
   with pytest.raises(ValueError, match="describes another model"):
     Pipeline.load(tmp_path / "source")
 
@@ -182,7 +182,7 @@ def test_a_card_of_another_model_is_refused(ours, tmp_path):
 def test_tokenizers_are_looked_at(tmp_path):
   source = tmp_path / "source"
   shutil.copytree(VIDEO, source)
-  (source / "tokenizer/tokenizer.json").write_text("{")
+  (source / "tokenizer/tokenizer.json").write_text("{", encoding="utf-8")
   with pytest.raises(ValueError, match="not a readable tokenizer"):
     convert(source, tmp_path / "target")
   shutil.rmtree(source / "tokenizer")

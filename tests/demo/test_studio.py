@@ -37,7 +37,7 @@ def picture(tmp_path_factory):
 def run(*command):
   return subprocess.run(
       [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=300,
-      env=os.environ | {"XDG_CACHE_HOME": os.devnull + "/none"})
+      env=os.environ | {"XDG_CACHE_HOME": os.devnull + "/none"}, encoding="utf-8")
 
 
 def test_what_is_the_models_own_is_left_out(studio):
@@ -63,7 +63,7 @@ def test_pictures_stay_where_a_recipe_finds_them(studio, picture):
     ({"prompt": "one", "num_frames": 257}, "num_frames: expected at most 256 here, got 257"),
     ({"prompt": "one", "image": "{file}"}, "image: bad.png is not a picture")])
 def test_what_a_form_can_not_have(studio, tmp_path, form, message):
-  (tmp_path / "bad.png").write_text("no picture")
+  (tmp_path / "bad.png").write_text("no picture", encoding="utf-8")
   form = {name: value.format(file=tmp_path / "bad.png") if name == "image" else value for name, value in form.items()}
   with pytest.raises(ValueError, match=message):
     studio.settings(form)

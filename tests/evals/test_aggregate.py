@@ -14,7 +14,8 @@ SCORES = {name: value / 100 for name, value in zip(VBENCH_DIMENSIONS, ROW, stric
 
 def test_a_published_row_of_vbench(tmp_path):
   for name, score in SCORES.items():  # As evaluate.py writes them, a dimension a file.
-    (tmp_path / f"results_{name}_eval_results.json").write_text(json.dumps({name: [score, [{"video_path": "a.mp4"}]]}))
+    (tmp_path / f"results_{name}_eval_results.json").write_text(
+        json.dumps({name: [score, [{"video_path": "a.mp4"}]]}), encoding="utf-8")
   totals = vbench_totals(read_vbench([tmp_path]))
   assert {name: round(100 * value, 2) for name, value in totals.items()} == TOTALS
 
@@ -26,11 +27,11 @@ def test_a_total_needs_all_dimensions(tmp_path):
     vbench_totals(SCORES | {"colour": 0.5})
   with pytest.raises(ValueError, match="from 0 to 1, got color 90.08"):
     vbench_totals(SCORES | {"color": 90.08})
-  (tmp_path / "a_eval_results.json").write_text(json.dumps({"color": [0.5, []]}))
-  (tmp_path / "b_eval_results.json").write_text(json.dumps({"color": [0.6, []]}))
+  (tmp_path / "a_eval_results.json").write_text(json.dumps({"color": [0.5, []]}), encoding="utf-8")
+  (tmp_path / "b_eval_results.json").write_text(json.dumps({"color": [0.6, []]}), encoding="utf-8")
   with pytest.raises(ValueError, match="color stands in"):
     read_vbench([tmp_path])
-  (tmp_path / "b_eval_results.json").write_text(json.dumps({"color": [[], []]}))
+  (tmp_path / "b_eval_results.json").write_text(json.dumps({"color": [[], []]}), encoding="utf-8")
   with pytest.raises(ValueError, match="color should be a score"):
     read_vbench([tmp_path / "b_eval_results.json"])
 
@@ -41,7 +42,7 @@ def test_a_published_row_of_geneval(tmp_path):
                     (97, 74, 66, 81, 13, 35)))
   lines = [json.dumps({"tag": tag, "correct": i < share}) for tag, share in shares.items() for i in range(100)]
   lines += [json.dumps({"tag": "colors", "correct": i < 81}) for i in range(100)]
-  (tmp_path / "results.jsonl").write_text("\n".join(lines) + "\n")
+  (tmp_path / "results.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
   scores = read_geneval(tmp_path / "results.jsonl")
   assert {tag: scores[tag] for tag in GENEVAL_TASKS} == {tag: share / 100 for tag, share in shares.items()}
   assert round(scores["overall"], 2) == 0.61 and scores["overall"] == pytest.approx(366 / 600)
@@ -51,6 +52,6 @@ def test_a_published_row_of_geneval(tmp_path):
     ("{}", "with tag and correct"), ('{"tag": "colors", "correct": 1}', "true or false"),
     ('{"tag": "colors", "correct": true}', "of the tasks single_object")])
 def test_results_of_geneval_that_are_none(tmp_path, line, message):
-  (tmp_path / "results.jsonl").write_text(line + "\n")
+  (tmp_path / "results.jsonl").write_text(line + "\n", encoding="utf-8")
   with pytest.raises(ValueError, match=message):
     read_geneval(tmp_path / "results.jsonl")

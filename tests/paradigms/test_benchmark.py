@@ -34,10 +34,11 @@ json.dump(result, open(task["result"], "w"))
 
 def compare(tmp_path, *flags, **environment):
   for name, text in (("driver.py", DRIVER), ("stand_in.py", STAND_IN)):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="utf-8")
   return subprocess.run(
       [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "stand_in.py"), "--output", str(tmp_path / "out"),
-       *flags], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment, capture_output=True, text=True)
+       *flags], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment, capture_output=True,
+      encoding="utf-8")
 
 
 def test_what_fails_is_named_and_the_same_command_adds_it(tmp_path):
@@ -46,7 +47,7 @@ def test_what_fails_is_named_and_the_same_command_adds_it(tmp_path):
   assert "| | NOVA | NOVA in one block | full-clip diffusion | real clips |" in first.stdout
   again = compare(tmp_path, "--share", "0.5")
   assert again.returncode == 0 and again.stdout.count("done before") == 3
-  results = json.loads((tmp_path / "out/paradigms.json").read_text())
+  results = json.loads((tmp_path / "out/paradigms.json").read_text(encoding="utf-8"))
   assert list(results) == ["nova", "one_block", "quantized", "full_clip"]
   # Half of the demo's 2600 steps and 60 of warm-up; the average forgets in half as many steps.
   nova = results["nova"]

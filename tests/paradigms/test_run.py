@@ -89,12 +89,12 @@ def test_report_shows_what_is_done(tmp_path):
     details |= {"quantized": {"digit": [0.97, 0.96, 0.98]}} if i else {}
     write_result(task.folder, result, details)
   table, numbers, plot, sheet = write_report(tasks, "About.", tmp_path)
-  lines = table.read_text().splitlines()
+  lines = table.read_text(encoding="utf-8").splitlines()
   assert lines[4] == "| | NOVA | quantised raster autoregression | real clips | real clips, quantised |"
   assert lines[6] == "| digit | 0.500 (0.400 - 0.700) | 0.625 (0.400 - 0.700) | 0.990 | 0.970 |"
   assert "| guidance_scale | 1.5 | 1.5 |  |  |" in lines
   assert "| train_flops | 3 TFLOP | 3 TFLOP |  |  |" in lines
-  assert json.loads(numbers.read_text())["quantized"]["quantized"]["digit"][0] == 0.97
+  assert json.loads(numbers.read_text(encoding="utf-8"))["quantized"]["quantized"]["digit"][0] == 0.97
   assert Image.open(plot).size[0] > 900
   # Eight rows; two clips of three frames and a gap, 64 pixels each.
   assert Image.open(sheet).size == (7 * 68 + 4, 8 * (64 + 14 + 4) + 4)

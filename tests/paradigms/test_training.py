@@ -50,7 +50,7 @@ def whole(tmp_path_factory):
 
 
 def losses(workdir):
-  return [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  return [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def test_codes_of_a_few_clips_are_learned(whole):

@@ -44,10 +44,10 @@ json.dump({"digit": 2.0 * scale, "seconds_per_clip": 1 / scale}, open(task["resu
 @pytest.fixture
 def ran(tmp_path, monkeypatch):
   """Run points by the script; return what ran so far."""
-  (tmp_path / "script.py").write_text(SCRIPT)
+  (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
   monkeypatch.setattr(engine, "COMMAND", (sys.executable, str(tmp_path / "script.py")))
   monkeypatch.setenv("RAN", str(tmp_path / "ran"))
-  return lambda: (tmp_path / "ran").read_text().splitlines() if (tmp_path / "ran").exists() else []
+  return lambda: (tmp_path / "ran").read_text(encoding="utf-8").splitlines() if (tmp_path / "ran").exists() else []
 
 
 def sweep_of(*scales, **fields):
@@ -77,14 +77,14 @@ def test_what_fails_fails_alone_and_is_tried_again(tmp_path, ran):
   tasks = run(sweep, tmp_path / "out", processes=2)
   assert [task.error for task in tasks[:3]] == [None, "ValueError: three is <bad>", "ended by signal 9"]
   paths = write_report(sweep, tasks, tmp_path / "out")
-  rows = list(csv.DictReader(io.StringIO(paths[0].read_text())))
+  rows = list(csv.DictReader(io.StringIO(paths[0].read_text(encoding="utf-8"))))
   assert [row["status"] for row in rows[:3]] == [
       "done", "failed: ValueError: three is <bad>", "failed: ended by signal 9"]
   assert rows[0]["digit"] == "2.0" and rows[1]["digit"] == ""
-  assert "| ema | 1 | 2 | 1 | done |" in paths[1].read_text()
+  assert "| ema | 1 | 2 | 1 | done |" in paths[1].read_text(encoding="utf-8")
   assert [path.name for path in paths] == ["results.csv", "results.md", "digit-over-guidance-scale.png", "index.html"]
   assert Image.open(paths[2]).size == (720, 480)
-  page = paths[3].read_text()
+  page = paths[3].read_text(encoding="utf-8")
   assert "A &lt;title&gt;" in page and "three is &lt;bad&gt;" in page and page.count("<tr class=failed>") == 4
   assert set(re.findall(r'(?:src|href)="(.{22})', page)) == {"data:image/png;base64,"}, "no other file"
   run(sweep, tmp_path / "out")
@@ -176,7 +176,7 @@ def test_training_with_images_first_costs_the_same(monkeypatch):
 def test_points_that_cannot_be_are_refused(tmp_path, points, message):
   (tmp_path / "sweep.py").write_text(
       f"from nova_jax.sweeps.plan import Sweep\nget_sweep = lambda: Sweep('', '', {points!r}, "
-      f"config={str(ROOT / 'configs/digits.py')!r})")
+      f"config={str(ROOT / 'configs/digits.py')!r})", encoding="utf-8")
   with pytest.raises(ValueError, match=message):
     load_sweep(tmp_path / "sweep.py")
 
@@ -190,12 +190,12 @@ def test_other_bad_input(tmp_path):
     load_sweep(tmp_path / "none.py")
   (tmp_path / "sweep.py").write_text(
       "from nova_jax.sweeps.plan import Bars, Sweep\n"
-      "get_sweep = lambda: Sweep('', '', [{'weights': 'ema'}], [Bars('weights', ['digits'])])")
+      "get_sweep = lambda: Sweep('', '', [{'weights': 'ema'}], [Bars('weights', ['digits'])])", encoding="utf-8")
   with pytest.raises(ValueError, match="did you mean 'digit'"):
     load_sweep(tmp_path / "sweep.py")
   (tmp_path / "sweep.py").write_text(
       "from nova_jax.sweeps.plan import Bars, Sweep, grid\n"
-      "get_sweep = lambda: Sweep('', '', grid(weights=('ema',), fps=(1.0, 2.0)), [Bars('weights')])")
+      "get_sweep = lambda: Sweep('', '', grid(weights=('ema',), fps=(1.0, 2.0)), [Bars('weights')])", encoding="utf-8")
   with pytest.raises(ValueError, match="several points have the same weights"):
     load_sweep(tmp_path / "sweep.py")
   with pytest.raises(ValueError, match="is not a field"):

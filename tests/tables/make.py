@@ -70,7 +70,7 @@ def transformer_configs(peer: pathlib.Path) -> dict[str, dict[str, Any]]:
   """Return the config of every released transformer."""
   configs = {}
   for path in sorted(peer.glob("configs/nova_*.yaml")):
-    pipeline = yaml.safe_load(path.read_text())["pipeline"]
+    pipeline = yaml.safe_load(path.read_text(encoding="utf-8"))["pipeline"]
     configs[path.stem.replace("_", "-")] = pipeline["paths"]["module_config"]["transformer"]
   configs["nova-d48w1024-osp480"]["video_mixer_rank"] = 24
   configs["nova-d48w1024-sd512"] = configs["nova-d48w1024-sdxl1024"] | {
@@ -94,7 +94,7 @@ def write_phi(name: str, cls: type) -> None:
     model = cls(config)
   with tempfile.TemporaryDirectory() as folder:
     config.save_pretrained(folder)
-    values = json.loads((pathlib.Path(folder) / "config.json").read_text())
+    values = json.loads((pathlib.Path(folder) / "config.json").read_text(encoding="utf-8"))
   write_table(name, values, model.state_dict())
 
 
@@ -102,7 +102,7 @@ def write_table(name: str, config: Mapping[str, Any], weights: Mapping[str, torc
   rows = collapse({weight: list(value.shape) for weight, value in weights.items()})
   lines = ",\n".join(f'  "{weight}": {rows[weight]}' for weight in sorted(rows))
   text = f'{{\n"config": {json.dumps(config, indent=1)},\n"weights": {{\n{lines}\n}}\n}}\n'
-  pathlib.Path(__file__).with_name(f"{name}.json").write_text(text)
+  pathlib.Path(__file__).with_name(f"{name}.json").write_text(text, encoding="utf-8")
 
 
 def collapse(shapes: Table) -> Table:

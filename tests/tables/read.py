@@ -17,7 +17,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 def read_table(name: str) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
   """Read the config and the {weight name: shape} of the part `name`, one of NAMES."""
-  table = json.loads((FOLDER / f"{name}.json").read_text())
+  table = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
   rows = [(weight, tuple(shape)) for row, shape in table["weights"].items() for weight in expand(row)]
   weights = dict(rows)
   assert len(weights) == len(rows), f"{name} lists a weight twice"

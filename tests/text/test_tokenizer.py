@@ -40,9 +40,9 @@ def pieces(tmp_path):
   """A folder in the older form."""
   folder = tmp_path / "pieces"
   folder.mkdir()
-  (folder / "vocab.json").write_text(json.dumps(VOCAB))
-  (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, MERGES)))
-  (folder / "added_tokens.json").write_text(json.dumps(dict(reversed(RUNS.items()))))
+  (folder / "vocab.json").write_text(json.dumps(VOCAB), encoding="utf-8")
+  (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, MERGES)), encoding="utf-8")
+  (folder / "added_tokens.json").write_text(json.dumps(dict(reversed(RUNS.items()))), encoding="utf-8")
   return folder
 
 
@@ -63,12 +63,12 @@ def test_both_forms_agree(whole, pieces):
 def test_older_form_without_added_tokens_and_with_a_leading_space(pieces):
   (pieces / "added_tokens.json").unlink()
   assert token_ids(load_tokenizer(pieces), "the  ") == [VOCAB["the"], VOCAB["Ġ"], VOCAB["Ġ"]]
-  (pieces / "tokenizer_config.json").write_text('{"add_prefix_space": true}')
+  (pieces / "tokenizer_config.json").write_text('{"add_prefix_space": true}', encoding="utf-8")
   assert token_ids(load_tokenizer(pieces), "the") == [VOCAB["Ġthe"]]
 
 
 def test_no_files_are_named(tmp_path):
-  (tmp_path / "vocab.json").write_text("{}")
+  (tmp_path / "vocab.json").write_text("{}", encoding="utf-8")
   with pytest.raises(ValueError, match="expected tokenizer.json, or vocab.json and merges.txt"):
     load_tokenizer(tmp_path)
 
@@ -78,7 +78,7 @@ def test_no_files_are_named(tmp_path):
     ("vocab.json", '{"a": 0}'), ("added_tokens.json", '{"  ": "first"}'),
     ("added_tokens.json", '{"  ": 7, "   ": null}'), ("added_tokens.json", "[]"), ("tokenizer_config.json", "{")])
 def test_damaged_files_are_named(pieces, file, text):
-  (pieces / file).write_text(text)
+  (pieces / file).write_text(text, encoding="utf-8")
   with pytest.raises(ValueError, match=file):
     load_tokenizer(pieces)
 

@@ -68,7 +68,7 @@ real_make_mesh = loop.make_mesh
 
 
 def results(workdir):
-  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
   arrays = {name: array.read() for name, array in stored_arrays(find(workdir / "checkpoints")).items()}
   return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines], arrays
 

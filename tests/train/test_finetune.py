@@ -42,7 +42,7 @@ def cache(tmp_path_factory):
   folder = tmp_path_factory.mktemp("clips")
   for name, caption in CAPTIONS.items():
     (folder / name).symlink_to(CLIPS[name])
-    (folder / name).with_suffix(".txt").write_text(caption)
+    (folder / name).with_suffix(".txt").write_text(caption, encoding="utf-8")
   cfg = CacheConfig(buckets=((2, 16, 24),), stride=10, text_encoder="words", text_dim=32, text_len=10)
   output = tmp_path_factory.mktemp("cache")
   return output, build(str(folder), output, cfg)

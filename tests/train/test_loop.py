@@ -31,7 +31,7 @@ real_make_mesh = loop.make_mesh
 
 
 def lines(workdir):
-  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
   return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
 
 
@@ -76,7 +76,7 @@ def test_workdir_of_a_run(whole):
   assert [row["step"] for row in rows] == list(range(4, 41, 4))
   assert {row["stage"] for row in rows} == {"image", "video"}
   assert set(rows[0]) == {"step", "stage", "loss", "grad_norm", "learning_rate"}
-  last = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
+  last = json.loads((whole / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
   assert last["videos_per_sec"] > 0 and last["model_flops_per_sec"] > 0 and last["data_wait_sec"] >= 0
   assert latest_step(whole / "checkpoints") == 40
 
@@ -124,10 +124,10 @@ def exploding_loss(experiment, num_frames):
 
 
 def test_another_experiment_is_refused(whole):
-  before = (whole / "config.json").read_text()
+  before = (whole / "config.json").read_text(encoding="utf-8")
   with pytest.raises(ValueError, match=r"different experiment: train.ema_decay was 0.9, now 0.5; use another"):
     loop.train(toy_run.make_experiment(ema_decay=0.5), whole)
-  assert (whole / "config.json").read_text() == before
+  assert (whole / "config.json").read_text(encoding="utf-8") == before
   loop.train(toy_run.make_experiment(log_every=7), whole)
   loop.train(toy_run.make_experiment(), whole)
 
@@ -186,12 +186,12 @@ def newest(workdir):
 def test_a_run_continues_when_fields_were_added_since(tmp_path):
   experiment = toy_run.make_experiment()
   with claim(tmp_path, experiment):
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
   del config["data"]["motion_dropout"], config["train"]["stages"][0]["sources"]
-  (tmp_path / "config.json").write_text(json.dumps(config))
+  (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
   with claim(tmp_path, experiment):
     pass
-  (tmp_path / "config.json").write_text(json.dumps(config | {"gone": 1}))
+  (tmp_path / "config.json").write_text(json.dumps(config | {"gone": 1}), encoding="utf-8")
   with pytest.raises(ValueError, match="gone was 1, now None"):
     with claim(tmp_path, experiment):
       pass

@@ -103,7 +103,7 @@ def test_eight_devices_share_eight_heads():
   env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
   for _ in range(3):
     try:
-      done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, text=True, timeout=150)
+      done = subprocess.run([sys.executable, __file__], env=env, capture_output=True, timeout=150, encoding="utf-8")
     except subprocess.TimeoutExpired:
       continue
     assert done.returncode == 0, done.stderr[-2000:]

@@ -47,7 +47,7 @@ class Run:
           "XLA_FLAGS": "--xla_backend_optimization_level=0"}
       self.processes.append(subprocess.Popen(
           [sys.executable, str(TOY), f"--workdir={workdir}", f"--set=steps={STEPS}", "--set=log_every=1", *arguments],
-          env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+          env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"))
 
   def end(self, seconds=90):
     """Return exit code, stdout and stderr of each process."""
@@ -72,7 +72,7 @@ def arrays(workdir, step=STEPS):
 
 
 def metrics(workdir):
-  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
   return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
 
 

@@ -38,7 +38,7 @@ def finished(tmp_path_factory):
 
 
 def metrics(folder):
-  lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
   return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
 
 

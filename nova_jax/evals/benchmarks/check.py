@@ -84,7 +84,7 @@ def check(layout: Layout, scored: Path, checksums: Path | None = None) -> Report
       if sums and sums.get(path) != checksum(scored / path):
         changed.append(path)
       if path in layout.texts:
-        if (scored / path).read_text().strip() != layout.texts[path]:
+        if (scored / path).read_text(encoding="utf-8").strip() != layout.texts[path]:
           broken.append(path)
       else:
         try:

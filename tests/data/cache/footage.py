@@ -78,22 +78,22 @@ def hard_cases(folder):
   write_sound(folder / "sound.m4a")
   (folder / "truncated.mp4").write_bytes(bikes[: len(bikes) // 2])
   (folder / "zero.mp4").write_bytes(b"")
-  (folder / "text.mp4").write_text("This is no video.\n" * 40)
+  (folder / "text.mp4").write_text("This is no video.\n" * 40, encoding="utf-8")
   (folder / "noise.png").write_bytes(np.random.default_rng(0).bytes(1000))
   (folder / "half.png").write_bytes(STILLS["moon.png"].read_bytes()[:20000])
   for name in ("empty", "chinese", "lines", "latin1", "bad_json", "speechless", "both"):
     (folder / f"{name}.png").write_bytes(STILLS["phantom.png"].read_bytes())
   (folder / "gone.mp4").symlink_to("nowhere.mp4")
   for path in sorted(folder.rglob("*.*")):
-    path.with_suffix(".txt").write_text(f"a caption of {path.stem}")
-  (folder / "empty.txt").write_text("")
-  (folder / "chinese.txt").write_text("一只猫坐在垫子上。")
-  (folder / "lines.txt").write_text("first\n\nsecond\r\nthird\n")
+    path.with_suffix(".txt").write_text(f"a caption of {path.stem}", encoding="utf-8")
+  (folder / "empty.txt").write_text("", encoding="utf-8")
+  (folder / "chinese.txt").write_text("一只猫坐在垫子上。", encoding="utf-8")
+  (folder / "lines.txt").write_text("first\n\nsecond\r\nthird\n", encoding="utf-8")
   (folder / "latin1.txt").write_bytes("café".encode("latin-1"))
   for name in ("bad_json", "speechless", "both"):
     (folder / f"{name}.txt").unlink()
-  (folder / "bad_json.json").write_text("{")
-  (folder / "both.json").write_text('{"caption": "long", "short_caption": "short", "other": 1}')
+  (folder / "bad_json.json").write_text("{", encoding="utf-8")
+  (folder / "both.json").write_text('{"caption": "long", "short_caption": "short", "other": 1}', encoding="utf-8")
   still, clip = "1x32x32", "5x32x48"
   return {
       "short.mp4": "too_short", "one.mp4": still, "ten_bit.mp4": clip, "portrait.mp4": "5x48x32", "odd.mkv": clip,

@@ -33,7 +33,7 @@ def source(tmp_path_factory):
   expected = hard_cases(folder)
   for path in (*CLIPS.values(), STILLS["coffee.png"], STILLS["rocket.jpg"]):
     (folder / path.name).write_bytes(path.read_bytes())
-    (folder / path.name).with_suffix(".txt").write_text(f"real footage of {path.stem}")
+    (folder / path.name).with_suffix(".txt").write_text(f"real footage of {path.stem}", encoding="utf-8")
     expected[path.name] = "5x32x48" if path.suffix == ".mp4" else "1x32x32"
   return folder, expected
 
@@ -59,7 +59,7 @@ def records(folder, manifest):
 def test_every_item_ends_where_it_should(source, cache):
   folder, manifest = cache
   became = {record.source: "x".join(map(str, bucket)) for bucket, record in records(folder, manifest)}
-  lines = [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
+  lines = [json.loads(line) for line in (folder / "rejected.jsonl").read_text(encoding="utf-8").splitlines()]
   for line in lines:
     assert line["source"] not in became
     became[line["source"]] = line["reason"]
@@ -155,7 +155,7 @@ KILLED = textwrap.dedent("""
 
 def test_killed_at_random_moments_and_continued(source, cache, tmp_path):
   done = subprocess.run(
-      [sys.executable, "-c", KILLED, source[0], tmp_path / "out"], cwd=ROOT, capture_output=True, text=True)
+      [sys.executable, "-c", KILLED, source[0], tmp_path / "out"], cwd=ROOT, capture_output=True, encoding="utf-8")
   assert done.returncode == 0, done.stderr
   assert int(done.stdout) >= 10
   assert contents(tmp_path / "out") == contents(cache[0])
@@ -174,7 +174,7 @@ def test_parts_that_a_dying_machine_lost_are_built_again(source, cache, tmp_path
 def test_what_killed_runs_left_is_removed(source, cache, tmp_path):
   build(str(source[0]), tmp_path / "out", CFG, num_hosts=2)
   for name in (".000001-5x32x48.77.array_record", ".manifest.77.json", ".rejected.77.jsonl", "parts/.000001.77.json"):
-    (tmp_path / "out" / name).write_text("half")
+    (tmp_path / "out" / name).write_text("half", encoding="utf-8")
   build(str(source[0]), tmp_path / "out", CFG)
   assert contents(tmp_path / "out") == contents(cache[0])
 
@@ -192,7 +192,7 @@ def test_another_cache_is_not_continued(source, cache, tmp_path, change, message
 
 
 def test_folders_that_hold_something_else_are_left_alone(source, tmp_path):
-  (tmp_path / "mine.txt").write_text("mine")
+  (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
   with pytest.raises(ValueError, match="neither empty nor a cache"):
     build(str(source[0]), tmp_path, CFG)
   assert list(contents(tmp_path)) == ["mine.txt"]
@@ -201,13 +201,13 @@ def test_folders_that_hold_something_else_are_left_alone(source, tmp_path):
 def test_a_source_that_changed_is_not_continued(tmp_path):
   (tmp_path / "in").mkdir()
   write_video(tmp_path / "in/a.mp4", shades(5))
-  (tmp_path / "in/a.txt").write_text("one")
+  (tmp_path / "in/a.txt").write_text("one", encoding="utf-8")
   build(str(tmp_path / "in"), tmp_path / "out", CFG)
   write_video(tmp_path / "in/b.mp4", shades(5))
   with pytest.raises(ValueError, match="num_items is 1 there, 2 here"):
     build(str(tmp_path / "in"), tmp_path / "out", CFG)
   (tmp_path / "in/b.mp4").unlink()
-  (tmp_path / "in/a.txt").write_text("another")
+  (tmp_path / "in/a.txt").write_text("another", encoding="utf-8")
   with pytest.raises(ValueError, match="of another source or other settings: source_digest"):
     build(str(tmp_path / "in"), tmp_path / "out", CFG)
 
@@ -217,7 +217,8 @@ def few(tmp_path_factory):
   folder = tmp_path_factory.mktemp("few")
   for i, name in enumerate(("bikes.mp4", "carphone_pristine.mp4", "bigbuckbunny.mp4")):
     (folder / f"{i}.mp4").write_bytes(CLIPS[name].read_bytes())
-    (folder / f"{i}.json").write_text(json.dumps({"caption": "word " * (3 + i), "short_caption": "a b"[:i]}))
+    (folder / f"{i}.json").write_text(
+        json.dumps({"caption": "word " * (3 + i), "short_caption": "a b"[:i]}), encoding="utf-8")
   return folder
 
 
@@ -247,7 +248,7 @@ def test_captions_that_the_text_encoder_refuses(few, tmp_path):
   cfg = CacheConfig(buckets=((5, 32, 32),), text_encoder="words", text_dim=4, text_len=4)
   manifest = build(str(few), tmp_path / "out", cfg)
   assert (manifest.counts.cached, manifest.counts.rejected) == (2, 1)
-  assert "has 5 tokens" in (tmp_path / "out/rejected.jsonl").read_text()
+  assert "has 5 tokens" in (tmp_path / "out/rejected.jsonl").read_text(encoding="utf-8")
   assert [record.text_embeds.shape for _, record in records(tmp_path / "out", manifest)] == [(3, 4), (4, 4)]
 
 

@@ -21,14 +21,14 @@ def source(tmp_path_factory):
   folder = tmp_path_factory.mktemp("source")
   for i in range(48):
     (folder / f"{i:02}.mp4").write_bytes(CLIPS["bigbuckbunny.mp4"].read_bytes())
-    (folder / f"{i:02}.txt").write_text(f"a rabbit, {i}")
+    (folder / f"{i:02}.txt").write_text(f"a rabbit, {i}", encoding="utf-8")
   (folder / "zero.mp4").write_bytes(b"")
   return folder
 
 
 def run(source, output, *args):
   args = [*COMMAND, f"--source={source}", f"--output={output}", *args]
-  return subprocess.run(args, cwd=ROOT, capture_output=True, text=True)
+  return subprocess.run(args, cwd=ROOT, capture_output=True, encoding="utf-8")
 
 
 def contents(folder):

@@ -112,9 +112,9 @@ def test_a_flipped_byte_in_a_file_costs_one_record(tmp_path):
     (lambda values: values["autoencoder"].update(kinds="x"), "did you mean 'kind'")])
 def test_a_manifest_that_does_not_fit_is_refused(tmp_path, change, message):
   cache_format.write_cache(tmp_path, RECORDS, INFO, settings=SETTINGS)
-  values = json.loads((tmp_path / "manifest.json").read_text())
+  values = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
   change(values)
-  (tmp_path / "manifest.json").write_text(json.dumps(values))
+  (tmp_path / "manifest.json").write_text(json.dumps(values), encoding="utf-8")
   with pytest.raises(ValueError, match=message):
     cache_format.read_manifest(tmp_path)
 

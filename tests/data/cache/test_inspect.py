@@ -124,7 +124,7 @@ def test_words(cache):
 def test_command_line(copy, tmp_path):
   def run(*args):
     args = [sys.executable, "-m", "launch.inspect", "--dataset", str(copy), *args]
-    return subprocess.run(args, cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(args, cwd=ROOT, capture_output=True, encoding="utf-8")
 
   flip(copy / read_manifest(copy).shards[0].file, 200)
   done = run("--verify", "--sheet", str(tmp_path / "a.png"), "--clips", "3")

@@ -1,5 +1,6 @@
 """Each kind of source gives the same clips and captions, and each of its entries is an item."""
 
+import csv
 import io
 import json
 import tarfile
@@ -41,10 +42,11 @@ def test_folder(videos, tmp_path):
     (tmp_path / f"{i}.d").mkdir()
     (tmp_path / f"{i}.d/clip.MP4").write_bytes(video.read_bytes())
     if i % 2:
-      (tmp_path / f"{i}.d/clip.json").write_text(json.dumps({"caption": caption, "short_caption": "short"}))
+      (tmp_path / f"{i}.d/clip.json").write_text(
+          json.dumps({"caption": caption, "short_caption": "short"}), encoding="utf-8")
     else:
-      (tmp_path / f"{i}.d/clip.txt").write_text(caption + "\n")
-  (tmp_path / "README").write_text("no clip")
+      (tmp_path / f"{i}.d/clip.txt").write_text(caption + "\n", encoding="utf-8")
+  (tmp_path / "README").write_text("no clip", encoding="utf-8")
   (tmp_path / ".hidden").mkdir()
   (tmp_path / ".hidden/clip.mp4").write_bytes(b"")
   items, clips = check(tmp_path)
@@ -55,8 +57,8 @@ def test_folder(videos, tmp_path):
 def test_a_caption_of_the_whole_name_comes_first(videos, tmp_path):
   for end in (".mp4", ".mkv"):
     (tmp_path / f"a{end}").write_bytes(videos[0].read_bytes())
-  (tmp_path / "a.txt").write_text("both")
-  (tmp_path / "a.mkv.txt").write_text("its own")
+  (tmp_path / "a.txt").write_text("both", encoding="utf-8")
+  (tmp_path / "a.mkv.txt").write_text("its own", encoding="utf-8")
   clips = [prepare(item, CFG, 3) for item in open_source(str(tmp_path), CFG)]
   assert [clip.texts.caption for clip in clips] == ["its own", "both"]
 
@@ -66,10 +68,10 @@ def test_tables(videos, tmp_path, kind):
   rows = [{"clip": str(video), "words": caption} for video, caption in zip(videos, CAPTIONS)]
   path = tmp_path / f"table.{kind.split()[0]}"
   if kind == "csv":
-    quoted = (row["words"].replace('"', '""') for row in rows)
-    path.write_text("\ufeffclip,words\n" + "".join(f'{row["clip"]},"{text}"\n' for row, text in zip(rows, quoted)))
+    with path.open("w", newline="", encoding="utf-8-sig") as file:
+      csv.writer(file).writerows([rows[0], *(row.values() for row in rows)])
   elif kind == "jsonl":
-    path.write_text("\n\n".join(map(json.dumps, rows)))
+    path.write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-8")
   else:
     if "bytes" in kind:
       rows = [{**row, "clip": video.read_bytes()} for row, video in zip(rows, videos)]
@@ -82,14 +84,16 @@ def test_tables(videos, tmp_path, kind):
 
 def test_paths_are_relative_to_the_table_and_rows_may_be_scenes(videos, tmp_path):
   (tmp_path / "a.mp4").write_bytes(videos[0].read_bytes())
-  (tmp_path / "t.csv").write_text("path,caption,start,end\na.mp4,all,,\na.mp4,scene,0.04,0.16\na.mp4,end,0.08,\n")
+  (tmp_path / "t.csv").write_text(
+      "path,caption,start,end\na.mp4,all,,\na.mp4,scene,0.04,0.16\na.mp4,end,0.08,\n", encoding="utf-8")
   clips = [prepare(item, CFG, 3) for item in open_source(str(tmp_path / "t.csv"), CFG)]
   assert [round(float(clip.pixels[0].mean()) / 16) for clip in clips[:2]] == [0, 1]
   assert clips[2].reason == "too_short"
 
 
 def test_bad_rows_are_items_too(tmp_path):
-  (tmp_path / "t.jsonl").write_text('{"path": "gone.mp4", "caption": "x"}\n{\n[1]\n{"path": 5, "caption": "x"}\n')
+  (tmp_path / "t.jsonl").write_text(
+      '{"path": "gone.mp4", "caption": "x"}\n{\n[1]\n{"path": 5, "caption": "x"}\n', encoding="utf-8")
   reasons = [prepare(item, CFG, 3).reason for item in open_source(str(tmp_path / "t.jsonl"), CFG)]
   for reason, expected in zip(reasons, ("No such file", "not JSON", "expected a JSON object", "got 5"), strict=True):
     assert expected in reason
@@ -153,9 +157,9 @@ def test_tfds(tmp_path):
     ("a.parquet", "not Parquet"), ("a.tar", "has no videos")])
 def test_what_is_no_source(tmp_path, name, message):
   (tmp_path / "empty").mkdir()
-  (tmp_path / "a.zip").write_text("")
-  (tmp_path / "a.csv").write_text("path,caption\n")
-  (tmp_path / "a.parquet").write_text("no")
+  (tmp_path / "a.zip").write_text("", encoding="utf-8")
+  (tmp_path / "a.csv").write_text("path,caption\n", encoding="utf-8")
+  (tmp_path / "a.parquet").write_text("no", encoding="utf-8")
   with tarfile.open(tmp_path / "a.tar", "w"):
     pass
   with pytest.raises(ValueError, match=message):

@@ -17,7 +17,7 @@ def read_geneval(folder):
   found = {}
   for name in os.listdir(folder):
     if name.isdigit() and (folder / name).is_dir():
-      metadata = json.loads((folder / name / "metadata.jsonl").read_text())
+      metadata = json.loads((folder / name / "metadata.jsonl").read_text(encoding="utf-8"))
       assert {"tag", "prompt", "include"} <= metadata.keys()
       names = [image for image in os.listdir(folder / name / "samples") if re.match(r"\d+\.png", image)]
       found[name] = metadata["prompt"], len(names)

@@ -55,15 +55,15 @@ class Fake:
 def write_prompts(benchmark, folder, prompts=PROMPTS):
   if benchmark == "geneval":
     lines = [json.dumps({"tag": "t", "include": [], "prompt": text}) for text in [*prompts, LONG, "a/b"]]
-    (path := folder / "prompts.jsonl").write_text("\n".join(lines) + "\n")
+    (path := folder / "prompts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
   elif benchmark == "vbench":
     entries = [{"prompt_en": text, "dimension": ["overall_consistency", "imaging_quality"]} for text in prompts]
     entries += [{"prompt_en": "a still fox", "dimension": ["temporal_flickering"]}, entries[0]]
-    (path := folder / "prompts.json").write_text(json.dumps(entries))
+    (path := folder / "prompts.json").write_text(json.dumps(entries), encoding="utf-8")
   elif benchmark == "dpg":
     (path := folder / "prompts").mkdir()
     for i, text in enumerate([*prompts, LONG, "a/b"]):
-      (path / f"item{i}.txt").write_text(text)
+      (path / f"item{i}.txt").write_text(text, encoding="utf-8")
   else:
     (path := folder / "prompts.txt").write_text("".join(f"{text}\tnote\n" for text in prompts), encoding="utf-8")
   return path
@@ -87,7 +87,7 @@ def test_what_the_official_scorer_finds(model, tmp_path, benchmark):
     assert official.read_geneval(scored) == {
         f"{i:05}": (text, 4) for i, text in enumerate([*PROMPTS, LONG, "a/b"])}
   elif benchmark == "vbench":
-    entries = json.loads((tmp_path / "prompts.json").read_text())
+    entries = json.loads((tmp_path / "prompts.json").read_text(encoding="utf-8"))
     for dimension in ("overall_consistency", "imaging_quality"):  # Both are judged on one folder.
       found = official.read_vbench(scored / "overall_consistency", entries, dimension)
       assert found == {text: [f"{text}-{i}.mp4" for i in range(5)] for text in PROMPTS}
@@ -138,7 +138,7 @@ def test_interrupted_and_shared_out_the_bytes_are_the_same(model, tmp_path, benc
 def test_a_model_makes_the_same_whatever_was_there_before(model, tmp_path):
   prompts = write_prompts("geneval", tmp_path, [])
   prompts.write_text(json.dumps({"tag": "t", "include": [], "prompt": "one"}) + "\n" + json.dumps(
-      {"tag": "t", "include": [], "prompt": "two"}))
+      {"tag": "t", "include": [], "prompt": "two"}), encoding="utf-8")
   layout = read_layout("geneval", prompts)
   settings = dataclasses.replace(settings_of(model), batch_size=4)
   assert not generate(layout, settings, tmp_path / "parts", (1, 2))
@@ -146,7 +146,7 @@ def test_a_model_makes_the_same_whatever_was_there_before(model, tmp_path):
   (tmp_path / "parts/geneval/00001/samples/0002.png").unlink()
   assert generate(layout, settings, tmp_path / "parts") and generate(layout, settings, tmp_path / "whole")
   assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
-  manifest = json.loads((tmp_path / "whole/manifest.json").read_text())
+  manifest = json.loads((tmp_path / "whole/manifest.json").read_text(encoding="utf-8"))
   assert manifest["settings"]["step"] == 7, "the newest checkpoint, by name"
   picture = np.asarray(Image.open(tmp_path / "whole/geneval/00001/samples/0002.png"))
   seeds = [seed_of("geneval", "two", i, 0) for i in range(4)]
@@ -186,11 +186,12 @@ def test_rewritten_prompts_are_read_and_official_ones_name(tmp_path):
   path = write_prompts("vbench", tmp_path, ["a fox"])
   (tmp_path / "long.json").write_text(json.dumps([
       {"prompt": "a fox", "dense_prompt": "a red fox", "tag": "overall_consistency"},
-      {"prompt": "a still fox", "dense_prompt": "a fox sits", "tag": "temporal_flickering"}]))
+      {"prompt": "a still fox", "dense_prompt": "a fox sits", "tag": "temporal_flickering"}]), encoding="utf-8")
   layout = read_layout("vbench", path, tmp_path / "long.json")
   assert {(item.prompt, item.text) for item in layout.items} == {("a fox", "a red fox"), ("a still fox", "a fox sits")}
   assert layout.items[0].path == "overall_consistency/a fox-0.mp4"
-  (tmp_path / "long.json").write_text(json.dumps([{"prompt": "a fox", "dense_prompt": "x", "tag": "scene"}]))
+  (tmp_path / "long.json").write_text(
+      json.dumps([{"prompt": "a fox", "dense_prompt": "x", "tag": "scene"}]), encoding="utf-8")
   with pytest.raises(ValueError, match="'a fox' is not in .*long.json"):
     read_layout("vbench", path, tmp_path / "long.json")
 
@@ -217,6 +218,6 @@ def test_names_that_a_file_system_takes_for_one(model, tmp_path, monkeypatch):
     ("vbench", '[{"prompt_en": "a"}]', "expected dimension"), ("dpg", "a,b\n1,2", "item_id and text"),
     ("t2i_compbench", "a\n\nb", "prompts:2 is blank"), ("t2i_compbench", "", "has no prompts")])
 def test_files_of_another_kind_are_refused(tmp_path, benchmark, text, message):
-  (tmp_path / "prompts").write_text(text)
+  (tmp_path / "prompts").write_text(text, encoding="utf-8")
   with pytest.raises(ValueError, match=message):
     read_layout(benchmark, tmp_path / "prompts")
