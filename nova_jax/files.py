@@ -1,13 +1,26 @@
 """Files: written so that a reader never sees half of one, and JSON read with errors that a person understands."""
 
 import contextlib
+import errno
+import functools
+import hashlib
 import json
 import os
 import re
+import secrets
+import socket
 import stat
+import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
+
+_LONGEST_NAME = 255  # Bytes of a file's name.
+_DEAD_AFTER = 24 * 3600  # Seconds without a write after which the writer on another host is taken for dead.
+# The text by which libraries without error numbers tell that storage failed, and not what was read from it.
+_STORAGE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.EROFS,
+    errno.EACCES, errno.EPERM, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENOMEM)
 
 
 def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], None]) -> None:
@@ -28,37 +41,89 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], N
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-  """Yield a temporary name to write to; it becomes `path` when the block ends, and is removed if that fails."""
+  """Yield a temporary name to write to; it becomes `path` when the block ends, and is removed if that fails.
+
+  Raises:
+    OSError: a disk is full, for one; it names `path`.
+  """
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   # The suffix stays last: writers of pictures and videos tell the format by it.
-  temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+  end = f".{_writer()}-{secrets.token_hex(3)}{path.suffix}"
+  stem = os.fsencode(path.stem)[: _LONGEST_NAME - len(os.fsencode(end)) - 1]
+  temporary = path.with_name(f".{os.fsdecode(stem)}{end}")
   try:
     yield temporary
     with temporary.open("rb") as file:
       os.fsync(file.fileno())  # Else a machine that dies may keep the name and lose what it names.
     os.replace(temporary, path)
+  except OSError as error:
+    if error.filename in (None, str(temporary), os.fsencode(temporary)):  # A write that fails has no name at all.
+      error.filename, error.filename2 = str(path), None
+    raise
   finally:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # Not instead of the error that is on its way.
+      temporary.unlink(missing_ok=True)
 
 
 def remove_unfinished(folder: str | Path, names: Collection[str]) -> None:
   """Remove what was left in a folder by writers of these files that were killed; what is being written stays."""
   for path in Path(folder).glob(".*"):
-    match = re.fullmatch(r"\.(.+)\.(\d+)(\.[^.]+)", path.name)
-    if match and match[1] + match[3] in names and not _runs(int(match[2])):
+    match = re.fullmatch(r"\.(.+)\.(\w+-\d+-\w+)-\w+(\.[^.]+)", path.name)
+    if match and match[1] + match[3] in names and _is_dead(match[2], path):
       path.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
-  """Whether another process of this machine has this number."""
+def _writer() -> str:
+  """Return what tells this process from all others, before and after, of all hosts: host, process and its start."""
+  return f"{_host()}-{os.getpid()}-{_start_of(os.getpid())}"
+
+
+@functools.cache
+def _host() -> str:
+  """Return a short digest of this host's name and of when it was started."""
+  boot = Path("/proc/sys/kernel/random/boot_id")
+  text = socket.gethostname() + (boot.read_text(encoding="utf-8") if boot.is_file() else "")
+  return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+def _start_of(process: int) -> str:
+  """Return when a process was started, as the system counts it; "0" where it doesn't say."""
   try:
-    os.kill(process, 0)
+    content = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+  except OSError:
+    return "0"
+  return f"{int(content.rpartition(')')[2].split()[19]):x}"  # What precedes may hold spaces and brackets.
+
+
+def _is_dead(writer: str, path: Path) -> bool:
+  """Whether the writer of a temporary file has ended, as far as one can tell; this process is no such writer."""
+  host, process, start = writer.split("-")
+  if host != _host():
+    try:
+      return time.time() - path.stat().st_mtime > _DEAD_AFTER
+    except OSError:
+      return False
+  try:
+    os.kill(int(process), 0)
   except (OverflowError, ProcessLookupError):
-    return False
+    return True
   except PermissionError:
     pass
-  return process != os.getpid()
+  return start != _start_of(int(process))  # Else its number was given to another process.
+
+
+def storage_error(error: Exception, path: str | Path) -> OSError | None:
+  """Return the failure of storage that a library tells in words alone; None if it tells of something else.
+
+  Args:
+    error: what the library raised.
+    path: of the file that it was reading or writing.
+  """
+  number = next((number for number in _STORAGE if os.strerror(number).lower() in str(error).lower()), None)
+  if number in (errno.EMFILE, errno.ENFILE):
+    return OSError(number, "too many files are open; allow more of them with `ulimit -n`", str(path))
+  return None if number is None else OSError(number, os.strerror(number), str(path))
 
 
 def check_writable(flag: str, path: str | None) -> None:

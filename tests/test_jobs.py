@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import types
 
@@ -11,6 +10,7 @@ import pytest
 
 from nova_jax import jobs, media, prompts, sampling_flags
 from nova_jax.config import SampleConfig
+from nova_jax.files import _host, _start_of
 from nova_jax.progress import Progress
 from nova_jax.recipe import paths_of, read_recipe, write_outputs
 from test_pipeline import fresh
@@ -54,10 +54,13 @@ def test_a_stopped_run_goes_on_to_the_same_files(pipe, tmp_path):
   stem, ending = first.rsplit(".", 1)
   gone = subprocess.Popen(["true"])
   gone.wait()
-  for process in (gone.pid, os.getpid(), writing.pid):
-    (tmp_path / "stopped" / f".{stem}.{process}.{ending}").write_text("half a clip", encoding="utf-8")
+  left = [
+      tmp_path / "stopped" / f".{stem}.{_host()}-{process.pid}-{_start_of(process.pid)}-123456.{ending}"
+      for process in (gone, writing)]
+  for path in left:
+    path.write_text("half a clip", encoding="utf-8")
   run(pipe, tmp_path / "stopped")
-  (tmp_path / "stopped" / f".{stem}.{writing.pid}.{ending}").unlink()  # Another run may be at it.
+  left[1].unlink()  # Another run may be at it.
   writing.kill()
   assert contents(tmp_path / "stopped") == whole
   times = {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped").iterdir()}

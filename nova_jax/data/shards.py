@@ -5,10 +5,13 @@ Invariant: reading opens files in the process that reads, and the same number is
 """
 
 import bisect
+import collections
 import dataclasses
+import errno
 import functools
 import itertools
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,8 @@ from nova_jax.config import Bucket, SourceConfig
 from nova_jax.data.cache.format import DamagedRecord, Manifest, Record, ShardReader, read_manifest
 
 _FEW = 1024  # Grain's shuffle takes time in inverse proportion to the number of records: for three of them 10 ms.
+
+_MOST_OPEN = 32  # Files that a bucket of a cache keeps open in a process, of however many shards.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +51,17 @@ def read_caches(sources: Sequence[SourceConfig]) -> tuple[Cache, ...]:
 
 
 class Shards:
-  """The records of one bucket of a cache, shard after shard; each process opens the files anew."""
+  """The records of one bucket of a cache, shard after shard; each process opens the files anew, and few at a time.
+
+  Storage that fails is an OSError, and no damage: no record is skipped for it.
+  """
 
   def __init__(self, folder: Path, files: Sequence[tuple[str, int]]):
     self._folder, self._files = folder, [file for file, _ in files]
     self._ends = list(itertools.accumulate(count for _, count in files))
-    self._readers: dict[str, ShardReader] = {}
+    # The latest at the end. One that is dropped closes its file when the last thread that reads from it is done.
+    self._readers: collections.OrderedDict[str, ShardReader] = collections.OrderedDict()
+    self._lock = threading.Lock()
 
   @classmethod
   def of(cls, cache: Cache, bucket: Bucket) -> "Shards":
@@ -62,7 +72,10 @@ class Shards:
     return self._ends[-1]
 
   def __getstate__(self) -> dict[str, Any]:
-    return {**self.__dict__, "_readers": {}}
+    return {**self.__dict__, "_readers": collections.OrderedDict(), "_lock": None}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state, _lock=threading.Lock())
 
   def place(self, number: int) -> tuple[str, int]:
     """Return the shard of a record and its index there."""
@@ -71,9 +84,21 @@ class Shards:
 
   def __getitem__(self, number: int) -> Record:
     file, index = self.place(number)
-    if file not in self._readers:
-      self._readers[file] = ShardReader(self._folder / file)
-    return self._readers[file][index]
+    return self._reader(file)[index]
+
+  def _reader(self, file: str) -> ShardReader:
+    with self._lock:
+      if file not in self._readers:
+        self._readers[file] = self._open(self._folder / file)
+        if len(self._readers) > _MOST_OPEN:
+          self._readers.popitem(last=False)
+      self._readers.move_to_end(file)
+      return self._readers[file]
+
+  def _open(self, path: Path) -> ShardReader:
+    if not path.is_file():  # No damage: `read_caches` has seen it.
+      raise OSError(errno.ESTALE, "is gone, but was there when this run began: is its folder still mounted?", str(path))
+    return ShardReader(path)
 
   def named(self, number: int) -> str:
     file, index = self.place(number)

@@ -2,6 +2,8 @@
 
 import collections
 import dataclasses
+import os
+import pickle
 
 import numpy as np
 import pytest
@@ -234,3 +236,23 @@ def test_bad_sources(tmp_path):
   cache = make_cache(tmp_path / "bare", [make_record(0, embeds=False)], text_encoder=None)
   with pytest.raises(ValueError, match="bare has no text embeddings"):
     make_loader([cache])
+
+
+def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
+  cache = make_cache(tmp_path, [make_record(i) for i in range(40)])
+  monkeypatch.setattr(shards, "_MOST_OPEN", 3)
+  records = shards.Shards.of(cache, cache.manifest.shards[0].bucket)
+  before = len(os.listdir("/proc/self/fd"))
+  for number in (*range(40), 0, 39, 0):
+    assert records[number].caption == f"record {number}"
+    assert len(os.listdir("/proc/self/fd")) <= before + 3
+  assert pickle.loads(pickle.dumps(records))[7].caption == "record 7"
+
+
+def test_shards_that_vanish_are_no_damaged_records(tmp_path):
+  cache = make_cache(tmp_path / "cache", [make_record(i) for i in range(8)])
+  records = shards.Whole(shards.Shards.of(cache, cache.manifest.shards[0].bucket), tries=5)
+  assert records[0].skipped == ()
+  (tmp_path / "cache").rename(tmp_path / "elsewhere")
+  with pytest.raises(OSError, match="still mounted"):
+    records[7]

@@ -12,6 +12,7 @@ Invariant: the same records give the same bytes; a folder without a manifest is 
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import zlib
@@ -27,7 +28,7 @@ from safetensors.numpy import save as save_tensors
 from nova_jax.autoencoders.moments import mean_and_std
 from nova_jax.config import Bucket, CacheConfig
 from nova_jax.fields import from_dict, to_dict
-from nova_jax.files import read_json, write_atomically
+from nova_jax.files import read_json, storage_error, write_atomically
 
 MANIFEST, REJECTED, SUFFIX = "manifest.json", "rejected.jsonl", ".array_record"
 FORMAT = {"format": "nova_jax latent cache", "version": 1}
@@ -214,13 +215,20 @@ def decode_record(stored: bytes) -> Record:
 
 
 def write_shard(path: Path, records: Iterable[bytes]) -> tuple[int, str]:
-  """Write encoded records as one file, whole or not at all; return its size and SHA-256."""
+  """Write encoded records as one file, whole or not at all; return its size and SHA-256.
 
-  def write(path: Path) -> None:
-    writer = ArrayRecordWriter(str(path), _WRITER_OPTIONS)
-    for record in records:
-      writer.write(record)
-    writer.close()
+  Raises:
+    OSError: a disk that is full, for one.
+  """
+
+  def write(temporary: Path) -> None:
+    try:
+      writer = ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
+      for record in records:
+        writer.write(record)
+      writer.close()
+    except RuntimeError as error:
+      raise storage_error(error, path) or OSError(errno.EIO, f"can't be written: {error}", str(path)) from None
 
   write_atomically(path, write)
   return path.stat().st_size, file_sha256(path)
@@ -237,16 +245,20 @@ class ShardReader:
 
   Raises:
     ValueError: the file is missing, or can't be read at all.
+    OSError: storage fails, here and in reads; that says nothing of the file.
   """
 
   def __init__(self, path: Path):
+    self._path = path
     if not path.is_file():
       raise ValueError(f"{path} does not exist")
     try:
       self._reader = ArrayRecordReader(str(path), _READER_OPTIONS)
       self._num_records = self._reader.num_records()
+      if not self._num_records:
+        self._reader.read([0])  # A file that could not be opened seems to be empty.
     except (RuntimeError, IndexError) as error:
-      raise ValueError(f"{path} can't be read: {error}") from None
+      raise storage_error(error, path) or ValueError(f"{path} can't be read: {error}") from None
 
   def __len__(self) -> int:
     return self._num_records
@@ -256,6 +268,8 @@ class ShardReader:
     try:
       (stored,) = self._reader.read([index])
     except (RuntimeError, IndexError) as error:
+      if failed := storage_error(error, self._path):
+        raise failed from None
       raise DamagedRecord(" ".join(str(error).split(";")[0].split())) from None
     return decode_record(stored)
 

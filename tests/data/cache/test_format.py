@@ -1,7 +1,11 @@
 """Records and manifests come back as they were written, damage is found, and bytes depend on the content alone."""
 
+import contextlib
 import dataclasses
+import errno
 import json
+import os
+import resource
 
 import numpy as np
 import pytest
@@ -101,6 +105,36 @@ def test_a_flipped_byte_in_a_file_costs_one_record(tmp_path):
   assert_same(reader[2], RECORDS[3][1])
   with pytest.raises(DamagedRecord):
     reader[1]
+
+
+def limited(kind, most):
+  """Limit what this process may have of something, for a while."""
+  @contextlib.contextmanager
+  def limit():
+    before = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most, before[1]))
+    try:
+      yield
+    finally:
+      resource.setrlimit(kind, before)
+  return limit()
+
+
+def test_a_full_disk_names_the_shard_and_leaves_nothing(tmp_path):
+  content = np.random.default_rng(0).bytes(1000)
+  with limited(resource.RLIMIT_FSIZE, 10_000), pytest.raises(OSError, match="File too large") as caught:
+    cache_format.write_shard(tmp_path / "a.array_record", [content] * 20)
+  assert caught.value.filename == str(tmp_path / "a.array_record") and not list(tmp_path.iterdir())
+  cache_format.write_shard(tmp_path / "a.array_record", [content] * 20)
+
+
+def test_too_many_open_files_are_no_damage(tmp_path):
+  manifest = cache_format.write_cache(tmp_path, RECORDS, INFO, settings=SETTINGS)
+  with contextlib.ExitStack() as stack:
+    used = [stack.enter_context(open(os.devnull, "rb")).fileno() for _ in range(300)]
+    with limited(resource.RLIMIT_NOFILE, used[0]), pytest.raises(OSError, match="ulimit -n") as caught:
+      ShardReader(tmp_path / manifest.shards[0].file)
+  assert caught.value.errno == errno.EMFILE
 
 
 @pytest.mark.parametrize("change, message", [
