@@ -10,18 +10,19 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import av
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from nova_jax.config import Bucket, CacheConfig
-from nova_jax.data.cache.decode import Footage, Frame, open_footage
+from nova_jax.data.cache.decode import open_footage
 from nova_jax.data.cache.items import Example, Item, Texts, Unusable
 from nova_jax.data.cache.motion import motion_score
+from nova_jax.media.footage import NEAR, Footage
+from nova_jax.media.formats import Unreadable
+from nova_jax.media.frame import Frame
 
 _MOST_CROPPED = 16  # Of a frame less than one part in so many would be left.
-_NEAR = 1e-4  # Seconds by which rounded times may be off.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +63,8 @@ def prepare(item: Item, cfg: CacheConfig, channels: int) -> Outcome:
   """
   try:
     return _prepare(item, cfg, channels)
-  except Unusable as error:
+  except (Unusable, Unreadable) as error:
     return Rejected(str(error))
-  except av.error.FFmpegError as error:
-    return Rejected(f"can't be decoded: {error.strerror}")
   except OSError as error:
     return Rejected(error.strerror or str(error))
   except Exception as error:  # Libraries raise anything over files that are made to break them.
@@ -160,7 +159,7 @@ def choose(frames: Iterable[Frame], rate: float | None, fps: float, stride: int)
 
   def due(until: float) -> Iterator[Frame]:
     nonlocal number
-    while first + number * stride / fps < until - _NEAR:
+    while first + number * stride / fps < until - NEAR:
       number += 1
       yield shown
 
@@ -198,6 +197,5 @@ def fit(frame: Frame, size: tuple[int, int]) -> UInt8[np.ndarray, "height width 
   if rows * columns > _MOST_CROPPED * height * width:
     shape = " x ".join(f"{side:g}" for side in frame.shape)
     raise Unusable(f"its shape, {shape}, is too far from {size[0]} x {size[1]}")
-  pixels = frame.image.reformat(columns, rows, "rgb24", interpolation="BICUBIC").to_ndarray()
   top, left = (rows - height) // 2, (columns - width) // 2
-  return np.rot90(pixels[top : top + height, left : left + width], frame.turns)
+  return frame.turn(frame.stored(rows, columns)[top : top + height, left : left + width])

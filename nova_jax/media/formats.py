@@ -1,0 +1,159 @@
+"""What a file is, by its content and never by its name, and which kinds of pictures and videos are opened at all.
+
+Both lists are short on purpose. What isn't listed can start programs (PostScript), open files and addresses that the
+file names (playlists, session descriptions), or is taken for another kind (formats without a signature).
+Invariant: a file that is no listed kind is refused by name; nothing but the file itself is read.
+"""
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+from PIL import Image, UnidentifiedImageError
+
+from nova_jax import limits
+from nova_jax.files import check_regular
+
+File = str | Path | bytes | BinaryIO
+
+# Of Pillow's formats those with a signature: TGA, PCX, SGI and ICO would claim parts of MPEG streams.
+PICTURES = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TIFF", "WEBP")
+
+# Of FFmpeg's demuxers those that read one file of video.
+CONTAINERS = (
+    "mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "h264", "hevc", "vvc", "av1", "obu", "ivf", "m4v", "h261",
+    "h263", "flv", "asf", "ogg", "mxf", "gxf", "nut", "wtv", "rm", "dv", "yuv4mpegpipe", "mjpeg", "vc1", "dnxhd",
+    "cavsvideo", "dirac", "swf", "nsv",
+    # Sound, to say that there is no video in it.
+    "mp3", "wav", "flac", "aac", "aiff", "caf")
+
+_OPTIONS = {
+    "format_whitelist": ",".join(CONTAINERS),
+    "protocol_whitelist": "pipe",  # The file itself is read by Python.
+}
+
+# Other kinds that people give, by what they begin with, and what to do about them.
+_OTHERS = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind in (
+    (rb"version https://git-lfs", "is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"),
+    (rb".{4}ftyp(heic|heix|hevc|hevx|heim|heis|mif1|msf1)", "is a HEIC picture: convert it to JPEG or PNG"),
+    (rb"(\xc5\xd0\xd3\xc6|%!)", "is PostScript, a program: convert it to PNG"),
+    (rb"%PDF", "is a PDF document: convert the page to PNG"),
+    (rb"(\xef\xbb\xbf)?\s*(#EXTM3U|ffconcat|\[playlist\]|v=0\r?\n|[^\0]{0,200}<MPD)",
+     "is a playlist, which names other files: give the video itself"),
+    (rb"\s*(<\?xml[^\0]{0,999})?<svg", "is an SVG drawing: convert it to PNG"),
+    (rb"\s*<(!doctype html|html)", "is a web page: the download of the file itself failed"),
+    (rb"\0\0\0\x0cJXL |\xff\x0a", "is a JPEG XL picture: convert it to JPEG or PNG"),
+    (rb"(8BPS|gimp xcf|II\*\0.{4}CR)", "is a file of an editor or a camera: export it as PNG or JPEG"),
+    (rb"(\x89PNG|\xff\xd8\xff|GIF8|RIFF.{4}WEBP|BM.{4}\0\0\0\0)", "is a damaged picture")))
+
+
+class Unreadable(ValueError):
+  """Why a file can't be used as a picture or a video: `reason`, after the file's name."""
+
+  def __init__(self, reason: str, name: str = ""):
+    super().__init__(f"{name}: {reason}" if name else reason)
+    self.reason = reason
+
+
+def name_of(file: File, name: str = "") -> str:
+  """Return what errors call a file: `name`, or its path."""
+  return name or (str(file) if isinstance(file, (str, Path)) else "")
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+  """Turn whatever Pillow and FFmpeg raise over a file into an `Unreadable` that names it.
+
+  Storage that fails is no fault of the file: such an OSError goes through.
+  """
+  try:
+    yield
+  except Unreadable as error:
+    raise Unreadable(error.reason, name) from None
+  except av.error.FFmpegError as error:
+    raise Unreadable(f"can't be decoded: {error.strerror}", name) from None
+  except MemoryError:
+    raise Unreadable("takes more memory than there is", name) from None
+  except Exception as error:  # Pillow raises anything over files that are made to break it.
+    if isinstance(error, OSError) and error.errno:
+      raise
+    text = " ".join(str(error).split()) or type(error).__name__
+    raise Unreadable(f"can't be read: {text}", name) from None
+
+
+@contextlib.contextmanager
+def content_of(file: File) -> Iterator[BinaryIO]:
+  """Open a file, its bytes, or what is open already, at its beginning.
+
+  Raises:
+    ValueError: it is no regular file.
+    Unreadable: it is empty.
+  """
+  with contextlib.ExitStack() as stack:
+    if isinstance(file, bytes):
+      file = io.BytesIO(file)
+    elif isinstance(file, (str, Path)):
+      file = stack.enter_context(check_regular(file).open("rb"))
+    file.seek(0)
+    if not file.read(1):
+      raise Unreadable("the file is empty")
+    file.seek(0)
+    yield file
+
+
+def open_picture(content: BinaryIO) -> Image.Image | None:
+  """Open a picture, of which only the header is read; None if it isn't one of a listed format.
+
+  Raises:
+    Unreadable: it has more pixels than `limits.PICTURE_PIXELS`.
+  """
+  content.seek(0)
+  with warnings.catch_warnings():
+    # Of what Pillow sees past, such as damaged notes on the camera, and of sizes, which are checked here.
+    warnings.simplefilter("ignore")
+    try:
+      image = Image.open(content, formats=PICTURES)
+    except UnidentifiedImageError:
+      return None
+    except Image.DecompressionBombError:
+      raise Unreadable(f"it has more pixels than PICTURE_PIXELS, {limits.PICTURE_PIXELS:,}") from None
+  if image.width * image.height > limits.PICTURE_PIXELS:
+    raise Unreadable(f"{image.width} x {image.height} pixels are more than PICTURE_PIXELS, {limits.PICTURE_PIXELS:,}")
+  return image
+
+
+def open_container(content: BinaryIO) -> av.container.InputContainer:
+  """Open a video.
+
+  Raises:
+    Unreadable: it isn't one of a listed format.
+    av.error.FFmpegError: it is one that is damaged.
+  """
+  content.seek(0)
+  head = content.read(1 << 12)
+  content.seek(0)
+  other = next((kind for pattern, kind in _OTHERS if pattern.match(head)), None)
+  if other:
+    raise Unreadable(other)
+  try:
+    return av.open(
+        _Nameless(content), container_options=_OPTIONS, metadata_errors="replace", buffer_size=1 << 17,
+        options={"max_pixels": str(limits.FRAME_PIXELS)})
+  except (av.error.InvalidDataError, av.error.ArgumentError) as error:
+    raise Unreadable(f"is neither a picture nor a video of a known kind, or it is damaged: {error.strerror}") from None
+
+
+class _Nameless:
+  """A file without its name, from which FFmpeg would tell the format."""
+
+  def __init__(self, content: BinaryIO):
+    self.read, self.seek, self.tell = content.read, content.seek, content.tell
+
+
+# Pillow's own limit, a third lower, is for all of a process; it raises at twice this number.
+Image.MAX_IMAGE_PIXELS = limits.PICTURE_PIXELS

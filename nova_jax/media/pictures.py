@@ -1,0 +1,96 @@
+"""Pictures as arrays: upright, in eight bits a channel, on white where they are transparent.
+
+Invariant: memory is that of the picture as it is stored, and a picture larger than any frame is shrunk at once.
+"""
+
+import warnings
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import ExifTags, Image
+
+from nova_jax import limits
+from nova_jax.media.formats import File, Unreadable, content_of, name_of, open_picture, reading
+
+# EXIF's orientations: what makes each upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90}
+
+
+def read_picture(file: File, name: str = "") -> UInt8[np.ndarray, "height width 3"]:
+  """Read a picture, or the first of a file that has several.
+
+  Args:
+    file: its path, its bytes, or what is open.
+    name: what errors call it; "" for its path.
+
+  Raises:
+    ValueError: it isn't a picture that can be read; the error names it.
+  """
+  with reading(name_of(file, name)), content_of(file) as content:
+    image = open_picture(content)
+    if image is None:
+      raise Unreadable("is not a picture")
+    with image:
+      return np.asarray(flatten(image))
+
+
+def flatten(image: Image.Image) -> Image.Image:
+  """Return an open picture upright, as RGB on white.
+
+  Raises:
+    Unreadable: it isn't known which of its values are black and white.
+  """
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    turn = _UPRIGHT.get(_orientation(image))
+    image = on_white(_eight_bits(_small(image)))
+    return image if turn is None else image.transpose(turn)
+
+
+def on_white(image: Image.Image) -> Image.Image:
+  """Return a picture as RGB, on white where it is transparent."""
+  if image.has_transparency_data:
+    image = image.convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+  return image.convert("RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+  try:
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+  except Exception:  # Notes on the camera that are damaged are passed over, as viewers do; Pillow raises anything.
+    return 1
+
+
+def _small(image: Image.Image) -> Image.Image:
+  """Shrink a picture that is larger than a frame can be, by a whole factor."""
+  factor = 1
+  while image.width * image.height > factor**2 * limits.FRAME_PIXELS:
+    factor *= 2
+  if factor == 1:
+    return image
+  if image.format in ("JPEG", "MPO"):
+    image.draft(None, (image.width // factor, image.height // factor))  # Decodes no more than is needed.
+    return _small(image) if image.width * image.height > limits.FRAME_PIXELS else image
+  if image.mode in ("1", "P"):
+    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+  elif image.mode.startswith("I"):
+    image = _eight_bits(image)
+  return image.reduce(factor)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+  if image.mode == "F":
+    values = np.asarray(image)
+    if not (values >= 0).all() or not (values <= 1).all():
+      raise Unreadable(
+          f"expected floating-point pixels from 0 to 1, got {values.min():g} to {values.max():g}: save it in 8 bits")
+    return Image.fromarray((values * 255).round().astype(np.uint8))
+  if image.mode == "I" and image.format == "TIFF":
+    raise Unreadable("its pixels are 32-bit or signed numbers, whose black and white are not known: save it in 8 bits")
+  if image.mode.startswith("I"):  # 16 bits.
+    return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+  return image
