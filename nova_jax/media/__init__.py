@@ -1,7 +1,8 @@
-"""Pictures and videos: `write` makes the files that a person looks at."""
+"""Pictures and videos: `write`, `animations` and `sheets` make the files that a person looks at."""
 
-from nova_jax.media.write import (
-    NOTE, enlarge, growing_mp4, read_note, tile, write_gif, write_mp4, write_png, write_sheet, write_stack, write_webp)
+from nova_jax.media.animations import write_gif, write_webp
+from nova_jax.media.sheets import write_sheet, write_stack
+from nova_jax.media.write import NOTE, enlarge, growing_mp4, read_note, tile, write_mp4, write_png
 
 __all__ = [
     "NOTE", "enlarge", "growing_mp4", "read_note", "tile", "write_gif", "write_mp4", "write_png", "write_sheet",

@@ -1,4 +1,4 @@
-"""Clips as files that a person looks at: mp4, GIF, WebP, PNG and contact sheets.
+"""Clips as files that a person looks at: mp4 and PNG; `animations` writes GIF and WebP, `sheets` contact sheets.
 
 Each can carry a note of how it was made. Clips are uint8 [T, height, width, C] with one channel (grey) or three. Small
 ones are enlarged by whole factors, so that a pixel stays a square.
@@ -14,15 +14,13 @@ import av
 import numpy as np
 from einops import rearrange
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from nova_jax.files import replacing, write_atomically
 
 SHORT_SIDE = 128  # Pixels that small clips are enlarged to, at least.
-MARGIN = 4
-TEXT_HEIGHT = 14
 NOTE = "nova_jax"  # The name of the text in a PNG.
-_DESCRIPTION = 270  # EXIF's ImageDescription.
+DESCRIPTION = 270  # EXIF's ImageDescription.
 
 Clip = UInt8[np.ndarray, "T height width C"]
 
@@ -38,38 +36,13 @@ def write_png(
     path: str | Path, frame: UInt8[np.ndarray, "height width C"], short_side: int = SHORT_SIDE, note: str = ""
 ) -> None:
   """Write a picture."""
-  _save_png(path, Image.fromarray(enlarge(frame[None], short_side)[0]), note)
+  save_png(path, Image.fromarray(enlarge(frame[None], short_side)[0]), note)
 
 
 def tile(clips: Sequence[Clip], columns: int) -> Clip:
   """Lay out clips of one shape as one, row by row, a pixel apart."""
   clips = np.pad(np.stack(clips), ((0, -len(clips) % columns), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=96)
   return rearrange(clips, "(r c) t h w d -> t (r h) (c w) d", c=columns)
-
-
-def write_gif(path: str | Path, clip: Clip, fps: float, short_side: int = SHORT_SIDE, note: str = "") -> None:
-  """Write an endless GIF."""
-  frames = [Image.fromarray(frame) for frame in enlarge(clip, short_side)]
-
-  def write(path: Path):
-    options = {"comment": note.encode()} if note else {}
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0, **options)
-
-  write_atomically(path, write)
-
-
-def write_webp(path: str | Path, clip: Clip, fps: float, note: str = "") -> None:
-  """Write a WebP without loss, which moves if it has several frames."""
-  frames = [Image.fromarray(frame) for frame in enlarge(clip)]
-  exif = Image.Exif()
-  if note:
-    exif[_DESCRIPTION] = note
-
-  def write(path: Path):
-    frames[0].save(
-        path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0, lossless=True, exif=exif)
-
-  write_atomically(path, write)
 
 
 def write_mp4(
@@ -89,49 +62,19 @@ def growing_mp4(
     if note:
       container.metadata["comment"] = note
     options = {"crf": "12", "threads": "1"}  # Several threads write other bytes than one.
-    stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000), options=options)
+    stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
     stream.pix_fmt = "yuv420p"
 
     def add(clip: Clip) -> None:
       for frame in enlarge(clip, short_side):
-        # H.264 in 4:2:0 has half the colour pixels a side.
-        frame = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
+        # H.264 in 4:2:0 has half the colour pixels a side: the last row and column are there twice if need be.
+        frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), "edge")
         if not stream.codec_context.is_open:
           stream.height, stream.width = frame.shape[:2]
         container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
 
     yield add
     container.mux(stream.encode())
-
-
-def write_sheet(
-    path: str | Path, clips: Sequence[Clip], captions: Sequence[str], short_side: int = 64, note: str = ""
-) -> None:
-  """Write a PNG contact sheet: a clip a row under its caption, a frame a column."""
-  rows, captions = [enlarge(clip, short_side) for clip in clips], [" ".join(text.split()) for text in captions]
-  height = sum(row.shape[1] + TEXT_HEIGHT + MARGIN for row in rows) + MARGIN
-  width = max(len(row) * (row.shape[2] + MARGIN) for row in rows) + MARGIN
-  width = max(width, 7 * max(map(len, captions)) + 2 * MARGIN)
-  sheet = Image.new("RGB", (width, height), "white")
-  pen, y = ImageDraw.Draw(sheet), MARGIN
-  for row, caption in zip(rows, captions, strict=True):
-    pen.text((MARGIN, y), caption, fill="black")
-    y += TEXT_HEIGHT
-    for i, frame in enumerate(row):
-      sheet.paste(Image.fromarray(frame), (MARGIN + i * (row.shape[2] + MARGIN), y))
-    y += row.shape[1] + MARGIN
-  _save_png(path, sheet, note)
-
-
-def write_stack(path: str | Path, pictures: Sequence[str | Path]) -> None:
-  """Write pictures from files as one PNG, one below the other."""
-  images = [Image.open(picture).convert("RGB") for picture in pictures]
-  stack = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), "white")
-  y = 0
-  for image in images:
-    stack.paste(image, (0, y))
-    y += image.height
-  _save_png(path, stack, "")
 
 
 def read_note(path: str | Path) -> str:
@@ -148,7 +91,7 @@ def read_note(path: str | Path) -> str:
     else:
       with Image.open(path) as image:
         comment = image.info.get("comment", b"")
-        note = image.info.get(NOTE) or image.getexif().get(_DESCRIPTION) or comment.decode()
+        note = image.info.get(NOTE) or image.getexif().get(DESCRIPTION) or comment.decode()
   except (OSError, av.FFmpegError) as error:
     raise ValueError(f"{path} can't be read: {error}") from None
   if not note:
@@ -156,7 +99,8 @@ def read_note(path: str | Path) -> str:
   return note
 
 
-def _save_png(path: str | Path, image: Image.Image, note: str) -> None:
+def save_png(path: str | Path, image: Image.Image, note: str) -> None:
+  """Write a picture as it is."""
   info = PngImagePlugin.PngInfo()
   if note:
     info.add_text(NOTE, note)

@@ -1,0 +1,93 @@
+"""Clips as GIF and WebP, with a frame in the file for each of the clip.
+
+Pillow, and WebP's own library below it, write what stands still as one frame that is shown for longer: such a file
+can't be told from a shorter clip. So frames are put together here, each as the box in which it differs from the one
+before, a pixel at least; Pillow compresses them.
+Invariants: frames begin at the times that the rate gives, rounded down to what the format counts in (GIF: 1/100 s,
+WebP: 1/1000 s). Browsers slow a GIF down whose frames last less than 2/100 s, so that more than 50 a second become 50.
+"""
+
+import io
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import GifImagePlugin, Image, ImageChops
+
+from nova_jax.files import write_atomically
+from nova_jax.media.write import DESCRIPTION, SHORT_SIDE, Clip, enlarge
+
+_GIF_FPS = 50
+_WEBP_FPS = 1000
+# Flags of WebP's chunks VP8X and ANMF.
+_MOVES, _HAS_EXIF, _REPLACES = 0x02, 0x08, 0x02
+
+
+def write_gif(path: str | Path, clip: Clip, fps: float, short_side: int = SHORT_SIDE, note: str = "") -> None:
+  """Write an endless GIF."""
+  times = _times(len(clip), min(fps, _GIF_FPS), 100)
+  info = {"loop": 0} | ({"comment": note.encode()} if note else {})
+
+  def write(path: Path) -> None:
+    with path.open("wb") as file:
+      for (left, top, frame), time in zip(_changes(clip, short_side), times):
+        frame = frame.convert("P", palette=Image.Palette.ADAPTIVE)
+        first = not file.tell()
+        if first:
+          file.writelines(GifImagePlugin.getheader(frame, info=info)[0])
+        file.writelines(GifImagePlugin.getdata(
+            frame, (left, top), duration=10 * time, include_color_table=not first))
+      file.write(b";")
+
+  write_atomically(path, write)
+
+
+def write_webp(path: str | Path, clip: Clip, fps: float, note: str = "") -> None:
+  """Write a WebP without loss, which moves if it has several frames."""
+  exif = Image.Exif()
+  if note:
+    exif[DESCRIPTION] = note
+  if len(clip) == 1:
+    frame = Image.fromarray(enlarge(clip)[0])
+    write_atomically(path, lambda path: frame.save(path, "WEBP", lossless=True, exif=exif))
+    return
+  height, width = enlarge(clip[:1]).shape[1:3]
+  flags = _MOVES | (_HAS_EXIF if note else 0)
+  chunks = [
+      _chunk(b"VP8X", struct.pack("<I", flags) + _three_bytes(width - 1) + _three_bytes(height - 1)),
+      _chunk(b"ANIM", bytes(6))]  # Without a background, without end.
+  for (left, top, frame), time in zip(_changes(clip, SHORT_SIDE), _times(len(clip), min(fps, _WEBP_FPS), 1000)):
+    still = io.BytesIO()
+    frame.save(still, "WEBP", lossless=True)
+    place = (left // 2, top // 2, frame.width - 1, frame.height - 1, time)
+    chunks.append(_chunk(b"ANMF", b"".join(map(_three_bytes, place)) + bytes([_REPLACES]) + still.getvalue()[12:]))
+  if note:
+    chunks.append(_chunk(b"EXIF", exif.tobytes().removeprefix(b"Exif\0\0")))
+  write_atomically(path, _chunk(b"RIFF", b"WEBP" + b"".join(chunks)))
+
+
+def _times(count: int, fps: float, unit: int) -> list[int]:
+  """Return how long each of `count` frames is shown, in whole parts of which `unit` make a second."""
+  starts = [int(i * unit / fps + 1e-6) for i in range(count + 1)]
+  return [end - start for start, end in zip(starts, starts[1:])]
+
+
+def _changes(clip: Clip, short_side: int) -> Iterator[tuple[int, int, Image.Image]]:
+  """Yield for each frame the left and upper end, both even, of the box that changes, and what is in it."""
+  before = None
+  for frame in clip:
+    frame = Image.fromarray(np.ascontiguousarray(enlarge(frame[None], short_side)[0]))
+    left, top, right, bottom = (0, 0, *frame.size) if before is None else (
+        ImageChops.difference(before, frame).getbbox() or (0, 0, 1, 1))
+    left, top = left // 2 * 2, top // 2 * 2  # WebP counts places in pairs of pixels.
+    yield left, top, frame.crop((left, top, right, bottom))
+    before = frame
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+  return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+
+
+def _three_bytes(value: int) -> bytes:
+  return value.to_bytes(3, "little")
