@@ -5,7 +5,8 @@ are cut from later in longer ones, so that it can go on when four frames are ove
 Launch: `python -m launch.train --config configs/digits.py --workdir runs/digits`
 """
 
-from nova_jax.config import PRESETS, DataConfig, Experiment, OptimizerConfig, SampleConfig, StageConfig, TrainConfig
+from nova_jax.config import (
+    DEFAULT_FPS, PRESETS, DataConfig, Experiment, OptimizerConfig, SampleConfig, StageConfig, TrainConfig)
 from nova_jax.fields import to_config_dict
 
 
@@ -21,4 +22,6 @@ def get_config():
           loss_repeat=2, ema_decay=0.995, sample_every=500, save_every=500, log_every=50),
       optimizer=OptimizerConfig(
           name="muon", learning_rate=5e-3, schedule="cosine", warmup_steps=60, final_fraction=0.02, weight_decay=0.02),
-      sample=SampleConfig(num_inference_steps=8, num_diffusion_steps=20, guidance_scale=2.5)))
+      # Four frames last a second; the digits have no rate of their own, so training tells the model the default.
+      sample=SampleConfig(
+          num_inference_steps=8, num_diffusion_steps=20, guidance_scale=2.5, fps=4.0, told_fps=DEFAULT_FPS)))

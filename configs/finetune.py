@@ -6,6 +6,7 @@ heart on two CPU cores in minutes.
 Launch: `python -m launch.train --config configs/finetune.py:FOLDER --config.data.sources[0].path=CACHE --workdir DIR`
 """
 
+import dataclasses
 from pathlib import Path
 
 from nova_jax import autoencoders, text
@@ -45,7 +46,8 @@ def _from(folder: Path) -> Experiment:
       raise ValueError(f"{folder} has no {name}; launch.convert --base adds it")
     parts[name] = part if part in built_in else str(folder / part)
   return Experiment(
-      model=card.model, scheduler=card.scheduler, sample=card.sample, init=str(folder), data=DATA, **parts,
+      model=card.model, scheduler=card.scheduler, init=str(folder), data=DATA, **parts,
+      sample=dataclasses.replace(card.sample, told_fps=None),  # Clips of a cache have rates.
       train=TrainConfig(
           steps=2000, stages=(StageConfig(name="video", batch_size=8, num_frames=card.num_frames),), ema_decay=0.99,
           sample_every=500, save_every=500),

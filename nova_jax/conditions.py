@@ -56,7 +56,7 @@ def add_motion(pair: Pair, request: Request, card: Card) -> Pair:
   motion = {
       "motion_flow": np.full(
           batch, sample.motion_flow if request.motion_flow is None else request.motion_flow, np.float32),
-      "fps": np.full(batch, sample.fps if request.fps is None else request.fps, np.float32)}
+      "fps": np.full(batch, sample.told_fps or (sample.fps if request.fps is None else request.fps), np.float32)}
   return pair[0] | motion, pair[1] | motion
 
 

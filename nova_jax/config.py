@@ -310,7 +310,8 @@ class SampleConfig:
   num_diffusion_steps: int = 25  # K.
   guidance_scale: float = 5.0
   motion_flow: float = DEFAULT_MOTION_FLOW
-  fps: float = DEFAULT_FPS
+  fps: float = DEFAULT_FPS  # Of files.
+  told_fps: float | None = None  # What the model is told, if it was trained with one rate alone; None tells it `fps`.
 
 
 @dataclasses.dataclass(frozen=True)

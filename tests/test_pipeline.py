@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from configs.digits import get_config
 from nova_jax.card import Card, read_card, write_card
 from nova_jax.checkpoint import Checkpointer
-from nova_jax.conditions import make_conditions
-from nova_jax.config import PRESETS, ModelConfig, SampleConfig, SchedulerConfig
+from nova_jax.conditions import add_motion, make_conditions
+from nova_jax.config import DEFAULT_FPS, PRESETS, Experiment, ModelConfig, SampleConfig, SchedulerConfig
 from nova_jax.convert.folders import load_autoencoder, load_text_encoder
+from nova_jax.fields import from_dict
 from nova_jax.models.nova import NOVA
 from nova_jax.pipeline import Pipeline
 from nova_jax.request import Request
@@ -64,6 +66,17 @@ def test_each_clip_has_its_own_motion_and_rate(pipe):
     pipe(["one", "one"], motion_flow=[1, 2, 3])
   with pytest.raises(ValueError, match="fps: expected at least 0.01"):
     pipe(["one", "one"], fps=[12, 0])
+
+
+def test_a_model_that_knows_one_rate_is_told_that(pipe):
+  card = dataclasses.replace(CARD, sample=SampleConfig(3, 2, 2.0, fps=4.0, told_fps=12.0))
+  for settings in ({}, {"fps": 30.0}):
+    request = Request(prompt="one", **settings)
+    for condition in add_motion(make_conditions(request, card, pipe.text_encoder), request, card):
+      assert condition["fps"].tolist() == [12.0]
+  digits = from_dict(Experiment, get_config())
+  assert digits.train.stages[-1].num_frames / digits.sample.fps == 1, "a clip lasts a second"
+  assert digits.sample.told_fps == DEFAULT_FPS, "what its training tells"
 
 
 def test_a_loaded_folder_generates_the_same(tmp_path):
