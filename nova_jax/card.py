@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
-from nova_jax import autoencoders, text
+from nova_jax import autoencoders, limits, text
 from nova_jax.config import Experiment, ModelConfig, SampleConfig, SchedulerConfig
 from nova_jax.fields import from_dict, to_dict
 from nova_jax.files import read_json, write_atomically
@@ -88,7 +88,7 @@ def read_card(folder: str | Path) -> Card:
     raise ValueError(f"{folder} is not a folder; expected one with a {NAME}, as training and conversion write it")
   if not path.is_file():
     raise ValueError(f"{folder} has no {NAME}; expected the workdir of a training run, or a converted folder")
-  values = read_json(path)
+  values = read_json(path, limits.CONFIG_BYTES)
   found = {key: values.pop(key, None) for key in FORMAT}
   if found != FORMAT:
     raise ValueError(f"{path}: expected {FORMAT}, got {found}")

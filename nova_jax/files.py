@@ -15,6 +15,8 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from nova_jax import limits
+
 _LONGEST_NAME = 255  # Bytes of a file's name.
 _DEAD_AFTER = 24 * 3600  # Seconds without a write after which the writer on another host is taken for dead.
 # The text by which libraries without error numbers tell that storage failed, and not what was read from it.
@@ -179,18 +181,54 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
   return content
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def check_fetched(path: str | Path) -> None:
+  """Raise a ValueError if a file holds what stands for a file that was never downloaded, or is empty."""
+  path = Path(path)
+  start = read_start(path, 200)
+  if start.startswith(b"version https://git-lfs.github.com/spec/"):
+    raise ValueError(
+        f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository, or download the file")
+  if re.match(rb"\s*<(!doctype html|html)", start, re.IGNORECASE):
+    raise ValueError(f"{path} is a web page, not the file itself: its download may need a login; download it again")
+  if not start:
+    raise ValueError(f"{path} is empty; was its download or copy cut? Fetch it again")
+
+
+def read_start(path: str | Path, size: int) -> bytes:
+  """Read at most the first `size` bytes of a regular file; errors as of `read_bytes`."""
+  path = check_regular(path)
+  try:
+    with path.open("rb") as file:
+      return file.read(size)
+  except OSError as error:
+    raise ValueError(f"{path}: {error.strerror}") from None
+
+
+def read_json(path: str | Path, limit: int = limits.JSON_FILE_BYTES) -> dict[str, Any]:
   """Read a JSON object.
 
   Raises:
-    ValueError: the file is missing or isn't one.
+    ValueError: the file is missing, isn't one, is larger than `limit` bytes or nested too deep.
   """
+  path = Path(path)
+  content = read_bytes(path, limit)
   try:
-    value = json.loads(path.read_text(encoding="utf-8-sig"))
-  except OSError as error:
-    raise ValueError(f"{path} does not exist" if not path.exists() else f"{path}: {error.strerror}") from None
+    value = json.loads(content.decode("utf-8-sig"))
   except (ValueError, RecursionError) as error:
+    check_fetched(path)
     raise ValueError(f"{path} is not JSON: {error}") from None
   if not isinstance(value, dict):
     raise ValueError(f"{path}: expected a JSON object, got a {type(value).__name__}")
+  if _deeper(value, limits.JSON_DEPTH):  # What names a value in an error would meet Python's own limit.
+    raise ValueError(f"{path}: expected at most {limits.JSON_DEPTH} values within each other, got more")
   return value
+
+
+def _deeper(value: Any, depth: int) -> bool:
+  """Whether lists and objects lie within each other more than `depth` times."""
+  level = [value]
+  for _ in range(depth):
+    level = [
+        inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)
+        if isinstance(inner, (dict, list))]
+  return bool(level)

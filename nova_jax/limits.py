@@ -12,6 +12,7 @@ CAPTION_BYTES = 64 << 10  # Of a caption or a prompt.
 CELL_BYTES = 1 << 20  # Of a cell of a CSV table, or a line of JSON.
 TEXT_FILE_BYTES = 1 << 30  # Of a table or a list of prompts, all of it.
 JSON_FILE_BYTES = 256 << 20  # Of a JSON file that is read as a whole.
+JSON_DEPTH = 64  # Of lists and objects within each other in such a file.
 
 # Files around media.
 NOTE_BYTES = 1 << 20  # Of what an output says of how it was made.
@@ -19,3 +20,10 @@ TAR_HEADER_BYTES = 1 << 20  # Of a tar's extended header (long names).
 ROW_BYTES = 512 << 20  # Of media bytes in a cell of a Parquet table.
 REQUEST_PIXELS = 4_000_000_000  # Of a request: clips x frames x height x width.
 BATCH = 4096  # Clips generated together.
+
+# Model folders.
+CONFIG_BYTES = 16 << 20  # Of a JSON file that describes a model or lists its shards.
+HEADER_BYTES = 16 << 20  # Of a safetensors file's header.
+WEIGHTS = 50_000  # In a file.
+TOKENIZER_BYTES = 64 << 20  # Of a file of a tokenizer.
+TOKENIZER_GROWTH = 1000  # Times that the rules of a tokenizer may lengthen a prompt.

@@ -20,7 +20,7 @@ from nova_jax.autoencoders.streaming import decode_finished, latent_of
 from nova_jax.card import Card
 from nova_jax.conditions import Pair, add_motion, later_condition, make_conditions, num_rows, repeat, spread
 from nova_jax.config import MeshConfig
-from nova_jax.convert.folders import load_autoencoder, load_text_encoder, open_folder
+from nova_jax.convert.folders import check_complete, load_autoencoder, load_text_encoder, open_folder
 from nova_jax.convert.parts import TEXT_ENCODER, TRANSFORMER, VAE
 from nova_jax.diffusion import make_scheduler
 from nova_jax.models.nova import NOVA
@@ -86,8 +86,7 @@ class Pipeline:
     card = folder.card
     for note in folder.notes:
       logging.warning("%s", note)
-    if TRANSFORMER not in folder.parts:
-      raise ValueError(f"{path} has {', '.join(folder.parts)}, but no {TRANSFORMER}")
+    check_complete(folder, parts)
     part = folder.parts[TRANSFORMER]()
     module = nnx.eval_shape(lambda: NOVA(dataclasses.replace(card.model, dtype=dtype, remat="none"), rngs=nnx.Rngs(0)))
     state = part.state("float32")

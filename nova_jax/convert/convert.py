@@ -25,11 +25,10 @@ from nova_jax import card as cards
 from nova_jax.card import Card, PartCard
 from nova_jax.checkpoint import Stored
 from nova_jax.convert import configs, keys
-from nova_jax.convert.files import CONFIG, DTYPES, write_safetensors
+from nova_jax.convert.files import CONFIG, DTYPES, read_config, write_safetensors
 from nova_jax.convert.folders import INDEX, SCHEDULER, TOKENIZER, Folder, is_ours, open_folder
 from nova_jax.convert.parts import PARTS, TEXT_ENCODER, TRANSFORMER, VAE, Part, describe
 from nova_jax.fields import did_you_mean
-from nova_jax.files import read_json
 
 # Called with a part's name, and bytes of all parts that are done and to do.
 Report = Callable[[str, int, int], None]
@@ -91,8 +90,8 @@ def convert(
     Notes: what was decided or left out, for a person to read.
 
   Raises:
-    ValueError: what can't be converted. Weights that are unknown, missing or misshapen are all named in one error.
-      Nothing is left at `target`.
+    ValueError: what can't be converted. Weights of all parts that are unknown, missing or misshapen are counted in one
+      error, which names the first of them. Nothing is left at `target`.
   """
   source, target = Path(source), Path(target)
   for part in parts or ():
@@ -127,12 +126,12 @@ def _with_config(part: Part, card: Card) -> Part:
 
 def _check(parts: Sequence[Part], opened: Folder, dtype: np.dtype | None) -> None:
   """Refuse parts whose weights don't fit their configs, naming all that don't, or that don't fit each other."""
-  problems = {part.name: part.misfits() for part in parts}
+  problems, hint = {part.name: part.misfits() for part in parts}, ""
   if not any(problems.values()) and dtype is None:
     problems = {part.name: keys.mixed(part.weights, part.shapes, part.names) for part in parts}
-    problems = {name: found and [*found, "which needs a dtype for all"] for name, found in problems.items()}
+    hint = "; give a dtype for all weights"
   if any(problems.values()):
-    raise ValueError(f"{opened.path} does not fit its config; nothing was written. {describe(problems)}")
+    raise ValueError(f"{opened.path} does not fit its config; nothing was written. {describe(problems)}{hint}")
   dims = {part.name: part.dim for part in parts}
   if TRANSFORMER in dims:
     opened.card.model.check_fit(latent_dim=dims.get(VAE), text_dim=dims.get(TEXT_ENCODER))
@@ -143,6 +142,9 @@ def _check(parts: Sequence[Part], opened: Folder, dtype: np.dtype | None) -> Non
 def _decisions(opened: Folder, parts: Sequence[Part]) -> Iterator[str]:
   """Yield what a person should know of a conversion."""
   card, kept = opened.card, {part.name for part in parts}
+  for part in parts:
+    if part.wrappers:
+      yield f"{part.folder}: {part.wrappers} before names of weights was taken off"
   if TRANSFORMER in kept and not opened.knows_scheduler:
     yield f"{opened.path} has no {SCHEDULER}: taken as {card.scheduler.name} with shift {card.scheduler.shift}"
   if TEXT_ENCODER in kept and not any(name.startswith(TOKENIZER) for name in opened.files):
@@ -197,7 +199,7 @@ def _write_published(folder: Path, opened: Folder, parts: Sequence[Part], watch:
       "_class_name": "NOVAC2IPipeline" if model and model.num_classes else "NOVAPipeline",
       "_diffusers_version": _DIFFUSERS_VERSION} | kept
   if (folder / INDEX).exists():
-    found = read_json(folder / INDEX)
+    found = read_config(folder / INDEX)
     index = {name: found[name] for name in found if name in index} | {
         name: value for name, value in index.items() if name not in found}
   _write_json(folder / INDEX, index)

@@ -5,6 +5,7 @@ A weight is read when it is asked for, and written as soon as it is known: a par
 
 import functools
 import json
+import re
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -15,17 +16,24 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from nova_jax import limits
 from nova_jax.checkpoint import Stored
-from nova_jax.files import read_json
+from nova_jax.files import check_fetched, check_regular, read_json, read_start
 
 CONFIG = "config.json"
 # Names that published folders give to weights; each may be in shards, listed in NAME.index.json.
 SAFETENSORS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 PICKLES = ("diffusion_pytorch_model.bin", "pytorch_model.bin")
+NAME_LENGTH = 80  # Of a name from a stranger's file, in an error.
 
 DTYPES = {
     "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16)}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+  """Read a JSON file of a model folder; errors as of `read_json`."""
+  return read_json(path, limits.CONFIG_BYTES)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -36,19 +44,54 @@ def weight_files(folder: Path) -> list[Path]:
   """
   for name in SAFETENSORS + PICKLES:
     index = folder / f"{name}.index.json"
-    if index.is_file():
-      shards = read_json(index).get("weight_map")
+    if index.is_symlink() or index.exists():
+      shards = read_config(index).get("weight_map")
       if not isinstance(shards, dict) or not shards:
         raise ValueError(f'{index}: expected a "weight_map" from weights to files')
       for shard in shards.values():
         # A name like ../../x would read elsewhere.
-        if not isinstance(shard, str) or Path(shard).name != shard or not (folder / shard).is_file():
-          raise ValueError(f"{index}: {shard!r} is not a file of {folder}")
-      return [folder / shard for shard in sorted(set(shards.values()))]
-    if (folder / name).is_file():
-      return [folder / name]
-  known = ", ".join(SAFETENSORS + PICKLES)
-  raise ValueError(f"{folder} has no weights; expected one of {known}, or shards with an index")
+        if not isinstance(shard, str) or Path(shard).name != shard:
+          raise ValueError(f"{index}: {cut(repr(shard))} is not a file of {folder}")
+      files = [folder / shard for shard in sorted(set(shards.values()))]
+      missing = [file.name for file in files if not file.exists()]
+      if missing:
+        raise ValueError(
+            f"{index}: {cut(missing[0])} is not a file of {folder}; {len(missing)} of {len(files)} shards are missing"
+            f"{_link(folder / missing[0])}: download it again")
+      return [check_regular(file) for file in files]
+    if (folder / name).is_symlink() or (folder / name).exists():
+      return [check_regular(folder / name)]
+  raise ValueError(f"{folder} has no weights; expected one of {', '.join(SAFETENSORS + PICKLES)}, or shards with an "
+                   f"index{_other_name(folder)}")
+
+
+def _link(path: Path) -> str:
+  return f" ({cut(path.name)} is a link to nothing)" if path.is_symlink() else ""
+
+
+def _other_name(folder: Path) -> str:
+  """Return what to do about weights whose file has another name; empty if there are none."""
+  names = sorted(path.name for path in folder.iterdir() if path.name.endswith((".safetensors", ".bin", ".json")))
+  for name in names:
+    # Of a variant's index too: diffusion_pytorch_model.safetensors.index.fp16.json.
+    for stem in SAFETENSORS + PICKLES:
+      base, ending = stem.rsplit(".", 1)
+      whole = re.fullmatch(rf"{base}\.(\w+)\.{ending}", name)
+      index = re.fullmatch(rf"{re.escape(stem)}\.index\.(\w+)\.json", name)
+      if whole or index:
+        variant = (whole or index)[1]
+        new = stem if whole else f"{stem}.index.json"
+        return f"; {cut(name)} is the variant {cut(variant)!r}: to use it, rename it to {new}"
+  shards = [name for name in names if re.search(r"-\d+-of-\d+\.", name)]
+  if shards:
+    return f"; {cut(shards[0])} is a shard, and the index that lists the shards is missing: download it too"
+  weights = [name for name in names if not name.endswith(".json")]
+  return f"; if {cut(weights[0])} holds them, rename it to {SAFETENSORS[0]}" if len(weights) == 1 else ""
+
+
+def cut(text: str, length: int = NAME_LENGTH) -> str:
+  """Return a text from a stranger's file, short enough for an error."""
+  return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def open_weights(folder: Path) -> dict[str, Stored]:
@@ -62,7 +105,7 @@ def open_weights(folder: Path) -> dict[str, Stored]:
     found = open_file(file)
     twice = weights.keys() & found.keys()
     if twice:
-      raise ValueError(f"{file}: {min(twice)} is in another shard too")
+      raise ValueError(f"{file}: {cut(min(twice))} is in another shard too")
     weights |= found
   return weights
 
@@ -73,21 +116,31 @@ def open_file(file: Path, without: tuple[str, ...] = ()) -> dict[str, Stored]:
   Raises:
     ValueError: the file is damaged, or holds anything but numbers.
   """
+  check_fetched(file)
   return (_open_safetensors if file.suffix == ".safetensors" else _open_pickle)(file, without)
 
 
 def _open_safetensors(file: Path, without: tuple[str, ...]) -> dict[str, Stored]:
   weights = {}
+  # Before the library makes an object of each of a million entries.
+  header = int.from_bytes(read_start(file, 8), "little")
+  if limits.HEADER_BYTES < header <= file.stat().st_size:
+    raise ValueError(f"{file}: expected a header of at most {limits.HEADER_BYTES:,} bytes, got {header:,}")
   try:
     with safe_open(file, framework="numpy") as reader:
-      for name in (name for name in reader.keys() if not name.endswith(without)):
+      names = reader.keys()
+      if len(names) > limits.WEIGHTS:
+        raise ValueError(f"{file}: expected at most {limits.WEIGHTS:,} weights, got {len(names):,}")
+      for name in (name for name in names if not name.endswith(without)):
         piece = reader.get_slice(name)
         if piece.get_dtype() not in DTYPES:
-          raise ValueError(f"{file}: {name} is {piece.get_dtype()}; expected one of {', '.join(DTYPES)}")
+          raise ValueError(f"{file}: {cut(name)} is {piece.get_dtype()}; expected one of {', '.join(DTYPES)}")
         weights[name] = Stored(
             tuple(piece.get_shape()), DTYPES[piece.get_dtype()], lambda name=name: _read_safetensors(file, name))
   except (SafetensorError, OSError) as error:
-    raise ValueError(f"{file} is not a readable safetensors file: {error}") from None
+    raise ValueError(
+        f"{file} is not a readable safetensors file: {cut(str(error), 200)}; if its download or copy was cut, fetch it "
+        "again") from None
   return weights
 
 
@@ -129,7 +182,8 @@ def _open_pickle(file: Path, without: tuple[str, ...]) -> dict[str, Stored]:
   for name, tensor in tensors.items():
     if tensor.dtype not in known or tensor.layout != torch.strided or tensor.device.type != "cpu":
       raise ValueError(
-          f"{file}: {name} is {tensor.dtype}, {tensor.layout}, {tensor.device.type}; expected floating-point weights")
+          f"{file}: {cut(name)} is {tensor.dtype}, {tensor.layout}, {tensor.device.type}; expected floating-point "
+          "weights")
   return {
       name: Stored(tuple(tensor.shape), DTYPES[known[tensor.dtype]], functools.partial(read, name))
       for name, tensor in tensors.items()}

@@ -24,10 +24,12 @@ from nova_jax import card as cards
 from nova_jax.card import Card
 from nova_jax.config import ModelConfig, SampleConfig, SchedulerConfig
 from nova_jax.convert import configs
-from nova_jax.convert.files import CONFIG, open_weights
-from nova_jax.convert.parts import PARTS, TEXT_ENCODER, TRANSFORMER, VAE, Part, kind_of, open_part, open_trained
+from nova_jax.convert.files import CONFIG, read_config
+from nova_jax.convert.hints import meant
+from nova_jax.convert.parts import (
+    PARTS, TEXT_ENCODER, TRANSFORMER, VAE, Part, kind_of, open_part, open_trained, open_unwrapped)
 from nova_jax.diffusion import make_scheduler
-from nova_jax.files import read_json
+from nova_jax.files import check_regular
 
 INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -98,7 +100,8 @@ def open_folder(path: Path, weights: str = "ema", step: int | None = None) -> Fo
     ValueError: it isn't one, or holds what we can't do.
   """
   if not path.is_dir():
-    raise ValueError(f"there is no folder {path}")
+    what = f"{path} is a file; expected a folder" if path.exists() else f"there is no folder {path}"
+    raise ValueError(what + meant(path))
   if is_trained(path):
     return _open_trained(path, cards.read_card(path), weights, step)
   if step is not None or weights != "ema":
@@ -118,6 +121,25 @@ def open_folder(path: Path, weights: str = "ema", step: int | None = None) -> Fo
       autoencoder=VAE if VAE in parts else None, num_frames=min(model.base_frames, CLIP) if model else 1,
       sample=SampleConfig())
   return Folder(path, card, openers, _companions(path), tuple(notes))
+
+
+def check_complete(folder: Folder, wanted: Collection[str]) -> None:
+  """Refuse a transformer given for the whole model that it lies in, or a model that lacks a part it says it has.
+
+  Raises:
+    ValueError: there is no transformer, or one of the parts that are `wanted` is somewhere else or was lost.
+  """
+  path, card = folder.path, folder.card
+  if TRANSFORMER not in folder.parts:
+    raise ValueError(f"{path} has {', '.join(folder.parts)}, but no {TRANSFORMER}{meant(path)}")
+  listed = read_config(folder.files[INDEX]) if INDEX in folder.files else {}
+  for part, place in ((VAE, card.autoencoder), (TEXT_ENCODER, card.text_encoder)):
+    if part not in wanted or place is not None or part == TEXT_ENCODER and card.model.text_dim is None:
+      continue
+    if isinstance(listed.get(part), list) and all(listed[part]):
+      raise ValueError(f"{path}: {INDEX} names a {part}, but there is no {part}/{CONFIG}: fetch the folder again")
+    if path.name == TRANSFORMER and (path.parent / part / CONFIG).exists():
+      raise ValueError(f"{path} is the {TRANSFORMER} alone{meant(path)}")
 
 
 def load_transformer(path: str | Path, cfg: ModelConfig) -> nnx.State:
@@ -186,12 +208,19 @@ def open_of_kind(folder: Path, kind: str, built_in: Collection[str] = ()) -> Par
 
 
 def _check_card(card: Card, parts: Mapping[str, Path], path: Path) -> None:
-  """Refuse a converted folder whose card is of another transformer than the one in it."""
+  """Refuse a converted folder whose card names parts elsewhere, or is of another transformer than the one in it."""
+  for name, kind, built_in in (
+      (card.autoencoder, VAE, autoencoders.BUILT_IN), (card.text_encoder, TEXT_ENCODER, text.BUILT_IN)):
+    if name not in (None, kind, *built_in):
+      raise ValueError(
+          f"{path / cards.NAME}: expected {kind!r}, one of {', '.join(built_in)} or null for the {kind}, got {name!r}")
+    if name == kind and kind not in parts:
+      raise ValueError(f"{path}: {cards.NAME} names a {kind}, but there is no {kind}/{CONFIG}: fetch the folder again")
   if (card.model is None) != (TRANSFORMER not in parts):
     raise ValueError(f"{path}: {cards.NAME} and the folder disagree on whether there is a {TRANSFORMER}")
   if card.model is not None:
     file = parts[TRANSFORMER] / CONFIG
-    model = _naming(file, configs.model_config, read_json(file))
+    model = _naming(file, configs.model_config, read_config(file))
     if dataclasses.replace(card.model, dtype=model.dtype, remat=model.remat) != model:
       raise ValueError(f"{path}: {cards.NAME} describes another model than {file}; convert it anew")
 
@@ -211,13 +240,18 @@ def _open_trained(path: Path, card: Card, weights: str, step: int | None) -> Fol
 
 
 def _part_folders(path: Path) -> dict[str, Path]:
-  found = {name: path / name for name in PARTS if (path / name / CONFIG).is_file()}
-  if not found and (path / CONFIG).is_file():
-    return {_naming(path / CONFIG, kind_of, read_json(path / CONFIG)).part: path}
+  found = {}
+  for name in PARTS:
+    config = path / name / CONFIG
+    if config.exists() or config.is_symlink() or (path / name).is_symlink():
+      check_regular(config)
+      found[name] = path / name
+  if not found and ((path / CONFIG).exists() or (path / CONFIG).is_symlink()):
+    return {_naming(path / CONFIG, kind_of, read_config(path / CONFIG)).part: path}
   if not found:
     raise ValueError(
         f"{path} is no model folder; expected {', '.join(f'{name}/{CONFIG}' for name in PARTS)} (published or "
-        f"converted), or {cards.NAME} and checkpoints/ (a training run)")
+        f"converted), or {cards.NAME} and checkpoints/ (a training run){meant(path)}")
   return found
 
 
@@ -232,8 +266,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _published_model(folder: Path, notes: list[str]) -> ModelConfig:
-  config = read_json(folder / CONFIG)
-  completed = configs.with_mixer(config, open_weights(folder))
+  config = read_config(folder / CONFIG)
+  completed = configs.with_mixer(config, open_unwrapped(folder)[0])
   if completed != config:
     notes.append(
         f"{folder / CONFIG} has no video_mixer_rank, but the weights have that layer: taken as "
@@ -244,10 +278,10 @@ def _published_model(folder: Path, notes: list[str]) -> ModelConfig:
 def _published_scheduler(path: Path) -> SchedulerConfig:
   if not (path / SCHEDULER).is_file():
     return SchedulerConfig()
-  named = read_json(path / INDEX).get("scheduler") if (path / INDEX).is_file() else None
+  named = read_config(path / INDEX).get("scheduler") if (path / INDEX).is_file() else None
   module = str(named[0]) if isinstance(named, list) and named else ""
   library = "diffusers" if module.split(".")[0] == "diffusers" else "nova"
-  cfg = _naming(path / SCHEDULER, configs.scheduler_config, read_json(path / SCHEDULER), library)
+  cfg = _naming(path / SCHEDULER, configs.scheduler_config, read_config(path / SCHEDULER), library)
   _naming(path / SCHEDULER, make_scheduler, cfg)  # It has further checks.
   return cfg
 

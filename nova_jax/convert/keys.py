@@ -17,7 +17,7 @@ from flax import nnx
 
 from nova_jax.checkpoint import Stored
 from nova_jax.config import ModelConfig
-from nova_jax.convert.files import DTYPES
+from nova_jax.convert.files import DTYPES, cut
 
 CARRIED = "carried/"  # How the names of arrays begin that no model reads.
 
@@ -158,6 +158,27 @@ AUTOENCODER_NAMES = Names(
         (r"(.*attentions\.\d+)\.proj_attn\.(.*)", r"\1.to_out.0.\2")))
 
 
+def unwrapped(weights: Mapping[str, Stored]) -> tuple[dict[str, Stored], str]:
+  """Return weights without what wrappers put before their names, and which wrappers; "" for none.
+
+  torch.compile puts `_orig_mod.` before what it wraps, the whole model or some blocks, and DistributedDataParallel puts
+  `module.` before all; a model may have been wrapped in both.
+
+  Raises:
+    ValueError: two weights have one name then.
+  """
+  names = {name: name.replace("_orig_mod.", "") for name in weights}
+  wrappers = ["_orig_mod."] if any(name != old for old, name in names.items()) else []
+  while names and all(name.startswith("module.") for name in names.values()):
+    names = {old: name.removeprefix("module.") for old, name in names.items()}
+    wrappers = [*wrappers, "module."]
+  found = {name: weights[old] for old, name in names.items()}
+  if len(found) < len(weights):
+    twice = next(name for old, name in names.items() if found[name] is not weights[old])
+    raise ValueError(f"{cut(twice)} is there twice, also behind {' and '.join(wrappers)}")
+  return found, " and ".join(dict.fromkeys(wrappers))
+
+
 def renamed(weights: Mapping[str, Stored], names: Names) -> dict[str, Stored]:
   """Return weights by the names that the table knows.
 
@@ -169,13 +190,13 @@ def renamed(weights: Mapping[str, Stored], names: Names) -> dict[str, Stored]:
     for pattern, replacement in names.aliases:
       name = re.sub(pattern, replacement, name)
     if name in found:
-      raise ValueError(f"{name} is there twice, also under an older name")
+      raise ValueError(f"{cut(name)} is there twice, also under an older name")
     found[name] = stored
   return found
 
 
-def misfits(found: Mapping[str, Stored], expected: Mapping[str, Shape], carried: str) -> list[str]:
-  """Return a line for each weight that is unknown, missing, of another shape or no number; none if all fit.
+def misfits(found: Mapping[str, Stored], expected: Mapping[str, Shape], carried: str) -> list[list[str]]:
+  """Return a line for each weight that is unknown, missing, of another shape or no number, grouped so; none if all fit.
 
   Args:
     found: weights by name.
@@ -184,21 +205,24 @@ def misfits(found: Mapping[str, Stored], expected: Mapping[str, Shape], carried:
   """
   found = {name: stored for name, stored in found.items() if not re.fullmatch(carried, name)}
   both = sorted(found.keys() & expected.keys())
-  return [f"{name} is not a weight of this model" for name in sorted(found.keys() - expected.keys())] + [
-      f"{name} is missing" for name in sorted(expected.keys() - found.keys())] + [
-      f"{name} has shape {found[name].shape} instead of {expected[name]}"
-      for name in both if found[name].shape != expected[name]] + [
-      f"{name} is {found[name].dtype}" for name in both if found[name].dtype not in DTYPES.values()]
+  kinds = (
+      [f"{cut(name)} is not a weight of this model" for name in sorted(found.keys() - expected.keys())],
+      [f"{name} is missing" for name in sorted(expected.keys() - found.keys())],
+      [f"{name} has shape {cut(str(found[name].shape))} instead of {expected[name]}"
+       for name in both if found[name].shape != expected[name]],
+      [f"{name} is {found[name].dtype}" for name in both if found[name].dtype not in DTYPES.values()])
+  return [lines for lines in kinds if lines]
 
 
-def mixed(weights: Mapping[str, Stored], shapes: nnx.State, names: Names) -> list[str]:
+def mixed(weights: Mapping[str, Stored], shapes: nnx.State, names: Names) -> list[list[str]]:
   """Return a line for each stack of ours whose published weights differ in dtype, which one array can't hold."""
   dtypes: dict[str, set[str]] = {}
   for weight in published_weights(shapes, names):
     dtypes.setdefault(weight.path, set()).add(str(weights[weight.name].dtype))
-  return [
+  lines = [
       f"{path} is {' in some layers and '.join(sorted(found))} in others"
       for path, found in dtypes.items() if len(found) > 1]
+  return [lines] if lines else []
 
 
 def to_ours(weights: Mapping[str, Stored], shapes: nnx.State, names: Names) -> dict[str, Stored]:

@@ -19,9 +19,8 @@ from nova_jax import autoencoders, checkpoint
 from nova_jax.card import Card
 from nova_jax.checkpoint import Stored
 from nova_jax.convert import configs, keys
-from nova_jax.convert.files import CONFIG, open_weights
+from nova_jax.convert.files import CONFIG, open_weights, read_config
 from nova_jax.fields import did_you_mean
-from nova_jax.files import read_json
 from nova_jax.models.nova import NOVA
 from nova_jax.text.phi import Phi, PhiConfig
 
@@ -55,6 +54,8 @@ class Part(NamedTuple):
     shapes: their shapes.
     names: the table between the two.
     dim: channels of its latents or embeddings; None for a transformer.
+    wrappers: what stands before the stored names and not before those of `weights`: "_orig_mod.", "module.", both or
+      nothing.
   """
 
   name: str
@@ -66,6 +67,7 @@ class Part(NamedTuple):
   shapes: nnx.State
   names: keys.Names
   dim: int | None
+  wrappers: str = ""
 
   @property
   def class_name(self) -> str:
@@ -79,7 +81,7 @@ class Part(NamedTuple):
   def dtypes(self) -> str:
     return ", ".join(sorted({str(stored.dtype) for stored in self.weights.values()}))
 
-  def misfits(self) -> list[str]:
+  def misfits(self) -> list[list[str]]:
     """Return a line for each weight that doesn't fit our module; see `keys.misfits`."""
     if self.ours is not None:
       return keys.misfits(self.ours, keys.our_shapes(self.shapes), keys.CARRIED + ".*")
@@ -97,9 +99,14 @@ class Part(NamedTuple):
       dtype: of the weights; None keeps what is stored.
 
     Raises:
-      ValueError: weights that don't fit the config; all of them are named.
+      ValueError: weights that don't fit the config, or whose names are a wrapper's.
     """
     problems = self.misfits()
+    if self.wrappers and not problems:
+      raise ValueError(
+          f"{self.folder}: names of weights have {self.wrappers} before them, as torch.compile or "
+          "DistributedDataParallel leaves them; take it off: python -m launch.convert --source "
+          f"{self.folder.parent if self.folder.name == self.name else self.folder} --target NEW_FOLDER")
     if problems:
       raise ValueError(f"{self.folder} does not fit its config. {describe({self.name: problems})}")
     arrays, device = self.arrays(), jax.local_devices()[0]
@@ -142,9 +149,9 @@ def open_part(folder: Path) -> Part:
   Raises:
     ValueError: it is neither, or its config says what we can't do.
   """
-  config = read_json(folder / CONFIG)
+  config = read_config(folder / CONFIG)
   converted = (folder / checkpoint.STATE).is_dir()
-  weights = {} if converted else open_weights(folder)
+  weights, wrappers = ({}, "") if converted else open_unwrapped(folder)
   config = configs.with_mixer(config, weights)
   try:
     name, make, names = kind_of(config)
@@ -156,7 +163,20 @@ def open_part(folder: Path) -> Part:
   if converted:
     ours = checkpoint.stored_arrays(folder)
     return Part(name, folder, config, keys.to_published(ours, shapes, names), ours, graph, shapes, names, dim)
-  return Part(name, folder, config, keys.renamed(weights, names), None, graph, shapes, names, dim)
+  try:
+    weights = keys.renamed(weights, names)
+  except ValueError as error:
+    raise ValueError(f"{folder}: {error}") from None
+  return Part(name, folder, config, weights, None, graph, shapes, names, dim, wrappers)
+
+
+def open_unwrapped(folder: Path) -> tuple[dict[str, Stored], str]:
+  """Open a published part's weights by their plain names; see `keys.unwrapped`."""
+  weights = open_weights(folder)
+  try:
+    return keys.unwrapped(weights)
+  except ValueError as error:
+    raise ValueError(f"{folder}: {error}") from None
 
 
 def open_trained(workdir: Path, card: Card, which: str, step: int | None) -> Part:
@@ -182,8 +202,13 @@ def open_trained(workdir: Path, card: Card, which: str, step: int | None) -> Par
   return Part(TRANSFORMER, folder, {}, keys.to_published(ours, shapes, names), ours, graph, shapes, names, None)
 
 
-def describe(problems: Mapping[str, list[str]]) -> str:
-  """Return one line that names all misfits of all parts."""
-  return "; ".join(
-      f"{name}: {len(found)} weights don't fit the config: {', '.join(found)}"
-      for name, found in problems.items() if found)
+def describe(problems: Mapping[str, list[list[str]]]) -> str:
+  """Return one short line about the misfits of all parts: how many there are, and the first of each kind."""
+  shown = 2 if sum(map(bool, problems.values())) == 1 else 1
+  texts = []
+  for name, kinds in problems.items():
+    if kinds:
+      lines = ", ".join(
+          ", ".join(kind[:shown]) + (f" and {len(kind) - shown} more" if len(kind) > shown else "") for kind in kinds)
+      texts.append(f"{name}: {sum(map(len, kinds))} weights don't fit the config: {lines}")
+  return "; ".join(texts)

@@ -5,13 +5,16 @@ are GPT-2's, with `added_tokens.json` for tokens found before any merge (Phi has
 Invariant: only the text becomes tokens; none is put before or behind it.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 
-from nova_jax.files import read_json
+from nova_jax import limits
+from nova_jax.files import check_fetched, read_json
 
 WHOLE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 VOCAB, MERGES, ADDED = "vocab.json", "merges.txt", "added_tokens.json"
@@ -25,16 +28,23 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     ValueError: the folder has no tokenizer, or its files are damaged or contradict each other.
   """
   folder = Path(folder)
-  if (folder / WHOLE).is_file():
-    tokenizer = _read(folder / WHOLE, lambda: Tokenizer.from_file(str(folder / WHOLE)))
+  if (folder / WHOLE).exists() or (folder / WHOLE).is_symlink():
+    _check_growth(folder / WHOLE)
+    with _errors_of(f"{folder / WHOLE} is not a readable tokenizer"):
+      tokenizer = Tokenizer.from_file(str(folder / WHOLE))
     # The file may ask for both, but the encoder cuts and pads.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
   if not (folder / VOCAB).is_file() or not (folder / MERGES).is_file():
     raise ValueError(f"{folder} has no tokenizer; expected {WHOLE}, or {VOCAB} and {MERGES}")
-  tokenizer = _read(folder / VOCAB, lambda: Tokenizer(BPE.from_file(str(folder / VOCAB), str(folder / MERGES))))
-  settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+  for name in (VOCAB, MERGES):
+    check_fetched(folder / name)
+    if (folder / name).stat().st_size > limits.TOKENIZER_BYTES:
+      raise ValueError(f"{folder / name}: expected at most {limits.TOKENIZER_BYTES:,} bytes")
+  with _errors_of(f"{folder / VOCAB} is not a readable tokenizer"):
+    tokenizer = Tokenizer(BPE.from_file(str(folder / VOCAB), str(folder / MERGES)))
+  settings = read_json(folder / SETTINGS, limits.CONFIG_BYTES) if (folder / SETTINGS).is_file() else {}
   tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(settings.get("add_prefix_space")))
   if tokenizer.token_to_id(END_OF_TEXT) is not None:
     tokenizer.add_special_tokens([END_OF_TEXT])
@@ -53,19 +63,47 @@ def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     text.encode()
   except UnicodeEncodeError as error:
     raise ValueError(f"prompt {text[:60]!r} is not valid Unicode: {error.reason}") from None
-  return tokenizer.encode(text, add_special_tokens=False).ids
+  with _errors_of(f"the model's tokenizer can't read the prompt {text[:60]!r}; its rules, in {WHOLE}, may be broken"):
+    return tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def _read(path: Path, load: Callable[[], Tokenizer]) -> Tokenizer:
+@contextlib.contextmanager
+def _errors_of(what: str) -> Iterator[None]:
+  """Turn whatever the library raises into a ValueError that begins with `what`."""
   try:
-    return load()
-  except Exception as error:  # The library raises plain Exceptions.
-    raise ValueError(f"{path} is not a readable tokenizer: {error}") from None
+    yield
+  except BaseException as error:
+    # The library raises plain Exceptions, and a panic of its code, say by a pattern that backtracks, is not even one.
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+      raise
+    raise ValueError(f"{what}: {str(error)[:200]}") from None
+
+
+def _check_growth(path: Path) -> None:
+  """Refuse rules that make a prompt too long for the memory: each replacement may lengthen what the one before made."""
+  check_fetched(path)
+  growth, rules = 1, [read_json(path, limits.TOKENIZER_BYTES).get(part) for part in ("normalizer", "pre_tokenizer")]
+  while rules:
+    rule = rules.pop()
+    if not isinstance(rule, dict):  # None, or what the library refuses.
+      continue
+    if rule.get("type") == "Precompiled":
+      raise ValueError(f"{path}: a normalizer of the type Precompiled is not supported")
+    growth *= 1 + max(_length(rule.get(name)) for name in ("content", "prepend", "replacement"))
+    rules += [inner for inner in rule.values() if isinstance(inner, dict)]
+    rules += [inner for inners in rule.values() if isinstance(inners, list) for inner in inners]
+    if growth > limits.TOKENIZER_GROWTH:
+      raise ValueError(
+          f"{path}: expected replacements that lengthen a prompt {limits.TOKENIZER_GROWTH:,} times at most, got more")
+
+
+def _length(value: Any) -> int:
+  return len(value) if isinstance(value, str) else 0
 
 
 def _add(tokenizer: Tokenizer, path: Path) -> None:
   """Add tokens; the library numbers them on from the vocabulary, which must be what the file says."""
-  added = read_json(path)
+  added = read_json(path, limits.TOKENIZER_BYTES)
   for token in sorted(added, key=lambda token: added[token] if isinstance(added[token], int) else -1):
     tokenizer.add_tokens([AddedToken(token, normalized=False)])
     if tokenizer.token_to_id(token) != added[token]:

@@ -99,7 +99,7 @@ def header(fields, tail=b""):
     header({"a": {"shape": [1]}}, bytes(4)), header(b'{"a":' * 1000)])
 def test_hostile_headers(tmp_path, content):
   (tmp_path / NAME).write_bytes(content)
-  with pytest.raises(ValueError, match="is not a readable safetensors file"):
+  with pytest.raises(ValueError, match="is not a readable safetensors file|is empty"):
     open_weights(tmp_path)
 
 

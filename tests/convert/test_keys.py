@@ -54,7 +54,7 @@ def test_all_misfits_are_named_at_once():
   first, second, third = list(weights)[:3]
   weights["extra"] = weights.pop(first)
   weights[second] = stored(np.zeros((1, *weights[second].shape)))
-  problems = "; ".join(keys.misfits(weights, shapes, part.names.carried))
+  problems = "; ".join(sum(keys.misfits(weights, shapes, part.names.carried), []))
   assert "extra is not a weight" in problems and f"{first} is missing" in problems
   assert f"{second} has shape (1, " in problems and third not in problems
 

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 
+from nova_jax import limits
 from nova_jax.text.tokenizer import END_OF_TEXT, load_tokenizer, token_ids
 
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the")]
@@ -86,3 +87,35 @@ def test_damaged_files_are_named(pieces, file, text):
 def test_what_is_no_text_is_refused(whole):
   with pytest.raises(ValueError, match="not valid Unicode"):
     token_ids(load_tokenizer(whole), "half a pair \ud83c")
+
+
+def rewrite(folder, **parts):
+  path = folder / "tokenizer.json"
+  path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | parts), encoding="utf-8")
+
+
+def test_a_pattern_that_backtracks_is_a_value_error(whole):
+  """The library panics then, with what isn't even an Exception."""
+  rewrite(whole, pre_tokenizer={
+      "type": "Split", "pattern": {"Regex": "(a|aa)+$"}, "behavior": "Isolated", "invert": False})
+  tokenizer = load_tokenizer(whole)
+  with pytest.raises(ValueError, match="in tokenizer.json, may be broken"):
+    token_ids(tokenizer, "a" * 60 + "!")
+
+
+def test_replacements_that_grow_are_refused(whole):
+  tenfold = [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 10}] * 9
+  few = {"type": "Sequence", "normalizers": tenfold[:2]}
+  rewrite(whole, normalizer=few)
+  assert len(token_ids(load_tokenizer(whole), "a")) == 100
+  for normalizer in ({"type": "Sequence", "normalizers": tenfold}, {"type": "Sequence", "normalizers": [few, few]}):
+    rewrite(whole, normalizer=normalizer)
+    with pytest.raises(ValueError, match="lengthen a prompt"):
+      load_tokenizer(whole)
+
+
+def test_a_tokenizer_is_bounded(whole, pieces, monkeypatch):
+  monkeypatch.setattr(limits, "TOKENIZER_BYTES", 100)
+  for folder in (whole, pieces):
+    with pytest.raises(ValueError, match="expected at most 100 bytes"):
+      load_tokenizer(folder)
