@@ -1,24 +1,49 @@
 """The one place that writes and reads checkpoints (Orbax).
 
-A checkpoint is a folder named by its step with three items: `state`, arrays by name ("params/video_encoder/…",
-"ema/…", "opt_state/…", "buffers/…", "step"); `data`, the loader's position; `meta`, anything else as JSON.
-Invariant: Orbax renames a finished folder into place, so a folder with a bare number for a name is complete, whatever
-killed the process; leftovers of other names are ignored, and swept up by the next `Checkpointer`.
+A checkpoint is a folder named by its step with four items: `state`, arrays by name ("params/video_encoder/…",
+"ema/…", "opt_state/…", "buffers/…", "step"); `data`, the loader's position; `meta`, anything else as JSON; and
+`digests`, what the arrays and the JSON must be (`digests.py`), which checkpoints of older versions lack.
+Invariants: Orbax renames a finished folder into place, so a folder with a bare number for a name is complete, whatever
+killed the process; leftovers of other names are ignored, and swept up by the next `Checkpointer`. What is read is what
+was saved (`stored.py`).
 """
 
-import dataclasses
-import functools
-import math
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import os
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 
-STATE = "state"  # The item, and folder, with the arrays.
-_NAMES_IN_AN_ERROR = 5
+from nova_jax import cli, digests
+from nova_jax.distributed import barrier, gathered, is_first, same
+from nova_jax.stored import (
+    STATE, Damaged, Stored, finished_steps, flatten, read_arrays, read_digests, read_item, save_arrays, some,
+    stored_arrays)
+
+__all__ = [
+    "STATE", "Checkpointer", "Damaged", "Restored", "Stored", "find", "finished_steps", "latest_step", "save_arrays",
+    "stored_arrays"]
+
+
+class Restored(NamedTuple):
+  """A checkpoint that was read.
+
+  Attributes:
+    step: its name.
+    state: arrays like those asked for.
+    data: position of the loader.
+    meta: anything else.
+    set_aside: a line for each newer checkpoint that was damaged.
+  """
+
+  step: int
+  state: Any
+  data: dict[str, Any]
+  meta: dict[str, Any]
+  set_aside: tuple[str, ...] = ()
 
 
 class Checkpointer:
@@ -28,6 +53,8 @@ class Checkpointer:
     if keep < 1:
       raise ValueError(f"train.keep: expected 1 or more checkpoints, got {keep}")
     self.directory = Path(directory).absolute()
+    self._saving: int | None = None
+    logging.get_absl_logger().addFilter(_is_news)
     self._manager = ocp.CheckpointManager(
         self.directory,
         options=ocp.CheckpointManagerOptions(
@@ -45,11 +72,21 @@ class Checkpointer:
       state: a pytree of arrays.
       data: position of the loader, ready for JSON.
       meta: anything else, ready for JSON.
+
+    Raises:
+      RunFailed: this checkpoint, or the one before, can't be written; those that were finished are kept.
     """
     if step in self._manager.all_steps():
       return
-    self._manager.save(step, args=ocp.args.Composite(
-        state=ocp.args.StandardSave(_flatten(state)), data=ocp.args.JsonSave(data), meta=ocp.args.JsonSave(meta)))
+    flat = flatten(state)
+    described = {
+        "arrays": digests.describe(flat), "json": {"data": digests.of_json(data), "meta": digests.of_json(meta)}}
+    with self._storing():
+      self._manager.wait_until_finished()
+      self._saving = step
+      self._manager.save(step, args=ocp.args.Composite(
+          state=ocp.args.StandardSave(flat), data=ocp.args.JsonSave(data), meta=ocp.args.JsonSave(meta),
+          digests=ocp.args.JsonSave(described)))
 
   def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Read a checkpoint onto any mesh.
@@ -63,29 +100,97 @@ class Checkpointer:
 
     Raises:
       ValueError: names, shapes or dtypes differ; the error lists them.
+      Damaged: it isn't what was saved, as any of the processes finds.
+      OSError: the storage fails.
     """
     self.wait()
-    state = _read_arrays(self.directory / str(step), like)
-    json_items = ocp.args.Composite(data=ocp.args.JsonRestore(), meta=ocp.args.JsonRestore())
-    items = self._manager.restore(step, args=json_items)
-    return state, items.data, items.meta
+    folder, described, reason = self.directory / str(step), None, ""
+    try:
+      described, data, meta = _read_items(folder)
+      state = read_arrays(folder, like, described)
+    except Damaged as error:
+      reason = error.reason
+    # What is computed by all processes together comes after they know that all of them have the arrays.
+    reasons = gathered("restored", reason)
+    if not any(reasons) and described is not None:
+      now = digests.describe(flatten(state))
+      altered = [name for name, text in described.items() if now[name] != text]
+      reasons = [f"{some(altered)} changed since" if altered else ""]
+    if any(reasons):
+      raise Damaged(folder, next(filter(None, reasons)))
+    return state, data, meta
+
+  def restore_newest(self, like: Any) -> Restored | None:
+    """Read the newest checkpoint that is whole, and rename newer ones to `STEP.damaged`; all processes agree.
+
+    Args:
+      like: see `restore`, as are the errors.
+
+    Returns:
+      What was read; None if there are no checkpoints.
+
+    Raises:
+      RunFailed: there are some, and none is whole; they stay where they are.
+    """
+    damaged: dict[int, str] = {}
+    steps = same("steps", finished_steps(self.directory))
+    for step in reversed(steps):
+      try:
+        found = Restored(step, *self.restore(step, like))
+      except Damaged as error:
+        damaged[step] = error.reason
+        continue
+      notes = tuple(f"checkpoint {step} is damaged ({why}); it is kept as {step}.damaged"
+                    for step, why in damaged.items())
+      self._set_aside(damaged)
+      return found._replace(set_aside=notes)
+    if not steps:
+      return None
+    reasons = "; ".join(f"{step}: {why}" for step, why in damaged.items())
+    raise cli.RunFailed(
+        f"no checkpoint in {self.directory} is whole ({reasons}); bring back a copy, or remove the folder to begin anew")
+
+  def _set_aside(self, steps: Collection[int]) -> None:
+    if not steps:
+      return
+    for step in steps if is_first() else ():
+      name = f"{step}.damaged"
+      while (self.directory / name).exists():
+        name += "+"
+      (self.directory / str(step)).rename(self.directory / name)
+    barrier("set aside")
+    self._manager.reload()  # Else the step would count as saved already.
 
   def reached_preemption(self, step: int) -> bool:
     """Return whether the machines of a multi-host run agreed to stop after this step."""
     return self._manager.reached_preemption(step)
 
   def wait(self) -> None:
-    """Block until all checkpoints are on disk."""
-    self._manager.wait_until_finished()
+    """Block until all checkpoints are on disk; errors as of `save`."""
+    with self._storing():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Wait, and free the threads."""
-    self._manager.close()
+    """Wait, and free the threads; errors as of `save`."""
+    with self._storing():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _storing(self) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:  # Of several types, with a text of many lines.
+      numbers = [*cli.error_numbers(error)]
+      if not numbers:
+        raise
+      raise cli.RunFailed(
+          f"{self.directory / str(self._saving)}: this checkpoint can't be written: {os.strerror(numbers[0])}; those "
+          "before it are kept, and the same command continues from them") from None
 
 
-def finished_steps(directory: str | Path) -> list[int]:
-  """Return the steps of the finished checkpoints in `directory`, which need not exist."""
-  return sorted(ocp.utils.checkpoint_steps(Path(directory).absolute())) if Path(directory).is_dir() else []
+def _is_news(record: Any) -> bool:
+  """Whether a log record isn't one of an error that Orbax's threads print, with traceback, and pass on as well."""
+  return not (record.exc_info and "orbax" in record.pathname)
 
 
 def latest_step(directory: str | Path) -> int:
@@ -122,111 +227,12 @@ def find(directory: str | Path, which: str = "ema", step: int | None = None) -> 
   return folder
 
 
-@dataclasses.dataclass(frozen=True)
-class Stored:
-  """An array that is somewhere else; `read` reads or makes it."""
-
-  shape: tuple[int, ...]
-  dtype: np.dtype
-  read: Callable[[], np.ndarray]
-
-  @property
-  def nbytes(self) -> int:
-    return math.prod(self.shape) * self.dtype.itemsize
-
-
-def save_arrays(folder: str | Path, arrays: Mapping[str, Stored]) -> None:
-  """Write arrays by name into a folder that has none, one after the other: memory holds one of them."""
-  registry = ocp.type_handlers.create_type_handler_registry(
-      (Stored, _StoredHandler(deepcopy_host_arrays=False)), (jax.Array, ocp.type_handlers.ArrayHandler()))
-  # Weights hardly compress, and writing them takes three times as long with compression.
-  handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
-  with ocp.Checkpointer(handler) as checkpointer:
-    checkpointer.save(Path(folder).absolute() / STATE, args=ocp.args.PyTreeSave(dict(arrays)))
-
-
-class _StoredHandler(ocp.type_handlers.NumpyHandler):
-  """Writes a `Stored` as the numpy array that it reads."""
-
-  async def serialize(self, values, infos, args=None):
-    args = args or [ocp.SaveArgs()] * len(values)
-    for value, info, arg in zip(values, infos, args):
-      for future in await super().serialize([value.read()], [info], [arg]):
-        future.result()  # Ends before the next array is read.
-    return []
-
-  def memory_size(self, values):
-    return [(value.nbytes, value.nbytes) for value in values]
-
-
-def stored_arrays(folder: str | Path) -> dict[str, Stored]:
-  """Return the arrays of a checkpoint or of a converted part, by name, not read yet.
-
-  Raises:
-    ValueError: the folder holds none.
-  """
-  folder = Path(folder).absolute()
-  metadata = _stored(folder)
-
-  def read(name: str) -> np.ndarray:
-    return _restore(folder, {name: metadata[name]}, {name: ocp.RestoreArgs(restore_type=np.ndarray)})[name]
-
-  return {
-      name: Stored(tuple(leaf.shape), np.dtype(leaf.dtype), functools.partial(read, name))
-      for name, leaf in metadata.items()}
-
-
-def _read_arrays(folder: Path, like: Any) -> Any:
-  """Read the arrays that `like` names; there must be no others."""
-  wanted, stored = _flatten(like), _stored(folder)
-  missing = wanted.keys() - stored.keys()
-  unknown = stored.keys() - wanted.keys()
-  differ = [
-      f"{name}: {stored[name].shape} {stored[name].dtype} stored, {leaf.shape} {leaf.dtype} expected"
-      for name, leaf in wanted.items()
-      if name in stored and (tuple(stored[name].shape), stored[name].dtype) != (tuple(leaf.shape), leaf.dtype)]
-  problems = [
-      f"{what}: {_some(names)}"
-      for what, names in (("missing", missing), ("not expected", unknown), ("different", differ)) if names]
-  if problems:
-    raise ValueError(f"checkpoint {folder} does not fit the model: {'; '.join(problems)}")
-  flat = _restore(folder, wanted, ocp.checkpoint_utils.construct_restore_args(wanted))
-  return jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in wanted])
-
-
-def _stored(folder: Path) -> dict[str, Any]:
-  """Return shape and dtype of the stored arrays, by name."""
-  try:
-    with ocp.PyTreeCheckpointer() as checkpointer:
-      metadata = checkpointer.metadata(folder / STATE).item_metadata if (folder / STATE).is_dir() else None
-    tree = None if metadata is None else dict(metadata.tree)
-  except Exception as error:  # Of many types, for files that aren't what Orbax wrote.
-    raise ValueError(f"{folder / STATE} can't be read; it is damaged or incomplete ({_first_line(error)})") from None
-  if tree is None:
-    raise ValueError(f"{folder} holds no arrays; it is not a checkpoint, or a damaged one")
-  return tree
-
-
-def _restore(folder: Path, wanted: Mapping[str, Any], restore_args: Mapping[str, Any]) -> dict[str, Any]:
-  args = ocp.args.PyTreeRestore(dict(wanted), restore_args=dict(restore_args), partial_restore=True)
-  try:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-      return checkpointer.restore(folder / STATE, args=args)
-  except Exception as error:
-    raise ValueError(f"{folder / STATE} can't be read; it is damaged or incomplete ({_first_line(error)})") from None
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-def _flatten(tree: Any) -> dict[str, Any]:
-  """Return the leaves by their paths, in the order of `jax.tree.leaves`."""
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _some(names: Iterable[str]) -> str:
-  names = sorted(names)
-  more = len(names) - _NAMES_IN_AN_ERROR
-  return ", ".join(names[:_NAMES_IN_AN_ERROR]) + (f" and {more} more" if more > 0 else "")
+def _read_items(folder: Path) -> tuple[dict[str, str] | None, dict[str, Any], dict[str, Any]]:
+  """Return the descriptions of the arrays, if the checkpoint has them, and the items `data` and `meta`."""
+  described = read_digests(folder)
+  items = {name: read_item(folder, name) for name in ("data", "meta")}
+  if described is not None:
+    for name, value in items.items():
+      if described["json"].get(name) != digests.of_json(value):
+        raise Damaged(folder, f"{name}/ changed since")
+  return described and described["arrays"], items["data"], items["meta"]

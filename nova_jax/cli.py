@@ -102,11 +102,11 @@ def exit_code(error: BaseException) -> int | None:
     return FAILED
   if not isinstance(error, (ValueError, OSError)):
     return None
-  numbers = set(_error_numbers(error))
+  numbers = set(error_numbers(error))
   return BAD_INPUT if numbers <= _BAD_PATH and (numbers or isinstance(error, ValueError)) else FAILED
 
 
-def _error_numbers(error: BaseException | None) -> Iterator[int]:
+def error_numbers(error: BaseException | None) -> Iterator[int]:
   """Yield the system's numbers for an error and for those that led to it."""
   while error:
     if isinstance(error, OSError) and error.errno is not None:

@@ -115,6 +115,15 @@ def same(name: str, value: Any, timeout: float = BARRIER_TIMEOUT) -> Any:
   return _session.same(name, value, timeout) if _session else value
 
 
+def gathered(name: str, value: Any, timeout: float = BARRIER_TIMEOUT) -> list[Any]:
+  """Return the values (of JSON) of all processes, in their order.
+
+  Raises:
+    TimeoutError: one of them doesn't give its own in time.
+  """
+  return _session.gathered(name, value, timeout) if _session else [value]
+
+
 class _Session:
   """This process's connection to the coordinator, and to JAX's service there."""
 
@@ -170,6 +179,16 @@ class _Session:
       return json.loads(self.client.blocking_key_value_get(key, int(timeout * 1000)))
     except jax.errors.JaxRuntimeError:
       raise TimeoutError(f"{self._name([0])} did not give {name!r} in {timeout:g} s") from None
+
+  def gathered(self, name: str, value: Any, timeout: float) -> list[Any]:
+    key, values = f"nova/{next(self.calls)}/{name}", []
+    self.client.key_value_set(f"{key}/{self.where.process}", json.dumps(value))
+    for process in range(self.where.num_processes):
+      try:
+        values.append(json.loads(self.client.blocking_key_value_get(f"{key}/{process}", int(timeout * 1000))))
+      except jax.errors.JaxRuntimeError:
+        raise TimeoutError(f"{self._name([process])} did not give {name!r} in {timeout:g} s") from None
+    return values
 
   def leave(self) -> None:
     """End together with the others."""
