@@ -148,7 +148,8 @@ class Checkpointer:
       return None
     reasons = "; ".join(f"{step}: {why}" for step, why in damaged.items())
     raise cli.RunFailed(
-        f"no checkpoint in {self.directory} is whole ({reasons}); bring back a copy, or remove the folder to begin anew")
+        f"no checkpoint in {self.directory} is whole ({reasons}); bring back a copy of one, or remove the folder to "
+        "begin anew")
 
   def _set_aside(self, steps: Collection[int]) -> None:
     if not steps:

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
+from nova_jax.terminal import say
+
 _PREFETCH = 4  # Batches at most, and as many as fit into the bytes below, that are read ahead.
 _PREFETCH_BYTES = 2**30
 _END = 2**62  # Records in an endless stream.
@@ -103,7 +105,7 @@ class Loader:
           raise ValueError(
               f"{name}; it is damaged record {len(self.damaged)}, and data.max_damaged={self._max_damaged}: make the "
               "cache anew, or skip more")
-        print(f"skipping damaged record {len(self.damaged)} of at most {self._max_damaged}: {name}", flush=True)
+        say(f"skipping damaged record {len(self.damaged)} of at most {self._max_damaged}: {name}")
 
   def _start(self) -> Iterator[Batch]:
     """Start to read this host's rows of the batches from the present position on."""

@@ -26,6 +26,7 @@ from nova_jax.data.sources import open_digits
 from nova_jax.models.nova import Condition
 from nova_jax.sampling.temporal import Model
 from nova_jax.sharding import batch_sharding, make_mesh
+from nova_jax.terminal import say
 from nova_jax.train.flops import matmul_peak
 from nova_jax.train.metrics import MetricLog
 from nova_jax.train.optimizer import make_optimizer, make_schedule
@@ -83,10 +84,11 @@ def train_rival(paradigm: Paradigm, experiment: Experiment, workdir: Path) -> nn
     text_encoder = load_text_encoder(experiment.text_encoder, experiment.model)
     data = open_digits(experiment, workdir, load_autoencoder(experiment.autoencoder), text_encoder)
     checkpoints = stack.enter_context(contextlib.closing(Checkpointer(workdir / "checkpoints", cfg.keep)))
-    step, sums = checkpoints.latest_step() or 0, {}
-    if step:
-      state, _, meta = checkpoints.restore(step, abstract)
-      sums = meta["sums"]
+    step, sums, found = 0, {}, checkpoints.restore_newest(abstract)
+    if found is not None:
+      step, state, sums = found.step, found.state, found.meta["sums"]
+      for line in found.set_aside:
+        say(f"note: {line}")
     else:
       state = init_state(paradigm.make_model, tx, abstract, experiment.seed)
     log = stack.enter_context(contextlib.closing(MetricLog(

@@ -36,6 +36,7 @@ from nova_jax.distributed import check_joined, first_alone, is_first, on_loss, s
 from nova_jax.models.nova import NOVA
 from nova_jax.pipeline import Pipeline
 from nova_jax.sharding import batch_sharding, make_mesh
+from nova_jax.terminal import say
 from nova_jax.text import TextEncoder
 from nova_jax.train.check import check
 from nova_jax.train.flops import matmul_peak, train_flops
@@ -135,16 +136,18 @@ class _Run:
 
   def _resume(self, init: nnx.State | None) -> None:
     """Set state, step, data position and log to where the newest checkpoint ends, or to the start."""
-    # 1. Find the newest finished checkpoint; half-written ones are gone already.
-    step = same("step", self.checkpoints.latest_step())
-    # 2. Put the arrays onto today's mesh, or make them.
-    if step is None:
+    # 1. Put the arrays of the newest checkpoint that is whole onto today's mesh; half-written ones are gone already.
+    found = self.checkpoints.restore_newest(self.abstract)
+    # 2. Or make them.
+    if found is None:
       step, data, meta = 0, None, {"sums": {}}
       self.state = init_state(self._make_model, self._optimizer(self.stages[0]), self.abstract, self.experiment.seed)
       if init is not None:
         self.state = adopt(self.state, init)
     else:
-      self.state, data, meta = self.checkpoints.restore(step, self.abstract)
+      step, self.state, data, meta, set_aside = found
+      for line in set_aside:
+        _say(f"note: {line}")
       _say(f"continuing after step {step}")
       changed = [name for name, version in meta["versions"].items() if version != importlib.metadata.version(name)]
       if changed:
@@ -160,15 +163,17 @@ class _Run:
   def run(self) -> None:
     """Run all stages that are left."""
     try:
-      for stage in self.stages:
-        if stage.first <= self.step < stage.last and not self._run_stage(stage):
-          _say(f"stopped by {self.stop.cause} after step {self.step}; the same command continues")
-          return
-      _say(f"done: {self.cfg.steps} steps, checkpoints in {self.checkpoints.directory}")
+      stages = (stage for stage in self.stages if stage.first <= self.step < stage.last)
+      stopped = not all(self._run_stage(stage) for stage in stages)
     finally:
       self.trace.close()
       self.checkpoints.close()
       self.log.close()
+    # Only now is the last checkpoint on the disk.
+    if stopped:
+      _say(f"stopped by {self.stop.cause} after step {self.step}; the same command continues")
+    else:
+      _say(f"done: {self.cfg.steps} steps, checkpoints in {self.checkpoints.directory}")
 
   def _run_stage(self, stage: Stage) -> bool:
     """Run a stage to its end; return False if asked to stop before."""
@@ -258,11 +263,20 @@ class _Run:
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
       self.checkpoints.wait()
-      last = self.checkpoints.latest_step()
-      folder = self.checkpoints.directory / str(last)
-      where = "there is no checkpoint yet" if last is None else f"the last good checkpoint is {folder}"
-      raise FloatingPointError(f"step {step}: {bad[0]} is {metrics[bad[0]]}; {where}")
+      raise FloatingPointError(f"step {step}: {bad[0]} is {metrics[bad[0]]}; {self._way_back()}")
     self.log.add(step, stage, metrics)
+
+  def _way_back(self) -> str:
+    """Return what to say of the checkpoints when a step has failed."""
+    *before, last = finished_steps(self.checkpoints.directory) or [None]
+    folder = self.checkpoints.directory / str(last)
+    if last is None:
+      return "there is no checkpoint yet"
+    if last > self.first_step:
+      return f"the last good checkpoint is {folder}"
+    # No step after it has gone well: it may be the cause.
+    further = f"to go back to step {before[-1]}, remove it" if before else "there is none before it"
+    return f"this run continued from {folder}, which may be the cause; {further}"
 
   def _clock(
       self, stage: Stage, program: Program, padded_size: int, seconds: float, waited: float, num_visible: int
@@ -292,4 +306,4 @@ class _Run:
 
 def _say(text: str) -> None:
   if is_first():
-    print(text, flush=True)
+    say(text)

@@ -1,8 +1,8 @@
 """What a run reports: lines on the terminal, JSON lines in `metrics.jsonl`, and TensorBoard.
 
 A line holds means since the line before it (of the learning rate and of counts: the last value). Sums of a line not
-yet written travel with the checkpoint. Invariant: after a restart the file ends equal to an uninterrupted one's, but
-for `TIMINGS`.
+yet written travel with the checkpoint. Invariants: after a restart the file ends equal to an uninterrupted one's, but
+for `TIMINGS`; what can't be written is said once and ends no training.
 """
 
 import json
@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from nova_jax.files import write_atomically
+from nova_jax.terminal import say
 
 TIMINGS = ("videos_per_sec", "model_flops_per_sec", "matmul_share", "data_wait_sec")
 _LAST = ("learning_rate", "damaged_records")
@@ -46,9 +49,10 @@ class MetricLog:
     self._started, self._first_step, self._bar_drawn = time.perf_counter(), first_step, 0.0
     if enabled:
       path = workdir / "metrics.jsonl"
-      cut_lines(path, first_step)
-      self._file = path.open("a", encoding="utf-8")
-      self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+      dropped = cut_lines(path, first_step)
+      if dropped:
+        say(f"note: {path}: dropped {dropped} line{'s' * (dropped > 1)} that no training wrote")
+      self._file, self._board = _Lines(path), _Board(workdir / "tensorboard", first_step + 1)
 
   def state(self) -> dict[str, Any]:
     """Return the sums of the line in progress, for the checkpoint."""
@@ -82,10 +86,14 @@ class MetricLog:
       self._draw_bar(step)
 
   def close(self) -> None:
-    """Flush and close the files."""
+    """Close the files.
+
+    Raises:
+      OSError: there are lines that could not be written.
+    """
     if self._enabled:
-      self._file.close()
       self._board.close()
+      self._file.close()
 
   def _reset_clock(self) -> None:
     self._seconds = self._waited = self._flops = 0.0
@@ -99,13 +107,10 @@ class MetricLog:
     return dict(zip(TIMINGS, values))
 
   def _write(self, step: int, stage: str, values: Mapping[str, float]) -> None:
-    self._file.write(json.dumps({"step": step, "stage": stage, **values}) + "\n")
-    self._file.flush()
-    for name, value in values.items():
-      self._board.add_scalar(name, value, step)
-    self._board.flush()
+    self._file.add(json.dumps({"step": step, "stage": stage, **values}) + "\n")
+    self._board.add(step, values)
     clear = "\r\x1b[K" if sys.stdout.isatty() else ""
-    print(f"{clear}{_line(step, self._num_steps, stage, values)}, {self._time_left(step)}", flush=True)
+    say(f"{clear}{_line(step, self._num_steps, stage, values)}, {self._time_left(step)}")
 
   def _draw_bar(self, step: int) -> None:
     now = time.perf_counter()
@@ -115,7 +120,7 @@ class MetricLog:
     filled = _BAR_WIDTH * step // self._num_steps
     rate = (step - self._first_step) / (now - self._started)
     bar = "#" * filled + "." * (_BAR_WIDTH - filled)
-    print(f"\r\x1b[K[{bar}] {step}/{self._num_steps}, {rate:.2f} steps/s, {self._time_left(step)}", end="", flush=True)
+    say(f"\r\x1b[K[{bar}] {step}/{self._num_steps}, {rate:.2f} steps/s, {self._time_left(step)}", end="")
 
   def _time_left(self, step: int) -> str:
     per_step = (time.perf_counter() - self._started) / max(step - self._first_step, 1)
@@ -123,19 +128,91 @@ class MetricLog:
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
 
 
-def cut_lines(path: Path, last_step: int) -> None:
-  """Cut the lines after `last_step`, and one that a kill left half-written."""
-  if not path.exists():
-    return
-  kept = []
-  for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+class _Lines:
+  """Appends lines to a file; those that could not be written wait for the next one."""
+
+  def __init__(self, path: Path):
+    self._path, self._unwritten, self._error = path, b"", None
+    with path.open("ab") as file:
+      self._size = file.tell()
+
+  def add(self, line: str) -> None:
+    self._unwritten += line.encode()
     try:
-      if not line.endswith("\n") or json.loads(line)["step"] > last_step:
-        break
-    except ValueError:
-      break
-    kept.append(line)
-  write_atomically(path, "".join(kept))
+      with self._path.open("r+b") as file:
+        file.truncate(self._size)  # Half a line, if the disk was full.
+        file.seek(self._size)
+        file.write(self._unwritten)
+    except OSError as error:
+      if self._error is None:
+        say(f"note: {self._path} can't be written ({error.strerror}); training goes on, and its lines wait")
+      self._error = error
+    else:
+      self._size, self._unwritten, self._error = self._size + len(self._unwritten), b"", None
+
+  def close(self) -> None:
+    if self._unwritten:
+      self.add("")
+    if self._error is not None:
+      raise OSError(self._error.errno, f"{self._error.strerror}; its last lines are lost", str(self._path))
+
+
+class _Board:
+  """Writes TensorBoard's events in this thread: the library's own one would die of an error, and calls wait for it."""
+
+  def __init__(self, folder: Path, purge_step: int):
+    folder.mkdir(exist_ok=True)
+    self._folder, self._writer = folder, EventsWriter(str(folder / "events"))
+    # TensorBoard forgets what an earlier process wrote for this step and later ones.
+    self._write([Event(wall_time=time.time(), step=purge_step, session_log=SessionLog(status=SessionLog.START))])
+
+  def add(self, step: int, values: Mapping[str, float]) -> None:
+    self._write([
+        Event(wall_time=time.time(), step=step, summary=scalar(name, value)) for name, value in values.items()])
+
+  def close(self) -> None:
+    self._write([])
+    if self._writer is not None:
+      self._writer.close()
+
+  def _write(self, events: list[Event]) -> None:
+    if self._writer is None:
+      return
+    try:
+      for event in events:
+        self._writer.write_event(event)
+      self._writer.flush()
+    except OSError as error:
+      self._writer = None
+      say(f"note: {self._folder} can't be written ({error.strerror}); training goes on without TensorBoard")
+
+
+def cut_lines(path: Path, last_step: int) -> int:
+  """Cut the lines after `last_step`, one that a kill left half-written, and any that are no record of a step.
+
+  Returns:
+    The number of whole lines that are no record of a step.
+  """
+  if not path.exists():
+    return 0
+  content = path.read_bytes()
+  kept, dropped = [], 0
+  for line in content.splitlines(keepends=True):
+    step = _step(line)
+    dropped += step is None and line.endswith(b"\n")
+    if step is not None and step <= last_step and line.endswith(b"\n"):
+      kept.append(line)
+  if b"".join(kept) != content:  # Else nothing needs room on the disk.
+    write_atomically(path, b"".join(kept))
+  return dropped
+
+
+def _step(line: bytes) -> int | None:
+  try:
+    step = json.loads(line)["step"]
+  except (ValueError, RecursionError, KeyError, TypeError, IndexError):
+    return None
+  return step if type(step) is int else None
 
 
 def _line(step: int, num_steps: int, stage: str, values: Mapping[str, float]) -> str:

@@ -1,0 +1,29 @@
+"""Lines for a person, whose loss ends no work: the terminal may be gone, or the log's disk full."""
+
+import os
+import sys
+
+
+def say(text: str, end: str = "\n") -> None:
+  """Print to stdout; if that fails, say so once on stderr and print nothing more."""
+  try:
+    try:
+      print(text, end=end, flush=True)
+    except UnicodeEncodeError:  # A locale without these letters.
+      encoding = sys.stdout.encoding
+      print(text.encode(encoding, "backslashreplace").decode(encoding), end=end, flush=True)
+  except OSError as error:
+    _give_up(error)
+
+
+def _give_up(error: OSError) -> None:
+  null = open(os.devnull, "w", encoding="utf-8")
+  try:
+    os.dup2(null.fileno(), sys.stdout.fileno())  # What is buffered must have somewhere to go when the program ends.
+  except (OSError, ValueError):  # No file, or closed.
+    pass
+  sys.stdout = null
+  try:
+    print(f"note: stdout can't be written ({error.strerror}); the work goes on without it", file=sys.stderr, flush=True)
+  except OSError:
+    pass
