@@ -1,9 +1,12 @@
-"""Time NOVA on this machine: `python -m launch.benchmark [--peer CHECKOUT] [--json FILE]`.
+"""Time NOVA on this machine.
 
-One training step and one generation of a model of middle size (`vit_d4w768`, `vit_d8w768`, `mlp_d3w768`; 4 frames of
-4x32x32 latents, 16 sets of 25 diffusion steps, float32), the same generation with features reused between sets, and
-what a frame costs in clips of 2 to 16. With --peer the published code does the same in turn. Takes some minutes, and a
-machine that does nothing else.
+Example:
+  python -m launch.benchmark --json numbers.json
+
+It times one training step and one generation of a model of middle size (`vit_d4w768`, `vit_d8w768`, `mlp_d3w768`; 4
+frames of 4x32x32 latents, 16 sets of 25 diffusion steps, float32), the same generation with features reused between
+sets, and what a frame costs in clips of 2 to 16. With --peer the published code does the same in turn. It takes some
+minutes, and needs a machine that does nothing else.
 """
 
 import json
@@ -19,10 +22,10 @@ from nova_jax.benchmark.peer import Peer
 from nova_jax.benchmark.work import Work
 from nova_jax.files import check_writable, write_atomically
 
-flags.DEFINE_string("peer", None, "Checkout of the published code, to compare with.")
-flags.DEFINE_string("peer_python", sys.executable, "Python that has its dependencies.")
-flags.DEFINE_integer("repeats", 3, "Timed runs of each side.", lower_bound=1)
-flags.DEFINE_string("json", None, "File to write all numbers to.")
+flags.DEFINE_string("peer", None, "Folder with a checkout of the published code, which is timed as well.")
+flags.DEFINE_string("peer_python", sys.executable, "Python interpreter that has the dependencies of --peer.")
+flags.DEFINE_integer("repeats", 3, "Number of timed runs of each side.", lower_bound=1)
+flags.DEFINE_string("json", None, "JSON file that all numbers are written to.")
 
 NUM_FRAMES = 4
 FRAME_COUNTS = (2, 4, 8, 16)

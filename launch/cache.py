@@ -1,4 +1,7 @@
-"""Make a latent cache: `python -m launch.cache --source DIR --output DIR --config configs/cache.py`.
+"""Make a latent cache: encode videos and pictures once, so that training reads latents.
+
+Example:
+  python -m launch.cache --source clips --output caches/clips --config configs/cache.py
 
 The source is a folder of videos and pictures with captions in .txt or .json files beside them, a table (.csv, .jsonl,
 .parquet), WebDataset tars or a TFDS dataset. The same command again continues where it stopped. On many hosts it runs
@@ -17,13 +20,16 @@ from nova_jax.config import CacheConfig
 from nova_jax.fields import from_dict
 from nova_jax.progress import Progress
 
-config_flags.DEFINE_config_file("config", None, "Python file with get_config(); --config.a=… overrides a field.")
-flags.DEFINE_string("source", None, "Folder, table, tar, folder of tars, or TFDS dataset (FOLDER[:SPLIT]).")
-flags.DEFINE_string("output", None, "Folder of the cache.")
-flags.DEFINE_integer("num_workers", os.cpu_count(), "Processes that decode; 0 decodes in this one.", lower_bound=0)
-flags.DEFINE_string("coordinator", None, "auto on TPU VMs and Slurm: find out which of how many hosts this is.")
-flags.DEFINE_integer("num_processes", None, "Hosts that build the cache together.")
-flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+config_flags.DEFINE_config_file("config", None, "Python file with get_config(), such as configs/cache.py; it is run.")
+flags.DEFINE_string(
+    "source", None, "Data to encode: a folder, a table, a tar, a folder of tars, or a TFDS dataset (FOLDER[:SPLIT]).")
+flags.DEFINE_string("output", None, "Folder that the cache is written to.")
+flags.DEFINE_integer(
+    "num_workers", os.cpu_count(), "Number of processes that decode; with 0, the main process decodes.", lower_bound=0)
+flags.DEFINE_string(
+    "coordinator", None, "The word auto, on TPU VMs and Slurm: the number of hosts and of this one are found out.")
+flags.DEFINE_integer("num_processes", None, "Number of hosts that build the cache together.")
+flags.DEFINE_integer("process_id", None, "Number of this host among them, counted from 0.")
 
 
 def main() -> None:

@@ -1,6 +1,10 @@
-"""Compile for a TPU pod that isn't here: `python -m launch.compile --config configs/X.py:v5e --topology v5e:16x16`.
+"""Compile for a TPU pod that isn't here, and say what would fit on it.
 
-Prints what each device must hold and move, and how fast the programs can be at best. Exit code 1 if they don't fit.
+Example:
+  python -m launch.compile --config configs/digits.py --topology v5e:4x4
+
+It prints what each device must hold and move, and how fast the programs can be at best. The exit code is 1 if they
+don't fit.
 """
 
 import dataclasses
@@ -20,12 +24,20 @@ from nova_jax.config import Experiment
 from nova_jax.fields import from_dict
 from nova_jax.files import check_writable, write_atomically
 
-config_flags.DEFINE_config_file("config", None, "Python file with get_config(); --config.a.b=… overrides a field.")
-flags.DEFINE_string("topology", None, "The slice: v5e:16x16, v4:4x4x4, v5p:4x4x4, v6e:16x16; *2 behind it for two.")
-flags.DEFINE_string("mesh", None, "Devices along the mesh's axes, data=1,fsdp=64,tensor=4. Default: the config's.")
-flags.DEFINE_enum("what", "train", WHAT, "Which programs: the steps of all stages, a generation, a tile's decoding.")
-flags.DEFINE_bool("search", False, "Find the lightest remat that fits, and the largest batch.")
-flags.DEFINE_string("json", None, "File to write all of it to.")
+config_flags.DEFINE_config_file("config", None, "Python file with get_config(), such as configs/digits.py; it is run.")
+flags.DEFINE_string(
+    "topology", None,
+    "Slice of the pod, such as v5e:16x16, v4:4x4x4, v5p:4x4x4 or v6e:16x16; *2 behind it means two slices.")
+flags.DEFINE_string(
+    "mesh", None,
+    "Number of devices along each axis of the mesh, such as data=1,fsdp=64,tensor=4. Default: the mesh of --config.")
+flags.DEFINE_enum(
+    "what", "train", WHAT,
+    "Programs to compile: the training steps of all stages (train), a generation (sample), or the decoding of a tile "
+    "(decode).")
+flags.DEFINE_bool(
+    "search", False, "Whether to search for the lightest rematerialization that fits, and for the largest batch.")
+flags.DEFINE_string("json", None, "JSON file that all results are written to.")
 
 NO_CHANGE = {
     "train": "no change that was tried makes it fit", "sample": "no change that was tried makes it fit",

@@ -1,7 +1,10 @@
-"""Convert a model: `python -m launch.convert --source DIR --target DIR`.
+"""Convert a model between the published format and ours.
 
-A published (diffusers-style) folder becomes ours, with its weights in Orbax; a converted folder or the workdir of a
-training run becomes a published one. Which way, is told from what --source is.
+Example:
+  python -m launch.convert --source downloads/nova-d48w768-sdxl1024 --target models/nova
+
+A published (diffusers-style) folder becomes ours, with its weights in Orbax. A converted folder or the workdir of a
+training run becomes a published one. The direction follows from what --source is.
 """
 
 import sys
@@ -14,13 +17,17 @@ from nova_jax.convert.convert import CODES, convert
 from nova_jax.convert.parts import PARTS
 from nova_jax.progress import Progress
 
-flags.DEFINE_string("source", None, "Published folder (whole or one part of it), converted folder, or workdir.")
-flags.DEFINE_string("target", None, "Folder to write; it must not exist.")
-flags.DEFINE_list("parts", None, f"What to convert, of {', '.join(PARTS)}. Default: all there is.")
-flags.DEFINE_enum("dtype", None, list(CODES), "Of the weights written. Default: as stored.")
-flags.DEFINE_string("base", None, "Model folder that gives the parts that --source lacks.")
-flags.DEFINE_enum("weights", "ema", ["ema", "params"], "Of a training run: averaged weights or the last ones.")
-flags.DEFINE_integer("step", None, "Of a training run: which checkpoint. Default: the newest.")
+flags.DEFINE_string(
+    "source", None,
+    "Folder to convert: a published one (all of it or one part), a converted one, or the workdir of a training run.")
+flags.DEFINE_string("target", None, "Folder to write; it must not exist yet.")
+flags.DEFINE_list("parts", None, f"Parts to convert, some of {', '.join(PARTS)}. Default: all that --source has.")
+flags.DEFINE_enum("dtype", None, list(CODES), "Precision of the weights that are written. Default: that of --source.")
+flags.DEFINE_string("base", None, "Folder of a model that supplies the parts that --source lacks.")
+flags.DEFINE_enum(
+    "weights", "ema", ["ema", "params"],
+    "Weights to use of a training run: the averaged ones (ema) or the last ones (params).")
+flags.DEFINE_integer("step", None, "Step of the checkpoint to use of a training run. Default: the newest checkpoint.")
 
 
 def main() -> None:

@@ -1,6 +1,9 @@
-"""Generate in a browser: `python -m launch.demo --checkpoint DIR`, then open the address that it prints.
+"""Generate in a browser.
 
-Needs Gradio: `pip install -e .[demo] -c constraints.txt`.
+Example:
+  python -m launch.demo --checkpoint runs/digits
+
+Open the address that it prints. It needs Gradio: `pip install -e .[demo] -c constraints.txt`.
 """
 
 import importlib.util
@@ -13,15 +16,20 @@ from nova_jax import cli, compilation_cache
 from nova_jax.demo.studio import Studio
 from nova_jax.pipeline import Pipeline
 
-flags.DEFINE_string("checkpoint", None, "Model folder: published, converted, or the workdir of a training run.")
-flags.DEFINE_string("output", "runs/demo", "Folder to write clips to.")
-flags.DEFINE_string("host", "127.0.0.1", "Address to serve at; 0.0.0.0 for all of this machine's.")
-flags.DEFINE_integer("port", 7860, "Port to serve at.", lower_bound=1, upper_bound=65535)
-flags.DEFINE_integer("max_frames", 256, "Longest clip that may be asked for.", lower_bound=1)
-flags.DEFINE_enum("weights", "ema", ["ema", "params"], "Of a training run: averaged weights or the last ones.")
-flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of activations.")
 flags.DEFINE_string(
-    "compilation_cache", compilation_cache.DEFAULT, 'Folder of compiled programs; "off" for none.')
+    "checkpoint", None, "Folder of the model: a published one, a converted one, or the workdir of a training run.")
+flags.DEFINE_string("output", "runs/demo", "Folder that clips are written to.")
+flags.DEFINE_string("host", "127.0.0.1", "Address of this machine to serve at; 0.0.0.0 means all of its addresses.")
+flags.DEFINE_integer("port", 7860, "Port to serve at, a number from 1 to 65535.", lower_bound=1, upper_bound=65535)
+flags.DEFINE_integer("max_frames", 256, "Number of frames of the longest clip that may be asked for.", lower_bound=1)
+flags.DEFINE_enum(
+    "weights", "ema", ["ema", "params"],
+    "Weights to use of a training run: the averaged ones (ema) or the last ones (params).")
+flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16"], "Precision of the activations; bfloat16 is faster on accelerators.")
+flags.DEFINE_string(
+    "compilation_cache", compilation_cache.DEFAULT,
+    "Folder that keeps compiled programs for the next start; auto is a folder below ~/.cache, and off keeps none.")
 
 
 def main() -> None:

@@ -1,4 +1,7 @@
-"""Sample for a benchmark, or score digits: `python -m launch.evaluate --benchmark NAME --checkpoint DIR --output DIR`.
+"""Sample for a benchmark, or score the digits model.
+
+Example:
+  python -m launch.evaluate --benchmark digits --checkpoint runs/digits --output out/digits
 
 --benchmark geneval, vbench, dpg or t2i_compbench with --prompts FILE fills a folder for the official scorer; the same
 command continues it, and --shard 0/4 … 3/4 share it out. --check DIR verifies one. --benchmark digits generates clips
@@ -18,27 +21,48 @@ from nova_jax.evals.digits_run import score_digits
 from nova_jax.pipeline import Pipeline
 from nova_jax.progress import Progress
 
-flags.DEFINE_enum("benchmark", "digits", ["digits", *NAMES], "What to sample for, or to score.")
-flags.DEFINE_string("checkpoint", None, "Model folder: published, converted, or the workdir of a training run.")
-flags.DEFINE_string("output", None, "Folder to write to.")
-flags.DEFINE_string("prompts", None, "The benchmark's prompt file or folder, as its authors publish it.")
-flags.DEFINE_string("rewritten", None, "NOVA's prompts.json of the benchmark: the model reads its longer prompts.")
-flags.DEFINE_string("check", None, "Verify this --output of an earlier run; or a scored folder, with --prompts.")
-flags.DEFINE_string("shard", "0/1", "I/N: make the I-th of N parts.")
-flags.DEFINE_integer("num_frames", None, "Frames of a video. Default: what the model was trained on.")
-flags.DEFINE_float("motion_flow", None, "Motion score told to the model. Default: the model's own.")
-flags.DEFINE_float("fps", None, "Frames a second, told to the model and of the files. Default: the model's own.",
-                   lower_bound=0.1)
-flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of activations.")
+flags.DEFINE_enum("benchmark", "digits", ["digits", *NAMES], "Benchmark to sample for; digits also scores the clips.")
+flags.DEFINE_string(
+    "checkpoint", None, "Folder of the model: a published one, a converted one, or the workdir of a training run.")
+flags.DEFINE_string("output", None, "Folder that samples and scores are written to.")
+flags.DEFINE_string("prompts", None, "File or folder with the prompts of the benchmark, as its authors publish it.")
+flags.DEFINE_string(
+    "rewritten", None,
+    "File prompts.json of NOVA's authors for the benchmark, whose longer prompts the model reads instead.")
+flags.DEFINE_string(
+    "check", None,
+    "Folder to verify instead of sampling: the --output of an earlier run; or, with --prompts, a folder of any "
+    "scorer's samples.")
+flags.DEFINE_string("shard", "0/1", "Part of the work to do, I/N: the part number I, counted from 0, of N parts.")
+flags.DEFINE_integer("num_frames", None, "Number of frames of a video. Default: as many as the model was trained on.")
+flags.DEFINE_float(
+    "motion_flow", None, "Motion score that the model is told; larger means more motion. Default: the model's own.")
+flags.DEFINE_float(
+    "fps", None, "Frames per second that the model is told and that files have. Default: the model's own.",
+    lower_bound=0.1)
+flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16"], "Precision of the activations; bfloat16 is faster on accelerators.")
 flags.DEFINE_integer(
-    "num_prompts", 400, "Digits: clips; multiples of 40 hold every digit and direction equally often.", lower_bound=1)
-flags.DEFINE_enum("captions", "plain", ["plain", "free"], "Digits: one wording, or all paraphrases in turn.")
-flags.DEFINE_integer("batch_size", None, "Samples generated at once. Default: 100 digits, 8 of others.", lower_bound=1)
-flags.DEFINE_integer("num_inference_steps", None, "Sets of tokens a frame. Default: the model's own.")
-flags.DEFINE_integer("num_diffusion_steps", None, "Diffusion steps a set. Default: the model's own.")
-flags.DEFINE_float("guidance_scale", None, "Classifier-free guidance; 1 for none. Default: the model's own.")
-flags.DEFINE_integer("seed", 0, "Of all randomness.")
-flags.DEFINE_enum("weights", "ema", ["ema", "params"], "Of a training run: averaged weights or the last ones.")
+    "num_prompts", 400,
+    "Number of clips for --benchmark=digits; multiples of 40 hold every digit and direction equally often.",
+    lower_bound=1)
+flags.DEFINE_enum(
+    "captions", "plain", ["plain", "free"],
+    "Captions for --benchmark=digits: one wording (plain), or all paraphrases in turn (free).")
+flags.DEFINE_integer(
+    "batch_size", None,
+    "Number of samples that are generated together. Default: 100 for digits, 8 for other benchmarks.", lower_bound=1)
+flags.DEFINE_integer(
+    "num_inference_steps", None,
+    "Number of sets in which the tokens of a frame are generated. Default: the model's own.")
+flags.DEFINE_integer(
+    "num_diffusion_steps", None, "Number of diffusion steps for each set of tokens. Default: the model's own.")
+flags.DEFINE_float(
+    "guidance_scale", None, "Scale of classifier-free guidance; 1 means no guidance. Default: the model's own.")
+flags.DEFINE_integer("seed", 0, "Seed of all random numbers; the same seed gives the same samples.")
+flags.DEFINE_enum(
+    "weights", "ema", ["ema", "params"],
+    "Weights to use of a training run: the averaged ones (ema) or the last ones (params).")
 
 
 def main() -> None:

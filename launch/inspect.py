@@ -1,7 +1,11 @@
-"""Look at a latent cache: `python -m launch.inspect --dataset DIR [--sheet FILE.png] [--verify]`.
+"""Look at a latent cache.
 
-Prints counts, buckets and sizes, and histograms of caption lengths and motion; writes a contact sheet of decoded clips.
---verify reads every record and names the damaged ones by shard and index; if there are any, the exit code is not 0.
+Example:
+  python -m launch.inspect --dataset caches/clips --sheet sheet.png
+
+It prints counts, buckets and sizes, and histograms of caption lengths and motion, and writes a contact sheet of decoded
+clips. --verify reads every record and names the damaged ones by shard and index; if there are any, the exit code is
+not 0.
 """
 
 import pathlib
@@ -13,12 +17,15 @@ from nova_jax.data.cache import inspect
 from nova_jax.data.cache.format import read_manifest
 from nova_jax.progress import Progress
 
-flags.DEFINE_string("dataset", None, "Folder of the cache.")
-flags.DEFINE_bool("verify", False, "Read every record, and check every file.")
-flags.DEFINE_integer("records", 1000, "Records that histograms are made of, without --verify.", lower_bound=1)
-flags.DEFINE_string("sheet", None, "PNG of clips with their captions to write.")
-flags.DEFINE_integer("clips", 8, "How many it shows.", lower_bound=1)
-flags.DEFINE_string("autoencoder", "", "Folder of the autoencoder, if it is no longer where the cache was made.")
+flags.DEFINE_string("dataset", None, "Folder of the cache to look at.")
+flags.DEFINE_bool("verify", False, "Whether to read every record and check every file.")
+flags.DEFINE_integer(
+    "records", 1000, "Number of records that histograms are made from, unless --verify reads all.", lower_bound=1)
+flags.DEFINE_string("sheet", None, "PNG file to write, which shows clips with their captions.")
+flags.DEFINE_integer("clips", 8, "Number of clips that --sheet shows.", lower_bound=1)
+flags.DEFINE_string(
+    "autoencoder", "",
+    "Folder of the autoencoder that decodes clips for --sheet. Default: the one that made the cache.")
 
 
 def main() -> None:

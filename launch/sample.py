@@ -1,6 +1,9 @@
-"""Generate pictures and videos: `python -m launch.sample --checkpoint DIR --output DIR --prompt "a fox runs"`.
+"""Generate pictures and videos from text, pictures or videos.
 
-Each output says how it was made, `--reproduce FILE` makes it again, and a run that was killed goes on where it was.
+Example:
+  python -m launch.sample --checkpoint runs/digits --output out --prompt "the digit seven moves up"
+
+Each output says how it was made, `--reproduce FILE` makes it again, and a run that was killed continues where it was.
 docs/generation.md shows every task.
 """
 

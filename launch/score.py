@@ -1,4 +1,7 @@
-"""Numbers from finished folders: `python -m launch.score --benchmark vbench|geneval|frechet|motion …`.
+"""Compute numbers from finished folders.
+
+Example:
+  python -m launch.score --benchmark motion --generated out
 
 vbench and geneval add up what the official scorers wrote (--results FILE or FOLDER). frechet compares two folders of
 pictures or videos: Fréchet distance, precision, recall and diversity, in the features of a network whose weights you
@@ -25,14 +28,22 @@ NEEDED = {
     "vbench": ("results",), "geneval": ("results",), "frechet": ("real", "generated", "weights"),
     "motion": ("generated",)}
 
-flags.DEFINE_enum("benchmark", None, list(NEEDED), "What to score.")
-flags.DEFINE_multi_string("results", None, "What the official scorer wrote; repeat the flag for several files.")
-flags.DEFINE_string("real", None, "Folder of real pictures or videos.")
-flags.DEFINE_string("generated", None, "Folder of generated ones.")
+flags.DEFINE_enum(
+    "benchmark", None, list(NEEDED),
+    "Score to compute: vbench and geneval need --results, frechet needs --real, --generated and --weights, and "
+    "motion needs --generated.")
+flags.DEFINE_multi_string(
+    "results", None, "File or folder that the official scorer wrote; repeat the flag for several files.")
+flags.DEFINE_string("real", None, "Folder of real pictures or videos, to compare with.")
+flags.DEFINE_string("generated", None, "Folder of generated pictures or videos.")
 flags.DEFINE_string(
-    "features", "inception", f"{', '.join(NETWORKS)}, or MODULE:FUNCTION that makes a feature function.")
-flags.DEFINE_string("weights", None, "The network's weights, such as pytorch-fid's InceptionV3 or pytorch-i3d's I3D.")
-flags.DEFINE_string("json", None, "File to write the numbers to.")
+    "features", "inception",
+    f"Network that computes features: {', '.join(NETWORKS)}, or MODULE:FUNCTION, a function that makes one. MODULE "
+    "is imported.")
+flags.DEFINE_string(
+    "weights", None,
+    "File with the weights of --features, such as those of InceptionV3 from pytorch-fid or of I3D from pytorch-i3d.")
+flags.DEFINE_string("json", None, "JSON file that the numbers are written to.")
 
 
 def main() -> None:

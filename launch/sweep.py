@@ -1,7 +1,10 @@
-"""Sweep over settings: `python -m launch.sweep --config configs/sweeps/guidance.py --checkpoint DIR --output DIR`.
+"""Run a sweep over settings, and write tables and plots of its results.
+
+Example:
+  python -m launch.sweep --config configs/sweeps/guidance.py --checkpoint runs/digits --output out/sweep
 
 Each point runs in a process of its own, in order; the same command again runs what is missing or failed. On several
-machines that see --output, give each a --shard, such as the index of an array job. Writes results.csv, results.md,
+machines that see --output, give each a --shard, such as the index of an array job. It writes results.csv, results.md,
 plots/ and index.html, also while points are missing.
 """
 
@@ -16,13 +19,14 @@ from nova_jax.sweeps.engine import plan_tasks, run_tasks
 from nova_jax.sweeps.plan import load_sweep
 from nova_jax.sweeps.report import write_report
 
-flags.DEFINE_string("config", None, "Python file with get_sweep().")
-flags.DEFINE_string("checkpoint", None, "Model folder, for points that train none of their own.")
-flags.DEFINE_string("output", None, "Folder of the sweep.")
-flags.DEFINE_string("runs", None, "Folder of trainings, for several sweeps to share; default: OUTPUT/runs.")
-flags.DEFINE_integer("processes", 1, "Points that run at once on this machine.", lower_bound=1)
-flags.DEFINE_string("shard", "0/1", "I/N: run the I-th of N parts.")
-flags.DEFINE_bool("report", False, "Run nothing, write the results of what is done.")
+flags.DEFINE_string("config", None, "Python file with get_sweep(), such as configs/sweeps/guidance.py; it is run.")
+flags.DEFINE_string("checkpoint", None, "Folder of the model, for points that train none of their own.")
+flags.DEFINE_string("output", None, "Folder that the results of the sweep are written to.")
+flags.DEFINE_string(
+    "runs", None, "Folder of training runs, which several sweeps can share. Default: the folder runs in --output.")
+flags.DEFINE_integer("processes", 1, "Number of points that run at the same time on this machine.", lower_bound=1)
+flags.DEFINE_string("shard", "0/1", "Part of the points to run, I/N: the part number I, counted from 0, of N parts.")
+flags.DEFINE_bool("report", False, "Whether to run nothing and only write the results of the points that are done.")
 
 
 def main() -> None:

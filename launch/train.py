@@ -1,4 +1,7 @@
-"""Train NOVA: `python -m launch.train --config configs/digits.py --workdir DIR [--config.train.steps=…]`.
+"""Train NOVA.
+
+Example:
+  python -m launch.train --config configs/digits.py --workdir runs/digits --config.train.steps=2000
 
 The same command again continues the run where its newest checkpoint ends. On many hosts it runs on each of them, with
 --coordinator=auto on TPU VMs; elsewhere say which process is which by flags, or by JAX_COORDINATOR_ADDRESS,
@@ -14,15 +17,22 @@ from nova_jax.fields import from_dict
 from nova_jax.train.loop import train
 from nova_jax.train.trace import parse_window
 
-config_flags.DEFINE_config_file("config", None, "Python file with get_config(); --config.a.b=… overrides a field.")
-flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, samples. All processes must see it.")
-flags.DEFINE_string("coordinator", None, "Of several processes: HOST:PORT of process 0, or auto on TPU VMs and Slurm.")
-flags.DEFINE_integer("num_processes", None, "How many there are.")
-flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
-flags.DEFINE_float("connect_timeout", places.CONNECT_TIMEOUT, "Seconds in which all of them start.", lower_bound=1)
-flags.DEFINE_string("profile", None, "FIRST:LAST, steps whose profile goes into WORKDIR/profile for TensorBoard.")
-flags.DEFINE_string("compilation_cache", compilation_cache.DEFAULT,
-                    "Folder or gs:// address that keeps compiled programs, or off; auto: below ~/.cache, off on CPU.")
+config_flags.DEFINE_config_file("config", None, "Python file with get_config(), such as configs/digits.py; it is run.")
+flags.DEFINE_string("workdir", None, "Folder of the run, for checkpoints, logs and samples; all processes must see it.")
+flags.DEFINE_string(
+    "coordinator", None,
+    "Address HOST:PORT of process 0, if several processes train together; auto finds it on TPU VMs and Slurm.")
+flags.DEFINE_integer("num_processes", None, "Number of processes that train together.")
+flags.DEFINE_integer("process_id", None, "Number of this process among them, counted from 0.")
+flags.DEFINE_float(
+    "connect_timeout", places.CONNECT_TIMEOUT, "Seconds within which all processes must have started.", lower_bound=1)
+flags.DEFINE_string(
+    "profile", None,
+    "Range of steps, FIRST:LAST, whose profile is written into the folder profile of --workdir, for TensorBoard.")
+flags.DEFINE_string(
+    "compilation_cache", compilation_cache.DEFAULT,
+    "Folder or gs:// address that keeps compiled programs for the next start; auto is a folder below ~/.cache, or "
+    "none on CPU, and off keeps none.")
 
 
 def main() -> None:

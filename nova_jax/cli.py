@@ -1,23 +1,31 @@
 """How the launchers end: exit code 0, or one clear line on stderr and exit code 2 for bad input, 1 for a failed run.
 
 Bad input is a `ValueError`, a file that can't be used or a flag that can't be parsed; a run fails by a number that is
-not finite, by a host that doesn't answer in time, or by storage or a network that fails: started again, it may succeed.
-Anything else is a bug and keeps its traceback, as do errors with `--verbosity=1`.
+not finite, by memory that is not enough, by a host that doesn't answer in time, or by storage or a network that fails:
+started again, it may succeed. Ctrl-C ends with 130, and a reader of the output that went away (`| head -1`) with 141,
+both without a word. Anything else is a bug and keeps its traceback, as do errors with `--verbosity=1`.
 """
 
+import contextlib
 import errno
+import faulthandler
 import json
 import os
 import re
+import select
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags, logging
+
+from nova_jax.flag_help import explain, help_text, name_flags, wants_help
 
 BAD_INPUT = 2
 FAILED = 1
 INTERRUPTED = 130
+READER_GONE = 141
 
 # What a wrong path or command leads to; other errors of the system may pass.
 _BAD_PATH = frozenset((
@@ -25,85 +33,191 @@ _BAD_PATH = frozenset((
     errno.EROFS, errno.ENOEXEC))
 
 
+# XLA's words for what is not a bug.
+_DEVICE_FAILURES = frozenset(("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "DATA_LOSS"))
+_LONGEST = 300  # Characters of a message of XLA's that are shown; some are pages.
+
+
 class RunFailed(Exception):
   """A run failed, and not by bad input."""
 
 
-def run(main: Callable[..., None], required: Sequence[str] = (), words: bool = False) -> None:
-  """Parse flags, call `main()`, and exit.
+def run(
+    main: Callable[..., None], required: Sequence[str] = (), words: bool = False,
+    aliases: Mapping[str, str] | None = None,
+) -> None:
+  """Parse the command line, call `main()`, and exit.
 
   Args:
-    main: reads `flags.FLAGS`.
+    main: function that reads `flags.FLAGS`.
     required: names of flags that must be given.
-    words: `main` takes the list of arguments that aren't flags, and what follows `--`; else there must be none.
+    words: whether `main` takes the list of arguments that aren't flags, and what follows `--`; else there must be none.
+    aliases: names of flags that are called otherwise than the setting that errors name, by setting.
   """
-  flags.mark_flags_as_required(required)
+  _end(lambda: execute(main, sys.argv, required, words, aliases))
+
+
+def execute(
+    main: Callable[..., None], argv: Sequence[str], required: Sequence[str] = (), words: bool = False,
+    aliases: Mapping[str, str] | None = None,
+) -> int:
+  """Do what `run` does within a process that goes on; return the exit code."""
+  if kind := wants_help(argv):
+    print(help_text(sys.modules[main.__module__].__doc__, required, full=kind == "helpfull"), end="")
+    return 0
+  values = flags.FLAGS
   try:
-    app.run(lambda argv: _call(main, argv, words), flags_parser=_parse)
+    rest = _parse(argv)[1:]
+    for name in required:
+      if values[name].value is None:
+        raise ValueError(f"--{name} is needed; --help says what it means")
+    if rest and not words:
+      raise ValueError(f"unexpected argument {rest[0]!r}; flags start with --")
+  except ValueError as error:
+    return _tell(str(error), BAD_INPUT)
+  # absl's own default would show Orbax's every rename, and files that it can do without.
+  if values.verbosity <= 0:
+    logging.set_verbosity(logging.ERROR)
+  return _attempt(lambda: main(rest) if words else main(), values.verbosity > 0, aliases)
+
+
+def run_task(main: Callable[[dict[str, Any]], None]) -> None:
+  """Call `main(task)` with the content of the JSON file that the command line names, and exit as `run` does."""
+
+  def task() -> None:
+    if len(sys.argv) != 2:
+      raise ValueError(f"expected one argument, the JSON file of a task, got {len(sys.argv) - 1}")
+    with open(sys.argv[1], encoding="utf-8") as file:
+      values = json.load(file)
+    main(values)
+
+  def execute_task() -> int:
+    logging.set_verbosity(logging.ERROR)
+    return _attempt(task)
+
+  _end(execute_task)
+
+
+def _end(execute: Callable[[], int]) -> None:
+  """Exit with the code that `execute` returns; a bug keeps its traceback."""
+  with contextlib.suppress(OSError, RuntimeError, ValueError):  # Standard error is closed, or no file.
+    faulthandler.enable()
+  logging.use_absl_handler()
+  for stream in (sys.stdout, sys.stderr):
+    if stream is not None:  # One that was closed before the start.
+      stream.reconfigure(errors="backslashreplace")  # A locale such as C has no letters for all that is printed.
+  if callable(signal.getsignal(signal.SIGINT)):  # Background jobs of a shell ignore it.
+    signal.signal(signal.SIGINT, _interrupt)
+  try:
+    code = execute()
+    _flush(sys.stdout)
   except KeyboardInterrupt:
-    sys.exit(INTERRUPTED)
+    code = INTERRUPTED
+  except OSError as error:
+    code = READER_GONE if error.errno == errno.EPIPE else _tell(f"standard output: {error.strerror}", FAILED)
+  if code == 0:
+    sys.exit(0)
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError):
+      _flush(stream)
+  # At once: threads that Orbax leaves behind would go on to print tracebacks of the same error.
+  os._exit(code)
+
+
+def _interrupt(*_) -> None:
+  """End in order at the first Ctrl-C, and at once at the next one, without tracebacks of what was being ended."""
+  signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+  raise KeyboardInterrupt
+
+
+def _attempt(
+    call: Callable[[], None], verbose: bool = False, aliases: Mapping[str, str] | None = None
+) -> int:
+  """Call a program and return its exit code; say in one line what ended it."""
+  try:
+    call()
+  except SystemExit as error:
+    return error.code if isinstance(error.code, int) else 0 if error.code is None else _tell(str(error.code), FAILED)
+  except Exception as error:
+    if _is_of_output(error):
+      _flush(sys.stdout)
+      return READER_GONE
+    code = exit_code(error)
+    if code is None or verbose:
+      raise
+    text = shorten(error)
+    return _tell(name_flags(text, aliases) if code == BAD_INPUT else text, code)
+  return 0
+
+
+def _is_of_output(error: BaseException) -> bool:
+  """Whether an error is that of a standard stream whose reader is gone; raises it if it is another one of stdout."""
+  if errno.EPIPE in error_numbers(error) and any(map(_has_no_reader, (sys.stdout, sys.stderr))):
+    return True
+  _flush(sys.stdout)  # What could not be written is still there, and fails again.
+  return False
+
+
+def _has_no_reader(stream: Any) -> bool:
+  try:
+    poll = select.poll()
+    poll.register(stream, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+  except (AttributeError, OSError, TypeError, ValueError):  # There is no stream, or none of the system's.
+    return False
+
+
+def _flush(stream: Any) -> None:
+  if stream is not None:
+    stream.flush()
+
+
+def _tell(message: str, code: int) -> int:
+  """Print why a program ends; return its exit code."""
+  with contextlib.suppress(OSError):
+    print(f"error: {message}", file=sys.stderr, flush=True)
+  return code
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
-  """Parse flags; absl and ml_collections each fail in their own ways, some over many lines."""
+  """Parse flags and return the other arguments; absl and ml_collections each fail in their own ways, over many lines.
+
+  Raises:
+    ValueError: whatever is wrong with them, in one line.
+  """
   path = ""
   try:
     path = _config_file(argv)
     return flags.FLAGS(argv)
   except SyntaxError as error:
-    _exit(f"{error.filename}:{error.lineno}: {error.msg}", BAD_INPUT)
+    text = f"{error.filename}:{error.lineno}: {error.msg}"
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    text = shorten(error)
+    text = isinstance(error, flags.Error) and explain(error) or shorten(error)
     if text.endswith("has no attribute 'get_config'"):
       text = f"--config: {path} has no get_config(); expected a config such as configs/digits.py"
     elif text.startswith("get_config() takes 0 positional arguments"):
       text = f"--config: {path} takes nothing behind a colon"
-    _exit(text, BAD_INPUT)
-
-
-def _call(main: Callable[..., None], argv: Sequence[str], words: bool) -> None:
-  # absl's own default would show Orbax's every rename, and files that it can do without.
-  if flags.FLAGS.verbosity <= 0:
-    logging.set_verbosity(logging.ERROR)
-  if len(argv) > 1 and not words:
-    _exit(f"unexpected argument {argv[1]!r}; flags start with --", BAD_INPUT)
-  try:
-    main(argv[1:]) if words else main()
-  except Exception as error:
-    code = exit_code(error)
-    if code is None or flags.FLAGS.verbosity > 0:
-      raise
-    _exit(shorten(error), code)
-
-
-def run_task(main: Callable[[dict[str, Any]], None]) -> None:
-  """Call `main(task)` with the content of the JSON file that the command line names, and exit as `run` does."""
-  logging.set_verbosity(logging.ERROR)
-  try:
-    if len(sys.argv) != 2:
-      raise ValueError(f"expected one argument, the JSON file of a task, got {len(sys.argv) - 1}")
-    with open(sys.argv[1], encoding="utf-8") as file:
-      task = json.load(file)
-    main(task)
-  except KeyboardInterrupt:
-    sys.exit(INTERRUPTED)
-  except Exception as error:
-    code = exit_code(error)
-    if code is None:
-      raise
-    _exit(shorten(error), code)
+  raise ValueError(text)
 
 
 def exit_code(error: BaseException) -> int | None:
   """Return the exit code for what a program raised; None for a bug."""
   if isinstance(error, KeyboardInterrupt):
     return INTERRUPTED
-  if isinstance(error, (FloatingPointError, TimeoutError, RunFailed)):
+  if isinstance(error, (FloatingPointError, TimeoutError, MemoryError, RunFailed)) or _device_failure(error):
     return FAILED
   if not isinstance(error, (ValueError, OSError)):
     return None
   numbers = set(error_numbers(error))
   return BAD_INPUT if numbers <= _BAD_PATH and (numbers or isinstance(error, ValueError)) else FAILED
+
+
+def _device_failure(error: BaseException) -> str | None:
+  """Return XLA's word for what failed on a device or between devices; None for other errors, bugs among them."""
+  if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError"):  # JAX need not be imported for it.
+    return None
+  word = str(error).partition(":")[0]
+  return word if word in _DEVICE_FAILURES else None
 
 
 def error_numbers(error: BaseException | None) -> Iterator[int]:
@@ -139,6 +253,11 @@ def shorten(error: BaseException) -> str:
   """Return an error's message in one line."""
   if isinstance(error, OSError) and error.filename:
     return f"{error.filename}: {error.strerror}"
+  if isinstance(error, MemoryError) or _device_failure(error) == "RESOURCE_EXHAUSTED":
+    text = " ".join(str(error).split())
+    return f"out of memory: {text[:_LONGEST] or 'this machine has no more'}; use smaller batches, clips or models"
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
   text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
   if "Error whilst parsing config file" in text:
     # What stands at the end of a traceback, without the type.
@@ -147,10 +266,3 @@ def shorten(error: BaseException) -> str:
   text = text.replace("\\n", " ").replace("\\'", "'")  # ml_collections quotes a message within a message.
   text = text[1:-1] if len(text) > 1 and text[0] == text[-1] == "'" else text
   return " ".join(text.split()) or type(error).__name__
-
-
-def _exit(message: str, code: int) -> None:
-  print(f"error: {message}", file=sys.stderr, flush=True)
-  sys.stdout.flush()
-  # At once: threads that Orbax leaves behind would go on to print tracebacks of the same error.
-  os._exit(code)

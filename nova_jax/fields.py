@@ -7,6 +7,7 @@ of a program. Invariant: an unknown field or a wrong type is a `ValueError` that
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -59,9 +60,30 @@ def from_dict(cls: type, values: Mapping[str, Any], path: str = "config") -> Any
 
 def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
   """Return the hint that ends an error about an unknown name."""
-  known = sorted(known)
-  nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-  return f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(known)}"
+  known = list(known)
+  if nearest := _nearest(name, known):
+    *others, last = map(repr, nearest)
+    return f"; did you mean {', '.join(others)} or {last}?" if others else f"; did you mean {last}?"
+  return f"; known: {', '.join(sorted(known))}"
+
+
+def _nearest(name: str, known: list[str]) -> list[str]:
+  """Return the known names that were most likely meant, three at most: the first rule that finds any decides."""
+  plain = lambda text: re.sub(r"[^a-z0-9]", "", text.lower())
+  typed = plain(name)
+  if not typed:
+    return []
+  letters = re.compile(".*".join(map(re.escape, typed)))
+  rules = (
+      lambda other: plain(other) == typed,
+      lambda other: plain(other).startswith(typed),
+      lambda other: len(plain(other)) > 1 and typed.startswith(plain(other)),
+      lambda other: typed in other.lower().split("_"),
+      lambda other: other in difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6),
+      lambda other: len(typed) > 1 and other[:1].lower() == typed[0] and letters.match(plain(other)),
+      lambda other: other in difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5),
+  )
+  return next((found for rule in rules if (found := [other for other in known if rule(other)])), [])[:3]
 
 
 def _check(hint: Any, value: Any, path: str) -> Any:

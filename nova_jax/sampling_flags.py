@@ -17,53 +17,93 @@ from nova_jax.sources import count_frames
 
 # Flags that are settings of `Request`: how to define them, and what they mean.
 _SETTINGS = {
-    "negative_prompt": (flags.DEFINE_string, "What not to show."),
-    "image": (flags.DEFINE_string, "The first frame, any picture; with --mask or --place, what to edit."),
-    "video": (flags.DEFINE_string, "A clip to continue from its end; with --mask or --place, what to edit."),
-    "context_frames": (flags.DEFINE_integer, "Last frames of --video that are given. Default: all it can see."),
-    "num_frames": (flags.DEFINE_integer, "Frames of a video, any number; 1 makes pictures. Default: the model's own."),
-    "window": (flags.DEFINE_integer, "Latent frames that the model sees at most. Default: what it was trained on."),
-    "later_context": (flags.DEFINE_integer, "Latent frames that a prompt of --then still sees. Default: all."),
-    "num_inference_steps": (flags.DEFINE_integer, "Sets of tokens a frame. Default: the model's own."),
-    "later_inference_steps": (flags.DEFINE_integer, "The same for all frames but the first. Default: as many."),
-    "num_diffusion_steps": (flags.DEFINE_integer, "Diffusion steps a set. Default: the model's own."),
-    "refresh_every": (flags.DEFINE_integer, "Compute all features each so many sets: faster, approximate. Default: 1."),
-    "guidance_scale": (flags.DEFINE_float, "Classifier-free guidance; 1 for none. Default: the model's own."),
-    "min_guidance_scale": (flags.DEFINE_float, "The first set's, from which guidance grows. Default: it is constant."),
-    "guidance_trunc": (flags.DEFINE_float, "Time of diffusion, in 0 to 1000, below which guidance ends. Default: 0."),
-    "guidance_renorm": (flags.DEFINE_float, "How far guidance may be shrunk, 0 to 1. Default: 1, not at all."),
-    "image_guidance_scale": (flags.DEFINE_float, "Guidance by earlier frames. Default: none."),
+    "negative_prompt": (flags.DEFINE_string, "Text that says what the clips must not show."),
+    "image": (
+        flags.DEFINE_string, "Picture file that becomes the first frame; with --mask or --place, the picture to edit."),
+    "video": (
+        flags.DEFINE_string, "Video file that is continued from its end; with --mask or --place, the video to edit."),
+    "context_frames": (
+        flags.DEFINE_integer,
+        "Number of last frames of --video that are given. Default: as many as the model can see."),
+    "num_frames": (flags.DEFINE_integer, "Number of frames of a clip; 1 makes pictures. Default: the model's own."),
+    "window": (
+        flags.DEFINE_integer,
+        "Number of latent frames that the model sees at most. Default: as many as it was trained on."),
+    "later_context": (
+        flags.DEFINE_integer, "Number of latent frames before a prompt of --then that it still sees. Default: all."),
+    "num_inference_steps": (
+        flags.DEFINE_integer, "Number of sets in which the tokens of a frame are generated. Default: the model's own."),
+    "later_inference_steps": (
+        flags.DEFINE_integer, "Number of sets for all frames but the first. Default: as many as for the first."),
+    "num_diffusion_steps": (
+        flags.DEFINE_integer, "Number of diffusion steps for each set of tokens. Default: the model's own."),
+    "refresh_every": (
+        flags.DEFINE_integer,
+        "Number of sets from one full pass of the encoder to the next; above 1 is faster, approximate. Default: 1."),
+    "guidance_scale": (
+        flags.DEFINE_float, "Scale of classifier-free guidance; 1 means no guidance. Default: the model's own."),
+    "min_guidance_scale": (
+        flags.DEFINE_float,
+        "Scale of guidance for the first set, from which it grows. Default: --guidance_scale throughout."),
+    "guidance_trunc": (flags.DEFINE_float, "Time of diffusion, from 0 to 1000, below which guidance ends. Default: 0."),
+    "guidance_renorm": (
+        flags.DEFINE_float,
+        "Factor, from 0 to 1, by which guided predictions may be shrunk at most. Default: 1, not at all."),
+    "image_guidance_scale": (flags.DEFINE_float, "Scale of guidance by earlier frames; 0 means none. Default: 0."),
     "flow_shift": (flags.DEFINE_float, "Shift of the flow-matching sampler. Default: the model's own."),
-    "motion_flow": (flags.DEFINE_float, "Motion score. Default: the model's own."),
-    "fps": (flags.DEFINE_float, "Frames a second, told to the model and of the files. Default: the model's own."),
-    "num_samples": (flags.DEFINE_integer, "Clips of each prompt. Default: 1."),
+    "motion_flow": (
+        flags.DEFINE_float, "Motion score that the model is told; larger means more motion. Default: the model's own."),
+    "fps": (
+        flags.DEFINE_float, "Frames per second that the model is told and that files have. Default: the model's own."),
+    "num_samples": (flags.DEFINE_integer, "Number of clips for each prompt. Default: 1."),
 }
 
 
 def define() -> None:
   """Define the flags."""
-  flags.DEFINE_string("checkpoint", None, "Model folder: published, converted, or the workdir of a training run.")
-  flags.DEFINE_string("output", None, "Folder to write to.")
-  flags.DEFINE_multi_string("prompt", None, "What to show; repeat the flag for several.")
-  flags.DEFINE_multi_integer("label", None, "Of a class-conditional model: the class; repeat the flag for several.")
-  flags.DEFINE_string("prompts", None, "File of prompts, one a line: .txt, .csv or .jsonl with settings of each line.")
-  flags.DEFINE_multi_string("then", None, "FRAME:PROMPT, a prompt that takes over at a frame; may be repeated.")
-  flags.DEFINE_string("mask", None, "What is made anew: a picture, white there, or a box TOP,LEFT,BOTTOM,RIGHT.")
-  flags.DEFINE_list("place", None, "TOP,LEFT,BOTTOM,RIGHT: where --image or --video is put; the rest is made.")
+  flags.DEFINE_string(
+      "checkpoint", None, "Folder of the model: a published one, a converted one, or the workdir of a training run.")
+  flags.DEFINE_string("output", None, "Folder that clips and pictures are written to.")
+  flags.DEFINE_multi_string("prompt", None, "Text that says what to show; repeat the flag for several clips.")
+  flags.DEFINE_multi_integer(
+      "label", None, "Number of the class to show, for a class-conditional model; repeat the flag for several clips.")
+  flags.DEFINE_string(
+      "prompts", None, "File of prompts, one a line: .txt, or .csv or .jsonl with settings of each line.")
+  flags.DEFINE_multi_string(
+      "then", None,
+      "Prompt that takes over at a frame, FRAME:PROMPT with frames counted from 0; repeat the flag for several.")
+  flags.DEFINE_string(
+      "mask", None,
+      "Part of --image or --video to make anew: a picture file that is white there, or a box TOP,LEFT,BOTTOM,RIGHT.")
+  flags.DEFINE_list(
+      "place", None, "Box TOP,LEFT,BOTTOM,RIGHT of the frame into which --image or --video is put; the rest is made.")
   for name, (make, text) in _SETTINGS.items():
     make(name, None, text)
-  flags.DEFINE_enum("preset", None, sorted(PRESETS), "Settings by name; flags and lines win.")
-  flags.DEFINE_integer("seed", 0, "Of the first clip; clip i has seed + i.")
-  flags.DEFINE_list("formats", ["mp4", "gif", "sheet"], f"Some of {', '.join(FORMATS)}; latents alone.")
-  flags.DEFINE_integer("batch_size", 8, "Clips generated at once, at most.", lower_bound=1)
-  flags.DEFINE_string("reproduce", None, "An output: make it again from what it says of itself.")
-  flags.DEFINE_enum("weights", "ema", ["ema", "params"], "Of a training run: averaged weights or the last ones.")
-  flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of activations.")
-  flags.DEFINE_integer("space_tile", None, "Decode in tiles of so many latents a side: less memory, approximate.")
-  flags.DEFINE_bool("low_memory", False, "Embed all prompts first, and free the text encoder before the model loads.")
-  flags.DEFINE_bool("all_devices", False, "Spread each batch over all devices of this machine.")
-  flags.DEFINE_bool("warmup", False, "Compile the programs of these prompts, keep them, and end.")
-  flags.DEFINE_string("compilation_cache", DEFAULT, 'Folder of compiled programs; "off" for none.')
+  flags.DEFINE_enum(
+      "preset", None, sorted(PRESETS),
+      "Set of settings for a quick look (draft), for long videos (fast) or as in the paper; flags and lines of "
+      "--prompts win.")
+  flags.DEFINE_integer("seed", 0, "Seed of the first clip; clip number i, counted from 0, has the seed plus i.")
+  flags.DEFINE_list(
+      "formats", ["mp4", "gif", "sheet"], f"Formats to write, some of {', '.join(FORMATS)}; latents must stand alone.")
+  flags.DEFINE_integer("batch_size", 8, "Number of clips that are generated together, at most.", lower_bound=1)
+  flags.DEFINE_string(
+      "reproduce", None, "File that an earlier run wrote; it is made again, with the settings that it names.")
+  flags.DEFINE_enum(
+      "weights", "ema", ["ema", "params"],
+      "Weights to use of a training run: the averaged ones (ema) or the last ones (params).")
+  flags.DEFINE_enum(
+      "dtype", "float32", ["float32", "bfloat16"], "Precision of the activations; bfloat16 is faster on accelerators.")
+  flags.DEFINE_integer(
+      "space_tile", None,
+      "Side of the tiles, in latents, that are decoded one by one: less memory, approximate. Default: no tiles.")
+  flags.DEFINE_bool(
+      "low_memory", False, "Whether to embed all prompts first, and free the text encoder before the model loads.")
+  flags.DEFINE_bool("all_devices", False, "Whether to spread each batch over all devices of this machine.")
+  flags.DEFINE_bool("warmup", False, "Whether to compile the programs that these prompts need, keep them, and end.")
+  flags.DEFINE_string(
+      "compilation_cache", DEFAULT,
+      "Folder that keeps compiled programs for the next start; auto is a folder below ~/.cache, and off keeps none.")
 
 
 def clips(args: flags.FlagValues) -> list[dict[str, Any]]:

@@ -126,3 +126,79 @@ def test_tasks_end_as_launchers_do(tmp_path, text, do, code, words):
       env=os.environ | {"PYTHONPATH": str(ROOT)}, encoding="utf-8")
   assert run.returncode == code and words in run.stdout + run.stderr
   assert code in (0, 1, 130) or len(run.stderr.splitlines()) == 1
+
+
+def python(script, **options):
+  return subprocess.Popen(
+      [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+      env=os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {}), **options)
+
+
+def end(process):
+  out, errors = process.communicate()
+  return process.returncode, out, errors
+
+
+CLI = "import errno, os, signal, sys, time\nfrom nova_jax import cli\n"
+
+
+def test_an_interrupt_during_imports_is_quiet():
+  # As `python -m launch.x` has it when it imports the package.
+  script = "import os, signal, sys; sys.argv[0] = '-m'; import launch; os.kill(os.getpid(), signal.SIGINT); import jax"
+  assert end(python(script)) == (130, "", "")
+
+
+def test_a_second_interrupt_ends_at_once():
+  script = CLI + """
+def main():
+  try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+  finally:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+cli.run(main)"""
+  assert end(python(script)) == (130, "", "")
+
+
+@pytest.mark.parametrize("line", ["print('x' * 100000)", "print('x', flush=True)", "raise BrokenPipeError(32, 'x')"])
+def test_a_reader_that_goes_away_ends_it_quietly(line):
+  reader, writer = os.pipe()
+  os.close(reader)
+  process = subprocess.Popen(
+      [sys.executable, "-c", f"{CLI}cli.run(lambda: exec({line!r}))"], stdout=writer, stderr=subprocess.PIPE, text=True,
+      cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+  os.close(writer)
+  assert (process.communicate()[1], process.returncode) == ("", 141)
+
+
+def test_a_broken_pipe_of_another_program_is_a_failure():
+  code, out, errors = end(python(f"{CLI}cli.run(lambda: exec(\"raise BrokenPipeError(32, 'Broken pipe')\"))"))
+  assert (code, out, errors) == (FAILED, "", "error: Broken pipe\n")
+
+
+@pytest.mark.parametrize("line", ["print('x')", "print('x', flush=True)"])
+def test_a_full_output_is_said_in_one_line(line):
+  with open("/dev/full", "w", encoding="utf-8") as full:
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{CLI}cli.run(lambda: exec({line!r}))"], stdout=full, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""})
+    assert process.communicate()[1] == "error: standard output: No space left on device\n"
+  assert process.returncode == FAILED
+
+
+def test_what_a_locale_has_no_letters_for_is_escaped():
+  script = CLI + "cli.run(lambda: print('caf\\u00e9'))"
+  assert end(python(script, env={"PYTHONIOENCODING": "ascii"})) == (0, "caf\\xe9\n", "")
+
+
+def test_no_memory_is_said_in_one_line():
+  class JaxRuntimeError(RuntimeError):
+    """As JAX's own."""
+
+  full = JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\n allocating 17592186044416 bytes. " + "x" * 1000)
+  assert exit_code(full) == FAILED and exit_code(MemoryError()) == FAILED
+  assert shorten(full).startswith("out of memory: RESOURCE_EXHAUSTED: Out of memory allocating 17592186044416 bytes")
+  assert len(shorten(full)) < 400 and "smaller" in shorten(MemoryError())
+  assert exit_code(JaxRuntimeError("UNAVAILABLE: connection lost")) == FAILED
+  assert exit_code(JaxRuntimeError("INTERNAL: a bug")) is None and exit_code(RuntimeError("ABORTED: x")) is None
