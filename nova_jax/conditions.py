@@ -7,6 +7,7 @@ import numpy as np
 
 from nova_jax.card import Card
 from nova_jax.config import ModelConfig
+from nova_jax.finite import is_finite
 from nova_jax.models.nova import Condition
 from nova_jax.request import Request, TextEmbeds, Texts
 from nova_jax.text import TextEncoder
@@ -20,17 +21,11 @@ def make_conditions(request: Request, card: Card, text_encoder: TextEncoder | No
   Raises:
     ValueError: the model doesn't take what is given, or needs more.
   """
+  check_conditions(request, card, text_encoder)
   cfg = card.model
   if cfg.num_classes:
-    texts = (request.prompt, request.text_embeds, request.negative_prompt, request.negative_text_embeds)
-    if request.label is None or any(text is not None for text in texts):
-      raise ValueError("this model is class-conditional: give label, and no prompts or embeddings")
     labels = np.atleast_1d(np.asarray(request.label, np.int32))
-    if labels.min() < 0 or labels.max() >= cfg.num_classes:
-      raise ValueError(f"label: expected 0 to {cfg.num_classes - 1}, got {request.label}")
     return {"labels": labels}, {"labels": np.full_like(labels, cfg.num_classes)}
-  if request.label is not None or (request.prompt is None) == (request.text_embeds is None):
-    raise ValueError("this model is text-conditional: give either prompt or text_embeds, and no label")
   condition = read_texts(cfg, text_encoder, request.prompt, request.text_embeds, "text_embeds")
   batch = len(condition["text_lengths"])
   if request.negative_prompt is None and request.negative_text_embeds is None:
@@ -42,11 +37,34 @@ def make_conditions(request: Request, card: Card, text_encoder: TextEncoder | No
   return condition, spread(null, batch)
 
 
+def check_conditions(request: Request, card: Card, text_encoder: TextEncoder | None) -> None:
+  """Refuse what `make_conditions`, `add_motion` and `later_condition` would, as far as settings alone tell.
+
+  Raises:
+    ValueError: the model doesn't take what is given, or needs more.
+  """
+  cfg = card.model
+  if cfg.num_classes:
+    texts = (request.prompt, request.text_embeds, request.negative_prompt, request.negative_text_embeds)
+    if request.label is None or any(text is not None for text in texts):
+      raise ValueError("this model is class-conditional: give label, and no prompts or embeddings")
+    labels = np.atleast_1d(np.asarray(request.label, object))
+    if not labels.size or not all(
+        isinstance(label, (int, np.integer)) and 0 <= label < cfg.num_classes for label in labels.flat):
+      raise ValueError(f"label: expected 0 to {cfg.num_classes - 1}, got {request.label}")
+    if request.later_prompts:
+      raise ValueError("later_prompts: this model is class-conditional, it takes no prompts")
+  elif request.label is not None or (request.prompt is None) == (request.text_embeds is None):
+    raise ValueError("this model is text-conditional: give either prompt or text_embeds, and no label")
+  elif text_encoder is None and (request.prompt is not None or request.negative_prompt is not None):
+    raise ValueError("prompt: there is no text encoder; give text_embeds")
+  if not cfg.has_motion and (request.motion_flow is not None or request.fps is not None):
+    raise ValueError("this model has no motion tokens: give neither motion_flow nor fps")
+
+
 def add_motion(pair: Pair, request: Request, card: Card) -> Pair:
   """Add motion score and frame rate, where the model takes them."""
   if not card.model.has_motion:
-    if request.motion_flow is not None or request.fps is not None:
-      raise ValueError("this model has no motion tokens: give neither motion_flow nor fps")
     return pair
   batch, sample = num_rows(pair[0]), card.sample
   for name in ("motion_flow", "fps"):
@@ -64,8 +82,6 @@ def later_condition(
     condition: Condition, cfg: ModelConfig, text_encoder: TextEncoder | None, texts: Texts
 ) -> Condition:
   """Return a condition with other prompts, one for all samples or one for each prompt there was."""
-  if cfg.num_classes:
-    raise ValueError("later_prompts: this model is class-conditional, it takes no prompts")
   later = read_texts(cfg, text_encoder, texts, None, "later_prompts")
   count, batch = len(later["text_lengths"]), num_rows(condition)
   if batch % count:
@@ -84,12 +100,17 @@ def read_texts(
     if not texts:
       raise ValueError("prompt: expected at least one")
     embeds, lengths = text_encoder.encode(texts)
+    for text, embed in zip(texts, embeds):
+      if not is_finite(embed):
+        raise FloatingPointError(f"the text encoder made an embedding that is not finite, of the prompt {text[:60]!r}")
     return {"text_embeds": embeds, "text_lengths": lengths}
   padded = np.zeros((len(embeds), cfg.text_len, cfg.text_dim), np.float32)
   for row, embed in zip(padded, map(np.asarray, embeds)):
     if embed.ndim != 2 or embed.shape[1] != cfg.text_dim or len(embed) > cfg.text_len:
       raise ValueError(
           f"{name}: expected at most {cfg.text_len} rows of {cfg.text_dim} for each prompt, got {embed.shape}")
+    if not np.isfinite(embed).all():
+      raise ValueError(f"{name}: expected finite numbers, got an infinity or NaN")
     row[: len(embed)] = embed
   return {"text_embeds": padded, "text_lengths": np.array([len(embed) for embed in embeds], np.int32)}
 

@@ -15,21 +15,23 @@ from absl import logging
 from flax import nnx
 from jaxtyping import Float, UInt8
 
+from nova_jax.array_checks import check_arrays, check_seeds, check_size, noise_of
 from nova_jax.autoencoders import Autoencoder
-from nova_jax.autoencoders.streaming import decode_finished, latent_of
+from nova_jax.autoencoders.streaming import decode_finished, latent_of, span_of
 from nova_jax.card import Card
-from nova_jax.conditions import Pair, add_motion, later_condition, make_conditions, num_rows, repeat, spread
+from nova_jax.conditions import (
+    Pair, add_motion, check_conditions, later_condition, make_conditions, num_rows, repeat, spread)
 from nova_jax.config import MeshConfig
 from nova_jax.convert.folders import check_complete, load_autoencoder, load_text_encoder, open_folder
 from nova_jax.convert.parts import TEXT_ENCODER, TRANSFORMER, VAE
 from nova_jax.diffusion import make_scheduler
 from nova_jax.models.nova import NOVA
-from nova_jax.request import Request
+from nova_jax.request import Request, Texts
 from nova_jax.sampling.guidance import Guidance
-from nova_jax.sampling.sampler import Known, Noise, Plan, Set, generate, make_plan
+from nova_jax.sampling.sampler import Known, Plan, Set, generate, make_plan
 from nova_jax.sampling.temporal import Model
 from nova_jax.sharding import make_mesh, state_shardings
-from nova_jax.start import Start, read_start
+from nova_jax.start import Start, check_start, read_start
 from nova_jax.text import TextEncoder
 
 
@@ -78,6 +80,7 @@ class Pipeline:
 
     Raises:
       ValueError: the folder, a part or the checkpoint is missing, or doesn't fit what the folder says it is.
+      FloatingPointError: weights that are not finite; the text names part and weights.
     """
     for part in [parts] if isinstance(parts, str) else parts:
       if part not in (VAE, TEXT_ENCODER):
@@ -113,6 +116,7 @@ class Pipeline:
 
     Raises:
       ValueError: an argument that the model can't do; the text names it.
+      FloatingPointError: embeddings, latents or pixels that are not finite; the text names the part and where.
     """
     return np.concatenate(list(self.stream(prompt, on_set=on_set, **settings)), axis=1)
 
@@ -124,10 +128,7 @@ class Pipeline:
     Arguments are checked at once. Closing the iterator ends the generation.
     """
     request = Request.of({"prompt": prompt} | settings)
-    if request.output == "pixels" and self.autoencoder is None:
-      raise ValueError(
-          'output: there is no autoencoder to make pixels with; ask for "latent", or load a folder that has one '
-          "(launch.convert --base adds it)")
+    self._check(request)
     pair = make_conditions(request, self.card, self.text_encoder)
     longest = self._window(request, self.card.num_frames)
     start = read_start(request, self.cfg, self.autoencoder, longest - 1)
@@ -141,17 +142,49 @@ class Pipeline:
           "none is left to make; ask for more, or give fewer (context_frames); an edit needs mask or place")
     pair, start, batch = _fit(pair, start, request.num_samples)
     pair = add_motion(pair, request, self.card)
-    noise = request.noise if request.noise is None or isinstance(request.noise, Noise) else Noise(
-        np.asarray(request.noise))
-    self._check_arrays(plan, batch, start, request.order, noise)
+    self._check_size(batch, plan.num_frames)
+    check_arrays(self.cfg, self.scheduler.adds_noise, plan, batch, start, request)
     frames = generate(
         self.model, self.scheduler, plan, *pair, keys=sample_keys(request.seed, batch), given=start.given,
-        order=request.order, noise=noise, known=_lengthen(start.known, plan.num_frames),
+        order=request.order, noise=noise_of(request), known=_lengthen(start.known, plan.num_frames),
         changes=self._changes(request, pair, plan.num_frames),
         on_set=None if on_set is None else self._tell(on_set, plan))
     if request.output == "latent":
       return (np.asarray(frame)[:, None] for frame in frames)
     return self._decode(frames, start, plan.num_frames, num_frames)
+
+  def check(self, prompt: str | Sequence[str] | None = None, *, rows: int = 1, **settings: Any) -> None:
+    """Refuse settings that `stream` would, as far as can be told without reading pictures or encoding texts.
+
+    Args:
+      prompt: one or several texts.
+      rows: clips that will be generated together.
+      **settings: see `Request`.
+
+    Raises:
+      ValueError: a setting that the model can't do; the text names it.
+    """
+    request = Request.of({"prompt": prompt} | settings)
+    self._check(request)
+    self._check_size(rows, self.num_latent_frames(request.num_frames))
+
+  def _check(self, request: Request) -> None:
+    if request.output == "pixels" and self.autoencoder is None:
+      raise ValueError(
+          'output: there is no autoencoder to make pixels with; ask for "latent", or load a folder that has one '
+          "(launch.convert --base adds it)")
+    check_conditions(request, self.card, self.text_encoder)
+    check_seeds(request.seed)
+    num_frames = self._plan(request, request.num_frames).num_frames
+    if request.num_frames is not None or not request.is_edit:  # Else as many as there are.
+      self._later_frames(request, num_frames)
+    if request.image is not None or request.video is not None:
+      check_start(request, self.cfg, self.autoencoder, self._window(request, self.card.num_frames) - 1, num_frames)
+
+  def _check_size(self, batch: int, num_latents: int) -> None:
+    stride = 1 if self.autoencoder is None else self.autoencoder.spatial_stride
+    height, width = self.cfg.latent_size
+    check_size(batch, self._shown(num_latents), (height * stride, width * stride))
 
   def num_latent_frames(self, num_frames: int | None = None) -> int:
     """Return how many latent frames make a clip of `num_frames`; None stands for the model's own length.
@@ -209,14 +242,24 @@ class Pipeline:
   def _changes(self, request: Request, pair: Pair, num_latents: int) -> dict[int, Pair]:
     """Return the conditions that take over, by latent frame."""
     changes, (condition, null) = {}, pair
-    for frame, texts in sorted((request.later_prompts or {}).items()):
-      latent = frame if self.autoencoder is None or frame < 1 else latent_of(self.autoencoder, frame)
-      if not 1 <= latent < num_latents:
-        raise ValueError(f"later_prompts: expected frames after the first and within the clip, got {frame}")
+    for latent, texts in self._later_frames(request, num_latents):
       changes[latent] = later_condition(condition, self.cfg, self.text_encoder, texts), null
       if request.negative_prompt is None and request.negative_text_embeds is None:
         changes[latent] = changes[latent][0], null | {"text_embeds": changes[latent][0]["text_embeds"]}
     return changes
+
+  def _later_frames(self, request: Request, num_latents: int) -> list[tuple[int, Texts]]:
+    """Return the prompts that take over, in order, and at which latent frames."""
+    found, num_frames = [], self._shown(num_latents)
+    for frame, texts in sorted((request.later_prompts or {}).items()):
+      if not 1 <= frame < num_frames:
+        raise ValueError(f"later_prompts: expected frames after the first and within the clip, got {frame}")
+      found.append((frame if self.autoencoder is None else latent_of(self.autoencoder, frame), texts))
+    return found
+
+  def _shown(self, num_latents: int) -> int:
+    """Return how many frames latents show."""
+    return num_latents if self.autoencoder is None else span_of(self.autoencoder, num_latents - 1).stop
 
   def _decode(self, frames, start: Start, num_latents: int, num_frames: int | None):
     done = 0
@@ -237,26 +280,6 @@ class Pipeline:
       return np.asarray(self.autoencoder.decode(np.asarray(done.latents())[:, None]))[:, 0]
 
     return tell
-
-  def _check_arrays(self, plan: Plan, batch: int, start: Start, order, noise: Noise | None) -> None:
-    """Refuse arrays whose shapes don't fit what is asked for."""
-    latent, num_tokens, num_given = (*self.cfg.latent_size, self.cfg.latent_dim), self.cfg.num_image_tokens, 0
-    if start.given is not None:
-      num_given = start.given.shape[1] if start.given.ndim == 5 else 0
-      if start.given.shape != (batch, num_given, *latent) or num_given > plan.num_frames:
-        raise ValueError(
-            f"given: expected {batch} clips of at most {plan.num_frames} latents of {latent}, got {start.given.shape}")
-    if order is not None and not np.array_equal(np.sort(order, axis=-1), [np.arange(num_tokens)] * batch):
-      raise ValueError(f"order: expected {batch} permutations of {num_tokens} tokens, got shape {np.shape(order)}")
-    if noise is not None:
-      if len(plan.sets) != len(plan.later_sets) or start.known is not None:
-        raise ValueError("noise: it is for equal sets in all frames, so give neither later_inference_steps nor mask")
-      sets = (plan.num_frames - num_given, len(plan.sets))
-      steps = (*sets, len(plan.table.time), batch, *latent) if self.scheduler.adds_noise else None
-      got = noise.start.shape, None if noise.steps is None else noise.steps.shape
-      if got != ((*sets, batch, *latent), steps):
-        raise ValueError(
-            f"noise: expected start {(*sets, batch, *latent)} and steps {steps}, got {got[0]} and {got[1]}")
 
 
 def _fit(pair: Pair, start: Start, num_samples: int) -> tuple[Pair, Start, int]:
@@ -290,9 +313,7 @@ def sample_keys(seed: int | Sequence[int], batch: int) -> jax.Array:
   Raises:
     ValueError: a seed of more than 32 bits, or as many seeds as neither one nor all samples need.
   """
-  for value in np.atleast_1d(np.asarray(seed, object)):
-    if not isinstance(value, (int, np.integer)) or not 0 <= value < 2**32:
-      raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {value}")
+  check_seeds(seed)
   if isinstance(seed, (int, np.integer)):
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), jnp.arange(batch))
   if len(seed) != batch:

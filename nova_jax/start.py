@@ -73,10 +73,36 @@ def read_start(request: Request, cfg: ModelConfig, autoencoder: Autoencoder | No
   if name == "image":
     pixels = np.stack([sources.read_picture(thing, size, autoencoder.channels) for thing in things])[:, None]
   else:
-    if longest < 1:
-      raise ValueError("video: this model makes single pictures, it can't continue a clip")
     pixels = _last_frames(things, size, autoencoder, longest, request.context_frames)
   return Start(given=np.asarray(autoencoder.encode(pixels)))
+
+
+def check_start(
+    request: Request, cfg: ModelConfig, autoencoder: Autoencoder | None, longest: int, num_frames: int
+) -> None:
+  """Refuse what `read_start` would, as far as settings alone tell.
+
+  Args:
+    request: the settings, with an image or a video.
+    cfg: the model.
+    autoencoder: maps pixels to latents.
+    longest: latent frames that may be given.
+    num_frames: latent frames of the clip.
+  """
+  name = "video" if request.image is None else "image"
+  if autoencoder is None:
+    raise ValueError(f"{name}: pictures need an autoencoder; load a folder that has one, or give latents")
+  size = tuple(side * autoencoder.spatial_stride for side in cfg.latent_size)
+  if request.place is not None:
+    sources.check_box(request.place, size, "place")
+  if isinstance(request.mask, Sequence) and not isinstance(request.mask, str):
+    sources.check_box(request.mask, size, "mask")
+  if not request.is_edit and name == "video" and longest < 1:
+    raise ValueError("video: this model makes single pictures, it can't continue a clip")
+  if not request.is_edit and num_frames == 1:
+    raise ValueError(
+        f"num_frames: given frames count, too, so none is left to make of {num_frames}; ask for more, or give mask or "
+        f"place to make a part of the {name} anew")
 
 
 def _last_frames(things: Sequence[Any], size, autoencoder: Autoencoder, longest: int, context_frames: int | None):

@@ -34,13 +34,13 @@ def pipe():
   return fresh()
 
 
-def save(folder, card=CARD, cfg=TINY, seed=0):
-  """Write a model folder whose average differs from its last weights."""
+def save(folder, card=CARD, cfg=TINY, seed=0, change=lambda weights: weights):
+  """Write a model folder whose average, as `change` leaves it, differs from its last weights."""
   _, params, buffers = map(lambda x: x, nnx.split(NOVA(cfg, rngs=nnx.Rngs(seed)), nnx.Param, ...))
   params, buffers = nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
   ema = nnx.to_pure_dict(nnx.split(NOVA(cfg, rngs=nnx.Rngs(seed + 1)), nnx.Param, ...)[1])
   checkpoints = Checkpointer(folder / "checkpoints", 1)
-  checkpoints.save(7, {"params": params, "ema": ema, "buffers": buffers}, {}, {})
+  checkpoints.save(7, {"params": params, "ema": change(ema), "buffers": buffers}, {}, {})
   checkpoints.close()
   write_card(folder, card)
 

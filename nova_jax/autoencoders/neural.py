@@ -17,6 +17,7 @@ from jaxtyping import Float, Float32, UInt8
 from nova_jax.autoencoders.moments import mean_and_std
 from nova_jax.autoencoders.pixels import Array
 from nova_jax.autoencoders.tiling import TimeTiles, blend, space_tiles
+from nova_jax.finite import NotFinite, check_frames
 
 # By default XLA's CPU backend orders operations for concurrency, and keeps twice as many activations alive.
 CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
@@ -63,8 +64,13 @@ class NeuralAutoencoder:
     return self.scale(mean)
 
   def decode(self, latents: Float[Array, "B T h w C"]) -> UInt8[np.ndarray, "B frames height width 3"]:
-    """Decode such latents into pixels; as many as no clip has are a ValueError."""
-    return self._decode(latents, lambda x: (x * 127.5 + 127.5).clip(0, 255).astype(np.uint8))
+    """Decode such latents into pixels.
+
+    Raises:
+      ValueError: as many latents as no clip has.
+      FloatingPointError: pixels that are not finite.
+    """
+    return self._decode(latents, _to_uint8)
 
   def decode_pixels(self, latents: Float[Array, "B T h w C"]) -> Float32[np.ndarray, "B frames height width 3"]:
     """Decode such latents into pixels in about -1 … 1."""
@@ -127,7 +133,11 @@ class NeuralAutoencoder:
       self, latents: Float[Array, "B T h w C"], first: bool
   ) -> UInt8[np.ndarray, "B frames height width 3"]:
     """Decode one such tile, without the frames that it shares with the one before."""
-    return self.decode(latents)[:, 0 if first else self.time_tiles.frame_overlap:]
+    shared = 0 if first else self.time_tiles.frame_overlap
+    try:
+      return self.decode(latents)[:, shared:]
+    except NotFinite as error:
+      raise NotFinite(max(0, error.frame - shared)) from None
 
   def _decode(self, latents, finish: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     z = self.unscale(np.asarray(latents, np.float32))
@@ -158,6 +168,11 @@ def run_network(graph: nnx.GraphDef, method: str, dtype: str, state: nnx.State, 
   if x.dtype == jnp.uint8:
     x = (x.astype(jnp.float32) - 127.5) / 127.5
   return getattr(nnx.merge(graph, state), method)(x.astype(dtype)).astype(jnp.float32)
+
+
+def _to_uint8(pixels: Float32[np.ndarray, "B frames height width 3"]) -> UInt8[np.ndarray, "B frames height width 3"]:
+  check_frames(pixels)
+  return (pixels * 127.5 + 127.5).clip(0, 255).astype(np.uint8)
 
 
 def _by_time(

@@ -11,6 +11,8 @@ from jaxtyping import Float32
 from jaxtyping import UInt8
 import numpy as np
 
+from nova_jax.finite import check_frames
+
 Array = np.ndarray | jax.Array
 
 
@@ -28,8 +30,9 @@ class PixelAutoencoder:
     return (pixels.astype("float32") / 127.5 - 1 - self.mean) / self.std
 
   def decode(self, latents: Float32[Array, "*B C"]) -> UInt8[Array, "*B C"]:
-    """Undo `encode`."""
+    """Undo `encode`; latents that are not finite are a `FloatingPointError`."""
     pixels = (latents * self.std + self.mean) * 127.5 + 127.5
+    check_frames(pixels)
     return pixels.clip(0, 255).astype("uint8")
 
   def moments(self, pixels: UInt8[Array, "*B C"]) -> Float32[Array, "*B C"]:

@@ -11,19 +11,29 @@ from jaxtyping import Float, UInt8
 
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.autoencoders.pixels import Array
+from nova_jax.finite import NotFinite
 
 
 def decode_finished(
     autoencoder: Autoencoder, latents: Iterable[Float[Array, "B h w C"]], num_latents: int
 ) -> Iterator[UInt8[np.ndarray, "B frames height width c"]]:
-  """Yield the frames of a clip of `num_latents` latent frames, which come one by one."""
+  """Yield the frames of a clip of `num_latents` latent frames, which come one by one.
+
+  Raises:
+    NotFinite: pixels that are not; it names the frame of the clip.
+  """
   tiles = iter(autoencoder.latent_tiles(num_latents))
-  tile, kept = next(tiles), []
+  tile, kept, done = next(tiles), [], 0
   for t, latent in enumerate(latents):
     kept.append(np.asarray(latent))
     if t + 1 < tile.stop:
       continue
-    yield np.asarray(autoencoder.new_frames(np.stack(kept, axis=1), first=tile.start == 0))
+    try:
+      frames = np.asarray(autoencoder.new_frames(np.stack(kept, axis=1), first=tile.start == 0))
+    except NotFinite as error:
+      raise NotFinite(done + error.frame, "the clip") from None
+    yield frames
+    done += frames.shape[1]
     tile = next(tiles, None)
     kept = [] if tile is None else kept[len(kept) - (t + 1 - tile.start):]
 

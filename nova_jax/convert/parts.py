@@ -21,6 +21,7 @@ from nova_jax.checkpoint import Stored
 from nova_jax.convert import configs, keys
 from nova_jax.convert.files import CONFIG, open_weights, read_config
 from nova_jax.fields import did_you_mean
+from nova_jax.finite import is_finite, listed
 from nova_jax.models.nova import NOVA
 from nova_jax.text.phi import Phi, PhiConfig
 
@@ -100,6 +101,7 @@ class Part(NamedTuple):
 
     Raises:
       ValueError: weights that don't fit the config, or whose names are a wrapper's.
+      FloatingPointError: weights that are not finite, by their names.
     """
     problems = self.misfits()
     if self.wrappers and not problems:
@@ -109,13 +111,22 @@ class Part(NamedTuple):
           f"{self.folder.parent if self.folder.name == self.name else self.folder} --target NEW_FOLDER")
     if problems:
       raise ValueError(f"{self.folder} does not fit its config. {describe({self.name: problems})}")
-    arrays, device = self.arrays(), jax.local_devices()[0]
+    arrays, device, broken = self.arrays(), jax.local_devices()[0], []
 
     def read(path, variable):
-      array = arrays["/".join(map(str, path))].read()
-      return variable.replace(jax.device_put(array if dtype is None else array.astype(dtype), device))
+      name = "/".join(map(str, path))
+      array = arrays[name].read()
+      array = array if dtype is None else array.astype(dtype)
+      if not is_finite(array):
+        broken.append(name)
+      return variable.replace(jax.device_put(array, device))
 
-    return nnx.map_state(read, self.shapes)
+    state = nnx.map_state(read, self.shapes)
+    if broken:
+      raise FloatingPointError(
+          f"{self.folder}: the {self.name} has weights that are not finite: {listed(broken)}; the file is damaged, or "
+          "its training had failed")
+    return state
 
   def load(self) -> nnx.Module:
     """Build our module, its weights in the dtype that is stored; see `state`."""

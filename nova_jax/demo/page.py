@@ -160,7 +160,7 @@ def _make(
       if len(news.frames) > num_frames:
         num_frames, changed["stage"] = len(news.frames), views.show_loop(news.frames, fps)
       yield changed
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, FloatingPointError) as error:
     changes = {"status": views.show_error(explain(error))}
   except Exception:
     logging.exception("a generation failed")

@@ -8,7 +8,7 @@ costs two compilations of the temporal step and one for each group of sets (`set
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
 from nova_jax.diffusion.loss import mask_of
+from nova_jax.finite import LARGEST_LATENT, are_latents
 from nova_jax.models.embeddings import patchify, unpatchify
 from nova_jax.models.layers import unstack
 from nova_jax.models.nova import Condition
@@ -118,6 +119,9 @@ def generate(
     known: tokens of the frames to come, which are kept as they are; they lead the order.
     changes: the condition, and that of unconditional passes, that take over from a frame on.
     on_set: called when a set is finished.
+
+  Raises:
+    FloatingPointError: a set that is not finite; it names the frame and the set.
   """
   cfg, mesh = plan.cfg, mesh_of(model.state)
   num_given, changes = 0 if given is None else given.shape[1], changes or {}
@@ -135,15 +139,16 @@ def generate(
         cond, memory = memory.read()
         frame_noise = None if noise is None else jax.tree.map(lambda x: x[t - num_given], noise)
         frame_known = None if known is None else Known(known.latents[:, t], known.tokens[t])
-        frame = _generate_frame(
+        frame, finite = _generate_frame(
             model, scheduler, plan, t, cond, order, fold(noise_keys, t), frame_noise, frame_known, on_set)
+        _check_sets(finite, t, plan.num_frames)
         frame = whole(frame, mesh)
       memory = memory.add(frame)
     yield frame
 
 
 def _generate_frame(model, scheduler, plan, t, cond, order, keys, noise, known, on_set):
-  """Return one frame [B, h, w, C], its sets written one after another."""
+  """Return one frame [B, h, w, C], its sets written one after another, and for each whether it is finite."""
   cfg, num_steps = plan.cfg, len(plan.table.time)
   num_guided = int(np.sum(plan.table.time >= plan.guidance.truncation)) if plan.guidance.num_passes > 1 else num_steps
   if known is None:
@@ -151,7 +156,7 @@ def _generate_frame(model, scheduler, plan, t, cond, order, keys, noise, known, 
   else:
     x, order, sets = begin_with_known(known, order, plan, t)
 
-  features = None
+  features, finite = None, []
   if plan.refresh_every > 1:
     features = Features.empty(cfg, cond.shape[0])
 
@@ -172,11 +177,22 @@ def _generate_frame(model, scheduler, plan, t, cond, order, keys, noise, known, 
         num_guided=num_guided, max_visible=token_set.max_visible, max_size=token_set.max_size,
         features=features, num_new=last.size,
         max_new=max(last.max_size, token_set.max_size) if i % plan.refresh_every else None)
+    finite.append(are_latents(x))
     if i > 0:
       tell(i - 1, before)
   if sets:
     tell(len(sets) - 1, x)
-  return unpatchify(x, cfg.image_grid, cfg.patch_size)
+  return unpatchify(x, cfg.image_grid, cfg.patch_size), finite
+
+
+def _check_sets(finite: Sequence[Bool[Array, ""]], frame: int, num_frames: int) -> None:
+  """Refuse a frame that is not finite; its sets have been on their way all along, none was waited for."""
+  for i, good in enumerate(finite):
+    if not good:
+      raise FloatingPointError(
+          f"the latents are not finite (NaN, infinite or above {LARGEST_LATENT:g}), from frame "
+          f"{frame + 1}/{num_frames}, set {i + 1}/{len(finite)} on; take a guidance_scale and other settings that the "
+          "model was made for")
 
 
 def begin_with_known(
