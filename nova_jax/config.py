@@ -229,6 +229,9 @@ class CacheConfig:
   shard_items: int = 256  # Items of the source that shards are made of, and that are done anew after a crash.
   batch_size: int = 4  # Clips that go through the autoencoder at once.
   dtype: str = "float32"  # Of the autoencoder's activations, or "bfloat16".
+  # Largest share of items that may be rejected; with more, and 20 items or more, the cache is not finished. It changes
+  # no byte of a cache.
+  max_rejected: float = 0.5
 
   def __post_init__(self):
     if not self.buckets or any(min(bucket) < 1 or max(bucket) > LARGEST for bucket in self.buckets):
@@ -240,6 +243,8 @@ class CacheConfig:
     for name in ("stride", "text_dim", "text_len", "shard_items", "batch_size"):
       if not 1 <= getattr(self, name) <= LARGEST:
         raise ValueError(f"{name}: expected 1 to {LARGEST}, got {getattr(self, name)}")
+    if not 0 <= self.max_rejected <= 1:
+      raise ValueError(f"max_rejected: expected a share from 0 to 1, got {self.max_rejected}")
     if self.dtype not in ("float32", "bfloat16"):
       raise ValueError(f'dtype: expected "float32" or "bfloat16", got {self.dtype!r}')
 

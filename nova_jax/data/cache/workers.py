@@ -1,25 +1,31 @@
 """Processes that decode: as many as there are cores, their outcomes in the order of the items.
 
-A library that crashes over a file takes its process along; the items in flight then run one by one, each in a process
-that may crash, and the one that does is rejected.
+A library that crashes over a file takes its process along, as do the system where memory ends and a timer where an item
+takes `limits.ITEM_SECONDS`; the items in flight then run one by one, each in a process that may crash, and the one that
+does is rejected.
 Invariant: outcomes depend neither on the number of processes nor on which of them decodes what.
 """
 
 import collections
+import contextlib
 import itertools
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 import cv2
 
+from nova_jax import limits
+from nova_jax.cli import RunFailed
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache.clips import Outcome, Rejected, prepare
+from nova_jax.data.cache.clips import Outcome, Rejected
 from nova_jax.data.cache.items import Item
+from nova_jax.data.cache.storage import Lost, attempt
 
 _AHEAD = 2  # Clips a process may be ahead of what has been taken.
 
@@ -44,10 +50,14 @@ class Workers:
     if self._pool is not None:
       self._pool.shutdown(wait=False, cancel_futures=True)
 
-  def outcomes(self, items: Iterable[Item]) -> Iterator[Outcome]:
-    """Yield what becomes of each item, in order."""
+  def outcomes(self, items: Iterable[Item]) -> Iterator[Outcome | Lost]:
+    """Yield what becomes of each item, in order.
+
+    Raises:
+      RunFailed: no process can be started that lives.
+    """
     if self._pool is None:
-      yield from (prepare(item, self._cfg, self._channels) for item in items)
+      yield from (attempt(item, self._cfg, self._channels) for item in items)
       return
     items = iter(items)
     flying: collections.deque[tuple[Item, Future | None]] = collections.deque()
@@ -71,19 +81,34 @@ class Workers:
   def _submit(self, item: Item) -> Future | None:
     """Hand an item to a process; None if one has crashed."""
     try:
-      return self._pool.submit(prepare, item, self._cfg, self._channels)
+      return self._pool.submit(_timed, item, self._cfg, self._channels)
     except BrokenProcessPool:
       return None
 
-  def _one_by_one(self, items: list[Item]) -> Iterator[Outcome]:
-    pool = self._start(1)
+  def _one_by_one(self, items: list[Item]) -> Iterator[Outcome | Lost]:
+    pool = self._start_checked()
     for item in items:
+      begin = time.monotonic()
       try:
-        yield pool.submit(prepare, item, self._cfg, self._channels).result()
+        yield pool.submit(_timed, item, self._cfg, self._channels).result()
       except BrokenProcessPool:
-        yield Rejected("the process that decoded it crashed")
-        pool = self._start(1)
+        slow = time.monotonic() - begin >= limits.ITEM_SECONDS
+        yield Rejected(
+            f"it takes more than {limits.ITEM_SECONDS} seconds to decode (ITEM_SECONDS)" if slow else
+            "the process that decoded it crashed, or was killed for want of memory")
+        pool = self._start_checked()
     pool.shutdown()
+
+  def _start_checked(self) -> ProcessPoolExecutor:
+    """Start a process and see that it lives; else every item would seem to crash it."""
+    pool = self._start(1)
+    try:
+      pool.submit(os.getpid).result()
+    except BrokenProcessPool:
+      raise RunFailed(
+          "the processes that decode end as soon as they start: is there memory left, and may they open files? The "
+          "cache is not finished, and the same command continues it") from None
+    return pool
 
   def _start(self, num: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(num, multiprocessing.get_context("spawn"), _start_worker)
@@ -94,6 +119,18 @@ def _start_worker() -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   threading.Thread(target=_end_with_parent, daemon=True).start()
   cv2.setNumThreads(1)
+  with contextlib.suppress(OSError):  # Where memory ends, Linux ends the one that decodes and not the one that writes.
+    with open("/proc/self/oom_score_adj", "w", encoding="utf-8") as file:
+      file.write("500")
+
+
+def _timed(item: Item, cfg: CacheConfig, channels: int) -> Outcome | Lost:
+  """Attempt an item; the process ends if that takes too long, wherever it is."""
+  signal.alarm(limits.ITEM_SECONDS)
+  try:
+    return attempt(item, cfg, channels)
+  finally:
+    signal.alarm(0)
 
 
 def _end_with_parent() -> None:

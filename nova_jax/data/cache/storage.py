@@ -1,0 +1,139 @@
+"""Failures of storage while items are read, told from faults of the items themselves.
+
+An item that can't be used is read once more, byte by byte. If that fails, it is lost: by its own fault if nobody could
+read it when the source was listed, else perhaps because its storage fails.
+Invariant: one lost item never ends a build, and a source that is gone never counts as items that can't be used.
+"""
+
+import dataclasses
+import errno
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nova_jax import limits
+from nova_jax.cli import RunFailed
+from nova_jax.config import CacheConfig
+from nova_jax.data.cache.clips import Clip, Outcome, Rejected, prepare
+from nova_jax.data.cache.items import Cell, Example, Item, Piece
+from nova_jax.files import storage_error
+
+_IN_A_ROW = 3  # Lost items that storage must have lost.
+_MACHINE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT))  # Never an item's fault.
+_CHUNK = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Lost:
+  """An item that could not be read.
+
+  Attributes:
+    rejected: what it is if that is its own fault.
+    number: the system's, of the error.
+    reason: which file, and what is wrong.
+  """
+
+  rejected: Rejected
+  number: int
+  reason: str
+
+
+def attempt(item: Item, cfg: CacheConfig, channels: int) -> Outcome | Lost:
+  """Prepare an item as `clips.prepare` does, and tell those that storage may have lost from those that can't be used."""
+  outcome = prepare(item, cfg, channels)
+  if isinstance(outcome, Clip):
+    return _check_texts(outcome)
+  if not isinstance(outcome, Rejected) or item.problem:
+    return outcome
+  try:
+    for value in (item.media, *item.fields.values()):
+      _read(value)
+  except OSError as error:
+    if error.errno is not None:  # Else a library's own, of what the file holds.
+      return Lost(outcome, error.errno, f"{error.filename or item.name}: {error.strerror}")
+  except Exception:  # A library's, as before.
+    pass
+  # By now it can be read: what storage refused for a moment deserves another try.
+  return prepare(item, cfg, channels) if storage_error(RuntimeError(outcome.reason), "") else outcome
+
+
+def _check_texts(clip: Clip) -> Clip | Rejected:
+  for name, text in (("caption", clip.texts.caption), ("short caption", clip.texts.short_caption or "")):
+    if (size := len(text.encode())) > limits.CAPTION_BYTES:
+      return Rejected(f"its {name} has {size:,} bytes; expected at most {limits.CAPTION_BYTES:,} (CAPTION_BYTES)")
+  return clip
+
+
+def _read(value: Any) -> None:
+  """Read all of what a part of an item names."""
+  if isinstance(value, Piece):
+    if not stat.S_ISREG(value.path.stat().st_mode):
+      return  # A pipe or device would block or never end.
+    with value.path.open("rb") as file:
+      file.seek(value.start)
+      left = value.size
+      while (left is None or left > 0) and (chunk := file.read(_CHUNK if left is None else min(_CHUNK, left))):
+        left = None if left is None else left - len(chunk)
+  elif isinstance(value, (Cell, Example)):
+    (value.path if isinstance(value, Cell) else value.folder).stat()
+    try:
+      value.read()
+    except RuntimeError as error:
+      raise storage_error(error, value.folder if isinstance(value, Example) else value.path) or error
+
+
+class Watch:
+  """Looks at what becomes of the items of a source, one after the other, and ends a build whose source fails.
+
+  Args:
+    source: as it was given.
+    items: all of its items.
+  """
+
+  def __init__(self, source: str, items: Iterable[Item]):
+    self._source = source if os.path.exists(source) else source.rpartition(":")[0]  # Of a split.
+    self._unreadable = _unreadable(items)
+    self._row = 0
+
+  def judge(self, item: Item, outcome: Outcome | Lost) -> tuple[Outcome, bool]:
+    """Return what becomes of an item, and whether storage may be to blame for it.
+
+    Raises:
+      RunFailed: storage fails.
+    """
+    if not isinstance(outcome, Lost):
+      self._row = self._row if item.problem else 0
+      return outcome, False
+    if outcome.number in _MACHINE:
+      hint = "; allow more of them with `ulimit -n`" if outcome.number in (errno.EMFILE, errno.ENFILE) else ""
+      raise RunFailed(f"{outcome.reason}{hint}; the cache is not finished, and the same command continues it")
+    if item.name in self._unreadable:
+      return outcome.rejected, False
+    self._row += 1
+    gone = not os.path.exists(self._source) or os.path.isdir(self._source) and not os.listdir(self._source)
+    if gone or self._row == _IN_A_ROW:
+      what = f"{self._source} is gone" if gone else f"the source can't be read any more, {_IN_A_ROW} items in a row"
+      raise RunFailed(
+          f"{what} ({outcome.reason}): is it still mounted? The cache is not finished; when the source is back, the "
+          "same command continues it")
+    return outcome.rejected, True
+
+
+def _unreadable(items: Iterable[Item]) -> frozenset[str]:
+  """Return the names of items of which a file is missing or closed to us from the start."""
+  known: dict[Path, bool] = {}  # A tar has many items.
+
+  def readable(value: Any) -> bool:
+    if not isinstance(value, Piece):
+      return True
+    if value.path not in known:
+      try:
+        known[value.path] = os.access(value.path, os.R_OK)
+      except ValueError:  # A NUL in the name.
+        known[value.path] = False
+    return known[value.path]
+
+  return frozenset(
+      item.name for item in items if not all(readable(value) for value in (item.media, *item.fields.values())))
