@@ -6,7 +6,7 @@ Example:
 The source is a folder of videos and pictures with captions in .txt or .json files beside them, a table (.csv, .jsonl,
 .parquet), WebDataset tars or a TFDS dataset. The same command again continues where it stopped. On many hosts it runs
 on each, with --num_processes and --process_id, or --coordinator=auto on TPU VMs; all must see source and output. What
-can't be used is named in rejected.jsonl.
+can't be used is named in rejected.jsonl, and tried again with --retry_rejected.
 """
 
 import os
@@ -26,6 +26,7 @@ flags.DEFINE_string(
 flags.DEFINE_string("output", None, "Folder that the cache is written to.")
 flags.DEFINE_integer(
     "num_workers", os.cpu_count(), "Number of processes that decode; with 0, the main process decodes.", lower_bound=0)
+flags.DEFINE_bool("retry_rejected", False, "Try again what earlier runs rejected, also in a finished cache.")
 flags.DEFINE_string(
     "coordinator", None, "The word auto, on TPU VMs and Slurm: the number of hosts and of this one are found out.")
 flags.DEFINE_integer("num_processes", None, "Number of hosts that build the cache together.")
@@ -52,7 +53,7 @@ def main() -> None:
     output = pathlib.Path(args.output)
     manifest = build(
         args.source, output, from_dict(CacheConfig, args.config), host=host, num_hosts=num_hosts,
-        num_workers=args.num_workers, progress=show)
+        num_workers=args.num_workers, retry_rejected=args.retry_rejected, progress=show)
   if manifest is None:
     print(f"this host's share is done; the last host to finish writes the manifest of {output}")
     return

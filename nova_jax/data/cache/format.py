@@ -180,6 +180,7 @@ class Manifest:
   shards: tuple[Shard, ...]
   source_digest: str = ""  # SHA-256 of the list of the source's items; empty if there is none.
   unused: tuple[Unused, ...] = ()  # What the source holds beside its items.
+  kept_digest: str = ""  # That of the items which were not rejected; empty if none was.
 
   def __post_init__(self):
     for info in self.buckets:
@@ -282,8 +283,10 @@ class ShardReader:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
   """Write the manifest of a cache whose other files are complete."""
   values = to_dict(manifest)
-  if not manifest.unused:  # So that such a cache is the same, byte for byte, as versions before this field wrote it.
-    del values["unused"]
+  del values["settings"]["max_rejected"]  # Which says when to give up, and nothing of what is in a cache.
+  for name in ("unused", "kept_digest"):  # Without these it is the same, byte for byte, as older versions wrote it.
+    if not values[name]:
+      del values[name]
   write_atomically(folder / MANIFEST, json.dumps(FORMAT | values, indent=1) + "\n")
 
 

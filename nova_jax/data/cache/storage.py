@@ -41,7 +41,7 @@ class Lost:
 
 
 def attempt(item: Item, cfg: CacheConfig, channels: int) -> Outcome | Lost:
-  """Prepare an item as `clips.prepare` does, and tell those that storage may have lost from those that can't be used."""
+  """Prepare an item as `clips.prepare` does; one that can't be read may be `Lost`, and no text is too large."""
   outcome = prepare(item, cfg, channels)
   if isinstance(outcome, Clip):
     return _check_texts(outcome)

@@ -81,7 +81,7 @@ class Workers:
   def _submit(self, item: Item) -> Future | None:
     """Hand an item to a process; None if one has crashed."""
     try:
-      return self._pool.submit(_timed, item, self._cfg, self._channels)
+      return self._pool.submit(_timed, item, self._cfg, self._channels, limits.ITEM_SECONDS)
     except BrokenProcessPool:
       return None
 
@@ -90,7 +90,7 @@ class Workers:
     for item in items:
       begin = time.monotonic()
       try:
-        yield pool.submit(_timed, item, self._cfg, self._channels).result()
+        yield pool.submit(_timed, item, self._cfg, self._channels, limits.ITEM_SECONDS).result()
       except BrokenProcessPool:
         slow = time.monotonic() - begin >= limits.ITEM_SECONDS
         yield Rejected(
@@ -124,9 +124,9 @@ def _start_worker() -> None:
       file.write("500")
 
 
-def _timed(item: Item, cfg: CacheConfig, channels: int) -> Outcome | Lost:
+def _timed(item: Item, cfg: CacheConfig, channels: int, seconds: int) -> Outcome | Lost:
   """Attempt an item; the process ends if that takes too long, wherever it is."""
-  signal.alarm(limits.ITEM_SECONDS)
+  signal.alarm(seconds)
   try:
     return attempt(item, cfg, channels)
   finally:

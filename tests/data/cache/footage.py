@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import struct
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -110,3 +111,16 @@ class Bomb:
 
   def read(self):
     os._exit(3)
+
+
+class Sleeper:
+  """A medium whose reading takes so many seconds."""
+
+  size = 1
+
+  def __init__(self, seconds):
+    self.seconds = seconds
+
+  def read(self):
+    time.sleep(self.seconds)
+    return b""
