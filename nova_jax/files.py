@@ -247,12 +247,12 @@ def read_json(path: str | Path, limit: int = limits.JSON_FILE_BYTES) -> dict[str
     raise ValueError(f"{path} is not JSON: {error}") from None
   if not isinstance(value, dict):
     raise ValueError(f"{path}: expected a JSON object, got a {type(value).__name__}")
-  if _deeper(value, limits.JSON_DEPTH):  # What names a value in an error would meet Python's own limit.
+  if is_deeper(value, limits.JSON_DEPTH):  # What names a value in an error would meet Python's own limit.
     raise ValueError(f"{path}: expected at most {limits.JSON_DEPTH} values within each other, got more")
   return value
 
 
-def _deeper(value: Any, depth: int) -> bool:
+def is_deeper(value: Any, depth: int) -> bool:
   """Whether lists and objects lie within each other more than `depth` times."""
   level = [value]
   for _ in range(depth):

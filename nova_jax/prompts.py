@@ -2,20 +2,21 @@
 
   .txt     a prompt a line; empty lines and lines that start with # are left out
   .csv     a header with names of settings, "prompt" or "label" among them; an empty field takes the default
-  .jsonl   an object of settings a line
+  .jsonl   an object of settings a line; null and NaN take the default
+  .json    an array of such objects
 Invariant: every error names file and line.
 """
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nova_jax import limits
 from nova_jax.fields import did_you_mean
 from nova_jax.recipe import restore
 from nova_jax.request import Request
+from nova_jax.tables import check_rows, read_table
+from nova_jax.text_files import parse_json, read_lines
 
 # What a line may set.
 SETTINGS = {
@@ -34,52 +35,38 @@ def read_prompts(path: str | Path) -> list[dict[str, Any]]:
     ValueError: the file can't be read, or a line doesn't say what to make.
   """
   path = Path(path)
-  readers = {".txt": _text, ".csv": _csv, ".jsonl": _jsonl}
-  if path.suffix not in readers:
+  readers = {".txt": _text, ".csv": _csv, ".jsonl": _json, ".json": _json}
+  if path.suffix.lower() not in readers:
     raise ValueError(f"{path}: expected a file of {', '.join(readers)}")
-  try:
-    text = path.read_text(encoding="utf-8-sig")  # Tables that Excel writes begin with a mark.
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f"{path} can't be read: {error.strerror if isinstance(error, OSError) else error}") from None
-  lines = [_check(settings, f"{path}:{number}") for number, settings in readers[path.suffix](text, path)]
+  lines = [_check(settings, where) for where, settings in readers[path.suffix.lower()](path)]
   if not lines:
     raise ValueError(f"{path} has no prompts")
   return lines
 
 
-def _text(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-  for number, line in enumerate(text.splitlines(), 1):
+def _text(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+  for number, line in enumerate(read_lines(path), 1):
     if line.strip() and not line.startswith("#"):
-      yield number, {"prompt": line.strip()}
+      yield f"{path}:{number}", {"prompt": line.strip()}
 
 
-def _csv(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-  reader = csv.DictReader(io.StringIO(text))
-  for row in reader:
-    where = f"{path}:{reader.line_num}"
-    if None in row or None in row.values():
-      raise ValueError(f"{where}: expected {len(reader.fieldnames)} fields, as the header has")
+def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+  for row in check_rows(read_table(path)).rows:
     values = {}
-    for name, field in row.items():
+    for name, field in row.values.items():
       kind = SETTINGS.get(name, str)
+      where = f"{row.where}: {name}"
       try:
-        if field:
-          values[name] = json.loads(field) if kind in (dict, list) else kind(field) if kind in (int, float) else field
+        values[name] = parse_json(field, where) if kind in (dict, list) else (
+            kind(field) if kind in (int, float) else field)
       except ValueError:
-        raise ValueError(f"{where}: {name}: expected {kind.__name__}, got {field!r}") from None
-    yield reader.line_num, values
+        raise ValueError(f"{where}: expected {kind.__name__}, got {field[:80]!r}") from None
+    yield row.where, values
 
 
-def _jsonl(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-  for number, line in enumerate(text.split("\n"), 1):  # Texts in JSON may have other breaks of lines.
-    if line.strip():
-      try:
-        values = json.loads(line)
-      except ValueError as error:
-        raise ValueError(f"{path}:{number} is not JSON: {error}") from None
-      if not isinstance(values, dict):
-        raise ValueError(f"{path}:{number}: expected an object of settings, got {line.strip()!r}")
-      yield number, values
+def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+  for row in check_rows(read_table(path)).rows:
+    yield row.where, row.values
 
 
 def _check(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -89,7 +76,9 @@ def _check(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     kind = (float, int) if SETTINGS[name] is float else SETTINGS[name]
     if not isinstance(value, kind) or isinstance(value, bool):
       expected = kind[0] if isinstance(kind, tuple) else kind
-      raise ValueError(f"{where}: {name}: expected {expected.__name__}, got {value!r}")
+      raise ValueError(f"{where}: {name}: expected {expected.__name__}, got {str(value)[:80]!r}")
+    if isinstance(value, str) and (size := len(value.encode())) > limits.CAPTION_BYTES:
+      raise ValueError(f"{where}: {name}: expected at most {limits.CAPTION_BYTES:,} bytes, got {size:,}")
   if ("prompt" in settings) == ("label" in settings):
     raise ValueError(f"{where}: give a prompt, or a label for a class-conditional model")
   try:

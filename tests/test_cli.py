@@ -102,12 +102,13 @@ def test_exit_codes(error, code):
 
 @pytest.mark.parametrize("number, code", [(errno.ESTALE, FAILED), (errno.EISDIR, BAD_INPUT)])
 def test_exit_codes_of_errors_that_come_from_others(number, code, tmp_path, monkeypatch):
-  def fail(path, **_):
+  def fail(path, mode):
     raise OSError(number, os.strerror(number))
 
-  monkeypatch.setattr(Path, "read_text", fail)
+  (tmp_path / "a.json").write_text("{}", encoding="utf-8")
+  monkeypatch.setattr(Path, "open", fail)
   with pytest.raises(ValueError, match=os.strerror(number)) as caught:
-    read_json(tmp_path)
+    read_json(tmp_path / "a.json")
   assert exit_code(caught.value) == code
 
 
@@ -167,7 +168,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(line):
   os.close(reader)
   process = subprocess.Popen(
       [sys.executable, "-c", f"{CLI}cli.run(lambda: exec({line!r}))"], stdout=writer, stderr=subprocess.PIPE, text=True,
-      cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+      cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, encoding="utf-8")
   os.close(writer)
   assert (process.communicate()[1], process.returncode) == ("", 141)
 
@@ -182,7 +183,7 @@ def test_a_full_output_is_said_in_one_line(line):
   with open("/dev/full", "w", encoding="utf-8") as full:
     process = subprocess.Popen(
         [sys.executable, "-c", f"{CLI}cli.run(lambda: exec({line!r}))"], stdout=full, stderr=subprocess.PIPE, text=True,
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""})
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}, encoding="utf-8")
     assert process.communicate()[1] == "error: standard output: No space left on device\n"
   assert process.returncode == FAILED
 

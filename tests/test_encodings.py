@@ -22,7 +22,7 @@ def unsaid(call):
     name, arguments = function.attr, call.args
   else:
     return False
-  if name in ("read_text", "write_text"):
+  if name in ("read_text", "write_text") and isinstance(function, ast.Attribute):  # Of a path.
     return len(arguments) == (name == "write_text")
   if name in ("run", "Popen", "check_output"):
     return "text" in names
@@ -34,6 +34,7 @@ def unsaid(call):
 
 @pytest.mark.parametrize("code, expected", [
     ("open(p)", True), ("open(p, 'rb')", False), ("p.open('w')", True), ("p.read_text()", True),
+    ("read_text(p)", False),
     ("p.write_text(t, encoding='utf-8')", False), ("run(c, text=True)", True), ("Image.open(p)", False)])
 def test_what_counts(code, expected):
   assert unsaid(ast.parse(code).body[0].value) == expected

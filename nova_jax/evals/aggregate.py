@@ -6,12 +6,12 @@ GenEval  the mean over tasks of the share of correct pictures.
 Invariant: a total is of all dimensions or tasks, or there is none.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from nova_jax.files import read_json
+from nova_jax.text_files import read_json_lines
 
 
 class _Dimension(NamedTuple):
@@ -85,12 +85,10 @@ def read_geneval(path: Path) -> dict[str, float]:
     ValueError: the file isn't one of these, or lacks a task.
   """
   correct: dict[str, list[bool]] = {}
-  for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-    try:
-      values = json.loads(line)
-      tag, right = values["tag"], values["correct"]
-    except (ValueError, KeyError, TypeError):
-      raise ValueError(f"{path}:{number}: expected an object with tag and correct, got {line[:60]!r}") from None
+  for number, values in read_json_lines(path):
+    if not isinstance(values, dict) or not {"tag", "correct"} <= values.keys():
+      raise ValueError(f"{path}:{number}: expected an object with tag and correct, got {str(values)[:60]!r}")
+    tag, right = str(values["tag"]), values["correct"]
     if not isinstance(right, bool):
       raise ValueError(f"{path}:{number}: correct should be true or false, got {right!r}")
     correct.setdefault(tag, []).append(right)

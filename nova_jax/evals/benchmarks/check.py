@@ -17,6 +17,7 @@ from nova_jax.evals.benchmarks.layout import Item, Layout
 from nova_jax.evals.benchmarks.sampling import MANIFEST, checksum
 from nova_jax.files import read_json
 from nova_jax.progress import Progress
+from nova_jax.text_files import read_text
 
 _SHOWN = 20  # Names of a kind that are printed.
 
@@ -83,14 +84,13 @@ def check(layout: Layout, scored: Path, checksums: Path | None = None) -> Report
     for done, path in enumerate(present, 1):
       if sums and sums.get(path) != checksum(scored / path):
         changed.append(path)
-      if path in layout.texts:
-        if (scored / path).read_text(encoding="utf-8").strip() != layout.texts[path]:
-          broken.append(path)
-      else:
-        try:
+      try:
+        if path not in layout.texts:
           shapes[path] = _shape(scored / path)
-        except (OSError, SyntaxError, ValueError, av.FFmpegError):  # What Pillow and FFmpeg raise.
+        elif read_text(scored / path).strip() != layout.texts[path]:
           broken.append(path)
+      except (OSError, SyntaxError, ValueError, av.FFmpegError):  # What Pillow and FFmpeg raise.
+        broken.append(path)
       progress.show(done, what="reading")
   usual = Counter(shapes.values()).most_common(1)[0][0] if shapes else (0, 0, 0)
   return Report(

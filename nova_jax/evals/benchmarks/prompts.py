@@ -11,11 +11,12 @@ in VBench's with `tag`.
 Invariant: a prompt is what the official scorer takes it for, character by character.
 """
 
-import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from nova_jax.tables import check_rows, read_table
+from nova_jax.text_files import parse_json, read_json_value, read_lines, read_text
 
 # VBench judges 16 dimensions on videos of 11 suites of prompts, each in its own folder.
 VBENCH_FOLDERS = {
@@ -40,15 +41,16 @@ def read_geneval(path: Path) -> list[Prompt]:
   """Read `evaluation_metadata.jsonl`."""
   prompts = []
   for number, line in enumerate(_lines(path), 1):
+    where = f"{path}:{number}"
     try:
-      values = json.loads(line)
+      values = parse_json(line, where)
     except ValueError as error:
       raise ValueError(
-          f"{path}:{number}: {error}; expected evaluation_metadata.jsonl, a JSON object a line (rewritten prompts are "
-          "for --rewritten)") from None
+          f"{error}; expected evaluation_metadata.jsonl, a JSON object a line (rewritten prompts are for --rewritten)"
+      ) from None
     if not isinstance(values, dict) or not {"prompt", "tag", "include"} <= values.keys():
-      raise ValueError(f"{path}:{number}: expected an object with tag, include and prompt, got {line[:80]}")
-    prompts.append(Prompt(_text(values["prompt"], f"{path}:{number}"), metadata=line.strip()))
+      raise ValueError(f"{where}: expected an object with tag, include and prompt, got {line[:80]}")
+    prompts.append(Prompt(_text(values["prompt"], where), metadata=line.strip()))
   return prompts
 
 
@@ -60,7 +62,7 @@ def read_vbench(path: Path) -> list[Prompt]:
       _known_dimension(file.stem, file)
     # A suite's own file alone: the other dimensions are judged on its videos.
     return [
-        Prompt(line.strip(), file.stem) for file in files if VBENCH_FOLDERS[file.stem] == file.stem
+        Prompt(_text(line.strip(), file), file.stem) for file in files if VBENCH_FOLDERS[file.stem] == file.stem
         for line in _lines(file)]
   prompts = []
   for number, values in enumerate(_json_list(path)):
@@ -78,18 +80,22 @@ def read_vbench(path: Path) -> list[Prompt]:
 def read_dpg(path: Path) -> list[Prompt]:
   """Read the folder of text files, or the table of questions."""
   if path.is_dir():
-    return [Prompt(_read(file), file.stem) for file in sorted(path.glob("*.txt"))]
-  with open(path, newline="", encoding="utf-8") as file:
-    rows = csv.DictReader(file)
-    if not {"item_id", "text"} <= set(rows.fieldnames or ()):
-      raise ValueError(f"{path}: expected the folder of prompts or dpg_bench.csv with item_id and text")
-    texts = {row["item_id"]: row["text"] for row in rows}  # A row a question, several an item.
+    return [Prompt(_text(read_text(file), file), file.stem) for file in sorted(path.glob("*.txt"))]
+  table = read_table(path) if path.suffix.lower() == ".csv" else None
+  if table is None or not {"item_id", "text"} <= set(table.columns):
+    raise ValueError(f"{path}: expected the folder of prompts or dpg_bench.csv with item_id and text")
+  texts: dict[str, str] = {}  # A row a question, several an item.
+  for row in check_rows(table).rows:
+    name, text = (_text(row.values.get(column), f"{row.where}: {column}") for column in ("item_id", "text"))
+    if texts.setdefault(name, text) != text:
+      raise ValueError(f"{row.where}: the item {name} has another text here than above")
   return [Prompt(text, name) for name, text in texts.items()]
 
 
 def read_t2i_compbench(path: Path) -> list[Prompt]:
   """Read a category's text file."""
-  return [Prompt(line.split("\t")[0]) for line in _lines(path)]
+  return [
+      Prompt(_text(line.split("\t")[0], f"{path}:{number}")) for number, line in enumerate(_lines(path), 1)]
 
 
 def read_rewritten(path: Path) -> Mapping[tuple[str, str], str]:
@@ -110,10 +116,7 @@ def _known_dimension(name: str, where: Any) -> str:
 
 
 def _json_list(path: Path) -> Sequence[Mapping[str, Any]]:
-  try:
-    values = json.loads(_read(path))
-  except ValueError as error:
-    raise ValueError(f"{path} is not JSON: {error}") from None
+  values = read_json_value(path)
   if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
     raise ValueError(f"{path}: expected a JSON list of objects")
   return values
@@ -125,21 +128,16 @@ def _lines(path: Path) -> list[str]:
   Raises:
     ValueError: one between others is blank, which would be a prompt with no words.
   """
-  lines = _read(path).rstrip().splitlines()
+  lines = read_lines(path)
+  while lines and not lines[-1].strip():
+    lines.pop()
   for number, line in enumerate(lines, 1):
     if not line.strip():
       raise ValueError(f"{path}:{number} is blank; remove the line")
   return lines
 
 
-def _text(value: Any, where: str) -> str:
+def _text(value: Any, where: Any) -> str:
   if not isinstance(value, str) or not value.strip():
     raise ValueError(f"{where}: expected a prompt, got {value!r}")
   return value
-
-
-def _read(path: Path) -> str:
-  try:
-    return path.read_text(encoding="utf-8")
-  except UnicodeDecodeError as error:
-    raise ValueError(f"{path} is not UTF-8: {error}") from None

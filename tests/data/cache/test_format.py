@@ -64,7 +64,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
 
 def test_what_was_not_used_is_kept_and_other_manifests_stay_as_they_were(tmp_path):
   written = cache_format.write_cache(tmp_path, RECORDS, INFO, settings=SETTINGS)
-  assert "unused" not in json.loads((tmp_path / "manifest.json").read_text())
+  assert "unused" not in json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
   unused = (Unused("compressed tars", 3, ("a.tar.gz", "b.tgz")), Unused("links", 1, ("c",)))
   written = dataclasses.replace(written, unused=unused)
   cache_format.write_manifest(tmp_path, written)
