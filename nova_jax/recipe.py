@@ -24,7 +24,7 @@ from safetensors.numpy import save
 
 from nova_jax import media
 from nova_jax.fields import to_dict
-from nova_jax.files import write_atomically
+from nova_jax.files import check_regular, write_atomically
 from nova_jax.pipeline import Pipeline
 
 FORMAT = {"format": "nova_jax sample", "version": 1}
@@ -74,7 +74,7 @@ def read_recipe(path: Path) -> Recipe:
   """
   if path.suffix == LATENTS:
     try:
-      with safe_open(path, "numpy") as file:
+      with safe_open(check_regular(path), "numpy") as file:
         text = (file.metadata() or {}).get(media.NOTE, "")
     except (OSError, SafetensorError) as error:
       raise ValueError(f"{path} can't be read: {error}") from None
@@ -110,7 +110,10 @@ def digest_files(settings: Mapping[str, Any]) -> dict[str, str]:
   for name in FILES:
     if isinstance(settings.get(name), str):
       try:
-        digests[name] = hashlib.sha256(Path(settings[name]).read_bytes()).hexdigest()[:16]
+        with check_regular(settings[name]).open("rb") as file:
+          digests[name] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+      except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
       except OSError as error:
         raise ValueError(f"{name}: {settings[name]}: {error.strerror}") from None
   return digests

@@ -2,26 +2,46 @@
 
 Pictures and clips may be files, PIL images or arrays of any size. They are scaled to cover the frame, and what sticks
 out is cut off on both sides. Masks are true where something is to be made anew.
-Invariant: an array of the right size passes unchanged, to the bit.
+Invariants: an array of the right size passes unchanged, to the bit; of a file no more than a frame is in memory beside
+what is returned.
 """
 
+import contextlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import av
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageOps
+
+from nova_jax.media import footage, moving, pictures
+from nova_jax.media.formats import content_of, open_picture, reading
 
 Box = tuple[int, int, int, int]  # Top, left, bottom, right, in pixels of the model's frame.
 FILL = 127  # Where nothing is known, the middle of the range.
-_STILLS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+FPS = (0.1, 240.0)  # Rates of files that are believed: what is beyond is no rate that anything was recorded at.
+
+
+class Clip(NamedTuple):
+  """Frames of a clip that is given.
+
+  Attributes:
+    frames: those that were asked for.
+    fps: of the file; None if it isn't known.
+    before: how many frames come before them.
+    more: whether there are frames after them.
+  """
+
+  frames: UInt8[np.ndarray, "T h w c"]
+  fps: float | None = None
+  before: int = 0
+  more: bool = False
 
 
 def read_picture(source: Any, size: tuple[int, int], channels: int, name: str = "image") -> UInt8[np.ndarray, "h w c"]:
-  """Return a picture of the model's size.
+  """Return a picture of the model's size; of a moving one the first frame.
 
   Args:
     source: a path, a PIL image or uint8 [h, w], [h, w, 1] or [h, w, 3].
@@ -38,25 +58,41 @@ def read_picture(source: Any, size: tuple[int, int], channels: int, name: str = 
 def read_clip(
     source: Any, size: tuple[int, int], channels: int, last: int | None = None, name: str = "video"
 ) -> UInt8[np.ndarray, "T h w c"]:
-  """Return the `last` frames of a clip (None for all), or all it has.
+  """Return the `last` frames of a clip (None for all), or all it has; arguments are those of `open_clip`."""
+  return open_clip(source, size, channels, last=last, name=name).frames
+
+
+def open_clip(
+    source: Any, size: tuple[int, int], channels: int, *, first: int | None = None, last: int | None = None,
+    name: str = "video",
+) -> Clip:
+  """Read the first frames of a clip, or the last ones.
 
   Args:
-    source: a path of a video or of a moving picture, or uint8 [T, h, w, 1 or 3].
+    source: a path of a video or of a picture, or uint8 [T, h, w, 1 or 3].
     size, channels, name: as of `read_picture`.
+    first: how many frames from the beginning, at most; None for all.
+    last: how many up to the end, at most; None for all.
+
+  Raises:
+    ValueError: it is none of these.
   """
   if isinstance(source, (str, Path)):
-    frames = deque(_frames(Path(source), name), maxlen=last)
-  else:
-    source = np.asarray(source)
-    if source.ndim != 4 or not len(source):
-      raise ValueError(f"{name}: expected a file or uint8 [time, height, width, channel], got shape {source.shape}")
-    frames = [_open(frame, name) for frame in source[-(last or 0):]]
-  return np.stack([fit(frame, size, channels) for frame in frames])
+    with _about(name):
+      return _read(Path(source), size, channels, first, last)
+  source = np.asarray(source)
+  if source.ndim != 4 or not len(source):
+    raise ValueError(f"{name}: expected a file or uint8 [time, height, width, channel], got shape {source.shape}")
+  before = 0 if last is None else max(0, len(source) - last)
+  taken = source[before:][:first]
+  frames = np.stack([fit(_open(frame, name), size, channels) for frame in taken])
+  return Clip(frames, before=before, more=before + len(taken) < len(source))
 
 
 def count_frames(path: str | Path) -> int:
   """Return how many frames a video or a moving picture has."""
-  return sum(1 for _ in _frames(Path(path), "video"))
+  with _about("video"):
+    return footage.count_frames(path)
 
 
 def fit(image: Image.Image, size: tuple[int, int], channels: int) -> UInt8[np.ndarray, "h w c"]:
@@ -76,7 +112,8 @@ def read_mask(
   """Return where each frame is made anew.
 
   Args:
-    source: a box, four numbers; a picture that is white there; or bool [h, w] or [T, h, w].
+    source: a box, four numbers; a picture that is white there, or a video or moving picture, for each frame; or bool
+      [h, w] or [T, h, w].
     size: height and width of a frame.
     num_frames: T.
     name: of the argument, for errors.
@@ -87,6 +124,9 @@ def read_mask(
     mask[top:bottom, left:right] = True
   elif isinstance(source, np.ndarray) and source.dtype == bool:
     mask = source
+  elif isinstance(source, (str, Path)):
+    with _about(name):
+      mask = _mask_of_file(Path(source), size)
   else:
     mask = read_picture(source, size, 1, name)[..., 0] >= 128
   if mask.shape[-2:] != size or mask.ndim not in (2, 3) or (mask.ndim == 3 and len(mask) not in (1, num_frames)):
@@ -117,16 +157,11 @@ def put(frames: UInt8[np.ndarray, "T h w c"], box: Box, size: tuple[int, int]) -
 
 def _open(source: Any, name: str) -> Image.Image:
   if isinstance(source, Image.Image):
-    return _upright(source)
+    with _about(name), reading("the picture"):
+      return pictures.flatten(source)
   if isinstance(source, (str, Path)):
-    try:
-      with Image.open(source) as image:
-        return _upright(image)
-    except UnidentifiedImageError:
-      raise ValueError(f"{name}: {source} is not a picture") from None
-    except (OSError, Image.DecompressionBombError) as error:
-      reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read: {error}"
-      raise ValueError(f"{name}: {source} {reason}") from None
+    with _about(name):
+      return Image.fromarray(pictures.read_picture(source))
   array = np.asarray(source)
   if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,)) or not array.size:
     raise ValueError(
@@ -134,27 +169,61 @@ def _open(source: Any, name: str) -> Image.Image:
   return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-  """Turn a photograph as its camera was held, and put what is transparent on black."""
-  image = ImageOps.exif_transpose(image)
-  if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-    image = image.convert("RGBA")
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-  if image.mode.startswith("I;16"):
-    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # `convert` cuts off what is above 255.
-  return image.convert("L" if image.mode in ("L", "1") else "RGB")
+def _read(
+    path: Path, size: tuple[int, int], channels: int, first: int | None, last: int | None, trust: bool = True
+) -> Clip:
+  """Read a clip from a file.
+
+  Args:
+    path, size, channels, first, last: as of `open_clip`.
+    trust: whether frames that come before the last ones by the file's own count need not be fitted.
+  """
+  kept, count, more = deque(maxlen=last), 0, False
+  with footage.open_footage(path) as shown:
+    start = max(0, (shown.num_frames or 0) - last) if last is not None and trust else 0
+    for frame in shown.frames:
+      if count == first:
+        more = True
+        break
+      if count >= start:
+        kept.append(fit(Image.fromarray(frame.upright()), size, channels))
+      count += 1
+    fps = shown.rate if shown.rate is not None and FPS[0] <= shown.rate <= FPS[1] else None
+  if not count:
+    raise ValueError(f"{path}: there are no frames in it")
+  if last is not None and len(kept) < min(last, count):
+    return _read(path, size, channels, first, last, trust=False)
+  return Clip(np.stack(kept), fps, count - len(kept), more)
 
 
-def _frames(path: Path, name: str) -> Iterator[Image.Image]:
-  if path.suffix.lower() in _STILLS:
-    _open(path, name)  # For its errors.
-    with Image.open(path) as image:
-      yield from (_upright(frame) for frame in ImageSequence.Iterator(image))
-    return
+def _mask_of_file(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "..."]:
+  """Return where a picture, or each frame of a moving one, is white.
+
+  Raises:
+    ValueError: it is transparent, and what shows says neither that this is made anew nor that it is not.
+  """
+  with reading(str(path)), content_of(path) as content:
+    image = open_picture(content)
+    is_still = image is not None and not moving.moves(image)
+  if not is_still:
+    return open_clip(path, size, 1).frames[..., 0] >= 128
+  on_white, on_black = (
+      fit(Image.fromarray(pictures.read_picture(path, background=color)), size, 1)[..., 0] >= 128
+      for color in ("white", "black"))
+  shown = on_black[on_white == on_black]
+  if shown.size == on_black.size or shown.all():  # White on nothing.
+    return on_black
+  if not shown.any():  # Black with holes.
+    return on_white
+  raise ValueError(
+      f"{path}: it is transparent in parts, both black and white in others, so that it isn't clear what is made anew; "
+      "save it without transparency")
+
+
+@contextlib.contextmanager
+def _about(name: str) -> Iterator[None]:
+  """Name the argument in errors."""
   try:
-    with av.open(str(path)) as container:
-      if not container.streams.video:
-        raise ValueError(f"{name}: {path} has no pictures")
-      yield from (frame.to_image() for frame in container.decode(video=0))
-  except (av.FFmpegError, OSError) as error:
-    raise ValueError(f"{name}: {path} can't be read as a video: {error.strerror}") from None
+    yield
+  except ValueError as error:
+    raise ValueError(f"{name}: {error}") from None

@@ -97,7 +97,7 @@ def test_latents_and_pictures(pipe, tmp_path):
   media.write_png(tmp_path / "a.png", np.zeros((4, 4, 1), np.uint8), note="note")
   assert media.read_note(tmp_path / "a.png") == "note"
   media.write_png(tmp_path / "b.png", np.zeros((4, 4, 1), np.uint8))
-  for name, message in (("a.png", "is not of"), ("b.png", "doesn't say"), ("none.mp4", "can't be read")):
+  for name, message in (("a.png", "is not of"), ("b.png", "doesn't say"), ("none.mp4", "does not exist")):
     with pytest.raises(ValueError, match=message):
       read_recipe(tmp_path / name)
 

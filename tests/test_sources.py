@@ -1,10 +1,19 @@
 """Pictures, clips and masks of any kind as arrays of the model's size, and what is refused."""
 
+import contextlib
+import dataclasses
+import os
+import weakref
+from fractions import Fraction
+
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from nova_jax import media, sources
+from nova_jax.media import footage
+from nova_jax.recipe import digest_files, read_recipe
 
 RNG = np.random.default_rng(0)
 
@@ -25,9 +34,11 @@ def test_pictures_are_scaled_to_cover_and_cut_in_the_middle(tmp_path):
   assert sources.read_picture(picture, (8, 8), 1).shape == (8, 8, 1)
 
 
-def test_what_is_transparent_is_black(tmp_path):
-  Image.new("RGBA", (8, 8), (255, 255, 255, 0)).save(tmp_path / "clear.png")
-  assert not sources.read_picture(tmp_path / "clear.png", (8, 8), 3).any()
+def test_what_is_transparent_is_white(tmp_path):
+  clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+  clear.save(tmp_path / "clear.png")
+  for source in (clear, tmp_path / "clear.png"):
+    assert (sources.read_picture(source, (8, 8), 3) == 255).all()
 
 
 def test_sixteen_bits_become_eight(tmp_path):
@@ -54,10 +65,108 @@ def test_masks(tmp_path):
   assert np.array_equal(sources.read_mask(box, (8, 8), 3), box)
 
 
+def test_masks_lie_as_they_are_seen(tmp_path):
+  mask = np.zeros((8, 8), bool)
+  mask[:4, :2] = True
+  stored = Image.fromarray(np.uint8(255 * mask)).rotate(90)
+  exif = Image.Exif()
+  exif[0x112] = 6  # To be turned clockwise.
+  stored.save(tmp_path / "turned.png", exif=exif)
+  Image.fromarray(np.where(mask, 40000, 20000).astype(np.uint16)).save(tmp_path / "deep.png")
+  for name in ("turned.png", "deep.png"):
+    assert np.array_equal(sources.read_mask(tmp_path / name, (8, 8), 1)[0], mask), name
+  moving = np.stack([mask, ~mask, mask])
+  media.write_gif(tmp_path / "moving.gif", np.uint8(255 * moving)[..., None], 4)
+  assert np.array_equal(sources.read_mask(tmp_path / "moving.gif", (8, 8), 3), moving)
+  with pytest.raises(ValueError, match="mask: expected one of 8 x 8 or 2 of them"):
+    sources.read_mask(tmp_path / "moving.gif", (8, 8), 2)
+
+
+def test_masks_with_transparency_are_what_they_show(tmp_path):
+  mask = np.zeros((8, 8), bool)
+  mask[2:5, 1:7] = True
+  white, black = np.full((8, 8), 255), np.zeros((8, 8))
+  for name, value, opacity in (("strokes", white, mask), ("holes", black, ~mask), ("plain", 255 * mask, white)):
+    Image.fromarray(np.uint8(np.stack([value, 255 * (opacity > 0)], axis=-1)), "LA").save(tmp_path / f"{name}.png")
+    assert np.array_equal(sources.read_mask(tmp_path / f"{name}.png", (8, 8), 1)[0], mask), name
+  both = np.stack([255 * mask, np.pad(white[:, 1:], ((0, 0), (1, 0)))], axis=-1)
+  Image.fromarray(np.uint8(both), "LA").save(tmp_path / "both.png")
+  with pytest.raises(ValueError, match="mask: .*both.png: it is transparent in parts"):
+    sources.read_mask(tmp_path / "both.png", (8, 8), 1)
+
+
+def write_video(path, frames, rate=12, codec="libx264"):
+  with av.open(str(path), "w") as out:
+    stream = out.add_stream(codec, rate=rate)
+    stream.pix_fmt, stream.height, stream.width = "yuv420p", *frames.shape[1:3]
+    for frame in frames:
+      out.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+    out.mux(stream.encode())
+
+
+def test_both_ends_of_a_clip_and_its_rate(tmp_path):
+  clip = np.broadcast_to(np.arange(0, 240, 24, dtype=np.uint8)[:, None, None, None], (10, 64, 64, 3))
+  write_video(tmp_path / "a.mp4", clip, Fraction(30000, 1001))
+  media.write_gif(tmp_path / "a.gif", clip, 8)
+  for source, fps in ((tmp_path / "a.mp4", 30000 / 1001), (tmp_path / "a.gif", 8), (clip, None)):
+    levels = lambda read: (read.frames.mean(axis=(1, 2, 3)) / 24).round().astype(int).tolist()
+    whole, first, last = (sources.open_clip(source, (8, 8), 3, **part) for part in ({}, {"first": 3}, {"last": 4}))
+    assert levels(whole) == [*range(10)] and not whole.more and whole.fps == (fps and pytest.approx(fps, 0.02))
+    assert levels(first) == [0, 1, 2] and first.more and first.fps == whole.fps
+    assert levels(last) == [6, 7, 8, 9] and last.before == 6 and not last.more
+  assert sources.count_frames(tmp_path / "a.mp4") == sources.count_frames(tmp_path / "a.gif") == 10
+
+
+def test_the_end_of_a_clip_that_has_less_frames_than_it_says(tmp_path, monkeypatch):
+  media.write_mp4(tmp_path / "a.mp4", np.arange(0, 240, 40, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(
+      8, 2), 8)
+  whole = sources.read_clip(tmp_path / "a.mp4", (8, 8), 1)
+  open_footage = footage.open_footage
+
+  @contextlib.contextmanager
+  def more(path):
+    with open_footage(path) as shown:
+      yield dataclasses.replace(shown, num_frames=9)
+
+  monkeypatch.setattr(footage, "open_footage", more)
+  assert np.array_equal(sources.read_clip(tmp_path / "a.mp4", (8, 8), 1, last=4), whole[-4:])
+
+
+def test_frames_are_fitted_as_they_come(tmp_path, monkeypatch):
+  write_video(tmp_path / "a.mp4", np.zeros((12, 64, 64, 3), np.uint8))
+  images, alive, fit = [], [], sources.fit
+
+  def counting(image, *args):
+    images.append(weakref.ref(image))
+    alive.append(sum(image() is not None for image in images))
+    return fit(image, *args)
+
+  monkeypatch.setattr(sources, "fit", counting)
+  sources.read_clip(tmp_path / "a.mp4", (8, 8), 3)
+  assert len(alive) == 12 and max(alive) <= 2
+
+
+@pytest.mark.parametrize("read", [
+    lambda path: sources.read_picture(path, (8, 8), 3), lambda path: sources.read_clip(path, (8, 8), 3),
+    lambda path: sources.read_mask(path, (8, 8), 1), sources.count_frames, media.read_note,
+    lambda path: read_recipe(path.with_suffix(".safetensors")),
+    lambda path: digest_files({"image": str(path)})])
+def test_only_files_are_read(tmp_path, read):
+  for path in (tmp_path / "pipe.png", tmp_path / "pipe.safetensors"):
+    os.mkfifo(path)
+  (tmp_path / "zero.png").symlink_to("/dev/zero")
+  (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
+  (tmp_path / "folder.png").mkdir()
+  (tmp_path / "folder.safetensors").mkdir()
+  for name, message in (("pipe.png", "neither a file"), ("zero.png", "neither a file"), ("folder.png", "is a folder")):
+    with pytest.raises(ValueError, match=message):
+      read(tmp_path / name)
+
+
 @pytest.mark.parametrize("call, message", [
     (lambda path: sources.read_picture(path / "none.png", (8, 8), 3), "none.png does not exist"),
-    (lambda path: sources.read_picture(path / "text.png", (8, 8), 3), "text.png is not a picture"),
-    (lambda path: sources.read_clip(path / "text.mp4", (8, 8), 3), "can't be read as a video"),
+    (lambda path: sources.read_picture(path / "text.png", (8, 8), 3), "image: .*text.png: is not a picture"),
+    (lambda path: sources.read_clip(path / "text.mp4", (8, 8), 3), "video: .*text.mp4: is neither a picture"),
     (lambda path: sources.read_picture(np.zeros((8, 8, 3)), (8, 8), 3), "got float64"),
     (lambda path: sources.read_clip(np.zeros((8, 8, 3), np.uint8), (8, 8), 3), "got shape"),
     (lambda path: sources.read_mask([0, 0, 9, 8], (8, 8), 1), "within a frame of 8 x 8"),
@@ -76,5 +185,5 @@ def test_a_picture_that_says_it_is_huge(tmp_path):
   data = bytearray(path.read_bytes())
   data[18:26] = (60000).to_bytes(4, "little") * 2  # Width and height.
   path.write_bytes(data)
-  with pytest.raises(ValueError, match="huge.bmp can't be read: Image size"):
+  with pytest.raises(ValueError, match="image: .*huge.bmp: .*PICTURE_PIXELS"):
     sources.read_picture(path, (8, 8), 3)

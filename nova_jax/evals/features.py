@@ -12,21 +12,21 @@ Invariant: files are taken in the order of their names, and one clip at a time, 
 """
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import av
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 
 from nova_jax.evals.frechet import FeatureStatistics
 from nova_jax.evals.i3d import I3D
 from nova_jax.evals.inception import Inception
+from nova_jax.media.footage import open_footage
 from nova_jax.progress import Progress
 
-PICTURES, VIDEOS = (".png", ".jpg", ".jpeg"), (".mp4", ".webm", ".avi", ".gif")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+VIDEOS = (".mp4", ".webm", ".avi", ".gif", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg")
 NETWORKS = {"inception": Inception, "i3d": I3D}
 
 
@@ -74,7 +74,9 @@ def find(folder: Path, suffixes: tuple[str, ...] = PICTURES + VIDEOS) -> list[Pa
   Raises:
     ValueError: there are none.
   """
-  paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+  # What begins with "._" is what macOS keeps of a file beside it.
+  paths = sorted(
+      path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("._"))
   if not paths:
     what = "videos" if suffixes == VIDEOS else "pictures or videos"
     raise ValueError(f"{folder} has no {what} ({', '.join(suffixes)})")
@@ -116,20 +118,10 @@ def read_clip(path: Path) -> UInt8[np.ndarray, "T height width 3"]:
   Raises:
     ValueError: it can't be read.
   """
-  try:
-    if path.suffix.lower() in PICTURES:
-      with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))[None]
-    frames = list(_frames(path))
-  except (OSError, SyntaxError, av.FFmpegError) as error:
-    raise ValueError(f"{path} can't be read: {error}") from None
+  with open_footage(path) as footage:
+    frames = [frame.upright() for frame in footage.frames]
   if not frames:
     raise ValueError(f"{path} has no frames")
+  if len({frame.shape for frame in frames}) > 1:
+    raise ValueError(f"{path}: expected frames of one size, got several")
   return np.stack(frames)
-
-
-def _frames(path: Path) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-  with av.open(str(path)) as container:
-    if container.streams.video:
-      for frame in container.decode(video=0):
-        yield frame.to_ndarray(format="rgb24")

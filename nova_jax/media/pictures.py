@@ -19,12 +19,13 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90}
 
 
-def read_picture(file: File, name: str = "") -> UInt8[np.ndarray, "height width 3"]:
+def read_picture(file: File, name: str = "", background: str = "white") -> UInt8[np.ndarray, "height width 3"]:
   """Read a picture, or the first of a file that has several.
 
   Args:
     file: its path, its bytes, or what is open.
     name: what errors call it; "" for its path.
+    background: the colour that shows where it is transparent.
 
   Raises:
     ValueError: it isn't a picture that can be read; the error names it.
@@ -34,11 +35,11 @@ def read_picture(file: File, name: str = "") -> UInt8[np.ndarray, "height width 
     if image is None:
       raise Unreadable("is not a picture")
     with image:
-      return np.asarray(flatten(image))
+      return np.asarray(flatten(image, background))
 
 
-def flatten(image: Image.Image) -> Image.Image:
-  """Return an open picture upright, as RGB on white.
+def flatten(image: Image.Image, background: str = "white") -> Image.Image:
+  """Return an open picture upright, as RGB on one colour.
 
   Raises:
     Unreadable: it isn't known which of its values are black and white.
@@ -46,15 +47,15 @@ def flatten(image: Image.Image) -> Image.Image:
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     turn = _UPRIGHT.get(_orientation(image))
-    image = on_white(_eight_bits(_small(image)))
+    image = put_on(background, _eight_bits(_small(image)))
     return image if turn is None else image.transpose(turn)
 
 
-def on_white(image: Image.Image) -> Image.Image:
-  """Return a picture as RGB, on white where it is transparent."""
+def put_on(background: str, image: Image.Image) -> Image.Image:
+  """Return a picture as RGB, on one colour where it is transparent."""
   if image.has_transparency_data:
     image = image.convert("RGBA")
-    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
   return image.convert("RGB")
 
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from nova_jax.media.formats import Unreadable, content_of, open_picture, reading
+from nova_jax.media.pictures import read_picture
 from nova_jax.media.write import Clip, enlarge, save_png
 
 MARGIN = 4
@@ -74,20 +76,25 @@ def write_sheet(
 
 def write_stack(path: str | Path, pictures: Sequence[str | Path]) -> None:
   """Write sheets from files as one PNG, one below the other, all smaller if a page has no room for them."""
-  sizes: list[tuple[int, int]] = []
-  for picture in pictures:
-    with Image.open(picture) as image:
-      sizes.append(image.size)
+  sizes = list(map(_size_of, pictures))
   width, height = max(width for width, _ in sizes), sum(height for _, height in sizes)
   scale = min(1, PAGE_WIDTH / width, (PAGE_PIXELS / (width * height)) ** 0.5)
   sizes = [(max(1, int(width * scale)), max(1, int(height * scale))) for width, height in sizes]
   stack, y = Image.new("RGB", (max(width for width, _ in sizes), sum(height for _, height in sizes)), "white"), 0
   for picture, size in zip(pictures, sizes):
-    with Image.open(picture) as image:
-      shown = image.convert("RGB")
+    shown = Image.fromarray(read_picture(picture))
     stack.paste(shown if shown.size == size else shown.resize(size, Image.Resampling.BOX), (0, y))
     y += size[1]
   save_png(path, stack, "")
+
+
+def _size_of(path: str | Path) -> tuple[int, int]:
+  """Return width and height of a picture."""
+  with reading(str(path)), content_of(path) as content:
+    image = open_picture(content)
+    if image is None:
+      raise Unreadable("is not a picture")
+    return image.size
 
 
 def _shape(clip: Clip, short_side: int) -> tuple[int, int, int]:

@@ -16,7 +16,9 @@ from einops import rearrange
 from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 
+from nova_jax import limits
 from nova_jax.files import replacing, write_atomically
+from nova_jax.media.formats import content_of, open_container, open_picture, reading
 
 SHORT_SIDE = 128  # Pixels that small clips are enlarged to, at least.
 NOTE = "nova_jax"  # The name of the text in a PNG.
@@ -83,19 +85,21 @@ def read_note(path: str | Path) -> str:
   Raises:
     ValueError: it can't be read or carries none.
   """
-  path, note = Path(path), None
-  try:
-    if path.suffix == ".mp4":
-      with av.open(str(path)) as container:
+  with reading(str(path)), content_of(path) as content:
+    image = open_picture(content)
+    if image is None:
+      with open_container(content) as container:
         note = container.metadata.get("comment")
     else:
-      with Image.open(path) as image:
-        comment = image.info.get("comment", b"")
-        note = image.info.get(NOTE) or image.getexif().get(DESCRIPTION) or comment.decode()
-  except (OSError, av.FFmpegError) as error:
-    raise ValueError(f"{path} can't be read: {error}") from None
-  if not note:
+      with image:
+        comment = image.info.get("comment")
+        note = image.info.get(NOTE) or (image.getexif().get(DESCRIPTION) if image.format == "WEBP" else comment)
+  if isinstance(note, bytes):
+    note = note.decode(errors="replace")
+  if not isinstance(note, str) or not note:
     raise ValueError(f"{path} doesn't say how it was made")
+  if len(note) > limits.NOTE_BYTES:
+    raise ValueError(f"{path}: what it says of how it was made is longer than NOTE_BYTES, {limits.NOTE_BYTES:,}")
   return note
 
 

@@ -61,7 +61,7 @@ def test_pictures_stay_where_a_recipe_finds_them(studio, picture):
     ({"prompt": "  "}, "prompt: it is empty"), ({}, "prompt: it is empty"),
     ({"prompt": "one", "mask": "m.png"}, "mask: give the image"),
     ({"prompt": "one", "num_frames": 257}, "num_frames: expected at most 256 here, got 257"),
-    ({"prompt": "one", "image": "{file}"}, "image: bad.png is not a picture")])
+    ({"prompt": "one", "image": "{file}"}, "image: bad.png: is not a picture")])
 def test_what_a_form_can_not_have(studio, tmp_path, form, message):
   (tmp_path / "bad.png").write_text("no picture", encoding="utf-8")
   form = {name: value.format(file=tmp_path / "bad.png") if name == "image" else value for name, value in form.items()}
