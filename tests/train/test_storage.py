@@ -1,0 +1,179 @@
+"""A run whose storage fails or lies: it loses nothing that is on the disk, and says what it can't read or write."""
+
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from train import toy_run
+from nova_jax import cli, terminal
+from nova_jax.checkpoint import Checkpointer, find, finished_steps, stored_arrays
+from nova_jax.train import loop
+from nova_jax.train.metrics import MetricLog, TIMINGS, cut_lines
+
+real_make_mesh = loop.make_mesh
+EXPERIMENT = toy_run.make_experiment(steps=12, save_every=4, log_every=2, keep=3)
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+  toy_run.patch(monkeypatch.setattr)
+  monkeypatch.setattr(loop, "make_mesh", lambda cfg: real_make_mesh(cfg, jax.devices()[:1]))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("whole")
+  with pytest.MonkeyPatch.context() as patch:
+    toy_run.patch(patch.setattr)
+    patch.setattr(loop, "make_mesh", lambda cfg: real_make_mesh(cfg, jax.devices()[:1]))
+    loop.train(EXPERIMENT, workdir)
+  return workdir
+
+
+def rows(workdir):
+  lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+  return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in lines]
+
+
+def test_a_run_goes_back_to_the_checkpoint_before_a_damaged_one_bit_for_bit(whole, tmp_path, capsys):
+  run = shutil.copytree(whole, tmp_path / "run")
+  file = max((run / "checkpoints/12/state").rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
+  file.write_bytes(file.read_bytes()[:100])
+  loop.train(EXPERIMENT, run)
+  out = capsys.readouterr().out.splitlines()
+  assert out[0].startswith("note: checkpoint 12 is damaged (") and out[0].endswith("; it is kept as 12.damaged")
+  assert out[1] == "continuing after step 8"
+  assert finished_steps(run / "checkpoints") == [4, 8, 12] and rows(run) == rows(whole)
+  expected = stored_arrays(find(whole / "checkpoints"))
+  for name, array in stored_arrays(find(run / "checkpoints")).items():
+    np.testing.assert_array_equal(array.read(), expected[name].read(), err_msg=name)
+
+
+def test_a_run_without_a_whole_checkpoint_does_not_begin_anew(whole, tmp_path):
+  run = shutil.copytree(whole, tmp_path / "run")
+  for step in (4, 8, 12):
+    shutil.rmtree(run / f"checkpoints/{step}/state")
+  with pytest.raises(cli.RunFailed, match="no checkpoint in .* is whole"):
+    loop.train(EXPERIMENT, run)
+
+
+def test_a_checkpoint_that_leads_to_nan_is_not_called_good(whole, tmp_path, monkeypatch):
+  run = shutil.copytree(whole, tmp_path / "run")
+  shutil.rmtree(run / "checkpoints/12")
+  monkeypatch.setattr(loop, "make_loss", nan_loss)
+  with pytest.raises(FloatingPointError, match=r"step 9: .* nan; this run continued from .*/8, which may be the cause; "
+                     "to go back to step 4, remove it"):
+    loop.train(EXPERIMENT, run)
+
+
+def nan_loss(experiment, num_frames):
+  loss_fn = toy_run.make_loss(experiment, num_frames)
+
+  def loss(*arguments):
+    value, _ = loss_fn(*arguments)
+    return value * np.nan, {"loss": value * np.nan}
+
+  return loss
+
+
+def test_done_is_said_when_the_last_checkpoint_is_on_the_disk(tmp_path, monkeypatch):
+  said = []
+  monkeypatch.setattr(loop, "say", lambda text: said.append((text, finished_steps(tmp_path / "checkpoints"))))
+  real = Checkpointer.close
+  monkeypatch.setattr(Checkpointer, "close", lambda self: (said.append(("close", [])), real(self)))
+  loop.train(toy_run.make_experiment(steps=2, save_every=50), tmp_path)
+  assert [text.split(":")[0] for text, _ in said] == ["close", "done"] and said[-1][1] == [2]
+
+
+class Gone(io.TextIOBase):
+  """A terminal that went away."""
+
+  calls = 0
+
+  def write(self, text):
+    self.calls += 1
+    raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_terminal_that_goes_away_ends_no_training(whole, tmp_path, monkeypatch, capsys):
+  gone = Gone()
+  monkeypatch.setattr(sys, "stdout", gone)
+  loop.train(EXPERIMENT, tmp_path)
+  monkeypatch.undo()
+  assert gone.calls == 1
+  assert capsys.readouterr().err == "note: stdout can't be written (Broken pipe); the work goes on without it\n"
+  assert finished_steps(tmp_path / "checkpoints") == [4, 8, 12] and rows(tmp_path) == rows(whole)
+
+
+def test_letters_that_a_locale_lacks_are_escaped(monkeypatch, tmp_path):
+  with (tmp_path / "out").open("w", encoding="ascii") as file:
+    monkeypatch.setattr(sys, "stdout", file)
+    terminal.say("done: caché")
+    monkeypatch.undo()
+  assert (tmp_path / "out").read_text(encoding="ascii") == "done: cach\\xe9\n"
+
+
+def make_log(folder, first_step=0):
+  return MetricLog(folder, log_every=1, num_steps=9, first_step=first_step, sums={}, peak=1.0)
+
+
+def add(log, *steps):
+  for step in steps:
+    log.add(step, "video", {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 1.0})
+
+
+def test_lines_wait_for_room_on_the_disk(tmp_path, capsys):
+  log = make_log(tmp_path)
+  add(log, 1)
+  path = tmp_path / "metrics.jsonl"
+  path.rename(tmp_path / "away")
+  path.mkdir()  # Can't be written, as when a disk is full.
+  add(log, 2, 3)
+  path.rmdir()
+  (tmp_path / "away").rename(path)
+  with path.open("a", encoding="utf-8") as file:
+    file.write('{"step": 2, "st')  # As far as there was room.
+  add(log, 4)
+  log.close()
+  assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4]
+  out = capsys.readouterr().out
+  assert out.count("note:") == 1 and f"note: {path} can't be written (Is a directory); training goes on" in out
+
+
+def test_lines_that_never_got_room_are_said_at_the_end(tmp_path):
+  log = make_log(tmp_path)
+  (tmp_path / "metrics.jsonl").unlink()
+  (tmp_path / "metrics.jsonl").mkdir()
+  add(log, 1)
+  with pytest.raises(OSError, match="its last lines are lost") as error:
+    log.close()
+  assert error.value.filename == str(tmp_path / "metrics.jsonl")
+
+
+def test_tensorboard_without_room_ends_no_training(tmp_path, capsys):
+  log = make_log(tmp_path)
+  log._board._writer.close()
+  log._board._writer._py_recordio_writer._writer = Path("/dev/full").open("wb")
+  add(log, 1, 2)
+  log.close()
+  assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+  assert capsys.readouterr().out.count("training goes on without TensorBoard") == 1
+
+
+def test_a_line_that_is_no_record_is_lost_alone(tmp_path, capsys):
+  path = tmp_path / "metrics.jsonl"
+  good = [b'{"step": 1}\n', b'{"step": 2}\n', b'{"step": 3}\n', b'{"step": 4}\n']
+  bad = [b"[1]\n", b"null\n", b'{"loss": 1}\n', b'{"step": "2"}\n', b"\xff\xfe\n", b'{"step": 2, \n']
+  bad.append(b"[" * 100_000 + b"\n")
+  path.write_bytes(good[0] + b"".join(bad) + b"".join(good[1:]) + b'{"step": 3')
+  assert cut_lines(path, 3) == len(bad)
+  assert path.read_bytes() == b"".join(good[:3])
+  path.write_bytes(b"".join(good) + b"7\n")
+  make_log(tmp_path, first_step=4).close()
+  assert f"note: {path}: dropped 1 line that no training wrote" in capsys.readouterr().out
