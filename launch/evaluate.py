@@ -18,6 +18,7 @@ from nova_jax.evals import digits as digits_lib
 from nova_jax.evals.benchmarks import run
 from nova_jax.evals.benchmarks.layout import NAMES
 from nova_jax.evals.digits_run import score_digits
+from nova_jax.files import check_folder_writable
 from nova_jax.pipeline import Pipeline
 from nova_jax.progress import Progress
 
@@ -80,8 +81,7 @@ def main() -> None:
 
 
 def _digits(args) -> None:
-  output = Path(args.output)
-  output.mkdir(parents=True, exist_ok=True)  # Find out now, not after generating, if it can't be.
+  output = check_folder_writable("output", args.output)
   pipe = Pipeline.load(args.checkpoint, weights=args.weights, dtype=args.dtype)
   with Progress("clip", args.num_prompts) as progress:
     result = score_digits(

@@ -13,6 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from nova_jax import cli, compilation_cache, jobs, media, sampling_flags
+from nova_jax.files import check_folder_writable
 from nova_jax.pipeline import Pipeline
 from nova_jax.progress import Progress
 from nova_jax.recipe import read_recipe
@@ -33,8 +34,7 @@ def main() -> None:
   if checkpoint is None:
     raise ValueError("--checkpoint: say which model, a folder")
   formats = sampling_flags.formats(args)
-  output = Path(args.output)
-  output.mkdir(parents=True, exist_ok=True)  # Find out now, not after generating, if it can't be.
+  output = check_folder_writable("output", args.output)
   compilation_cache.use(args.compilation_cache, on_cpu=True)
   weights = again.weights.split()[0] if again else args.weights
   texts = jobs.encode_first(checkpoint, clips) if args.low_memory else None

@@ -10,6 +10,7 @@ import re
 import secrets
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -138,8 +139,34 @@ def check_writable(flag: str, path: str | None) -> None:
     raise ValueError(f"--{flag}: there is no folder {str(Path(path).parent)!r} to write to")
   if Path(path).is_dir():
     raise ValueError(f"--{flag}: {path} is a folder; expected a file")
-  if not os.access(folder, os.W_OK):
-    raise ValueError(f"--{flag}: the folder {str(Path(path).parent)!r} can't be written")
+  check_folder_writable(flag, folder)
+
+
+def check_folder_writable(flag: str, folder: str | Path) -> Path:
+  """Make a folder unless it is there, and write to it: before the long work whose results go there.
+
+  Args:
+    flag: that names the folder.
+    folder: its path.
+
+  Returns:
+    The folder.
+
+  Raises:
+    ValueError: it can't be made or written to; only an attempt tells, of a mount that can only be read.
+  """
+  folder = Path(folder)
+  if folder.exists() and not folder.is_dir():
+    raise ValueError(f"--{flag}: {folder} is a file; expected a folder, new or of an earlier run")
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-") as file:
+      file.write(b"?")
+      file.flush()
+  except OSError as error:
+    raise ValueError(
+        f"--{flag}: the folder {folder} can't be written to ({error.strerror}); choose another") from error
+  return folder
 
 
 def check_folder(flag: str, path: str | Path) -> None:

@@ -140,6 +140,7 @@ class Pipeline:
       raise ValueError(
           f"num_frames: given frames count, too, and are {self.autoencoder.num_frames(start.given.shape[1])} here, so "
           "none is left to make; ask for more, or give fewer (context_frames); an edit needs mask or place")
+    self._check_size(request.num_samples * num_rows(pair[0]), plan.num_frames)
     pair, start, batch = _fit(pair, start, request.num_samples)
     pair = add_motion(pair, request, self.card)
     self._check_size(batch, plan.num_frames)

@@ -8,6 +8,7 @@ from typing import Any
 from nova_jax.evals.benchmarks.check import check, how_to_score, layout_of
 from nova_jax.evals.benchmarks.layout import NAMES, read_layout
 from nova_jax.evals.benchmarks.sampling import CHECKSUMS, MANIFEST, Settings, generate
+from nova_jax.files import check_folder_writable
 
 
 def sample(args: Any) -> None:
@@ -26,7 +27,7 @@ def sample(args: Any) -> None:
     print(f"note: {note}")
   given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(Settings)}
   settings = Settings(**{name: value for name, value in given.items() if value is not None})
-  output = Path(args.output)
+  output = check_folder_writable("output", args.output)
   if generate(layout, settings, output, (int(shard[1]), int(shard[2]))):
     print(f"{output / args.benchmark} is complete; verify it with --check {output}")
   else:
