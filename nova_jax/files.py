@@ -18,7 +18,6 @@ from typing import Any
 
 from nova_jax import limits
 
-_PROBE_BYTES = 1 << 16  # Of a file that is written to see whether one can be.
 _LONGEST_NAME = 255  # Bytes of a file's name.
 _DEAD_AFTER = 24 * 3600  # Seconds without a write after which the writer on another host is taken for dead.
 # The text by which libraries without error numbers tell that storage failed, and not what was read from it.
@@ -170,30 +169,15 @@ def check_folder_writable(flag: str, folder: str | Path) -> Path:
 
 
 def check_folder(flag: str, path: str | Path) -> None:
-  """See that files can be written into a folder, by writing one; of a folder that is missing, into what would hold it.
+  """See that a folder can be written to, without making it: of one that is missing, the folder that will hold it is.
 
   Raises:
-    ValueError: they can't.
-    OSError: its disk is full, or fails.
+    ValueError: it can't.
   """
   folder = Path(path).absolute()
   while not folder.exists() and folder != folder.parent:
     folder = folder.parent
-  if not folder.is_dir():
-    raise ValueError(f"--{flag}: {folder} is a file; expected a folder")
-  probe = folder / f".writable.{_writer()}-{secrets.token_hex(3)}.tmp"
-  try:
-    with probe.open("wb") as file:
-      file.write(bytes(_PROBE_BYTES))
-      file.flush()
-      os.fsync(file.fileno())
-  except OSError as error:
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-      raise ValueError(f"--{flag}: nothing can be written into {folder}: {error.strerror}") from None
-    raise OSError(error.errno, error.strerror, str(folder)) from None
-  finally:
-    with contextlib.suppress(OSError):
-      probe.unlink(missing_ok=True)
+  check_folder_writable(flag, folder)
 
 
 def check_regular(path: str | Path) -> Path:

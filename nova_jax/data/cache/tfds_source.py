@@ -21,7 +21,6 @@ from nova_jax.fields import did_you_mean
 from nova_jax.files import read_bytes
 
 PIXELS = ("video", "image")
-_FEATURES = "features.json"
 _Feature = tfds.features.FeatureConnector
 _KNOWN = frozenset(
     f"{kind.__module__}.{kind.__name__}" for kind in vars(tfds.features).values()
@@ -30,8 +29,10 @@ _KNOWN = frozenset(
 _DECODED = (
     tfds.features.Image, tfds.features.Video, tfds.features.Text, tfds.features.Tensor, tfds.features.Scalar,
     tfds.features.ClassLabel)
-# Keys by which features say which class they are: of today's files, of protocol buffers and of old files.
-_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
+# Keys by which features say which class they are, in files that hold features: the last is that of old versions.
+_CLASS_KEYS = {
+    "features.json": ("pythonClassName", "python_class_name", "type"),
+    "dataset_info.json": ("pythonClassName", "python_class_name")}
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(limits.PICTURE_PIXELS))  # TFDS decodes pictures with it.
 
 
@@ -54,17 +55,17 @@ def _open(folder: Path) -> tfds.core.DatasetBuilder:
   for path in sorted(folder.iterdir()):
     if path.suffix in (".json", ".txt"):  # Which TFDS reads as a whole.
       content = read_bytes(path, limits.JSON_FILE_BYTES)
-      if path.name == _FEATURES:
-        _check_features(path, content)
+      if path.name in _CLASS_KEYS:
+        _check_classes(path, content)
   try:
     return tfds.builder_from_directory(folder)
   except Exception as error:  # Of whatever kind: it parses several files.
     raise ValueError(f"--source: {folder} is no prepared TFDS dataset: {error}") from None
 
 
-def _check_features(path: Path, content: bytes) -> None:
+def _check_classes(path: Path, content: bytes) -> None:
   try:
-    unknown = sorted(set(_classes(json.loads(content))) - _KNOWN)
+    unknown = sorted(set(_classes(json.loads(content), _CLASS_KEYS[path.name])) - _KNOWN)
   except (ValueError, RecursionError) as error:
     raise ValueError(f"--source: {path} is not JSON: {error}") from None
   if unknown:
@@ -73,23 +74,23 @@ def _check_features(path: Path, content: bytes) -> None:
         "none is run: export the dataset with features of tfds.features alone")
 
 
-def _classes(value: Any) -> Iterator[str]:
+def _classes(value: Any, keys: Sequence[str]) -> Iterator[str]:
   """Yield the names of all classes in a description of features, also in JSON that it holds as text."""
   if isinstance(value, dict):
     for key, child in value.items():
-      if key in _CLASS_KEYS and isinstance(child, str):
+      if key in keys and isinstance(child, str):
         yield child
       else:
-        yield from _classes(child)
+        yield from _classes(child, keys)
   elif isinstance(value, list):
     for child in value:
-      yield from _classes(child)
+      yield from _classes(child, keys)
   elif isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
     try:
       held = json.loads(value)
     except ValueError:
       return
-    yield from _classes(held)
+    yield from _classes(held, keys)
 
 
 def list_examples(folder: Path, split: str, cfg: CacheConfig) -> list[Item]:

@@ -160,7 +160,8 @@ def features(**classes):
   return {"pythonClassName": f"{OWN}.features_dict.FeaturesDict", "featuresDict": {"features": rows}}
 
 
-@pytest.mark.parametrize("value", [
+@pytest.mark.parametrize("value, name", [
+    (features(video="payload.Video"), "dataset_info.json"), *((value, "features.json") for value in (
     features(caption=f"{OWN}.text_feature.Text", video="payload.Video"),
     features(video="sub.payload.Video"), features(video=f"{OWN}.payload.Video"),
     features(video=f"{OWN}.test_feature.X"),
@@ -169,17 +170,18 @@ def features(**classes):
     {"pythonClassName": f"{OWN}.sequence_feature.Sequence", "sequence": {
         "feature": {"pythonClassName": "payload.Video", "text": {}}, "length": "-1"}},
     {"pythonClassName": f"{OWN}.features_dict.FeaturesDict", "jsonFeature": {
-        "json": json.dumps({"video": {"type": "payload.Video", "content": {}}})}}])
-def test_tfds_features_that_are_code_are_not_run(tmp_path, monkeypatch, value):
+        "json": json.dumps({"video": {"type": "payload.Video", "content": {}}})}}))])
+def test_tfds_features_that_are_code_are_not_run(tmp_path, monkeypatch, value, name):
   moving_digits.prepare(tmp_path, DataConfig(num_records=3))
   folder = next(tmp_path.rglob("dataset_info.json")).parent
-  (folder / "features.json").write_text(json.dumps(value), encoding="utf-8")
+  held = value if name == "features.json" else json.loads((folder / name).read_bytes()) | {"features": value}
+  (folder / name).write_text(json.dumps(held), encoding="utf-8")
   payload = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n"
   (tmp_path / "sub").mkdir()
   for path in (tmp_path / "payload.py", tmp_path / "sub/__init__.py", tmp_path / "sub/payload.py"):
     path.write_text(payload, encoding="utf-8")
   monkeypatch.syspath_prepend(tmp_path)
-  with pytest.raises(ValueError, match="features.json names .*, which is no feature of TFDS itself") as caught:
+  with pytest.raises(ValueError, match=f"{name} names .*, which is no feature of TFDS itself") as caught:
     open_source(str(folder), CacheConfig())
   assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
 
