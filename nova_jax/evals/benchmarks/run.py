@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nova_jax.evals.benchmarks.check import check, how_to_score, layout_of
+from nova_jax.evals.benchmarks.check import check, how_to_score, is_ours, layout_of
 from nova_jax.evals.benchmarks.layout import NAMES, read_layout
 from nova_jax.evals.benchmarks.sampling import CHECKSUMS, MANIFEST, Settings, generate
 from nova_jax.files import check_folder_writable
@@ -40,8 +40,8 @@ def check_folder(folder: Path, benchmark: str, prompts: str | None) -> bool:
   Returns:
     Whether all is well.
   """
-  if (folder / MANIFEST).is_file():
-    layout, scored, sums = layout_of(folder), folder, folder / CHECKSUMS
+  if (folder / MANIFEST).is_file() and (not prompts or is_ours(folder)):
+    layout, sums = layout_of(folder), folder / CHECKSUMS
     scored = folder / layout.benchmark
   else:
     if benchmark not in NAMES or not prompts:
