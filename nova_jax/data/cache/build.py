@@ -77,7 +77,7 @@ def build(
         for stale in output.glob(f".{number:06}-*{SUFFIX}"):
           stale.unlink()
         show = lambda part, before=counts: progress(before.seen + part.seen, total, before + part)
-        report = _build_part(output, number, parts[number], outcomes, watch, encoder, cfg.batch_size, show)
+        report = _build_part(output, number, parts[number], outcomes, watch, encoder, show)
         counts += report.counts
         progress(counts.seen, total, counts)
   return _finish(output, plan, items, len(parts))
@@ -85,7 +85,7 @@ def build(
 
 def _build_part(
     output: Path, number: int, items: Sequence[Item], outcomes: Iterator[Outcome | Lost], watch: Watch,
-    encoder: Encoder, batch_size: int, show: Callable[[Counts], None],
+    encoder: Encoder, show: Callable[[Counts], None],
 ) -> Report:
   """Encode a part's clips as they come, write its shards, and then its report."""
   results: dict[int, Record | Rejected | Skipped] = {}
@@ -100,7 +100,7 @@ def _build_part(
     if isinstance(outcome, Clip):
       buckets[place] = outcome.bucket
       waiting[outcome.bucket].append((place, item.name, outcome))
-      if len(waiting[outcome.bucket]) == batch_size:
+      if len(waiting[outcome.bucket]) == encoder.group_size:
         results.update(encoder.encode(waiting.pop(outcome.bucket)))
     else:
       results[place] = outcome
