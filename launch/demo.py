@@ -14,7 +14,7 @@ from absl import flags
 from nova_jax import cli, compilation_cache
 from nova_jax.demo.studio import Studio
 from nova_jax.files import check_folder_writable
-from nova_jax.pipeline import Pipeline
+from nova_jax.loading import load_pipeline
 
 flags.DEFINE_string(
     "checkpoint", None, "Folder of the model: a published one, a converted one, or the workdir of a training run.")
@@ -42,7 +42,7 @@ def main() -> None:
   from nova_jax.demo.page import serve
   output = check_folder_writable("output", args.output)
   compilation_cache.use(args.compilation_cache, on_cpu=True)
-  pipe = Pipeline.load(args.checkpoint, weights=args.weights, dtype=args.dtype)
+  pipe = load_pipeline(args.checkpoint, weights=args.weights, dtype=args.dtype)
   serve(Studio(pipe, args.checkpoint, args.weights, output, args.max_frames), args.host, args.port)
 
 

@@ -14,7 +14,7 @@ from absl import flags
 
 from nova_jax import cli, compilation_cache, jobs, media, sampling_flags
 from nova_jax.files import check_folder_writable
-from nova_jax.pipeline import Pipeline
+from nova_jax.loading import load_pipeline, say_first_compiles
 from nova_jax.progress import Progress
 from nova_jax.recipe import read_recipe
 
@@ -38,7 +38,7 @@ def main() -> None:
   compilation_cache.use(args.compilation_cache, on_cpu=True)
   weights = again.weights.split()[0] if again else args.weights
   texts = jobs.encode_first(checkpoint, clips) if args.low_memory else None
-  pipe = Pipeline.load(
+  pipe = load_pipeline(
       checkpoint, weights=weights, parts=("vae",) if args.low_memory else ("vae", "text_encoder"),
       dtype=again.dtype if again else args.dtype, space_tile=again.space_tile if again else args.space_tile,
       mesh=sampling_flags.mesh(args))
@@ -48,6 +48,7 @@ def main() -> None:
       pipe, checkpoint, weights, clips, batches, min(args.batch_size, len(clips)))
   if again:
     jobs.check_same(pipe, again)
+  say_first_compiles()
   if args.warmup:
     jobs.warm_up(pipe, recipes, batches)
     print(f"all programs are compiled, after {time.perf_counter() - started:.1f} s")
@@ -58,7 +59,8 @@ def main() -> None:
   if sheets:
     media.write_stack(output / jobs.STACK, sheets[:SHEET_CLIPS])
   print(f"{len(clips)} in {time.perf_counter() - started:.1f} s, start and compilation included; see {output}")
+  print(f"the first is {files[0][0]}; next: --reproduce={files[0][0]} makes it again")
 
 
 if __name__ == "__main__":
-  cli.run(main, required=("output",))
+  cli.run(main, required=("output",), aliases={"later_prompts": "then"})
