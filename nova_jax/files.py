@@ -61,7 +61,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
       os.fsync(file.fileno())  # Else a machine that dies may keep the name and lose what it names.
     os.replace(temporary, path)
   except OSError as error:
-    if error.filename in (None, str(temporary), os.fsencode(temporary)):  # A write that fails has no name at all.
+    # A write that fails has no name at all; an error without a number is a library's, in its own words.
+    if error.errno is not None and error.filename in (None, str(temporary), os.fsencode(temporary)):
       error.filename, error.filename2 = str(path), None
     raise
   finally:

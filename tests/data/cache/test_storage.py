@@ -65,7 +65,7 @@ def refuse(monkeypatch, number, names=None):
   whole = Path.open
 
   def opened(path, *args, **kwargs):
-    if path.suffix == ".mp4" and (names is None or path.name in names):
+    if path.suffix == ".mp4" if names is None else path.name in names:
       raise OSError(number, os.strerror(number), str(path))
     return whole(path, *args, **kwargs)
   monkeypatch.setattr(Path, "open", opened)
@@ -208,6 +208,23 @@ def test_a_source_in_which_more_has_changed_is_refused(source, tmp_path, finishe
   with pytest.raises(ValueError, match="more has changed in it than what was rejected"):
     build(str(source), tmp_path / "out", CFG, retry_rejected=True)
   assert contents(tmp_path / "out") == before
+
+
+def test_a_folder_that_vanishes_is_not_taken_for_other_hosts_at_work(made, source, tmp_path):
+  with pytest.raises(RunFailed, match="000000.json was written and is gone: .*still mounted"):
+    build(str(source), tmp_path / "out", CFG, progress=at(9, lambda: (tmp_path / "out").rename(tmp_path / "away")))
+  for path in (tmp_path / "out").rglob("*.*"):
+    path.rename(tmp_path / "away" / path.relative_to(tmp_path / "out"))
+  build(str(source), tmp_path / "away", CFG)
+  assert contents(tmp_path / "away") == contents(made / "out")
+
+
+def test_a_report_that_storage_refuses_is_not_one_that_is_missing(source, tmp_path, monkeypatch):
+  build(str(source), tmp_path / "out", CFG, num_hosts=2)
+  refuse(monkeypatch, errno.EIO, {"000002.json"})
+  with pytest.raises(OSError, match="Input/output error") as caught:
+    build(str(source), tmp_path / "out", CFG)
+  assert exit_code(caught.value) == FAILED
 
 
 def test_texts_of_any_size_are_rejected_one_by_one(source, tmp_path):
