@@ -18,6 +18,7 @@ from jaxtyping import Float, Float32, UInt8
 from nova_jax.autoencoders.moments import mean_and_std
 from nova_jax.autoencoders.pixels import Array
 from nova_jax.autoencoders.tiling import TimeTiles, blend, space_tiles
+from nova_jax.digests import digest_arrays, digest_values
 from nova_jax.finite import NotFinite, check_frames
 
 # By default XLA's CPU backend orders operations for concurrency, and keeps twice as many activations alive.
@@ -59,6 +60,11 @@ class NeuralAutoencoder:
     self._state = jax.device_put(state, place)
     self._encode_tile, self._decode_tile = (
         tile_function(graph, method, dtype, mesh) for method in ("encode", "decode"))
+
+  @functools.cached_property
+  def digest(self) -> str:
+    scaling = [self.shift.tolist(), self.factor.tolist()]
+    return digest_values([scaling, repr(self.time_tiles), digest_arrays(self._state)])
 
   def encode(
       self, pixels: UInt8[Array, "B frames height width 3"] | Float[Array, "B frames height width 3"],
