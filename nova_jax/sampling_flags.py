@@ -3,7 +3,6 @@
 A setting comes from the line of a prompts file, else from its flag, else from the preset, else from the model.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -11,11 +10,9 @@ from absl import flags
 
 from nova_jax.compilation_cache import DEFAULT
 from nova_jax.config import MeshConfig
-from nova_jax.preflight import check_files
-from nova_jax.prompts import expand, naming, read_named
+from nova_jax.prompts import expand, read_box, read_prompts
 from nova_jax.recipe import FORMATS
 from nova_jax.request import PRESETS, Request
-from nova_jax.settings import read_box
 from nova_jax.sources import count_frames
 
 # Flags that are settings of `Request`: how to define them, and what they mean.
@@ -109,18 +106,14 @@ def define() -> None:
       "Folder that keeps compiled programs for the next start; auto is a folder below ~/.cache, and off keeps none.")
 
 
-def clips(args: flags.FlagValues) -> tuple[list[dict[str, Any]], list[str]]:
-  """Return the settings of each clip, and the line of a file that each stands in; "" for the command line.
+def clips(args: flags.FlagValues) -> list[dict[str, Any]]:
+  """Return the settings of each clip.
 
   Raises:
     ValueError: nothing to make, or a setting that no model can do.
   """
   lines = [{"prompt": prompt} for prompt in args.prompt or []] + [{"label": label} for label in args.label or []]
-  if any(not prompt.strip() for prompt in args.prompt or []):
-    raise ValueError("--prompt: it is empty; say what to show")
-  named = read_named(args.prompts) if args.prompts else []
-  places = [""] * len(lines) + [place for place, _ in named]
-  lines += [settings for _, settings in named]
+  lines += read_prompts(args.prompts) if args.prompts else []
   if not lines:
     raise ValueError("--prompt: say what to show (of a class-conditional model, --label), or --prompts FILE")
   common = dict(PRESETS[args.preset]) if args.preset else {}
@@ -133,11 +126,7 @@ def clips(args: flags.FlagValues) -> tuple[list[dict[str, Any]], list[str]]:
     common["mask"] = read_box(args.mask)
   if args.place:
     common["place"] = [int(side) if side.strip().isdecimal() else side for side in args.place]
-  clips = expand(lines, common, args.seed, places)
-  places = [
-      place for line, place in zip(lines, places) for _ in range({**common, **line}.get("num_samples", 1))]
-  check_files(clips, places)
-  return [_complete(settings, place) for settings, place in zip(clips, places)], places
+  return [_complete(settings) for settings in expand(lines, common, args.seed)]
 
 
 def check_alone(args: flags.FlagValues) -> None:
@@ -162,17 +151,11 @@ def mesh(args: flags.FlagValues) -> MeshConfig | None:
   return MeshConfig(data=len(jax.local_devices()), fsdp=1) if args.all_devices else None
 
 
-def _complete(settings: dict[str, Any], place: str) -> dict[str, Any]:
-  """Say how long what is edited is: clips of one length are generated together."""
+def _complete(settings: dict[str, Any]) -> dict[str, Any]:
+  """Check a clip's settings, and say how long what is edited is: clips of one length are generated together."""
   if Request.of(settings).is_edit and "num_frames" not in settings:
-    with naming(place):
-      return {**settings, "num_frames": _count_frames(settings["video"]) if "video" in settings else 1}
+    return {**settings, "num_frames": count_frames(settings["video"]) if "video" in settings else 1}
   return settings
-
-
-@functools.cache
-def _count_frames(path: str) -> int:
-  return count_frames(path)
 
 
 def _then(text: str) -> tuple[int, str]:

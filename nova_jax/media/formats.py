@@ -27,7 +27,7 @@ PICTURES = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TIFF
 # Of FFmpeg's demuxers those that read one file of video.
 CONTAINERS = (
     "mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "h264", "hevc", "vvc", "av1", "obu", "ivf", "m4v", "h261",
-    "h263", "flv", "asf", "ogg", "mxf", "gxf", "nut", "wtv", "rm", "dv", "yuv4mpegpipe", "mjpeg", "vc1", "dnxhd",
+    "h263", "flv", "asf", "ogg", "mxf", "gxf", "nut", "wtv", "rm", "dv", "yuv4mpegpipe", "vc1", "dnxhd",
     "cavsvideo", "dirac", "swf", "nsv",
     # Sound, to say that there is no video in it.
     "mp3", "wav", "flac", "aac", "aiff", "caf")
@@ -46,7 +46,7 @@ _OTHERS = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind in (
     (rb"(\xef\xbb\xbf)?\s*(#EXTM3U|ffconcat|\[playlist\]|v=0\r?\n|[^\0]{0,200}<MPD)",
      "is a playlist, which names other files: give the video itself"),
     (rb"\s*(<\?xml[^\0]{0,999})?<svg", "is an SVG drawing: convert it to PNG"),
-    (rb"\s*<(!doctype html|html)", "is a web page: the download of the file itself failed"),
+    (rb"(?i)\s*<(!doctype html|html)", "is a web page: the download of the file itself failed"),
     (rb"\0\0\0\x0cJXL |\xff\x0a", "is a JPEG XL picture: convert it to JPEG or PNG"),
     (rb"(8BPS|gimp xcf|II\*\0.{4}CR)", "is a file of an editor or a camera: export it as PNG or JPEG"),
     (rb"(\x89PNG|\xff\xd8\xff|GIF8|RIFF.{4}WEBP|BM.{4}\0\0\0\0)", "is a damaged picture")))

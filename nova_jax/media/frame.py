@@ -7,6 +7,7 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
+from nova_jax.media import hdr
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
@@ -34,6 +35,8 @@ class Frame:
 
   def stored(self, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
     """Return its pixels as they lie in the file, resized."""
+    if hdr.is_hdr(self.image):
+      return hdr.tone_mapped(self.image, height, width)
     return self.image.reformat(width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
 
   def turn(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:

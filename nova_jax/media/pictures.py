@@ -60,6 +60,8 @@ def put_on(background: str, image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
+  if image.format == "TIFF":
+    return 1  # Pillow turns these when it reads them.
   try:
     return image.getexif().get(ExifTags.Base.Orientation, 1)
   except Exception:  # Notes on the camera that are damaged are passed over, as viewers do; Pillow raises anything.

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import av
 import numpy as np
+from av.video.frame import PictureType
 
 from nova_jax import limits
 from nova_jax.media.formats import Unreadable, open_container
@@ -18,6 +19,7 @@ from nova_jax.media.frame import Frame, orientation
 
 _NEAR = 1e-4  # Seconds by which rounded times may be off.
 _BACK = (0.0, 2.0, 12.0)  # Seconds before the start from which it is tried, before the beginning.
+_JOINED = 2  # Packets that may follow the loss of some without a key frame.
 _USUAL_RATE = 25.0  # Of frames without times, in a stream that doesn't tell its rate.
 
 
@@ -40,7 +42,7 @@ class Video:
   def frames(self, start: float) -> Iterator[Frame]:
     """Yield frames from one that is shown at `start` seconds or before; only once."""
     base = self._base()
-    if start and base is not None:
+    if start and self._seeks():
       for back in _BACK:
         if start <= back:
           break
@@ -50,8 +52,7 @@ class Video:
           first = next(decoded, None)
         except (Unreadable, av.error.FFmpegError):  # Whether there is damage shows when all before it is known.
           continue
-        # Only what is decoded from a whole picture is what decoding from the beginning gives.
-        if first is not None and first.time <= start + _NEAR and _is_whole(first.image):
+        if first is not None and first.time <= start + _NEAR and _is_landing(first.image):
           yield from itertools.chain([first], decoded)
           return
       with open_container(self.content) as container:
@@ -60,10 +61,14 @@ class Video:
     yield from _decode(self._container, self._stream, self.rate, base)
 
   def _base(self) -> float | None:
-    """Return the time at which the file begins; None if its times aren't known."""
-    if self._container.start_time is not None:
-      return self._container.start_time / av.time_base
-    return None
+    """Return the time at which the file begins; None for that of its first frame."""
+    if self._container.start_time is None or _reordered_avi(self._container, self._stream):
+      return None
+    return self._container.start_time / av.time_base
+
+  def _seeks(self) -> bool:
+    """Whether frames have the times that they have when all are decoded, wherever decoding begins."""
+    return self._base() is not None and self._container.format.name != "mpeg"  # A program stream has few times.
 
 
 @contextlib.contextmanager
@@ -86,41 +91,55 @@ def open_video(content: BinaryIO) -> Iterator[Video]:
 
 
 def _best(container: av.container.InputContainer) -> av.VideoStream:
-  """Return the stream that FFmpeg takes for the best, but no picture that is attached, such as a cover."""
-  stream = container.streams.best("video")
-  if stream is not None and not _is_attached(stream):
-    return stream
+  """Return the stream that players show: one that moves, before others the default, then the largest.
+
+  FFmpeg's own choice decides between equals; a picture that is attached, such as a cover, is none.
+  """
   streams = [stream for stream in container.streams.video if not _is_attached(stream)]
   if not streams:
     kinds = sorted({"picture" if stream.type == "video" else stream.type for stream in container.streams})
     raise Unreadable("no video in it, only " + (", ".join(kinds) or "nothing"))
-  return max(streams, key=lambda stream: stream.width * stream.height)
+  best = container.streams.best("video")
+
+  def rank(stream: av.VideoStream) -> tuple[bool, bool, int, bool]:
+    moves = stream.frames != 1 and bool(stream.average_rate)
+    default = bool(stream.disposition & stream.disposition.default)
+    return moves, default, stream.width * stream.height, stream == best
+
+  return max(streams, key=rank)
 
 
 def _is_attached(stream: av.VideoStream) -> bool:
   return bool(stream.disposition & (stream.disposition.attached_pic | stream.disposition.timed_thumbnails))
 
 
-def _is_whole(image: av.VideoFrame) -> bool:
-  return image.key_frame and image.pict_type not in (av.video.frame.PictureType.P, av.video.frame.PictureType.B)
+def _is_landing(image: av.VideoFrame) -> bool:
+  """Whether what is decoded from here on is what decoding from the beginning gives."""
+  return image.time is not None and image.key_frame and image.pict_type not in (PictureType.P, PictureType.B)
 
 
 def _decode(
     container: av.container.InputContainer, stream: av.VideoStream, rate: float | None, base: float | None
 ) -> Iterator[Frame]:
-  stream.thread_type = "NONE"
   if not stream.codec_context.is_open:
-    stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(limits.FRAME_PIXELS)}
+    stream.thread_type = "NONE"
+    stream.codec_context.options = {"err_detect": "crccheck+explode", "max_pixels": str(limits.FRAME_PIXELS)}
   stretch = float(stream.sample_aspect_ratio or 1) or 1.0
-  clock = _Clock(rate or _USUAL_RATE, base)
-  for number, image in enumerate(_images(container, stream)):
-    yield Frame(clock.time(image), _opaque(image), stretch, *orientation(image))
+  by_storage = _reordered_avi(container, stream)
+  clock = Clock(rate or _USUAL_RATE, base, careless=container.format.name != "mpeg")
+  for image in _images(container, stream):
+    time = _decoding_time(image) if by_storage else image.time
+    yield Frame(clock.time(time), _opaque(image), stretch, *orientation(image))
 
 
 def _images(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
   """Yield decoded pictures, but none before the first that is whole: those of a clip that was cut are no damage."""
-  key, number = None, 0  # The time of the first key frame.
+  key, number, lost = None, 0, 0  # The time of the first key frame; how many packets ago some were lost.
   for packet in container.demux(stream):
+    # A transport stream that loses packets says so; between clips that were joined it may say so, too.
+    lost = 0 if packet.is_keyframe else lost + (lost > 0 or packet.is_corrupt)
+    if lost > _JOINED:
+      raise Unreadable(f"data are missing before frame {number}")
     try:
       images = packet.decode()
     except av.error.InvalidDataError:
@@ -139,27 +158,41 @@ def _images(container: av.container.InputContainer, stream: av.VideoStream) -> I
       yield image
 
 
-class _Clock:
-  """Tells the times of frames, which some files leave out, or let go back."""
+def _reordered_avi(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
+  """Whether the times in a file are those at which its pictures are decoded, and others than they are shown at."""
+  context = stream.codec_context  # H.264 may say only later that it reorders.
+  return container.format.name == "avi" and (bool(context.has_b_frames) or context.name == "h264")
 
-  def __init__(self, rate: float, base: float | None):
-    self._step, self._base, self._last = 1 / rate, base, None
 
-  def time(self, image: av.VideoFrame) -> float:
-    """Return the time of the next frame in order."""
-    seen = image.time
-    if seen is not None and self._base is None:
-      self._base = seen
-    time = None if seen is None else seen - self._base
-    if time is None:
-      time = 0.0 if self._last is None else self._last + self._step
-    elif self._last is not None and time < self._last:
-      # Clips that were joined start again; small steps back are of careless writers.
-      if self._last - time > 1:
-        self._base -= self._last + self._step - time
-        time = self._last + self._step
-      else:
-        time = self._last
+def _decoding_time(image: av.VideoFrame) -> float | None:
+  return None if image.dts is None else float(image.dts * image.time_base)
+
+
+class Clock:
+  """Tells the times of frames, which some files leave out, or let go back.
+
+  Args:
+    rate: frames a second where times are missing.
+    base: the time at which the file begins; None for that of its first frame.
+    careless: a small step back is of one frame, and those after it are right again.
+  """
+
+  def __init__(self, rate: float, base: float | None, careless: bool):
+    self._step, self._base, self._last, self._careless = 1 / rate, base, None, careless
+
+  def time(self, seen: float | None) -> float:
+    """Return the time of the next frame in order, of which the file says that it is shown at `seen`."""
+    following = 0.0 if self._last is None else self._last + self._step
+    if self._base is None and seen is not None:
+      self._base = seen - following
+    time = following if seen is None else seen - self._base
+    if self._last is None:
+      pass
+    elif time < self._last - 1:  # Clips that were joined start again.
+      self._base -= following - time
+      time = following
+    elif time <= self._last:
+      time = self._last + self._step / (2 if self._careless else 1)
     self._last = time
     return time
 

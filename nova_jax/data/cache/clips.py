@@ -116,8 +116,8 @@ def _clip(footage: Footage, cfg: CacheConfig) -> tuple[Bucket, np.ndarray] | Ski
     raise Unusable(f"it ends after {decoded.count} of {footage.num_frames} frames")
   if not count:
     raise Unusable("there are no frames in it, or in the part asked for")
-  # A video of one frame is a still.
-  length = 1 if count == 1 else max((length for length in lengths if length <= count), default=0)
+  # A video of one frame is a still, however often `fps` repeats it.
+  length = 1 if count == 1 or decoded.count == 1 else max((length for length in lengths if length <= count), default=0)
   bucket = wanted.get(length)
   if bucket is None:
     return Skipped("too_short")

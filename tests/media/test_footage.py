@@ -1,0 +1,228 @@
+"""Which frames a file has, at which times, in which places of a file, and how they are seen."""
+
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from media.made import CLOSED, OPEN, REFRESH, STEP, cut, numbers, shades, write
+from nova_jax import limits
+from nova_jax.media import videos
+from nova_jax.media.footage import count_frames, open_footage
+from nova_jax.media.formats import Unreadable
+
+LATE = {"times": [1000 + 40 * i for i in range(30)]}
+MPEG2 = {"codec": "mpeg2video", "options": {"b": "5M", "g": "10", "bf": "2"}}
+PIECES = {"movflags": "frag_keyframe+empty_moov"}
+FILES = {
+    "late.mkv": LATE | {"options": CLOSED},
+    "late.mp4": LATE | {"options": CLOSED},
+    "hours.ts": {"options": CLOSED, "times": [10**6 + 40 * i for i in range(30)]},
+    "closed.ts": {"options": CLOSED},
+    "open.ts": {"options": OPEN},
+    "open.mp4": {"options": OPEN},
+    "open_pieces.mp4": {"options": OPEN, "mux": PIECES},
+    "refresh.ts": {"options": REFRESH},
+    "refresh.mkv": {"options": REFRESH},
+    "reordered.avi": {"options": CLOSED},
+    "reordered4.avi": {"codec": "mpeg4", "options": {"b": "5M", "g": "10", "bf": "2"}},
+    "bare.h264": {"options": OPEN, "container": "h264"},
+    "bare.mpg": MPEG2 | {"container": "mpeg2video"},
+    "program.mpg": MPEG2 | {"container": "mpeg"},
+    "disc.vob": MPEG2 | {"container": "vob"},
+    "alt.webm": {"codec": "libvpx", "options": {"g": "10", "lag-in-frames": "16", "b": "500k"}},
+    "hevc.ts": {"codec": "libx265", "options": {
+        "x265-params": "log-level=none:qp=4:open-gop=1:keyint=10:min-keyint=10:bframes=3:b-adapt=0:scenecut=0"}}}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_parts_are_those_of_the_whole_counted_from_the_beginning(tmp_path, name):
+  write(tmp_path / name, shades(30), **FILES[name])
+  with open_footage(tmp_path / name) as footage:
+    whole = numbers(footage)
+  assert np.abs(np.subtract(whole, range(30))).max() <= 1  # Old codecs are not exact.
+  for start in (0.0, 0.12, 0.4, 0.52, 0.88, 1.16):
+    first = round(start * 25)
+    with open_footage(tmp_path / name, start) as footage:
+      frames = list(footage.frames)
+    assert [round(float(frame.upright().mean()) / STEP) for frame in frames] == whole[first:]
+    assert np.allclose([frame.time for frame in frames], np.arange(first, 30) / 25, atol=2e-3)
+    assert footage.rate == pytest.approx(25, abs=0.01)
+  with open_footage(tmp_path / name, 0.52, 0.8) as footage:
+    assert numbers(footage) == whole[13:20]
+  with open_footage(tmp_path / name, 5.0) as footage:
+    assert numbers(footage) == []
+
+
+@pytest.mark.parametrize("codec, options, first", [("libx264", OPEN, 10), ("libx264", REFRESH, 5), ("libx265", {
+    "x265-params": "log-level=none:qp=4:open-gop=1:keyint=10:min-keyint=10:bframes=3:b-adapt=0:scenecut=0"}, 5)])
+@pytest.mark.parametrize("end", ["ts", "mkv"])
+def test_what_comes_before_the_first_key_frame_of_a_cut_clip_is_no_damage(tmp_path, codec, options, first, end):
+  write(tmp_path / "whole.ts", shades(30), codec=codec, options=options)
+  with open_footage(cut(tmp_path / "whole.ts", tmp_path / f"part.{end}", first)) as footage:
+    found = numbers(footage)
+  assert found == [*range(30 - len(found), 30)] and len(found) >= 8
+
+
+def test_clips_that_were_joined_go_on(tmp_path):
+  part = write(tmp_path / "a.ts", shades(30), options=CLOSED).read_bytes()
+  with open_footage(part + part) as footage:
+    frames = list(footage.frames)
+  assert np.allclose([frame.time for frame in frames], np.arange(60) / 25, atol=1e-3)
+
+
+def test_packets_that_a_stream_lost_are_damage(tmp_path):
+  part = write(tmp_path / "a.ts", np.random.default_rng(0).integers(0, 256, (30, 48, 64, 3), np.uint8), **MPEG2)
+  content = part.read_bytes()
+  half = len(content) // 2 // 188 * 188
+  with open_footage(content[:half] + content[half + 4 * 188 :], name="a.ts") as footage:
+    with pytest.raises(Unreadable, match="a.ts: (data are missing|can't be decoded)"):
+      list(footage.frames)
+
+
+@pytest.mark.parametrize("seen, expected", [
+    ([0.5, None, None, 0.62], [0, 0.04, 0.08, 0.12]),
+    ([None, 0.3, 0.34], [0, 0.04, 0.08]),
+    ([0.0, 0.04, 0.03, 0.12, 0.16], [0, 0.04, 0.06, 0.12, 0.16]),
+    ([9.0, 9.04, 0.0, 0.04], [0, 0.04, 0.08, 0.12])])
+def test_times_that_are_missing_or_go_back(seen, expected):
+  clock = videos.Clock(25.0, None, careless=True)
+  assert [clock.time(time) for time in seen] == pytest.approx(expected)
+
+
+def test_frames_that_an_edit_hides_do_not_count(tmp_path):
+  path = write(tmp_path / "a.mp4", shades(20), options={"qp": "4", "bf": "0"})
+  content = path.read_bytes()
+  place = content.index(b"elst") + 12  # Duration in the movie's time, and where it begins in the track's.
+  duration, _ = struct.unpack(">Ii", content[place : place + 8])
+  hidden = struct.pack(">Ii", duration * 3 // 4, 5 * 512)
+  path.write_bytes(content[:place] + hidden + content[place + 8 :])
+  with open_footage(path) as footage:
+    assert numbers(footage) == [*range(5, 20)]
+  with open_footage(path, 0.2) as footage:
+    assert numbers(footage) == [*range(10, 20)]
+
+
+# Of a display matrix, and where it puts the upper left corner.
+MATRICES = {
+    (1, 0, 0, 1): (0, 0), (0, 1, -1, 0): (0, 1), (-1, 0, 0, -1): (1, 1), (0, -1, 1, 0): (1, 0),
+    (-1, 0, 0, 1): (0, 1), (1, 0, 0, -1): (1, 0), (0, 1, 1, 0): (0, 0), (0, -1, -1, 0): (1, 1)}
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_all_orientations(tmp_path, matrix):
+  frames = np.zeros((2, 48, 96, 3), np.uint8)
+  frames[:, :24, :48] = 255
+  path = write(tmp_path / "a.mp4", frames)
+  content = bytearray(path.read_bytes())
+  a, b, c, d = (value << 16 for value in matrix)
+  struct.pack_into(">9i", content, content.index(b"tkhd") + 44, a, b, 0, c, d, 0, 0, 0, 1 << 30)
+  with open_footage(bytes(content)) as footage:
+    frame = next(footage.frames)
+  pixels = frame.upright()[..., 0]
+  assert pixels.shape == frame.shape == ((96, 48) if matrix[1] else (48, 96))
+  rows, columns = np.nonzero(pixels > 128)
+  assert (round(rows.mean() / len(pixels)), round(columns.mean() / pixels.shape[1])) == MATRICES[matrix]
+
+
+def test_pixels_that_are_not_square_lose_nothing(tmp_path):
+  for stretch, shape in ((2, (48, 128)), (0.5, (96, 64))):
+    path = write(tmp_path / "a.mkv", shades(2), prepare=lambda stream: setattr(
+        stream.codec_context, "sample_aspect_ratio", Fraction(stretch)))
+    with open_footage(path) as footage:
+      frame = next(footage.frames)
+    assert frame.upright().shape[:2] == shape and frame.shape == (48, 64 * stretch)
+
+
+@pytest.mark.parametrize("name, codec, pix_fmt", [
+    ("a.mov", "qtrle", "argb"), ("b.mov", "prores_ks", "yuva444p10le"), ("c.mov", "png", "rgba"),
+    ("d.mkv", "ffv1", "yuva420p")])
+def test_what_is_transparent_is_white(tmp_path, name, codec, pix_fmt):
+  frames = np.zeros((3, 48, 64, 4), np.uint8)
+  frames[..., 0], frames[:, :24, :, 3] = 255, 255  # Red above; below, red that isn't seen.
+  with open_footage(write(tmp_path / name, frames, codec=codec, pix_fmt=pix_fmt)) as footage:
+    pixels = next(footage.frames).upright()
+  assert (pixels[40:, 30] > 250).all() and pixels[4, 30, 0] > 240 and (pixels[4, 30, 1:] < 15).all()
+
+
+@pytest.mark.parametrize("name, options", [("a.gif", {"disposal": 2}), ("a.png", {}), ("a.webp", {"lossless": True})])
+def test_moving_pictures(tmp_path, name, options):
+  frames = [Image.new("RGBA", (64, 48), (255, 0, 0, 0)) for _ in range(4)]
+  for number, frame in enumerate(frames):
+    frame.paste((0, 10 + 60 * number, 0, 255), (0, 0, 8, 8))
+  frames[0].save(
+      tmp_path / name, save_all=True, append_images=frames[1:], duration=[40, 200, 60, 100], **options)
+  with open_footage(tmp_path / name) as footage:
+    found = list(footage.frames)
+  assert [frame.time for frame in found] == pytest.approx([0, 0.04, 0.24, 0.3])
+  assert footage.rate == pytest.approx(10) and not footage.still
+  assert [int(frame.upright()[4, 4, 1]) for frame in found] == [10, 70, 130, 190]
+  assert all((frame.upright()[20:, 20:] == 255).all() for frame in found)
+  with open_footage(tmp_path / name, 0.24) as footage:
+    assert len(list(footage.frames)) == 2
+
+
+def test_durations_that_no_browser_believes(tmp_path):
+  frames = [Image.new("L", (8, 8), 90 * i) for i in range(3)]
+  frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=0)
+  with open_footage(tmp_path / "a.gif") as footage:
+    assert footage.rate == pytest.approx(10)
+
+
+def test_a_picture_beside_the_video_is_not_taken_for_it(tmp_path):
+  path = tmp_path / "a.mp4"
+  with av.open(str(path), "w") as out:
+    cover, video = out.add_stream("mjpeg", rate=25), out.add_stream("mpeg4", rate=25)
+    cover.width, cover.height, cover.pix_fmt, video.width, video.height = 128, 96, "yuvj420p", 64, 48
+    for number, pixels in enumerate(shades(5)):
+      frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+      out.mux(video.encode(frame))
+      if not number:
+        out.mux(cover.encode(frame.reformat(128, 96, "yuvj420p")))
+    out.mux(video.encode())
+  with open_footage(path) as footage:
+    assert len(numbers(footage)) == 5
+
+
+def paper(transfer, code):
+  """Frames of one 10-bit grey, as BT.2020 in high dynamic range."""
+  def prepare(stream):
+    context = stream.codec_context
+    context.colorspace, context.color_trc, context.color_primaries = 9, transfer, 9
+
+  def change(frame):
+    frame = frame.reformat(format="yuv420p10le")
+    for plane, value in zip(frame.planes, (code, 512, 512)):
+      plane.update(np.full(plane.buffer_size // 2, value, np.uint16).tobytes())
+    return frame
+
+  name = {16: "smpte2084", 18: "arib-std-b67"}[transfer]
+  return {"codec": "libx265", "pix_fmt": "yuv420p10le", "prepare": prepare, "change": change, "options": {
+      "x265-params": f"log-level=none:lossless=1:transfer={name}:colormatrix=bt2020nc:colorprim=bt2020"}}
+
+
+@pytest.mark.parametrize("transfer, code, low, high", [
+    (16, 573, 230, 250), (16, 64, 0, 2), (16, 940, 254, 255), (18, 721, 230, 250), (18, 64, 0, 2)])
+def test_high_dynamic_range(tmp_path, transfer, code, low, high):
+  with open_footage(write(tmp_path / "a.mkv", shades(2), **paper(transfer, code))) as footage:
+    pixels = next(footage.frames).upright()
+  assert pixels.min() >= low and pixels.max() <= high and np.ptp(pixels) <= 1
+
+
+def test_frames_are_counted(tmp_path):
+  assert count_frames(write(tmp_path / "a.mp4", shades(7))) == 7
+  assert count_frames(write(tmp_path / "a.ts", shades(7))) == 7
+  Image.new("L", (8, 8)).save(tmp_path / "a.png")
+  assert count_frames(tmp_path / "a.png") == 1
+
+
+def test_frames_that_are_too_large(tmp_path, monkeypatch):
+  monkeypatch.setattr(limits, "FRAME_PIXELS", 1000)
+  frames = [Image.new("L", (40, 40), 90 * i) for i in range(3)]
+  frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+  for path in (write(tmp_path / "a.mp4", shades(2)), tmp_path / "a.gif"):
+    with pytest.raises(Unreadable, match="larger than FRAME_PIXELS, 1,000"), open_footage(path):
+      pass
