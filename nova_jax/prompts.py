@@ -54,6 +54,8 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
   for row in check_rows(read_table(path)).rows:
     values = {}
     for name, field in row.values.items():
+      if not field:
+        continue
       kind = SETTINGS.get(name, str)
       where = f"{row.where}: {name}"
       try:
@@ -66,7 +68,7 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
   for row in check_rows(read_table(path)).rows:
-    yield row.where, row.values
+    yield row.where, {name: value for name, value in row.values.items() if value is not None}
 
 
 def _check(settings: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@
            that pandas writes, and is left out. Lines without any cell are left out.
   .jsonl   an object a line; blank lines are left out, but count
   .json    an array of objects, which may also lie under the name .jsonl
-An empty cell, null and NaN are no value.
+null and NaN are no value, and become None.
 Invariant: a row is what its line says, or a problem; a table whose rows can't be told apart is refused.
 """
 
@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
   number: int  # From 1: of the row in CSV and arrays, of the line in JSON lines.
   where: str  # File and line, or file and entry.
-  values: dict[str, Any]  # Without those that are no values.
+  values: dict[str, Any]  # Cells by column; None where there is no value.
   problem: str = ""  # Why the row can't be used.
 
 
@@ -91,7 +91,7 @@ def _csv(text: str, path: Path) -> Table:
     if len(cells) != len(names):
       hint = "; a cell with a comma needs quotes around it" if len(cells) > len(names) else ""
       problem = f"expected {len(names)} cells, as in the header, got {len(cells)}{hint}"
-    values = {} if problem else {names[i]: cells[i] for i in kept if cells[i]}
+    values = {} if problem else {names[i]: cells[i] for i in kept}
     rows.append(Row(number, f"{path}:{line}", values, problem))
   return Table(tuple(names[i] for i in kept), rows)
 
@@ -200,4 +200,4 @@ def _is_array(text: str) -> bool:
 def _object(value: Any, number: int, where: str) -> Row:
   if not isinstance(value, dict):
     return Row(number, where, {}, f"expected a JSON object, got {type(value).__name__}")
-  return Row(number, where, {name: cell for name, cell in value.items() if not is_missing(cell)})
+  return Row(number, where, {name: None if is_missing(cell) else cell for name, cell in value.items()})

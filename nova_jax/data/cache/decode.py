@@ -10,14 +10,15 @@ from typing import Any
 import av
 import numpy as np
 
-from nova_jax.data.cache.items import Cell, Piece, Unusable
+from nova_jax import limits
+from nova_jax.data.cache.items import Cell, Held, Piece, Unusable
 from nova_jax.media.footage import Footage, between, open_footage as open_file
 from nova_jax.media.frame import Frame
 
 
 @contextlib.contextmanager
 def open_footage(
-    media: Piece | Cell | Mapping[str, Any], start: float | None = None, end: float | None = None
+    media: Piece | Cell | Held | Mapping[str, Any], start: float | None = None, end: float | None = None
 ) -> Iterator[Footage]:
   """Open a clip or still, or the part of a clip between two times in seconds.
 
@@ -35,14 +36,14 @@ def open_footage(
     yield dataclasses.replace(footage, frames=between(footage.frames, start, end))
     return
   with contextlib.ExitStack() as stack:
-    if isinstance(media, Piece):
+    if isinstance(media, Piece) and not media.packing:
       if not stat.S_ISREG(media.path.stat().st_mode):
         raise Unusable("it is neither a file nor a link to one; devices, pipes and sockets are not read")
       content = stack.enter_context(media.path.open("rb"))
       if media.size is not None:
         content = io.BufferedReader(_Part(content, media.start, media.size))
     else:
-      content = media.read()
+      content = media.read(limits.ROW_BYTES) if isinstance(media, Piece) else media.read()
     yield stack.enter_context(open_file(content, start, end))
 
 

@@ -4,17 +4,23 @@ Invariant: reading an item depends on the item alone, so that any process may do
 """
 
 import dataclasses
-import functools
-import json
-from collections.abc import Mapping, Sequence
+import datetime
+import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from nova_jax import limits
 from nova_jax.config import CacheConfig
+from nova_jax.data.cache.packed import read_packed
+from nova_jax.files import check_regular
+from nova_jax.parquet import read_cell
+from nova_jax.tables import is_missing
+from nova_jax.text_files import decode, parse_json
 
 _MOST_SECONDS = 1e7
+_TIME = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]?\d(?:[.,]\d*)?)")  # As players show it.
 
 
 class Unusable(ValueError):
@@ -28,16 +34,32 @@ class Piece:
   path: Path
   start: int = 0
   size: int | None = None  # None goes to the end.
+  packing: str = ""  # Of a tar that is compressed, a key of `packed.OPENERS`; start and size are as if it were not.
 
-  def read(self) -> bytes:
-    with self.path.open("rb") as file:
-      file.seek(self.start)
-      return file.read() if self.size is None else file.read(self.size)
+  def read(self, limit: int) -> bytes:
+    """Read at most `limit` bytes.
+
+    Raises:
+      Unusable: there are more, or the file ends before.
+    """
+    if self.size is not None and self.size > limit:
+      raise Unusable(f"it has {self.size:,} bytes; expected at most {limit:,}")
+    if self.packing:
+      content = read_packed(self.path, self.packing, self.start, self.size)
+    else:
+      with check_regular(self.path).open("rb") as file:
+        file.seek(self.start)
+        content = file.read(limit + 1 if self.size is None else self.size)
+    if len(content) > limit:
+      raise Unusable(f"it has more than {limit:,} bytes")
+    if self.size is not None and len(content) < self.size:
+      raise Unusable(f"the file ends {self.size - len(content):,} bytes before it should")
+    return content
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """A value of a Parquet file."""
+  """A value of a Parquet file: bytes, or a struct of them and a path, as Hugging Face writes it."""
 
   path: Path
   group: int  # Row group.
@@ -45,18 +67,29 @@ class Cell:
   column: str
 
   def read(self) -> bytes:
-    value = _column(self.path, self.group, self.column)[self.row].as_py()
+    try:
+      value = read_cell(self.path, self.group, self.row, self.column)
+    except ValueError as error:
+      raise Unusable(str(error)) from None
+    place = value.get("path") if isinstance(value, dict) else None
     value = value.get("bytes") if isinstance(value, dict) else value
+    if value is None and isinstance(place, str) and place and "\0" not in place:
+      value = Piece(self.path.parent / place).read(limits.ROW_BYTES)
     if not isinstance(value, bytes):
       raise Unusable(f"{self.column}: expected bytes, got {type(value).__name__}")
+    if len(value) > limits.ROW_BYTES:
+      raise Unusable(f"{self.column}: {len(value):,} bytes; expected at most {limits.ROW_BYTES:,} (ROW_BYTES)")
     return value
 
 
-@functools.lru_cache(maxsize=1)  # Rows follow one another, and only whole groups can be read.
-def _column(path: Path, group: int, column: str) -> Sequence[Any]:
-  import pyarrow.parquet as pq  # Slow to import, and only this source needs it.
+@dataclasses.dataclass(frozen=True)
+class Held:
+  """What was read already."""
 
-  return pq.ParquetFile(path).read_row_group(group, columns=[column])[column]
+  content: bytes
+
+  def read(self) -> bytes:
+    return self.content
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +106,7 @@ class Example:
     return examples(self.folder, self.split)[self.index]
 
 
-Media = Piece | Cell | Example
+Media = Piece | Cell | Held | Example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +148,9 @@ class Item:
     fields = dict(self.fields if example is None else example)
     note, text = fields.pop(".json", None), fields.pop(".txt", None)
     if note is not None:
-      fields |= _parse_note(note)
+      fields |= _read_note(note, cfg, alone=text is None and cfg.caption_field not in fields)
     if text is not None:
-      fields[cfg.caption_field] = _decode(text.read())
+      fields[cfg.caption_field] = _decode(_content(text, limits.CAPTION_BYTES))
     caption = _text(fields, cfg.caption_field)
     if caption is None:
       raise Unusable(f"no caption: expected a field {cfg.caption_field!r}, or a .txt or .json file beside it")
@@ -125,47 +158,118 @@ class Item:
     return Texts(caption, short, *(_seconds(fields, end) for end in ("start", "end")))
 
 
-def _parse_note(piece: Piece) -> dict[str, Any]:
-  text = _decode(piece.read())
+def held(item: Item) -> Item:
+  """Return an item with what a reader can only pass in order, read: cells of Parquet, members of compressed tars.
+
+  One process reads for all others, as each would have to hold all of a row group, or unpack all of a tar.
+  """
+  if isinstance(item.media, Cell):
+    return dataclasses.replace(item, media=_held(item.media))
+  pieces = [value for value in (item.media, *item.fields.values()) if isinstance(value, Piece) and value.packing]
+  read = {value: _held(value) for value in sorted(pieces, key=lambda piece: piece.start)}
+  if not read:
+    return item
+  fields = {name: read.get(value, value) if isinstance(value, Piece) else value for name, value in item.fields.items()}
+  return dataclasses.replace(item, media=read.get(item.media, item.media), fields=fields)
+
+
+def _held(value: Any) -> Any:
   try:
-    value = json.loads(text)
-  except (ValueError, RecursionError) as error:
-    raise Unusable(f"its .json file is not JSON: {error}") from None
+    return Held(value.read() if isinstance(value, Cell) else value.read(limits.ROW_BYTES))
+  except Exception:  # Whoever takes the item will meet it again, and say what it is.
+    return value
+
+
+def _content(value: Piece | Held, limit: int) -> bytes:
+  try:
+    content = value.read() if isinstance(value, Held) else value.read(limit)
+  except Unusable as error:
+    raise Unusable(f"its caption: {error}") from None
+  if len(content) > limit:
+    raise Unusable(f"its caption: it has more than {limit:,} bytes")
+  return content
+
+
+def _read_note(note: Piece | Held, cfg: CacheConfig, alone: bool) -> dict[str, Any]:
+  """Read a .json file beside a clip.
+
+  Args:
+    note: the file.
+    cfg: names the fields.
+    alone: whether nothing else says the caption. Else the file may be about something else, such as boxes: what isn't
+      an object is passed over, and so are times that aren't seconds if there is no caption with them.
+  """
+  try:
+    content = _content(note, limits.CELL_BYTES)
+  except Unusable:
+    if alone:
+      raise
+    return {}
+  try:
+    value = parse_json(_decode(content), "its .json file")
+  except Unusable:
+    raise
+  except ValueError as error:
+    raise Unusable(str(error)) from None
   if not isinstance(value, dict):
-    raise Unusable(f"its .json file: expected an object, got a {type(value).__name__}")
+    if alone:
+      raise Unusable(f"its .json file: expected an object, got a {type(value).__name__}")
+    return {}
+  if not alone and cfg.caption_field not in value:
+    value = {name: cell for name, cell in value.items() if name not in ("start", "end") or _is_number(cell)}
   return value
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _decode(content: bytes) -> str:
   try:
-    return content.decode("utf-8-sig")
-  except UnicodeDecodeError as error:
-    raise Unusable(f"its caption is not UTF-8: byte {error.start}") from None
+    return decode(content, "its caption")
+  except ValueError as error:
+    raise Unusable(str(error)) from None
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str | None:
   value = fields.get(name)
   if isinstance(value, bytes):
     value = _decode(value)
-  if value is None or (isinstance(value, float) and np.isnan(value)):
+  if is_missing(value):
     return None
   if not isinstance(value, str):
     raise Unusable(f"{name}: expected text, got {type(value).__name__}")
   try:
-    value.encode()
+    size = len(value.encode())
   except UnicodeEncodeError:
     raise Unusable(f"{name}: not UTF-8") from None
+  if size > limits.CAPTION_BYTES:
+    raise Unusable(f"{name}: {size:,} bytes; expected at most {limits.CAPTION_BYTES:,} (CAPTION_BYTES)")
+  if "\0" in value:
+    raise Unusable(f"{name}: it has a zero byte, which no text has")
   return value.strip()
 
 
 def _seconds(fields: Mapping[str, Any], name: str) -> float | None:
+  """Return a time in seconds, which may be written as [hours:]minutes:seconds; None where there is no value."""
   value = fields.get(name)
-  if value is None or value == "":
+  if is_missing(value) or value == "":
     return None
+  if isinstance(value, bytes):
+    value = _decode(value)
   try:
-    seconds = float(value)
-  except (TypeError, ValueError):
+    if isinstance(value, str) and (parts := _TIME.fullmatch(value.strip())):
+      seconds = 3600 * int(parts[1] or 0) + 60 * int(parts[2]) + float(parts[3].replace(",", "."))
+    elif isinstance(value, datetime.timedelta):
+      seconds = value.total_seconds()
+    elif isinstance(value, datetime.time):
+      seconds = 3600 * value.hour + 60 * value.minute + value.second + value.microsecond / 1e6
+    else:
+      seconds = -1.0 if isinstance(value, bool) else float(value)
+  except (OverflowError, TypeError, ValueError):
     seconds = -1.0
+  if math.isnan(seconds):  # As tables write it where there is no value.
+    return None
   if not 0 <= seconds <= _MOST_SECONDS:
-    raise Unusable(f"{name}: expected seconds, got {value!r}")
+    raise Unusable(f"{name}: expected seconds, or hours:minutes:seconds, got {str(value)[:80]!r}")
   return seconds

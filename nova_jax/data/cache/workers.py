@@ -24,7 +24,7 @@ from nova_jax import limits
 from nova_jax.cli import RunFailed
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.clips import Outcome, Rejected
-from nova_jax.data.cache.items import Item
+from nova_jax.data.cache.items import Item, held
 from nova_jax.data.cache.storage import Lost, attempt
 
 _AHEAD = 2  # Clips a process may be ahead of what has been taken.
@@ -57,7 +57,7 @@ class Workers:
       RunFailed: no process can be started that lives.
     """
     if self._pool is None:
-      yield from (attempt(item, self._cfg, self._channels) for item in items)
+      yield from (attempt(held(item), self._cfg, self._channels) for item in items)
       return
     items = iter(items)
     flying: collections.deque[tuple[Item, Future | None]] = collections.deque()
@@ -81,7 +81,7 @@ class Workers:
   def _submit(self, item: Item) -> Future | None:
     """Hand an item to a process; None if one has crashed."""
     try:
-      return self._pool.submit(_timed, item, self._cfg, self._channels, limits.ITEM_SECONDS)
+      return self._pool.submit(_timed, held(item), self._cfg, self._channels, limits.ITEM_SECONDS)
     except BrokenProcessPool:
       return None
 
@@ -90,7 +90,7 @@ class Workers:
     for item in items:
       begin = time.monotonic()
       try:
-        yield pool.submit(_timed, item, self._cfg, self._channels, limits.ITEM_SECONDS).result()
+        yield pool.submit(_timed, held(item), self._cfg, self._channels, limits.ITEM_SECONDS).result()
       except BrokenProcessPool:
         slow = time.monotonic() - begin >= limits.ITEM_SECONDS
         yield Rejected(

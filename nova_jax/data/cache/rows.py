@@ -1,0 +1,119 @@
+"""Tables as sources: rows that name a clip or picture, or have its bytes, with what is said of it.
+
+A path is relative to the table, and may lead anywhere: what is read there becomes an item only if it is a video or a
+picture. Invariant: each row is an item.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nova_jax import parquet
+from nova_jax.config import CacheConfig
+from nova_jax.data.cache.items import Cell, Item, Piece
+from nova_jax.fields import did_you_mean
+from nova_jax.tables import ENDINGS as TEXT_TABLES, read_table
+
+ENDINGS = (*TEXT_TABLES, ".parquet")
+FILE_NAME, TEXT = "file_name", "text"  # Hugging Face's columns.
+
+
+def table_items(path: Path, cfg: CacheConfig, prefix: str = "") -> list[Item]:
+  """List the rows of a table.
+
+  Args:
+    path: the table.
+    cfg: names its columns.
+    prefix: of the items' names.
+
+  Raises:
+    ValueError: the table can't be read, or lacks a column.
+  """
+  fields = (cfg.caption_field, cfg.short_caption_field, "start", "end")
+  if path.suffix.lower() == ".parquet":
+    columns = parquet.columns_of(path)
+    _check_columns(path, columns, cfg)
+    holds_text = parquet.holds_text(path, cfg.path_field)
+    wanted = [name for name in (*fields, *([cfg.path_field] if holds_text else [])) if name in columns]
+    rows = ((
+        number, "", cells if holds_text else cells | {cfg.path_field: Cell(path, group, row, cfg.path_field)})
+        for number, (group, row, cells) in enumerate(parquet.read_rows(path, wanted), 1))
+  else:
+    table = read_table(path)
+    if table.rows:
+      _check_columns(path, table.columns, cfg)
+    rows = ((row.number, _reason(row.where, row.problem, path), row.values) for row in table.rows)
+  return [_item(path, f"{prefix}row {number}", problem, row, cfg, fields) for number, problem, row in rows]
+
+
+def read_metadata(path: Path, folder: Path, cfg: CacheConfig) -> list[tuple[str, Item]] | None:
+  """Read a table of captions that lies beside the files that it names.
+
+  Args:
+    path: the table.
+    folder: the source.
+    cfg: names the columns of captions; Hugging Face's `text` is one too.
+
+  Returns:
+    For each row the name of its file in the source, and what is said of it; None if the table is about something else.
+
+  Raises:
+    ValueError: it can't be read.
+  """
+  is_parquet = path.suffix.lower() == ".parquet"
+  table = None if is_parquet else read_table(path)
+  columns = parquet.columns_of(path) if table is None else table.columns
+  if FILE_NAME not in columns:
+    return None
+  caption = TEXT if cfg.caption_field not in columns and TEXT in columns else cfg.caption_field
+  if table is None:
+    wanted = [name for name in (FILE_NAME, caption, cfg.short_caption_field, "start", "end") if name in columns]
+    rows = [(i, "", cells) for i, (_, _, cells) in enumerate(parquet.read_rows(path, wanted), 1)]
+  else:
+    rows = [(row.number, _reason(row.where, row.problem, path), row.values) for row in table.rows]
+  where, within = path.relative_to(folder).as_posix(), path.parent.relative_to(folder)
+  items = []
+  for number, problem, values in rows:
+    name = values.get(FILE_NAME)
+    if not problem and (not isinstance(name, str) or not name):
+      problem = f"{FILE_NAME}: expected the path of a file, got {repr(name)[:80]}"
+    fields = {
+        FILE_NAME: name, cfg.caption_field: values.get(caption),
+        **{key: values.get(key) for key in (cfg.short_caption_field, "start", "end")}}
+    label = f"{where} row {number}" + ("" if problem else f": {name}")
+    items.append((where + str(number) if problem else (within / name).as_posix(), Item(label, None, fields, problem)))
+  return items
+
+
+def _check_columns(path: Path, columns: Iterable[str], cfg: CacheConfig) -> None:
+  """Refuse a table that lacks a column, or in which one is probably misspelt."""
+  columns = tuple(columns)
+  for name in ("path_field", "caption_field"):
+    if getattr(cfg, name) not in columns:
+      raise ValueError(f"{name}: {path} has no {getattr(cfg, name)!r}; it has {', '.join(columns) or 'no columns'}")
+  for name in (cfg.short_caption_field, "start", "end"):
+    alike = [column for column in columns if column.strip().casefold() == name.casefold()]
+    if alike and name not in columns:
+      raise ValueError(f"{path}: the column {alike[0]!r} would not be read{did_you_mean(alike[0], [name])}")
+
+
+def _reason(where: str, problem: str, path: Path) -> str:
+  """Return what is wrong with a row, and where, without the folder, which may be another tomorrow."""
+  return problem and f"{where.removeprefix(f'{path.parent}/')}: {problem}"
+
+
+def _item(
+    path: Path, label: str, problem: str, row: Mapping[str, Any], cfg: CacheConfig, names: Iterable[str]
+) -> Item:
+  """Make an item of a row, or of what is wrong with it."""
+  if problem:
+    return Item(label, None, {}, problem)
+  place = row.get(cfg.path_field)
+  fields = {name: row.get(name) for name in names}
+  if isinstance(place, Cell):
+    return Item(label, place, fields)
+  if isinstance(place, bytes):  # Text of a binary column.
+    place = place.decode("utf-8", "replace")
+  if not isinstance(place, str) or not place or "\0" in place:
+    return Item(label, None, {}, f"{cfg.path_field}: expected the path of a file, got {repr(place)[:80]}")
+  return Item(f"{label}: {place}", Piece(path.parent / place), fields)
