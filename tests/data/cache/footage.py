@@ -101,7 +101,7 @@ def hard_cases(folder):
       "twin.mp4": clip, "sub/twin.mp4": clip, "sound.m4a": "no video in it", "truncated.mp4": "it is damaged",
       "zero.mp4": "empty", "text.mp4": "neither a picture", "noise.png": "neither a picture", "half.png": "truncated",
       "empty.png": still, "chinese.png": still, "lines.png": still, "latin1.png": "not UTF-8",
-      "bad_json.png": "not JSON", "speechless.png": "no caption", "both.png": still}
+      "bad_json.png": "not JSON", "speechless.png": "no caption", "both.png": still, "gone.mp4": "does not exist"}
 
 
 class Bomb:
