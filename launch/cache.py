@@ -10,7 +10,6 @@ can't be used is named in rejected.jsonl, and tried again with --retry_rejected.
 """
 
 import os
-import pathlib
 
 from absl import flags
 from ml_collections import config_flags
@@ -18,6 +17,7 @@ from ml_collections import config_flags
 from nova_jax import cli
 from nova_jax.config import CacheConfig
 from nova_jax.fields import from_dict
+from nova_jax.files import check_folder_writable
 from nova_jax.progress import Progress
 
 config_flags.DEFINE_config_file("config", None, "Python file with get_config(), such as configs/cache.py; it is run.")
@@ -50,7 +50,7 @@ def main() -> None:
       skipped = counts.too_short + counts.no_bucket
       progress.show(done, total, f"{counts.cached} cached, {skipped} skipped, {counts.rejected} rejected")
 
-    output = pathlib.Path(args.output)
+    output = check_folder_writable("output", args.output)
     manifest = build(
         args.source, output, from_dict(CacheConfig, args.config), host=host, num_hosts=num_hosts,
         num_workers=args.num_workers, retry_rejected=args.retry_rejected, progress=show)

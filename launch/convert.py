@@ -9,11 +9,13 @@ training run becomes a published one. The direction follows from what --source i
 
 import sys
 import time
+from pathlib import Path
 
 from absl import flags
 
 from nova_jax import cli
 from nova_jax.convert.convert import CODES, convert
+from nova_jax.convert.folders import INDEX
 from nova_jax.convert.parts import PARTS
 from nova_jax.progress import Progress
 
@@ -34,6 +36,7 @@ def main() -> None:
   """Convert --source to --target."""
   args = flags.FLAGS
   started = time.perf_counter()
+  print(f"reading {args.source}", flush=True)
   with Progress("B") as bar:
     notes = convert(
         args.source, args.target, parts=args.parts, dtype=args.dtype, base=args.base, weights=args.weights,
@@ -41,6 +44,8 @@ def main() -> None:
   for note in notes:
     print(f"note: {note}", file=sys.stderr)
   print(f"wrote {args.target} in {time.perf_counter() - started:.1f} s")
+  if (Path(args.target) / INDEX).is_file():
+    print(f'next: python -m launch.sample --checkpoint {args.target} --output out --prompt "a fox runs"')
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ Open the address that it prints. It needs Gradio: `pip install -e .[demo] -c con
 
 import importlib.util
 import os
-from pathlib import Path
 
 from absl import flags
 
 from nova_jax import cli, compilation_cache
 from nova_jax.demo.studio import Studio
-from nova_jax.pipeline import Pipeline
+from nova_jax.files import check_folder_writable
+from nova_jax.loading import load_pipeline
 
 flags.DEFINE_string(
     "checkpoint", None, "Folder of the model: a published one, a converted one, or the workdir of a training run.")
@@ -40,10 +40,9 @@ def main() -> None:
   # Gradio counts its users and looks for newer versions unless it is told not to, before it is imported.
   os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
   from nova_jax.demo.page import serve
-  output = Path(args.output)
-  output.mkdir(parents=True, exist_ok=True)
+  output = check_folder_writable("output", args.output)
   compilation_cache.use(args.compilation_cache, on_cpu=True)
-  pipe = Pipeline.load(args.checkpoint, weights=args.weights, dtype=args.dtype)
+  pipe = load_pipeline(args.checkpoint, weights=args.weights, dtype=args.dtype)
   serve(Studio(pipe, args.checkpoint, args.weights, output, args.max_frames), args.host, args.port)
 
 

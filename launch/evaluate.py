@@ -18,7 +18,8 @@ from nova_jax.evals import digits as digits_lib
 from nova_jax.evals.benchmarks import run
 from nova_jax.evals.benchmarks.layout import NAMES
 from nova_jax.evals.digits_run import score_digits
-from nova_jax.pipeline import Pipeline
+from nova_jax.files import check_folder_writable
+from nova_jax.loading import load_pipeline, say_first_compiles
 from nova_jax.progress import Progress
 
 flags.DEFINE_enum("benchmark", "digits", ["digits", *NAMES], "Benchmark to sample for; digits also scores the clips.")
@@ -80,9 +81,9 @@ def main() -> None:
 
 
 def _digits(args) -> None:
-  output = Path(args.output)
-  output.mkdir(parents=True, exist_ok=True)  # Find out now, not after generating, if it can't be.
-  pipe = Pipeline.load(args.checkpoint, weights=args.weights, dtype=args.dtype)
+  output = check_folder_writable("output", args.output)
+  pipe = load_pipeline(args.checkpoint, weights=args.weights, dtype=args.dtype)
+  say_first_compiles()
   with Progress("clip", args.num_prompts) as progress:
     result = score_digits(
         pipe, output, num_prompts=args.num_prompts, captions=args.captions, batch_size=args.batch_size or 100,

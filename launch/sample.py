@@ -13,7 +13,9 @@ from pathlib import Path
 from absl import flags
 
 from nova_jax import cli, compilation_cache, jobs, media, sampling_flags
-from nova_jax.pipeline import Pipeline
+from nova_jax.files import check_folder_writable
+from nova_jax.loading import load_pipeline, say_first_compiles
+from nova_jax.preflight import check_clips
 from nova_jax.progress import Progress
 from nova_jax.recipe import read_recipe
 
@@ -28,26 +30,35 @@ def main() -> None:
   again = read_recipe(Path(args.reproduce)) if args.reproduce else None
   if again:
     sampling_flags.check_alone(args)
-  clips = [again.settings] if again else sampling_flags.clips(args)
+    jobs.check_files(again)
+  clips, places = ([again.settings], [""]) if again else sampling_flags.clips(args)
   checkpoint = args.checkpoint or (again.checkpoint if again else None)
   if checkpoint is None:
     raise ValueError("--checkpoint: say which model, a folder")
   formats = sampling_flags.formats(args)
-  output = Path(args.output)
-  output.mkdir(parents=True, exist_ok=True)  # Find out now, not after generating, if it can't be.
+  output = check_folder_writable("output", args.output)
   compilation_cache.use(args.compilation_cache, on_cpu=True)
   weights = again.weights.split()[0] if again else args.weights
-  texts = jobs.encode_first(checkpoint, clips) if args.low_memory else None
-  pipe = Pipeline.load(
+  texts = jobs.encode_first(checkpoint, clips, places) if args.low_memory else None
+  pipe = load_pipeline(
       checkpoint, weights=weights, parts=("vae",) if args.low_memory else ("vae", "text_encoder"),
       dtype=again.dtype if again else args.dtype, space_tile=again.space_tile if again else args.space_tile,
       mesh=sampling_flags.mesh(args))
-  pipe.text_encoder = texts or jobs.known_texts(pipe.text_encoder, clips)
-  batches = list(jobs.plan_batches(clips, min(args.batch_size, len(clips))))
-  recipes = [again] if again else jobs.make_recipes(
-      pipe, checkpoint, weights, clips, batches, min(args.batch_size, len(clips)))
+  pipe.text_encoder = texts or pipe.text_encoder
+  batch_size = again.batch[1] if again else min(args.batch_size, len(clips))
+  check_clips(pipe, clips, places, batch_size)
+  pipe.text_encoder = texts or jobs.known_texts(pipe.text_encoder, clips, places)
+  notes = [] if pipe.text_encoder is None else list(pipe.text_encoder.told)
   if again:
-    jobs.check_same(pipe, again)
+    recipes, batches = [again], [[0]]
+    notes += jobs.check_weights(pipe, again)
+  else:
+    clips = [jobs.complete(pipe, clip) for clip in clips]
+    batches = list(jobs.plan_batches(clips, batch_size))
+    recipes = jobs.make_recipes(pipe, checkpoint, weights, clips, batches, batch_size)
+  for note in notes:
+    print(f"note: {note}", flush=True)
+  say_first_compiles()
   if args.warmup:
     jobs.warm_up(pipe, recipes, batches)
     print(f"all programs are compiled, after {time.perf_counter() - started:.1f} s")
@@ -58,7 +69,8 @@ def main() -> None:
   if sheets:
     media.write_stack(output / jobs.STACK, sheets[:SHEET_CLIPS])
   print(f"{len(clips)} in {time.perf_counter() - started:.1f} s, start and compilation included; see {output}")
+  print(f"the first is {files[0][0]}; next: --reproduce={files[0][0]} makes it again")
 
 
 if __name__ == "__main__":
-  cli.run(main, required=("output",))
+  cli.run(main, required=("output",), aliases={"later_prompts": "then"})

@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from nova_jax import cli
+from nova_jax.files import check_folder_writable
 from nova_jax.sweeps.engine import plan_tasks, run_tasks
 from nova_jax.sweeps.plan import load_sweep
 from nova_jax.sweeps.report import write_report
@@ -35,7 +36,7 @@ def main() -> None:
   shard = re.fullmatch(r"(\d+)/(\d+)", args.shard)
   if not shard:
     raise ValueError(f"--shard: expected I/N, such as 0/4, got {args.shard!r}")
-  sweep, output = load_sweep(args.config), Path(args.output)
+  sweep, output = load_sweep(args.config), check_folder_writable("output", args.output)
   tasks = plan_tasks(sweep, args.checkpoint, output, Path(args.runs) if args.runs else None)
   if not args.report:
     run_tasks(tasks, args.processes, (int(shard[1]), int(shard[2])), lambda line: print(line, flush=True))

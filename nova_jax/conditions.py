@@ -4,6 +4,7 @@ Invariant: a prompt's condition is a function of the prompt alone, however many 
 """
 
 import numpy as np
+from absl import logging
 
 from nova_jax.card import Card
 from nova_jax.config import ModelConfig
@@ -99,6 +100,8 @@ def read_texts(
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
       raise ValueError("prompt: expected at least one")
+    for note in (note for text in dict.fromkeys(texts) for note in text_encoder.notes(text)):
+      logging.warning("%s", note)
     embeds, lengths = text_encoder.encode(texts)
     for text, embed in zip(texts, embeds):
       if not is_finite(embed):

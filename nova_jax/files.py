@@ -10,6 +10,7 @@ import re
 import secrets
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any
 
 from nova_jax import limits
 
-_PROBE_BYTES = 1 << 16  # Of a file that is written to see whether one can be.
 _LONGEST_NAME = 255  # Bytes of a file's name.
 _DEAD_AFTER = 24 * 3600  # Seconds without a write after which the writer on another host is taken for dead.
 # The text by which libraries without error numbers tell that storage failed, and not what was read from it.
@@ -61,7 +61,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
       os.fsync(file.fileno())  # Else a machine that dies may keep the name and lose what it names.
     os.replace(temporary, path)
   except OSError as error:
-    if error.filename in (None, str(temporary), os.fsencode(temporary)):  # A write that fails has no name at all.
+    # A write that fails has no name at all; an error without a number is a library's, in its own words.
+    if error.errno is not None and error.filename in (None, str(temporary), os.fsencode(temporary)):
       error.filename, error.filename2 = str(path), None
     raise
   finally:
@@ -138,35 +139,46 @@ def check_writable(flag: str, path: str | None) -> None:
     raise ValueError(f"--{flag}: there is no folder {str(Path(path).parent)!r} to write to")
   if Path(path).is_dir():
     raise ValueError(f"--{flag}: {path} is a folder; expected a file")
-  if not os.access(folder, os.W_OK):
-    raise ValueError(f"--{flag}: the folder {str(Path(path).parent)!r} can't be written")
+  check_folder_writable(flag, folder)
+
+
+def check_folder_writable(flag: str, folder: str | Path) -> Path:
+  """Make a folder unless it is there, and write to it: before the long work whose results go there.
+
+  Args:
+    flag: that names the folder.
+    folder: its path.
+
+  Returns:
+    The folder.
+
+  Raises:
+    ValueError: it can't be made or written to; only an attempt tells, of a mount that can only be read.
+  """
+  folder = Path(folder)
+  if folder.exists() and not folder.is_dir():
+    raise ValueError(f"--{flag}: {folder} is a file; expected a folder, new or of an earlier run")
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-") as file:
+      file.write(b"?")
+      file.flush()
+  except OSError as error:
+    raise ValueError(
+        f"--{flag}: the folder {folder} can't be written to ({error.strerror}); choose another") from error
+  return folder
 
 
 def check_folder(flag: str, path: str | Path) -> None:
-  """See that files can be written into a folder, by writing one; of a folder that is missing, into what would hold it.
+  """See that a folder can be written to, without making it: of one that is missing, the folder that will hold it is.
 
   Raises:
-    ValueError: they can't.
-    OSError: its disk is full, or fails.
+    ValueError: it can't.
   """
   folder = Path(path).absolute()
   while not folder.exists() and folder != folder.parent:
     folder = folder.parent
-  if not folder.is_dir():
-    raise ValueError(f"--{flag}: {folder} is a file; expected a folder")
-  probe = folder / f".writable.{_writer()}-{secrets.token_hex(3)}.tmp"
-  try:
-    with probe.open("wb") as file:
-      file.write(bytes(_PROBE_BYTES))
-      file.flush()
-      os.fsync(file.fileno())
-  except OSError as error:
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-      raise ValueError(f"--{flag}: nothing can be written into {folder}: {error.strerror}") from None
-    raise OSError(error.errno, error.strerror, str(folder)) from None
-  finally:
-    with contextlib.suppress(OSError):
-      probe.unlink(missing_ok=True)
+  check_folder_writable(flag, folder)
 
 
 def check_regular(path: str | Path) -> Path:

@@ -135,7 +135,7 @@ def name_flags(text: str, aliases: Mapping[str, str] | None = None) -> str:
   own, aliases = {flag.name for flag in command_flags()}, aliases or {}
   if match := re.match(r"\w+(?:(?:, | and | or )\w+)*(?=[:=])", text):
     names = [aliases.get(name, name) for name in re.findall(r"\w+", match[0]) if name not in ("and", "or")]
-    if own.issuperset(names):
+    if own.issuperset(names) and not _is_in_a_list(names):
       renamed = re.sub(r"\w+", lambda m: m[0] if m[0] in ("and", "or") else f"--{aliases.get(m[0], m[0])}", match[0])
       return renamed + text[match.end():]
   if "config" in own:
@@ -144,6 +144,11 @@ def name_flags(text: str, aliases: Mapping[str, str] | None = None) -> str:
     if (match := re.match(r"[\w.\[\]]+", text)) and _is_field(match[0]):
       return f"--config.{text}"
   return text
+
+
+def _is_in_a_list(names: Sequence[str]) -> bool:
+  """Return whether settings may be those of a line of --prompts: there is such a file, and no flag says them."""
+  return "prompts" in flags.FLAGS and bool(flags.FLAGS.prompts) and not any(flags.FLAGS[n].present for n in names)
 
 
 def _is_field(path: str) -> bool:

@@ -7,6 +7,7 @@ Invariants: what is in a folder depends neither on what was there before, nor on
 
 import contextlib
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +20,10 @@ from nova_jax.convert.folders import load_text_encoder, open_folder
 from nova_jax.files import remove_unfinished
 from nova_jax.pipeline import Pipeline, Step
 from nova_jax.progress import Progress
-from nova_jax.recipe import FILES, Recipe, digest_files, digest_weights, growing_outputs, paths_of
+from nova_jax.prompts import naming
+from nova_jax.recipe import FILES, Recipe, digest_files, digest_weights, growing_outputs, paths_of, same_weights
 from nova_jax.request import Request, Texts
+from nova_jax.settings import SETTINGS
 from nova_jax.text import TextEncoder
 
 STACK = "sheet.png"  # Contact sheets of all clips, one below the other.
@@ -33,39 +36,56 @@ class _Warm(Exception):
 
 
 class KnownTexts:
-  """Embeddings made before, in place of their encoder; a `TextEncoder`.
+  """Embeddings made before, in place of their encoder, which is not kept; a `TextEncoder`.
 
-  Args:
-    encoder: is asked once for all prompts, and not kept.
-    prompts: all that will be asked for.
+  Attributes:
+    told: what a person should know of how the prompts are read.
   """
 
-  def __init__(self, encoder: TextEncoder, prompts: Sequence[str]):
-    self.dim, self.max_length = encoder.dim, encoder.max_length
-    # One at a time: the memory of the longest, and numbers that don't depend on the others.
-    self._known = {prompt: encoder.encode([prompt]) for prompt in dict.fromkeys(prompts)}
+  def __init__(self, encoder: TextEncoder):
+    self.dim, self.max_length, self.digest = encoder.dim, encoder.max_length, encoder.digest
+    self.told: list[str] = []
+    self._known = {}
+
+  def add(self, prompts: Sequence[str], encoder: TextEncoder) -> None:
+    """Embed prompts that will be asked for."""
+    for prompt in prompts:
+      if prompt not in self._known:
+        # One at a time: the memory of the longest, and numbers that don't depend on the others.
+        self._known[prompt] = encoder.encode([prompt])
+        self.told += encoder.notes(prompt)
+
+  def notes(self, prompt: str) -> list[str]:
+    del prompt  # They are in `told`.
+    return []
 
   def encode(self, prompts: Sequence[str]) -> tuple[Float32[np.ndarray, "B L E"], Int32[np.ndarray, "B"]]:
     embeds, lengths = zip(*(self._known[prompt] for prompt in prompts))
     return np.concatenate(embeds), np.concatenate(lengths)
 
 
-def encode_first(checkpoint: str | Path, clips: Sequence[Mapping[str, Any]]) -> KnownTexts | None:
+def encode_first(
+    checkpoint: str | Path, clips: Sequence[Mapping[str, Any]], places: Sequence[str] = ()
+) -> KnownTexts | None:
   """Embed all prompts with the text encoder of a model folder, before anything else is loaded; None if it has none."""
   card = open_folder(Path(checkpoint)).card
-  return known_texts(load_text_encoder(card.text_encoder, card.model, checkpoint) if card.model else None, clips)
+  encoder = load_text_encoder(card.text_encoder, card.model, checkpoint) if card.model else None
+  return known_texts(encoder, clips, places)
 
 
-def known_texts(encoder: TextEncoder | None, clips: Sequence[Mapping[str, Any]]) -> KnownTexts | None:
-  """Embed all prompts of clips."""
+def known_texts(
+    encoder: TextEncoder | None, clips: Sequence[Mapping[str, Any]], places: Sequence[str] = ()
+) -> KnownTexts | None:
+  """Embed all prompts of clips; `places` are where errors say that each stands."""
   if encoder is None:
     return None
-  texts = []
-  for clip in clips:
+  known = KnownTexts(encoder)
+  for clip, place in itertools.zip_longest(clips, places, fillvalue=""):
     later: list[Texts] = list(clip.get("later_prompts", {}).values())
     for value in (clip.get("prompt"), clip.get("negative_prompt", ""), *later):
-      texts += [value] if isinstance(value, str) else list(value or [])
-  return KnownTexts(encoder, texts)
+      with naming(place):
+        known.add([value] if isinstance(value, str) else list(value or []), encoder)
+  return known
 
 
 def plan_batches(clips: Sequence[Mapping[str, Any]], batch_size: int) -> Iterator[list[int]]:
@@ -97,24 +117,48 @@ def make_recipes(
 def complete(pipe: Pipeline, settings: Mapping[str, Any]) -> dict[str, Any]:
   """Return settings so that they say the same anywhere: with the model's own, and the whole path of each file.
 
-  What is left out and what is stated thus gives one recipe, and a recipe holds when the model's card changes.
+  What is left out and what is stated thus gives one recipe, as do 2 and 2.0, two paths of one file, and values of
+  settings that are not used; and a recipe holds when the model's card changes.
   """
   unset = {field.name: field.default for field in dataclasses.fields(Request)}
   own = pipe.defaults
   if Request.of(settings).is_edit:
     own.pop("num_frames")  # As many as there are.
   given = {name: value for name, value in settings.items() if name == "seed" or value != unset[name]}
-  paths = {name: str(Path(given[name]).absolute()) for name in FILES if isinstance(given.get(name), str)}
-  return own | given | paths
+  given |= {name: float(value) for name, value in given.items() if SETTINGS[name] is float}
+  given |= {name: str(Path(given[name]).resolve()) for name in FILES if isinstance(given.get(name), str)}
+  given |= {name: [int(side) for side in given[name]] for name in ("mask", "place") if isinstance(
+      given.get(name), (list, tuple))}
+  whole = own | given
+  for name, value in pipe.implied(whole).items():
+    if whole.get(name, value) == value:
+      whole.pop(name, None)
+  if whole["guidance_scale"] <= 1:  # There is no guidance.
+    whole |= {"guidance_scale": 1.0}
+    for name in ("min_guidance_scale", "guidance_trunc", "guidance_renorm", "negative_prompt"):
+      whole.pop(name, None)
+  if not whole.get("later_prompts"):
+    whole.pop("later_prompts", None)
+    whole.pop("later_context", None)
+  return whole
 
 
-def check_same(pipe: Pipeline, recipe: Recipe) -> None:
-  """Refuse to reproduce with other weights or files than a recipe names."""
-  if recipe.weights.split()[1] != digest_weights(pipe):
-    raise ValueError("--reproduce: the model's weights are not those that the output was made with")
+def check_files(recipe: Recipe) -> None:
+  """Refuse to reproduce with other files than a recipe names."""
   changed = [name for name, digest in digest_files(recipe.settings).items() if digest != recipe.files[name]]
   if changed:
     raise ValueError(f"--reproduce: {changed[0]} {recipe.settings[changed[0]]} is not what it was")
+
+
+def check_weights(pipe: Pipeline, recipe: Recipe) -> list[str]:
+  """Refuse to reproduce with other weights than a recipe names; return what a person should know."""
+  same = same_weights(pipe, recipe.weights.split()[1])
+  if same is None:
+    return ["the file was written by an earlier version, whose digest is not of all weights: whether this model is the "
+            "one that made it can't be told"]
+  if not same:
+    raise ValueError("--reproduce: the model's weights are not those that the output was made with")
+  return []
 
 
 def run(

@@ -21,6 +21,7 @@ ROW_BYTES = 512 << 20  # Of media bytes in a cell of a Parquet table.
 REQUEST_PIXELS = 4_000_000_000  # Of a request: clips x frames x height x width.
 ITEM_SECONDS = 1800  # To decode an item of a source, in a process of its own; then it is rejected.
 BATCH = 4096  # Clips generated together.
+CLIPS = 1_000_000  # Of a list of prompts, all samples included.
 
 # Model folders.
 CONFIG_BYTES = 16 << 20  # Of a JSON file that describes a model or lists its shards.

@@ -4,7 +4,8 @@ Invariant: a call keeps nothing; the same arguments give the same result.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,9 @@ from nova_jax.config import MeshConfig
 from nova_jax.convert.folders import check_complete, load_autoencoder, load_text_encoder, open_folder
 from nova_jax.convert.parts import TEXT_ENCODER, TRANSFORMER, VAE
 from nova_jax.diffusion import make_scheduler
+from nova_jax.diffusion.flow_matching import FlowMatching
+from nova_jax.digests import digest_arrays, digest_values
+from nova_jax.fields import to_dict
 from nova_jax.models.nova import NOVA
 from nova_jax.request import Request, Texts
 from nova_jax.sampling.guidance import Guidance
@@ -140,6 +144,7 @@ class Pipeline:
       raise ValueError(
           f"num_frames: given frames count, too, and are {self.autoencoder.num_frames(start.given.shape[1])} here, so "
           "none is left to make; ask for more, or give fewer (context_frames); an edit needs mask or place")
+    self._check_size(request.num_samples * num_rows(pair[0]), plan.num_frames)
     pair, start, batch = _fit(pair, start, request.num_samples)
     pair = add_motion(pair, request, self.card)
     self._check_size(batch, plan.num_frames)
@@ -200,6 +205,21 @@ class Pipeline:
       raise ValueError(f"num_frames: this model makes single pictures, got {num_frames}")
     return num_frames if self.autoencoder is None else self.autoencoder.num_latent_frames(num_frames)
 
+  @functools.cached_property
+  def _transformer_digest(self) -> str:
+    return digest_arrays(self.model.state)
+
+  @property
+  def digests(self) -> dict[str, str]:
+    """Digests of the parts at hand and of what else makes a model what it is; seconds for gigabytes, the first time."""
+    cfg = dataclasses.replace(self.card.model, dtype="float32", remat="none")
+    what = [to_dict(cfg), to_dict(self.card.scheduler), self.card.num_frames, self._transformer_digest]
+    digests = {TRANSFORMER: digest_values(what)}
+    for name, part in ((VAE, self.autoencoder), (TEXT_ENCODER, self.text_encoder)):
+      if part is not None:
+        digests[name] = part.digest
+    return digests
+
   @property
   def defaults(self) -> dict[str, Any]:
     """What is taken for settings that are left out, of those that each model has its own of."""
@@ -209,6 +229,18 @@ class Pipeline:
         "num_frames": num_frames if self.autoencoder is None else self.autoencoder.num_frames(num_frames),
         "num_inference_steps": sample.num_inference_steps, "num_diffusion_steps": sample.num_diffusion_steps,
         "guidance_scale": sample.guidance_scale}
+
+  def implied(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what settings that are left out amount to beside those that are given."""
+    request = Request.of({name: value for name, value in settings.items() if name != "window"})
+    implied = {
+        "negative_prompt": "", "min_guidance_scale": request.guidance_scale,
+        "later_inference_steps": request.num_inference_steps}
+    if isinstance(self.scheduler, FlowMatching):
+      implied["flow_shift"] = self.scheduler.shift
+    if request.video is None:  # Else a window also says how much of it is seen.
+      implied["window"] = self._window(request, self.num_latent_frames(request.num_frames))
+    return implied
 
   @property
   def _longest(self) -> int:

@@ -1,5 +1,10 @@
-"""Progress of long work: a bar on a terminal, and now and then a line in a log."""
+"""Progress of long work: a bar on a terminal, and now and then a line in a log.
 
+Invariant: the rate and the time that is left are measured from the first item on, over the last ones. What comes
+before the first one, mostly the compilation of programs, says nothing about the others.
+"""
+
+import collections
 import datetime
 import sys
 import time
@@ -7,6 +12,33 @@ import time
 from tqdm import tqdm
 
 LOG_EVERY = 10.0  # Seconds between lines of a log.
+_RECENT = 100  # Measurements that a rate is made from.
+
+
+class Pace:
+  """Measures the rate of work, in items per second."""
+
+  def __init__(self):
+    self._points: collections.deque[tuple[float, int]] = collections.deque(maxlen=_RECENT)
+
+  def add(self, done: int) -> None:
+    """Note that `done` items are done now."""
+    if not self._points or done != self._points[-1][1]:
+      self._points.append((time.monotonic(), done))
+
+  @property
+  def rate(self) -> float | None:
+    """Items per second; None before two of them have been measured."""
+    if len(self._points) < 2:
+      return None
+    (start, before), (end, done) = self._points[0], self._points[-1]
+    return (done - before) / (end - start) if end > start and done > before else None
+
+  def left(self, total: int) -> str:
+    """Return "0:00:10 left", or "" if that is not known yet."""
+    if not self.rate:
+      return ""
+    return f"{datetime.timedelta(seconds=round((total - self._points[-1][1]) / self.rate))} left"
 
 
 class Progress:
@@ -18,10 +50,11 @@ class Progress:
   """
 
   def __init__(self, unit: str, total: int | None = None):
-    self._bar = tqdm(total=total, unit=unit, unit_scale=unit == "B", disable=None)
+    layout = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}{postfix}]"
+    self._bar = tqdm(total=total, unit=unit, unit_scale=unit == "B", disable=None, bar_format=layout)
     self._log = self._bar.disable
-    self._unit, self._total, self._done = unit, total, 0
-    self._started = self._logged = time.monotonic()
+    self._unit, self._total, self._done, self._pace = unit, total, 0, Pace()
+    self._logged = time.monotonic()
 
   def __enter__(self) -> "Progress":
     return self
@@ -33,22 +66,30 @@ class Progress:
     """Say that `done` of `total` are done, and what is being done."""
     if total is not None and total != self._total:
       self._total = self._bar.total = total
+    if done:
+      self._pace.add(done)
     if not self._log:
       self._bar.set_description(what, refresh=False)
+      self._bar.set_postfix_str(self._speed(), refresh=False)
       self._bar.update(done - self._done)
     self._done = done
     now = time.monotonic()
     if self._log and now - self._logged >= LOG_EVERY:
       self._logged = now
-      print(self.line(what, now - self._started), file=sys.stderr, flush=True)
+      print(self.line(what), file=sys.stderr, flush=True)
 
-  def line(self, what: str, seconds: float) -> str:
+  def line(self, what: str) -> str:
     """Return "what: 3/8 set, 0.5 set/s, 0:00:10 left"."""
-    scale = lambda count: tqdm.format_sizeof(count) if self._unit == "B" else f"{count:g}"
-    rate = self._done / seconds
-    counted = scale(self._done) if self._total is None else f"{scale(self._done)}/{scale(self._total)}"
-    left = ""
-    if self._total is not None and rate:
-      left = f", {datetime.timedelta(seconds=round((self._total - self._done) / rate))} left"
-    rate = scale(rate) if self._unit == "B" else f"{rate:.3g}"
-    return f"{what + ': ' if what else ''}{counted} {self._unit}, {rate} {self._unit}/s{left}"
+    counted = self._scale(self._done)
+    counted += "" if self._total is None else f"/{self._scale(self._total)}"
+    return ", ".join(filter(None, (f"{what + ': ' if what else ''}{counted} {self._unit}", self._speed())))
+
+  def _speed(self) -> str:
+    rate = self._pace.rate
+    if rate is None:
+      return ""
+    speed = f"{self._scale(rate) if self._unit == 'B' else f'{rate:.3g}'} {self._unit}/s"
+    return speed if self._total is None else f"{speed}, {self._pace.left(self._total)}"
+
+  def _scale(self, count: float) -> str:
+    return tqdm.format_sizeof(count) if self._unit == "B" else f"{count:g}"

@@ -7,29 +7,27 @@
 Invariant: every error names file and line.
 """
 
-from collections.abc import Iterator, Mapping
+import contextlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nova_jax import limits
-from nova_jax.fields import did_you_mean
-from nova_jax.recipe import restore
+from nova_jax.array_checks import check_seeds
 from nova_jax.request import Request
+from nova_jax.settings import SETTINGS, check_settings
 from nova_jax.tables import check_rows, read_table
 from nova_jax.text_files import parse_json, read_lines
 
-# What a line may set.
-SETTINGS = {
-    "prompt": str, "negative_prompt": str, "label": int, "image": str, "video": str, "mask": (str, list), "place": list,
-    "context_frames": int, "num_samples": int, "num_frames": int, "window": int, "later_prompts": dict,
-    "later_context": int, "num_inference_steps": int, "later_inference_steps": int, "num_diffusion_steps": int,
-    "refresh_every": int, "guidance_scale": float, "min_guidance_scale": float, "guidance_trunc": float,
-    "guidance_renorm": float, "image_guidance_scale": float, "flow_shift": float, "motion_flow": float, "fps": float,
-    "seed": int}
-
 
 def read_prompts(path: str | Path) -> list[dict[str, Any]]:
-  """Read the settings of each line of a file.
+  """Read the settings of each line of a file; see `read_named`."""
+  return [settings for _, settings in read_named(path)]
+
+
+def read_named(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
+  """Read the settings of each line of a file, and how errors name that line.
 
   Raises:
     ValueError: the file can't be read, or a line doesn't say what to make.
@@ -38,7 +36,7 @@ def read_prompts(path: str | Path) -> list[dict[str, Any]]:
   readers = {".txt": _text, ".csv": _csv, ".jsonl": _json, ".json": _json}
   if path.suffix.lower() not in readers:
     raise ValueError(f"{path}: expected a file of {', '.join(readers)}")
-  lines = [_check(settings, where) for where, settings in readers[path.suffix.lower()](path)]
+  lines = [(where, _check(settings, where)) for where, settings in readers[path.suffix.lower()](path)]
   if not lines:
     raise ValueError(f"{path} has no prompts")
   return lines
@@ -60,7 +58,7 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
       where = f"{row.where}: {name}"
       try:
         values[name] = parse_json(field, where) if kind in (dict, list) else (
-            kind(field) if kind in (int, float) else field)
+            _number(field) if kind in (int, float) else field)
       except ValueError:
         raise ValueError(f"{where}: expected {kind.__name__}, got {field[:80]!r}") from None
     yield row.where, values
@@ -72,42 +70,30 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _check(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-  for name, value in settings.items():
-    if name not in SETTINGS:
-      raise ValueError(f"{where}: {name} is not a setting of a line{did_you_mean(name, SETTINGS)}")
-    kind = (float, int) if SETTINGS[name] is float else SETTINGS[name]
-    if not isinstance(value, kind) or isinstance(value, bool):
-      expected = kind[0] if isinstance(kind, tuple) else kind
-      raise ValueError(f"{where}: {name}: expected {expected.__name__}, got {str(value)[:80]!r}")
-    if isinstance(value, str) and (size := len(value.encode())) > limits.CAPTION_BYTES:
-      raise ValueError(f"{where}: {name}: expected at most {limits.CAPTION_BYTES:,} bytes, got {size:,}")
-  if ("prompt" in settings) == ("label" in settings):
-    raise ValueError(f"{where}: give a prompt, or a label for a class-conditional model")
+  with naming(where):
+    settings = check_settings(settings)
+    if not settings.get("prompt", "class").strip():
+      raise ValueError("the prompt is empty; say what to show, or leave the line out")
+    return settings
+
+
+def _number(text: str) -> int | float:
   try:
-    settings = restore(settings)
-    if isinstance(settings.get("mask"), str):
-      settings["mask"] = read_box(settings["mask"])
-    # A line has 3 where a flag has 3.0, and a recipe tells them apart.
-    settings |= {name: float(value) for name, value in settings.items() if SETTINGS[name] is float}
-    Request.of(settings)
-  except (OverflowError, ValueError) as error:  # A whole number may be too large for a float.
-    raise ValueError(f"{where}: {error}") from None
-  return settings
+    return int(text)
+  except ValueError:
+    return float(text)
 
 
-def read_box(text: str) -> list[int] | str:
-  """Return the numbers of "TOP,LEFT,BOTTOM,RIGHT", or what names a file as it is."""
-  sides = text.split(",")
-  return [int(side) for side in sides] if all(side.strip().isdecimal() for side in sides) else text
-
-
-def expand(lines: list[dict[str, Any]], common: Mapping[str, Any], seed: int) -> list[dict[str, Any]]:
+def expand(
+    lines: list[dict[str, Any]], common: Mapping[str, Any], seed: int, places: Sequence[str] = ()
+) -> list[dict[str, Any]]:
   """Return the settings of each clip.
 
   Args:
     lines: what each line says.
     common: what holds for all unless a line says otherwise.
     seed: of the first clip; clip i has `seed + i`, sample j of a line with a seed of its own that seed + j.
+    places: how errors name each line; empty for not at all.
 
   Raises:
     ValueError: prompts and classes together, or a setting that no model can do.
@@ -115,10 +101,26 @@ def expand(lines: list[dict[str, Any]], common: Mapping[str, Any], seed: int) ->
   if len({"label" in line for line in lines}) > 1:
     raise ValueError("label: a model takes either prompts or classes, got both")
   clips = []
-  for line in lines:
+  for line, place in itertools.zip_longest(lines, places, fillvalue=""):
     settings = {**common, **line}
-    Request.of(settings)
-    for sample in range(settings.pop("num_samples", 1)):
-      own = line["seed"] + sample if "seed" in line else seed + len(clips)
-      clips.append({**settings, "seed": own})
+    with naming(place):
+      Request.of(settings)
+      count, first = settings.pop("num_samples", 1), line.get("seed", seed + len(clips))
+      if len(clips) + count > limits.CLIPS:
+        raise ValueError(f"num_samples: expected at most {limits.CLIPS:,} clips in all (limits.CLIPS)")
+      check_seeds(first)
+      if first + count > 2**32:
+        raise ValueError(
+            f"seed: clips have {first}, {first} + 1 and so on, and {count} clips would pass {2**32 - 1}; expected a "
+            "smaller one")
+    clips += [{**settings, "seed": first + sample} for sample in range(count)]
   return clips
+
+
+@contextlib.contextmanager
+def naming(place: str) -> Iterator[None]:
+  """Let errors begin with the place of what they are about; "" for none."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f"{place}: {error}" if place else str(error)) from error

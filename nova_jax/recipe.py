@@ -17,20 +17,23 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from nova_jax import media
-from nova_jax.fields import to_dict
+from nova_jax import limits, media
+from nova_jax.config import LARGEST
+from nova_jax.digests import digest_values
 from nova_jax.files import check_regular, write_atomically
 from nova_jax.pipeline import Pipeline
+from nova_jax.settings import check_settings
+from nova_jax.text_files import parse_json
 
 FORMAT = {"format": "nova_jax sample", "version": 1}
 LATENTS = ".safetensors"
 FORMATS = ("mp4", "gif", "webp", "png", "sheet", "latents")
 FILES = ("image", "video", "mask")  # Settings that name files.
+_WHOLE = "sha256:"  # Begins a digest of all weights.
 _VERSIONED = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
 
 
@@ -80,24 +83,59 @@ def read_recipe(path: Path) -> Recipe:
       raise ValueError(f"{path} can't be read: {error}") from None
   else:
     text = media.read_note(path)
+  if len(text) > limits.NOTE_BYTES:
+    raise ValueError(f"{path}: what it says of how it was made is longer than NOTE_BYTES, {limits.NOTE_BYTES:,}")
   try:
-    values = json.loads(text)
-    if {name: values.pop(name) for name in FORMAT} != FORMAT:
-      raise ValueError
-    values.pop("versions")
-    values["settings"] = restore(values["settings"])
-    return Recipe(**values | {"batch": tuple(values["batch"])})
-  except (AttributeError, KeyError, TypeError, ValueError):
-    raise ValueError(f"{path}: what it says of how it was made is not of {FORMAT}") from None
+    return parse(text)
+  except ValueError as error:
+    raise ValueError(
+        f"{path}: what it says of how it was made is not of {FORMAT}, or damaged: {error}") from None
 
 
-def restore(settings: Mapping[str, Any]) -> dict[str, Any]:
-  """Undo what JSON does to settings: keys become texts."""
-  later = settings.get("later_prompts")
-  if not isinstance(later, dict):
-    return dict(settings)
-  whole = lambda frame: int(frame) if frame.isdecimal() else frame
-  return {**settings, "later_prompts": {whole(frame): text for frame, text in later.items()}}
+def parse(text: str) -> Recipe:
+  """Read a recipe, which a stranger may have written: no name in it has been looked up when this returns.
+
+  Raises:
+    ValueError: it isn't one, or a field is not what it must be.
+  """
+  values = parse_json(text, "its text")
+  if not isinstance(values, dict) or {name: values.pop(name, None) for name in FORMAT} != FORMAT:
+    raise ValueError("it is something else")
+  values.pop("versions", None)
+  fields = [field.name for field in dataclasses.fields(Recipe)]
+  if unknown := [name for name in values if name not in fields]:
+    raise ValueError(f"{unknown[0][:60]!r} is not a field of it")
+  for name, (expected, is_good) in _FIELDS.items():
+    if not is_good(values.get(name)):
+      raise ValueError(f"{name}: expected {expected}, got {str(values.get(name))[:80]!r}")
+  settings = check_settings(values["settings"])
+  if "num_samples" in settings or "seed" not in settings:
+    raise ValueError("settings: expected a seed and no num_samples, as of one clip")
+  named = {name for name in FILES if isinstance(settings.get(name), str)}
+  if values["files"].keys() != named:
+    raise ValueError(f"files: expected digests of {', '.join(sorted(named)) or 'nothing'}, got {list(values['files'])}")
+  return Recipe(**values | {"settings": settings, "batch": tuple(values["batch"])})
+
+
+def _is_text(pattern: str) -> Callable[[Any], bool]:
+  return lambda value: isinstance(value, str) and re.fullmatch(pattern, value, re.DOTALL) is not None
+
+
+def _is_batch(value: Any) -> bool:
+  return isinstance(value, list) and [type(x) for x in value] == [int, int] and 0 <= value[0] < value[1] <= limits.BATCH
+
+
+# What each field of a recipe must be, in words and as a test.
+_FIELDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "checkpoint": ("the path of a folder", _is_text(r"[^\0]+")),
+    "weights": ('"ema" or "params" and a digest', _is_text(r"(ema|params) (sha256:)?[0-9a-f]{16,64}")),
+    "dtype": ("float32 or bfloat16", _is_text("float32|bfloat16")),
+    "settings": ("settings by name", lambda value: isinstance(value, dict)),
+    "files": ("digests by setting", lambda value: isinstance(value, dict) and all(
+        map(_is_text("[0-9a-f]{16}"), value.values()))),
+    "batch": (f"a row and how many there are, at most {limits.BATCH:,}", _is_batch),
+    "space_tile": ("nothing, or a number from 4 up", lambda value: value is None or (
+        type(value) is int and 4 <= value <= LARGEST))}
 
 
 def digest_files(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -120,14 +158,14 @@ def digest_files(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def digest_weights(pipe: Pipeline) -> str:
-  """Return a digest of some values of every weight, and of what else a model is: it tells two apart, in no time."""
-  card = pipe.card
-  what = [to_dict(card.scheduler), card.text_encoder, card.autoencoder, card.num_frames]
-  digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
-  for path, leaf in jax.tree_util.tree_leaves_with_path(pipe.model.state):
-    values = np.asarray(leaf.reshape(-1)[:: max(1, leaf.size // 64)])
-    digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode() + values.tobytes())
-  return digest.hexdigest()[:16]
+  """Return a digest of all weights of a model's parts, and of what else it is: any bit of them tells two apart."""
+  return f"{_WHOLE}{digest_values(pipe.digests)}"
+
+
+def same_weights(pipe: Pipeline, digest: str) -> bool | None:
+  """Return whether a digest is that of a model's weights; None if it can't be told."""
+  # Until 2026 a digest was of 64 values of each array of the transformer.
+  return digest == digest_weights(pipe) if digest.startswith(_WHOLE) else None
 
 
 def write_outputs(folder: Path, name: str, recipe: Recipe, formats: tuple[str, ...], clip, fps: float) -> None:

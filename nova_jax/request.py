@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from nova_jax import limits
 from nova_jax.config import LARGEST
 from nova_jax.fields import did_you_mean
 from nova_jax.sampling.sampler import Noise
@@ -25,7 +26,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({
     "paper": {"num_inference_steps": 128, "num_diffusion_steps": 100, "guidance_scale": 7.0},
 })
 
-MIN_FPS = 0.01  # No file shows a frame for longer.
+# Frames a second: no file shows a frame for longer than a hundred seconds, no screen for less than a millisecond.
+MIN_FPS, MAX_FPS = 0.01, 1000
+_RANGES = {"guidance_trunc": (0, 1000), "guidance_renorm": (0, 1), "fps": (MIN_FPS, MAX_FPS)}
 _COUNTS = (
     "num_samples", "num_frames", "window", "context_frames", "later_context", "num_inference_steps",
     "later_inference_steps", "refresh_every")
@@ -140,11 +143,16 @@ class Request:
   def _check_values(self) -> None:
     """Refuse values of a wrong type, and numbers that no model can do."""
     for name in ("prompt", "negative_prompt"):
-      if (value := getattr(self, name)) is not None and not _is_text(value):
-        raise ValueError(f"{name}: expected a text or several, got {value!r}")
+      if (value := getattr(self, name)) is not None:
+        if not _is_text(value):
+          raise ValueError(f"{name}: expected a text or several, got {_shorten(value)}")
+        _check_length(name, value)
     if (later := self.later_prompts) is not None and not (
         isinstance(later, Mapping) and all(map(_is_whole, later)) and all(map(_is_text, later.values()))):
-      raise ValueError(f"later_prompts: expected texts by frame, such as {{8: 'a fox sits down'}}, got {later!r}")
+      raise ValueError(
+          f"later_prompts: expected texts by frame, such as {{8: 'a fox sits down'}}, got {_shorten(later)}")
+    for texts in (later or {}).values():
+      _check_length("later_prompts", texts)
     for name in _COUNTS:
       if (value := getattr(self, name)) is None:
         continue
@@ -157,14 +165,30 @@ class Request:
       if (value := getattr(self, name)) is not None:
         values = np.asarray(value)
         if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
-          raise ValueError(f"{name}: expected a finite number, got {value!r}")
-    if self.fps is not None and np.min(self.fps) < MIN_FPS:
-      raise ValueError(f"fps: expected at least {MIN_FPS}, got {self.fps}")
+          raise ValueError(f"{name}: expected a finite number, got {_shorten(value)}")
+    for name, (low, high) in _RANGES.items():
+      if (value := getattr(self, name)) is not None and (np.min(value) < low or np.max(value) > high):
+        raise ValueError(f"{name}: expected {low:g} to {high:g}, got {value}")
 
   @property
   def is_edit(self) -> bool:
     """Whether a part of what is given is made anew."""
     return self.mask is not None or self.place is not None
+
+
+def _check_length(name: str, texts: Texts) -> None:
+  """Refuse a text that no file system, sheet or text encoder has room for."""
+  for text in [texts] if isinstance(texts, str) else texts:
+    if len(text.encode(errors="replace")) > limits.CAPTION_BYTES:
+      raise ValueError(
+          f"{name}: expected at most {limits.CAPTION_BYTES:,} bytes (limits.CAPTION_BYTES), got {len(text):,} letters: "
+          f"{_shorten(text)}")
+
+
+def _shorten(value: Any) -> str:
+  """Return what stands for a value in an error."""
+  text = repr(value)
+  return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _is_whole(value: Any) -> bool:

@@ -3,6 +3,7 @@
 A setting comes from the line of a prompts file, else from its flag, else from the preset, else from the model.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -10,9 +11,11 @@ from absl import flags
 
 from nova_jax.compilation_cache import DEFAULT
 from nova_jax.config import MeshConfig
-from nova_jax.prompts import expand, read_box, read_prompts
+from nova_jax.preflight import check_files
+from nova_jax.prompts import expand, naming, read_named
 from nova_jax.recipe import FORMATS
 from nova_jax.request import PRESETS, Request
+from nova_jax.settings import read_box
 from nova_jax.sources import count_frames
 
 # Flags that are settings of `Request`: how to define them, and what they mean.
@@ -106,14 +109,18 @@ def define() -> None:
       "Folder that keeps compiled programs for the next start; auto is a folder below ~/.cache, and off keeps none.")
 
 
-def clips(args: flags.FlagValues) -> list[dict[str, Any]]:
-  """Return the settings of each clip.
+def clips(args: flags.FlagValues) -> tuple[list[dict[str, Any]], list[str]]:
+  """Return the settings of each clip, and the line of a file that each stands in; "" for the command line.
 
   Raises:
     ValueError: nothing to make, or a setting that no model can do.
   """
   lines = [{"prompt": prompt} for prompt in args.prompt or []] + [{"label": label} for label in args.label or []]
-  lines += read_prompts(args.prompts) if args.prompts else []
+  if any(not prompt.strip() for prompt in args.prompt or []):
+    raise ValueError("--prompt: it is empty; say what to show")
+  named = read_named(args.prompts) if args.prompts else []
+  places = [""] * len(lines) + [place for place, _ in named]
+  lines += [settings for _, settings in named]
   if not lines:
     raise ValueError("--prompt: say what to show (of a class-conditional model, --label), or --prompts FILE")
   common = dict(PRESETS[args.preset]) if args.preset else {}
@@ -126,7 +133,11 @@ def clips(args: flags.FlagValues) -> list[dict[str, Any]]:
     common["mask"] = read_box(args.mask)
   if args.place:
     common["place"] = [int(side) if side.strip().isdecimal() else side for side in args.place]
-  return [_complete(settings) for settings in expand(lines, common, args.seed)]
+  clips = expand(lines, common, args.seed, places)
+  places = [
+      place for line, place in zip(lines, places) for _ in range({**common, **line}.get("num_samples", 1))]
+  check_files(clips, places)
+  return [_complete(settings, place) for settings, place in zip(clips, places)], places
 
 
 def check_alone(args: flags.FlagValues) -> None:
@@ -151,11 +162,17 @@ def mesh(args: flags.FlagValues) -> MeshConfig | None:
   return MeshConfig(data=len(jax.local_devices()), fsdp=1) if args.all_devices else None
 
 
-def _complete(settings: dict[str, Any]) -> dict[str, Any]:
-  """Check a clip's settings, and say how long what is edited is: clips of one length are generated together."""
+def _complete(settings: dict[str, Any], place: str) -> dict[str, Any]:
+  """Say how long what is edited is: clips of one length are generated together."""
   if Request.of(settings).is_edit and "num_frames" not in settings:
-    return {**settings, "num_frames": count_frames(settings["video"]) if "video" in settings else 1}
+    with naming(place):
+      return {**settings, "num_frames": _count_frames(settings["video"]) if "video" in settings else 1}
   return settings
+
+
+@functools.cache
+def _count_frames(path: str) -> int:
+  return count_frames(path)
 
 
 def _then(text: str) -> tuple[int, str]:

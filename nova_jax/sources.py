@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps
 
+from nova_jax.files import check_regular
 from nova_jax.media import footage, moving, pictures
-from nova_jax.media.formats import content_of, open_picture, reading
+from nova_jax.media.formats import Unreadable, content_of, open_picture, reading
 
 Box = tuple[int, int, int, int]  # Top, left, bottom, right, in pixels of the model's frame.
 FILL = 127  # Where nothing is known, the middle of the range.
@@ -87,6 +88,29 @@ def open_clip(
   taken = source[before:][:first]
   frames = np.stack([fit(_open(frame, name), size, channels) for frame in taken])
   return Clip(frames, before=before, more=before + len(taken) < len(source))
+
+
+def check_file(path: str | Path, name: str) -> None:
+  """Refuse a file that `read_picture`, `read_clip` or `read_mask` would, as far as its beginning tells.
+
+  Args:
+    path: of the file.
+    name: of the argument, "image", "video" or "mask".
+
+  Raises:
+    ValueError: it isn't there, or no picture or video that can be read.
+  """
+  with _about(name):
+    check_regular(path)
+    if name != "image":
+      with footage.open_footage(path) as found:
+        next(found.frames, None)
+      return
+    with reading(str(path)), content_of(path) as content:
+      image = open_picture(content)
+      if image is None:
+        raise Unreadable("is not a picture")
+      image.close()
 
 
 def count_frames(path: str | Path) -> int:

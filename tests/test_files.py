@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nova_jax import files
+from nova_jax.cli import BAD_INPUT, FAILED, exit_code
 
 
 def leave(folder, host, process, start, name=".clip.{}-{}-{}-0a1b2c.mp4"):
@@ -73,3 +74,23 @@ def test_failures_of_storage_are_told_from_others_by_what_a_library_says(text, n
   assert (found and found.errno) == number
   if number == errno.EMFILE:
     assert "ulimit -n" in found.strerror and found.filename == "shard"
+
+
+def test_a_folder_is_written_to_before_the_work(tmp_path, monkeypatch):
+  assert files.check_folder_writable("output", tmp_path / "a/b") == tmp_path / "a/b"
+  assert not list((tmp_path / "a/b").iterdir())
+  (tmp_path / "file").write_text("", encoding="utf-8")
+  for path in ("file", "file/below"):
+    with pytest.raises(ValueError, match="--output: .*file.* (is a file|can't be written to)"):
+      files.check_folder_writable("output", tmp_path / path)
+  for number, code in ((errno.EROFS, BAD_INPUT), (errno.EPERM, BAD_INPUT), (errno.ENOSPC, FAILED)):
+
+    def fail(number=number, **options):
+      raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", fail)
+    with pytest.raises(ValueError, match=f"the folder .* can.t be written to .{os.strerror(number)}") as error:
+      files.check_folder_writable("output", tmp_path)
+    assert exit_code(error.value) == code
+    with pytest.raises(ValueError, match="--json: the folder"):
+      files.check_writable("json", str(tmp_path / "a.json"))

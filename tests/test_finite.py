@@ -75,6 +75,9 @@ def test_embeddings_are_checked():
   class Broken:
     dim, max_length = 8, 4
 
+    def notes(self, prompt):
+      return []
+
     def encode(self, prompts):
       return np.full((len(prompts), 4, 8), np.inf, np.float32), np.full(len(prompts), 2)
 

@@ -100,6 +100,16 @@ def test_errors_name_what_was_typed(monkeypatch, text, named):
   assert flag_help.name_flags(text, {"later_prompts": "then"}) == named
 
 
+def test_settings_of_a_list_of_prompts_are_not_called_flags(monkeypatch):
+  values = flags.FlagValues()
+  for name in ("prompts", "num_frames", "fps"):
+    flags.DEFINE_string(name, None, "", flag_values=values, module_name="launch.x")
+  monkeypatch.setattr(flags, "FLAGS", values)
+  values(["x", "--prompts=list.jsonl", "--fps=3"])
+  assert flag_help.name_flags("num_frames: expected 1") == "num_frames: expected 1"
+  assert flag_help.name_flags("fps: expected 1") == "--fps: expected 1"
+
+
 @pytest.mark.parametrize("name, nearest", [
     ("guidance", "'guidance_scale', 'guidance_trunc' or 'guidance_renorm'"), ("Num-Frames", "'num_frames'"),
     ("frames", "'num_frames'"), ("guidence_scale", "'guidance_scale'"), ("nf", "'num_frames'"),

@@ -151,3 +151,19 @@ def test_a_model_of_pictures_makes_no_clips():
     pictures("one", num_frames=2)
   with pytest.raises(ValueError, match="it can't continue a clip"):
     pictures("one", video=CLIP)
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"num_samples": 10**6}, "at most 4,096 clips"), ({"num_frames": 10**6, "num_samples": 100}, "pixels; expec"),
+    ({"prompt": "a" * 70_000}, "prompt: expected at most 65,536 bytes"), ({"fps": 1e9}, "fps: expected 0.01 to 1000"),
+    ({"later_prompts": {1: "b" * 70_000}}, "later_prompts: expected at most"), ({"seed": 2**32}, "seed: expected 0 to"),
+    ({"later_prompts": {10**9: "b"}}, "within the clip, got 1000000000"), ({"seed": True}, "seed: expected 0 to"),
+    ({"guidance_trunc": 1001}, "guidance_trunc: expected 0 to 1000"), ({"label": 1}, "and no label"),
+    ({"video": CLIP, "mask": (0, 0, 9, 9)}, "mask: expected TOP"), ({"image": CLIP[0], "num_frames": 1}, "given fr")])
+def test_what_is_refused_without_reading_anything(pipe, settings, message, monkeypatch):
+  monkeypatch.setattr("nova_jax.sources.read_picture", None)
+  monkeypatch.setattr("nova_jax.sources.read_clip", None)
+  with pytest.raises(ValueError, match=message):
+    rows = settings.pop("num_samples", 1)
+    pipe.check(**({"prompt": "one"} | settings), rows=rows)
+  pipe.check("one", image="not read", num_frames=2)

@@ -5,14 +5,16 @@ import json
 import subprocess
 import types
 
+import jax
 import numpy as np
 import pytest
 
-from nova_jax import jobs, media, prompts, sampling_flags
+from nova_jax import jobs, media, preflight, prompts, sampling_flags
 from nova_jax.config import SampleConfig
 from nova_jax.files import _host, _start_of
 from nova_jax.progress import Progress
-from nova_jax.recipe import paths_of, read_recipe, write_outputs
+from nova_jax.convert.folders import load_text_encoder
+from nova_jax.recipe import Recipe, digest_weights, paths_of, read_recipe, write_outputs
 from test_pipeline import fresh
 
 LINES = [{"prompt": "one", "num_samples": 2}, {"prompt": "two", "negative_prompt": "one"}, {"prompt": "one", "seed": 9}]
@@ -73,7 +75,8 @@ def test_every_format_tells_its_recipe_and_it_gives_the_same_file(pipe, tmp_path
   for path in files[3]:
     assert read_recipe(path) == recipes[3]
   again = read_recipe(files[2][0])
-  jobs.check_same(pipe, again)
+  jobs.check_files(again)
+  assert jobs.check_weights(pipe, again) == []
   clip = np.concatenate([piece for (piece,) in jobs.make(pipe, [again], "pixels")])
   write_outputs(tmp_path / "again", again.name(2), again, FORMATS, clip, pipe.card.sample.fps)
   assert contents(tmp_path / "again") == {path.name: path.read_bytes() for path in files[2]}
@@ -112,10 +115,10 @@ def test_another_model_or_picture_is_not_the_same(pipe, tmp_path):
   media.write_png(tmp_path / "start.png", np.zeros((8, 8, 1), np.uint8))
   clips = [{"prompt": "one", "image": str(tmp_path / "start.png"), "seed": 0}]
   (recipe,) = jobs.make_recipes(pipe, "model", "ema", clips, [[0]], 1)
-  jobs.check_same(pipe, recipe)
+  jobs.check_files(recipe)
   media.write_png(tmp_path / "start.png", np.ones((8, 8, 1), np.uint8))
   with pytest.raises(ValueError, match="start.png is not what it was"):
-    jobs.check_same(pipe, recipe)
+    jobs.check_files(recipe)
 
 
 def test_what_is_left_out_and_what_is_stated_are_one_recipe(pipe, tmp_path, monkeypatch):
@@ -132,6 +135,14 @@ def test_what_is_left_out_and_what_is_stated_are_one_recipe(pipe, tmp_path, monk
   assert name.startswith("003-ein-käse-八-")
   same = {"num_frames": 3, "num_inference_steps": 3, "guidance_scale": 2.0, "refresh_every": 1, "fps": 12.0}
   assert made(**same) == made() and made(image="a/start.png") == made(), "recipes hold in any folder"
+  for same in (
+      {"guidance_scale": 2}, {"fps": 12}, {"negative_prompt": ""}, {"later_inference_steps": 3}, {"window": 3},
+      {"min_guidance_scale": 2.0}, {"flow_shift": pipe.scheduler.shift}, {"later_context": 2}, {"later_prompts": {}}):
+    assert made(**same) == made(), same
+  assert made(guidance_scale=1, guidance_renorm=0.5) == made(guidance_scale=0.0, negative_prompt="two"), "no guidance"
+  (tmp_path / "link").symlink_to("a")
+  assert made(image="link/start.png") == made(image="b/../a//start.png") == made()
+  assert made(image="a/start.png", mask=(0, 0, 4, 4)) == made(mask=[0, 0, 4, 4])
   assert made(image="b/start.png").name(3) == name, "the same picture"
   others = [made(num_frames=2), made(seed=1), dataclasses.replace(made(), space_tile=4)]
   assert len({name, *(recipe.name(3) for recipe in others)}) == 4
@@ -149,7 +160,8 @@ def test_what_is_edited_keeps_its_length_and_is_made_once(tmp_path):
       [("image", "a.png"), ("video", "b.gif")]), encoding="utf-8")
   args = types.SimpleNamespace(**dict.fromkeys([*sampling_flags._SETTINGS, *"prompt label preset then place".split()]))
   args.prompts, args.mask, args.seed = tmp_path / "lines.jsonl", "0,0,4,8", 0
-  clips = sampling_flags.clips(args)
+  clips, places = sampling_flags.clips(args)
+  assert places == [f"{args.prompts}:1", f"{args.prompts}:2"]
   assert [clip["num_frames"] for clip in clips] == [1, 2]
   batches = list(jobs.plan_batches(clips, 2))
   recipes = jobs.make_recipes(pipe, "model", "ema", clips, batches, 2)
@@ -211,3 +223,47 @@ def test_bad_prompt_files(tmp_path, name, text, message):
   (tmp_path / name).write_text(text, encoding="utf-8")
   with pytest.raises(ValueError, match=message):
     prompts.read_prompts(tmp_path / name)
+
+
+def test_lines_are_refused_by_name_before_anything_is_made(pipe, tmp_path):
+  media.write_png(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8))
+  (tmp_path / "cut.png").write_bytes(b"\x89PNG")
+  for second, message in (
+      ({"num_frames": 9, "later_prompts": {"9": "c"}}, "later_prompts: expected frames after the first"),
+      ({"window": 9}, "window: this model sees 2 to 3"), ({"image": "none.png"}, "image: none.png does not exist"),
+      ({"image": str(tmp_path / "cut.png")}, "image: .*cut.png"), ({"video": "/dev/zero"}, "video: /dev/zero is nei"),
+      ({"image": str(tmp_path / "a.png"), "mask": [0, 0, 9, 9]}, "mask: expected TOP"), ({"seed": 2**32}, "seed: expe"),
+      ({"seed": 2**32 - 1, "num_samples": 2}, "seed: clips have 4294967295"), ({"num_samples": 10**6 + 1}, "num_s"),
+      ({"prompt": "one two three four five"}, "prompt 'one two three four five' has 5 tokens"),
+      ({"prompt": " "}, "the prompt is empty"), ({"prompt": "\ud800"}, "the line: half"), ({"label": 3}, "give")):
+    lines = [{"prompt": "one"}, {"prompt": "two"} | second]
+    (tmp_path / "lines.jsonl").write_text("\n\n".join(map(json.dumps, lines)), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"lines.jsonl:3: {message}"):
+      named = prompts.read_named(tmp_path / "lines.jsonl")
+      places = [place for place, _ in named]
+      clips = prompts.expand([settings for _, settings in named], {}, 0, places)
+      preflight.check_files(clips, places)
+      preflight.check_clips(pipe, clips, places, 2)
+      jobs.known_texts(load_text_encoder("words", pipe.cfg), clips, places)
+  with pytest.raises(ValueError, match="^seed: clips have 4294967295"):
+    prompts.expand([{"prompt": "one"}], {"num_samples": 2}, 2**32 - 1)
+
+
+def test_every_bit_of_every_part_is_in_the_digest(pipe):
+  whole, state = digest_weights(pipe), pipe.model.state
+  digests = {whole}
+  for i, path in enumerate(path for path, _ in jax.tree_util.tree_leaves_with_path(state)):
+    if i % 7 == 0:
+      leaves, tree = jax.tree.flatten(state)
+      leaves[i] = leaves[i].at[(-1,) * leaves[i].ndim].add(1e-3)
+      other = fresh()
+      other.model = other.model._replace(state=jax.tree.unflatten(tree, leaves))
+      digests.add(digest_weights(other))
+  assert len(digests) > 3 and digest_weights(fresh()) == whole
+  other = fresh()
+  other.autoencoder = dataclasses.replace(other.autoencoder, std=0.5)
+  assert other.digests["vae"] != pipe.digests["vae"] and digest_weights(other) not in digests
+  old = Recipe("model", "ema 0123456789abcdef", "float32", {}, {}, (0, 1))
+  assert "can't be told" in jobs.check_weights(pipe, old)[0]
+  with pytest.raises(ValueError, match="weights are not those"):
+    jobs.check_weights(pipe, dataclasses.replace(old, weights=f"ema {digest_weights(other)}"))

@@ -1,25 +1,50 @@
 """What a log says of long work."""
 
+import pytest
+
 from nova_jax import progress
-from nova_jax.progress import Progress
+from nova_jax.progress import Pace, Progress
 
 
-def test_lines(monkeypatch, capsys):
-  now = 0.0
-  monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+@pytest.fixture
+def clock(monkeypatch):
+  clock = {"now": 0.0}
+  monkeypatch.setattr(progress.time, "monotonic", lambda: clock["now"])
+  return clock
+
+
+def test_lines(clock, capsys):
   with Progress("set") as shown:  # The standard error of a test is no terminal.
-    shown.show(1, 8, "frame 1/2")
-    now = 20.0
+    clock["now"] = 60.0
+    shown.show(1, 8, "frame 1/2")  # After the compilation.
+    clock["now"] = 80.0
     shown.show(2, 8, "frame 1/2")
-    now = 21.0
+    clock["now"] = 81.0
     shown.show(3, 8, "frame 1/2")  # Too soon after the last line.
-  assert capsys.readouterr().err == "frame 1/2: 2/8 set, 0.1 set/s, 0:01:00 left\n"
+  assert capsys.readouterr().err == "frame 1/2: 1/8 set\nframe 1/2: 2/8 set, 0.05 set/s, 0:02:00 left\n"
 
 
-def test_bytes_are_scaled():
-  shown = Progress("B", 4_000_000_000)
-  shown.show(1_000_000_000)
-  assert shown.line("vae", 10.0) == "vae: 1.00G/4.00G B, 100M B/s, 0:00:30 left"
-  unknown = Progress("clip")
-  unknown.show(3)
-  assert unknown.line("", 2.0) == "3 clip, 1.5 clip/s"
+def test_bytes_are_scaled(clock):
+  shown, unknown = Progress("B", 4_000_000_000), Progress("clip")
+  for bar in (shown, unknown):
+    bar.show(500_000_000)
+  clock["now"] += 5.0
+  for bar in (shown, unknown):
+    bar.show(1_000_000_000)
+  assert shown.line("vae") == "vae: 1.00G/4.00G B, 100M B/s, 0:00:30 left"
+  assert unknown.line("") == "1e+09 clip, 1e+08 clip/s"
+
+
+def test_a_stop_in_between_is_forgotten(clock):
+  pace = Pace()
+  for done in range(10, 130):
+    clock["now"] += 1000.0 if done < 12 else 2.0
+    pace.add(done)
+  assert (pace.rate, pace.left(629)) == (0.5, "0:16:40 left")
+
+
+def test_no_time_has_passed(clock):
+  pace = Pace()
+  pace.add(1)
+  pace.add(2)
+  assert pace.rate is None and pace.left(9) == ""

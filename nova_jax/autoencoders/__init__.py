@@ -30,6 +30,7 @@ class Autoencoder(Protocol):
   latent_dim: int  # C.
   spatial_stride: int  # Pixels a latent spans, each way.
   channels: int  # Of pixels.
+  digest: str  # Of all that latents and pixels depend on, weights included.
 
   def encode(self, pixels: UInt8[Array, "B frames height width channels"]) -> Float32[Array, "B T h w C"]:
     """Encode a clip into latents, shifted and scaled as the model expects them."""

@@ -12,15 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Float32, UInt8
 
 from nova_jax.autoencoders.moments import mean_and_std
 from nova_jax.autoencoders.pixels import Array
 from nova_jax.autoencoders.tiling import TimeTiles, blend, space_tiles
+from nova_jax.digests import digest_arrays, digest_values
 from nova_jax.finite import NotFinite, check_frames
 
 # By default XLA's CPU backend orders operations for concurrency, and keeps twice as many activations alive.
 CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+_DEVICES = "devices"  # The axis of a mesh.
 
 
 class NeuralAutoencoder:
@@ -32,13 +35,14 @@ class NeuralAutoencoder:
     space_tile: side of tiles in space, in latents; None takes whole frames. Tiles overlap by a quarter and are blended,
       which needs less memory and is approximate: normalisation and attention see one tile only.
     dtype: of computation, "float32" or "bfloat16".
-    batch_size: samples that go through the network at once; more of them are cut into batches.
-    device: that holds the weights and computes; None takes the default one.
+    batch_size: samples that go through the network of a device at once; more of them are cut into batches.
+    devices: each holds the weights and computes a batch, in one program for all of them, so that the number of samples
+      must be a multiple of theirs; none takes the default one.
   """
 
   def __init__(
       self, network: nnx.Module, time_tiles: TimeTiles, *, space_tile: int | None = None, dtype: str = "float32",
-      batch_size: int = 1, device: jax.Device | None = None,
+      batch_size: int = 1, devices: Sequence[jax.Device] = (),
   ):
     if space_tile is not None and (not isinstance(space_tile, int) or space_tile < 4):
       raise ValueError(f"space_tile: a quarter is shared, so expected 4 latents or more, got {space_tile}")
@@ -48,10 +52,19 @@ class NeuralAutoencoder:
     self.spatial_stride: int = network.spatial_stride
     self.shift, self.factor = (np.asarray(value, np.float32) for value in network.scaling())
     self.channels = 3
-    self.time_tiles, self.space_tile, self.batch_size = time_tiles, space_tile, batch_size
+    self.time_tiles, self.space_tile = time_tiles, space_tile
+    self.batch_size = batch_size * max(1, len(devices))
     graph, state = nnx.split(network)
-    self._state = jax.device_put(state, device)
-    self._encode_tile, self._decode_tile = (tile_function(graph, method, dtype) for method in ("encode", "decode"))
+    mesh = Mesh(np.array(devices), (_DEVICES,)) if len(devices) > 1 else None
+    place = NamedSharding(mesh, PartitionSpec()) if mesh else devices[0] if devices else None
+    self._state = jax.device_put(state, place)
+    self._encode_tile, self._decode_tile = (
+        tile_function(graph, method, dtype, mesh) for method in ("encode", "decode"))
+
+  @functools.cached_property
+  def digest(self) -> str:
+    scaling = [self.shift.tolist(), self.factor.tolist()]
+    return digest_values([scaling, repr(self.time_tiles), digest_arrays(self._state)])
 
   def encode(
       self, pixels: UInt8[Array, "B frames height width 3"] | Float[Array, "B frames height width 3"],
@@ -157,10 +170,18 @@ class NeuralAutoencoder:
         for row in rows for column in columns)
 
 
-def tile_function(graph: nnx.GraphDef, method: str, dtype: str) -> Callable[[nnx.State, Array], jax.Array]:
-  """Return the compiled (weights, tile) → result of a network's "encode" or "decode", computed in `dtype`."""
-  options = CPU_OPTIONS if jax.default_backend() == "cpu" else None
-  return jax.jit(functools.partial(run_network, graph, method, dtype), compiler_options=options)
+def tile_function(
+    graph: nnx.GraphDef, method: str, dtype: str, mesh: Mesh | None = None
+) -> Callable[[nnx.State, Array], jax.Array]:
+  """Return the compiled (weights, tile) → result of a network's "encode" or "decode", computed in `dtype`.
+
+  With a mesh, each of its devices runs an equal part of the samples on its own, as one device would.
+  """
+  run = functools.partial(run_network, graph, method, dtype)
+  if mesh is not None:
+    share = PartitionSpec(_DEVICES)
+    run = jax.shard_map(run, mesh=mesh, in_specs=(PartitionSpec(), share), out_specs=share, check_vma=False)
+  return jax.jit(run, compiler_options=CPU_OPTIONS if jax.default_backend() == "cpu" else None)
 
 
 def run_network(graph: nnx.GraphDef, method: str, dtype: str, state: nnx.State, x: Array) -> jax.Array:

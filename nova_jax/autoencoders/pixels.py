@@ -11,6 +11,7 @@ from jaxtyping import Float32
 from jaxtyping import UInt8
 import numpy as np
 
+from nova_jax.digests import digest_values
 from nova_jax.finite import check_frames
 
 Array = np.ndarray | jax.Array
@@ -38,6 +39,10 @@ class PixelAutoencoder:
   def moments(self, pixels: UInt8[Array, "*B C"]) -> Float32[Array, "*B C"]:
     """Return pixels in -1 … 1: the means of latents that are not scaled and, without log-variances, certain."""
     return pixels.astype("float32") / 127.5 - 1
+
+  @property
+  def digest(self) -> str:
+    return digest_values(repr(self))
 
   @property
   def shift(self) -> np.float32:

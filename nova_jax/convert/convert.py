@@ -24,7 +24,7 @@ from nova_jax import autoencoders, checkpoint, text
 from nova_jax import card as cards
 from nova_jax.card import Card, PartCard
 from nova_jax.checkpoint import Stored
-from nova_jax.convert import configs, keys
+from nova_jax.convert import configs, export, keys
 from nova_jax.convert.files import CONFIG, DTYPES, read_config, write_safetensors
 from nova_jax.convert.folders import INDEX, SCHEDULER, TOKENIZER, Folder, is_ours, open_folder
 from nova_jax.convert.parts import PARTS, TEXT_ENCODER, TRANSFORMER, VAE, Part, describe
@@ -151,8 +151,10 @@ def _decisions(opened: Folder, parts: Sequence[Part]) -> Iterator[str]:
     yield f"{opened.path} has no {TOKENIZER}/: the text encoder can't read prompts without one"
   for name, kind, built_in in (
       (card.autoencoder, VAE, autoencoders.BUILT_IN), (card.text_encoder, TEXT_ENCODER, text.BUILT_IN)):
-    if name in built_in and is_ours(opened.path):
-      yield f"the {kind} {name!r} is built into nova_jax and has no published form: left out"
+    if name in built_in and is_ours(opened.path) and TRANSFORMER in kept:
+      yield (
+          f"the {kind} {name!r} is built into nova_jax and has no published form: {export.NAME} names it, for nova_jax "
+          "alone")
 
 
 def _write_ours(folder: Path, opened: Folder, parts: Sequence[Part], watch: "_Watch") -> None:
@@ -203,6 +205,8 @@ def _write_published(folder: Path, opened: Folder, parts: Sequence[Part], watch:
     index = {name: found[name] for name in found if name in index} | {
         name: value for name, value in index.items() if name not in found}
   _write_json(folder / INDEX, index)
+  if TRANSFORMER in kept:
+    export.write_export(folder, opened.card, open_folder(folder).card)
 
 
 class _Watch:

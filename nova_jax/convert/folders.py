@@ -1,7 +1,7 @@
 """Whole model folders: what lies in one, in any of three forms.
 
   published                                   converted                        trained
-  model_index.json                            nova.json, model_index.json      nova.json
+  model_index.json (nova_jax.json)            nova.json, model_index.json      nova.json
   scheduler/scheduler_config.json             the same
   tokenizer/…                                 the same
   transformer/config.json, *.safetensors      transformer/config.json, state/  checkpoints/…
@@ -24,6 +24,7 @@ from nova_jax import card as cards
 from nova_jax.card import Card
 from nova_jax.config import ModelConfig, SampleConfig, SchedulerConfig
 from nova_jax.convert import configs
+from nova_jax.convert.export import has_export, with_export
 from nova_jax.convert.files import CONFIG, read_config
 from nova_jax.convert.hints import meant
 from nova_jax.convert.parts import (
@@ -63,8 +64,8 @@ class Folder:
   def completed(self, base: "Folder") -> "Folder":
     """Return this folder with what it lacks taken from another."""
     card, other = self.card, base.card
-    # A published folder doesn't say how long clips are, nor how to generate.
-    told = card if is_ours(self.path) or other.model is None else other
+    # A published folder doesn't say how long clips are, nor how to generate, unless it was exported from here.
+    told = card if is_ours(self.path) or has_export(self.path) or other.model is None else other
     card = dataclasses.replace(
         card, model=card.model or other.model, num_frames=told.num_frames, sample=told.sample,
         scheduler=card.scheduler if self.knows_scheduler else other.scheduler,
@@ -120,6 +121,7 @@ def open_folder(path: Path, weights: str = "ema", step: int | None = None) -> Fo
       model=model, scheduler=scheduler, text_encoder=TEXT_ENCODER if TEXT_ENCODER in parts else None,
       autoencoder=VAE if VAE in parts else None, num_frames=min(model.base_frames, CLIP) if model else 1,
       sample=SampleConfig())
+  card = card if model is None else with_export(path, card)
   return Folder(path, card, openers, _companions(path), tuple(notes))
 
 

@@ -20,6 +20,7 @@ class TextEncoder(Protocol):
 
   dim: int  # E, width of an embedding.
   max_length: int  # L, most tokens of a prompt.
+  digest: str  # Of all that embeddings depend on, weights included.
 
   def encode(self, prompts: Sequence[str]) -> tuple[Float32[np.ndarray, "B L E"], Int32[np.ndarray, "B"]]:
     """Embed prompts.
@@ -31,9 +32,16 @@ class TextEncoder(Protocol):
       ValueError: a prompt is too long for an encoder that refuses, or is not text.
     """
 
+  def notes(self, prompt: str) -> list[str]:
+    """Return what a person should know of how a prompt is read, such as that its end isn't."""
+
 
 def check_length(prompt: str, length: int, max_length: int):
   """Raise a ValueError that names a prompt of more than `max_length` tokens."""
   if length > max_length:
-    shown = prompt if len(prompt) <= 60 else prompt[:57] + "..."
-    raise ValueError(f"prompt {shown!r} has {length} tokens, at most {max_length} fit: shorten it")
+    raise ValueError(f"prompt {shorten_text(prompt)!r} has {length} tokens, at most {max_length} fit: shorten it")
+
+
+def shorten_text(prompt: str) -> str:
+  """Return what stands for a prompt in a message."""
+  return prompt if len(prompt) <= 60 else prompt[:57] + "..."

@@ -12,12 +12,15 @@ from flax import nnx
 from jaxtyping import Array, Float32, Int, Int32
 from tokenizers import Tokenizer
 
+from nova_jax.digests import digest_arrays, digest_values
+from nova_jax.text.base import shorten_text
 from nova_jax.text.phi import Phi
 from nova_jax.text.tokenizer import token_ids
 
 # Texts are padded to a multiple of the first, and run in batches of a power of two up to the second: a prompt of a few
 # words costs 64 tokens, memory is bounded, and 256 tokens make 4 · 4 programs at most, each compiled when it is needed.
 _LENGTH, _ROWS = 64, 8
+_SHOWN = 40  # Letters before the cut that a note shows.
 
 
 class PhiEncoder:
@@ -44,7 +47,22 @@ class PhiEncoder:
     self.dim = cfg.hidden_size
     self.max_length = max_length
     self.tokenizer = tokenizer
+    self.cfg = cfg
     self.graph, self.weights = nnx.split(model)
+
+  @functools.cached_property
+  def digest(self) -> str:
+    return digest_values([repr(self.cfg), self.max_length, self.tokenizer.to_str(), digest_arrays(self.weights)])
+
+  def notes(self, prompt: str) -> list[str]:
+    """Say where a prompt is cut off."""
+    ids = token_ids(self.tokenizer, prompt)
+    if len(ids) <= self.max_length:
+      return []
+    heard = self.tokenizer.decode(ids[: self.max_length], skip_special_tokens=False)
+    return [
+        f"the prompt {shorten_text(prompt)!r} has {len(ids)} tokens and is cut: the model reads the first "
+        f"{self.max_length}, up to {heard[-_SHOWN:]!r}"]
 
   def encode(self, prompts: Sequence[str]) -> tuple[Float32[np.ndarray, "B L E"], Int32[np.ndarray, "B"]]:
     """Embed prompts: see `TextEncoder.encode`."""

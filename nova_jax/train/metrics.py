@@ -17,6 +17,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from nova_jax.files import write_atomically
+from nova_jax.progress import Pace
 from nova_jax.terminal import say
 
 TIMINGS = ("videos_per_sec", "model_flops_per_sec", "matmul_share", "data_wait_sec")
@@ -46,7 +47,7 @@ class MetricLog:
     self._log_every, self._num_steps, self._peak, self._enabled = log_every, num_steps, peak, enabled
     self._sums = {name: tuple(pair) for name, pair in sums.items()}
     self._reset_clock()
-    self._started, self._first_step, self._bar_drawn = time.perf_counter(), first_step, 0.0
+    self._pace, self._bar_drawn = Pace(), 0.0
     if enabled:
       path = workdir / "metrics.jsonl"
       dropped = cut_lines(path, first_step)
@@ -73,6 +74,7 @@ class MetricLog:
 
   def add(self, step: int, stage: str, metrics: Mapping[str, float]) -> None:
     """Add the metrics of the step that made `step` steps done; write a line if it is time to."""
+    self._pace.add(step)
     for name, value in metrics.items():
       count, total = self._sums.get(name, (0, 0.0))
       self._sums[name] = (1, value) if name in _LAST else (count + 1, total + value)
@@ -110,7 +112,7 @@ class MetricLog:
     self._file.add(json.dumps({"step": step, "stage": stage, **values}) + "\n")
     self._board.add(step, values)
     clear = "\r\x1b[K" if sys.stdout.isatty() else ""
-    say(f"{clear}{_line(step, self._num_steps, stage, values)}, {self._time_left(step)}")
+    say(f"{clear}{_line(step, self._num_steps, stage, values)}{self._time_left()}")
 
   def _draw_bar(self, step: int) -> None:
     now = time.perf_counter()
@@ -118,14 +120,13 @@ class MetricLog:
       return
     self._bar_drawn = now
     filled = _BAR_WIDTH * step // self._num_steps
-    rate = (step - self._first_step) / (now - self._started)
+    rate = f", {self._pace.rate:.2f} steps/s" if self._pace.rate else ""
     bar = "#" * filled + "." * (_BAR_WIDTH - filled)
-    say(f"\r\x1b[K[{bar}] {step}/{self._num_steps}, {rate:.2f} steps/s, {self._time_left(step)}", end="")
+    say(f"\r\x1b[K[{bar}] {step}/{self._num_steps}{rate}{self._time_left()}", end="")
 
-  def _time_left(self, step: int) -> str:
-    per_step = (time.perf_counter() - self._started) / max(step - self._first_step, 1)
-    seconds = round(per_step * (self._num_steps - step))
-    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
+  def _time_left(self) -> str:
+    left = self._pace.left(self._num_steps)
+    return f", {left}" if left else ""
 
 
 class _Lines:

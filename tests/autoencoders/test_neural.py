@@ -98,13 +98,25 @@ def test_one_tile_of_one_sample_at_a_time_and_each_shape_compiled_once():
 
 def test_batches_on_another_device_are_as_samples_one_by_one():
   network, device = Means(), jax.devices()[1]
-  autoencoder = NeuralAutoencoder(network, SHARED, batch_size=2, device=device)
+  autoencoder = NeuralAutoencoder(network, SHARED, batch_size=2, devices=[device])
   pixels = clip(5, batch=5)
   latents = AUTOENCODER.encode(pixels)
   np.testing.assert_allclose(autoencoder.encode(pixels), latents, atol=1e-6)
   assert network.shapes == [(2, 5, 4, 6, 3), (1, 5, 4, 6, 3)]
   assert jax.tree.leaves(autoencoder._state)[0].devices() == {device}
   np.testing.assert_array_equal(autoencoder.decode(latents), AUTOENCODER.decode(latents))
+
+
+def test_devices_share_samples_in_one_program():
+  network, devices = Means(), jax.devices()[:4]
+  autoencoder = NeuralAutoencoder(network, SHARED, batch_size=2, devices=devices)
+  one = NeuralAutoencoder(Means(), SHARED, batch_size=2)
+  pixels = clip(5, batch=16)
+  moments = autoencoder.moments(pixels)
+  np.testing.assert_array_equal(moments, one.moments(pixels))
+  np.testing.assert_array_equal(autoencoder.decode(moments[..., :3]), one.decode(moments[..., :3]))
+  assert autoencoder._encode_tile._cache_size() == 1 and network.shapes[0] == (2, 5, 4, 6, 3)
+  assert jax.tree.leaves(autoencoder._state)[0].devices() == {*devices}
 
 
 def test_samples_of_a_batch_are_apart():

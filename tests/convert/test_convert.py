@@ -13,13 +13,14 @@ from flax import nnx
 from convert.published import AUTOENCODERS, PIPELINES, VIDEO, assert_same_weights
 from nova_jax import Pipeline
 from nova_jax.card import read_card
+from nova_jax.config import SampleConfig
 from nova_jax.convert.convert import convert
 from nova_jax.convert.files import open_weights
 from nova_jax.convert.folders import load_autoencoder, load_text_encoder, load_transformer, open_folder
 from nova_jax.convert.parts import PARTS, open_part
 from nova_jax.files import read_json
 from parity.reference import ROOT
-from test_pipeline import CARD, save
+from test_pipeline import CARD, TINY, save
 
 
 def parts_of(folder):
@@ -123,7 +124,7 @@ def test_a_config_that_omits_the_mixer(tmp_path):
 @pytest.mark.parametrize("weights", ["ema", "params"])
 def test_a_training_run_becomes_a_published_folder(trained, tmp_path, weights):
   notes = convert(trained, tmp_path / "published", weights=weights, dtype="float16")
-  assert [note.split()[1] for note in notes] == ["vae", "text_encoder"], "built-in parts are left out, and said so"
+  assert [note.split()[1] for note in notes] == ["vae", "text_encoder"], "built-in parts have no folder, and it is said"
   published = open_part(tmp_path / "published/transformer")
   assert set(stored.dtype for stored in published.weights.values()) == {np.dtype(np.float16)}
   ours = open_folder(trained, weights).parts["transformer"]()
@@ -167,6 +168,43 @@ def test_training_starts_from_any_form(ours, trained):
     load_transformer(VIDEO, dataclasses.replace(model, mixer_rank=None))
   with pytest.raises(ValueError, match="no transformer"):
     load_transformer(ours / AUTOENCODERS[0], model)
+
+
+@pytest.mark.parametrize("autoencoder", ["pixels", "rgb"])
+def test_an_exported_training_run_generates_by_itself(tmp_path, autoencoder):
+  """There and back: the same clip, and the same weights to the bit."""
+  cfg = dataclasses.replace(TINY, width=64, latent_dim={"pixels": 1, "rgb": 3}[autoencoder])
+  card = dataclasses.replace(
+      CARD, model=cfg, autoencoder=autoencoder, num_frames=2, sample=SampleConfig(2, 3, 1.5, 4.0, 8.0, 24.0))
+  save(tmp_path / "run", card, cfg)
+  convert(tmp_path / "run", tmp_path / "published")
+  convert(tmp_path / "published", tmp_path / "ours")
+  convert(tmp_path / "ours", tmp_path / "again")
+  convert(tmp_path / "again", tmp_path / "ours again")
+  expected = Pipeline.load(tmp_path / "run")("the digit one")
+  assert expected.shape[1] == 2 and expected.std() > 0
+  for name in ("published", "ours", "again"):
+    pipe = Pipeline.load(tmp_path / name)
+    assert dataclasses.replace(pipe.card, parts=(), source="", versions="") == card
+    assert np.array_equal(pipe("the digit one"), expected), name
+  index = {"_class_name", "_diffusers_version", "transformer", "scheduler"}
+  assert read_json(tmp_path / "published/model_index.json").keys() == index
+  files = lambda name: {
+      file.relative_to(tmp_path / name): file.read_bytes()
+      for file in (tmp_path / name).rglob("*") if file.is_file()}
+  assert files("again") == files("published")
+  assert read_card(tmp_path / "ours").parts == read_card(tmp_path / "ours again").parts
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"version": 2}, "'version': 1"), ({"autoencoder": "../../etc"}, "autoencoder: expected one of pixels, rgb"),
+    ({"num_frames": 0}, "num_frames"), ({"sample": {"fsp": 1.0}}, "did you mean 'fps'")])
+def test_exports_that_cannot_be_read(trained, tmp_path, change, message):
+  convert(trained, tmp_path / "published")
+  file = tmp_path / "published/nova_jax.json"
+  file.write_text(json.dumps(read_json(file) | change), encoding="utf-8")
+  with pytest.raises(ValueError, match=message):
+    open_folder(tmp_path / "published")
 
 
 def test_built_in_parts_of_a_base_stay(trained, tmp_path):

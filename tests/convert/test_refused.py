@@ -167,7 +167,7 @@ def test_parts_that_do_not_fit_each_other(trained, tmp_path):
   # The run's own built-in parts are not replaced by a base's.
   notes = convert(trained, tmp_path / "published", base=VIDEO)
   assert len(notes) == 2 and sorted(path.name for path in (tmp_path / "published").iterdir()) == [
-      "model_index.json", "scheduler", "transformer"]
+      "model_index.json", "nova_jax.json", "scheduler", "transformer"]
 
 
 def test_a_card_of_another_model_is_refused(ours, tmp_path):

@@ -19,14 +19,15 @@ from nova_jax.data.cache import reports, retry, sources
 from nova_jax.data.cache.clips import Clip, Outcome, Rejected, Skipped
 from nova_jax.data.cache.encoders import Encoder
 from nova_jax.data.cache.format import (
-    MANIFEST, REJECTED, SUFFIX, Counts, Manifest, Record, read_manifest, summarize, write_manifest, write_records)
+    MANIFEST, REJECTED, SUFFIX, Counts, Manifest, Record, read_manifest, shard_file, summarize, write_manifest,
+    write_records)
 from nova_jax.data.cache.items import Item
 from nova_jax.data.cache.reports import PARTS, Plan, Rejection, Report, read_report
 from nova_jax.data.cache.sources import Listing
 from nova_jax.data.cache.storage import Lost, Watch
 from nova_jax.data.cache.workers import Workers
 from nova_jax.fields import to_dict
-from nova_jax.files import check_folder, write_atomically
+from nova_jax.files import check_folder, remove_unfinished, write_atomically
 
 _FEW = 20  # Items of which any share may be rejected.
 _REASONS = 3  # Commonest ones that are shown.
@@ -73,19 +74,23 @@ def build(
       outcomes = workers.outcomes(item for number in todo for item in parts[number])
       total, counts = sum(len(parts[number]) for number in todo), Counts()
       progress(0, total, counts)
+      remove_unfinished(output, {shard_file(f"{number:06}", bucket) for number in todo for bucket in cfg.buckets})
       for number in todo:
-        for stale in output.glob(f".{number:06}-*{SUFFIX}"):
-          stale.unlink()
         show = lambda part, before=counts: progress(before.seen + part.seen, total, before + part)
-        report = _build_part(output, number, parts[number], outcomes, watch, encoder, cfg.batch_size, show)
+        report = _build_part(output, number, parts[number], outcomes, watch, encoder, show)
         counts += report.counts
         progress(counts.seen, total, counts)
+  gone = [number for number in done if read_report(output, number) is None]
+  if gone and not (output / MANIFEST).is_file():  # Else another host was faster, and has cleaned up.
+    raise RunFailed(
+        f"{reports.report_path(output, gone[0])} was written and is gone: is the folder still mounted? The cache is "
+        "not finished, and the same command continues it")
   return _finish(output, plan, items, len(parts))
 
 
 def _build_part(
     output: Path, number: int, items: Sequence[Item], outcomes: Iterator[Outcome | Lost], watch: Watch,
-    encoder: Encoder, batch_size: int, show: Callable[[Counts], None],
+    encoder: Encoder, show: Callable[[Counts], None],
 ) -> Report:
   """Encode a part's clips as they come, write its shards, and then its report."""
   results: dict[int, Record | Rejected | Skipped] = {}
@@ -100,7 +105,7 @@ def _build_part(
     if isinstance(outcome, Clip):
       buckets[place] = outcome.bucket
       waiting[outcome.bucket].append((place, item.name, outcome))
-      if len(waiting[outcome.bucket]) == batch_size:
+      if len(waiting[outcome.bucket]) == encoder.group_size:
         results.update(encoder.encode(waiting.pop(outcome.bucket)))
     else:
       results[place] = outcome

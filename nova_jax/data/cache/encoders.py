@@ -1,6 +1,6 @@
 """Frozen encoders of a cache: which they are, and batches of clips as records.
 
-Each device of this host has the autoencoder, and takes whole batches in turn.
+Each device of this host has the autoencoder, and takes a whole batch; a bucket's program is compiled once for all.
 Invariant: a record depends on its clip and on those of its batch alone, not on the number of devices.
 """
 
@@ -22,21 +22,25 @@ from nova_jax.data.cache.identity import describe_autoencoder, part_folder, sha2
 from nova_jax.text import TextEncoder
 
 
-def open_autoencoder(cfg: CacheConfig) -> tuple[list[Autoencoder], AutoencoderInfo]:
-  """Load the autoencoder of a config, once for each device, and say which it is.
+def open_autoencoder(
+    cfg: CacheConfig, devices: Sequence[jax.Device] = ()
+) -> tuple[Autoencoder, AutoencoderInfo]:
+  """Load the autoencoder of a config and say which it is.
+
+  Args:
+    cfg: the settings.
+    devices: see `NeuralAutoencoder`; a built-in one needs none.
 
   Raises:
     ValueError: there is none, or its latents don't divide the buckets.
   """
   if cfg.autoencoder in autoencoders.BUILT_IN:
-    found = [autoencoders.make_autoencoder(cfg.autoencoder)]
+    found = autoencoders.make_autoencoder(cfg.autoencoder)
   else:
     network = open_of_kind(part_folder(cfg.autoencoder, VAE), VAE, autoencoders.BUILT_IN).load()
-    found = [
-        autoencoders.wrap(network, dtype=cfg.dtype, batch_size=cfg.batch_size, device=device)
-        for device in jax.local_devices()]
-  _check_buckets(cfg, found[0])
-  return found, describe_autoencoder(cfg.autoencoder, found[0])
+    found = autoencoders.wrap(network, dtype=cfg.dtype, batch_size=cfg.batch_size, devices=devices)
+  _check_buckets(cfg, found)
+  return found, describe_autoencoder(cfg.autoencoder, found)
 
 
 def open_text_encoder(cfg: CacheConfig) -> tuple[TextEncoder, TextEncoderInfo] | tuple[None, None]:
@@ -67,35 +71,35 @@ class Encoder:
   """Turns clips into records, batch by batch; a context manager."""
 
   def __init__(self, cfg: CacheConfig):
-    self._autoencoders, self.autoencoder_info = open_autoencoder(cfg)
+    devices = jax.local_devices()
+    self._autoencoder, self.autoencoder_info = open_autoencoder(cfg, devices)
     self._text_encoder, self.text_encoder_info = open_text_encoder(cfg)
     self._batch_size = cfg.batch_size
-    self._threads = ThreadPoolExecutor(len(self._autoencoders))
+    # Clips that are encoded at once: a batch on each device.
+    self.group_size = cfg.batch_size * (1 if isinstance(self._autoencoder, PixelAutoencoder) else len(devices))
+    self._thread = ThreadPoolExecutor(1)
     self._flying: collections.deque[Future] = collections.deque()
-    self._started = 0
 
   def __enter__(self) -> "Encoder":
     return self
 
   def __exit__(self, *_) -> None:
-    self._threads.shutdown(cancel_futures=True)
+    self._thread.shutdown(cancel_futures=True)
 
   @property
   def channels(self) -> int:
     """Channels of the pixels that it takes."""
-    first = self._autoencoders[0]
-    return first.latent_dim if isinstance(first, PixelAutoencoder) else 3
+    return self._autoencoder.latent_dim if isinstance(self._autoencoder, PixelAutoencoder) else 3
 
-  def encode(self, batch: Sequence[tuple[int, str, Clip]]) -> Iterator[tuple[int, Record | Rejected]]:
+  def encode(self, group: Sequence[tuple[int, str, Clip]]) -> Iterator[tuple[int, Record | Rejected]]:
     """Start to encode some clips of one bucket, and yield records of earlier ones if many are under way.
 
     Args:
-      batch: at most `batch_size` clips, each with its number and the name of its item.
+      group: at most `group_size` clips, each with its number and the name of its item; every `batch_size` of them in a
+        row are a batch.
     """
-    autoencoder = self._autoencoders[self._started % len(self._autoencoders)]
-    self._started += 1
-    self._flying.append(self._threads.submit(self._encode, autoencoder, list(batch)))
-    while len(self._flying) > 2 * len(self._autoencoders):
+    self._flying.append(self._thread.submit(self._encode, list(group)))
+    while len(self._flying) > 2:
       yield from self._flying.popleft().result()
 
   def finish(self) -> Iterator[tuple[int, Record | Rejected]]:
@@ -103,27 +107,34 @@ class Encoder:
     while self._flying:
       yield from self._flying.popleft().result()
 
-  def _encode(
-      self, autoencoder: Autoencoder, batch: list[tuple[int, str, Clip]]
-  ) -> list[tuple[int, Record | Rejected]]:
+  def _encode(self, group: list[tuple[int, str, Clip]]) -> list[tuple[int, Record | Rejected]]:
     # A short batch is filled up, so that each bucket is one program.
-    pixels = [clip.pixels for _, _, clip in batch] + [batch[-1][2].pixels] * (self._batch_size - len(batch))
+    pixels = [clip.pixels for _, _, clip in group] + [group[-1][2].pixels] * (self.group_size - len(group))
     with np.errstate(over="ignore"):
-      moments = np.asarray(autoencoder.moments(np.stack(pixels))).astype(np.float16)
-    embeds = self._embed([clip.texts.caption for _, _, clip in batch])
-    shorts = self._embed([clip.texts.short_caption or "" for _, _, clip in batch])
+      moments = np.asarray(self._autoencoder.moments(np.stack(pixels))).astype(np.float16)
+    embeds = self._embed_batches([clip.texts.caption for _, _, clip in group])
+    shorts = self._embed_batches([clip.texts.short_caption or "" for _, _, clip in group])
     return [
         (number, _record(name, clip, *row))
-        for (number, name, clip), *row in zip(batch, moments, embeds, shorts)]
+        for (number, name, clip), *row in zip(group, moments, embeds, shorts)]
 
-  def _embed(self, captions: list[str]) -> list[np.ndarray | Rejected | None]:
-    """Embed captions; one that the encoder refuses is rejected."""
+  def _embed_batches(self, captions: list[str]) -> list[np.ndarray | Rejected | None]:
+    """Embed the captions of some batches, each on its own."""
     if self._text_encoder is None:
       return [None] * len(captions)
+    starts = range(0, len(captions), self._batch_size)
+    return [found for start in starts for found in self._embed(captions[start : start + self._batch_size])]
+
+  def _embed(self, captions: list[str]) -> list[np.ndarray | Rejected]:
+    """Embed captions; one that the encoder refuses, or fails over, is rejected."""
     try:
       return [embeds[:length].astype(np.float16) for embeds, length in zip(*self._text_encoder.encode(captions))]
-    except ValueError as error:
-      return [Rejected(str(error))] if len(captions) == 1 else [self._embed([caption])[0] for caption in captions]
+    except jax.errors.JaxRuntimeError:  # Of memory that ran out, for one.
+      raise
+    except Exception as error:  # A tokenizer's, of whatever kind.
+      if len(captions) > 1:
+        return [self._embed([caption])[0] for caption in captions]
+      return [Rejected(str(error) if isinstance(error, ValueError) else f"its caption can't be embedded: {error!r}")]
 
 
 def _record(

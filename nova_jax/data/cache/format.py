@@ -236,9 +236,13 @@ def write_shard(path: Path, records: Iterable[bytes]) -> tuple[int, str]:
 
 
 def file_sha256(path: Path) -> str:
-  """Return a file's SHA-256."""
-  with path.open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+  """Return a file's SHA-256; an error of reading it names the file."""
+  try:
+    with path.open("rb") as file:
+      return hashlib.file_digest(file, "sha256").hexdigest()
+  except OSError as error:
+    error.filename = str(path)
+    raise
 
 
 class ShardReader:
@@ -333,6 +337,11 @@ def summarize(shards: Iterable[Shard], moments: dict[Bucket, tuple[int, ...]]) -
   return tuple(BucketInfo(bucket, tuple(moments[bucket]), count) for bucket, count in sorted(records.items()))
 
 
+def shard_file(name: str, bucket: Bucket) -> str:
+  """Return the name of the file that holds a part's records of a bucket."""
+  return f"{name}-{'x'.join(map(str, bucket))}{SUFFIX}"
+
+
 def write_records(folder: Path, name: str, records: Iterable[tuple[Bucket, Record]]) -> list[Shard]:
   """Write records as shards, one for each bucket, `NAME-FxHxW.array_record`, each in the order given."""
   encoded: dict[Bucket, list[bytes]] = {}
@@ -340,7 +349,7 @@ def write_records(folder: Path, name: str, records: Iterable[tuple[Bucket, Recor
     encoded.setdefault(bucket, []).append(encode_record(record))
   shards = []
   for bucket, rows in sorted(encoded.items()):
-    file = f"{name}-{'x'.join(map(str, bucket))}{SUFFIX}"
+    file = shard_file(name, bucket)
     shards.append(Shard(file, bucket, len(rows), *write_shard(folder / file, rows)))
   return shards
 

@@ -161,7 +161,7 @@ def write_sheet(path: Path, folder: Path, manifest: Manifest, num_clips: int, au
     ValueError: another autoencoder, or no sound record.
   """
   settings = dataclasses.replace(manifest.settings, autoencoder=autoencoder or manifest.settings.autoencoder)
-  (decoder, *_), info = open_autoencoder(settings)
+  decoder, info = open_autoencoder(settings)
   if info.digest != manifest.autoencoder.digest:
     raise ValueError(
         f"--autoencoder: {settings.autoencoder} is {info.kind} {info.digest[:12]}, but the cache was made with "

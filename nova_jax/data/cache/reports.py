@@ -85,11 +85,18 @@ def write_report(output: Path, number: int, report: Report) -> None:
 
 
 def read_report(output: Path, number: int) -> Report | None:
-  """Return what became of a part; None if it is not done, or its files are not what the report says."""
+  """Return what became of a part; None if it is not done, or its files are not what the report says.
+
+  Raises:
+    OSError: storage fails, which says nothing of the part.
+  """
   path = report_path(output, number)
   try:
     report = from_dict(Report, read_json(path), str(path))
-  except ValueError:
+  except ValueError as error:
+    failed = error.__context__
+    if isinstance(failed, OSError) and not isinstance(failed, (FileNotFoundError, NotADirectoryError)):
+      raise failed from None
     return None
   return None if any(shard_problem(output, shard) for shard in report.shards) else report
 

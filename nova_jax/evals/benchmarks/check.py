@@ -6,20 +6,23 @@ sees, T2I-CompBench reads a number from every name, DPG-Bench opens every file.
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import av
-from PIL import Image
+import numpy as np
 
 from nova_jax.evals.benchmarks.layout import Item, Layout
 from nova_jax.evals.benchmarks.sampling import MANIFEST, checksum
-from nova_jax.files import read_json
+from nova_jax.files import check_regular, read_json
+from nova_jax.media import moving
+from nova_jax.media.footage import open_footage
+from nova_jax.media.formats import content_of, open_container, open_picture, reading
 from nova_jax.progress import Progress
 from nova_jax.text_files import read_text
 
 _SHOWN = 20  # Names of a kind that are printed.
+_SAME = 2  # Steps of 255 between pixels of one colour: compression may add some.
 
 
 class Report(NamedTuple):
@@ -28,14 +31,16 @@ class Report(NamedTuple):
   missing: list[str]
   strange: list[str]  # Not part of the layout.
   broken: list[str]  # Can't be read.
+  misnamed: list[str]  # Of another kind than their names say.
   unlike: list[str]  # Of another size or length than most.
   changed: list[str]  # Not what was written, by checksum.
+  plain: list[str]  # Of one colour, as are all files in their folder: whatever made them failed.
   shape: tuple[int, ...]  # Of most files: frames, height, width.
   count: int
 
   @property
   def is_good(self) -> bool:
-    return not any(self[:5])
+    return not any(self[:7])
 
   def lines(self) -> list[str]:
     """Return what a person reads."""
@@ -44,7 +49,9 @@ class Report(NamedTuple):
     lines = [f"{self.count - len(self.missing)} of {self.count} files, {found}"]
     for name, meaning in (
         ("missing", "missing"), ("strange", "not part of the layout"), ("broken", "can't be read"),
-        ("unlike", "of another size or length than the others"), ("changed", "changed since they were written")):
+        ("misnamed", "of another kind than their names say"),
+        ("unlike", "of another size or length than the others"), ("changed", "changed since they were written"),
+        ("plain", "of one colour, as is every file in their folder: nothing was made")):
       paths = getattr(self, name)
       if paths:
         lines.append(f"{len(paths)} {meaning}:")
@@ -54,12 +61,28 @@ class Report(NamedTuple):
 
 
 def layout_of(output: Path) -> Layout:
-  """Read the layout that a run's manifest records."""
+  """Read the layout that a run's manifest records.
+
+  Raises:
+    ValueError: there is no manifest, or another tool wrote it.
+  """
   manifest = read_json(output / MANIFEST)
-  items = [
-      Item(path, entry["prompt"], entry["text"], tuple(range(len(entry["seeds"]))))
-      for path, entry in manifest["files"].items()]
-  return Layout(manifest["benchmark"], tuple(items), manifest["texts"], ())
+  try:
+    items = [
+        Item(path, entry["prompt"], entry["text"], tuple(range(len(entry["seeds"]))))
+        for path, entry in manifest["files"].items()]
+    return Layout(manifest["benchmark"], tuple(items), manifest["texts"], ())
+  except (AttributeError, KeyError, TypeError):
+    raise ValueError(f"{output / MANIFEST} is not one that launch.evaluate wrote") from None
+
+
+def is_ours(output: Path) -> bool:
+  """Whether a folder's manifest is one of our runs."""
+  try:
+    layout_of(output)
+  except ValueError:
+    return False
+  return True
 
 
 def check(layout: Layout, scored: Path, checksums: Path | None = None) -> Report:
@@ -78,24 +101,27 @@ def check(layout: Layout, scored: Path, checksums: Path | None = None) -> Report
     found = {path for path in found if path.startswith("samples/")}
   expected = layout.paths
   sums = read_json(checksums) if checksums is not None and checksums.is_file() else {}
-  shapes, broken, changed = {}, [], []
+  samples, broken, changed = {}, [], []
   present = [path for path in expected if path in found]
   with Progress("file", len(present)) as progress:
     for done, path in enumerate(present, 1):
-      if sums and sums.get(path) != checksum(scored / path):
-        changed.append(path)
       try:
+        if sums and sums.get(path) != checksum(check_regular(scored / path)):
+          changed.append(path)
         if path not in layout.texts:
-          shapes[path] = _shape(scored / path)
+          samples[path] = _read(scored / path)
         elif read_text(scored / path).strip() != layout.texts[path]:
           broken.append(path)
-      except (OSError, SyntaxError, ValueError, av.FFmpegError):  # What Pillow and FFmpeg raise.
+      except (OSError, ValueError):
         broken.append(path)
       progress.show(done, what="reading")
+  misnamed = [path for path, sample in samples.items() if sample is None]
+  samples = {path: sample for path, sample in samples.items() if sample is not None}
+  shapes = {path: sample.shape for path, sample in samples.items()}
   usual = Counter(shapes.values()).most_common(1)[0][0] if shapes else (0, 0, 0)
   return Report(
-      [path for path in expected if path not in found], sorted(found - set(expected)), broken,
-      [path for path, shape in shapes.items() if shape != usual], changed, usual, len(expected))
+      [path for path in expected if path not in found], sorted(found - set(expected)), broken, misnamed,
+      [path for path, shape in shapes.items() if shape != usual], changed, _plain(samples), usual, len(expected))
 
 
 def how_to_score(layout: Layout, scored: Path, shape: Sequence[int]) -> str:
@@ -109,15 +135,36 @@ def how_to_score(layout: Layout, scored: Path, shape: Sequence[int]) -> str:
   }[layout.benchmark]
 
 
-def _shape(path: Path) -> tuple[Any, ...]:
-  """Read a sample whole; return frames, height and width."""
-  if path.suffix == ".png":
-    with Image.open(path) as image:
-      image.load()
-      return 1, image.height, image.width
-  with av.open(str(path)) as container:
-    stream = container.streams.video[0]
-    count = sum(1 for _ in container.decode(stream))
-    if not count:
-      raise ValueError(f"{path} has no frames")
-    return count, stream.height, stream.width
+class _Sample(NamedTuple):
+  """What is in a file."""
+
+  shape: tuple[int, ...]  # Frames, height, width.
+  is_plain: bool  # Whether each frame is of one colour.
+
+
+def _read(path: Path) -> _Sample | None:
+  """Read a sample whole; None if it is of another kind than its name says."""
+  with reading(str(path)), content_of(path) as content:
+    image, kind = open_picture(content), path.suffix[1:]
+    if image is not None:
+      if image.format.lower() != kind or moving.moves(image):
+        return None
+    else:
+      with open_container(content) as container:
+        if kind not in container.format.name.split(","):
+          return None
+  count, shape, is_plain = 0, (), True
+  with open_footage(path) as footage:
+    for frame in footage.frames:
+      pixels, count = frame.upright(), count + 1
+      shape = pixels.shape[:2]
+      is_plain = is_plain and np.ptp(pixels, axis=(0, 1)).max() <= _SAME
+  if not count:
+    raise ValueError(f"{path} has no frames")
+  return _Sample((count, *shape), is_plain)
+
+
+def _plain(samples: Mapping[str, _Sample]) -> list[str]:
+  """Return the files of folders in which every file is of one colour."""
+  pictured = {os.path.dirname(path) for path, sample in samples.items() if not sample.is_plain}
+  return [path for path in samples if os.path.dirname(path) not in pictured]

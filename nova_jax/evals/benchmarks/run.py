@@ -5,9 +5,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nova_jax.evals.benchmarks.check import check, how_to_score, layout_of
+from nova_jax.evals.benchmarks.check import check, how_to_score, is_ours, layout_of
 from nova_jax.evals.benchmarks.layout import NAMES, read_layout
 from nova_jax.evals.benchmarks.sampling import CHECKSUMS, MANIFEST, Settings, generate
+from nova_jax.files import check_folder_writable
+from nova_jax.loading import load_pipeline, say_first_compiles
+from nova_jax.pipeline import Pipeline
 
 
 def sample(args: Any) -> None:
@@ -26,11 +29,17 @@ def sample(args: Any) -> None:
     print(f"note: {note}")
   given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(Settings)}
   settings = Settings(**{name: value for name, value in given.items() if value is not None})
-  output = Path(args.output)
-  if generate(layout, settings, output, (int(shard[1]), int(shard[2]))):
+  output = check_folder_writable("output", args.output)
+  if generate(layout, settings, output, (int(shard[1]), int(shard[2])), _load):
     print(f"{output / args.benchmark} is complete; verify it with --check {output}")
   else:
     print(f"shard {args.shard} is done; other shards are not")
+
+
+def _load(checkpoint: str, **options: Any) -> Pipeline:
+  pipe = load_pipeline(checkpoint, **options)
+  say_first_compiles()
+  return pipe
 
 
 def check_folder(folder: Path, benchmark: str, prompts: str | None) -> bool:
@@ -39,8 +48,8 @@ def check_folder(folder: Path, benchmark: str, prompts: str | None) -> bool:
   Returns:
     Whether all is well.
   """
-  if (folder / MANIFEST).is_file():
-    layout, scored, sums = layout_of(folder), folder, folder / CHECKSUMS
+  if (folder / MANIFEST).is_file() and (not prompts or is_ours(folder)):
+    layout, sums = layout_of(folder), folder / CHECKSUMS
     scored = folder / layout.benchmark
   else:
     if benchmark not in NAMES or not prompts:

@@ -7,10 +7,12 @@ import sys
 import textwrap
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from data.cache.footage import CLIPS, STILLS, Bomb, hard_cases, shades, write_video
+from nova_jax import autoencoders
 from nova_jax.autoencoders import make_autoencoder
 from nova_jax.config import CacheConfig
 from nova_jax.convert.folders import load_autoencoder
@@ -20,6 +22,7 @@ from nova_jax.data.cache.format import ShardReader
 from nova_jax.data.cache.items import Item, Piece
 from nova_jax.data.cache.sources import open_source
 from nova_jax.data.cache.workers import Workers
+from nova_jax.text import WordEncoder
 
 ROOT = Path(__file__).resolve().parents[3]
 REFERENCE = ROOT / "tests/reference/t2v/pipeline"
@@ -242,6 +245,33 @@ def test_published_encoders(few, tmp_path):
       assert item.name == "0.mp4" and record.short_text_embeds is None
     else:
       assert len(record.short_text_embeds) == len(record.short_caption.split())
+
+
+def test_devices_share_a_program_and_change_nothing(few, tmp_path, monkeypatch):
+  cfg = CacheConfig(
+      buckets=((5, 32, 32),), autoencoder=str(REFERENCE), text_encoder=str(REFERENCE), text_len=8, batch_size=2)
+  made, wrap = [], autoencoders.wrap
+  monkeypatch.setattr(autoencoders, "wrap", lambda *args, **options: made.append(wrap(*args, **options)) or made[-1])
+  for count in (1, 2, 8):
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices()[:count])
+    build(str(few), tmp_path / str(count), cfg)
+  assert len(made) == 3 and [one._encode_tile._cache_size() for one in made] == [1] * 3
+  assert contents(tmp_path / "8") == contents(tmp_path / "2") == contents(tmp_path / "1")
+
+
+@pytest.mark.parametrize("error", [RecursionError("deep"), RuntimeError("panic"), MemoryError()])
+def test_a_caption_that_breaks_the_text_encoder_costs_one_item(few, tmp_path, monkeypatch, error):
+  whole = WordEncoder.encode
+
+  def encode(self, captions):
+    if any(caption.count("word") == 4 for caption in captions):
+      raise error
+    return whole(self, captions)
+
+  monkeypatch.setattr(WordEncoder, "encode", encode)
+  cfg = CacheConfig(buckets=((5, 32, 32),), text_encoder="words", text_dim=4)
+  assert build(str(few), tmp_path / "out", cfg).counts.rejected == 1
+  assert type(error).__name__ in (tmp_path / "out/rejected.jsonl").read_text(encoding="utf-8")
 
 
 def test_captions_that_the_text_encoder_refuses(few, tmp_path):

@@ -152,6 +152,49 @@ def test_tfds(tmp_path):
     open_source(str(folder), CacheConfig(caption_field="captions"))
 
 
+OWN = "tensorflow_datasets.core.features"
+
+
+def features(**classes):
+  rows = {name: {"pythonClassName": kind, "text": {}} for name, kind in classes.items()}
+  return {"pythonClassName": f"{OWN}.features_dict.FeaturesDict", "featuresDict": {"features": rows}}
+
+
+@pytest.mark.parametrize("value, name", [
+    (features(video="payload.Video"), "dataset_info.json"), *((value, "features.json") for value in (
+    features(caption=f"{OWN}.text_feature.Text", video="payload.Video"),
+    features(video="sub.payload.Video"), features(video=f"{OWN}.payload.Video"),
+    features(video=f"{OWN}.test_feature.X"),
+    {"python_class_name": "payload.Video", "text": {}}, {"type": "payload.Video", "content": {}},
+    {"type": f"{OWN}.features_dict.FeaturesDict", "content": {"video": {"type": "payload.Video", "content": "{}"}}},
+    {"pythonClassName": f"{OWN}.sequence_feature.Sequence", "sequence": {
+        "feature": {"pythonClassName": "payload.Video", "text": {}}, "length": "-1"}},
+    {"pythonClassName": f"{OWN}.features_dict.FeaturesDict", "jsonFeature": {
+        "json": json.dumps({"video": {"type": "payload.Video", "content": {}}})}}))])
+def test_tfds_features_that_are_code_are_not_run(tmp_path, monkeypatch, value, name):
+  moving_digits.prepare(tmp_path, DataConfig(num_records=3))
+  folder = next(tmp_path.rglob("dataset_info.json")).parent
+  held = value if name == "features.json" else json.loads((folder / name).read_bytes()) | {"features": value}
+  (folder / name).write_text(json.dumps(held), encoding="utf-8")
+  payload = f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n"
+  (tmp_path / "sub").mkdir()
+  for path in (tmp_path / "payload.py", tmp_path / "sub/__init__.py", tmp_path / "sub/payload.py"):
+    path.write_text(payload, encoding="utf-8")
+  monkeypatch.syspath_prepend(tmp_path)
+  with pytest.raises(ValueError, match=f"{name} names .*, which is no feature of TFDS itself") as caught:
+    open_source(str(folder), CacheConfig())
+  assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"featuresDict": ', "\udcff"])
+def test_tfds_features_that_are_no_json(tmp_path, content):
+  moving_digits.prepare(tmp_path, DataConfig(num_records=3))
+  folder = next(tmp_path.rglob("dataset_info.json")).parent
+  (folder / "features.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+  with pytest.raises(ValueError, match="features.json is not JSON"):
+    open_source(str(folder), CacheConfig())
+
+
 @pytest.mark.parametrize("name, message", [
     ("nothing", "there is no"), ("a.zip", "is none of"), ("empty", "has no videos"), ("a.csv", "has no videos"),
     ("a.parquet", "not Parquet"), ("a.tar", "has no videos")])

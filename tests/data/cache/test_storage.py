@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.cache.footage import Sleeper, shades, write_video
-from nova_jax import limits
+from nova_jax import files, limits
 from nova_jax.cli import FAILED, RunFailed, exit_code
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache import storage, workers
@@ -65,7 +65,7 @@ def refuse(monkeypatch, number, names=None):
   whole = Path.open
 
   def opened(path, *args, **kwargs):
-    if path.suffix == ".mp4" and (names is None or path.name in names):
+    if path.suffix == ".mp4" if names is None else path.name in names:
       raise OSError(number, os.strerror(number), str(path))
     return whole(path, *args, **kwargs)
   monkeypatch.setattr(Path, "open", opened)
@@ -210,6 +210,23 @@ def test_a_source_in_which_more_has_changed_is_refused(source, tmp_path, finishe
   assert contents(tmp_path / "out") == before
 
 
+def test_a_folder_that_vanishes_is_not_taken_for_other_hosts_at_work(made, source, tmp_path):
+  with pytest.raises(RunFailed, match="000000.json was written and is gone: .*still mounted"):
+    build(str(source), tmp_path / "out", CFG, progress=at(9, lambda: (tmp_path / "out").rename(tmp_path / "away")))
+  for path in (tmp_path / "out").rglob("*.*"):
+    path.rename(tmp_path / "away" / path.relative_to(tmp_path / "out"))
+  build(str(source), tmp_path / "away", CFG)
+  assert contents(tmp_path / "away") == contents(made / "out")
+
+
+def test_a_report_that_storage_refuses_is_not_one_that_is_missing(source, tmp_path, monkeypatch):
+  build(str(source), tmp_path / "out", CFG, num_hosts=2)
+  refuse(monkeypatch, errno.EIO, {"000002.json"})
+  with pytest.raises(OSError, match="Input/output error") as caught:
+    build(str(source), tmp_path / "out", CFG)
+  assert exit_code(caught.value) == FAILED
+
+
 def test_texts_of_any_size_are_rejected_one_by_one(source, tmp_path):
   (source / "03.txt").write_text("x" * 150_000_000, encoding="utf-8")
   (source / "04.txt").write_text("x" * limits.CAPTION_BYTES, encoding="utf-8")
@@ -254,21 +271,15 @@ def test_processes_that_do_not_live_are_no_fault_of_items(source, monkeypatch):
     next(pool.outcomes([Item("00.mp4", Piece(source / "00.mp4"), {"caption": "x"})]))
 
 
-@pytest.mark.parametrize("flaw", ["read_only", "file"])
-def test_a_folder_that_cannot_be_written_is_named_before_the_source_is_read(source, tmp_path, monkeypatch, flaw):
-  if flaw == "file":
-    (tmp_path / "out").write_text("", encoding="utf-8")
-  else:
-    refuse_writing(monkeypatch)
-  with pytest.raises(ValueError, match="--output: .*(expected a folder|Read-only file system)"):
+def test_a_folder_that_cannot_be_written_is_named_before_the_source_is_read(tmp_path, monkeypatch):
+  (tmp_path / "file").write_text("", encoding="utf-8")
+  with pytest.raises(ValueError, match="--output: .*expected a folder"):
+    build("/no/source", tmp_path / "file", CFG)
+
+  def refuse(**_):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+  monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", refuse)
+  with pytest.raises(ValueError, match="--output: .*Read-only file system"):
     build("/no/source", tmp_path / "out", CFG)
-
-
-def refuse_writing(monkeypatch):
-  whole = Path.open
-
-  def opened(path, mode="r", *args, **kwargs):
-    if "w" in mode:
-      raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-    return whole(path, mode, *args, **kwargs)
-  monkeypatch.setattr(Path, "open", opened)
+  assert not (tmp_path / "out").exists()

@@ -1,0 +1,35 @@
+"""Loading a model with words: what is loaded, how large it is, and where it runs."""
+
+import time
+from typing import Any
+
+import jax
+from jax.sharding import Sharding
+
+from nova_jax.pipeline import Pipeline
+
+
+def load_pipeline(checkpoint: str, **options: Any) -> Pipeline:
+  """Load a model as `Pipeline.load` does, and print a line before and one after."""
+  print(f"loading {checkpoint}", flush=True)
+  started = time.perf_counter()
+  pipe = Pipeline.load(checkpoint, **options)
+  print(f"loaded {describe(pipe)}, in {time.perf_counter() - started:.1f} s", flush=True)
+  return pipe
+
+
+def describe(pipe: Pipeline) -> str:
+  """Return "NOVA, 1.9 M parameters, float32 on 1 CPU device"."""
+  weights = jax.tree.leaves(pipe.model.state)
+  size = sum(weight.size for weight in weights)
+  unit, name = (1e9, "B") if size >= 1e9 else (1e6, "M")
+  spread = {len(weight.sharding.device_set) for weight in weights if isinstance(weight.sharding, Sharding)}
+  count, backend = max(spread, default=1), jax.default_backend().upper()
+  return f"NOVA, {size / unit:.3g} {name} parameters, {pipe.cfg.dtype} on {count} {backend} device{'s' * (count > 1)}"
+
+
+def say_first_compiles() -> None:
+  """Print that the first step takes longer, and where programs are kept, if they are."""
+  folder = jax.config.jax_compilation_cache_dir
+  kept = f"; programs are kept in {folder} for the next start" if folder else ""
+  print(f"the first set of tokens of each shape takes longer, while its programs compile{kept}", flush=True)
