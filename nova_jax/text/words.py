@@ -52,7 +52,7 @@ class WordEncoder:
 
   @functools.lru_cache(maxsize=4096)  # A training run meets the same few captions again and again.
   def _embed(self, prompt: str) -> np.ndarray:
-    words = re.findall(r"\w+|[^\w\s]", prompt.lower())
+    words = find_words(prompt)
     check_length(prompt, len(words), self.max_length)
     if not words:
       return np.zeros((0, self.dim), np.float32)
@@ -64,6 +64,11 @@ class WordEncoder:
     embeds = np.float32(_SCALE) * (vectors + _PLACE_WEIGHT * places + _NEIGHBOUR_WEIGHT * neighbours)
     embeds.flags.writeable = False
     return embeds
+
+
+def find_words(prompt: str) -> list[str]:
+  """Return the tokens of a prompt."""
+  return re.findall(r"\w+|[^\w\s]", prompt.lower())
 
 
 @functools.lru_cache(maxsize=4096)

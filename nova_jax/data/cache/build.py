@@ -120,7 +120,8 @@ def _build_part(
   counts = Counts(seen=len(items), **collections.Counter(_field(result) for result in results.values()))
   moments = {bucket: record.moments.shape for bucket, record in records}
   report = Report(
-      counts, shards, summarize(shards, moments), rejected, reports.kept_digest(items, rejected), num_lost)
+      counts, shards, summarize(shards, moments), rejected, reports.kept_digest(items, rejected), num_lost,
+      encoder.take_num_cut())
   reports.write_report(output, number, report)
   return report
 
@@ -168,7 +169,7 @@ def _merge(output: Path, plan: Plan, items: Listing, found: Sequence[Report]) ->
   write_manifest(output, Manifest(
       plan.autoencoder, plan.text_encoder, plan.settings, sum((report.counts for report in found), Counts()),
       summarize(shards, moments), shards, plan.source_digest, items.unused,
-      reports.kept_digest(items, rejected) if rejected else ""))
+      reports.kept_digest(items, rejected) if rejected else "", sum(report.num_cut for report in found)))
 
 
 def _finished(output: Path, plan: Plan) -> Manifest:

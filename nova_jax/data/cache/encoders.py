@@ -20,6 +20,7 @@ from nova_jax.data.cache.clips import Clip, Rejected
 from nova_jax.data.cache.format import AutoencoderInfo, Record, TextEncoderInfo
 from nova_jax.data.cache.identity import describe_autoencoder, part_folder, sha256, weights_digest
 from nova_jax.text import TextEncoder
+from nova_jax.text.fit import fit
 
 
 def open_autoencoder(
@@ -79,6 +80,7 @@ class Encoder:
     self.group_size = cfg.batch_size * (1 if isinstance(self._autoencoder, PixelAutoencoder) else len(devices))
     self._thread = ThreadPoolExecutor(1)
     self._flying: collections.deque[Future] = collections.deque()
+    self._num_cut = 0
 
   def __enter__(self) -> "Encoder":
     return self
@@ -107,6 +109,11 @@ class Encoder:
     while self._flying:
       yield from self._flying.popleft().result()
 
+  def take_num_cut(self) -> int:
+    """Return how many captions were longer than the text encoder reads, since it was asked last; after `finish`."""
+    count, self._num_cut = self._num_cut, 0
+    return count
+
   def _encode(self, group: list[tuple[int, str, Clip]]) -> list[tuple[int, Record | Rejected]]:
     # A short batch is filled up, so that each bucket is one program.
     pixels = [clip.pixels for _, _, clip in group] + [group[-1][2].pixels] * (self.group_size - len(group))
@@ -126,9 +133,12 @@ class Encoder:
     return [found for start in starts for found in self._embed(captions[start : start + self._batch_size])]
 
   def _embed(self, captions: list[str]) -> list[np.ndarray | Rejected]:
-    """Embed captions; one that the encoder refuses, or fails over, is rejected."""
+    """Embed captions; one that is too long is cut, and one that the encoder refuses, or fails over, is rejected."""
     try:
-      return [embeds[:length].astype(np.float16) for embeds, length in zip(*self._text_encoder.encode(captions))]
+      texts, cut = zip(*(fit(self._text_encoder, caption) for caption in captions))
+      found = [embeds[:length].astype(np.float16) for embeds, length in zip(*self._text_encoder.encode(texts))]
+      self._num_cut += sum(cut)
+      return found
     except jax.errors.JaxRuntimeError:  # Of memory that ran out, for one.
       raise
     except Exception as error:  # A tokenizer's, of whatever kind.

@@ -181,6 +181,7 @@ class Manifest:
   source_digest: str = ""  # SHA-256 of the list of the source's items; empty if there is none.
   unused: tuple[Unused, ...] = ()  # What the source holds beside its items.
   kept_digest: str = ""  # That of the items which were not rejected; empty if none was.
+  num_cut: int = 0  # Captions, short ones included, of which the text encoder read only the beginning.
 
   def __post_init__(self):
     for info in self.buckets:
@@ -288,7 +289,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
   """Write the manifest of a cache whose other files are complete."""
   values = to_dict(manifest)
   del values["settings"]["max_rejected"]  # Which says when to give up, and nothing of what is in a cache.
-  for name in ("unused", "kept_digest"):  # Without these it is the same, byte for byte, as older versions wrote it.
+  for name in ("unused", "kept_digest", "num_cut"):  # Else it is, byte for byte, what older versions wrote.
     if not values[name]:
       del values[name]
   write_atomically(folder / MANIFEST, json.dumps(FORMAT | values, indent=1) + "\n")

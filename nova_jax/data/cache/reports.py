@@ -64,6 +64,7 @@ class Report:
     rejected: each item that could not be used.
     kept_digest: `sources.digest` of the others.
     num_lost: how many of those rejected may be the fault of storage; the next run tries them again.
+    num_cut: captions, short ones included, of which the text encoder read only the beginning.
   """
 
   counts: Counts
@@ -72,6 +73,7 @@ class Report:
   rejected: tuple[Rejection, ...]
   kept_digest: str
   num_lost: int = 0
+  num_cut: int = 0
 
 
 def report_path(output: Path, number: int) -> Path:

@@ -69,7 +69,7 @@ def _report_of(manifest: Manifest, number: int, part: Sequence[Item]) -> Report 
   moments = {info.bucket: info.moments for info in manifest.buckets}
   cached = sum(shard.records for shard in shards)
   skipped = len(part) - cached
-  if skipped and manifest.counts.too_short and manifest.counts.no_bucket:
+  if manifest.num_cut or skipped and manifest.counts.too_short and manifest.counts.no_bucket:
     return None
   kind = "too_short" if manifest.counts.too_short else "no_bucket"
   counts = Counts(seen=len(part), cached=cached, **{kind: skipped})

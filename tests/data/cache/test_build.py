@@ -19,6 +19,7 @@ from nova_jax.convert.folders import load_autoencoder
 from nova_jax.data.cache.build import build
 from nova_jax.data.cache.clips import Clip, Rejected, prepare
 from nova_jax.data.cache.format import ShardReader
+from nova_jax.data.cache.inspect import describe
 from nova_jax.data.cache.items import Item, Piece
 from nova_jax.data.cache.sources import open_source
 from nova_jax.data.cache.workers import Workers
@@ -274,12 +275,22 @@ def test_a_caption_that_breaks_the_text_encoder_costs_one_item(few, tmp_path, mo
   assert type(error).__name__ in (tmp_path / "out/rejected.jsonl").read_text(encoding="utf-8")
 
 
-def test_captions_that_the_text_encoder_refuses(few, tmp_path):
-  cfg = CacheConfig(buckets=((5, 32, 32),), text_encoder="words", text_dim=4, text_len=4)
-  manifest = build(str(few), tmp_path / "out", cfg)
-  assert (manifest.counts.cached, manifest.counts.rejected) == (2, 1)
-  assert "has 5 tokens" in (tmp_path / "out/rejected.jsonl").read_text(encoding="utf-8")
-  assert [record.text_embeds.shape for _, record in records(tmp_path / "out", manifest)] == [(3, 4), (4, 4)]
+@pytest.mark.parametrize("num_hosts", [1, 2])
+def test_captions_that_are_too_long_are_cut_and_counted(few, tmp_path, num_hosts):
+  cfg = CacheConfig(buckets=((5, 32, 32),), text_encoder="words", text_dim=4, text_len=4, shard_items=2)
+  for host in range(num_hosts):
+    manifest = build(str(few), tmp_path / "out", cfg, host=host, num_hosts=num_hosts)
+  assert (manifest.counts.cached, manifest.num_cut) == (3, 1)
+  found = [record for _, record in records(tmp_path / "out", manifest)]
+  assert [record.text_embeds.shape for record in found] == [(3, 4), (4, 4), (4, 4)]
+  assert found[2].caption == "word word word word word"
+  np.testing.assert_array_equal(found[2].text_embeds, found[1].text_embeds)
+  assert "more than the 4 tokens" in describe(manifest) and "is embedded: 1" in describe(manifest)
+
+
+def test_published_text_encoders_cut_the_same(few, tmp_path):
+  cfg = CacheConfig(buckets=((5, 32, 32),), text_encoder=str(REFERENCE), text_len=4)
+  assert build(str(few), tmp_path / "out", cfg).num_cut > 0
 
 
 @pytest.mark.parametrize("fields, message", [
