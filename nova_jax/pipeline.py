@@ -27,7 +27,7 @@ from nova_jax.convert.folders import check_complete, load_autoencoder, load_text
 from nova_jax.convert.parts import TEXT_ENCODER, TRANSFORMER, VAE
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.flow_matching import FlowMatching
-from nova_jax.digests import digest_arrays, digest_values
+from nova_jax.weight_digests import digest_arrays, digest_values
 from nova_jax.fields import to_dict
 from nova_jax.models.nova import NOVA
 from nova_jax.request import Request, Texts

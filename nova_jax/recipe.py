@@ -23,7 +23,7 @@ from safetensors.numpy import save
 
 from nova_jax import limits, media
 from nova_jax.config import LARGEST
-from nova_jax.digests import digest_values
+from nova_jax.weight_digests import digest_values
 from nova_jax.files import check_regular, write_atomically
 from nova_jax.pipeline import Pipeline
 from nova_jax.settings import check_settings

@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32, UInt8
 from nova_jax.autoencoders.moments import mean_and_std
 from nova_jax.autoencoders.pixels import Array
 from nova_jax.autoencoders.tiling import TimeTiles, blend, space_tiles
-from nova_jax.digests import digest_arrays, digest_values
+from nova_jax.weight_digests import digest_arrays, digest_values
 from nova_jax.finite import NotFinite, check_frames
 
 # By default XLA's CPU backend orders operations for concurrency, and keeps twice as many activations alive.

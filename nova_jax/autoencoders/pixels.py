@@ -11,7 +11,7 @@ from jaxtyping import Float32
 from jaxtyping import UInt8
 import numpy as np
 
-from nova_jax.digests import digest_values
+from nova_jax.weight_digests import digest_values
 from nova_jax.finite import check_frames
 
 Array = np.ndarray | jax.Array

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float32, Int, Int32
 from tokenizers import Tokenizer
 
-from nova_jax.digests import digest_arrays, digest_values
+from nova_jax.weight_digests import digest_arrays, digest_values
 from nova_jax.text.base import shorten_text
 from nova_jax.text.phi import Phi
 from nova_jax.text.tokenizer import token_ids

@@ -17,7 +17,7 @@ from jaxtyping import Float32
 from jaxtyping import Int32
 import numpy as np
 
-from nova_jax.digests import digest_values
+from nova_jax.weight_digests import digest_values
 from nova_jax.text.base import check_length
 
 _PLACE_WEIGHT = 0.5

@@ -1,0 +1,38 @@
+"""Digests of weights: whether two models are the same, whatever their folders are called and however they are stored.
+
+Invariant: every bit of every array counts, and so do names, shapes and types.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_LENGTH = 32  # Hexadecimal digits that are kept.
+_THREADS = 4  # Arrays that are fetched to the host at once, at most.
+
+
+def digest_arrays(tree: Any) -> str:
+  """Return a digest of all arrays of a pytree; gigabytes take seconds."""
+
+  def digest(item: tuple[Any, jax.Array]) -> str:
+    path, leaf = item
+    # Of a copy: a device's array would keep what it has on the host, which is as much again as all weights.
+    array = np.asarray(jnp.copy(leaf))
+    head = f"{jax.tree_util.keystr(path, simple=True, separator='/')} {array.dtype} {array.shape}\n"
+    content = hashlib.sha256(head.encode())
+    content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return content.hexdigest()
+
+  with concurrent.futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+    return digest_values(list(pool.map(digest, jax.tree_util.tree_leaves_with_path(tree))))
+
+
+def digest_values(values: Any) -> str:
+  """Return a digest of what JSON can hold."""
+  return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:_LENGTH]
