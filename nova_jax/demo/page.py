@@ -1,12 +1,13 @@
 """The page of the browser demo.
 
-Every browser session has its own list of what it made; all share one model and wait for their turn.
-Invariant: nothing is asked of any other host, by the server or by the page.
+Every browser session has its own list of what it made; all share one model and wait in one line for their turn.
+Invariants: nothing is asked of any other host, by the server or by the page; whoever waits can cancel.
 """
 
 import dataclasses
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ import gradio as gr
 from absl import logging
 
 from nova_jax.cli import shorten
+from nova_jax import limits
 from nova_jax.demo import views
-from nova_jax.demo.studio import Studio, generate
+from nova_jax.demo.line import Line
+from nova_jax.demo.space import UPLOADS, keep_room
+from nova_jax.demo.studio import News, Studio, generate
+from nova_jax.demo.users import is_loopback
 from nova_jax.recipe import title_of
 
 LABELS = {
@@ -25,7 +30,10 @@ LABELS = {
 HINTS = {
     "prompt": "What to show", "negative_prompt": "What not to show", "image": "first frame", "mask": "white is new"}
 CACHE_CHECK, CACHE_AGE = 3600, 86400  # Seconds: how often copies of uploads are looked at, and how old they get.
+THREADS = 40  # For all but generations.
 MAX_UPLOAD = "64mb"
+MADE = 50  # Clips that a session lists.
+LOOK = 0.5  # Seconds between two looks at the line of those who wait.
 IDLE = "What you make appears here, frame by frame."
 # Letters that the machine has: none are loaded.
 THEME = gr.themes.Default(
@@ -41,7 +49,7 @@ class Session:
   """What belongs to one browser session."""
 
   made: list[views.Made] = dataclasses.field(default_factory=list)  # Newest first.
-  cancelled: threading.Event | None = None  # Of the generation that is running.
+  cancelled: threading.Event | None = None  # Of the generation that waits or runs.
 
 
 def make_page(studio: Studio) -> gr.Blocks:
@@ -68,34 +76,52 @@ def make_page(studio: Studio) -> gr.Blocks:
             "start": start, "stop": stop}
     out["made"] = gr.HTML("", elem_id="made")
     names, parts = list(form), list(form.values())
+    bounds = studio.bounds
+    line = Line(bounds.waiting, bounds.each, bounds.seconds)
 
-    def make(session: Session, *values: Any) -> Iterator[dict]:
-      session.cancelled = threading.Event()
-      for changes in _make(studio, session, session.cancelled, dict(zip(names, values))):
+    def make(session: Session, request: gr.Request, *values: Any) -> Iterator[dict]:
+      user = request.username or request.client.host
+      for changes in _make(studio, line, session, user, dict(zip(names, values))):
         yield {out[name]: value for name, value in changes.items()}
 
     def cancel(session: Session) -> None:
       if session.cancelled is not None:
         session.cancelled.set()
 
+    # All who wait are in our own line, which can be left, and one more is told that it is full.
     start.click(
-        make, [session, *parts], list(out.values()), concurrency_limit=1, show_progress="minimal",
+        make, [session, *parts], list(out.values()), concurrency_limit=bounds.waiting + 1, show_progress="minimal",
         show_progress_on=out["status"], api_visibility="private")
     stop.click(cancel, session, None, queue=False, api_visibility="private")
-  return page
+  return page.queue(max_size=bounds.waiting + 1)
 
 
-def serve(studio: Studio, host: str, port: int, block: bool = True) -> str:
-  """Serve the page; return its address, once it is closed if `block`."""
+def serve(
+    studio: Studio, host: str, port: int, block: bool = True, users: Sequence[tuple[str, str]] = ()
+) -> str:
+  """Serve the page; return its address, once it is closed if `block`.
+
+  Args:
+    studio: the model, and what may be asked of it.
+    host: the address to listen at.
+    port: its port.
+    block: whether to wait until the page is closed.
+    users: names and passwords; without any, whoever reaches the address is let in.
+  """
+  os.environ["GRADIO_TEMP_DIR"] = str(studio.output.absolute() / UPLOADS)  # Else uploads would be anywhere.
   page = make_page(studio)
+  if not users and not is_loopback(host):
+    print(f"warning: whoever reaches {host}:{port} can use this page; --password_file asks for a password", flush=True)
   try:
     _, address, _ = page.launch(
         server_name=host, server_port=port, theme=THEME, css=STYLE, allowed_paths=[str(studio.output.absolute())],
         max_file_size=MAX_UPLOAD, footer_links=[], share=False, ssr_mode=False, mcp_server=False, pwa=False,
-        enable_monitoring=False, quiet=True, prevent_thread_lock=True)
+        enable_monitoring=False, quiet=True, prevent_thread_lock=True, auth=list(users) or None,
+        max_threads=studio.bounds.waiting + THREADS)
   except OSError:
     raise ValueError(f"--port: {port} can't be used on {host}; choose another") from None
   print(f"open {address}; Ctrl-C ends it; clips go to {studio.output}", flush=True)
+  keep_room(studio.output, studio.bounds.bytes, studio.closed)
   if block:
     page.block_thread()
     studio.close()
@@ -114,7 +140,8 @@ def _make_form(studio: Studio) -> dict[str, gr.components.Component]:
     form["label"] = number("label", precision=0)
   else:
     for name, lines in (("prompt", 2), ("negative_prompt", 1)):
-      form[name] = gr.Textbox(label=LABELS[name], placeholder=HINTS[name], lines=lines, elem_id=name)
+      form[name] = gr.Textbox(
+          label=LABELS[name], placeholder=HINTS[name], lines=lines, max_length=limits.CAPTION_BYTES, elem_id=name)
   with gr.Row():
     for name in ("image", "mask"):
       form[name] = picture = gr.Image(
@@ -134,10 +161,23 @@ def _make_form(studio: Studio) -> dict[str, gr.components.Component]:
   return form
 
 
-def _make(
-    studio: Studio, session: Session, cancelled: threading.Event, form: dict[str, Any]
+def _make(studio: Studio, line: Line, session: Session, user: str, form: dict[str, Any]) -> Iterator[dict[str, Any]]:
+  """Yield what changes on the page while a clip is waited for and made."""
+  if session.cancelled is not None:
+    yield {"status": views.show_error("This page is making something already; cancel it first.")}
+    return
+  session.cancelled = threading.Event()
+  try:
+    yield from _wait_and_make(studio, line, session, user, form)
+  finally:
+    session.cancelled = None
+
+
+def _wait_and_make(
+    studio: Studio, line: Line, session: Session, user: str, form: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-  """Yield what changes on the page while a clip is made."""
+  """Yield what changes on the page while a clip is waited for and made; `session.cancelled` ends both."""
+  cancelled = session.cancelled
   yield {
       "status": views.show_message("Starts; programs are compiled the first time."), "strip": views.show_strip(None),
       "stage": views.show_nothing(IDLE), "start": gr.update(interactive=False), "stop": gr.update(interactive=True),
@@ -145,27 +185,35 @@ def _make(
   changes: dict[str, Any] = {"status": views.show_message("Cancelled.")}
   try:
     settings, num_frames, fps = studio.settings(form), 0, studio.pipe.card.sample.fps
-    for news in generate(studio, settings, cancelled):
-      if news.path is not None:
-        title = title_of(settings)
-        session.made.insert(0, views.Made(news.path, title, news.frames[0]))
-        changes = {
-            "stage": views.show_file(session.made[0]),
-            "status": views.show_message(f"Done: {len(news.frames)} frames in {news.path.name}"),
-            "download": gr.update(value=str(news.path), interactive=True),
-            "command": gr.update(value=studio.command(settings), visible=True),
-            "made": views.show_made(session.made)}
-        break
-      changed = {"strip": views.show_strip(news), "status": views.show_progress(news)}
-      if len(news.frames) > num_frames:
-        num_frames, changed["stage"] = len(news.frames), views.show_loop(news.frames, fps)
-      yield changed
+    with line.join(user) as ticket:
+      while (before := ticket.before()) and not cancelled.wait(LOOK):
+        yield {"status": views.show_message(f"Waits; {before} before this one.")}
+      for news in () if cancelled.is_set() else generate(studio, settings, cancelled):
+        if news.path is not None:
+          changes = _finish(studio, session, settings, news)
+          break
+        changed = {"strip": views.show_strip(news), "status": views.show_progress(news)}
+        if len(news.frames) > num_frames:
+          num_frames, changed["stage"] = len(news.frames), views.show_loop(news.frames, fps)
+        yield changed
   except (ValueError, OSError, FloatingPointError) as error:
     changes = {"status": views.show_error(explain(error))}
   except Exception:
     logging.exception("a generation failed")
     changes = {"status": views.show_error("Something went wrong; the server's log says what.")}
   yield changes | {"start": gr.update(interactive=True), "stop": gr.update(interactive=False)}
+
+
+def _finish(studio: Studio, session: Session, settings: dict[str, Any], news: News) -> dict[str, Any]:
+  """Return what a finished clip changes on the page."""
+  session.made.insert(0, views.Made(news.path, title_of(settings), news.frames[0]))
+  del session.made[MADE:]
+  return {
+      "stage": views.show_file(session.made[0]),
+      "status": views.show_message(f"Done: {len(news.frames)} frames in {news.path.name}"),
+      "download": gr.update(value=str(news.path), interactive=True),
+      "command": gr.update(value=studio.command(settings), visible=True),
+      "made": views.show_made(session.made)}
 
 
 def explain(error: Exception) -> str:

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from nova_jax import sources
+from nova_jax import limits, sources
+from nova_jax.demo.space import INPUTS, make_room
 from nova_jax.files import write_atomically
 from nova_jax.jobs import make_recipes
 from nova_jax.pipeline import Pipeline, Step
@@ -45,6 +46,25 @@ class _Cancelled(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
+class Bounds:
+  """How much of the machine the demo gives away.
+
+  Attributes:
+    frames: of the longest clip.
+    seconds: that a generation may take; then it ends without a file.
+    waiting: generations that are wanted at once, the running one included.
+    each: those of one user among them.
+    bytes: of all clips and uploads on the disk; the oldest go.
+  """
+
+  frames: int = 256
+  seconds: float = 900.0
+  waiting: int = 16
+  each: int = 4
+  bytes: int = 10 << 30
+
+
+@dataclasses.dataclass(frozen=True)
 class Studio:
   """A loaded model, and where its outputs go.
 
@@ -53,8 +73,9 @@ class Studio:
     checkpoint: its folder.
     weights: "ema" or "params" of a training run.
     output: the folder of clips; pictures that were given are kept in `inputs/`, so that clips can be made again.
-    max_frames: of a clip, so that nobody waits too long for others.
+    bounds: of what may be asked for, so that nobody waits too long for others.
     turn: held by the generation that is running.
+    reading: held while a picture is read: a large one takes gigabytes.
     closed: set when there are to be no more.
   """
 
@@ -62,8 +83,9 @@ class Studio:
   checkpoint: str
   weights: str
   output: Path
-  max_frames: int
+  bounds: Bounds = Bounds()
   turn: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+  reading: threading.Lock = dataclasses.field(default_factory=threading.Lock)
   closed: threading.Event = dataclasses.field(default_factory=threading.Event)
 
   def __post_init__(self):
@@ -95,13 +117,17 @@ class Studio:
     """
     given = {name: value.strip() if isinstance(value, str) else value for name, value in form.items()}
     given = {name: value for name, value in given.items() if value not in (None, "")}
+    for name, value in given.items():
+      if isinstance(value, str) and len(value.encode(errors="replace")) > limits.CAPTION_BYTES:
+        raise ValueError(
+            f"{name}: expected at most {limits.CAPTION_BYTES:,} bytes, got {len(value.encode(errors='replace')):,}")
     what = "label" if self.pipe.cfg.num_classes else "prompt"
     if what not in given:
       raise ValueError(f"{what}: it is empty; say what to show")
     if "mask" in given and "image" not in given:
       raise ValueError("mask: give the image, too, of which a part is to be made anew")
-    if given.get("num_frames", 1) > self.max_frames:
-      raise ValueError(f"num_frames: expected at most {self.max_frames} here, got {given['num_frames']}")
+    if given.get("num_frames", 1) > self.bounds.frames:
+      raise ValueError(f"num_frames: expected at most {self.bounds.frames} here, got {given['num_frames']}")
     for name in ("motion_flow", "guidance_scale"):
       if name in given:
         given[name] = float(given[name])  # A form has 3 where a flag has 3.0, and a file says which.
@@ -123,11 +149,12 @@ class Studio:
   def _keep(self, upload: Path, name: str) -> Path:
     """Copy a picture, unchanged, to where it stays; its name there is a digest of it."""
     try:
-      sources.read_picture(upload, (1, 1), 3, name)
+      with self.reading:
+        sources.read_picture(upload, (1, 1), 3, name)
     except ValueError as error:
       raise ValueError(str(error).replace(str(upload), upload.name)) from None
     data = upload.read_bytes()
-    path = self.output.absolute() / "inputs" / (hashlib.sha256(data).hexdigest()[:16] + upload.suffix.lower())
+    path = self.output.absolute() / INPUTS / (hashlib.sha256(data).hexdigest()[:16] + upload.suffix.lower())
     write_atomically(path, data)
     return path
 
@@ -167,11 +194,15 @@ def _run(studio: Studio, settings: Mapping[str, Any], cancelled: threading.Event
   """Yield finished frames, and at last the file; `tell` unfinished ones."""
   pipe, frames = studio.pipe, ()
   recipe, = make_recipes(pipe, studio.checkpoint, studio.weights, [settings], [[0]], 1)
-  shown, done, what = time.monotonic(), 0.0, "started"
+  started = shown = time.monotonic()
+  done, what = 0.0, "started"
 
   def check() -> None:
     if cancelled.is_set() or studio.closed.is_set():
       raise _Cancelled
+    if time.monotonic() - started > studio.bounds.seconds:
+      raise ValueError(
+          f"it took longer than {studio.bounds.seconds:g} s, the limit here; ask for fewer frames or steps")
 
   def on_set(step: Step) -> None:
     nonlocal shown, done, what
@@ -189,4 +220,5 @@ def _run(studio: Studio, settings: Mapping[str, Any], cancelled: threading.Event
   clip, name = np.stack(frames), recipe.name(0)
   write_outputs(studio.output, name, recipe, FORMATS, clip, settings.get("fps", pipe.card.sample.fps))
   path, = paths_of(studio.output, name, FORMATS, len(clip)).values()
+  make_room(studio.output, studio.bounds.bytes)
   yield News(frames, None, 1.0, "done", path)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nova_jax.demo.studio import Studio
+from nova_jax.demo.studio import Bounds, Studio
 from nova_jax.jobs import make_recipes, run
 from nova_jax.progress import Progress
 from nova_jax.recipe import read_recipe
@@ -40,7 +40,7 @@ WATCH = """() => {
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory):
-  return Studio(fresh(), "tiny", "ema", tmp_path_factory.mktemp("demo"), max_frames=256)
+  return Studio(fresh(), "tiny", "ema", tmp_path_factory.mktemp("demo"), bounds=Bounds())
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from nova_jax.demo import views
-from nova_jax.demo.studio import News, Studio, generate
+from nova_jax.demo.studio import Bounds, News, Studio, generate
 from nova_jax.pipeline import Pipeline
 from test_pipeline import CARD, TINY, save
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def studio(tmp_path_factory):
   folder = tmp_path_factory.mktemp("model")
   save(folder, CARD, TINY)
-  return Studio(Pipeline.load(folder), str(folder), "ema", tmp_path_factory.mktemp("demo"), max_frames=256)
+  return Studio(Pipeline.load(folder), str(folder), "ema", tmp_path_factory.mktemp("demo"), bounds=Bounds())
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,17 @@ def test_pictures_stay_where_a_recipe_finds_them(studio, picture):
   assert settings["num_frames"] == 1, "as its command has it"
 
 
+def test_a_generation_that_takes_too_long_ends_without_a_file(studio):
+  hasty = dataclasses.replace(studio, bounds=Bounds(seconds=0.0))
+  before = set(studio.output.iterdir())
+  with pytest.raises(ValueError, match="took longer than 0 s, the limit here"):
+    list(generate(hasty, {"prompt": "two", "num_frames": 250, "seed": 9}, threading.Event()))
+  assert set(studio.output.iterdir()) == before and not studio.turn.locked()
+
+
 @pytest.mark.parametrize("form, message", [
+    ({"prompt": "a" * 70000}, "prompt: expected at most 65,536 bytes, got 70,000"),
+    ({"prompt": "a", "negative_prompt": "\u00e9" * 40000}, "negative_prompt: expected at most 65,536 bytes, got 80,"),
     ({"prompt": "  "}, "prompt: it is empty"), ({}, "prompt: it is empty"),
     ({"prompt": "one", "mask": "m.png"}, "mask: give the image"),
     ({"prompt": "one", "num_frames": 257}, "num_frames: expected at most 256 here, got 257"),
