@@ -14,12 +14,14 @@ from absl import flags
 
 from nova_jax import cli, compilation_cache, jobs, media, sampling_flags
 from nova_jax.files import check_folder_writable
+from nova_jax.given import GivenClips
 from nova_jax.loading import load_pipeline, say_first_compiles
 from nova_jax.preflight import check_clips
 from nova_jax.progress import Progress
 from nova_jax.recipe import read_recipe
 
 SHEET_CLIPS = 64
+NOTES = 5  # Lines on what is not used of given videos.
 sampling_flags.define()
 
 
@@ -49,6 +51,11 @@ def main() -> None:
   check_clips(pipe, clips, places, batch_size)
   pipe.text_encoder = texts or jobs.known_texts(pipe.text_encoder, clips, places)
   notes = [] if pipe.text_encoder is None else list(pipe.text_encoder.told)
+  given = GivenClips(pipe)
+  clips = given.complete(clips, places)
+  notes += given.notes[:NOTES]
+  if len(given.notes) > NOTES:
+    notes.append(f"of {len(given.notes) - NOTES} more videos some frames are not used, too")
   if again:
     recipes, batches = [again], [[0]]
     notes += jobs.check_weights(pipe, again)
@@ -64,7 +71,7 @@ def main() -> None:
     print(f"all programs are compiled, after {time.perf_counter() - started:.1f} s")
     return
   with Progress("set") as progress:
-    files = jobs.run(pipe, recipes, batches, output, formats, progress)
+    files = jobs.run(pipe, recipes, batches, output, formats, progress, given)
   sheets = [path for paths in files for path in paths if path.name.endswith("-sheet.png")]
   if sheets:
     media.write_stack(output / jobs.STACK, sheets[:SHEET_CLIPS])

@@ -5,6 +5,7 @@ Invariant: a prompt's condition is a function of the prompt alone, however many 
 
 import numpy as np
 from absl import logging
+from jaxtyping import Float
 
 from nova_jax.card import Card
 from nova_jax.config import ModelConfig
@@ -63,8 +64,15 @@ def check_conditions(request: Request, card: Card, text_encoder: TextEncoder | N
     raise ValueError("this model has no motion tokens: give neither motion_flow nor fps")
 
 
-def add_motion(pair: Pair, request: Request, card: Card) -> Pair:
-  """Add motion score and frame rate, where the model takes them."""
+def add_motion(pair: Pair, request: Request, card: Card, rates: Float[np.ndarray, "B"] | None = None) -> Pair:
+  """Add motion score and frame rate, where the model takes them.
+
+  Args:
+    pair: of the clips.
+    request: the settings.
+    card: of the model.
+    rates: of the files that clips start from, for a request without a rate; NaN where it isn't known.
+  """
   if not card.model.has_motion:
     return pair
   batch, sample = num_rows(pair[0]), card.sample
@@ -72,10 +80,11 @@ def add_motion(pair: Pair, request: Request, card: Card) -> Pair:
     value = getattr(request, name)
     if value is not None and np.shape(value) not in ((), (batch,)):
       raise ValueError(f"{name}: expected one number, or one for each of {batch} clips, got {value}")
+  own = sample.fps if rates is None else np.where(np.isnan(rates), sample.fps, rates)
   motion = {
       "motion_flow": np.full(
           batch, sample.motion_flow if request.motion_flow is None else request.motion_flow, np.float32),
-      "fps": np.full(batch, sample.told_fps or (sample.fps if request.fps is None else request.fps), np.float32)}
+      "fps": np.full(batch, sample.told_fps or (own if request.fps is None else request.fps), np.float32)}
   return pair[0] | motion, pair[1] | motion
 
 

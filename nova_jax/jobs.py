@@ -18,6 +18,7 @@ from jaxtyping import Float32, Int32
 
 from nova_jax.convert.folders import load_text_encoder, open_folder
 from nova_jax.files import remove_unfinished
+from nova_jax.given import GivenClips
 from nova_jax.pipeline import Pipeline, Step
 from nova_jax.progress import Progress
 from nova_jax.prompts import naming
@@ -163,9 +164,19 @@ def check_weights(pipe: Pipeline, recipe: Recipe) -> list[str]:
 
 def run(
     pipe: Pipeline, recipes: Sequence[Recipe], batches: Sequence[Sequence[int]], output: Path,
-    formats: tuple[str, ...], progress: Progress,
+    formats: tuple[str, ...], progress: Progress, given: GivenClips | None = None,
 ) -> list[list[Path]]:
-  """Make all clips that aren't there; return every clip's files."""
+  """Make all clips that aren't there; return every clip's files.
+
+  Args:
+    pipe: the model.
+    recipes: of all clips.
+    batches: which of them are generated together.
+    output: folder of the files.
+    formats: of the files.
+    progress: shows how far it is.
+    given: has read the videos that clips start from; None reads them anew for each batch.
+  """
   files, waiting = [[] for _ in recipes], []
   length = lambda recipe: recipe.settings.get("num_frames", pipe.card.num_frames)
   for batch in batches:
@@ -189,14 +200,16 @@ def run(
               recipes[i].settings.get("fps", pipe.card.sample.fps)))
           for i in batch if not all(path.exists() for path in files[i])}
       kind = "latent" if formats == ("latents",) else "pixels"
-      for pieces in make(pipe, [recipes[i] for i in batch], kind, tell):
+      for pieces in make(pipe, [recipes[i] for i in batch], kind, tell, given):
         for i, piece in zip(batch, pieces):
           if i in growing:
             growing[i](piece)
   return files
 
 
-def make(pipe: Pipeline, recipes: Sequence[Recipe], output: str, on_set=None) -> Iterator[list[np.ndarray]]:
+def make(
+    pipe: Pipeline, recipes: Sequence[Recipe], output: str, on_set=None, given: GivenClips | None = None
+) -> Iterator[list[np.ndarray]]:
   """Generate the clips of one batch, each in the row that its recipe names; other rows are copies.
 
   Yields the next frames of each clip, as soon as they are finished.
@@ -210,6 +223,8 @@ def make(pipe: Pipeline, recipes: Sequence[Recipe], output: str, on_set=None) ->
     if any(name in clip for clip in clips):
       # No negative prompt is the same as an empty one.
       settings[name] = [clip.get(name, "") if name == "negative_prompt" else clip[name] for clip in clips]
+  if given is not None and "video" in settings:
+    settings["video"] = [given.read(clip).frames for clip in clips]
   for made in pipe.stream(**settings, output=output, on_set=on_set):
     yield [made[recipe.batch[0]] for recipe in recipes]
 

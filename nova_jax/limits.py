@@ -19,6 +19,7 @@ NOTE_BYTES = 1 << 20  # Of what an output says of how it was made.
 TAR_HEADER_BYTES = 1 << 20  # Of a tar's extended header (long names).
 ROW_BYTES = 512 << 20  # Of media bytes in a cell of a Parquet table.
 REQUEST_PIXELS = 4_000_000_000  # Of a request: clips x frames x height x width.
+GIVEN_BYTES = 1 << 30  # Of given clips, in the model's size, that a run keeps so as not to decode them again.
 ITEM_SECONDS = 1800  # To decode an item of a source, in a process of its own; then it is rejected.
 BATCH = 4096  # Clips generated together.
 CLIPS = 1_000_000  # Of a list of prompts, all samples included.

@@ -35,7 +35,8 @@ from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.sampler import Known, Plan, Set, generate, make_plan
 from nova_jax.sampling.temporal import Model
 from nova_jax.sharding import make_mesh, state_shardings
-from nova_jax.start import Start, check_start, read_start
+from nova_jax.sources import Clip
+from nova_jax.start import Start, check_start, read_clip, read_start
 from nova_jax.text import TextEncoder
 
 
@@ -146,7 +147,7 @@ class Pipeline:
           "none is left to make; ask for more, or give fewer (context_frames); an edit needs mask or place")
     self._check_size(request.num_samples * num_rows(pair[0]), plan.num_frames)
     pair, start, batch = _fit(pair, start, request.num_samples)
-    pair = add_motion(pair, request, self.card)
+    pair = add_motion(pair, request, self.card, start.fps)
     self._check_size(batch, plan.num_frames)
     check_arrays(self.cfg, self.scheduler.adds_noise, plan, batch, start, request)
     frames = generate(
@@ -172,6 +173,17 @@ class Pipeline:
     request = Request.of({"prompt": prompt} | settings)
     self._check(request)
     self._check_size(rows, self.num_latent_frames(request.num_frames))
+
+  def read_video(self, **settings: Any) -> Clip:
+    """Return what `stream` takes of the video of a request with these settings.
+
+    Raises:
+      ValueError: a setting that the model can't do, or a file that can't be read; the text names it.
+    """
+    request = Request.of(settings)
+    self._check(request)
+    longest = self._window(request, self.card.num_frames) - 1
+    return read_clip(request, request.video, self.cfg, self.autoencoder, longest)
 
   def _check(self, request: Request) -> None:
     if request.output == "pixels" and self.autoencoder is None:
@@ -327,7 +339,7 @@ def _fit(pair: Pair, start: Start, num_samples: int) -> tuple[Pair, Start, int]:
     return None if x is None else np.repeat(np.broadcast_to(x, (count, *x.shape[1:])), num_samples, axis=0)
 
   known = None if start.known is None else start.known._replace(latents=fit(start.known.latents))
-  return pair, Start(fit(start.given), known, fit(start.pixels), start.fixed), count * num_samples
+  return pair, Start(fit(start.given), known, fit(start.pixels), start.fixed, fit(start.fps)), count * num_samples
 
 
 def _lengthen(known: Known | None, num_frames: int) -> Known | None:

@@ -3,7 +3,6 @@
 A setting comes from the line of a prompts file, else from its flag, else from the preset, else from the model.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -12,11 +11,10 @@ from absl import flags
 from nova_jax.compilation_cache import DEFAULT
 from nova_jax.config import MeshConfig
 from nova_jax.preflight import check_files
-from nova_jax.prompts import expand, naming, read_named
+from nova_jax.prompts import expand, read_named
 from nova_jax.recipe import FORMATS
-from nova_jax.request import PRESETS, Request
+from nova_jax.request import PRESETS
 from nova_jax.settings import read_box
-from nova_jax.sources import count_frames
 
 # Flags that are settings of `Request`: how to define them, and what they mean.
 _SETTINGS = {
@@ -137,7 +135,7 @@ def clips(args: flags.FlagValues) -> tuple[list[dict[str, Any]], list[str]]:
   places = [
       place for line, place in zip(lines, places) for _ in range({**common, **line}.get("num_samples", 1))]
   check_files(clips, places)
-  return [_complete(settings, place) for settings, place in zip(clips, places)], places
+  return clips, places
 
 
 def check_alone(args: flags.FlagValues) -> None:
@@ -160,19 +158,6 @@ def formats(args: flags.FlagValues) -> tuple[str, ...]:
 def mesh(args: flags.FlagValues) -> MeshConfig | None:
   """Return how samples are spread over devices."""
   return MeshConfig(data=len(jax.local_devices()), fsdp=1) if args.all_devices else None
-
-
-def _complete(settings: dict[str, Any], place: str) -> dict[str, Any]:
-  """Say how long what is edited is: clips of one length are generated together."""
-  if Request.of(settings).is_edit and "num_frames" not in settings:
-    with naming(place):
-      return {**settings, "num_frames": _count_frames(settings["video"]) if "video" in settings else 1}
-  return settings
-
-
-@functools.cache
-def _count_frames(path: str) -> int:
-  return count_frames(path)
 
 
 def _then(text: str) -> tuple[int, str]:

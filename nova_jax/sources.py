@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps
 
+from nova_jax import limits
 from nova_jax.files import check_regular
 from nova_jax.media import footage, moving, pictures
 from nova_jax.media.formats import Unreadable, content_of, open_picture, reading
@@ -212,7 +213,12 @@ def _read(
       if count >= start:
         kept.append(fit(Image.fromarray(frame.upright()), size, channels))
       count += 1
-    fps = shown.rate if shown.rate is not None and FPS[0] <= shown.rate <= FPS[1] else None
+      if last is None and count * size[0] * size[1] > limits.REQUEST_PIXELS:
+        raise ValueError(
+            f"{path}: more than {count - 1} frames of {size[0]} x {size[1]} are more pixels than REQUEST_PIXELS, "
+            f"{limits.REQUEST_PIXELS:,}; say how many frames to take (num_frames)")
+    known = shown.rate is not None and FPS[0] <= shown.rate <= FPS[1]
+    fps = round(shown.rate, 6) if known else None  # Sums of durations are not exact.
   if not count:
     raise ValueError(f"{path}: there are no frames in it")
   if last is not None and len(kept) < min(last, count):

@@ -6,9 +6,11 @@ Invariant: pixels outside a mask are those of the picture, bit for bit.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 from jaxtyping import Array, Bool, Float, UInt8
 
 from nova_jax import sources
@@ -26,6 +28,7 @@ class Start(NamedTuple):
   known: Known | None = None
   pixels: UInt8[np.ndarray, "B F height width c"] | None = None  # Of an edit.
   fixed: Bool[np.ndarray, "F height width"] | None = None  # Which of them are kept.
+  fps: Float[np.ndarray, "B"] | None = None  # Of files that are continued or edited; NaN where it isn't known.
 
   def keep(
       self, frames: UInt8[np.ndarray, "B f height width c"], first: int
@@ -67,14 +70,51 @@ def read_start(request: Request, cfg: ModelConfig, autoencoder: Autoencoder | No
   name = "video" if request.image is None else "image"
   if autoencoder is None:
     raise ValueError(f"{name}: pictures need an autoencoder; load a folder that has one, or give latents")
-  size = tuple(side * autoencoder.spatial_stride for side in cfg.latent_size)
-  if request.is_edit:
-    return _edit(request, cfg, autoencoder, things, size)
   if name == "image":
-    pixels = np.stack([sources.read_picture(thing, size, autoencoder.channels) for thing in things])[:, None]
+    size = _size(request, cfg, autoencoder)
+    clips = [sources.Clip(sources.read_picture(thing, size, autoencoder.channels)[None]) for thing in things]
   else:
-    pixels = _last_frames(things, size, autoencoder, longest, request.context_frames)
-  return Start(given=np.asarray(autoencoder.encode(pixels)))
+    clips = [read_clip(request, thing, cfg, autoencoder, longest) for thing in things]
+  for thing, clip in zip(things, clips):
+    if note := unused(request, thing, clip):
+      logging.warning("%s", note)
+  fps = np.array([np.nan if clip.fps is None else clip.fps for clip in clips])
+  num_frames = min(len(clip.frames) for clip in clips)  # As many as the shortest has.
+  if request.is_edit:
+    pixels = np.stack([clip.frames[:num_frames] for clip in clips])
+    return _edit(request, cfg, autoencoder, pixels)._replace(fps=fps)
+  pixels = np.stack([clip.frames[-num_frames:] for clip in clips])
+  return Start(given=np.asarray(autoencoder.encode(pixels)), fps=fps)
+
+
+def read_clip(
+    request: Request, thing: Any, cfg: ModelConfig, autoencoder: Autoencoder, longest: int
+) -> sources.Clip:
+  """Read what a request takes of a clip: an edit its beginning, a continuation its end.
+
+  A continuation takes as many frames as a whole number of latents has.
+  """
+  size, channels = _size(request, cfg, autoencoder), autoencoder.channels
+  if request.is_edit:
+    return sources.open_clip(thing, size, channels, first=request.num_frames)
+  num_frames = autoencoder.num_frames(longest)
+  clip = sources.open_clip(thing, size, channels, last=min(num_frames, request.context_frames or num_frames))
+  latents = autoencoder.num_latent_frames(len(clip.frames))
+  while autoencoder.num_frames(latents) > len(clip.frames):  # The last latent would stand for frames that aren't there.
+    latents -= 1
+  rest = len(clip.frames) - autoencoder.num_frames(latents)
+  return clip._replace(frames=clip.frames[rest:], before=clip.before + rest)
+
+
+def unused(request: Request, thing: Any, clip: sources.Clip) -> str:
+  """Return a line on what is not used of a file; "" if all of it is."""
+  if not isinstance(thing, (str, Path)):
+    return ""
+  if clip.before:
+    return f"{thing}: its last {len(clip.frames)} frames are continued, the {clip.before} before them are not used"
+  if clip.more:
+    return f"{thing}: its first {len(clip.frames)} frames are edited (num_frames), those after them are not used"
+  return ""
 
 
 def check_start(
@@ -105,39 +145,29 @@ def check_start(
         f"place to make a part of the {name} anew")
 
 
-def _last_frames(things: Sequence[Any], size, autoencoder: Autoencoder, longest: int, context_frames: int | None):
-  """Return the ends of clips: as many frames as a whole number of latents has, and the shortest clip."""
-  num_frames = autoencoder.num_frames(longest)
-  num_frames = num_frames if context_frames is None else min(num_frames, context_frames)
-  clips = [sources.read_clip(thing, size, autoencoder.channels, last=num_frames) for thing in things]
-  num_frames = min(map(len, clips))
-  latents = autoencoder.num_latent_frames(num_frames)
-  while autoencoder.num_frames(latents) > num_frames:  # The last latent would stand for frames that there aren't.
-    latents -= 1
-  return np.stack([clip[-autoencoder.num_frames(latents):] for clip in clips])
+def _size(request: Request, cfg: ModelConfig, autoencoder: Autoencoder) -> tuple[int, int]:
+  """Return height and width of what is given: of a frame, or of the box it is put in."""
+  size = tuple(side * autoencoder.spatial_stride for side in cfg.latent_size)
+  if request.place is None:
+    return size
+  top, left, bottom, right = sources.check_box(request.place, size, "place")
+  return bottom - top, right - left
 
 
-def _edit(request: Request, cfg: ModelConfig, autoencoder: Autoencoder, things: Sequence[Any], size) -> Start:
-  """Read pictures or clips of which a part is made anew."""
-  inner = size
-  if request.place is not None:
-    box = sources.check_box(request.place, size, "place")
-    inner = (box[2] - box[0], box[3] - box[1])
-  if request.image is None:
-    clips = [sources.read_clip(thing, inner, autoencoder.channels, request.num_frames) for thing in things]
-  else:
-    clips = [sources.read_picture(thing, inner, autoencoder.channels)[None] for thing in things]
-  num_frames = min(map(len, clips))
-  clips = [clip[:num_frames] for clip in clips]
+def _edit(
+    request: Request, cfg: ModelConfig, autoencoder: Autoencoder, pixels: UInt8[np.ndarray, "B F height width c"]
+) -> Start:
+  """Return the start of pictures or clips of which a part is made anew."""
+  num_frames, size = pixels.shape[1], tuple(side * autoencoder.spatial_stride for side in cfg.latent_size)
   unknown = np.zeros((num_frames, *size), bool)
   if request.place is not None:
-    clips = [sources.put(clip, box, size) for clip in clips]
+    box = sources.check_box(request.place, size, "place")
+    pixels = np.stack([sources.put(clip, box, size) for clip in pixels])
     unknown |= ~sources.read_mask(box, size, num_frames)
   if request.mask is not None:
     unknown |= sources.read_mask(request.mask, size, num_frames)
   if not unknown.any():
     raise ValueError("place: the box is the whole frame, it leaves nothing to make")
-  pixels = np.stack(clips)
   # What is made anew must not reach the known latents around it.
   latents = np.asarray(autoencoder.encode(np.where(unknown[..., None], np.uint8(sources.FILL), pixels)))
   tokens = np.stack([

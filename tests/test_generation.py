@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from models.test_nova import make
+from nova_jax import media, pipeline
 from nova_jax.config import MeshConfig
 from nova_jax.pipeline import Pipeline
 from nova_jax.sampling.temporal import Model
@@ -53,6 +54,22 @@ def test_the_end_of_a_clip_is_continued(pipe):
   for settings in ({"video": CLIP, "num_frames": 2}, {"image": CLIP[0], "num_frames": 1}):
     with pytest.raises(ValueError, match="num_frames: given frames count, too"):
       pipe("one", **settings)
+
+
+def test_an_edit_takes_a_clip_from_its_beginning_and_the_rate_is_told(pipe, tmp_path, monkeypatch):
+  long = RNG.integers(0, 256, (7, 8, 8, 1), np.uint8)
+  edited = pipe("one", video=long, mask=(0, 0, 4, 8), num_frames=2)[0]
+  assert len(edited) == 2 and np.array_equal(edited[:, 4:], long[:2, 4:])
+  media.write_webp(tmp_path / "a.webp", long, 10)
+  told, add = [], pipeline.add_motion
+  monkeypatch.setattr(
+      pipeline, "add_motion", lambda *args: told.append(pair := add(*args)) or pair)
+  videos = [str(tmp_path / "a.webp"), long]
+  edited = pipe(["one", "two"], video=videos, mask=(0, 0, 4, 8), num_frames=2, num_samples=2)
+  assert all(np.array_equal(clip[:, 4:], long[:2, 4:]) for clip in edited)
+  assert [pair[0]["fps"].tolist() for pair in told] == [[10, 10, 12, 12]]
+  pipe("one", video=videos[0], fps=30.0, num_frames=3)
+  assert told[1][0]["fps"] == [30.0]
 
 
 @pytest.mark.parametrize("settings, message", [

@@ -4,14 +4,17 @@ import dataclasses
 import json
 import subprocess
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from nova_jax import jobs, media, preflight, prompts, sampling_flags
+from nova_jax import jobs, media, preflight, prompts, sampling_flags, sources
 from nova_jax.config import SampleConfig
 from nova_jax.files import _host, _start_of
+from nova_jax.given import GivenClips
+from nova_jax.media import footage
 from nova_jax.progress import Progress
 from nova_jax.convert.folders import load_text_encoder
 from nova_jax.recipe import Recipe, digest_weights, paths_of, read_recipe, write_outputs
@@ -162,6 +165,7 @@ def test_what_is_edited_keeps_its_length_and_is_made_once(tmp_path):
   args.prompts, args.mask, args.seed = tmp_path / "lines.jsonl", "0,0,4,8", 0
   clips, places = sampling_flags.clips(args)
   assert places == [f"{args.prompts}:1", f"{args.prompts}:2"]
+  clips = GivenClips(pipe).complete(clips, places)
   assert [clip["num_frames"] for clip in clips] == [1, 2]
   batches = list(jobs.plan_batches(clips, 2))
   recipes = jobs.make_recipes(pipe, "model", "ema", clips, batches, 2)
@@ -172,6 +176,66 @@ def test_what_is_edited_keeps_its_length_and_is_made_once(tmp_path):
     assert [path.suffix for (path,) in files] == [".png", ".gif"]
     times.append([path.stat().st_mtime_ns for (path,) in files])
   assert times[0] == times[1]
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+  """The names of files, each time one is decoded."""
+  names, open_footage = [], footage.open_footage
+  monkeypatch.setattr(
+      footage, "open_footage", lambda path, *rest: names.append(Path(path).name) or open_footage(path, *rest))
+  return names
+
+
+def write_steps(path, num_frames, fps):
+  """Write a clip each frame of which is another grey."""
+  media.write_gif(path, np.arange(0, 10 * num_frames, 10, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(
+      8, 2), fps)
+
+
+def test_a_clip_keeps_its_rate_and_is_decoded_once(tmp_path, monkeypatch, decoded):
+  pipe = fresh()
+  write_steps(tmp_path / "a.gif", 5, 4)
+  monkeypatch.chdir(tmp_path)
+  base = {"prompt": "one", "video": "a.gif"}
+  clips = [
+      base | {"mask": [0, 0, 4, 8], "seed": 0}, base | {"mask": [0, 0, 4, 8], "num_frames": 2, "seed": 1},
+      base | {"seed": 2}, base | {"fps": 20.0, "seed": 3}]
+  given = GivenClips(pipe)
+  clips = given.complete(clips)
+  assert [clip.get("num_frames") for clip in clips] == [5, 2, None, None]
+  assert [clip["fps"] for clip in clips] == [4.0, 4.0, 4.0, 20.0]
+  assert len(decoded) == 3 and [note.partition(": ")[2] for note in given.notes] == [
+      "its first 2 frames are edited (num_frames), those after them are not used",
+      "its last 2 frames are continued, the 3 before them are not used"]
+  batches = list(jobs.plan_batches(clips, 2))
+  assert batches == [[0], [1], [2], [3]], "a batch has one length and rate"
+  recipes = jobs.make_recipes(pipe, "model", "ema", clips, batches, 1)
+  told, stream = [], pipe.stream
+  monkeypatch.setattr(pipe, "stream", lambda *args, **settings: told.append(settings["fps"]) or stream(**settings))
+  with Progress("set") as progress:
+    files = jobs.run(pipe, recipes, batches, tmp_path / "out", ("gif",), progress, given)
+  assert len(decoded) == 3, "and not for each batch"
+  assert told == [4.0, 4.0, 4.0, 20.0]
+  for (path,), (num_frames, fps), first in zip(files, [(5, 4), (2, 4), (3, 4), (3, 20)], [0, 0, 30, 30]):
+    clip = sources.open_clip(path, (8, 8), 1)
+    assert (len(clip.frames), clip.fps) == (num_frames, fps) and clip.frames[0, 4:] == pytest.approx(first, abs=1)
+  again = read_recipe(files[0][0])
+  assert again == recipes[0] and again.settings["fps"] == 4.0
+  (clip,), = [np.concatenate(rows) for rows in zip(*jobs.make(pipe, [again], "pixels"))],
+  assert np.array_equal(clip, sources.read_clip(files[0][0], (8, 8), 1)), "the same from the file"
+
+
+def test_no_more_is_kept_than_the_limit(tmp_path, decoded):
+  pipe = fresh()
+  for name in "ab":
+    write_steps(tmp_path / f"{name}.gif", 5, 4)
+  clips = [{"prompt": "one", "video": str(tmp_path / f"{name}.gif"), "mask": [0, 0, 4, 8]} for name in "aab"]
+  given = GivenClips(pipe, limit=5 * 64)
+  given.complete(clips)
+  assert decoded == ["a.gif", "b.gif"]
+  given.complete(clips)
+  assert decoded == ["a.gif", "b.gif"] * 2
 
 
 def test_prompts_from_files(tmp_path):
