@@ -74,7 +74,7 @@ def reading(name: str) -> Iterator[None]:
   try:
     yield
   except Unreadable as error:
-    raise Unreadable(error.reason, name) from None
+    raise type(error)(error.reason, name) from None
   except av.error.FFmpegError as error:
     raise Unreadable(f"can't be decoded: {error.strerror}", name) from None
   except MemoryError:

@@ -14,12 +14,16 @@ import numpy as np
 from av.video.frame import PictureType
 
 from nova_jax import limits
+from nova_jax.media.clock import Clock
+from nova_jax.media.decoding import images
 from nova_jax.media.formats import Unreadable, open_container
 from nova_jax.media.frame import Frame, orientation
+from nova_jax.media.interlaced import progressive
+
+_Timed = tuple[float, av.VideoFrame]
 
 _NEAR = 1e-4  # Seconds by which rounded times may be off.
 _BACK = (0.0, 2.0, 12.0)  # Seconds before the start from which it is tried, before the beginning.
-_JOINED = 2  # Packets that may follow the loss of some without a key frame.
 _USUAL_RATE = 25.0  # Of frames without times, in a stream that doesn't tell its rate.
 
 
@@ -41,24 +45,31 @@ class Video:
 
   def frames(self, start: float) -> Iterator[Frame]:
     """Yield frames from one that is shown at `start` seconds or before; only once."""
-    base = self._base()
-    if start and self._seeks():
-      for back in _BACK:
-        if start <= back:
-          break
-        self._container.seek(round((start - back + base) * av.time_base))
-        decoded = _decode(self._container, self._stream, self.rate, base)
-        try:
-          first = next(decoded, None)
-        except (Unreadable, av.error.FFmpegError):  # Whether there is damage shows when all before it is known.
-          continue
-        if first is not None and first.time <= start + _NEAR and _is_landing(first.image):
-          yield from itertools.chain([first], decoded)
-          return
-      with open_container(self.content) as container:
-        yield from _decode(container, container.streams[self._stream.index], self.rate, base)
-      return
-    yield from _decode(self._container, self._stream, self.rate, base)
+    stretch = float(self._stream.sample_aspect_ratio or 1) or 1.0
+    for time, image in progressive(self._from(start)):
+      yield Frame(time, _opaque(image), stretch, *orientation(image))
+
+  def _from(self, start: float) -> Iterator[_Timed]:
+    base, step = self._base(), 1 / (self.rate or _USUAL_RATE)
+    if not start or not self._seeks():
+      return _timed(self._container, self._stream, self.rate, base, whole=True)
+    for back in itertools.takewhile(lambda back: back < start, _BACK):
+      self._container.seek(round((start - back + base) * av.time_base))
+      decoded = _timed(self._container, self._stream, self.rate, base, whole=False)
+      try:
+        first = next(decoded, None)
+      except (Unreadable, av.error.FFmpegError):  # Whether there is damage shows when all before it is known.
+        continue
+      if first is not None and _is_landing(first[1]):
+        # Deinterlacing looks at the picture before.
+        latest = start - 1.5 * step if first[1].interlaced_frame else start + _NEAR
+        if first[0] <= latest:
+          return itertools.chain([first], decoded)
+    return self._from_beginning(base)
+
+  def _from_beginning(self, base: float | None) -> Iterator[_Timed]:
+    with open_container(self.content) as container:
+      yield from _timed(container, container.streams[self._stream.index], self.rate, base, whole=True)
 
   def _base(self) -> float | None:
     """Return the time at which the file begins; None for that of its first frame."""
@@ -118,44 +129,13 @@ def _is_landing(image: av.VideoFrame) -> bool:
   return image.time is not None and image.key_frame and image.pict_type not in (PictureType.P, PictureType.B)
 
 
-def _decode(
-    container: av.container.InputContainer, stream: av.VideoStream, rate: float | None, base: float | None
-) -> Iterator[Frame]:
-  if not stream.codec_context.is_open:
-    stream.thread_type = "NONE"
-    stream.codec_context.options = {"err_detect": "crccheck+explode", "max_pixels": str(limits.FRAME_PIXELS)}
-  stretch = float(stream.sample_aspect_ratio or 1) or 1.0
+def _timed(
+    container: av.container.InputContainer, stream: av.VideoStream, rate: float | None, base: float | None, whole: bool
+) -> Iterator[_Timed]:
   by_storage = _reordered_avi(container, stream)
   clock = Clock(rate or _USUAL_RATE, base, careless=container.format.name != "mpeg")
-  for image in _images(container, stream):
-    time = _decoding_time(image) if by_storage else image.time
-    yield Frame(clock.time(time), _opaque(image), stretch, *orientation(image))
-
-
-def _images(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-  """Yield decoded pictures, but none before the first that is whole: those of a clip that was cut are no damage."""
-  key, number, lost = None, 0, 0  # The time of the first key frame; how many packets ago some were lost.
-  for packet in container.demux(stream):
-    # A transport stream that loses packets says so; between clips that were joined it may say so, too.
-    lost = 0 if packet.is_keyframe else lost + (lost > 0 or packet.is_corrupt)
-    if lost > _JOINED:
-      raise Unreadable(f"data are missing before frame {number}")
-    try:
-      images = packet.decode()
-    except av.error.InvalidDataError:
-      # A picture that is shown before the first key frame, though stored after it, refers to one that was cut off.
-      if packet.is_keyframe or (key is not None and (packet.pts is None or packet.pts >= key)):
-        raise
-      continue
-    if key is None and packet.is_keyframe:
-      key = packet.pts if packet.pts is not None else packet.dts
-    for image in images:
-      if image.is_corrupt and number == 0:
-        continue
-      if image.is_corrupt:
-        raise Unreadable(f"frame {number} is damaged")
-      number += 1
-      yield image
+  for image in images(container, stream, whole):
+    yield clock.time(_decoding_time(image) if by_storage else image.time), image
 
 
 def _reordered_avi(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
@@ -166,35 +146,6 @@ def _reordered_avi(container: av.container.InputContainer, stream: av.VideoStrea
 
 def _decoding_time(image: av.VideoFrame) -> float | None:
   return None if image.dts is None else float(image.dts * image.time_base)
-
-
-class Clock:
-  """Tells the times of frames, which some files leave out, or let go back.
-
-  Args:
-    rate: frames a second where times are missing.
-    base: the time at which the file begins; None for that of its first frame.
-    careless: a small step back is of one frame, and those after it are right again.
-  """
-
-  def __init__(self, rate: float, base: float | None, careless: bool):
-    self._step, self._base, self._last, self._careless = 1 / rate, base, None, careless
-
-  def time(self, seen: float | None) -> float:
-    """Return the time of the next frame in order, of which the file says that it is shown at `seen`."""
-    following = 0.0 if self._last is None else self._last + self._step
-    if self._base is None and seen is not None:
-      self._base = seen - following
-    time = following if seen is None else seen - self._base
-    if self._last is None:
-      pass
-    elif time < self._last - 1:  # Clips that were joined start again.
-      self._base -= following - time
-      time = following
-    elif time <= self._last:
-      time = self._last + self._step / (2 if self._careless else 1)
-    self._last = time
-    return time
 
 
 def _opaque(image: av.VideoFrame) -> av.VideoFrame:

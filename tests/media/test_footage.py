@@ -10,8 +10,9 @@ from PIL import Image
 
 from media.made import CLOSED, OPEN, REFRESH, STEP, cut, numbers, shades, write
 from nova_jax import limits
-from nova_jax.media import videos
+from nova_jax.media.clock import Clock
 from nova_jax.media.footage import count_frames, open_footage
+from nova_jax.media.decoding import CutOff
 from nova_jax.media.formats import Unreadable
 
 LATE = {"times": [1000 + 40 * i for i in range(30)]}
@@ -89,7 +90,7 @@ def test_packets_that_a_stream_lost_are_damage(tmp_path):
     ([0.0, 0.04, 0.03, 0.12, 0.16], [0, 0.04, 0.06, 0.12, 0.16]),
     ([9.0, 9.04, 0.0, 0.04], [0, 0.04, 0.08, 0.12])])
 def test_times_that_are_missing_or_go_back(seen, expected):
-  clock = videos.Clock(25.0, None, careless=True)
+  clock = Clock(25.0, None, careless=True)
   assert [clock.time(time) for time in seen] == pytest.approx(expected)
 
 
@@ -139,7 +140,7 @@ def test_pixels_that_are_not_square_lose_nothing(tmp_path):
 
 @pytest.mark.parametrize("name, codec, pix_fmt", [
     ("a.mov", "qtrle", "argb"), ("b.mov", "prores_ks", "yuva444p10le"), ("c.mov", "png", "rgba"),
-    ("d.mkv", "ffv1", "yuva420p")])
+    ("d.mkv", "ffv1", "yuva420p"), ("e.webm", "libvpx-vp9", "yuva420p")])
 def test_what_is_transparent_is_white(tmp_path, name, codec, pix_fmt):
   frames = np.zeros((3, 48, 64, 4), np.uint8)
   frames[..., 0], frames[:, :24, :, 3] = 255, 255  # Red above; below, red that isn't seen.
@@ -210,6 +211,49 @@ def test_high_dynamic_range(tmp_path, transfer, code, low, high):
   with open_footage(write(tmp_path / "a.mkv", shades(2), **paper(transfer, code))) as footage:
     pixels = next(footage.frames).upright()
   assert pixels.min() >= low and pixels.max() <= high and np.ptp(pixels) <= 1
+
+
+@pytest.mark.parametrize("codec, name, options", [
+    ("mpeg2video", "a.ts", {"b": "20M", "g": "5", "flags": "+ildct+ilme", "top": "1"}),
+    ("libx264", "a.mp4", {"qp": "2", "x264-params": "tff=1:keyint=5"})])
+def test_interlaced_video_has_no_combs(tmp_path, codec, name, options):
+  frames = np.zeros((12, 64, 96, 3), np.uint8)
+  for moment in range(24):  # A bar that moves, of which each picture has every second line of two moments.
+    frames[moment // 2, moment % 2 :: 2, 4 + 3 * moment : 16 + 3 * moment] = 230
+  path = write(tmp_path / name, frames, codec=codec, options=options)
+  with open_footage(path) as footage:
+    found = list(footage.frames)
+  assert [frame.time for frame in found] == pytest.approx(np.arange(12) / 25, abs=1e-3)
+  for number, frame in enumerate(found):
+    pixels = frame.upright()[8:-8, :, 0].astype(int)
+    assert np.abs(np.diff(pixels, axis=0)).mean() < 3, number
+    assert 8 < np.nonzero(pixels > 128)[1].mean() - 6 * number < 14
+  with open_footage(path, 0.2) as footage:
+    for frame, expected in zip(footage.frames, found[5:], strict=True):
+      assert np.array_equal(frame.upright(), expected.upright())
+
+
+def test_a_video_that_ends_before_it_says(tmp_path):
+  rng = np.random.default_rng(0)
+  frames = rng.integers(0, 256, (20, 48, 64, 3), np.uint8)
+  path = write(tmp_path / "a.mp4", frames, mux={"movflags": "faststart"})
+  content = path.read_bytes()
+  with av.open(str(path)) as container:
+    place = [packet.pos for packet in container.demux(video=0) if packet.size][12]
+  with open_footage(content[:place], name="a.mp4") as footage:
+    with pytest.raises(CutOff, match="^a.mp4: it ends after 12 of 20 frames"):
+      list(footage.frames)
+  with open_footage(content) as footage:
+    assert len(list(footage.frames)) == 20
+
+
+def test_notes_in_the_stream_that_can_not_be_parsed_are_no_damage(tmp_path):
+  path = write(tmp_path / "a.h264", shades(4), container="h264", options={"qp": "4", "bf": "0"})
+  note = bytes((0, 0, 1, 6, 4, 255, 255, 255, 9, 0x80))  # Says that it is longer than it is.
+  content = path.read_bytes().replace(bytes((0, 0, 1, 0x41)), note + bytes((0, 0, 1, 0x41)))
+  assert len(content) > path.stat().st_size
+  with open_footage(content) as footage:
+    assert numbers(footage) == [0, 1, 2, 3]
 
 
 def test_frames_are_counted(tmp_path):

@@ -18,6 +18,7 @@ from nova_jax.config import Bucket, CacheConfig
 from nova_jax.data.cache.decode import open_footage
 from nova_jax.data.cache.items import Example, Item, Texts, Unusable
 from nova_jax.data.cache.motion import motion_score
+from nova_jax.media.decoding import CutOff
 from nova_jax.media.footage import NEAR, Footage
 from nova_jax.media.formats import Unreadable
 from nova_jax.media.frame import Frame
@@ -112,8 +113,8 @@ def _clip(footage: Footage, cfg: CacheConfig) -> tuple[Bucket, np.ndarray] | Ski
     count += 1
     if count == lengths[-1]:
       break
-  if count < lengths[0] and footage.num_frames and decoded.count < footage.num_frames:
-    raise Unusable(f"it ends after {decoded.count} of {footage.num_frames} frames")
+  if count < lengths[0] and decoded.cut_off:
+    raise decoded.cut_off
   if not count:
     raise Unusable("there are no frames in it, or in the part asked for")
   # A video of one frame is a still, however often `fps` repeats it.
@@ -125,15 +126,18 @@ def _clip(footage: Footage, cfg: CacheConfig) -> tuple[Bucket, np.ndarray] | Ski
 
 
 class _Counted:
-  """Frames that are counted as they pass."""
+  """Frames that are counted as they pass; a file that is cut off has those that are there."""
 
   def __init__(self, frames: Iterable[Frame]):
-    self._frames, self.count = frames, 0
+    self._frames, self.count, self.cut_off = frames, 0, None
 
   def __iter__(self) -> Iterator[Frame]:
-    for frame in self._frames:
-      self.count += 1
-      yield frame
+    try:
+      for frame in self._frames:
+        self.count += 1
+        yield frame
+    except CutOff as error:
+      self.cut_off = error
 
 
 def choose(frames: Iterable[Frame], rate: float | None, fps: float, stride: int) -> Iterator[Frame]:

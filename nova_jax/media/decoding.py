@@ -1,0 +1,85 @@
+"""Packets of a video become pictures: damage is told from what a cut, a join or a careless writer leaves behind.
+
+A damaged picture is an error, never a concealed one. No damage are pictures before the first key frame of a clip that
+was cut, and notes within the stream that can't be parsed.
+Invariant: pictures come in the order in which they are shown, and one of them is in memory at a time.
+"""
+
+from collections.abc import Iterator
+
+import av
+from av.bitstream import BitStreamFilterContext
+
+from nova_jax import limits
+from nova_jax.media.formats import Unreadable
+
+_JOINED = 2  # Packets that may follow the loss of some without a key frame.
+_OPTIONS = {"err_detect": "crccheck+explode", "max_pixels": str(limits.FRAME_PIXELS)}
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these pass over transparency.
+_NOTES = {"h264": "6", "hevc": "39-40"}  # Units that say something about pictures (SEI).
+
+
+class CutOff(Unreadable):
+  """A file that ends before it says: what was read until then is sound."""
+
+
+def images(container: av.container.InputContainer, stream: av.VideoStream, whole: bool) -> Iterator[av.VideoFrame]:
+  """Yield decoded pictures, but none before the first that is whole.
+
+  Args:
+    container: where to read on.
+    stream: of it.
+    whole: whether it is read from its beginning.
+
+  Raises:
+    CutOff: there is less in the file than its index says.
+    Unreadable, av.error.FFmpegError: a picture is damaged.
+  """
+  decoder = _decoder(stream)
+  began, key, number, packets = False, None, 0, 0  # Whether a key frame came, and the time of the first.
+  lost = 0  # How many packets ago some were lost.
+  for packet in container.demux(stream):
+    packets += bool(packet.size)
+    # A transport stream that loses packets says so; between clips that were joined it may say so, too.
+    lost = 0 if packet.is_keyframe else lost + (lost > 0 or packet.is_corrupt)
+    if lost > _JOINED:
+      raise Unreadable(f"data are missing before frame {number}")
+    try:
+      found = stream.decode(packet) if decoder is stream.codec_context else decoder.decode(packet)
+    except av.error.InvalidDataError:
+      # A picture that is shown before the first key frame, though stored after it, refers to one that was cut off.
+      if not packet.is_keyframe and (not began or (packet.pts is not None and key is not None and packet.pts < key)):
+        continue
+      if stream.codec_context.name not in _NOTES:
+        raise
+      found = _decode_without_notes(stream, packet)
+    if packet.is_keyframe and not began:
+      began, key = True, packet.pts
+    for image in found:
+      if image.is_corrupt and number == 0:
+        continue
+      if image.is_corrupt:
+        raise Unreadable(f"frame {number} is damaged")
+      number += 1
+      yield image
+  indexed = len(stream.index_entries) if container.format.name.startswith("mov") else 0
+  if whole and packets < indexed:
+    raise CutOff(f"it ends after {packets} of {indexed} frames; the rest is missing")
+
+
+def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
+  context = stream.codec_context
+  if context.name in _WITH_ALPHA and stream.metadata.get("alpha_mode") == "1":
+    decoder = av.CodecContext.create(_WITH_ALPHA[context.name], "r")
+    decoder.extradata = context.extradata
+    context = decoder
+  if not context.is_open:
+    context.thread_type = "NONE"
+    context.options = _OPTIONS
+  return context
+
+
+def _decode_without_notes(stream: av.VideoStream, packet: av.Packet) -> list[av.VideoFrame]:
+  """Decode a packet in which something can't be parsed again, without what is not picture; that may be all there is."""
+  notes = BitStreamFilterContext(f"filter_units=remove_types={_NOTES[stream.codec_context.name]}", stream)
+  return [image for part in notes.filter(packet) for image in stream.decode(part)]
