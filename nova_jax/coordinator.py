@@ -1,6 +1,6 @@
 """Who is there, of the processes of a run: a small program that process 0 starts, and that all processes talk to.
 
-  python -P nova_jax/coordinator.py PORT NUM_PROCESSES TIMEOUT
+  python -P nova_jax/coordinator.py HOST:PORT NUM_PROCESSES TIMEOUT
 
 It also holds JAX's coordination service, on the next port. Within process 0 that service would die with it, and JAX's
 client in the other processes would abort them with a C++ trace before they could say what happened. Lines of JSON go
@@ -14,6 +14,8 @@ Invariant: it ends when no process is left, and never later than `LINGER` second
 """
 
 import contextlib
+import errno
+import ipaddress
 import json
 import os
 import selectors
@@ -127,9 +129,10 @@ class _Coordinator:
 
   def _start_service(self) -> None:
     from jax._src.lib import _jax  # Takes a second, in which processes can already connect.
-    port = _next_port(self.listener.getsockname()[1])
+    host, port, *_ = self.listener.getsockname()
+    port, name = _next_port(port, host), f"[{host}]" if ":" in host else host
     self.service = _jax.get_distributed_runtime_service(
-        f"[::]:{port}", self.num_processes, heartbeat_timeout=JAX_TIMEOUT, shutdown_timeout=JAX_TIMEOUT)
+        f"{name}:{port}", self.num_processes, heartbeat_timeout=JAX_TIMEOUT, shutdown_timeout=JAX_TIMEOUT)
     self._tell({"port": port, "hosts": [self.members[i].host for i in range(self.num_processes)]})
 
   def _drop(self, member: _Member) -> None:
@@ -164,36 +167,43 @@ def name_all(processes: list[int], num_processes: int) -> str:
   return f"process{'es' * (len(processes) > 1)} {', '.join(map(str, processes))} of {num_processes}"
 
 
-def _listen(port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
+  """Listen at the address that a host has, and at no other one of this machine."""
   deadline = time.monotonic() + _BIND_SECONDS
   while True:
     try:
-      # IPv6 as well, where there is any.
-      family, both = (socket.AF_INET6, True) if socket.has_dualstack_ipv6() else (socket.AF_INET, False)
-      return socket.create_server(("", port), family=family, backlog=4096, dualstack_ipv6=both)
-    except OSError:
-      if time.monotonic() > deadline:
+      family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+      if host != "localhost" and host[0].isalpha() and ipaddress.ip_address(address[0]).is_loopback:
+        # Debian gives a machine's own name such an address, at which other machines can't reach it.
+        family, address = (socket.AF_INET6, ("", port)) if socket.has_dualstack_ipv6() else (socket.AF_INET, ("", port))
+      both = family == socket.AF_INET6 and not address[0]
+      return socket.create_server(address[:2], family=family, backlog=4096, dualstack_ipv6=both)
+    except OSError as error:
+      if time.monotonic() > deadline or error.errno == errno.EADDRNOTAVAIL:
         raise
       time.sleep(0.2)
 
 
-def _next_port(port: int) -> int:
+def _next_port(port: int, host: str = "") -> int:
   """Return the port after this one, so that a firewall can be told; any other if that is taken."""
+  family = socket.AF_INET6 if ":" in host and host != "::" else socket.AF_INET
+  host = "" if host == "::" else host
   for wanted in (port + 1, 0):
-    with contextlib.suppress(OSError, OverflowError), socket.create_server(("", wanted)) as free:
+    with contextlib.suppress(OSError, OverflowError), socket.create_server((host, wanted), family=family) as free:
       return free.getsockname()[1]
   raise OSError("there is no free port")
 
 
-def main(port: int, num_processes: int, timeout: float) -> None:
+def main(address: str, num_processes: int, timeout: float) -> None:
   """Say "ready" or what is wrong, in one line, then serve until the processes are gone."""
   # It ends after its processes, which know what to do about these.
   for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_IGN)
   try:
-    listener = _listen(port)
+    host, _, port = address.rpartition(":")
+    listener = _listen(host.strip("[]"), int(port))
   except OSError as error:
-    print(error.strerror, flush=True)
+    print(error.strerror or error, flush=True)
     return
   print(READY, flush=True)
   _Coordinator(listener, num_processes, timeout).run()
@@ -202,4 +212,4 @@ def main(port: int, num_processes: int, timeout: float) -> None:
 
 
 if __name__ == "__main__":
-  main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
+  main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

@@ -256,7 +256,7 @@ _session: _Session | None = None
 
 def _start_coordinator(where: Place, timeout: float) -> None:
   command = [
-      sys.executable, "-P", str(Path(coordinator.__file__)), where.address.rpartition(":")[2],
+      sys.executable, "-P", str(Path(coordinator.__file__)), where.address,
       str(where.num_processes), str(timeout)]
   # In a session of its own: it outlives this process for as long as the others need it.
   process = subprocess.Popen(
@@ -272,7 +272,7 @@ def _dial(where: Place, timeout: float) -> socket.socket:
   deadline = time.monotonic() + timeout
   while True:
     try:
-      return socket.create_connection(("localhost" if where.process == 0 else host.strip("[]"), int(port)), timeout=5.0)
+      return socket.create_connection((host.strip("[]"), int(port)), timeout=5.0)
     except OSError as error:
       if time.monotonic() > deadline:
         raise TimeoutError(

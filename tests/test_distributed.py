@@ -99,10 +99,10 @@ class Member:
 def start():
   programs = []
 
-  def begin(num_processes, timeout=30):
+  def begin(num_processes, timeout=30, host="localhost"):
     port = free_port()
     programs.append(subprocess.Popen(
-        [sys.executable, "-P", coordinator.__file__, str(port), str(num_processes), str(timeout)],
+        [sys.executable, "-P", coordinator.__file__, f"{host}:{port}", str(num_processes), str(timeout)],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8"))
     assert programs[-1].stdout.readline().strip() == coordinator.READY
     return port, programs[-1]
@@ -220,12 +220,30 @@ def test_an_address_where_nobody_is():
   assert "TimeoutError: --coordinator localhost:" in error and "is process 0 running there?" in error
 
 
-def test_both_kinds_of_addresses_reach_the_coordinator(start):
-  port, _ = start(2)
-  for host in ["127.0.0.1", *["[::1]"] * socket.has_dualstack_ipv6()]:
-    with distributed._dial(Place(f"{host}:{port}", 2, 1), 1) as connection:
-      connection.sendall(coordinator.encode({"process": 2, "of": 2, "host": "a"}))
-      assert connection.recv(100) == coordinator.encode({"refused": "process 2 is none of 2"})
+@pytest.mark.parametrize("host, other", [("127.0.0.1", "127.0.0.2"), ("[::1]", "127.0.0.1"), ("127.0.0.2", "[::1]")])
+def test_it_listens_at_the_address_that_was_given(start, host, other):
+  if "[::1]" in (host, other) and not socket.has_dualstack_ipv6():
+    pytest.skip("needs IPv6")
+  port, _ = start(2, host=host)
+  with distributed._dial(Place(f"{host}:{port}", 2, 1), 1) as connection:
+    connection.sendall(coordinator.encode({"process": 2, "of": 2, "host": "a"}))
+    assert connection.recv(100) == coordinator.encode({"refused": "process 2 is none of 2"})
+  with pytest.raises(TimeoutError):
+    distributed._dial(Place(f"{other}:{port}", 2, 1), 0)
+
+
+def test_a_name_that_is_a_loopback_address_here_is_reached_by_others(monkeypatch):
+  found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.1.1", 0))]
+  monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+  with coordinator._listen("host0", 0) as listener:
+    assert listener.getsockname()[0] in ("::", "0.0.0.0")
+  with coordinator._listen("localhost", 0) as listener:
+    assert listener.getsockname()[0] in ("127.0.1.1", "127.0.0.1", "::1")
+
+
+def test_an_address_of_another_machine_is_refused():
+  with pytest.raises(OSError, match="assign requested address"):
+    coordinator._listen("192.0.2.1", 0)
 
 
 def test_the_next_port_is_for_jax():
