@@ -3,9 +3,11 @@
 Invariant: a prompt's condition is a function of the prompt alone, however many are asked for together.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from absl import logging
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int32
 
 from nova_jax.card import Card
 from nova_jax.config import ModelConfig
@@ -111,10 +113,7 @@ def read_texts(
       raise ValueError("prompt: expected at least one")
     for note in (note for text in dict.fromkeys(texts) for note in text_encoder.notes(text)):
       logging.warning("%s", note)
-    embeds, lengths = text_encoder.encode(texts)
-    for text, embed in zip(texts, embeds):
-      if not is_finite(embed):
-        raise FloatingPointError(f"the text encoder made an embedding that is not finite, of the prompt {text[:60]!r}")
+    embeds, lengths = encode(text_encoder, texts)
     return {"text_embeds": embeds, "text_lengths": lengths}
   padded = np.zeros((len(embeds), cfg.text_len, cfg.text_dim), np.float32)
   for row, embed in zip(padded, map(np.asarray, embeds)):
@@ -125,6 +124,21 @@ def read_texts(
       raise ValueError(f"{name}: expected finite numbers, got an infinity or NaN")
     row[: len(embed)] = embed
   return {"text_embeds": padded, "text_lengths": np.array([len(embed) for embed in embeds], np.int32)}
+
+
+def encode(
+    text_encoder: TextEncoder, texts: Sequence[str]
+) -> tuple[Float32[np.ndarray, "B L E"], Int32[np.ndarray, "B"]]:
+  """Embed texts.
+
+  Raises:
+    FloatingPointError: an embedding that is not finite.
+  """
+  embeds, lengths = text_encoder.encode(texts)
+  for text, embed in zip(texts, embeds):
+    if not is_finite(embed):
+      raise FloatingPointError(f"the text encoder made an embedding that is not finite, of the prompt {text[:60]!r}")
+  return embeds, lengths
 
 
 def num_rows(condition: Condition) -> int:

@@ -1,6 +1,6 @@
 """Samples of a benchmark, in the folder that its official scorer reads.
 
-  OUTPUT/manifest.json    settings, and prompt, text and seeds of every file
+  OUTPUT/manifest.json    settings, digests of the weights, and prompt, text and seeds of every file
   OUTPUT/checksums.json   SHA-256 of every file, written when all are there
   OUTPUT/embeddings/      texts, encoded once
   OUTPUT/partial/         files being written
@@ -28,6 +28,7 @@ import numpy as np
 
 from nova_jax import media
 from nova_jax.checkpoint import latest_step
+from nova_jax.conditions import encode
 from nova_jax.config import MeshConfig
 from nova_jax.convert.folders import is_trained, open_folder
 from nova_jax.convert.parts import TEXT_ENCODER, VAE
@@ -39,6 +40,7 @@ from nova_jax.progress import Progress
 from nova_jax.sharding import make_mesh, state_shardings
 
 MANIFEST, CHECKSUMS = "manifest.json", "checksums.json"
+_WEIGHTS = ("checkpoint", "weights", "step")  # Settings that say where weights are; digests say which.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,16 +84,28 @@ def generate(
         f"{settings.batch_size}")
   if not 0 <= shard[0] < shard[1]:
     raise ValueError(f"--shard: expected I/N with I from 0 to N - 1, got {shard[0]}/{shard[1]}")
-  settings = claim(layout, settings, output)
+  settings = _pin(settings, _stored(output))
+  manifest = plan(layout, settings)
+  if _stored(output, manifest) is None:
+    output.mkdir(parents=True, exist_ok=True)
+    check_names(layout, output)
   scored = output / layout.benchmark
   per_batch = settings.batch_size // per_item
   batches = [layout.items[start : start + per_batch] for start in range(0, len(layout.items), per_batch)]
   batches = batches[shard[0] :: shard[1]]
   todo = [batch for batch in batches if not all((scored / item.path).is_file() for item in batch)]
+  texts = dict.fromkeys(item.text for batch in todo for item in batch)
+  missing = [text for text in texts if not _place(output, text).is_file()]
+  pipe = load(
+      settings.checkpoint, weights=settings.weights, step=settings.step, dtype=settings.dtype,
+      parts=(VAE, TEXT_ENCODER) if missing else (VAE,))
+  claim(output, manifest, pipe.digests)
   for path, text in layout.texts.items():
     _put(output, shard, scored / path, lambda partial, text=text: write_atomically(partial, text + "\n"))
   if todo:
-    _run(layout, settings, output, shard, todo, load)
+    _check_model(pipe, layout, settings)
+    _encode(pipe, output, missing)
+    _run(pipe, layout, settings, output, shard, todo)
   if not all((scored / path).is_file() for path in layout.paths):
     return False
   shutil.rmtree(output / "partial", ignore_errors=True)
@@ -99,17 +113,8 @@ def generate(
   return True
 
 
-def claim(layout: Layout, settings: Settings, output: Path) -> Settings:
-  """Write the manifest, or check that it is there already; return the settings with the checkpoint's step.
-
-  Raises:
-    ValueError: the folder belongs to other settings, prompts or devices.
-  """
-  path = output / MANIFEST
-  stored = read_json(path) if path.is_file() else None
-  if stored and settings.step is None:  # Training may have gone on since the first shard began.
-    settings = dataclasses.replace(settings, step=stored["settings"]["step"])
-  settings = _pin(settings)
+def plan(layout: Layout, settings: Settings) -> dict[str, Any]:
+  """Return the manifest, but for the digests of the weights."""
   manifest = {
       "benchmark": layout.benchmark, "settings": dataclasses.asdict(settings),
       "model": to_dict(open_folder(Path(settings.checkpoint), settings.weights, settings.step).card),
@@ -120,14 +125,32 @@ def claim(layout: Layout, settings: Settings, output: Path) -> Settings:
               "seeds": [seed_of(layout.benchmark, item.prompt, sample, settings.seed) for sample in item.samples]}
           for item in layout.items},
       "texts": dict(layout.texts)}
-  text = _json(manifest)
-  if stored is None:
-    output.mkdir(parents=True, exist_ok=True)
-    check_names(layout, output)
-    write_atomically(path, text)
-  elif stored != json.loads(text):
-    raise ValueError(f"{output} holds other samples: {_difference(stored, json.loads(text))}; use another --output")
-  return settings
+  return json.loads(_json(manifest))
+
+
+def claim(output: Path, manifest: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+  """Write the manifest, or check that the weights are those of the run that it is of.
+
+  Args:
+    output: folder of the run.
+    manifest: without digests.
+    digests: of the weights of the parts that are loaded.
+
+  Raises:
+    ValueError: the weights are others.
+  """
+  stored = _stored(output, manifest) or manifest  # Another shard may have begun meanwhile.
+  known = stored.get("weights", {})
+  if stored is not manifest and not known:
+    print(f"note: {output / MANIFEST} is of an earlier version, which didn't record the weights: they are taken to be "
+          "the same")
+  others = [part for part, digest in digests.items() if known.get(part, digest) != digest]
+  if others:
+    raise ValueError(
+        f"{output} holds samples of another model: the weights of the {' and the '.join(others)} differ; use another "
+        "--output")
+  if not digests.keys() <= known.keys():
+    write_atomically(output / MANIFEST, _json({**stored, "weights": {**known, **digests}}))
 
 
 def checksum(path: Path) -> str:
@@ -136,32 +159,68 @@ def checksum(path: Path) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _pin(settings: Settings) -> Settings:
-  """Name the newest checkpoint of a training run by its step."""
+def _stored(output: Path, manifest: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+  """Return the manifest of a run, if there is one, which must be of the same samples as `manifest`."""
+  path = output / MANIFEST
+  if not path.is_file():
+    return None
+  stored = read_json(path)
+  if not {"benchmark", "settings", "model", "files", "texts"} <= stored.keys():
+    raise ValueError(f"{path} is not one that launch.evaluate wrote; use another --output")
+  if manifest is not None and (difference := _difference(stored, manifest)):
+    raise ValueError(f"{output} holds other samples: {difference}; use another --output")
+  return stored
+
+
+def _pin(settings: Settings, stored: Mapping[str, Any] | None) -> Settings:
+  """Name the checkpoint of a training run by its step: that of the run so far, since training may have gone on."""
   folder = Path(settings.checkpoint)
   if settings.step is not None or not is_trained(folder):
     return settings
-  return dataclasses.replace(settings, step=latest_step(folder / "checkpoints"))
+  step = stored["settings"]["step"] if stored else None
+  return dataclasses.replace(settings, step=latest_step(folder / "checkpoints") if step is None else step)
 
 
-def _run(layout, settings, output, shard, todo, load) -> None:
-  """Make batches of files."""
-  texts = list(dict.fromkeys(item.text for batch in todo for item in batch))
-  place = lambda text: output / "embeddings" / f"{hashlib.sha256(text.encode()).hexdigest()}.npy"
-  missing = [text for text in texts if not place(text).is_file()]
-  pipe = load(
-      settings.checkpoint, weights=settings.weights, step=settings.step, dtype=settings.dtype,
-      parts=(VAE, TEXT_ENCODER) if missing else (VAE,))
+def _place(output: Path, text: str) -> Path:
+  """Return where the embedding of a text is kept."""
+  return output / "embeddings" / f"{hashlib.sha256(text.encode()).hexdigest()}.npy"
+
+
+def _check_model(pipe: Pipeline, layout: Layout, settings: Settings) -> None:
+  """Refuse a model that can't make what a benchmark asks for, before anything is made."""
   if pipe.cfg.num_classes:
     raise ValueError(f"--checkpoint: {settings.checkpoint} takes class labels; {layout.benchmark} needs text")
-  num_frames = settings.num_frames if layout.is_video else 1
-  with Progress("text", len(missing)) as progress:
-    for done, text in enumerate(missing):
-      embeds, lengths = pipe.text_encoder.encode([text])
-      content = functools.partial(_save, embeds[0, : lengths[0]])
-      write_atomically(place(text), content)
+  pipe.check(**_request(layout, settings), text_embeds=[], rows=settings.batch_size)
+  if layout.is_video and pipe.num_latent_frames(settings.num_frames) == 1:
+    raise ValueError(f"{layout.benchmark} judges videos; this model was asked for one frame (--num_frames)")
+  height, width = pipe.cfg.latent_size
+  if layout.benchmark == "dpg" and height != width:
+    raise ValueError(f"dpg cuts its pictures into squares; this model's latents are {width} x {height}")
+
+
+def _request(layout: Layout, settings: Settings) -> dict[str, Any]:
+  """Return the settings that all samples share."""
+  names = "num_inference_steps", "num_diffusion_steps", "guidance_scale", "motion_flow", "fps"
+  return {name: getattr(settings, name) for name in names} | {
+      "num_frames": settings.num_frames if layout.is_video else 1}
+
+
+def _encode(pipe: Pipeline, output: Path, texts: Sequence[str]) -> None:
+  """Keep the embeddings of texts, one at a time, and drop the encoder."""
+  notes = []
+  with Progress("text", len(texts)) as progress:
+    for done, text in enumerate(texts):
+      embeds, lengths = encode(pipe.text_encoder, [text])
+      notes += pipe.text_encoder.notes(text)
+      write_atomically(_place(output, text), functools.partial(_save, embeds[0, : lengths[0]]))
       progress.show(done + 1, what="encoding")
+  if notes:
+    print(f"note: {len(notes)} of {len(texts)} prompts are too long for this model; {notes[0]}")
   pipe.text_encoder = None  # The largest part, and no longer needed.
+
+
+def _run(pipe, layout, settings, output, shard, todo) -> None:
+  """Make batches of files."""
   spread(pipe)
   fps = settings.fps or pipe.card.sample.fps
   samples = sum(len(item.samples) for batch in todo for item in batch)
@@ -172,12 +231,8 @@ def _run(layout, settings, output, shard, todo, load) -> None:
       # The last batch is filled up: every batch is one program, whose rounding is always the same.
       full = list(itertools.islice(itertools.cycle(pairs), settings.batch_size))
       clips = pipe(
-          text_embeds=[np.load(place(item.text)) for item, _ in full], num_frames=num_frames,
-          seed=[seed_of(layout.benchmark, item.prompt, sample, settings.seed) for item, sample in full],
-          num_inference_steps=settings.num_inference_steps, num_diffusion_steps=settings.num_diffusion_steps,
-          guidance_scale=settings.guidance_scale, motion_flow=settings.motion_flow, fps=settings.fps)
-      if layout.is_video and clips.shape[1] == 1:
-        raise ValueError(f"{layout.benchmark} judges videos; this model was asked for one frame (--num_frames)")
+          text_embeds=[np.load(_place(output, item.text)) for item, _ in full], **_request(layout, settings),
+          seed=[seed_of(layout.benchmark, item.prompt, sample, settings.seed) for item, sample in full])
       for item in batch:
         own = [clip for (other, _), clip in zip(pairs, clips) if other is item]
         _put(output, shard, output / layout.benchmark / item.path, functools.partial(_write, item, own, fps))
@@ -199,9 +254,6 @@ def _write(item: Item, clips: Sequence[np.ndarray], fps: float, path: Path) -> N
     return
   frames = [clip[0] for clip in clips]
   if len(frames) > 1:
-    height, width = frames[0].shape[:2]
-    if height != width:
-      raise ValueError(f"dpg cuts its pictures into squares; this model's are {width} x {height}")
     frames = [np.concatenate([np.concatenate(frames[:2], axis=1), np.concatenate(frames[2:], axis=1)])]
   media.write_png(path, frames[0], short_side=1)
 
@@ -225,11 +277,18 @@ def _json(value: Any) -> str:
 
 
 def _difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-  """Say in which settings two manifests differ, or else in what."""
+  """Say in which settings two manifests differ, or else in what; "" if they are of the same samples.
+
+  Whether the model is the same, the digests of its weights tell, and not where it lies.
+  """
+  # A setting that is left out stands for the model's own.
+  before, after = (
+      {name: manifest["model"]["sample"].get(name) if value is None else value
+       for name, value in manifest["settings"].items()} for manifest in (stored, now))
   fields = [
-      f"{name} was {value!r}, now {now['settings'].get(name)!r}" for name, value in stored["settings"].items()
-      if now["settings"].get(name) != value]
+      f"{name} was {stored['settings'].get(name)!r}, now {value!r}" for name, value in now["settings"].items()
+      if name not in _WEIGHTS and before.get(name) != after[name]]
   others = [
-      f"{name} was {stored[name]!r}, now {now[name]!r}" if name in ("benchmark", "devices") else f"{name} differ"
-      for name in now if name != "settings" and stored.get(name) != now[name]]
+      f"{name} was {stored.get(name)!r}, now {now[name]!r}" if name in ("benchmark", "devices") else f"{name} differ"
+      for name in ("benchmark", "devices", "files", "texts") if stored.get(name) != now[name]]
   return "; ".join(fields or others)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 import types
 
 import numpy as np
@@ -33,12 +34,22 @@ def model(tmp_path_factory):
 class Fake:
   """A pipeline whose samples tell which others were computed beside them, as rounding might."""
 
-  cfg = types.SimpleNamespace(num_classes=None)
+  cfg = types.SimpleNamespace(num_classes=None, latent_size=(8, 8))
+  digests = {"transformer": "a", "vae": "b"}
   card = types.SimpleNamespace(sample=types.SimpleNamespace(fps=8.0))
 
   def __init__(self, *_, frames=2, size=8, **options):
     self.model, self.frames, self.size = Model(None, nnx.State({})), frames, size
     self.text_encoder = self if "text_encoder" in options["parts"] else None
+
+  def check(self, **settings):
+    pass
+
+  def notes(self, prompt):
+    return []
+
+  def num_latent_frames(self, num_frames):
+    return num_frames or self.frames
 
   def encode(self, texts):
     return np.array([[[len(text), 1.0]] * 3 for text in texts], np.float32), np.full(len(texts), 2, np.int32)
@@ -180,6 +191,43 @@ def test_other_settings_are_refused(model, tmp_path):
   with pytest.raises(ValueError, match="expected a multiple, got 6"):
     layout = read_layout("dpg", write_prompts("dpg", tmp_path))
     generate(layout, Settings(str(model), batch_size=6), tmp_path / "grid", load=Fake)
+
+
+def test_the_same_model_under_another_path_continues_and_another_model_does_not(model, tmp_path, monkeypatch):
+  layout = read_layout("t2i_compbench", write_prompts("t2i_compbench", tmp_path, ["a"]))
+  link, output = tmp_path / "link", tmp_path / "out"
+  link.symlink_to(model)
+  assert not generate(layout, settings_of(model), output, (0, 2))
+  before = contents(output)
+  assert json.loads(before["manifest.json"])["weights"].keys() == {"transformer", "vae", "text_encoder"}
+  monkeypatch.chdir(model.parent)
+  for path in (f"{model}/", link, model.name, model / ".." / model.name):
+    assert not generate(layout, settings_of(path, num_inference_steps=3, guidance_scale=2), output, (0, 2))
+  assert contents(output) == before
+  moved = tmp_path / "moved"
+  shutil.copytree(model, moved)
+  assert generate(layout, settings_of(moved), output, (1, 2))
+  whole = contents(output)
+  for changed in (CARD, dataclasses.replace(CARD, scheduler=dataclasses.replace(CARD.scheduler, shift=3.0))):
+    shutil.rmtree(moved)
+    save(moved, changed, TINY, seed=5 * (changed is CARD))
+    with pytest.raises(ValueError, match="samples of another model: the weights of the transformer differ; use anot"):
+      generate(layout, settings_of(moved), output)
+  assert contents(output) == whole
+
+
+def test_a_manifest_of_an_earlier_version_or_of_another_tool(model, tmp_path, capsys):
+  layout = read_layout("t2i_compbench", write_prompts("t2i_compbench", tmp_path, ["a"]))
+  output = tmp_path / "out"
+  assert generate(layout, settings_of(model), output, load=Fake)
+  manifest = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
+  del manifest["weights"]
+  (output / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+  assert generate(layout, settings_of(model), output, load=Fake)
+  assert "didn't record the weights" in capsys.readouterr().out
+  (output / "manifest.json").write_text('{"name": "app"}', encoding="utf-8")
+  with pytest.raises(ValueError, match="not one that launch.evaluate wrote"):
+    generate(layout, settings_of(model), output, load=Fake)
 
 
 def test_rewritten_prompts_are_read_and_official_ones_name(tmp_path):
