@@ -56,8 +56,8 @@ class Shards:
   Storage that fails is an OSError, and no damage: no record is skipped for it.
   """
 
-  def __init__(self, folder: Path, files: Sequence[tuple[str, int]]):
-    self._folder, self._files = folder, [file for file, _ in files]
+  def __init__(self, folder: Path, files: Sequence[tuple[str, int]], moments: tuple[int, ...]):
+    self._folder, self._files, self._moments = folder, [file for file, _ in files], moments
     self._ends = list(itertools.accumulate(count for _, count in files))
     # The latest at the end. One that is dropped closes its file when the last thread that reads from it is done.
     self._readers: collections.OrderedDict[str, ShardReader] = collections.OrderedDict()
@@ -66,7 +66,8 @@ class Shards:
   @classmethod
   def of(cls, cache: Cache, bucket: Bucket) -> "Shards":
     shards = (shard for shard in cache.manifest.shards if shard.bucket == bucket)
-    return cls(cache.path, [(shard.file, shard.records) for shard in shards])
+    moments = next(info.moments for info in cache.manifest.buckets if info.bucket == bucket)
+    return cls(cache.path, [(shard.file, shard.records) for shard in shards], moments)
 
   def __len__(self) -> int:
     return self._ends[-1]
@@ -84,7 +85,10 @@ class Shards:
 
   def __getitem__(self, number: int) -> Record:
     file, index = self.place(number)
-    return self._reader(file)[index]
+    record = self._reader(file)[index]
+    if record.moments.shape != self._moments:
+      raise DamagedRecord(f"it has moments {record.moments.shape}, and its cache {self._moments}")
+    return record
 
   def _reader(self, file: str) -> ShardReader:
     with self._lock:

@@ -249,6 +249,14 @@ def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
   assert pickle.loads(pickle.dumps(records))[7].caption == "record 7"
 
 
+def test_records_of_another_shape_are_damaged_ones(tmp_path):
+  cache = make_cache(tmp_path, [make_record(i) for i in range(4)])
+  info, = cache.manifest.buckets
+  manifest = dataclasses.replace(cache.manifest, buckets=(dataclasses.replace(info, moments=(9, 9, 9, 9)),))
+  with pytest.raises(shards.DamagedRecord, match=r"\(9, 9, 9, 9\)"):
+    shards.Shards.of(dataclasses.replace(cache, manifest=manifest), info.bucket)[0]
+
+
 def test_shards_that_vanish_are_no_damaged_records(tmp_path):
   cache = make_cache(tmp_path / "cache", [make_record(i) for i in range(8)])
   records = shards.Whole(shards.Shards.of(cache, cache.manifest.shards[0].bucket), tries=5)

@@ -15,6 +15,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from jaxtyping import Float, Float16
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
@@ -207,13 +209,30 @@ def decode_record(stored: bytes) -> Record:
   """Return the record that bytes stand for.
 
   Raises:
-    DamagedRecord: they are not what was written.
+    DamagedRecord: they are not what was written, or nothing that is written here.
   """
   content = stored[4:]
   if len(content) < 8 or zlib.crc32(content) != int.from_bytes(stored[:4], "little"):
     raise DamagedRecord("its checksum is wrong")
-  header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-  return Record(**json.loads(header["__metadata__"]["record"]), **load_tensors(content))
+  try:
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    record = Record(**json.loads(header["__metadata__"]["record"]), **load_tensors(content))
+  except (KeyError, TypeError, ValueError, RecursionError, SafetensorError):
+    raise DamagedRecord("it holds something else than a record") from None
+  _check_record(record)
+  return record
+
+
+def _check_record(record: Record) -> None:
+  """Refuse fields of other types, which only another program can have written."""
+  texts = (record.caption, record.source, record.short_caption or "")
+  numbers = (record.fps or 0, record.motion_flow or 0)
+  arrays = [(4, record.moments), *((2, array) for array in (record.text_embeds, record.short_text_embeds))]
+  if not (all(isinstance(text, str) for text in texts)
+          and all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers)
+          and all(array is None or array.dtype == np.float16 and array.ndim == ndim and np.isfinite(array).all()
+                  for ndim, array in arrays)):
+    raise DamagedRecord("its fields are not those of a record")
 
 
 def write_shard(path: Path, records: Iterable[bytes]) -> tuple[int, str]:

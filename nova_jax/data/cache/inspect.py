@@ -1,5 +1,6 @@
 """Looking at a latent cache: what it holds in words and bars, what is damaged, and what its clips look like."""
 
+import bisect
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -115,11 +116,11 @@ def survey(folder: Path, manifest: Manifest, most: int | None, progress: Progres
 
 def spread(manifest: Manifest, most: int | None) -> list[tuple[Shard, list[int]]]:
   """Choose at most so many records, evenly spread over all; None takes all."""
-  total = manifest.counts.cached
+  total, picked, start = manifest.counts.cached, [], 0
   wanted = range(total) if most is None or most >= total else [i * total // most for i in range(most)]
-  picked, start = [], 0
   for shard in manifest.shards:
-    picked.append((shard, [number - start for number in wanted if start <= number < start + shard.records]))
+    first, end = (bisect.bisect_left(wanted, number) for number in (start, start + shard.records))
+    picked.append((shard, [number - start for number in wanted[first:end]]))
     start += shard.records
   return picked
 

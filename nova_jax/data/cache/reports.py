@@ -20,6 +20,7 @@ from nova_jax.files import read_json, write_atomically
 
 PARTS, PLAN = "parts", "plan.json"
 _LONGEST_REASON = 1000  # Characters; some errors quote what they found.
+_LONGEST_NAME = 5000  # Characters; no file has a longer path.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,9 @@ class Rejection:
   def of(cls, item: Item, rejected: Rejected) -> "Rejection":
     """Return an item's rejection, as text that can be written."""
     reason = rejected.reason.encode("utf-8", "backslashreplace").decode()
-    return cls(item.name, reason if len(reason) <= _LONGEST_REASON else reason[: _LONGEST_REASON - 1] + "…")
+    if len(reason) > _LONGEST_REASON:
+      reason = reason[: _LONGEST_REASON - 1] + "…"
+    return cls(item.name[:_LONGEST_NAME], reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +108,13 @@ def read_report(output: Path, number: int) -> Report | None:
 
 def kept_digest(items: Sequence[Item], rejected: Sequence[Rejection]) -> str:
   """Return the digest of those items that were not rejected."""
+  return sources.digest(item for item, was in zip(items, find(items, rejected)) if not was)
+
+
+def find(items: Sequence[Item], rejected: Sequence[Rejection]) -> list[bool]:
+  """Say of each item whether it was rejected."""
   names = {row.source for row in rejected}
-  return sources.digest(item for item in items if item.name not in names)
+  return [item.name[:_LONGEST_NAME] in names for item in items]
 
 
 def write_plan(output: Path, plan: Plan) -> None:

@@ -54,11 +54,10 @@ def _reopen_finished(output: Path, plan: Plan, items: Sequence[Item], parts: Seq
     raise _changed(output)
   if not rejected:
     return
-  names = {row.source for row in rejected}
   reports.write_plan(output, plan)
   for number, part in enumerate(parts):
     report = _report_of(manifest, number, part)
-    if report is not None and not any(item.name in names for item in part):
+    if report is not None and not any(reports.find(part, rejected)):
       reports.write_report(output, number, report)
   (output / MANIFEST).unlink()  # From here on the cache is an unfinished one.
 

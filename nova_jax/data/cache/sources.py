@@ -12,7 +12,9 @@ the source has is counted.
 """
 
 import dataclasses
+import errno
 import hashlib
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from nova_jax.data.cache.found import Found
 from nova_jax.data.cache.items import Cell, Example, Item, Piece
 from nova_jax.data.cache.rows import ENDINGS, table_items
 from nova_jax.data.cache.tars import is_tar, tar_items
+
+_NO_FILE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG))
 
 
 class Listing(list[Item]):
@@ -82,7 +86,15 @@ def _brief(value: Any) -> Any:
     return repr(value)
   if value.size is not None:
     return value.size
-  return value.path.stat().st_size if value.path.is_file() else None
+  try:
+    found = value.path.stat()
+  except ValueError:  # A NUL in the name.
+    return None
+  except OSError as error:
+    if error.errno not in _NO_FILE:  # Else storage fails, and nothing is known of the item.
+      raise
+    return None
+  return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 def _unlike(items: Iterable[Item]) -> Iterator[Item]:

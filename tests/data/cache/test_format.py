@@ -6,9 +6,11 @@ import errno
 import json
 import os
 import resource
+import zlib
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from nova_jax.autoencoders import make_autoencoder
 from nova_jax.config import CacheConfig
@@ -92,6 +94,25 @@ def test_any_flipped_byte_of_a_record_is_found():
   for length in (0, 3, 11, len(stored) - 1):
     with pytest.raises(DamagedRecord):
       cache_format.decode_record(stored[:length])
+
+
+def stored(metadata, **arrays):
+  content = save({"moments": np.zeros((1, 2, 2, 2), np.float16)} | arrays, metadata)
+  return zlib.crc32(content).to_bytes(4, "little") + content
+
+
+@pytest.mark.parametrize("content", [
+    stored(None), stored({"record": "[" * 100_000}), stored({"record": "{}"}), stored({"record": '{"caption": 1}'}),
+    stored({"record": '{"caption": "x", "other": 1}'}), stored({"record": '{"caption": "x", "fps": "fast"}'}),
+    stored({"record": '{"caption": "x", "fps": NaN}'}), stored({"record": '{"caption": "x"}'}, more=np.zeros(1)),
+    stored({"record": '{"caption": "x"}'}, moments=np.zeros((1, 2, 2, 2), np.float64)),
+    stored({"record": '{"caption": "x"}'}, moments=np.full((1, 2, 2, 2), np.nan, np.float16)),
+    stored({"record": '{"caption": "x"}'}, text_embeds=np.zeros(3, np.float16)),
+    b"\xb0\x9d\x4f\x2a" + bytes(20), *(zlib.crc32(text).to_bytes(4, "little") + text for text in (
+        b"\xff" * 8, bytes(8), (2**62).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"{}"))])
+def test_records_of_other_programs_are_damaged_ones(content):
+  with pytest.raises(DamagedRecord):
+    cache_format.decode_record(content)
 
 
 def test_a_flipped_byte_in_a_file_costs_one_record(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from nova_jax.data.cache import storage, workers
 from nova_jax.data.cache.build import build
 from nova_jax.data.cache.clips import Clip, Rejected
 from nova_jax.data.cache.items import Item, Piece
+from nova_jax.data.cache.reports import Rejection, find
 from nova_jax.data.cache.storage import Lost, Watch, attempt
 from nova_jax.data.cache.workers import Workers
 
@@ -140,6 +142,14 @@ def test_files_that_were_never_there_are_faults_of_their_rows(source, tmp_path):
   assert (manifest.counts.cached, manifest.counts.rejected) == (NUM - 6, 6)
 
 
+def test_paths_that_no_system_has_are_faults_of_their_rows(made, tmp_path):
+  (tmp_path / "in").symlink_to(made / "in")
+  (tmp_path / "loop").symlink_to("loop")
+  rows = ["in/" + "x" * 300, "x/" * 5000, "loop", "in/00.mp4/x", "in/00.mp4", "in/01.mp4"]
+  (tmp_path / "table.csv").write_text("path,caption\n" + "".join(f"{row},x\n" for row in rows), encoding="utf-8")
+  assert build(str(tmp_path / "table.csv"), tmp_path / "out", CFG).counts.cached == 2
+
+
 def test_a_large_share_of_rejected_items_ends_the_build_unfinished(source, tmp_path):
   table = write_table(tmp_path, NUM, range(5, 22))
   for _ in range(2):
@@ -208,6 +218,19 @@ def test_a_source_in_which_more_has_changed_is_refused(source, tmp_path, finishe
   with pytest.raises(ValueError, match="more has changed in it than what was rejected"):
     build(str(source), tmp_path / "out", CFG, retry_rejected=True)
   assert contents(tmp_path / "out") == before
+
+
+def test_names_and_reasons_of_any_size_are_written_in_short(made, tmp_path):
+  rows = [{"path": f"in/{i:02}.mp4" if i % 4 else ["x" * 900_000], "caption": "x"} for i in range(12)]
+  (tmp_path / "in").symlink_to(made / "in")
+  (tmp_path / "table.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+  for retry in (False, True):
+    assert build(str(tmp_path / "table.jsonl"), tmp_path / "out", CFG, retry_rejected=retry).counts.rejected == 3
+    assert (tmp_path / "out/rejected.jsonl").stat().st_size < 10_000
+  item = Item("x" * 900_000, None, {})
+  row = Rejection.of(item, Rejected("half a pair: \ud800"))
+  assert len(json.dumps(dataclasses.asdict(row)).encode()) < 10_000 and find([item, Item("y", None, {})], [row]) == [
+      True, False]
 
 
 def test_a_folder_that_vanishes_is_not_taken_for_other_hosts_at_work(made, source, tmp_path):
