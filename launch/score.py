@@ -17,7 +17,7 @@ from absl import flags
 
 from nova_jax import cli
 from nova_jax.evals import aggregate
-from nova_jax.evals.features import NETWORKS, features_of, find, open_features
+from nova_jax.evals.features import NETWORKS, VIDEOS, features_of, find, open_features, passed_over
 from nova_jax.evals.frechet import frechet_distance
 from nova_jax.evals.motion import motion_of
 from nova_jax.evals.neighbours import diversity, precision_recall
@@ -73,6 +73,8 @@ def _geneval(args) -> dict[str, float]:
 
 def _frechet(args) -> dict[str, float]:
   folders = {name: find(Path(getattr(args, name))) for name in ("real", "generated")}
+  for name in folders:
+    _say(passed_over(Path(getattr(args, name))))
   function = open_features(args.features, args.weights)
   real, made = (features_of(paths, function, name) for name, paths in folders.items())
   if real.clip_frames != made.clip_frames:
@@ -87,7 +89,13 @@ def _frechet(args) -> dict[str, float]:
 
 
 def _motion(args) -> dict[str, float]:
+  _say(passed_over(Path(args.generated), VIDEOS))
   return motion_of(Path(args.generated))
+
+
+def _say(note: str) -> None:
+  if note:
+    print(f"note: {note}")
 
 
 SCORES = {"vbench": _vbench, "geneval": _geneval, "frechet": _frechet, "motion": _motion}

@@ -12,6 +12,7 @@ Invariant: files are taken in the order of their names, and one clip at a time, 
 """
 
 import importlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -81,6 +82,15 @@ def find(folder: Path, suffixes: tuple[str, ...] = PICTURES + VIDEOS) -> list[Pa
     what = "videos" if suffixes == VIDEOS else "pictures or videos"
     raise ValueError(f"{folder} has no {what} ({', '.join(suffixes)})")
   return paths
+
+
+def passed_over(folder: Path, suffixes: tuple[str, ...] = PICTURES + VIDEOS) -> str:
+  """Return a line on the files in a folder and below that `find` leaves out; "" if there are none."""
+  others = Counter(
+      path.suffix.lower() or "without an ending" for path in folder.rglob("*")
+      if path.is_file() and (path.suffix.lower() not in suffixes or path.name.startswith("._")))
+  kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
+  return f"{folder}: {others.total()} files are not read ({kinds})" if others else ""
 
 
 def features_of(paths: Sequence[Path], function: FeatureFunction, what: str) -> FolderFeatures:

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from nova_jax.evals import inception
-from nova_jax.evals.features import features_of, find, open_features, read_clip
+from nova_jax.evals.features import VIDEOS, features_of, find, open_features, passed_over, read_clip
 from nova_jax.evals.inception import Inception
 from nova_jax.media import write_mp4
 
@@ -79,7 +79,7 @@ def test_a_function_that_the_user_brings(tmp_path):
   for name, message in (("none", "expected inception, i3d or"), ("nova_jax:none", "none"), ("builtins:str", "dim")):
     with pytest.raises(ValueError, match=message):
       open_features(name, "2")
-  with pytest.raises(ValueError, match="w.mp4 can't be read"):
+  with pytest.raises(ValueError, match="w.mp4: is neither a picture nor a video"):
     features_of(find(tmp_path), function, "made")
 
 
@@ -89,5 +89,14 @@ def test_a_file_without_pictures(tmp_path):
     sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
     sound.sample_rate = 8000
     container.mux(stream.encode(sound) + stream.encode(None))
-  with pytest.raises(ValueError, match="sound.mp4 has no frames"):
+  with pytest.raises(ValueError, match="sound.mp4: no video in it, only audio"):
     read_clip(tmp_path / "sound.mp4")
+
+
+def test_what_is_not_read_is_counted(tmp_path):
+  for name in ("a/b.PNG", "a.mov", "c.heic", "d.heic", "._e.png", "f"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"")
+  assert {path.name for path in find(tmp_path)} == {"a.mov", "b.PNG"}
+  assert passed_over(tmp_path) == f"{tmp_path}: 4 files are not read (2 .heic, 1 .png, 1 without an ending)"
+  assert "1 .mov" not in passed_over(tmp_path, VIDEOS) and not passed_over(tmp_path / "a")
