@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nova_jax.files import check_fetched
+
 _ROWS = 1024  # Of texts that are read together.
 _BUFFER = 1 << 16  # Bytes read ahead; without, a column of a row group is read whole.
 _SHORT = 4096  # Bytes a row below which binary cells may be texts.
@@ -150,5 +152,6 @@ def _open(path: Path) -> Iterator[Any]:
   except (pa.ArrowException, OSError) as error:
     if isinstance(error, OSError) and error.errno is not None:
       raise
+    check_fetched(path)
     reason = " ".join(str(error).split())[:200]
     raise ValueError(f"{path} is not Parquet that can be read: {reason}") from None

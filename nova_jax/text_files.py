@@ -129,7 +129,9 @@ def decode(content: bytes, where: str) -> str:
 
 
 def check_encoding(content: bytes, where: str) -> None:
-  """Raise a ValueError if text is in an encoding of two or four bytes a character, with or without a mark."""
+  """Raise a ValueError if text has two or four bytes a character, with or without a mark, or was never downloaded."""
+  if content.startswith(b"version https://git-lfs.github.com/spec/"):
+    raise ValueError(f"{where} is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
   name = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "")
   start = content[:64]
   if not name and len(start) > 3 and start.count(0) >= len(start) // 2 - 1:  # As Latin letters have it.

@@ -87,7 +87,7 @@ def _beside(
       captions = {end: directory / own for end, own in pairs[path.name].items()}
       items[path] = list(_clip(path, name, captions, tables.pop(_key(name), []), walk))
     elif path.suffix.lower() == ".parquet" and not walk.broken(path):
-      items[path] = list(_parquet(path, name, stems, cfg, found))
+      items[path] = _parquet(path, name, stems, cfg, found)
     elif path not in texts:
       found.add(_kind(path, walk), name)
   return items
@@ -108,16 +108,16 @@ def _clip(path: Path, name: str, captions: Mapping[str, Path], rows: list[Item],
     yield Item(name, None if why else Piece(path), {} if why else values | fields, why)
 
 
-def _parquet(path: Path, name: str, tars: set[str], cfg: CacheConfig, found: Found) -> Iterator[Item]:
+def _parquet(path: Path, name: str, tars: set[str], cfg: CacheConfig, found: Found) -> list[Item]:
+  """Return the items of a table in a folder: its rows, or one that says what is wrong with it."""
   try:
-    columns = parquet.columns_of(path)
+    # Tools that make tars write what they know of them beside them.
+    if path.stem not in tars and cfg.path_field in parquet.columns_of(path):
+      return table_items(path, cfg, f"{name}/")
   except ValueError as error:
-    yield Item(name, None, {}, str(error).removeprefix(f"{path.parent}/"))
-    return
-  if cfg.path_field not in columns or path.stem in tars:  # Tools that make tars write what they know beside them.
-    found.add(kinds.TABLES, name)
-    return
-  yield from table_items(path, cfg, f"{name}/")
+    return [Item(name, None, {}, str(error).replace(f"{path.parent}/", ""))]
+  found.add(kinds.TABLES, name)
+  return []
 
 
 def _is_media(path: Path) -> bool:

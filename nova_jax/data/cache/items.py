@@ -45,7 +45,10 @@ class Piece:
     if self.size is not None and self.size > limit:
       raise Unusable(f"it has {self.size:,} bytes; expected at most {limit:,}")
     if self.packing:
-      content = read_packed(self.path, self.packing, self.start, self.size)
+      try:
+        content = read_packed(self.path, self.packing, self.start, self.size)
+      except ValueError as error:
+        raise Unusable(str(error)) from None
     else:
       with check_regular(self.path).open("rb") as file:
         file.seek(self.start)

@@ -14,17 +14,18 @@ import lzma
 import posixpath
 import tarfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from nova_jax import limits
 from nova_jax.files import read_start
+from nova_jax.media.signatures import HEAD, looks_like_media
 
 OPENERS: Mapping[str, Callable[[Path], BinaryIO]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 _MAGIC = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _LARGEST = 1 << 40  # Bytes of a compressed tar's member, whose end isn't known before it is read.
-_DAMAGED = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, zlib.error, lzma.LZMAError)
+_DAMAGED = (tarfile.TarError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +37,14 @@ class Member:
     start: place of its content in the tar, unpacked.
     size: of its content.
     problem: why it has none.
+    is_media: whether it looks like media by its content; only found out for endings that don't say.
   """
 
   name: str
   start: int = 0
   size: int = 0
   problem: str = ""
+  is_media: bool = False
 
 
 def packing_of(path: Path) -> str:
@@ -50,12 +53,13 @@ def packing_of(path: Path) -> str:
   return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
 
 
-def read_members(path: Path, packing: str) -> tuple[list[Member], str]:
+def read_members(path: Path, packing: str, known: Collection[str]) -> tuple[list[Member], str]:
   """List a tar.
 
   Args:
     path: the file.
     packing: as `packing_of` returns it.
+    known: endings of members whose content isn't looked at.
 
   Returns:
     The members that are files or links to them, in their order, and what is wrong with the tar, "" if nothing.
@@ -71,11 +75,16 @@ def read_members(path: Path, packing: str) -> tuple[list[Member], str]:
   problem = ""
   with OPENERS[packing](path) if packing else path.open("rb") as file:
     try:
-      more = True
-      while more and not problem:
+      place: int | None = 0
+      while place is not None and not problem:
+        begin = place
         with tarfile.open(fileobj=_Bounded(file), mode="r:") as tar:
-          problem = _read_headers(tar, end, members, links)
-          more = not problem and _find_next(file, tar.offset)
+          problem = _read_headers(tar, end, members, links, known)
+          place = None if problem else _find_next(file, tar.offset)
+        if place == begin:
+          problem = f"what is at byte {place:,} is not a header"
+    except RecursionError:
+      problem = "too many headers belong to one member"
     except _DAMAGED as error:
       problem = str(error)
     except OSError as error:
@@ -86,7 +95,7 @@ def read_members(path: Path, packing: str) -> tuple[list[Member], str]:
 
 
 def _read_headers(
-    tar: tarfile.TarFile, end: int, members: list[Member], links: list[tuple[int, str, str]]
+    tar: tarfile.TarFile, end: int, members: list[Member], links: list[tuple[int, str, str]], known: Collection[str]
 ) -> str:
   """Add the members of a tar, and return what is wrong with it."""
   while (found := tar.next()) is not None:
@@ -100,20 +109,23 @@ def _read_headers(
     elif found.sparse is not None:
       members.append(Member(found.name, problem="it is stored with holes, which is not read"))
     elif found.isfile():
-      members.append(Member(found.name, found.offset_data, found.size))
+      looks = bool(found.size) and posixpath.splitext(found.name)[1].lower() not in known
+      if looks:
+        tar.fileobj.seek(found.offset_data)
+        looks = looks_like_media(tar.fileobj.read(min(HEAD, found.size)))
+      members.append(Member(found.name, found.offset_data, found.size, is_media=looks))
     elif not found.isdir():
       members.append(Member(found.name, problem="it is neither a file nor a link"))
   return ""
 
 
-def _find_next(file: BinaryIO, offset: int) -> bool:
-  """Go to the header behind the zeros that end a tar: tars may be put one behind another."""
+def _find_next(file: BinaryIO, offset: int) -> int | None:
+  """Go to the header behind the zeros that end a tar, since tars may be put one behind another; None if none is."""
   file.seek(offset)
   while block := file.read(tarfile.BLOCKSIZE):
     if block.strip(b"\0"):
-      file.seek(-len(block), io.SEEK_CUR)
-      return True
-  return False
+      return file.seek(-len(block), io.SEEK_CUR)
+  return None
 
 
 def _linked(members: list[Member], links: list[tuple[int, str, str]]) -> list[Member]:
@@ -144,10 +156,21 @@ class _Bounded(io.RawIOBase):
 
 
 def read_packed(path: Path, packing: str, start: int, size: int) -> bytes:
-  """Read part of a compressed file; those of one file are best read in their order."""
-  file = _unpacked(path, packing)
-  file.seek(start)
-  return file.read(size)
+  """Read part of a compressed file; those of one file are best read in their order.
+
+  Raises:
+    ValueError: the file is damaged.
+    OSError: storage fails.
+  """
+  try:
+    file = _unpacked(path, packing)
+    file.seek(start)
+    return file.read(size)
+  except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+    _unpacked.cache_clear()
+    if isinstance(error, OSError) and error.errno is not None:
+      raise
+    raise ValueError(f"the tar is damaged: {error}") from None
 
 
 @functools.lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ from nova_jax.data.cache.found import Found
 from nova_jax.data.cache.items import Item, Piece
 from nova_jax.data.cache.packed import Member, packing_of, read_members
 from nova_jax.data.cache.sidecars import TEXTS
-from nova_jax.media.signatures import HEAD, looks_like_media
+from nova_jax.files import check_fetched
 
 _ENDINGS = tuple(".tar .tgz .tbz2 .txz .tar.gz .tar.bz2 .tar.xz .tar.zst".split())
 
@@ -32,7 +32,9 @@ def tar_items(path: Path, where: str, found: Found, media: frozenset[str]) -> li
   """
   try:
     packing = packing_of(path)
-    members, problem = read_members(path, packing)
+    members, problem = read_members(path, packing, media.union(TEXTS))
+    if problem and not members:
+      check_fetched(path)
   except ValueError as error:
     return [Item(where, None, {}, str(error).removeprefix(f"{path}: "))]
   groups: dict[str, list[Member]] = {}
@@ -46,7 +48,7 @@ def tar_items(path: Path, where: str, found: Found, media: frozenset[str]) -> li
   texts = {key: own for key, group in groups.items() if (own := _texts(group))}
   alike: dict[str, list[str]] = {}
   clips = {
-      key: [member for member in group if _is_media(member, path, packing, media)] for key, group in groups.items()}
+      key: [member for member in group if member.is_media or _end(member) in media] for key, group in groups.items()}
   for key in texts:
     if not clips[key]:
       alike.setdefault(_fold(key), []).append(key)
@@ -80,15 +82,6 @@ def _texts(group: list[Member]) -> dict[str, Member]:
     if _end(member) in TEXTS:
       texts.setdefault(_end(member), member)
   return texts
-
-
-def _is_media(member: Member, path: Path, packing: str, media: frozenset[str]) -> bool:
-  end = _end(member)
-  if end in media or end in TEXTS or member.problem or not member.size or packing:
-    return end in media
-  with path.open("rb") as file:
-    file.seek(member.start)
-    return looks_like_media(file.read(min(HEAD, member.size)))
 
 
 def _end(member: Member) -> str:

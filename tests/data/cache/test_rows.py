@@ -1,0 +1,107 @@
+"""Tables as sources: whatever type their texts have, and each row an item or a line that says why not."""
+
+import datetime
+import json
+import re
+import struct
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data.cache.test_folders import CFG, PICTURE, became
+from nova_jax import parquet
+from nova_jax.config import CacheConfig
+from nova_jax.data.cache.items import Held, held
+from nova_jax.data.cache.sources import open_source
+
+
+@pytest.fixture
+def table(tmp_path):
+  (tmp_path / "a.png").write_bytes(PICTURE)
+
+  def write(name="t.parquet", **columns):
+    pq.write_table(pa.table(columns), tmp_path / name)
+    return tmp_path / name
+
+  return write
+
+
+@pytest.mark.parametrize("kind", [
+    pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view(),
+    pa.dictionary(pa.int32(), pa.string()), pa.dictionary(pa.int8(), pa.large_string())], ids=str)
+def test_texts_of_every_type(table, kind):
+  path, caption = (pa.array(values).cast(kind) for values in (["a.png", None, "a.png"], ["x", "y", None]))
+  texts, _ = became(table(path=path, caption=caption))
+  assert texts["row 1: a.png"] == "x" and texts["row 3: a.png"].startswith("no caption")
+  assert texts["row 2"] == "path: expected the path of a file, got None"
+
+
+def test_media_as_hugging_face_writes_them(table):
+  source = table(
+      image=[{"bytes": PICTURE, "path": "x"}, {"bytes": None, "path": "a.png"}, {"bytes": None, "path": None}, None],
+      caption=["x"] * 4)
+  texts, _ = became(source, CacheConfig(buckets=CFG.buckets, path_field="image"))
+  assert list(texts.values()) == ["x", "x", *["image: expected bytes, got NoneType"] * 2]
+
+
+def test_missing_times_and_times_of_other_types(table):
+  nan = float("nan")
+  items = open_source(str(table(path=["a.png"] * 2, caption=["x"] * 2, start=[nan, 0.5], end=[nan, nan])), CFG)
+  assert [(item.texts(CFG).start, item.texts(CFG).end) for item in items] == [(None, None), (0.5, None)]
+  times = pa.array([datetime.timedelta(seconds=90)]), pa.array([datetime.time(0, 2, 1, 500_000)])
+  (item,) = open_source(str(table(path=["a.png"], caption=["x"], start=times[0], end=times[1])), CFG)
+  assert (item.texts(CFG).start, item.texts(CFG).end) == (90, 121.5)
+
+
+def test_texts_that_are_none(table):
+  ends, letters = pa.py_buffer(struct.pack("<3i", 0, 3, 4)), pa.py_buffer(b"caf\xe9")
+  broken = pa.Array.from_buffers(pa.string(), 2, [None, ends, letters])
+  first, second = became(table(path=["a.png"] * 2, caption=broken))[0].values()
+  assert first == "caf" and "not UTF-8" in second
+  for column, reason in ((pa.nulls(1), "no caption"), (pa.array([["a"]]), "caption: expected text, got list")):
+    assert reason in became(table(path=["a.png"], caption=column))[0]["row 1: a.png"]
+
+
+def test_cells_are_read_in_any_order_and_by_one_process(table, monkeypatch):
+  source = table(path=[bytes([i]) * 5000 for i in range(4)], caption=["x"] * 4)
+  items = open_source(str(source), CFG)
+  for i in (0, 2, 3, 1, 1):
+    assert held(items[i]).media == Held(bytes([i]) * 5000)
+  opened = []
+  monkeypatch.setattr(parquet, "_Reader", lambda *place: opened.append(place))
+  with pytest.raises(AttributeError):
+    parquet.read_cell(source, 0, 1, "path")
+  assert len(opened) == 1, "row 1 was read already, so that reading begins anew"
+  parquet._reader = None
+
+
+@pytest.mark.parametrize("name, content, names", [
+    ("a.csv", "path,caption\na.png,one, two\na.png,x\n", {"row 1": "a.csv:2: expected 2 cells", "row 2: a.png": "x"}),
+    ("a.csv", b"path,caption\na.png,caf\xe9\na.png,x\n", {"row 1": "a.csv:2: .*0xe9", "row 2: a.png": "x"}),
+    ("a.csv", "path,caption\na.png,%s\na.png,x\n" % ("word " * 40_000), {
+        "row 1: a.png": "caption: 200,000 bytes", "row 2: a.png": "x"}),
+    ("a.jsonl", '\n"a.png"\n{"path": "a.png", "caption": "x"}\n', {"row 2": "got str", "row 3: a.png": "x"}),
+    ("a.jsonl", '{"path": "a.png", "caption": "x", "start": NaN, "end": NaN}', {"row 1: a.png": "x"}),
+    ("a.json", json.dumps([{"path": "a.png", "caption": "x"}]), {"row 1: a.png": "x"})])
+def test_rows_of_text_tables(tmp_path, name, content, names):
+  (tmp_path / "a.png").write_bytes(PICTURE)
+  (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+  texts, _ = became(tmp_path / name)
+  assert texts.keys() == names.keys()
+  for row, pattern in names.items():
+    assert re.search(pattern, texts[row])
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("a.csv", 'path,caption\na.png,"one\na.png,two\n', "a.csv:2: a quote is opened and not closed"),
+    ("a.csv", "path, caption\na.png,x\n", "the name ' caption' has spaces"),
+    ("a.csv", "path;caption\na.png;x\n", "parted by ';'"),
+    ("a.csv", "path,caption,Start\na.png,x,1\n", "'Start' would not be read; did you mean 'start'"),
+    ("a.csv", "path,caption\na.png,x\n".encode("utf-16"), "a.csv is UTF-16"),
+    ("a.jsonl", '{"path": "a.png", "caption": "x"}\n'.encode("utf-16-le"), "a.jsonl is UTF-16"),
+    ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer")])
+def test_tables_that_are_refused(tmp_path, name, content, message):
+  (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+  with pytest.raises(ValueError, match=message):
+    open_source(str(tmp_path / name), CFG)
