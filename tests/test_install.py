@@ -53,7 +53,7 @@ def project(tmp_path):
 
 
 def make(project, *arguments):
-  return subprocess.run(["make", *arguments], cwd=project, capture_output=True, text=True, encoding="utf-8")
+  return subprocess.run(["make", *arguments], cwd=project, capture_output=True, encoding="utf-8")
 
 
 @needs_make

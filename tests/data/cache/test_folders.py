@@ -1,4 +1,4 @@
-"""Everything in a folder is an item, belongs to one or is counted, however names are written and wherever links lead."""
+"""Everything in a folder is an item, belongs to one or is counted, however names are written and links lead."""
 
 import io
 import json
