@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nova_jax import autoencoders, limits, text
 from nova_jax.config import Experiment, ModelConfig, SampleConfig, SchedulerConfig
+from nova_jax.data.captions import vocabulary
 from nova_jax.fields import from_dict, to_dict
 from nova_jax.files import read_json, write_atomically
 
@@ -55,6 +56,7 @@ class Card:
   parts: tuple[PartCard, ...] = ()  # This and the following: converted folders only.
   source: str = ""  # What was converted.
   versions: str = ""  # Of what converted it.
+  words: tuple[str, ...] = ()  # Of the captions it was trained on, for the built-in text encoder; empty: not known.
 
 
 def card_of(experiment: Experiment) -> Card:
@@ -63,7 +65,14 @@ def card_of(experiment: Experiment) -> Card:
       model=experiment.model, scheduler=experiment.scheduler,
       text_encoder=_place(experiment.text_encoder, text.BUILT_IN),
       autoencoder=_place(experiment.autoencoder, autoencoders.BUILT_IN),
-      num_frames=max(stage.num_frames for stage in experiment.train.stages), sample=experiment.sample)
+      num_frames=max(stage.num_frames for stage in experiment.train.stages), sample=experiment.sample,
+      words=_words_of(experiment))
+
+
+def _words_of(experiment: Experiment) -> tuple[str, ...]:
+  """Return the words that a model learns, if it is known which."""
+  digits = experiment.data.name == "moving_digits" and experiment.text_encoder in text.BUILT_IN and not experiment.init
+  return vocabulary(experiment.data.free_captions > 0) if digits else ()
 
 
 def _place(name: str, built_in: Collection[str]) -> str:

@@ -70,7 +70,7 @@ def encode_first(
 ) -> KnownTexts | None:
   """Embed all prompts with the text encoder of a model folder, before anything else is loaded; None if it has none."""
   card = open_folder(Path(checkpoint)).card
-  encoder = load_text_encoder(card.text_encoder, card.model, checkpoint) if card.model else None
+  encoder = load_text_encoder(card.text_encoder, card.model, checkpoint, card.words) if card.model else None
   return known_texts(encoder, clips, places)
 
 

@@ -101,7 +101,9 @@ class Pipeline:
     if mesh is not None:
       state = jax.device_put(state, state_shardings(make_mesh(mesh, jax.local_devices()), state))
     nnx.update(module, state)
-    text_encoder = load_text_encoder(card.text_encoder, card.model, path) if TEXT_ENCODER in parts else None
+    text_encoder = None
+    if TEXT_ENCODER in parts:
+      text_encoder = load_text_encoder(card.text_encoder, card.model, path, card.words)
     options = {"dtype": dtype, "space_tile": space_tile}
     autoencoder = load_autoencoder(card.autoencoder, path, **options) if VAE in parts else None
     return cls(card, module, text_encoder, autoencoder)

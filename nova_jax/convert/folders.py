@@ -179,12 +179,20 @@ def load_autoencoder(name: str | None, base: str | Path = "", **options: Any) ->
   return autoencoders.wrap(open_of_kind(Path(base) / name, VAE, autoencoders.BUILT_IN).load(), **options)
 
 
-def load_text_encoder(name: str | None, cfg: ModelConfig, base: str | Path = "") -> text.TextEncoder | None:
-  """Make the text encoder that a card or config names; arguments and errors as of `load_autoencoder`."""
+def load_text_encoder(
+    name: str | None, cfg: ModelConfig, base: str | Path = "", words: Collection[str] = ()
+) -> text.TextEncoder | None:
+  """Make the text encoder that a card or config names.
+
+  Args:
+    name, base: as of `load_autoencoder`, which also raises the same errors.
+    cfg: the model's.
+    words: those that it was trained on, for a built-in one; empty if they aren't known.
+  """
   if name is None or cfg.text_dim is None:
     return None
   if name in text.BUILT_IN:
-    return text.make_text_encoder(name, cfg)
+    return text.make_text_encoder(name, cfg, words)
   part = open_of_kind(Path(base) / name, TEXT_ENCODER, text.BUILT_IN)
   cfg.check_fit(text_dim=part.dim)
   return text.PhiEncoder(part.load(), text.load_tokenizer(part.folder.parent / TOKENIZER), cfg.text_len)

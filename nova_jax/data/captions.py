@@ -5,6 +5,8 @@ in other words, so that a model meets numerals, other verbs and other orders of 
 Invariant: a caption is a pure function of (digit, direction, variant) and names its digit and its direction.
 """
 
+import re
+
 DIRECTIONS = ("left", "right", "up", "down")
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -31,6 +33,15 @@ def caption(digit: int, direction: str) -> str:
 def paraphrase(digit: int, direction: str, variant: int) -> str:
   """Describe the same in free words; `variant` counts modulo `NUM_PARAPHRASES`."""
   return _fill(_PARAPHRASES[variant % NUM_PARAPHRASES], digit, direction)
+
+
+def vocabulary(free: bool) -> tuple[str, ...]:
+  """Return the words of all captions, of those in free words, too, if `free`."""
+  texts = [
+      text for digit in range(10) for direction in DIRECTIONS
+      for text in (caption(digit, direction), *(
+          paraphrase(digit, direction, variant) for variant in range(NUM_PARAPHRASES if free else 0)))]
+  return tuple(sorted({word for text in texts for word in re.findall(r"\w+", text)}))
 
 
 def _fill(template: str, digit: int, direction: str) -> str:

@@ -1,5 +1,7 @@
 """Frozen text encoders, by name."""
 
+from collections.abc import Collection
+
 from nova_jax.config import ModelConfig
 from nova_jax.fields import did_you_mean
 from nova_jax.text.base import TextEncoder
@@ -12,8 +14,8 @@ __all__ = ["BUILT_IN", "PhiEncoder", "TextEncoder", "WordEncoder", "load_tokeniz
 BUILT_IN = {"words": WordEncoder}
 
 
-def make_text_encoder(name: str, cfg: ModelConfig) -> TextEncoder:
-  """Build the text encoder `name` for a model of `cfg.text_dim` and `cfg.text_len`.
+def make_text_encoder(name: str, cfg: ModelConfig, words: Collection[str] = ()) -> TextEncoder:
+  """Build the text encoder `name` for a model of `cfg.text_dim` and `cfg.text_len`, trained on captions of `words`.
 
   Raises:
     ValueError: an unknown name, or a model without text.
@@ -22,4 +24,4 @@ def make_text_encoder(name: str, cfg: ModelConfig) -> TextEncoder:
     raise ValueError(f"text_encoder: {name!r} is not known{did_you_mean(name, BUILT_IN)}")
   if cfg.text_dim is None:
     raise ValueError("text_encoder: the model takes class labels, not text (model.text_dim is None)")
-  return BUILT_IN[name](dim=cfg.text_dim, max_length=cfg.text_len)
+  return BUILT_IN[name](dim=cfg.text_dim, max_length=cfg.text_len, words=frozenset(words))

@@ -59,7 +59,7 @@ class PhiEncoder:
     ids = token_ids(self.tokenizer, prompt)
     if len(ids) <= self.max_length:
       return []
-    heard = self.tokenizer.decode(ids[: self.max_length], skip_special_tokens=False)
+    heard = prompt[: self.tokenizer.encode(prompt, add_special_tokens=False).offsets[self.max_length - 1][1]]
     return [
         f"the prompt {shorten_text(prompt)!r} has {len(ids)} tokens and is cut: the model reads the first "
         f"{self.max_length}, up to {heard[-_SHOWN:]!r}"]

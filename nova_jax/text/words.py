@@ -18,7 +18,7 @@ from jaxtyping import Int32
 import numpy as np
 
 from nova_jax.weight_digests import digest_values
-from nova_jax.text.base import check_length
+from nova_jax.text.base import check_length, shorten_text
 
 _PLACE_WEIGHT = 0.5
 _NEIGHBOUR_WEIGHT = 0.25
@@ -27,10 +27,17 @@ _SCALE = (1 + _PLACE_WEIGHT**2 + 2 * _NEIGHBOUR_WEIGHT**2) ** -0.5
 
 @dataclasses.dataclass(frozen=True)
 class WordEncoder:
-  """Embeds lower-cased words and punctuation marks, one token each; a `TextEncoder`."""
+  """Embeds lower-cased words and punctuation marks, one token each; a `TextEncoder`.
+
+  Attributes:
+    dim: E.
+    max_length: L.
+    words: those that the model beside it was trained on, for `notes`; empty if they aren't known.
+  """
 
   dim: int = 64
   max_length: int = 16
+  words: frozenset[str] = frozenset()
 
   def encode(self, prompts: Sequence[str]) -> tuple[Float32[np.ndarray, "B L E"], Int32[np.ndarray, "B"]]:
     """Embed prompts: see `TextEncoder.encode`."""
@@ -44,11 +51,16 @@ class WordEncoder:
 
   @property
   def digest(self) -> str:
-    return digest_values(repr(self))
+    return digest_values([self.dim, self.max_length])
 
   def notes(self, prompt: str) -> list[str]:
-    del prompt  # What is too long is refused.
-    return []
+    """Name the words that the model has never seen: their vectors mean nothing to it."""
+    unknown = [word for word in dict.fromkeys(re.findall(r"\w+", prompt.lower())) if word not in self.words]
+    if not unknown or not self.words:
+      return []
+    return [
+        f"the prompt {shorten_text(prompt)!r} has words that the model has never seen, which say nothing to it: "
+        f"{', '.join(unknown)}; it knows {', '.join(sorted(self.words))}"]
 
   @functools.lru_cache(maxsize=4096)  # A training run meets the same few captions again and again.
   def _embed(self, prompt: str) -> np.ndarray:

@@ -115,3 +115,9 @@ def test_parts_that_do_not_fit_are_refused(encoder):
     PhiEncoder(shapes_of(CFG), encoder.tokenizer, 81)
   with pytest.raises(ValueError, match="256 tokens, but the text encoder's vocab_size is 255"):
     PhiEncoder(shapes_of(dataclasses.replace(CFG, vocab_size=255)), encoder.tokenizer, 66)
+
+
+def test_a_cut_prompt_says_where(encoder):
+  assert encoder.notes("a" * 66) == []
+  (note,) = encoder.notes("ab" * 30 + " the last word")
+  assert "has 74 tokens and is cut: the model reads the first 66, up to" in note and note.endswith("abab the l'")

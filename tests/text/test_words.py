@@ -1,7 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from nova_jax.config import PRESETS
+from nova_jax.card import card_of
+from nova_jax.config import PRESETS, Experiment
+from nova_jax.data.captions import paraphrase, vocabulary
 from nova_jax.text import make_text_encoder
 from nova_jax.text import WordEncoder
 
@@ -55,3 +59,21 @@ def test_by_name():
   assert (encoder.dim, encoder.max_length) == (64, PRESETS["digits"].text_len)
   with pytest.raises(ValueError, match="did you mean 'words'"):
     make_text_encoder("word", PRESETS["digits"])
+
+
+def test_words_that_were_never_seen_are_named():
+  encoder = make_text_encoder("words", PRESETS["digits"], vocabulary(False))
+  (note,) = encoder.notes("The digit fox, moves left: twice")
+  assert "'The digit fox, moves left: twice'" in note and "fox, twice; it knows digit, down, eight" in note
+  assert not encoder.notes("the DIGIT seven moves left") and not WordEncoder().notes("a fox")
+  (note,) = encoder.notes(paraphrase(3, "up", 4))
+  assert not make_text_encoder("words", PRESETS["digits"], vocabulary(True)).notes(paraphrase(3, "up", 4))
+  assert encoder.digest == make_text_encoder("words", PRESETS["digits"]).digest
+
+
+def test_a_card_says_the_words_of_the_digits():
+  digits = Experiment(PRESETS["digits"])
+  assert card_of(digits).words == vocabulary(False) and "slides" not in card_of(digits).words
+  free = dataclasses.replace(digits, data=dataclasses.replace(digits.data, free_captions=0.5))
+  assert "slides" in card_of(free).words
+  assert card_of(dataclasses.replace(digits, data=dataclasses.replace(digits.data, name="caches"))).words == ()
