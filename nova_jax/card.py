@@ -30,7 +30,7 @@ class PartCard:
     class_name: of the published code.
     weights: how many there are.
     dtype: they are stored in.
-    sha256: of the published weights' names, dtypes, shapes and values (`convert.convert.Digest`).
+    sha256: of the published weights' names, dtypes, shapes and values (`convert.digest.Digest`).
   """
 
   name: str

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from nova_jax import cli, digests
-from nova_jax.files import read_json
+from nova_jax.files import read_json, write_atomically
 
 STATE, DIGESTS = "state", "digests"  # Items of a checkpoint, and their folders.
 _NAMES_IN_AN_ERROR = 5
@@ -46,13 +47,25 @@ class Stored:
 
 
 def save_arrays(folder: str | Path, arrays: Mapping[str, Stored]) -> None:
-  """Write arrays by name into a folder that has none, one after the other: memory holds one of them."""
+  """Write arrays by name, and their digests, into a folder that has none; memory holds one array after the other."""
+  described = {}
+
+  def noted(name: str, stored: Stored) -> Stored:
+    def read() -> np.ndarray:
+      array = stored.read()
+      described.update(digests.describe({name: array}))
+      return array
+
+    return dataclasses.replace(stored, read=read)
+
   registry = ocp.type_handlers.create_type_handler_registry(
       (Stored, _StoredHandler(deepcopy_host_arrays=False)), (jax.Array, ocp.type_handlers.ArrayHandler()))
   # Weights hardly compress, and writing them takes three times as long with compression.
   handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
   with ocp.Checkpointer(handler) as checkpointer:
-    checkpointer.save(Path(folder).absolute() / STATE, args=ocp.args.PyTreeSave(dict(arrays)))
+    checkpointer.save(Path(folder).absolute() / STATE, args=ocp.args.PyTreeSave(
+        {name: noted(name, stored) for name, stored in arrays.items()}))
+  write_atomically(Path(folder) / DIGESTS / "metadata", json.dumps({"arrays": described, "json": {}}))
 
 
 class _StoredHandler(ocp.type_handlers.NumpyHandler):
@@ -176,9 +189,9 @@ def finished_steps(directory: str | Path) -> list[int]:
 
 
 def _advice(folder: Path) -> str:
-  """Return what to do about a damaged checkpoint of a training run that has others."""
+  """Return what to do about a damaged checkpoint of a training run that has others, or a damaged converted part."""
   if not folder.name.isdigit():
-    return ""
+    return "; convert the model anew"
   before = [step for step in finished_steps(folder.parent) if step < int(folder.name)]
   return f"; --step={before[-1]} takes the one before it, and training on goes back to that" if before else ""
 

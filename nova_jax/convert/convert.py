@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -25,6 +24,7 @@ from nova_jax import card as cards
 from nova_jax.card import Card, PartCard
 from nova_jax.checkpoint import Stored
 from nova_jax.convert import configs, export, keys
+from nova_jax.convert.digest import Digest, check_same, listed_digest
 from nova_jax.convert.files import CONFIG, DTYPES, read_config, write_safetensors
 from nova_jax.convert.folders import INDEX, SCHEDULER, TOKENIZER, Folder, is_ours, open_folder
 from nova_jax.convert.parts import PARTS, TEXT_ENCODER, TRANSFORMER, VAE, Part, describe
@@ -47,20 +47,6 @@ _MODULES = {
     "AutoencoderKLLTXVideo": "diffnext.models.autoencoders.autoencoder_kl_ltx",
     "PhiEncoderModel": "diffnext.models.text_encoders.phi",
     "PhiForCausalLM": "diffnext.models.text_encoders.phi"}
-
-
-class Digest:
-  """A checksum of a part's published weights that depends neither on their order nor on the form of the file."""
-
-  def __init__(self):
-    self._lines: list[str] = []
-
-  def add(self, name: str, array: np.ndarray) -> None:
-    content = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
-    self._lines.append(f"{name} {array.dtype} {array.shape} {content}\n")
-
-  def hexdigest(self) -> str:
-    return hashlib.sha256("".join(sorted(self._lines)).encode()).hexdigest()
 
 
 def convert(
@@ -132,6 +118,8 @@ def _check(parts: Sequence[Part], opened: Folder, dtype: np.dtype | None) -> Non
     hint = "; give a dtype for all weights"
   if any(problems.values()):
     raise ValueError(f"{opened.path} does not fit its config; nothing was written. {describe(problems)}{hint}")
+  for part in parts:
+    listed_digest(part)
   dims = {part.name: part.dim for part in parts}
   if TRANSFORMER in dims:
     opened.card.model.check_fit(latent_dim=dims.get(VAE), text_dim=dims.get(TEXT_ENCODER))
@@ -160,10 +148,11 @@ def _decisions(opened: Folder, parts: Sequence[Part]) -> Iterator[str]:
 def _write_ours(folder: Path, opened: Folder, parts: Sequence[Part], watch: "_Watch") -> None:
   listed = []
   for part in parts:
-    part, _, digest = watch(part)
-    checkpoint.save_arrays(folder / part.name, part.arrays())
+    watched, before, digest = watch(part)
+    checkpoint.save_arrays(folder / part.name, watched.arrays())
+    check_same(part, before)
     _write_json(folder / part.name / CONFIG, part.config)
-    listed.append(PartCard(part.name, part.class_name, len(part.weights), part.dtypes, digest.hexdigest()))
+    listed.append(PartCard(part.name, part.class_name, len(watched.weights), watched.dtypes, digest.hexdigest()))
   _copy(opened, folder, parts)
   kept = {part.name for part in parts}
   cards.write_card(folder, dataclasses.replace(
@@ -180,14 +169,12 @@ def _place(name: str | None, is_here: bool, folder: str, built_in: Collection[st
 
 
 def _write_published(folder: Path, opened: Folder, parts: Sequence[Part], watch: "_Watch") -> None:
-  digests = {listed.name: listed.sha256 for listed in opened.card.parts}
   for part in parts:
     watched, digest, _ = watch(part)
     (folder / part.name).mkdir()
     write_safetensors(folder / part.name / _WEIGHTS[part.name], watched.weights)
     _write_json(folder / part.name / CONFIG, part.config)
-    if digests.get(part.name, digest.hexdigest()) != digest.hexdigest():
-      raise ValueError(f"{part.folder}: the weights are not the ones that were converted; convert them anew")
+    check_same(part, digest)
   _copy(opened, folder, parts)
   kept = {part.name: [_MODULES[part.class_name], part.class_name] for part in parts}
   if TRANSFORMER in kept:

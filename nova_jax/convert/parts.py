@@ -75,6 +75,11 @@ class Part(NamedTuple):
     return configs.class_of(self.config)
 
   @property
+  def is_converted(self) -> bool:
+    """Whether it is stored as our arrays with a published config: neither published nor of a training run."""
+    return self.ours is not None and (self.folder / CONFIG).is_file()
+
+  @property
   def num_bytes(self) -> int:
     return sum(stored.nbytes for stored in self.weights.values())
 

@@ -73,6 +73,10 @@ def test_a_damaged_conversion_is_not_written_back(ours, tmp_path, dtype):
   (source / "nova.json").write_text(json.dumps(card), encoding="utf-8")
   with pytest.raises(ValueError, match="not the ones that were converted"):
     convert(source, tmp_path / "target", dtype=dtype)
+  del card["parts"][1]
+  (source / "nova.json").write_text(json.dumps(card), encoding="utf-8")
+  with pytest.raises(ValueError, match="has no digest of the vae"):
+    convert(source, tmp_path / "target", dtype=dtype)
   shutil.rmtree(source / "vae/state")
   with pytest.raises(ValueError, match="has no weights"):
     convert(source, tmp_path / "target")
@@ -89,6 +93,19 @@ def rewrite(folder, change):
   (folder / "new").rename(next(folder.glob("*.safetensors")))
 
 
+def test_a_bit_that_flips_in_a_converted_folder_is_found_on_loading(ours, tmp_path):
+  """By the digest that lies beside each array: neither Orbax nor the file system look."""
+  shutil.copytree(ours / VIDEO.relative_to(ROOT), tmp_path / "source")
+  file = max((tmp_path / "source/vae/state").rglob("*"), key=lambda path: path.stat().st_size)
+  content = bytearray(file.read_bytes())
+  content[len(content) // 2] ^= 1
+  file.write_bytes(content)
+  for use in (Pipeline.load, lambda source: convert(source, tmp_path / "target")):
+    with pytest.raises(ValueError, match="vae is damaged: .*; convert the model anew"):
+      use(tmp_path / "source")
+  assert not (tmp_path / "target").exists()
+
+
 def test_a_transposed_array_of_ours_is_not_taken_for_a_published_one(ours, tmp_path):
   shutil.copytree(ours / VIDEO.relative_to(ROOT), tmp_path / "source")
   folder = tmp_path / "source/transformer"
@@ -96,8 +113,9 @@ def test_a_transposed_array_of_ours_is_not_taken_for_a_published_one(ours, tmp_p
   kernel = arrays["video_encoder/mixer/lora/kernel"].read()
   arrays["video_encoder/mixer/lora/kernel"] = Stored(kernel.T.shape, kernel.dtype, lambda: kernel.T)
   save_arrays(tmp_path / "new", arrays)
-  shutil.rmtree(folder / "state")
-  (tmp_path / "new/state").rename(folder / "state")
+  for item in ("state", "digests"):
+    shutil.rmtree(folder / item)
+    (tmp_path / "new" / item).rename(folder / item)
   for use in (Pipeline.load, lambda source: convert(source, tmp_path / "target", dtype="float32")):
     with pytest.raises(ValueError, match="mixer/lora/kernel has shape"):
       use(tmp_path / "source")
