@@ -36,6 +36,7 @@ _BAD_PATH = frozenset((
 # XLA's words for what is not a bug.
 _DEVICE_FAILURES = frozenset(("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "DATA_LOSS"))
 _LONGEST = 300  # Characters of a message of XLA's that are shown; some are pages.
+_LONGEST_LINE = 1500  # Characters of any message: it may show what a stranger's file holds.
 
 
 class RunFailed(Exception):
@@ -265,4 +266,7 @@ def shorten(error: BaseException) -> str:
     text = re.sub(r".*?^[\w.]+: ", "", last, count=1, flags=re.DOTALL | re.MULTILINE)
   text = text.replace("\\n", " ").replace("\\'", "'")  # ml_collections quotes a message within a message.
   text = text[1:-1] if len(text) > 1 and text[0] == text[-1] == "'" else text
-  return " ".join(text.split()) or type(error).__name__
+  text = " ".join(text.split()) or type(error).__name__
+  if len(text) <= _LONGEST_LINE:
+    return text
+  return f"{text[: _LONGEST_LINE - 400]} […] {text[-390:]}"  # What to do often stands at the end.

@@ -15,6 +15,8 @@ from typing import Any
 
 import ml_collections
 
+_LONGEST = 200  # Characters of a value in an error.
+
 
 def to_dict(config: Any) -> Any:
   """Turn a dataclass into plain dicts, tuples and scalars, ready for JSON."""
@@ -58,6 +60,12 @@ def from_dict(cls: type, values: Mapping[str, Any], path: str = "config") -> Any
   return cls(**{name: _check(hints[name], values[name], f"{path}.{name}") for name in values})
 
 
+def shown(value: Any) -> str:
+  """Return how an error shows a value, which may come from a stranger's file."""
+  text = repr(value)
+  return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
 def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
   """Return the hint that ends an error about an unknown name."""
   known = list(known)
@@ -95,15 +103,15 @@ def _check(hint: Any, value: Any, path: str) -> Any:
     return None if value is None else _check(next(a for a in args if a is not type(None)), value, path)
   if origin is tuple:
     if not isinstance(value, (tuple, list)):
-      raise ValueError(f"{path}: expected a tuple, got {value!r}")
+      raise ValueError(f"{path}: expected a tuple, got {shown(value)}")
     kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
     if len(kinds) != len(value):
-      raise ValueError(f"{path}: expected {len(kinds)} values, got {value!r}")
+      raise ValueError(f"{path}: expected {len(kinds)} values, got {shown(value)}")
     return tuple(_check(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(zip(kinds, value)))
   if hint is float and type(value) is int:
     value = float(value)
   if type(value) is not hint:
-    raise ValueError(f"{path}: expected {hint.__name__}, got {value!r}")
+    raise ValueError(f"{path}: expected {hint.__name__}, got {shown(value)}")
   if hint is float and not math.isfinite(value):
-    raise ValueError(f"{path}: expected a finite number, got {value!r}")
+    raise ValueError(f"{path}: expected a finite number, got {shown(value)}")
   return value

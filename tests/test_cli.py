@@ -85,6 +85,8 @@ def test_other_endings():
 def test_shorten():
   assert shorten(KeyError("a  key\n is missing")) == "a key is missing"
   assert shorten(ValueError()) == "ValueError"
+  long = shorten(ValueError(f"a.json: {'x' * 100_000}: remove it"))
+  assert len(long) <= 1500 and long.startswith("a.json: ") and long.endswith(": remove it")
 
 
 @pytest.mark.parametrize("error, code", [

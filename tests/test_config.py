@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from nova_jax.config import PRESETS, Experiment, ModelConfig, StageConfig, TrainConfig
+from nova_jax.config import PRESETS, Experiment, ModelConfig, SampleConfig, StageConfig, TrainConfig
 from nova_jax.fields import from_dict, to_config_dict
 
 EXPERIMENT = Experiment(
@@ -63,3 +63,9 @@ def test_sizes_that_follow():
   assert (cfg.image_grid, cfg.video_grid, cfg.num_image_tokens, cfg.num_video_tokens) == ((30, 48), (15, 24), 1440, 360)
   assert cfg.num_condition_tokens == 256 + 2 and cfg.patch_dim == 16
   assert isinstance(cfg, ModelConfig)
+
+
+def test_a_value_of_a_stranger_is_shown_in_part():
+  with pytest.raises(ValueError, match="expected float, got 'xx") as error:
+    from_dict(SampleConfig, {"fps": "x" * 10_000})
+  assert len(str(error.value)) < 300

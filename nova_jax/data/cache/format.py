@@ -77,7 +77,7 @@ class AutoencoderInfo:
 
   Attributes:
     kind: name of a built-in one, or the class of a published one.
-    digest: of a published one's weights, in whichever form (`convert.convert.Digest`); of a built-in one's constants.
+    digest: of a published one's weights, in whichever form (`convert.digest.Digest`); of a built-in one's constants.
     latent_dim: C.
     spatial_stride: pixels a latent spans, each way.
     time_stride: frames a latent spans, after the first.

@@ -12,7 +12,7 @@ import numpy as np
 
 from nova_jax import autoencoders
 from nova_jax.autoencoders import Autoencoder
-from nova_jax.convert.convert import Digest
+from nova_jax.convert.digest import Digest
 from nova_jax.convert.folders import open_of_kind
 from nova_jax.convert.parts import VAE, Part
 from nova_jax.data.cache.format import AutoencoderInfo, read_manifest
