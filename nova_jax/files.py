@@ -160,7 +160,7 @@ def check_folder_writable(flag: str, folder: str | Path) -> Path:
     raise ValueError(f"--{flag}: {folder} is a file; expected a folder, new or of an earlier run")
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-") as file:
+    with tempfile.TemporaryFile(dir=folder) as file:  # Without a name, where the system can: a kill leaves nothing.
       file.write(b"?")
       file.flush()
   except OSError as error:

@@ -88,7 +88,7 @@ def test_a_folder_is_written_to_before_the_work(tmp_path, monkeypatch):
     def fail(number=number, **options):
       raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", fail)
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", fail)
     with pytest.raises(ValueError, match=f"the folder .* can.t be written to .{os.strerror(number)}") as error:
       files.check_folder_writable("output", tmp_path)
     assert exit_code(error.value) == code

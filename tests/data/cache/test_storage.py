@@ -302,7 +302,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_the_source_is_read(tmp_
   def refuse(**_):
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-  monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", refuse)
+  monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
   with pytest.raises(ValueError, match="--output: .*Read-only file system"):
     build("/no/source", tmp_path / "out", CFG)
   assert not (tmp_path / "out").exists()
