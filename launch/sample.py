@@ -48,7 +48,7 @@ def main() -> None:
       mesh=sampling_flags.mesh(args))
   pipe.text_encoder = texts or pipe.text_encoder
   batch_size = again.batch[1] if again else min(args.batch_size, len(clips))
-  check_clips(pipe, clips, places, batch_size)
+  check_clips(pipe, clips, places, batch_size, "latent" if formats == ("latents",) else "pixels")
   pipe.text_encoder = texts or jobs.known_texts(pipe.text_encoder, clips, places)
   notes = [] if pipe.text_encoder is None else list(pipe.text_encoder.told)
   given = GivenClips(pipe)

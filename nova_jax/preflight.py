@@ -34,17 +34,20 @@ def check_files(clips: Clips, places: Sequence[str]) -> None:
           sources.check_file(path, name)
 
 
-def check_clips(pipe: Pipeline, clips: Clips, places: Sequence[str], batch_size: int) -> None:
+def check_clips(
+    pipe: Pipeline, clips: Clips, places: Sequence[str], batch_size: int, output: str = "pixels"
+) -> None:
   """Refuse settings that the model can't do.
 
   Args:
     pipe: the model.
     clips, places: as of `check_files`.
     batch_size: clips that are generated together.
+    output: "pixels" or "latent".
 
   Raises:
     ValueError: it names place and setting.
   """
   for settings, place in zip(clips, places, strict=True):
     with naming(place):
-      pipe.check(**settings, rows=batch_size)
+      pipe.check(**settings, rows=batch_size, output=output)

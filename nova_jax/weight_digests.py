@@ -7,6 +7,7 @@ import concurrent.futures
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 _LENGTH = 32  # Hexadecimal digits that are kept.
+_FILES = "nova.json", "model_index.json", "scheduler", "tokenizer", "transformer", "vae", "text_encoder"
 _THREADS = 4  # Arrays that are fetched to the host at once, at most.
 
 
@@ -31,6 +33,23 @@ def digest_arrays(tree: Any) -> str:
 
   with concurrent.futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
     return digest_values(list(pool.map(digest, jax.tree_util.tree_leaves_with_path(tree))))
+
+
+def digest_folder(folder: str | Path, step: int | None = None) -> str:
+  """Return a digest of the files of a model folder that say what the model is, without loading it.
+
+  Args:
+    folder: its path, of which the digest doesn't depend.
+    step: of the checkpoint of a training run.
+  """
+  folder, files = Path(folder), []
+  for name in _FILES if step is None else ("nova.json", f"checkpoints/{step}"):
+    files += sorted(path for path in [folder / name, *(folder / name).rglob("*")] if path.is_file())
+  digests = {}
+  for path in files:
+    with path.open("rb") as file:
+      digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+  return digest_values(digests)
 
 
 def digest_values(values: Any) -> str:

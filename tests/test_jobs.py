@@ -313,6 +313,14 @@ def test_lines_are_refused_by_name_before_anything_is_made(pipe, tmp_path):
     prompts.expand([{"prompt": "one"}], {"num_samples": 2}, 2**32 - 1)
 
 
+def test_latents_need_no_autoencoder(pipe):
+  alone = fresh()
+  alone.autoencoder = None
+  preflight.check_clips(alone, [{"prompt": "one"}], [""], 1, "latent")
+  with pytest.raises(ValueError, match="output: there is no autoencoder"):
+    preflight.check_clips(alone, [{"prompt": "one"}], [""], 1)
+
+
 def test_every_bit_of_every_part_is_in_the_digest(pipe):
   whole, state = digest_weights(pipe), pipe.model.state
   digests = {whole}

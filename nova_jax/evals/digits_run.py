@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from nova_jax import media
+from nova_jax import limits, media
 from nova_jax.data import captions as captions_lib
 from nova_jax.evals import digits as digits_lib
 from nova_jax.files import write_atomically
@@ -70,6 +70,11 @@ def score_generator(
     seed: of all randomness.
     show: called with the number of clips that are done.
   """
+  if num_prompts > limits.CLIPS:
+    raise ValueError(f"num_prompts: expected at most {limits.CLIPS:,} (limits.CLIPS), got {num_prompts:,}")
+  if not 0 <= seed <= (2**32 - num_prompts) // num_prompts:  # Clips have their own, after those of smaller seeds.
+    raise ValueError(
+        f"seed: expected 0 to {(2**32 - num_prompts) // num_prompts} for {num_prompts} prompts, got {seed}")
   real, digits, directions = digits_lib.real_clips(num_prompts, canvas, num_frames)
   prompts = [
       captions_lib.caption(digit, direction) if captions == "plain" else

@@ -6,11 +6,12 @@
 
 Points with one training form a group, which runs in order in one place; groups are dealt out to shards in turn.
 Invariants: a point with a result is never run again; one that failed or was interrupted is, and its training continues.
-A sweep that is stopped stops its points.
+A point is of a model's files, and not of their path. A sweep that is stopped stops its points.
 """
 
 import concurrent.futures
 import contextlib
+import functools
 import json
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from nova_jax.convert.folders import is_trained
 from nova_jax.fields import to_dict
 from nova_jax.files import read_json, write_atomically
 from nova_jax.sweeps.plan import LOADING, SAMPLING, Point, Sweep, digest, experiment_of, label, training
+from nova_jax.weight_digests import digest_folder
 
 COMMAND = (sys.executable, "-m", "nova_jax.sweeps.point")
 MEASURED = ("num_prompts", "captions", "batch_size", "seed")  # What a result depends on beside the point.
@@ -62,7 +64,7 @@ def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | 
   Raises:
     ValueError: a point needs a checkpoint, and none is given; or two points are the same.
   """
-  tasks = []
+  tasks, model_of = [], functools.cache(_identity)
   for point in sweep.points:
     measured = {name: getattr(sweep, name) for name in MEASURED}
     loading = {name: point[name] for name in LOADING if name in point}
@@ -74,7 +76,7 @@ def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | 
       raise ValueError(f"--checkpoint: the point {label(point)} trains no model of its own; give one")
     elif is_trained(Path(checkpoint)):
       loading.setdefault("step", latest_step(Path(checkpoint) / "checkpoints"))
-    identity = experiment if experiment is not None else place
+    identity = experiment if experiment is not None else model_of(place, loading.get("step"))
     folder = output / "points" / digest(identity, loading, {n: point[n] for n in SAMPLING if n in point}, measured)
     content = measured | {
         "label": label(point), "experiment": experiment, "checkpoint": place, "loading": loading,
@@ -85,6 +87,11 @@ def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | 
   if twice:
     raise ValueError(f"the sweep has this point twice: {twice[0]}")
   return tasks
+
+
+def _identity(checkpoint: str, step: int | None) -> str:
+  """Return what tells a model from others, whatever its path."""
+  return digest_folder(checkpoint, step) if Path(checkpoint).is_dir() else checkpoint
 
 
 def run_tasks(

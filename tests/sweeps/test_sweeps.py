@@ -155,6 +155,20 @@ def test_one_point_from_training_to_scores(tmp_path, monkeypatch):
   assert result["seconds_per_clip"] > 0 and (task.folder / "grid.gif").is_file()
 
 
+def test_a_point_is_of_a_model_and_not_of_its_path(tmp_path, monkeypatch):
+  for name in ("a", "b"):
+    (tmp_path / name / "vae").mkdir(parents=True)
+    (tmp_path / name / "vae/config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / name / "vae/model.safetensors").write_bytes(b"weights")
+    (tmp_path / name / "notes.txt").write_text(name, encoding="utf-8")
+  monkeypatch.chdir(tmp_path)
+  folder = lambda path: engine.plan_tasks(sweep_of(1.0), path, tmp_path / "out")[0].folder
+  assert folder("a") == folder("a/") == folder(str(tmp_path / "b")) == folder("b/../a")
+  before = folder("a")
+  (tmp_path / "a/vae/model.safetensors").write_bytes(b"weightz")
+  assert folder("a") != before == folder("b")
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configs/sweeps").glob("*.py")))
 def test_shipped_sweeps_can_be_planned(name, tmp_path, monkeypatch):
   monkeypatch.chdir(ROOT)
