@@ -192,6 +192,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
     return flags.FLAGS(argv)
   except SyntaxError as error:
     text = f"{error.filename}:{error.lineno}: {error.msg}"
+  except IndexError:
+    text = f"{_indexed(argv)}: the config has no such element; lists are made longer in the config file, not by a flag"
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
     text = isinstance(error, flags.Error) and explain(error) or shorten(error)
     if text.endswith("has no attribute 'get_config'"):
@@ -199,6 +201,12 @@ def _parse(argv: Sequence[str]) -> list[str]:
     elif text.startswith("get_config() takes 0 positional arguments"):
       text = f"--config: {path} takes nothing behind a colon"
   raise ValueError(text)
+
+
+def _indexed(argv: Sequence[str]) -> str:
+  """Return the flags that name an element of a list."""
+  names = [argument.split("=")[0] for argument in argv if re.match(r"--?config\.[^=]*\[", argument)]
+  return ", ".join(names) or "--config"
 
 
 def exit_code(error: BaseException) -> int | None:

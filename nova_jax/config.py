@@ -1,14 +1,16 @@
 """Configuration: frozen dataclasses and their defaults.
 
 A config file's `get_config()` returns `to_config_dict(Experiment(...))`, so each field exists once, with its default,
-here; `fields.py` leads to flags and files, and back. Invariant: an impossible value is a `ValueError` that names the
-field.
+here, and its type says which numbers it may be; `fields.py` leads to flags and files, and back.
+Invariant: an impossible value is a `ValueError` that names the field.
 """
 
 import dataclasses
 import types
 from collections.abc import Mapping
+from typing import Annotated
 
+from nova_jax.ranges import Range, check_ranges
 
 LARGEST = 2**20  # What any size of a model may be; a larger one is a mistake, found before anything is built.
 # What the backward pass does about the activations of a block.
@@ -31,29 +33,38 @@ ATTENTION = {
     "splash": "the Pallas kernel for TPU (interpreted, slowly, elsewhere)",
 }
 DATASETS = ("moving_digits", "caches")
-Bucket = tuple[int, int, int]  # Of clips: frames, height and width, in pixels.
 DEFAULT_MOTION_FLOW = 5.0
 DEFAULT_FPS = 12.0
+# Kinds of numbers.
+Size = Annotated[int, Range(1, LARGEST)]
+Count = Annotated[int, Range(1, 2**31 - 1)]  # Of steps and records; the step is an int32.
+CountOrNone = Annotated[int, Range(0, 2**31 - 1)]  # 0 for none.
+Share = Annotated[float, Range(0, 1)]
+Decay = Annotated[float, Range(0, 1, "high")]  # At 1 nothing would move any more.
+Positive = Annotated[float, Range(0, open="low")]
+NotNegative = Annotated[float, Range(0)]
+Bucket = tuple[Size, Size, Size]  # Of clips: frames, height and width, in pixels.
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
   """Sizes of one NOVA transformer and how it computes. `PRESETS` has the released ones."""
 
-  latent_dim: int  # C, channels of a latent.
-  latent_size: tuple[int, int]  # Height and width of a latent frame.
-  patch_size: int  # Side of an image token, in latents; a video token is twice as wide.
-  width: int  # D, of both encoders.
-  num_heads: int  # H, of both encoders.
-  temporal_depth: int  # Blocks of the temporal encoder.
-  spatial_depth: int  # Blocks of the spatial encoder.
-  denoiser_depth: int
-  denoiser_width: int
-  base_frames: int = 1  # Latent frames that absolute time positions are stretched to; > 1 adds the motion tokens.
-  text_dim: int | None = None  # Width of a text embedding; None for a class-conditional model.
-  text_len: int = 256  # L, text tokens.
-  num_classes: int | None = None  # Classes, without the "no class" row; None for a text-conditional model.
-  mixer_rank: int | None = None  # Scaling & shift: None absent, negative full rank, else the rank.
+  latent_dim: Size  # C, channels of a latent.
+  latent_size: tuple[Size, Size]  # Height and width of a latent frame.
+  patch_size: Size  # Side of an image token, in latents; a video token is twice as wide.
+  width: Size  # D, of both encoders.
+  num_heads: Size  # H, of both encoders.
+  temporal_depth: Size  # Blocks of the temporal encoder.
+  spatial_depth: Annotated[int, Range(2, LARGEST)]  # Blocks of the spatial encoder, at least one for each half.
+  denoiser_depth: Size
+  denoiser_width: Size
+  base_frames: Size = 1  # Latent frames that absolute time positions are stretched to; > 1 adds the motion tokens.
+  text_dim: Size | None = None  # Width of a text embedding; None for a class-conditional model.
+  text_len: Size = 256  # L, text tokens.
+  num_classes: Size | None = None  # Classes, without the "no class" row; None for a text-conditional model.
+  # Scaling & shift: None absent, negative full rank, else the rank.
+  mixer_rank: Annotated[int, Range(-LARGEST, LARGEST)] | None = None
   rotary: bool = False  # 3-D rotary positions instead of absolute ones.
   norm: str = "post"  # Where blocks normalise; see `NORMS`.
   history: bool = True  # Whether frames see earlier ones; else each is made independently, by its time and the text.
@@ -66,12 +77,7 @@ class ModelConfig:
       raise ValueError(
           "model: give either text_dim or num_classes, not both or none "
           f"(got {self.text_dim} and {self.num_classes})")
-    for name in ("latent_dim", "patch_size", "width", "num_heads", "temporal_depth", "denoiser_depth", "denoiser_width",
-                 "base_frames", "text_len"):
-      if not 1 <= getattr(self, name) <= LARGEST:
-        raise ValueError(f"model.{name}: expected 1 to {LARGEST}, got {getattr(self, name)}")
-    if self.spatial_depth < 2:
-      raise ValueError(f"model.spatial_depth: expected 2 or more, one for each half, got {self.spatial_depth}")
+    check_ranges(self, "model")
     if self.mixer_rank == 0:
       raise ValueError("model.mixer_rank: expected a rank, a negative number for full rank or None for no layer, got 0")
     if self.width % 4:
@@ -160,25 +166,24 @@ class SchedulerConfig:
   """The diffusion process, with the field names of the published `scheduler_config.json`."""
 
   name: str = "flow_matching"  # "flow_matching", "ddpm" (as NOVA defines it) or "diffusers_ddpm".
-  num_train_timesteps: int = 1000
-  shift: float = 1.0  # Flow matching only; the fields below are DDPM's.
+  num_train_timesteps: Size = 1000
+  shift: Positive = 1.0  # Flow matching only; the fields below are DDPM's.
   beta_schedule: str = "linear"  # "linear", "scaled_linear", "squaredcos_cap_v2" or "sigmoid".
-  beta_start: float = 0.0001
-  beta_end: float = 0.02
+  beta_start: Decay = 0.0001
+  beta_end: Decay = 0.02
   prediction_type: str = "epsilon"  # "epsilon", "sample" or "v_prediction".
   variance_type: str = "fixed_small"  # "fixed_small", "fixed_small_log" or "fixed_large".
   timestep_spacing: str = "leading"  # "leading", "trailing" or "linspace".
-  steps_offset: int = 0
+  steps_offset: Annotated[int, Range(0, LARGEST)] = 0
   rescale_betas_zero_snr: bool = False
   clip_sample: bool = True  # This and the following: diffusers' DDPM only.
-  clip_sample_range: float = 1.0
+  clip_sample_range: Positive = 1.0
   thresholding: bool = False
-  dynamic_thresholding_ratio: float = 0.995
-  sample_max_value: float = 1.0
+  dynamic_thresholding_ratio: Share = 0.995
+  sample_max_value: Positive = 1.0
 
   def __post_init__(self):
-    if not 1 <= self.num_train_timesteps <= LARGEST:
-      raise ValueError(f"scheduler.num_train_timesteps: expected 1 to {LARGEST}, got {self.num_train_timesteps}")
+    check_ranges(self, "scheduler")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +191,7 @@ class SourceConfig:
   """A latent cache that records are drawn from."""
 
   path: str  # Folder that `launch.cache` wrote.
-  weight: float = 1.0  # Its share of records is this over the sum of all weights.
+  weight: Positive = 1.0  # Its share of records is this over the sum of all weights.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,21 +199,21 @@ class DataConfig:
   """Where training records come from."""
 
   name: str = "moving_digits"  # One of `DATASETS`.
-  num_workers: int = 0  # Loader processes; 0 reads in threads of this one.
+  num_workers: Annotated[int, Range(0, 4096)] = 0  # Loader processes; 0 reads in threads of this one.
   # Moving digits.
   data_dir: str = ""  # Where the dataset is written and read; empty: `data/` in the workdir.
-  num_records: int = 4000  # Clips of the training split.
-  num_frames: int = 4  # Frames of a stored clip.
-  canvas: int = 16  # Pixels a side.
-  jitter: int = 0  # Pixels by which a digit may start off its place.
-  free_captions: float = 0.0  # Share of captions in free words instead of the one wording.
-  later: float = 0.0  # Share of clips cut from later in stored ones: their first frames are given, not learned.
+  num_records: Count = 4000  # Clips of the training split.
+  num_frames: Size = 4  # Frames of a stored clip.
+  canvas: Size = 16  # Pixels a side.
+  jitter: CountOrNone = 0  # Pixels by which a digit may start off its place.
+  free_captions: Share = 0.0  # Share of captions in free words instead of the one wording.
+  later: Share = 0.0  # Share of clips cut from later in stored ones: their first frames are given, not learned.
   # Caches.
   sources: tuple[SourceConfig, ...] = ()  # Of stages that don't name their own.
-  buckets: tuple[tuple[int, int], ...] = ()  # Heights and widths of latents to train on; empty: the model's alone.
-  short_captions: float = 0.5  # Share of visits that show the short caption, where a record has one.
-  motion_dropout: float = 0.0  # Share of visits that show the default motion score and rate, not the record's.
-  max_damaged: int = 10  # Damaged records that a process skips before it gives up.
+  buckets: tuple[tuple[Size, Size], ...] = ()  # Heights and widths of latents to train on; empty: the model's alone.
+  short_captions: Share = 0.5  # Share of visits that show the short caption, where a record has one.
+  motion_dropout: Share = 0.0  # Share of visits that show the default motion score and rate, not the record's.
+  max_damaged: CountOrNone = 10  # Damaged records that a process skips before it gives up.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,34 +222,28 @@ class CacheConfig:
 
   # Frames, height and width that clips are cut, resized and cropped to, in pixels; stills go where there is one frame.
   buckets: tuple[Bucket, ...] = ((33, 480, 768),)
-  fps: float = 0.0  # Frames a second that are taken before `stride`; 0 takes those that the file has.
-  stride: int = 1  # Every n-th of those frames is stored.
+  fps: NotNegative = 0.0  # Frames a second that are taken before `stride`; 0 takes those that the file has.
+  stride: Size = 1  # Every n-th of those frames is stored.
   autoencoder: str = "rgb"  # Built in, or a folder of a published or converted model, as is the text encoder.
   text_encoder: str = ""  # Empty stores captions alone.
-  text_dim: int = 64  # Of embeddings of a built-in text encoder.
-  text_len: int = 256  # Most tokens of a caption.
+  text_dim: Size = 64  # Of embeddings of a built-in text encoder.
+  text_len: Size = 256  # Most tokens of a caption.
   path_field: str = "path"  # Names in tables and TFDS datasets: of files, video or image,
   caption_field: str = "caption"  # of captions, also in .json files beside clips,
   short_caption_field: str = "short_caption"  # and of shorter ones, which may be missing.
-  shard_items: int = 256  # Items of the source that shards are made of, and that are done anew after a crash.
-  batch_size: int = 4  # Clips that go through the autoencoder at once.
+  shard_items: Size = 256  # Items of the source that shards are made of, and that are done anew after a crash.
+  batch_size: Size = 4  # Clips that go through the autoencoder at once.
   dtype: str = "float32"  # Of the autoencoder's activations, or "bfloat16".
   # Largest share of items that may be rejected; with more, and 20 items or more, the cache is not finished. It changes
   # no byte of a cache.
-  max_rejected: float = 0.5
+  max_rejected: Share = 0.5
 
   def __post_init__(self):
     if not self.buckets or any(min(bucket) < 1 or max(bucket) > LARGEST for bucket in self.buckets):
       raise ValueError(f"buckets: expected some (frames, height, width), each 1 or more, got {self.buckets}")
     if len(set(self.buckets)) < len(self.buckets):
       raise ValueError(f"buckets: expected each once, got {self.buckets}")
-    if self.fps < 0:
-      raise ValueError(f"fps: expected a positive number, or 0 for the file's own, got {self.fps}")
-    for name in ("stride", "text_dim", "text_len", "shard_items", "batch_size"):
-      if not 1 <= getattr(self, name) <= LARGEST:
-        raise ValueError(f"{name}: expected 1 to {LARGEST}, got {getattr(self, name)}")
-    if not 0 <= self.max_rejected <= 1:
-      raise ValueError(f"max_rejected: expected a share from 0 to 1, got {self.max_rejected}")
+    check_ranges(self)
     if self.dtype not in ("float32", "bfloat16"):
       raise ValueError(f'dtype: expected "float32" or "bfloat16", got {self.dtype!r}')
 
@@ -254,9 +253,9 @@ class StageConfig:
   """A part of a training run with its own length of clip; it starts from the weights of the stage before."""
 
   name: str = "video"
-  share: float = 1.0  # Of `train.steps`.
-  batch_size: int = 32  # Global, in clips.
-  num_frames: int = 1  # Latent frames; 1 trains on images.
+  share: NotNegative = 1.0  # Of `train.steps`.
+  batch_size: Size = 32  # Global, in clips.
+  num_frames: Size = 1  # Latent frames; 1 trains on images.
   sources: tuple[SourceConfig, ...] = ()  # Caches that this stage draws from; empty: those of `data`.
 
 
@@ -265,58 +264,63 @@ class OptimizerConfig:
   """Optimizer and learning rate, anew in each stage."""
 
   name: str = "adamw"  # "adamw", or "muon" for matrices with AdamW for the rest.
-  learning_rate: float = 1e-4
-  b1: float = 0.9
-  b2: float = 0.95
-  weight_decay: float = 0.02
-  clip_norm: float = 1.0  # Of the whole gradient; 0 clips nothing.
+  learning_rate: NotNegative = 1e-4
+  b1: Decay = 0.9
+  b2: Decay = 0.95
+  weight_decay: NotNegative = 0.02
+  clip_norm: NotNegative = 1.0  # Of the whole gradient; 0 clips nothing.
   schedule: str = "constant"  # "constant", "cosine" or "multistep", after the warm-up.
-  warmup_steps: int = 0
-  final_fraction: float = 0.0  # Cosine: of the learning rate, at the end.
-  milestones: tuple[float, ...] = ()  # Multi-step: shares of the stage at which the rate is multiplied by `gamma`.
-  gamma: float = 0.1
+  warmup_steps: CountOrNone = 0
+  final_fraction: Share = 0.0  # Cosine: of the learning rate, at the end.
+  # Multi-step: shares of the stage at which the rate is multiplied by `gamma`.
+  milestones: tuple[Annotated[float, Range(0, 1, "both")], ...] = ()
+  gamma: Share = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
   """The training run."""
 
-  steps: int = 1000  # Of all stages together.
+  steps: Count = 1000  # Of all stages together.
   stages: tuple[StageConfig, ...] = (StageConfig(),)
-  accumulation: int = 1  # Micro-batches a step.
-  loss_repeat: int = 4  # Noised copies of each token.
+  accumulation: Size = 1  # Micro-batches a step.
+  loss_repeat: Size = 4  # Noised copies of each token.
   # Bounds of the truncated normal that share of masked tokens is drawn from.
-  mask_ratio: tuple[float, float] = (0.7, 1.0)
-  visible_sizes: int = 1  # Padded sizes for the random number of visible tokens; each is one more compilation.
-  caption_dropout: float = 0.1
-  ema_decay: float = 0.99
+  mask_ratio: tuple[Share, Share] = (0.7, 1.0)
+  visible_sizes: Size = 1  # Padded sizes for the random number of visible tokens; each is one more compilation.
+  caption_dropout: Share = 0.1
+  ema_decay: Decay = 0.99
   freeze: tuple[str, ...] = ()  # Regular expressions over parameter paths, "video_encoder/patch_embed".
-  log_every: int = 20
-  sample_every: int = 0  # Steps between sample grids; 0 writes none.
-  save_every: int = 1000
-  keep: int = 2  # Newest checkpoints to keep.
+  log_every: Count = 20
+  sample_every: CountOrNone = 0  # Steps between sample grids; 0 writes none.
+  save_every: Count = 1000
+  keep: Count = 2  # Newest checkpoints to keep.
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
   """Devices along each mesh axis; -1 takes what is left (one axis at most)."""
 
-  data: int = 1  # Over several slices this is the axis that spans them.
-  fsdp: int = -1
-  tensor: int = 1
-  context: int = 1
+  data: Annotated[int, Range(-1, LARGEST)] = 1  # Over several slices this is the axis that spans them.
+  fsdp: Annotated[int, Range(-1, LARGEST)] = -1
+  tensor: Annotated[int, Range(-1, LARGEST)] = 1
+  context: Annotated[int, Range(-1, LARGEST)] = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
   """Defaults of generation, stored with a checkpoint."""
 
-  num_inference_steps: int = 64  # S, sets a frame.
-  num_diffusion_steps: int = 25  # K.
-  guidance_scale: float = 5.0
-  motion_flow: float = DEFAULT_MOTION_FLOW
-  fps: float = DEFAULT_FPS  # Of files.
-  told_fps: float | None = None  # What the model is told, if it was trained with one rate alone; None tells it `fps`.
+  num_inference_steps: Size = 64  # S, sets a frame.
+  num_diffusion_steps: Size = 25  # K.
+  guidance_scale: Annotated[float, Range(-100, 1000)] = 5.0
+  motion_flow: Annotated[float, Range(-1e6, 1e6)] = DEFAULT_MOTION_FLOW
+  fps: Positive = DEFAULT_FPS  # Of files.
+  # What the model is told, if it was trained with one rate alone; None tells it `fps`.
+  told_fps: Positive | None = None
+
+  def __post_init__(self):
+    check_ranges(self, "sample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,7 +328,7 @@ class Experiment:
   """Everything that defines a run: same experiment, same numbers."""
 
   model: ModelConfig
-  seed: int = 0
+  seed: Annotated[int, Range(0, 2**32 - 1)] = 0
   init: str = ""  # Model folder of any form to start from; empty starts from random weights.
   text_encoder: str = "words"  # Built in, or a folder of a published or converted model, as is the autoencoder.
   autoencoder: str = "pixels"
@@ -334,3 +338,6 @@ class Experiment:
   optimizer: OptimizerConfig = OptimizerConfig()
   mesh: MeshConfig = MeshConfig()
   sample: SampleConfig = SampleConfig()
+
+  def __post_init__(self):
+    check_ranges(self)

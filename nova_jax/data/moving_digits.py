@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from nova_jax.config import DataConfig
 from nova_jax.data import captions
 from nova_jax.data import clips
+from nova_jax.ranges import check_ranges
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -86,8 +87,7 @@ def prepare(data_dir: str | os.PathLike[str], cfg: DataConfig) -> Mapping[str, S
   Returns:
     A random-access source per split, "train" and "test": records as dicts of the features above.
   """
-  if cfg.num_records < 1:
-    raise ValueError(f"data.num_records: expected at least 1, got {cfg.num_records}")
+  check_ranges(cfg, "data")
   builder_config = MovingDigitsConfig(
       canvas=cfg.canvas, num_frames=cfg.num_frames, jitter=cfg.jitter,
       free_captions=cfg.free_captions, num_train=cfg.num_records)

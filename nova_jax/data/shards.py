@@ -40,13 +40,10 @@ def read_caches(sources: Sequence[SourceConfig]) -> tuple[Cache, ...]:
   """Read the manifests of caches.
 
   Raises:
-    ValueError: no source, a weight that is not positive, or a folder that is no cache.
+    ValueError: no source, or a folder that is no cache.
   """
   if not sources:
     raise ValueError("data.sources: name a cache, as launch.cache writes it")
-  for source in sources:
-    if source.weight <= 0:
-      raise ValueError(f"data.sources: expected a positive weight of {source.path}, got {source.weight}")
   return tuple(Cache(Path(source.path), source.weight, read_manifest(source.path)) for source in sources)
 
 

@@ -13,6 +13,8 @@ from nova_jax.diffusion import make_scheduler
 from nova_jax.fields import did_you_mean
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.sampler import make_plan
+from nova_jax.train.masking import padded_sizes
+from nova_jax.train.optimizer import make_schedule
 
 NUM_DIGITS = 10
 
@@ -27,22 +29,12 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder, caches: 
     caches: what it learns from; None for moving digits.
   """
   model, data, train, optimizer = experiment.model, experiment.data, experiment.train, experiment.optimizer
-  for name, value, low, high in (
-      ("seed", experiment.seed, 0, 2**32 - 1),
-      ("train.ema_decay", train.ema_decay, 0, 1),
-      ("train.caption_dropout", train.caption_dropout, 0, 1),
-      ("train.sample_every", train.sample_every, 0, float("inf")),
-      ("data.num_workers", data.num_workers, 0, float("inf")),
-      ("data.short_captions", data.short_captions, 0, 1),
-      ("data.motion_dropout", data.motion_dropout, 0, 1),
-      ("data.max_damaged", data.max_damaged, 0, float("inf")),
-      ("optimizer.learning_rate", optimizer.learning_rate, 0, float("inf")),
-      ("optimizer.b1", optimizer.b1, 0, 1),
-      ("optimizer.b2", optimizer.b2, 0, 1),
-      ("scheduler.num_train_timesteps", experiment.scheduler.num_train_timesteps, 1, float("inf")),
-  ):
-    if not low <= value <= high:
-      raise ValueError(f"{name}: expected {low} to {high}, got {value}")
+  if optimizer.learning_rate * optimizer.weight_decay >= 1:
+    raise ValueError(
+        "optimizer.weight_decay: a step takes learning_rate x weight_decay of a weight, which must be less than all of "
+        f"it, got {optimizer.learning_rate} x {optimizer.weight_decay}")
+  padded_sizes(model.num_image_tokens, train.mask_ratio, train.visible_sizes)
+  make_schedule(optimizer, train.steps)
   if data.name not in DATASETS:
     raise ValueError(f"data.name: {data.name!r} is not known{did_you_mean(data.name, DATASETS)}")
   if caches is None:

@@ -21,6 +21,7 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from nova_jax.config import OptimizerConfig
+from nova_jax.ranges import check_ranges
 
 # Which matrices Muon updates, and their (input, output) axes. An axis in neither is a batch of independent matrices:
 # layers; q, k and v; shift, scale and gate.
@@ -47,10 +48,7 @@ def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
   """
   if cfg.schedule not in ("constant", "cosine", "multistep"):
     raise ValueError(f'optimizer.schedule: expected "constant", "cosine" or "multistep", got {cfg.schedule!r}')
-  if cfg.warmup_steps < 0:
-    raise ValueError(f"optimizer.warmup_steps: expected 0 or more, got {cfg.warmup_steps}")
-  if any(not 0 < share < 1 for share in cfg.milestones):
-    raise ValueError(f"optimizer.milestones: expected shares of the stage between 0 and 1, got {cfg.milestones}")
+  check_ranges(cfg, "optimizer")
   milestones = [round(share * num_steps) for share in cfg.milestones]
 
   def schedule(step: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import dataclasses
 import numpy as np
 
 from nova_jax.config import StageConfig, TrainConfig
+from nova_jax.ranges import check_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +26,10 @@ def plan_stages(cfg: TrainConfig) -> tuple[Stage, ...]:
   Raises:
     ValueError: numbers that make no run.
   """
-  for name in ("steps", "accumulation", "loss_repeat", "log_every", "save_every", "keep"):
-    if getattr(cfg, name) < 1:
-      raise ValueError(f"train.{name}: expected 1 or more, got {getattr(cfg, name)}")
-  if not cfg.stages or any(stage.share < 0 for stage in cfg.stages) or not sum(stage.share for stage in cfg.stages):
+  check_ranges(cfg, "train")
+  if not sum(stage.share for stage in cfg.stages):
     raise ValueError(f"train.stages: expected at least one stage with a positive share, got {cfg.stages}")
   for stage in cfg.stages:
-    if stage.batch_size < 1 or stage.num_frames < 1:
-      raise ValueError(f"train.stages: expected a positive batch_size and num_frames, got {stage}")
     if stage.batch_size % cfg.accumulation:
       raise ValueError(
           f"train.accumulation: {cfg.accumulation} micro-batches don't divide"

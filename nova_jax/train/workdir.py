@@ -1,8 +1,8 @@
 """The folder of a run, and who may continue in it.
 
-  config.json  nova.json  checkpoints/  metrics.jsonl  tensorboard/  samples/step_NNNNNN.png
+  config.json  identity.json  nova.json  checkpoints/  metrics.jsonl  tensorboard/  samples/step_NNNNNN.png
 
-Invariant: all checkpoints of a folder come from one experiment.
+Invariant: all checkpoints of a folder come from one experiment, on the same data.
 """
 
 import contextlib
@@ -12,49 +12,85 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nova_jax.checkpoint import finished_steps
 from nova_jax.config import Experiment
 from nova_jax.fields import from_dict, to_dict
-from nova_jax.files import write_atomically
+from nova_jax.files import read_json, write_atomically
+from nova_jax.train.identity import NAME, Identities, check_identities, identify, same_content
 
 # What may change between restarts: it alters no number of the training.
 FREE_FIELDS = (
     "mesh", "sample", "data.num_workers", "data.data_dir", "data.max_damaged",
     "train.log_every", "train.sample_every", "train.save_every", "train.keep")
+_FOLDERS = ("init", "autoencoder", "text_encoder")  # Fields that hold a path, beside those of caches.
 
 
 @contextlib.contextmanager
 def claim(workdir: Path, experiment: Experiment) -> Iterator[None]:
   """Make `workdir` the folder of `experiment`, or check that it is, and keep other processes out meanwhile.
 
+  Paths may be others than before if what lies there is the same, and not if it isn't.
+
   Raises:
     ValueError: it belongs to another experiment (naming the fields that differ) or is no folder.
   """
-  path = workdir / "config.json"
+  path, identity = workdir / "config.json", workdir / NAME
   config = json.loads(json.dumps(to_dict(experiment)))
   if workdir.exists() and not workdir.is_dir():
     raise ValueError(f"--workdir {workdir} is a file; expected a folder, new or of an earlier run")
+  known = check_identities(_read(identity), identity) if identity.exists() else {}
+  now = identify(experiment, known)
   if path.exists():
-    try:
-      stored = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-      raise ValueError(f"{path} is not JSON ({error}); use another --workdir or remove this one") from None
-    with contextlib.suppress(ValueError):  # Fields that are gone by now will be found to differ.
-      stored = json.loads(json.dumps(to_dict(from_dict(Experiment, stored))))  # Younger ones take their defaults.
-    stored, given = _flatten(stored), _flatten(config)
-    differing = [
-        f"{name} was {stored.get(name)!r}, now {given.get(name)!r}"
-        for name in sorted(stored.keys() | given.keys())
-        if stored.get(name) != given.get(name) and not any(name == f or name.startswith(f + ".") for f in FREE_FIELDS)]
-    if differing:
-      raise ValueError(f"{workdir} holds a different experiment: {'; '.join(differing)}; use another --workdir")
+    _check_same(workdir, _read(path), config, known, now)
   workdir.mkdir(parents=True, exist_ok=True)
   with open(workdir / ".lock", "w", encoding="utf-8") as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Goes with the process, however it ends.
     except BlockingIOError:
       raise ValueError(f"{workdir}: another process is training here; wait for it or use another --workdir") from None
+    write_atomically(identity, json.dumps(known | now, indent=2) + "\n")
     write_atomically(path, json.dumps(config, indent=2) + "\n")
     yield
+
+
+def _read(path: Path) -> dict[str, Any]:
+  try:
+    return read_json(path)
+  except ValueError as error:
+    raise ValueError(
+        f"{error}; bring back a copy of the file, or remove this file alone to go on with the config that you give, or "
+        "use another --workdir") from None
+
+
+def _check_same(
+    workdir: Path, stored: dict[str, Any], config: dict[str, Any], known: Identities, now: Identities
+) -> None:
+  with contextlib.suppress(ValueError):  # Fields that are gone by now will be found to differ.
+    stored = json.loads(json.dumps(to_dict(from_dict(Experiment, stored))))  # Younger ones take their defaults.
+  stored, given = _flatten(stored), _flatten(config)
+  continues = bool(finished_steps(workdir / "checkpoints"))
+  differing = []
+  for name in sorted({*stored, *given, *known} - {"data"}):
+    if any(name == field or name.startswith(field + ".") for field in FREE_FIELDS):
+      continue
+    then, value = stored.get(name), given.get(name)
+    if name in now or name in known or name in _FOLDERS or name.endswith(".path"):
+      if None not in (then, value) and same_content(name, known, now, then, value, continues):
+        continue
+      if then == value and then is not None:
+        differing.append(f"{name}={value!r} holds something else than when the run began")
+        continue
+    if then != value:
+      differing.append(f"{name} was {_short(then)}, now {_short(value)}")
+  if "data" in known and "data" in now and known["data"]["digest"] != now["data"]["digest"]:
+    differing.append(f"data were {known['data']['digest']}, now {now['data']['digest']}")
+  if differing:
+    raise ValueError(f"{workdir} holds a different experiment: {'; '.join(differing)}; use another --workdir")
+
+
+def _short(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _flatten(config: Any, prefix: str = "") -> dict[str, Any]:

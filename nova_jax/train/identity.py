@@ -1,0 +1,104 @@
+"""What a run learns from and starts from, by content: caches and model folders, wherever they lie.
+
+`identity.json` in the workdir keeps digests by the name of the config's field, with sizes and times of a model folder's
+files: while these stay as they are, its weights aren't read again.
+Invariant: the same content has the same digest under any path, and no other content has it.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nova_jax import autoencoders, text
+from nova_jax.config import Experiment, SourceConfig
+from nova_jax.convert.folders import open_folder, open_of_kind
+from nova_jax.convert.parts import TEXT_ENCODER, TRANSFORMER, VAE
+from nova_jax.data.cache.identity import manifest_digest, part_folder, weights_digest
+from nova_jax.data.moving_digits import MovingDigits
+
+NAME = "identity.json"
+Identities = dict[str, dict[str, str]]  # By field: "digest", and "files" of a model folder.
+
+
+def identify(experiment: Experiment, known: Identities) -> Identities:
+  """Return the identities of what an experiment names by path; those that are gone are left out.
+
+  Args:
+    experiment: of the run.
+    known: identities of an earlier start.
+
+  Raises:
+    ValueError: a folder is there, but isn't what it should be.
+  """
+  found: Identities = {}
+  for name, source in _sources(experiment):
+    found[name] = {"digest": manifest_digest(source.path)}
+  if experiment.data.name == "moving_digits":
+    found["data"] = {"digest": f"moving_digits {MovingDigits.VERSION}"}
+  for name, path, digest in _folders(experiment):
+    if not Path(path).is_dir():
+      continue
+    files = _files(Path(path))
+    before = known.get(name, {})
+    found[name] = {"digest": before["digest"] if before.get("files") == files else digest(), "files": files}
+  return found
+
+
+def same_content(
+    name: str, known: Identities, now: Identities, then: Any, path: Any, continues: bool
+) -> bool:
+  """Return whether a field that holds a path means the same as at an earlier start.
+
+  Args:
+    name: of the field.
+    known: identities then.
+    now: identities now.
+    then: the path then.
+    path: the path now.
+    continues: whether the run has a checkpoint, so that its first weights (`init`) are not read any more.
+  """
+  same_path = os.path.realpath(str(then)) == os.path.realpath(str(path))
+  if continues and name == "init" and same_path or name not in known or name not in now:
+    return same_path
+  return known[name]["digest"] == now[name]["digest"]
+
+
+def _sources(experiment: Experiment) -> Iterator[tuple[str, SourceConfig]]:
+  if experiment.data.name != "caches":
+    return
+  for i, source in enumerate(experiment.data.sources):
+    if not all(stage.sources for stage in experiment.train.stages):
+      yield f"data.sources.{i}.path", source
+  for number, stage in enumerate(experiment.train.stages):
+    for i, source in enumerate(stage.sources):
+      yield f"train.stages.{number}.sources.{i}.path", source
+
+
+def _folders(experiment: Experiment) -> Iterator[tuple[str, str, Callable[[], str]]]:
+  for name, kind, built_in in (
+      ("autoencoder", VAE, autoencoders.BUILT_IN), ("text_encoder", TEXT_ENCODER, text.BUILT_IN)):
+    path = getattr(experiment, name)
+    if path not in built_in:
+      yield name, path, lambda path=path, kind=kind, built_in=built_in: weights_digest(
+          open_of_kind(part_folder(path, kind), kind, built_in))
+  if experiment.init:
+    yield "init", experiment.init, lambda: weights_digest(open_folder(Path(experiment.init)).parts[TRANSFORMER]())
+
+
+def _files(folder: Path) -> str:
+  """Return a digest of the names, sizes and times of a folder's files."""
+  lines = []
+  for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    found = path.stat()
+    lines.append(f"{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}")
+  return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def check_identities(values: Mapping[str, Any], path: Path) -> Identities:
+  """Return identities as they were read from a file."""
+  for name, fields in values.items():
+    if not isinstance(fields, Mapping) or not isinstance(fields.get("digest"), str):
+      raise ValueError(f"{path}: expected a digest of {name}, got {fields!r}; bring back a copy of the file")
+  return dict(values)
