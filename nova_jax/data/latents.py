@@ -20,6 +20,7 @@ from nova_jax.data.cache.format import AutoencoderInfo, Record
 from nova_jax.data.loader import Batch, Bucket
 from nova_jax.data.shards import Cache, Found, Shards, Whole, shuffled
 from nova_jax.text import TextEncoder
+from nova_jax.text.fit import fit
 
 Shape = tuple[int, int, int]  # Latent frames, height and width of a sample.
 
@@ -89,11 +90,11 @@ class LatentFeed:
     return row | {"text_embeds": embeds, "text_lengths": length}
 
   def finish(self, rows: Batch) -> Batch:
-    """Embed captions unless the cache did."""
+    """Embed captions, cut to the length that the model reads, unless the cache did."""
     batch = {name: value for name, value in rows.items() if name not in ("caption", "position")}
     if self._text_encoder is None:
       return batch  # Embeddings stay float16, half as much to move: the model converts what it reads.
-    captions = [caption.decode() for caption in rows["caption"].tolist()]
+    captions = [fit(self._text_encoder, caption.decode())[0] for caption in rows["caption"].tolist()]
     embeds, lengths = self._text_encoder.encode(captions)
     return batch | {"text_embeds": embeds, "text_lengths": lengths}
 

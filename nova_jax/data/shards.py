@@ -21,6 +21,7 @@ import numpy as np
 
 from nova_jax.config import Bucket, SourceConfig
 from nova_jax.data.cache.format import DamagedRecord, Manifest, Record, ShardReader, read_manifest
+from nova_jax.ranges import check_ranges
 
 _FEW = 1024  # Grain's shuffle takes time in inverse proportion to the number of records: for three of them 10 ms.
 
@@ -40,10 +41,12 @@ def read_caches(sources: Sequence[SourceConfig]) -> tuple[Cache, ...]:
   """Read the manifests of caches.
 
   Raises:
-    ValueError: no source, or a folder that is no cache.
+    ValueError: no source, a weight that is not positive, or a folder that is no cache.
   """
   if not sources:
     raise ValueError("data.sources: name a cache, as launch.cache writes it")
+  for i, source in enumerate(sources):
+    check_ranges(source, f"data.sources[{i}]")
   return tuple(Cache(Path(source.path), source.weight, read_manifest(source.path)) for source in sources)
 
 

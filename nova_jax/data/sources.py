@@ -14,11 +14,13 @@ from nova_jax.config import Experiment, StageConfig
 from nova_jax.data import moving_digits
 from nova_jax.data.cache.format import AutoencoderInfo
 from nova_jax.data.cache.identity import describe_autoencoder
+from nova_jax.data.caption_lengths import long_captions
 from nova_jax.data.latents import LatentFeed, example_records, have_embeddings, padded_embeds
 from nova_jax.data.loader import Feed
 from nova_jax.data.shards import Cache, read_caches
 from nova_jax.data.videos import Source, VideoFeed
 from nova_jax.text import BUILT_IN, TextEncoder
+from nova_jax.text.fit import fit
 
 
 class Examples(NamedTuple):
@@ -93,12 +95,22 @@ class CacheData:
       embeds = [padded_embeds(record, False, model) for record in records]
       condition = {"text_embeds": [embed[:length].astype(np.float32) for embed, length in embeds]}
     else:
-      condition = {"prompt": captions}
+      condition = {"prompt": [fit(self._text_encoder, caption)[0] for caption in captions]}
     if model.has_motion:
       condition |= {
           "motion_flow": [sample.motion_flow if r.motion_flow is None else r.motion_flow for r in records],
           "fps": [sample.fps if r.fps is None else r.fps for r in records]}
     return Examples(captions, condition)
+
+
+  def notes(self) -> list[str]:
+    """Return what a person should know of the captions that are embedded in training; reads them all."""
+    if self._text_encoder is None:
+      return []
+    embedded = [
+        cache for stage in self._experiment.train.stages for caches in [_caches(self._experiment, stage)]
+        if not have_embeddings(caches) for cache in caches]
+    return long_captions(embedded, self._text_encoder)
 
 
 def needs_text_encoder(experiment: Experiment) -> bool:

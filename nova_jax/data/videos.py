@@ -15,6 +15,7 @@ import numpy as np
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.data.loader import Batch, Bucket
 from nova_jax.text import TextEncoder
+from nova_jax.text.fit import fit
 
 _CACHE_BYTES = 256 * 2**20  # Sources up to this size are decoded once and kept.
 _GIVEN = 2  # Frames that tell what moves and which way, at most.
@@ -80,7 +81,7 @@ class VideoFeed:
     if self._text_encoder is None:
       batch["labels"] = rows["digit"].astype(np.int32)
     else:
-      captions = [caption.decode() for caption in rows["caption"].tolist()]
+      captions = [fit(self._text_encoder, caption.decode())[0] for caption in rows["caption"].tolist()]
       batch["text_embeds"], batch["text_lengths"] = self._text_encoder.encode(captions)
     return batch
 

@@ -13,7 +13,7 @@ import functools
 import importlib.metadata
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ from nova_jax.data.rows import local_rows, spread
 from nova_jax.data.sources import CacheData, needs_text_encoder, open_caches, open_digits
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.loss import draw, training_loss
-from nova_jax.distributed import check_joined, first_alone, is_first, on_loss, same
+from nova_jax.distributed import check_joined, first_alone, gathered, is_first, on_loss, same
 from nova_jax.models.nova import NOVA
 from nova_jax.pipeline import Pipeline
 from nova_jax.sharding import batch_sharding, make_mesh
@@ -94,6 +94,8 @@ def train(experiment: Experiment, workdir: str | Path, profile: tuple[int, int] 
       if is_first():
         stack.enter_context(claim(workdir, experiment))
         write_card(workdir, card_of(experiment))
+        for line in caches.notes() if caches is not None and fresh else ():
+          say(f"note: {line}")
     stop = stack.enter_context(StopRequest())
     _Run(experiment, workdir, stop, autoencoder, text_encoder, caches, init, profile).run()
 
@@ -197,7 +199,7 @@ class _Run:
       self.log.start_stage()
       self.state = start_stage(self.state, tx, self.abstract)
     else:
-      loader.set_state(self.data_state["position"], self.data_state.get("damaged", ()))
+      loader.set_state(self.data_state["position"], own_damaged(self.data_state.get("damaged", ())))
     try:
       return self._loop(stage, program, loader, rows)
     finally:
@@ -247,7 +249,8 @@ class _Run:
       return
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     meta = {"sums": self.log.state(), "versions": versions}
-    data = {"position": loader.get_state()} | ({"damaged": loader.damaged} if loader.damaged else {})
+    damaged = gathered("damaged", loader.damaged)
+    data = {"position": loader.get_state()} | ({"damaged": damaged} if any(damaged) else {})
     self.checkpoints.save(self.step, self.state, data, meta)
 
   def _settle(self) -> None:
@@ -302,6 +305,20 @@ class _Run:
 
   def _make_model(self, rngs: nnx.Rngs) -> NOVA:
     return NOVA(self.experiment.model, rngs=rngs)
+
+
+def own_damaged(lists: Sequence[str] | Sequence[Sequence[str]]) -> list[str]:
+  """Return the damaged records that this process goes on to count, of the lists that a checkpoint has of all processes.
+
+  The processes may be others than those that saved: then they share all records out among them.
+  """
+  if any(isinstance(names, str) for names in lists):  # An older version kept process 0's list alone.
+    lists = [lists]
+  process, count = jax.process_index(), jax.process_count()
+  if len(lists) == count:
+    return list(lists[process])
+  every = list(dict.fromkeys(name for names in lists for name in names))
+  return every[process::count]
 
 
 def _say(text: str) -> None:

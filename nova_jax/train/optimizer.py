@@ -35,6 +35,14 @@ MUON_MATRICES: tuple[tuple[str, MuonDimensionNumbers], ...] = (
     (r"mixer/proj/kernel$", MuonDimensionNumbers(0, 2)),
     (r"time_cond_embed/condition_proj/fc[12]/kernel$", MuonDimensionNumbers(0, 1)),
 )
+# What AdamW updates beside them: vectors, tables, and matrices at the model's ends. A parameter in neither list is
+# refused, so that whoever adds one decides.
+ADAMW_BESIDE_MUON: tuple[str, ...] = (
+    r"(^|/)(bias|scale)$",
+    r"(^|/)(mask_token|bos_token|code_embed|begin|label_embed/weight)$",
+    r"(^|/)(head|patch_embed/proj|text_embed/proj)/kernel$",
+    r"(^|/)(timestep|flow|fps|time)_proj/fc[12]/kernel$",
+)
 
 
 def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -79,7 +87,7 @@ def make_optimizer(cfg: OptimizerConfig, num_steps: int, freeze: Sequence[str] =
     raise ValueError(f'optimizer.name: expected "adamw" or "muon", got {cfg.name!r}')
 
   def algorithm(path: str, frozen: bool) -> str:
-    return "frozen" if frozen else "muon" if cfg.name == "muon" and muon_axes(path) else "adamw"
+    return "frozen" if frozen else "adamw" if cfg.name == "adamw" else muon_or_adamw(path)
 
   def algorithms(params):
     return jax.tree.map(algorithm, paths(params), frozen_mask(params, freeze))
@@ -121,6 +129,19 @@ def paths(tree: Any) -> Any:
 def muon_axes(path: str) -> MuonDimensionNumbers | None:
   """Return the matrix axes of the parameter at `path` if it is one that Muon updates."""
   return next((axes for pattern, axes in MUON_MATRICES if re.search(pattern, path)), None)
+
+
+def muon_or_adamw(path: str) -> str:
+  """Return which of the two updates the parameter at `path`, with `optimizer.name="muon"`.
+
+  Raises:
+    ValueError: neither of the lists above has it.
+  """
+  if muon_axes(path):
+    return "muon"
+  if any(re.search(pattern, path) for pattern in ADAMW_BESIDE_MUON):
+    return "adamw"
+  raise ValueError(f"optimizer.name: the parameter {path} is in neither of Muon's and AdamW's lists; add it to one")
 
 
 def _scale_like_adam(path: str, update: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from absl import flags
 from data.latent_caches import AUTOENCODER, MODEL, damage, make_cache, make_loader, make_record, numbers
 from nova_jax.config import DataConfig, SourceConfig
 from nova_jax.data import shards
+from nova_jax.data.caption_lengths import long_captions
 from nova_jax.data.shards import read_caches
 from nova_jax.text import WordEncoder
 
@@ -229,7 +230,7 @@ def test_bad_sources(tmp_path):
   make_cache(tmp_path, [make_record(0)])
   with pytest.raises(ValueError, match="name a cache"):
     read_caches(())
-  with pytest.raises(ValueError, match="positive weight"):
+  with pytest.raises(ValueError, match=r"data.sources\[0\].weight: expected more than 0"):
     read_caches((SourceConfig(str(tmp_path), 0.0),))
   with pytest.raises(ValueError, match="there is no folder"):
     read_caches((SourceConfig(str(tmp_path / "none")),))
@@ -264,3 +265,24 @@ def test_shards_that_vanish_are_no_damaged_records(tmp_path):
   (tmp_path / "cache").rename(tmp_path / "elsewhere")
   with pytest.raises(OSError, match="still mounted"):
     records[7]
+
+
+def long_record(number):
+  return dataclasses.replace(make_record(number, embeds=False), caption="one two three four five six seven eight")
+
+
+def test_captions_that_are_too_long_are_cut_and_counted(tmp_path):
+  """The end of a caption is lost as it is where the text encoder cuts by itself; no run ends for it."""
+  words = WordEncoder(dim=8, max_length=6)
+  records = [make_record(i, embeds=False) for i in range(5)] + [long_record(5), long_record(6)]
+  cache = make_cache(tmp_path / "cache", records, text_encoder=None)
+  batches = take(make_loader([cache], data=DataConfig(short_captions=0.0), text_encoder=words), 3)
+  embeds, lengths = words.encode(["one two three four five six"])
+  for batch in batches:
+    for row, number in enumerate(numbers(batch)):
+      if number >= 5:
+        np.testing.assert_array_equal(batch["text_embeds"][row], embeds[0])
+        assert batch["text_lengths"][row] == lengths[0] == 6
+  (line,) = long_captions([cache, cache], words)
+  assert line.startswith(f"{cache.path}: 2 captions of 7 records have more than 6 tokens (model.text_len) and are cut")
+  assert not long_captions([make_cache(tmp_path / "short", records[:5], text_encoder=None)], words)

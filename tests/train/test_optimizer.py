@@ -1,10 +1,14 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from nova_jax.config import OptimizerConfig
-from nova_jax.train.optimizer import frozen_mask, make_optimizer, make_schedule, muon_axes, paths
+from nova_jax.config import PRESETS, OptimizerConfig
+from nova_jax.models.nova import NOVA
+from nova_jax.train.optimizer import frozen_mask, make_optimizer, make_schedule, muon_axes, muon_or_adamw, paths
 
 
 def tree(seed=0):
@@ -85,6 +89,28 @@ def test_muon_takes_the_matrices_of_the_blocks_and_conditions():
   for path in ("image_decoder/head/kernel", "text_embed/proj/kernel", "video_encoder/patch_embed/proj/kernel",
                "video_encoder/blocks/attn/qkv/bias", "image_decoder/time_cond_embed/timestep_proj/fc1/kernel"):
     assert muon_axes(path) is None
+
+
+VARIANTS = {
+    **PRESETS, "classes": dataclasses.replace(PRESETS["digits"], text_dim=None, num_classes=10),
+    "rotary": dataclasses.replace(PRESETS["digits"], rotary=True),
+    "pre": dataclasses.replace(PRESETS["digits"], norm="pre", history=False)}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_parameter_of_a_model_is_in_one_list(name):
+  _, params, _ = nnx.split(nnx.eval_shape(lambda: NOVA(VARIANTS[name], rngs=nnx.Rngs(0))), nnx.Param, ...)
+  params = nnx.to_pure_dict(params)
+  for path, leaf in zip(jax.tree.leaves(paths(params)), jax.tree.leaves(params)):
+    inner = "blocks" in path and path.endswith("kernel") and leaf.ndim > 2
+    assert muon_or_adamw(path) == "muon" or not inner, path
+
+
+def test_a_parameter_in_neither_list_is_refused():
+  params = {"video_encoder": {"blocks": {"gate": {"kernel": jnp.ones((2, 4, 4))}}}}
+  with pytest.raises(ValueError, match="video_encoder/blocks/gate/kernel is in neither"):
+    make_optimizer(OptimizerConfig(name="muon"), 10).init(params)
+  make_optimizer(OptimizerConfig(), 10).init(params)
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

@@ -177,3 +177,14 @@ def test_a_line_that_is_no_record_is_lost_alone(tmp_path, capsys):
   path.write_bytes(b"".join(good) + b"7\n")
   make_log(tmp_path, first_step=4).close()
   assert f"note: {path}: dropped 1 line that no training wrote" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lists, count, expected", [
+    ([["a"], ["b", "c"]], 2, [["a"], ["b", "c"]]),  # Each process has its own again.
+    ([["a"], ["b", "c"]], 1, [["a", "b", "c"]]), ([["a", "b"], ["b", "c"]], 3, [["a"], ["b"], ["c"]]),
+    ((), 2, [[], []]), (["a", "b"], 1, [["a", "b"]])])  # As older versions saved it.
+def test_processes_go_on_to_count_their_own_damaged_records(monkeypatch, lists, count, expected):
+  monkeypatch.setattr(jax, "process_count", lambda: count)
+  for process, own in enumerate(expected):
+    monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+    assert loop.own_damaged(lists) == own

@@ -41,7 +41,8 @@ def test_another_spelling_of_the_same_cache_continues(caches, monkeypatch):
     enter(run, on(path))
   shutil.move(caches / "a", caches / "elsewhere")
   enter(run, on(caches / "elsewhere"))
-  assert json.loads((run / "config.json").read_text(encoding="utf-8"))["data"]["sources"][0]["path"].endswith("elsewhere")
+  config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+  assert config["data"]["sources"][0]["path"].endswith("elsewhere")
 
 
 def test_another_cache_is_refused_by_name_also_under_the_same_path(caches):

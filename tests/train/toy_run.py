@@ -23,7 +23,7 @@ class Toy(nnx.Module):
   def __init__(self, cfg, *, rngs):
     self.cfg = cfg
     self.mixer = nnx.Dict(proj=Linear((16,), (2, 16), ("embed", None, "mlp"), rngs=rngs))
-    self.mlp = MLP(16, 32, 16, jax.nn.silu, rngs=rngs)
+    self.time_proj = MLP(16, 32, 16, jax.nn.silu, rngs=rngs)
     self.null = parameter(jnp.ones(16), ("embed",), Buffer)
 
 
@@ -31,7 +31,7 @@ def make_loss(experiment, num_frames):
   def loss_fn(model, batch, keys, padded_size, num_visible):
     x = batch["latents"].mean((1, 3, 4)) + jnp.where(batch["text_lengths"][:, None] > 0, 0, model.null[...])
     noise = jax.vmap(lambda key: jax.random.normal(key, (16,)))(keys) * num_visible
-    loss = jnp.square(model.mlp(x + model.mixer["proj"](x).sum(1)) - noise).mean()
+    loss = jnp.square(model.time_proj(x + model.mixer["proj"](x).sum(1)) - noise).mean()
     return loss, {"loss": loss}
 
   return loss_fn
