@@ -14,7 +14,7 @@ from pathlib import Path
 from nova_jax import autoencoders, limits, text
 from nova_jax.config import Experiment, ModelConfig, SampleConfig, SchedulerConfig
 from nova_jax.data.captions import vocabulary
-from nova_jax.fields import from_dict, to_dict
+from nova_jax.fields import from_dict, shown, to_dict
 from nova_jax.files import read_json, write_atomically
 
 NAME = "nova.json"
@@ -100,5 +100,8 @@ def read_card(folder: str | Path) -> Card:
   values = read_json(path, limits.CONFIG_BYTES)
   found = {key: values.pop(key, None) for key in FORMAT}
   if found != FORMAT:
-    raise ValueError(f"{path}: expected {FORMAT}, got {found}")
+    newer = found["format"] == FORMAT["format"] and isinstance(found["version"], int) and (
+        found["version"] > FORMAT["version"])
+    hint = "; it was written by a newer version of nova_jax" if newer else ""
+    raise ValueError(f"{path}: expected {FORMAT}, got {shown(found)}{hint}")
   return from_dict(Card, values, str(path))

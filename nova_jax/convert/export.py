@@ -62,7 +62,7 @@ def with_export(folder: Path, card: Card) -> Card:
   Raises:
     ValueError: the file isn't one that this version reads.
   """
-  if not has_export(folder):
+  if card.model is None or not has_export(folder):
     return card
   values = read_config(folder / NAME)
   found = {key: values.pop(key, None) for key in FORMAT}

@@ -121,16 +121,11 @@ def open_folder(path: Path, weights: str = "ema", step: int | None = None) -> Fo
       model=model, scheduler=scheduler, text_encoder=TEXT_ENCODER if TEXT_ENCODER in parts else None,
       autoencoder=VAE if VAE in parts else None, num_frames=min(model.base_frames, CLIP) if model else 1,
       sample=SampleConfig())
-  card = card if model is None else with_export(path, card)
-  return Folder(path, card, openers, _companions(path), tuple(notes))
+  return Folder(path, with_export(path, card), openers, _companions(path), tuple(notes))
 
 
 def check_complete(folder: Folder, wanted: Collection[str]) -> None:
-  """Refuse a transformer given for the whole model that it lies in, or a model that lacks a part it says it has.
-
-  Raises:
-    ValueError: there is no transformer, or one of the parts that are `wanted` is somewhere else or was lost.
-  """
+  """Raise a ValueError if there is no transformer, or one of the parts that are `wanted` lies beside it or was lost."""
   path, card = folder.path, folder.card
   if TRANSFORMER not in folder.parts:
     raise ValueError(f"{path} has {', '.join(folder.parts)}, but no {TRANSFORMER}{meant(path)}")
@@ -256,7 +251,8 @@ def _part_folders(path: Path) -> dict[str, Path]:
     if config.exists() or config.is_symlink() or (path / name).is_symlink():
       check_regular(config)
       found[name] = path / name
-  if not found and ((path / CONFIG).exists() or (path / CONFIG).is_symlink()):
+  is_run = (path / "checkpoints").is_dir()  # Whose config.json is of another kind.
+  if not found and not is_run and ((path / CONFIG).exists() or (path / CONFIG).is_symlink()):
     return {_naming(path / CONFIG, kind_of, read_config(path / CONFIG)).part: path}
   if not found:
     raise ValueError(

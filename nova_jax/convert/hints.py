@@ -10,6 +10,7 @@ from nova_jax.convert.parts import PARTS
 
 _LOOKED_AT = 1000  # Entries of a folder.
 _NAMED = 3
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".zst", ".7z")
 
 
 def is_model(path: Path) -> bool:
@@ -20,18 +21,25 @@ def is_model(path: Path) -> bool:
 def meant(path: Path) -> str:
   """Return how to go on, as the end of an error; empty if there is no telling."""
   if not path.exists():
+    if str(path).startswith("~"):
+      return f"; the shell leaves ~ as it is behind =: write --flag {path}, or {path.expanduser()}"
     # ORG/NAME, and no path that a person would have made.
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)) and not path.parent.exists():
       return (f"; if that is the name of a model on the Hugging Face hub, download it first, "
               f"`hf download {path} --local-dir {path.name}`, and give the folder {path.name}")
     return ""
   if not path.is_dir():
-    return f"; the model is the whole folder: give {_above(path) or path.parent}"
+    above = _above(path)
+    if above:
+      return f"; the model is the whole folder: give {above}"
+    return "; unpack it and give the folder" if path.suffix in _ARCHIVES else ""
   snapshots = list(_models_in(path / "snapshots"))
   if snapshots:
     return f"; it is a folder of the Hugging Face cache: give its snapshot, {_listed(_newest(path, snapshots))}"
   if (path / "snapshots").is_dir():
     return "; it is a folder of the Hugging Face cache, but none of its snapshots/ holds a model: download it again"
+  if (path / "checkpoints").is_dir():
+    return f"; it has checkpoints/ but no {cards.NAME}, which training writes beside them: copy that file too"
   above = _above(path)
   if above:
     step = f" (and --step={path.name})" if path.name.isdecimal() and path.parent.name == "checkpoints" else ""

@@ -130,6 +130,19 @@ def test_folders_within_a_training_run(trained):
     assert str(trained) in refusal(open_folder, folder).replace(str(folder), "")
 
 
+def test_other_paths(model, trained, tmp_path):
+  assert "~/model" in refusal(open_folder, type(model)("~/model")).replace("--flag ", "")
+  (tmp_path / "model.zip").touch()
+  assert refusal(open_folder, tmp_path / "model.zip").endswith("unpack it and give the folder")
+  shutil.copytree(trained, tmp_path / "run")
+  card = json.loads((tmp_path / "run/nova.json").read_text(encoding="utf-8"))
+  (tmp_path / "run/nova.json").write_text(json.dumps(card | {"version": 2}), encoding="utf-8")
+  assert refusal(open_folder, tmp_path / "run").endswith("a newer version of nova_jax")
+  (tmp_path / "run/nova.json").unlink()
+  (tmp_path / "run/config.json").write_text("{}", encoding="utf-8")
+  assert "has checkpoints/ but no nova.json" in refusal(open_folder, tmp_path / "run")
+
+
 def test_a_folder_of_the_hub_s_cache(tmp_path, monkeypatch):
   cache = tmp_path / "models--ORG--nova"
   for name in ("abc", "def"):
