@@ -194,8 +194,9 @@ def growing_outputs(
         kept.append(frames)
 
     yield add
+    clip = np.concatenate(kept) if paths else None
+    kept.clear()
     for kind, path in paths.items():
-      clip = np.concatenate(kept)
       if kind == "latents":
         write_atomically(path, save({"latents": np.ascontiguousarray(clip)}, metadata={media.NOTE: note}))
       elif kind == "sheet":

@@ -236,7 +236,7 @@ def _mask_of_file(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "..."]:
     image = open_picture(content)
     is_still = image is not None and not moving.moves(image)
   if not is_still:
-    return open_clip(path, size, 1).frames[..., 0] >= 128
+    return _read(path, size, 1, None, None).frames[..., 0] >= 128
   on_white, on_black = (
       fit(Image.fromarray(pictures.read_picture(path, background=color)), size, 1)[..., 0] >= 128
       for color in ("white", "black"))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import weakref
 from fractions import Fraction
@@ -12,7 +13,8 @@ import pytest
 from PIL import Image
 
 from nova_jax import media, sources
-from nova_jax.media import footage
+from nova_jax.cli import exit_code
+from nova_jax.media import footage, pictures
 from nova_jax.recipe import digest_files, read_recipe
 
 RNG = np.random.default_rng(0)
@@ -164,7 +166,8 @@ def test_only_files_are_read(tmp_path, read):
 
 
 @pytest.mark.parametrize("call, message", [
-    (lambda path: sources.read_picture(path / "none.png", (8, 8), 3), "none.png does not exist"),
+    (lambda path: sources.read_picture(path / "none.png", (8, 8), 3), r"^image: \S+none.png does not exist$"),
+    (lambda path: sources.read_mask(path / "text.mp4", (8, 8), 1), "^mask: [^:]*text.mp4: is neither a picture"),
     (lambda path: sources.read_picture(path / "text.png", (8, 8), 3), "image: .*text.png: is not a picture"),
     (lambda path: sources.read_clip(path / "text.mp4", (8, 8), 3), "video: .*text.mp4: is neither a picture"),
     (lambda path: sources.read_picture(np.zeros((8, 8, 3)), (8, 8), 3), "got float64"),
@@ -177,6 +180,18 @@ def test_what_is_refused(tmp_path, call, message):
     (tmp_path / name).write_text("no picture", encoding="utf-8")
   with pytest.raises(ValueError, match=message):
     call(tmp_path)
+
+
+def test_storage_that_fails_is_named_and_no_fault_of_the_file(tmp_path, monkeypatch):
+
+  def fail(*_, **__):
+    raise OSError(errno.EIO, "Input/output error")
+
+  media.write_png(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8))
+  monkeypatch.setattr(pictures, "flatten", fail)
+  with pytest.raises(OSError, match="a.png") as raised:
+    sources.read_picture(tmp_path / "a.png", (8, 8), 3)
+  assert exit_code(raised.value) == 1
 
 
 def test_a_picture_that_says_it_is_huge(tmp_path):

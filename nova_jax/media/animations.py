@@ -4,7 +4,8 @@ Pillow, and WebP's own library below it, write what stands still as one frame th
 can't be told from a shorter clip. So frames are put together here, each as the box in which it differs from the one
 before, a pixel at least; Pillow compresses them.
 Invariants: frames begin at the times that the rate gives, rounded down to what the format counts in (GIF: 1/100 s,
-WebP: 1/1000 s). Browsers slow a GIF down whose frames last less than 2/100 s, so that more than 50 a second become 50.
+WebP: 1/1000 s). Browsers take frames of less than 2/100 s in a GIF, or 11/1000 s in a WebP, for a mistake and show them
+for 1/10 s: more than 50 frames a second become 50, and more than 90 become 90.
 """
 
 import io
@@ -19,7 +20,7 @@ from nova_jax.files import write_atomically
 from nova_jax.media.write import DESCRIPTION, SHORT_SIDE, Clip, enlarge
 
 _GIF_FPS = 50
-_WEBP_FPS = 1000
+_WEBP_FPS = 90
 # Flags of WebP's chunks VP8X and ANMF.
 _MOVES, _HAS_EXIF, _REPLACES = 0x02, 0x08, 0x02
 

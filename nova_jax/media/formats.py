@@ -81,8 +81,11 @@ def reading(name: str) -> Iterator[None]:
     raise Unreadable("takes more memory than there is", name) from None
   except Exception as error:  # Pillow raises anything over files that are made to break it.
     if isinstance(error, OSError) and error.errno:
+      error.filename = error.filename or name
       raise
     text = " ".join(str(error).split()) or type(error).__name__
+    if name and text.startswith(name):  # `check_regular` has named it.
+      raise Unreadable(text) from None
     raise Unreadable(f"can't be read: {text}", name) from None
 
 

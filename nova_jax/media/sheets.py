@@ -56,7 +56,9 @@ def write_sheet(
   lines = [_cut(line, max(width, CAPTION_WIDTH)) for line in lines]
   width = max(width, *(round(_font(line).getlength(line)) + 2 * MARGIN for line in lines))
   bottoms = np.cumsum([row.height + TEXT_HEIGHT + MARGIN for row in rows]) + MARGIN
-  count = max(1, int(np.searchsorted(bottoms, PAGE_PIXELS // width - TEXT_HEIGHT, side="right")))
+  count = len(rows)
+  if bottoms[-1] * width > PAGE_PIXELS:  # The last line needs room, too.
+    count = max(1, int(np.searchsorted(bottoms, PAGE_PIXELS // width - TEXT_HEIGHT, side="right")))
   left_out = len(rows) - count
   sheet = Image.new("RGB", (width, int(bottoms[count - 1]) + TEXT_HEIGHT * bool(left_out)), "white")
   pen, y = ImageDraw.Draw(sheet), MARGIN
@@ -104,18 +106,19 @@ def _shape(clip: Clip, short_side: int) -> tuple[int, int, int]:
 
 def _plan(shapes: Sequence[tuple[int, int, int]]) -> list[_Row]:
   """Choose the size and the frames that are shown of each clip."""
-  scale = 1.0
+  scale, largest = 1.0, max(min(height, width) for _, height, width in shapes)
   while True:
     sizes = []
     for _, height, width in shapes:
       own = max(scale, min(1, SMALLEST / min(height, width)))
       sizes.append((max(1, int(height * own)), max(1, int(width * own))))
-    room = min(PAGE_WIDTH, max(LEAST_WIDTH, PAGE_PIXELS // sum(height + TEXT_HEIGHT + MARGIN for height, _ in sizes)))
-    counts = [max(1, (room - MARGIN) // (width + MARGIN)) for _, width in sizes]
-    fits = all(count >= frames for count, (frames, _, _) in zip(counts, shapes))
-    if fits or scale * max(min(height, width) for _, height, width in shapes) <= SMALLEST:
+    down = MARGIN + sum(height + TEXT_HEIGHT + MARGIN for height, _ in sizes)
+    across = MARGIN + max(frames * (width + MARGIN) for (frames, _, _), (_, width) in zip(shapes, sizes))
+    if across <= PAGE_WIDTH and across * down <= PAGE_PIXELS or scale * largest <= SMALLEST:
       break
     scale *= 0.95
+  room = min(PAGE_WIDTH, max(LEAST_WIDTH, PAGE_PIXELS // down))
+  counts = [max(1, (room - MARGIN) // (width + MARGIN)) for _, width in sizes]
   return [
       _Row(np.linspace(0, frames - 1, min(frames, count)).round().astype(int).tolist(), *size)
       for (frames, _, _), count, size in zip(shapes, counts, sizes)]
