@@ -13,10 +13,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nova_jax import limits
 from nova_jax.cli import RunFailed
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache.clips import Clip, Outcome, Rejected, prepare
+from nova_jax.data.cache.clips import Outcome, Rejected, prepare
 from nova_jax.data.cache.items import Cell, Example, Item, Piece
 from nova_jax.files import storage_error
 
@@ -41,10 +40,8 @@ class Lost:
 
 
 def attempt(item: Item, cfg: CacheConfig, channels: int) -> Outcome | Lost:
-  """Prepare an item as `clips.prepare` does; one that can't be read may be `Lost`, and no text is too large."""
+  """Prepare an item as `clips.prepare` does; one that can't be read may be `Lost`."""
   outcome = prepare(item, cfg, channels)
-  if isinstance(outcome, Clip):
-    return _check_texts(outcome)
   if not isinstance(outcome, Rejected) or item.problem:
     return outcome
   try:
@@ -59,13 +56,6 @@ def attempt(item: Item, cfg: CacheConfig, channels: int) -> Outcome | Lost:
   return prepare(item, cfg, channels) if storage_error(RuntimeError(outcome.reason), "") else outcome
 
 
-def _check_texts(clip: Clip) -> Clip | Rejected:
-  for name, text in (("caption", clip.texts.caption), ("short caption", clip.texts.short_caption or "")):
-    if (size := len(text.encode())) > limits.CAPTION_BYTES:
-      return Rejected(f"its {name} has {size:,} bytes; expected at most {limits.CAPTION_BYTES:,} (CAPTION_BYTES)")
-  return clip
-
-
 def _read(value: Any) -> None:
   """Read all of what a part of an item names."""
   if isinstance(value, Piece):
@@ -77,11 +67,12 @@ def _read(value: Any) -> None:
       while (left is None or left > 0) and (chunk := file.read(_CHUNK if left is None else min(_CHUNK, left))):
         left = None if left is None else left - len(chunk)
   elif isinstance(value, (Cell, Example)):
-    (value.path if isinstance(value, Cell) else value.folder).stat()
+    path = value.path if isinstance(value, Cell) else value.folder / "dataset_info.json"
+    path.stat()
     try:
       value.read()
     except RuntimeError as error:
-      raise storage_error(error, value.folder if isinstance(value, Example) else value.path) or error
+      raise storage_error(error, path) or error
 
 
 class Watch:

@@ -18,6 +18,7 @@ import hashlib
 import itertools
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -262,7 +263,7 @@ def _put(output: Path, shard: tuple[int, int], path: Path, write: Callable[[Path
   """Write a file beside the scored folder, and move it there: that folder never holds a part of one."""
   if path.is_file():
     return
-  partial = output / "partial" / f"{shard[0]}-of-{shard[1]}.{os.getpid()}{path.suffix}"
+  partial = output / "partial" / f"{shard[0]}-of-{shard[1]}.{secrets.token_hex(6)}{path.suffix}"
   write(partial)
   path.parent.mkdir(parents=True, exist_ok=True)
   os.replace(partial, path)

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,23 @@ def test_a_source_that_vanishes_ends_the_build_unfinished(made, source, tmp_path
   (tmp_path / "away").rename(source)
   assert build(str(source), tmp_path / "out", CFG).counts.rejected == 0
   assert contents(tmp_path / "out") == contents(made / "out")
+
+
+@pytest.mark.parametrize("kind", ["tar", "table"])
+def test_files_behind_a_tar_or_a_table_that_vanish(source, tmp_path, kind):
+  if kind == "tar":
+    with tarfile.open(tmp_path / "all.tar", "w") as tar:
+      for path in sorted(source.iterdir()):
+        tar.add(path, path.name)
+    given, moved = tmp_path / "all.tar", tmp_path / "all.tar"
+  else:  # The table itself stays.
+    given, moved = write_table(tmp_path, NUM, ()), source
+  build(str(given), tmp_path / "whole", CFG)
+  with pytest.raises(RunFailed, match="the same command continues"):
+    build(str(given), tmp_path / "out", CFG, progress=at(5, lambda: moved.rename(tmp_path / "away")))
+  (tmp_path / "away").rename(moved)
+  build(str(given), tmp_path / "out", CFG)
+  assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE, errno.EMFILE])
