@@ -11,6 +11,7 @@ FRAME_PIXELS = 8192 * 8192  # Of a frame of a video or of a moving picture.
 CAPTION_BYTES = 64 << 10  # Of a caption or a prompt.
 CELL_BYTES = 1 << 20  # Of a cell of a CSV table, or a line of JSON.
 TEXT_FILE_BYTES = 1 << 30  # Of a table or a list of prompts, all of it.
+ROWS = 10_000_000  # Of a table.
 JSON_FILE_BYTES = 256 << 20  # Of a JSON file that is read as a whole.
 JSON_DEPTH = 64  # Of lists and objects within each other in such a file.
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nova_jax import limits
 from nova_jax.files import check_fetched
 
 _ROWS = 1024  # Of texts that are read together.
@@ -39,14 +40,11 @@ def holds_text(path: Path, column: str) -> bool:
   Raises:
     ValueError: the table can't be read.
   """
-  import pyarrow as pa
-
   with _open(path) as file:
     kind = file.schema_arrow.field(column).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    if _is_string(kind):
       return True
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)):
+    if not _is_binary(kind):
       return False
     groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
     sizes = sum(
@@ -54,10 +52,25 @@ def holds_text(path: Path, column: str) -> bool:
         if group.column(i).path_in_schema == column)
     rows = file.metadata.num_rows
   return 0 < rows and sizes < _SHORT * rows and all(
-      cells[column] is None or _is_text(cells[column]) for _, _, cells in read_rows(path, [column]))
+      cells[column] is None or _looks_like_text(cells[column]) for _, _, cells in read_rows(path, [column]))
 
 
-def _is_text(content: bytes) -> bool:
+def _is_string(kind: Any) -> bool:
+  """Return whether a type of Arrow is one of texts, each of which may be stored once."""
+  import pyarrow as pa
+
+  kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+  return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_binary(kind: Any) -> bool:
+  import pyarrow as pa
+
+  kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+  return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _looks_like_text(content: bytes) -> bool:
   try:
     return not any(character < " " for character in content.decode())
   except UnicodeDecodeError:
@@ -65,13 +78,20 @@ def _is_text(content: bytes) -> bool:
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
-  """Yield row group, row in the group, and cells by column; a text that isn't UTF-8 stays bytes.
+  """Yield row group, row in the group, and cells by column.
+
+  A text that isn't UTF-8 stays bytes, and of one that is longer than any caption may be only the beginning is read.
 
   Raises:
-    ValueError: the table can't be read.
+    ValueError: the table can't be read, or has more rows than `limits.ROWS`.
   """
+  count = 0
   with _open(path) as file:
+    texts = [name for name in columns if _is_string(kind := file.schema_arrow.field(name).type) or _is_binary(kind)]
+  # Texts stay as the file has them, each once: a small file may say a long one a million times.
+  with _open(path, read_dictionary=texts) as file:
     for group in range(file.num_row_groups):
+      _check_count(path, count + file.metadata.row_group(group).num_rows)
       if not columns:
         yield from ((group, row, {}) for row in range(file.metadata.row_group(group).num_rows))
         continue
@@ -81,16 +101,35 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, int, di
         for i in range(batch.num_rows):
           yield group, row, {name: cells[name][i] for name in cells}
           row += 1
+      count += row
+      _check_count(path, count)
+
+
+def _check_count(path: Path, rows: int) -> None:
+  if rows > limits.ROWS:
+    raise ValueError(f"{path} has {rows:,} rows or more; expected at most {limits.ROWS:,} (ROWS): split the table")
 
 
 def _values(column: Any) -> list[Any]:
-  try:
-    return column.to_pylist()
-  except UnicodeDecodeError:
-    import pyarrow as pa
+  import pyarrow as pa
 
-    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    return [cell.as_buffer() and cell.as_buffer().to_pybytes() for cell in column]
+  if pa.types.is_dictionary(column.type):
+    values = [_value(value) for value in column.dictionary]
+    return [None if i is None else values[i] for i in column.indices.to_pylist()]
+  return [_value(cell) for cell in column]
+
+
+def _value(cell: Any) -> Any:
+  """Return a cell, or the beginning of one that is too long."""
+  if not hasattr(cell, "as_buffer") or not cell.is_valid:
+    return cell.as_py()
+  content = bytes(memoryview(cell.as_buffer())[: limits.CAPTION_BYTES + 1])
+  if not _is_string(cell.type):
+    return content
+  try:
+    return content.decode("utf-8", "strict" if len(content) <= limits.CAPTION_BYTES else "replace")
+  except UnicodeDecodeError:
+    return content
 
 
 def read_cell(path: Path, group: int, row: int, column: str) -> Any:
@@ -141,13 +180,13 @@ _reader: _Reader | None = None  # The last one: rows are read in their order, mo
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[Any]:
+def _open(path: Path, **options: Any) -> Iterator[Any]:
   """Open a table; what the library raises over it, here or while it is read, names the file."""
   import pyarrow as pa  # Slow to import, and only these tables need it.
   import pyarrow.parquet as pq
 
   try:
-    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER, **options) as file:
       yield file
   except (pa.ArrowException, OSError) as error:
     if isinstance(error, OSError) and error.errno is not None:

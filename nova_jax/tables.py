@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
   number: int  # From 1: of the row in CSV and arrays, of the line in JSON lines.
   where: str  # File and line, or file and entry.
-  values: dict[str, Any]  # Cells by column; None where there is no value.
+  values: dict[str, Any]  # Cells by column; None where there is no value. With a problem, what may be in them.
   problem: str = ""  # Why the row can't be used.
 
 
@@ -50,6 +50,8 @@ def read_table(path: str | Path) -> Table:
   content = read_bytes(path, limits.TEXT_FILE_BYTES)
   check_encoding(content, str(path))
   text = without_marks(content.decode("utf-8", "surrogateescape"))
+  if (count := max(text.count("\n"), text.count("\r"))) > limits.ROWS:
+    raise ValueError(f"{path} has {count:,} lines; expected at most {limits.ROWS:,} (ROWS): split the table")
   if path.suffix.lower() == ".csv":
     return _csv(text, path)
   if path.suffix.lower() == ".json" or _is_array(text):
@@ -91,7 +93,7 @@ def _csv(text: str, path: Path) -> Table:
     if len(cells) != len(names):
       hint = "; a cell with a comma needs quotes around it" if len(cells) > len(names) else ""
       problem = f"expected {len(names)} cells, as in the header, got {len(cells)}{hint}"
-    values = {} if problem else {names[i]: cells[i] for i in kept}
+    values = {names[i]: cells[i] for i in kept if i < len(cells)}
     rows.append(Row(number, f"{path}:{line}", values, problem))
   return Table(tuple(names[i] for i in kept), rows)
 

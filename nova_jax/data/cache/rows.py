@@ -106,9 +106,9 @@ def _item(
     path: Path, label: str, problem: str, row: Mapping[str, Any], cfg: CacheConfig, names: Iterable[str]
 ) -> Item:
   """Make an item of a row, or of what is wrong with it."""
-  if problem:
-    return Item(label, None, {}, problem)
   place = row.get(cfg.path_field)
+  if problem:  # The name is that which it will have when the row has been mended.
+    return Item(f"{label}: {place}" if place and isinstance(place, str) else label, None, {}, problem)
   fields = {name: row.get(name) for name in names}
   if isinstance(place, Cell):
     return Item(label, place, fields)

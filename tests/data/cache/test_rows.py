@@ -4,13 +4,14 @@ import datetime
 import json
 import re
 import struct
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from data.cache.test_folders import CFG, PICTURE, became
-from nova_jax import parquet
+from nova_jax import limits, parquet
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.items import Held, held
 from nova_jax.data.cache.sources import open_source
@@ -63,6 +64,19 @@ def test_texts_that_are_none(table):
     assert reason in became(table(path=["a.png"], caption=column))[0]["row 1: a.png"]
 
 
+def test_long_texts_and_many_rows_cost_little(table, monkeypatch):
+  long = pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), pa.array(["é" * 10**6, "x"]))
+  source = table(path=["a.png"] * 2000, caption=long)
+  tracemalloc.start()
+  texts, _ = became(source)
+  assert tracemalloc.get_traced_memory()[1] < 2e8, "the text is 2 MB, and stands there 2000 times"
+  tracemalloc.stop()
+  assert len(texts) == 2000 and "expected at most 65,536 (CAPTION_BYTES)" in texts["row 1: a.png"]
+  monkeypatch.setattr(limits, "ROWS", 1999)
+  with pytest.raises(ValueError, match="t.parquet has 2,000 rows or more; expected at most 1,999"):
+    open_source(str(source), CFG)
+
+
 def test_cells_are_read_in_any_order_and_by_one_process(table, monkeypatch):
   source = table(path=[bytes([i]) * 5000 for i in range(4)], caption=["x"] * 4)
   items = open_source(str(source), CFG)
@@ -77,8 +91,10 @@ def test_cells_are_read_in_any_order_and_by_one_process(table, monkeypatch):
 
 
 @pytest.mark.parametrize("name, content, names", [
-    ("a.csv", "path,caption\na.png,one, two\na.png,x\n", {"row 1": "a.csv:2: expected 2 cells", "row 2: a.png": "x"}),
-    ("a.csv", b"path,caption\na.png,caf\xe9\na.png,x\n", {"row 1": "a.csv:2: .*0xe9", "row 2: a.png": "x"}),
+    ("a.csv", "path,caption\na.png,one, two\na.png,x\n", {
+        "row 1: a.png": "a.csv:2: expected 2 cells", "row 2: a.png": "x"}),
+    ("a.csv", b"path,caption\na.png,caf\xe9\na.png,x\n", {
+        "row 1: a.png": "a.csv:2: .*0xe9", "row 2: a.png": "x"}),
     ("a.csv", "path,caption\na.png,%s\na.png,x\n" % ("word " * 40_000), {
         "row 1: a.png": "caption: 200,000 bytes", "row 2: a.png": "x"}),
     ("a.jsonl", '\n"a.png"\n{"path": "a.png", "caption": "x"}\n', {"row 2": "got str", "row 3: a.png": "x"}),
