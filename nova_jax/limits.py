@@ -5,6 +5,7 @@ Invariant: a limit is checked before the memory is taken. The error says what wa
 
 # Pictures and videos.
 PICTURE_PIXELS = 256_000_000  # Of a picture; 200 megapixels of a photographer take 0.6 GB as RGB.
+PICTURE_TEXT_BYTES = 16 << 20  # Of a text in a PNG.
 FRAME_PIXELS = 8192 * 8192  # Of a frame of a video or of a moving picture.
 
 # Text.

@@ -62,8 +62,30 @@ def images(container: av.container.InputContainer, stream: av.VideoStream, whole
         raise Unreadable(f"frame {number} is damaged")
       number += 1
       yield image
+  if whole:
+    _check_length(container, stream, packets)
+
+
+def count_packets(container: av.container.InputContainer, stream: av.VideoStream) -> int:
+  """Return of how many packets `images` makes pictures, without decoding them.
+
+  Raises:
+    CutOff: as `images`.
+  """
+  began, key, count, packets = False, None, 0, 0
+  for packet in container.demux(stream):
+    packets += bool(packet.size)
+    if packet.is_keyframe and not began:
+      began, key = True, packet.pts
+    leads = packet.pts is not None and key is not None and packet.pts < key
+    count += bool(packet.size) and began and not packet.is_discard and not leads
+  _check_length(container, stream, packets)
+  return count
+
+
+def _check_length(container: av.container.InputContainer, stream: av.VideoStream, packets: int) -> None:
   indexed = len(stream.index_entries) if container.format.name.startswith("mov") else 0
-  if whole and packets < indexed:
+  if packets < indexed:
     raise CutOff(f"it ends after {packets} of {indexed} frames; the rest is missing")
 
 

@@ -66,9 +66,19 @@ def open_footage(
 
 
 def count_frames(file: File, name: str = "") -> int:
-  """Return how many frames a video or a picture has."""
-  with open_footage(file, name=name) as footage:
-    return sum(1 for _ in footage.frames)
+  """Return how many frames a video or a picture has, as a rule without decoding any.
+
+  Raises:
+    ValueError: it can't be read.
+    OSError: storage fails.
+  """
+  with reading(name_of(file, name)), content_of(file) as content:
+    image = open_picture(content)
+    if image is None:
+      with videos.open_video(content) as video:
+        return video.count()
+    with image:
+      return len(moving.durations(content, image)) if moving.moves(image) else 1
 
 
 def between(frames: Iterator[Frame], start: float | None, end: float | None) -> Iterator[Frame]:

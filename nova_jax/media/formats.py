@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import av
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from nova_jax import limits
 from nova_jax.files import check_regular
@@ -50,6 +50,12 @@ _OTHERS = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind in (
     (rb"\0\0\0\x0cJXL |\xff\x0a", "is a JPEG XL picture: convert it to JPEG or PNG"),
     (rb"(8BPS|gimp xcf|II\*\0.{4}CR)", "is a file of an editor or a camera: export it as PNG or JPEG"),
     (rb"(\x89PNG|\xff\xd8\xff|GIF8|RIFF.{4}WEBP|BM.{4}\0\0\0\0)", "is a damaged picture")))
+
+
+# Where a picture says what its values mean: primaries and transfer of ITU-T H.273, which Pillow doesn't look at.
+COLOURS = "nova_jax colours"
+_COLOURS = {
+    "AVIF": re.compile(rb"colrnclx(..)(..)", re.DOTALL), "PNG": re.compile(rb"\0\0\0\x04cICP(.)(.)", re.DOTALL)}
 
 
 class Unreadable(ValueError):
@@ -127,6 +133,13 @@ def open_picture(content: BinaryIO) -> Image.Image | None:
       raise Unreadable(f"it has more pixels than PICTURE_PIXELS, {limits.PICTURE_PIXELS:,}") from None
   if image.width * image.height > limits.PICTURE_PIXELS:
     raise Unreadable(f"{image.width} x {image.height} pixels are more than PICTURE_PIXELS, {limits.PICTURE_PIXELS:,}")
+  if image.format in _COLOURS:
+    place = content.tell()
+    content.seek(0)
+    found = _COLOURS[image.format].search(content.read(1 << 16))
+    content.seek(place)
+    if found:
+      image.info[COLOURS] = tuple(int.from_bytes(number) for number in found.groups())
   return image
 
 
@@ -158,5 +171,7 @@ class _Nameless:
     self.read, self.seek, self.tell = content.read, content.seek, content.tell
 
 
-# Pillow's own limit, a third lower, is for all of a process; it raises at twice this number.
+# Pillow's own limits are for all of a process: of pixels, where it raises at twice the number, and of texts in a PNG,
+# whose programs write down all that they did.
 Image.MAX_IMAGE_PIXELS = limits.PICTURE_PIXELS
+PngImagePlugin.MAX_TEXT_CHUNK = limits.PICTURE_TEXT_BYTES

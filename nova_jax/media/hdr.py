@@ -39,11 +39,26 @@ def is_hdr(image: av.VideoFrame) -> bool:
 def tone_mapped(image: av.VideoFrame, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
   """Return a frame of high dynamic range resized, in eight bits."""
   codes = image.reformat(width, height, "rgb48le", interpolation="BICUBIC").to_ndarray()
-  shown = np.empty(codes.shape, np.uint8)
-  for top in range(0, height, _ROWS):
-    rows = slice(top, top + _ROWS)
-    shown[rows] = _shown(codes[rows], image.color_trc, image.color_primaries)
-  return shown
+  return shown(codes, image.color_trc, image.color_primaries)
+
+
+def shown(
+    codes: UInt16[np.ndarray, "h w 3"] | UInt8[np.ndarray, "h w 3"], transfer: int, primaries: int
+) -> UInt8[np.ndarray, "h w 3"]:
+  """Return what a common screen shows of code values of 8 or 16 bits.
+
+  Args:
+    codes: red, green and blue, of the full range.
+    transfer, primaries: numbers of ITU-T H.273; of another transfer the values are left as they are.
+  """
+  if transfer not in (_PQ, _HLG):
+    return codes
+  result = np.empty(codes.shape, np.uint8)
+  for top in range(0, len(codes), _ROWS):
+    rows = codes[top : top + _ROWS]
+    rows = rows * np.uint16(257) if rows.dtype == np.uint8 else rows
+    result[top : top + _ROWS] = _shown(rows, transfer, primaries)
+  return result
 
 
 def _shown(codes: UInt16[np.ndarray, "h w 3"], transfer: int, primaries: int) -> UInt8[np.ndarray, "h w 3"]:

@@ -10,7 +10,8 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
 from nova_jax import limits
-from nova_jax.media.formats import File, Unreadable, content_of, name_of, open_picture, reading
+from nova_jax.media import hdr
+from nova_jax.media.formats import COLOURS, File, Unreadable, content_of, name_of, open_picture, reading
 
 # EXIF's orientations: what makes each upright.
 _UPRIGHT = {
@@ -47,7 +48,10 @@ def flatten(image: Image.Image, background: str = "white") -> Image.Image:
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     turn = _UPRIGHT.get(_orientation(image))
+    primaries, transfer = image.info.get(COLOURS, (0, 0))
     image = put_on(background, _eight_bits(_small(image)))
+    if transfer:
+      image = Image.fromarray(hdr.shown(np.asarray(image), transfer, primaries))
     return image if turn is None else image.transpose(turn)
 
 

@@ -15,11 +15,13 @@ from av.video.frame import PictureType
 
 from nova_jax import limits
 from nova_jax.media.clock import Clock
-from nova_jax.media.decoding import images
+from nova_jax.media.decoding import count_packets, images
 from nova_jax.media.formats import Unreadable, open_container
 from nova_jax.media.frame import Frame, orientation
 from nova_jax.media.interlaced import progressive
 
+# Codecs of which each packet in these containers is a frame that is shown.
+_ONE_EACH = ("h264", "hevc", "vp9", "av1", "libdav1d", "mjpeg", "prores", "ffv1", "png", "qtrle", "dnxhd")
 _Timed = tuple[float, av.VideoFrame]
 
 _NEAR = 1e-4  # Seconds by which rounded times may be off.
@@ -46,8 +48,31 @@ class Video:
   def frames(self, start: float) -> Iterator[Frame]:
     """Yield frames from one that is shown at `start` seconds or before; only once."""
     stretch = float(self._stream.sample_aspect_ratio or 1) or 1.0
+    colours = None
     for time, image in progressive(self._from(start)):
-      yield Frame(time, _opaque(image), stretch, *orientation(image))
+      if colours != (colours := (image.format.name, image.colorspace, image.color_trc)):
+        _check_colours(image)
+      yield Frame(time, self._opaque(image), stretch, *orientation(image))
+
+  def count(self) -> int:
+    """Return how many frames there are; where each packet is one, none is decoded."""
+    container = self._container.format.name
+    if self._stream.codec_context.name in _ONE_EACH and container.startswith(("mov", "matroska")):
+      return count_packets(self._container, self._stream)
+    return sum(1 for _ in self._from(0.0))
+
+  def _opaque(self, image: av.VideoFrame) -> av.VideoFrame:
+    """Put a frame on white where it is transparent."""
+    if not any(component.is_alpha for component in image.format.components):
+      return image
+    pixels = image.to_ndarray(format="rgba")
+    alpha = pixels[..., 3:]
+    # Raw 32-bit video in an AVI has a fourth byte that means nothing.
+    raw = self._container.format.name == "avi" and self._stream.codec_context.name == "rawvideo"
+    if alpha.min() == 255 or (raw and not alpha.any()):
+      return image
+    white = 255 - (255 - pixels[..., :3]) * (alpha / np.float32(255))
+    return av.VideoFrame.from_ndarray(white.round().astype(np.uint8), format="rgb24")
 
   def _from(self, start: float) -> Iterator[_Timed]:
     base, step = self._base(), 1 / (self.rate or _USUAL_RATE)
@@ -148,13 +173,11 @@ def _decoding_time(image: av.VideoFrame) -> float | None:
   return None if image.dts is None else float(image.dts * image.time_base)
 
 
-def _opaque(image: av.VideoFrame) -> av.VideoFrame:
-  """Put a frame on white where it is transparent."""
-  if not any(component.is_alpha for component in image.format.components):
-    return image
-  pixels = image.to_ndarray(format="rgba")
-  alpha = pixels[..., 3:]
-  if alpha.min() == 255:
-    return image
-  white = 255 - (255 - pixels[..., :3]) * (alpha / np.float32(255))
-  return av.VideoFrame.from_ndarray(white.round().astype(np.uint8), format="rgb24")
+def _check_colours(image: av.VideoFrame) -> None:
+  """Raise an Unreadable if a frame's colours can't be shown."""
+  try:
+    Frame(0.0, image).stored(16, 16)
+  except (OSError, av.error.FFmpegError):
+    raise Unreadable(
+        f"its colours, {image.format.name} by matrix {image.colorspace} of ITU-T H.273, can't be converted: "
+        "convert it to BT.709") from None

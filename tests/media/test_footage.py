@@ -10,6 +10,7 @@ from PIL import Image
 
 from media.made import CLOSED, OPEN, REFRESH, STEP, cut, numbers, shades, write
 from nova_jax import limits
+from nova_jax.media import videos
 from nova_jax.media.clock import Clock
 from nova_jax.media.footage import count_frames, open_footage
 from nova_jax.media.decoding import CutOff
@@ -256,11 +257,35 @@ def test_notes_in_the_stream_that_can_not_be_parsed_are_no_damage(tmp_path):
     assert numbers(footage) == [0, 1, 2, 3]
 
 
-def test_frames_are_counted(tmp_path):
-  assert count_frames(write(tmp_path / "a.mp4", shades(7))) == 7
-  assert count_frames(write(tmp_path / "a.ts", shades(7))) == 7
-  Image.new("L", (8, 8)).save(tmp_path / "a.png")
-  assert count_frames(tmp_path / "a.png") == 1
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "open.mp4", "alt.webm", "a.ts", "program.mpg", "reordered.avi"])
+def test_frames_are_counted_and_not_decoded_where_the_file_tells(tmp_path, monkeypatch, name):
+  path = write(tmp_path / name, shades(30), **FILES.get(name, {}))
+  if name in ("a.mp4", "a.mkv", "open.mp4"):
+    monkeypatch.setattr(videos, "images", None)
+  assert count_frames(path) == 30
+
+
+def test_what_is_counted_is_what_is_read(tmp_path):
+  cut(write(tmp_path / "a.ts", shades(30), options=OPEN), tmp_path / "a.mkv", 10)
+  frames = [Image.new("L", (8, 8), 90 * i) for i in range(3)]
+  frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:], default_image=True)
+  frames[0].save(tmp_path / "b.png")
+  for name in ("a.mkv", "a.png", "b.png"):
+    with open_footage(tmp_path / name) as footage:
+      assert count_frames(tmp_path / name) == len(list(footage.frames)) > 0
+
+
+@pytest.mark.parametrize("matrix", ["YCgCo", "bt2020c"])
+def test_colours_that_can_not_be_converted_are_named(tmp_path, matrix):
+  path = write(tmp_path / "a.mp4", shades(2), options={"x264-params": f"colormatrix={matrix}"})
+  with pytest.raises(Unreadable, match="a.mp4: its colours, yuv420p by matrix"), open_footage(path) as footage:
+    next(footage.frames)
+
+
+def test_the_fourth_byte_of_raw_video_in_an_avi_means_nothing(tmp_path):
+  frames = np.full((2, 48, 64, 4), (200, 100, 50, 0), np.uint8)
+  with open_footage(write(tmp_path / "a.avi", frames, codec="rawvideo", pix_fmt="bgra")) as footage:
+    assert next(footage.frames).upright()[0, 0].tolist() == [200, 100, 50]
 
 
 def test_frames_that_are_too_large(tmp_path, monkeypatch):

@@ -62,11 +62,36 @@ def test_what_is_transparent_is_white(tmp_path):
     assert (read_picture(tmp_path / name) == 255).all(), name
 
 
+def chunk(kind, data):
+  return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize("transfer, code", [(16, 148), (18, 191)])  # White paper.
+def test_pictures_of_high_dynamic_range(tmp_path, transfer, code):
+  Image.new("RGB", (8, 8), (code,) * 3).save(tmp_path / "a.png")
+  content = (tmp_path / "a.png").read_bytes()
+  assert read_picture(content).max() == code
+  place = content.index(b"IDAT") - 4
+  content = content[:place] + chunk(b"cICP", bytes((9, transfer, 0, 1))) + content[place:]
+  found = read_picture(content)
+  assert 230 < found.min() <= found.max() < 250
+
+
+def test_long_notes_in_a_png_are_passed_over(tmp_path):
+  Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+  content = (tmp_path / "a.png").read_bytes()
+  place = content.index(b"IDAT") - 4
+
+  def noted(size):
+    return content[:place] + chunk(b"zTXt", b"workflow\0\0" + zlib.compress(b"x" * size)) + content[place:]
+
+  assert read_picture(noted(2 << 20)).shape == (8, 8, 3)
+  with pytest.raises(Unreadable, match="a.png: .*too large"):
+    read_picture(noted(20 << 20), name="a.png")
+
+
 def png(width, height):
   """A PNG that claims a size, of little content."""
-  def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
   header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
   return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
 
