@@ -69,7 +69,7 @@ def define() -> None:
   flags.DEFINE_multi_integer(
       "label", None, "Number of the class to show, for a class-conditional model; repeat the flag for several clips.")
   flags.DEFINE_string(
-      "prompts", None, "File of prompts, one a line: .txt, or .csv or .jsonl with settings of each line.")
+      "prompts", None, "File of prompts, one a line: .txt, or .csv, .jsonl or .json with settings of each line.")
   flags.DEFINE_multi_string(
       "then", None,
       "Prompt that takes over at a frame, FRAME:PROMPT with frames counted from 0; repeat the flag for several.")
