@@ -4,9 +4,9 @@ Example:
   python -m launch.cache --source clips --output caches/clips --config configs/cache.py
 
 The source is a folder of videos and pictures with captions in .txt or .json files beside them, a table (.csv, .jsonl,
-.json, .parquet), WebDataset tars or a TFDS dataset. The same command again continues where it stopped. On many hosts it runs
-on each, with --num_processes and --process_id, or --coordinator=auto on TPU VMs; all must see source and output. What
-can't be used is named in rejected.jsonl, and tried again with --retry_rejected.
+.json, .parquet), WebDataset tars or a TFDS dataset. The same command again continues where it stopped. On many hosts
+it runs on each, with --num_processes and --process_id, or --coordinator=auto on TPU VMs; all must see source and
+output. What can't be used is named in rejected.jsonl, and tried again with --retry_rejected.
 """
 
 import os
