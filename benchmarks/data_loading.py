@@ -20,7 +20,8 @@ from nova_jax.aot.chips import CHIPS
 from nova_jax.aot.pods import TOPOLOGIES
 from nova_jax.aot.topology import parse_topology
 from nova_jax.config import DataConfig, Experiment, StageConfig
-from nova_jax.data.cache.format import AutoencoderInfo, Record, TextEncoderInfo, read_manifest, write_cache
+from nova_jax.data.cache.format import AutoencoderInfo, TextEncoderInfo, read_manifest, write_cache
+from nova_jax.data.cache.records import Record
 from nova_jax.data.latents import LatentFeed
 from nova_jax.data.loader import Loader
 from nova_jax.data.shards import Cache

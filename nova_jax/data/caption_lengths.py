@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Sequence
 
-from nova_jax.data.cache.format import Record
+from nova_jax.data.cache.records import Record
 from nova_jax.data.shards import Cache, Shards
 from nova_jax.text import TextEncoder
 from nova_jax.text.base import shorten_text

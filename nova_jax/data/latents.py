@@ -16,7 +16,8 @@ import grain
 import numpy as np
 
 from nova_jax.config import DEFAULT_FPS, DEFAULT_MOTION_FLOW, DataConfig, ModelConfig
-from nova_jax.data.cache.format import AutoencoderInfo, Record
+from nova_jax.data.cache.format import AutoencoderInfo
+from nova_jax.data.cache.records import Record
 from nova_jax.data.loader import Batch, Bucket
 from nova_jax.data.shards import Cache, Found, Shards, Whole, shuffled
 from nova_jax.text import TextEncoder

@@ -20,7 +20,8 @@ import grain
 import numpy as np
 
 from nova_jax.config import Bucket, SourceConfig
-from nova_jax.data.cache.format import DamagedRecord, Manifest, Record, ShardReader, read_manifest
+from nova_jax.data.cache.format import Manifest, read_manifest
+from nova_jax.data.cache.records import DamagedRecord, Record, ShardReader
 from nova_jax.ranges import check_ranges
 
 _FEW = 1024  # Grain's shuffle takes time in inverse proportion to the number of records: for three of them 10 ms.

@@ -3,7 +3,8 @@
 import numpy as np
 
 from nova_jax.config import CacheConfig, DataConfig, ModelConfig
-from nova_jax.data.cache.format import AutoencoderInfo, Record, TextEncoderInfo, read_manifest, write_cache
+from nova_jax.data.cache.format import AutoencoderInfo, TextEncoderInfo, read_manifest, write_cache
+from nova_jax.data.cache.records import Record
 from nova_jax.data.latents import LatentFeed
 from nova_jax.data.loader import Loader
 from nova_jax.data.shards import Cache

@@ -17,7 +17,7 @@ from nova_jax.config import (
     TrainConfig)
 from nova_jax.convert.folders import load_transformer
 from nova_jax.data.cache.build import build
-from nova_jax.data.cache.format import ShardReader
+from nova_jax.data.cache.records import ShardReader
 from nova_jax.data.sources import needs_text_encoder, open_caches
 from nova_jax.fields import from_dict
 from nova_jax.models.nova import NOVA

@@ -19,9 +19,9 @@ from nova_jax.data.cache import reports, retry, sources
 from nova_jax.data.cache.clips import Clip, Outcome, Rejected, Skipped
 from nova_jax.data.cache.encoders import Encoder
 from nova_jax.data.cache.format import (
-    MANIFEST, REJECTED, SUFFIX, Counts, Manifest, Record, read_manifest, shard_file, summarize, write_manifest,
-    write_records)
+    MANIFEST, REJECTED, SUFFIX, Counts, Manifest, read_manifest, shard_file, summarize, write_manifest, write_records)
 from nova_jax.data.cache.items import Item
+from nova_jax.data.cache.records import Record
 from nova_jax.data.cache.reports import PARTS, Plan, Rejection, Report, read_report
 from nova_jax.data.cache.sources import Listing
 from nova_jax.data.cache.storage import Lost, Watch

@@ -17,8 +17,9 @@ from nova_jax.config import CacheConfig
 from nova_jax.convert.folders import TOKENIZER, open_of_kind
 from nova_jax.convert.parts import TEXT_ENCODER, VAE
 from nova_jax.data.cache.clips import Clip, Rejected
-from nova_jax.data.cache.format import AutoencoderInfo, Record, TextEncoderInfo
+from nova_jax.data.cache.format import AutoencoderInfo, TextEncoderInfo
 from nova_jax.data.cache.identity import describe_autoencoder, part_folder, sha256, weights_digest
+from nova_jax.data.cache.records import Record
 from nova_jax.text import TextEncoder
 from nova_jax.text.fit import fit
 

@@ -11,8 +11,8 @@ import numpy as np
 from nova_jax import media
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.data.cache.encoders import open_autoencoder
-from nova_jax.data.cache.format import (
-    DamagedRecord, Manifest, Record, Shard, ShardReader, file_sha256, shard_problem)
+from nova_jax.data.cache.format import Manifest, Shard, shard_problem
+from nova_jax.data.cache.records import DamagedRecord, Record, ShardReader, file_sha256
 
 _BARS, _BAR_WIDTH = 8, 40
 _FRAMES = 8  # Of a clip on a contact sheet.

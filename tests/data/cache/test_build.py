@@ -18,9 +18,9 @@ from nova_jax.config import CacheConfig
 from nova_jax.convert.folders import load_autoencoder
 from nova_jax.data.cache.build import build
 from nova_jax.data.cache.clips import Clip, Rejected, prepare
-from nova_jax.data.cache.format import ShardReader
 from nova_jax.data.cache.inspect import describe
 from nova_jax.data.cache.items import Item, Piece
+from nova_jax.data.cache.records import ShardReader
 from nova_jax.data.cache.sources import open_source
 from nova_jax.data.cache.workers import Workers
 from nova_jax.text import WordEncoder

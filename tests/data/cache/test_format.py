@@ -15,8 +15,10 @@ from safetensors.numpy import save
 from nova_jax.autoencoders import make_autoencoder
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache import format as cache_format
-from nova_jax.data.cache.format import AutoencoderInfo, DamagedRecord, Record, ShardReader, Unused
+from nova_jax.data.cache.format import AutoencoderInfo, Unused
 from nova_jax.data.cache.identity import manifest_digest
+from nova_jax.data.cache.records import (
+    DamagedRecord, Record, ShardReader, decode_record, encode_record, write_shard)
 
 INFO = AutoencoderInfo("rgb", "0" * 64, 3, 1, 1, (0.0,), (2.0,))
 SETTINGS = CacheConfig(buckets=((2, 4, 4), (1, 4, 8)), shard_items=4)
@@ -85,15 +87,15 @@ def test_a_cache_is_known_by_what_it_holds(tmp_path):
 
 
 def test_any_flipped_byte_of_a_record_is_found():
-  stored = cache_format.encode_record(RECORDS[3][1])
+  stored = encode_record(RECORDS[3][1])
   for position in range(len(stored)):
     damaged = bytearray(stored)
     damaged[position] ^= 1
     with pytest.raises(DamagedRecord):
-      cache_format.decode_record(bytes(damaged))
+      decode_record(bytes(damaged))
   for length in (0, 3, 11, len(stored) - 1):
     with pytest.raises(DamagedRecord):
-      cache_format.decode_record(stored[:length])
+      decode_record(stored[:length])
 
 
 def stored(metadata, **arrays):
@@ -112,7 +114,7 @@ def stored(metadata, **arrays):
         b"\xff" * 8, bytes(8), (2**62).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"{}"))])
 def test_records_of_other_programs_are_damaged_ones(content):
   with pytest.raises(DamagedRecord):
-    cache_format.decode_record(content)
+    decode_record(content)
 
 
 def test_a_flipped_byte_in_a_file_costs_one_record(tmp_path):
@@ -144,9 +146,9 @@ def limited(kind, most):
 def test_a_full_disk_names_the_shard_and_leaves_nothing(tmp_path):
   content = np.random.default_rng(0).bytes(1000)
   with limited(resource.RLIMIT_FSIZE, 10_000), pytest.raises(OSError, match="File too large") as caught:
-    cache_format.write_shard(tmp_path / "a.array_record", [content] * 20)
+    write_shard(tmp_path / "a.array_record", [content] * 20)
   assert caught.value.filename == str(tmp_path / "a.array_record") and not list(tmp_path.iterdir())
-  cache_format.write_shard(tmp_path / "a.array_record", [content] * 20)
+  write_shard(tmp_path / "a.array_record", [content] * 20)
 
 
 def test_too_many_open_files_are_no_damage(tmp_path):

@@ -13,7 +13,8 @@ from nova_jax.autoencoders import make_autoencoder
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache import inspect
 from nova_jax.data.cache.encoders import open_autoencoder
-from nova_jax.data.cache.format import Record, read_manifest, write_cache
+from nova_jax.data.cache.format import read_manifest, write_cache
+from nova_jax.data.cache.records import Record
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = CacheConfig(buckets=((3, 24, 32), (1, 16, 16)), shard_items=5)
