@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nova_jax import limits
+from nova_jax.array_checks import check_seeds
+from nova_jax.config import LARGEST
 from nova_jax.fields import did_you_mean
 from nova_jax.request import Request
 
@@ -47,6 +49,11 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
   checked = restore(checked)
   if isinstance(checked.get("mask"), str):
     checked["mask"] = read_box(checked["mask"])
+  for name in ("mask", "place"):
+    box = checked.get(name)
+    if isinstance(box, list) and ([type(side) for side in box] != [int] * 4 or min(box) < 0 or max(box) > LARGEST):
+      raise ValueError(f"{name}: expected TOP, LEFT, BOTTOM, RIGHT in pixels, got {str(box)[:80]}")
+  check_seeds(checked.get("seed", 0))
   Request.of(checked)
   return checked
 

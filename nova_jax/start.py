@@ -134,7 +134,9 @@ def check_start(
     raise ValueError(f"{name}: pictures need an autoencoder; load a folder that has one, or give latents")
   size = tuple(side * autoencoder.spatial_stride for side in cfg.latent_size)
   if request.place is not None:
-    sources.check_box(request.place, size, "place")
+    box = sources.check_box(request.place, size, "place")
+    if request.mask is None and box == (0, 0, *size):
+      raise ValueError("place: the box is the whole frame, it leaves nothing to make")
   if isinstance(request.mask, Sequence) and not isinstance(request.mask, str):
     sources.check_box(request.mask, size, "mask")
   if not request.is_edit and name == "video" and longest < 1:

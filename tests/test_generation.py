@@ -175,6 +175,7 @@ def test_a_model_of_pictures_makes_no_clips():
     ({"prompt": "a" * 70_000}, "prompt: expected at most 65,536 bytes"), ({"fps": 1e9}, "fps: expected 0.01 to 1000"),
     ({"later_prompts": {1: "b" * 70_000}}, "later_prompts: expected at most"), ({"seed": 2**32}, "seed: expected 0 to"),
     ({"later_prompts": {10**9: "b"}}, "within the clip, got 1000000000"), ({"seed": True}, "seed: expected 0 to"),
+    ({"image": CLIP[0], "place": (0, 0, 8, 8)}, "place: the box is the whole frame"),
     ({"guidance_trunc": 1001}, "guidance_trunc: expected 0 to 1000"), ({"label": 1}, "and no label"),
     ({"video": CLIP, "mask": (0, 0, 9, 9)}, "mask: expected TOP"), ({"image": CLIP[0], "num_frames": 1}, "given fr")])
 def test_what_is_refused_without_reading_anything(pipe, settings, message, monkeypatch):
