@@ -260,6 +260,9 @@ def _config_file(argv: Sequence[str]) -> str:
 
 def shorten(error: BaseException) -> str:
   """Return an error's message in one line."""
+  if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}too many files are open; allow more of them with `ulimit -n`"
   if isinstance(error, OSError) and error.filename:
     return f"{error.filename}: {error.strerror}"
   if isinstance(error, MemoryError) or _device_failure(error) == "RESOURCE_EXHAUSTED":

@@ -85,6 +85,10 @@ def test_other_endings():
 def test_shorten():
   assert shorten(KeyError("a  key\n is missing")) == "a key is missing"
   assert shorten(ValueError()) == "ValueError"
+  for names in ((), ("clip.mp4",)):
+    text = shorten(OSError(errno.EMFILE, "Too many open files", *names))
+    assert text.endswith("too many files are open; allow more of them with `ulimit -n`")
+    assert text.startswith("clip.mp4: ") == bool(names)
   long = shorten(ValueError(f"a.json: {'x' * 100_000}: remove it"))
   assert len(long) <= 1500 and long.startswith("a.json: ") and long.endswith(": remove it")
 
