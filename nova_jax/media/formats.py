@@ -6,6 +6,7 @@ Invariant: a file that is no listed kind is refused by name; nothing but the fil
 """
 
 import contextlib
+import functools
 import io
 import re
 import warnings
@@ -122,6 +123,8 @@ def open_picture(content: BinaryIO) -> Image.Image | None:
     Unreadable: it has more pixels than `limits.PICTURE_PIXELS`.
   """
   content.seek(0)
+  _check_webp(content.read(30))
+  content.seek(0)
   with warnings.catch_warnings():
     # Of what Pillow sees past, such as damaged notes on the camera, and of sizes, which are checked here.
     warnings.simplefilter("ignore")
@@ -131,8 +134,7 @@ def open_picture(content: BinaryIO) -> Image.Image | None:
       return None
     except Image.DecompressionBombError:
       raise Unreadable(f"it has more pixels than PICTURE_PIXELS, {limits.PICTURE_PIXELS:,}") from None
-  if image.width * image.height > limits.PICTURE_PIXELS:
-    raise Unreadable(f"{image.width} x {image.height} pixels are more than PICTURE_PIXELS, {limits.PICTURE_PIXELS:,}")
+  _check_pixels(image.width, image.height)
   if image.format in _COLOURS:
     place = content.tell()
     content.seek(0)
@@ -141,6 +143,23 @@ def open_picture(content: BinaryIO) -> Image.Image | None:
     if found:
       image.info[COLOURS] = tuple(int.from_bytes(number) for number in found.groups())
   return image
+
+
+def _check_pixels(width: int, height: int) -> None:
+  if width * height > limits.PICTURE_PIXELS:
+    raise Unreadable(f"{width} x {height} pixels are more than PICTURE_PIXELS, {limits.PICTURE_PIXELS:,}")
+
+
+def _check_webp(head: bytes) -> None:
+  """Check the size that a WebP says it has: Pillow takes the memory of two frames as soon as it opens one."""
+  kind, number = head[8:16], functools.partial(int.from_bytes, byteorder="little")
+  if kind == b"WEBPVP8X":
+    _check_pixels(number(head[24:27]) + 1, number(head[27:30]) + 1)
+  elif kind == b"WEBPVP8L":
+    bits = number(head[21:25])
+    _check_pixels((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+  elif kind == b"WEBPVP8 ":
+    _check_pixels(number(head[26:28]) & 0x3FFF, number(head[28:30]) & 0x3FFF)
 
 
 def open_container(content: BinaryIO) -> av.container.InputContainer:

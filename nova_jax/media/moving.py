@@ -26,8 +26,7 @@ def moves(image: Image.Image) -> bool:
   """
   if image.format not in _KINDS or not getattr(image, "is_animated", False):
     return False
-  if image.width * image.height > limits.FRAME_PIXELS:
-    raise Unreadable(f"frames of {image.width} x {image.height} are larger than FRAME_PIXELS, {limits.FRAME_PIXELS:,}")
+  _check_size(image)
   return True
 
 
@@ -37,16 +36,23 @@ def durations(content: BinaryIO, image: Image.Image) -> list[float]:
   read = {"GIF": _gif, "PNG": _png, "WEBP": _webp}.get(image.format)
   found = list(read(content)) if read else _avif(image)
   count = image.n_frames - _first(image)
-  found = (found + count * [0.0])[:count]  # Of a file that is cut off some may be missing.
-  return [seconds if seconds >= _SHORTEST else _USUAL for seconds in found]
+  if len(found) < count:
+    raise Unreadable(f"it ends after {len(found)} of {count} frames; the rest is missing")
+  return [seconds if seconds >= _SHORTEST else _USUAL for seconds in found[:count]]
 
 
 def frames(image: Image.Image) -> Iterator[Image.Image]:
   """Yield the frames as they are seen, to be used before the next is asked for."""
   for number in range(_first(image), image.n_frames):
     image.seek(number)
+    _check_size(image)  # A frame of a GIF may be larger than those before it.
     image.load()
     yield image
+
+
+def _check_size(image: Image.Image) -> None:
+  if image.width * image.height > limits.FRAME_PIXELS:
+    raise Unreadable(f"frames of {image.width} x {image.height} are larger than FRAME_PIXELS, {limits.FRAME_PIXELS:,}")
 
 
 def _first(image: Image.Image) -> int:

@@ -1,6 +1,9 @@
 """What a file is, by its content, and what is never opened."""
 
+import errno
+import io
 import os
+import zlib
 
 import numpy as np
 import pytest
@@ -99,3 +102,35 @@ def test_half_of_each_kind_ends_in_one_line(tmp_path):
     with pytest.raises(Unreadable, match=name) as caught, open_footage(tmp_path / name) as footage:
       list(footage.frames)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.png", "a.gif"])
+def test_storage_that_fails_is_no_fault_of_the_file(tmp_path, name):
+  noise = np.random.default_rng(0).integers(0, 256, (3, 400, 400, 3), np.uint8)
+  if name == "a.mkv":
+    write(tmp_path / name, noise, codec="ffv1")
+  else:
+    frames = [Image.fromarray(frame) for frame in noise]
+    frames[0].save(tmp_path / name, **({"save_all": True, "append_images": frames[1:]} if name == "a.gif" else {}))
+
+  class Failing(io.BytesIO):
+    def read(self, size=-1):
+      if self.tell() > len(self.getvalue()) // 2 or size < 0:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+      return super().read(size)
+
+  with pytest.raises(OSError, match="Input/output error") as caught:
+    with open_footage(Failing((tmp_path / name).read_bytes())) as footage:
+      list(footage.frames)
+  assert not isinstance(caught.value, Unreadable) and caught.value.errno == errno.EIO
+
+
+def test_an_animation_that_claims_more_frames_than_it_has(tmp_path):
+  frames = [Image.new("L", (8, 8), 90 * i) for i in range(3)]
+  frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+  content = bytearray((tmp_path / "a.png").read_bytes())
+  place = content.index(b"acTL")
+  content[place + 4 : place + 8] = (2**31 - 1).to_bytes(4)
+  content[place + 12 : place + 16] = zlib.crc32(content[place : place + 12]).to_bytes(4)
+  with pytest.raises(Unreadable, match="it ends after 3 of 2147483647 frames"), open_footage(bytes(content)):
+    pass

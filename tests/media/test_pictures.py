@@ -112,3 +112,12 @@ def test_what_is_larger_than_any_frame_is_shrunk(tmp_path, monkeypatch, mode, en
   found = read_picture(tmp_path / f"a.{end}")
   assert found.shape[1] == 2 * found.shape[0] and found.size <= 3 * 64 * 64
   assert abs(int(found[2, 2, 0]) - 200) < 3 and abs(int(found[-2, -2, 0]) - 100) < 3
+
+
+@pytest.mark.parametrize("kind, data", [
+    (b"VP8X", bytes(4) + 2 * (16383).to_bytes(3, "little")), (b"VP8L", b"/" + ((1 << 28) - 1).to_bytes(4, "little")),
+    (b"VP8 ", b"\0\0\0\x9d\x01*" + 2 * (16383).to_bytes(2, "little"))])
+def test_a_webp_is_refused_before_its_memory_is_taken(kind, data):
+  size = len(data).to_bytes(4, "little")
+  with pytest.raises(Unreadable, match="1638[34] x 1638[34] pixels are more than PICTURE_PIXELS"):
+    read_picture(b"RIFF" + (len(data) + 12).to_bytes(4, "little") + b"WEBP" + kind + size + data)

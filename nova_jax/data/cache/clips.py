@@ -93,7 +93,9 @@ def _prepare(item: Item, cfg: CacheConfig, channels: int) -> Outcome:
 
 
 def _still(footage: Footage, buckets: Sequence[Bucket]) -> tuple[Bucket, np.ndarray] | Skipped:
-  (frame,) = footage.frames
+  frame = next(footage.frames, None)
+  if frame is None:
+    raise Unusable("it is a picture, and the part asked for begins after it")
   bucket = nearest(frame.shape, [bucket for bucket in buckets if bucket[0] == 1])
   return Skipped("no_bucket") if bucket is None else (bucket, fit(frame, bucket[1:])[None])
 
