@@ -26,8 +26,9 @@ from nova_jax.checkpoint import Stored
 from nova_jax.convert import configs, export, keys
 from nova_jax.convert.digest import Digest, check_same, listed_digest
 from nova_jax.convert.files import CONFIG, DTYPES, read_config, write_safetensors
-from nova_jax.convert.folders import INDEX, SCHEDULER, TOKENIZER, Folder, is_ours, open_folder
+from nova_jax.convert.folders import TOKENIZER, Folder, is_ours, open_folder
 from nova_jax.convert.parts import PARTS, TEXT_ENCODER, TRANSFORMER, VAE, Part, describe
+from nova_jax.convert.published import INDEX, SCHEDULER
 from nova_jax.fields import did_you_mean
 
 # Called with a part's name, and bytes of all parts that are done and to do.

@@ -27,13 +27,10 @@ from nova_jax.convert import configs
 from nova_jax.convert.export import has_export, with_export
 from nova_jax.convert.files import CONFIG, read_config
 from nova_jax.convert.hints import meant
-from nova_jax.convert.parts import (
-    PARTS, TEXT_ENCODER, TRANSFORMER, VAE, Part, kind_of, open_part, open_trained, open_unwrapped)
-from nova_jax.diffusion import make_scheduler
+from nova_jax.convert.parts import PARTS, TEXT_ENCODER, TRANSFORMER, VAE, Part, kind_of, open_part, open_trained
+from nova_jax.convert.published import INDEX, SCHEDULER, is_there, naming, published_model, published_scheduler
 from nova_jax.files import check_regular
 
-INDEX = "model_index.json"
-SCHEDULER = "scheduler/scheduler_config.json"
 TOKENIZER = "tokenizer"
 CLIP = 9  # Latent frames of the released video model; a config only says what positions are stretched to.
 
@@ -115,8 +112,8 @@ def open_folder(path: Path, weights: str = "ema", step: int | None = None) -> Fo
     return Folder(path, card, openers, _companions(path))
   notes, model, scheduler = [], None, SchedulerConfig()
   if TRANSFORMER in parts:
-    model = _published_model(parts[TRANSFORMER], notes)
-    scheduler = _published_scheduler(path)
+    model = published_model(parts[TRANSFORMER], notes)
+    scheduler = published_scheduler(path)
   card = Card(
       model=model, scheduler=scheduler, text_encoder=TEXT_ENCODER if TEXT_ENCODER in parts else None,
       autoencoder=VAE if VAE in parts else None, num_frames=min(model.base_frames, CLIP) if model else 1,
@@ -205,7 +202,9 @@ def open_of_kind(folder: Path, kind: str, built_in: Collection[str] = ()) -> Par
     ValueError: there is none, or it holds another part.
   """
   if not folder.is_dir():
-    raise ValueError(f"{kind}: {folder} is neither a folder nor built in ({', '.join(built_in)})")
+    raise ValueError(f"{kind}: {folder} is neither a folder nor built in ({', '.join(built_in)}){meant(folder)}")
+  if not (folder / CONFIG).exists() and (folder / kind / CONFIG).exists():
+    raise ValueError(f"{folder} is a whole model; expected its {kind} alone: give {folder / kind}")
   part = open_part(folder)
   if part.name != kind:
     raise ValueError(f"{folder} holds a {part.name}; expected a {kind}")
@@ -225,7 +224,7 @@ def _check_card(card: Card, parts: Mapping[str, Path], path: Path) -> None:
     raise ValueError(f"{path}: {cards.NAME} and the folder disagree on whether there is a {TRANSFORMER}")
   if card.model is not None:
     file = parts[TRANSFORMER] / CONFIG
-    model = _naming(file, configs.model_config, read_config(file))
+    model = naming(file, configs.model_config, read_config(file))
     if dataclasses.replace(card.model, dtype=model.dtype, remat=model.remat) != model:
       raise ValueError(f"{path}: {cards.NAME} describes another model than {file}; convert it anew")
 
@@ -247,13 +246,13 @@ def _open_trained(path: Path, card: Card, weights: str, step: int | None) -> Fol
 def _part_folders(path: Path) -> dict[str, Path]:
   found = {}
   for name in PARTS:
-    config = path / name / CONFIG
-    if config.exists() or config.is_symlink() or (path / name).is_symlink():
-      check_regular(config)
+    if (path / name).is_symlink() and not (path / name).exists():
+      check_regular(path / name)
+    if is_there(path / name / CONFIG):
       found[name] = path / name
   is_run = (path / "checkpoints").is_dir()  # Whose config.json is of another kind.
-  if not found and not is_run and ((path / CONFIG).exists() or (path / CONFIG).is_symlink()):
-    return {_naming(path / CONFIG, kind_of, read_config(path / CONFIG)).part: path}
+  if not found and not is_run and is_there(path / CONFIG):
+    return {naming(path / CONFIG, kind_of, read_config(path / CONFIG)).part: path}
   if not found:
     raise ValueError(
         f"{path} is no model folder; expected {', '.join(f'{name}/{CONFIG}' for name in PARTS)} (published or "
@@ -264,37 +263,8 @@ def _part_folders(path: Path) -> dict[str, Path]:
 def _companions(path: Path) -> dict[str, Path]:
   """Return the files beside the parts that belong to a published pipeline."""
   names = [INDEX, SCHEDULER, *(f"{TOKENIZER}/{file.name}" for file in _files(path / TOKENIZER))]
-  return {name: path / name for name in names if (path / name).is_file()}
+  return {name: path / name for name in names if is_there(path / name)}
 
 
 def _files(folder: Path) -> list[Path]:
-  return sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
-
-
-def _published_model(folder: Path, notes: list[str]) -> ModelConfig:
-  config = read_config(folder / CONFIG)
-  completed = configs.with_mixer(config, open_unwrapped(folder)[0])
-  if completed != config:
-    notes.append(
-        f"{folder / CONFIG} has no video_mixer_rank, but the weights have that layer: taken as "
-        f"{completed['video_mixer_rank']}")
-  return _naming(folder / CONFIG, configs.model_config, completed)
-
-
-def _published_scheduler(path: Path) -> SchedulerConfig:
-  if not (path / SCHEDULER).is_file():
-    return SchedulerConfig()
-  named = read_config(path / INDEX).get("scheduler") if (path / INDEX).is_file() else None
-  module = str(named[0]) if isinstance(named, list) and named else ""
-  library = "diffusers" if module.split(".")[0] == "diffusers" else "nova"
-  cfg = _naming(path / SCHEDULER, configs.scheduler_config, read_config(path / SCHEDULER), library)
-  _naming(path / SCHEDULER, make_scheduler, cfg)  # It has further checks.
-  return cfg
-
-
-def _naming(file: Path, function: Callable, *arguments):
-  """Call a function whose errors don't name the file."""
-  try:
-    return function(*arguments)
-  except ValueError as error:
-    raise ValueError(f"{file}: {error}") from None
+  return sorted(filter(Path.is_file, folder.iterdir())) if folder.is_dir() else []

@@ -12,7 +12,7 @@ from convert.published import assert_same_weights
 from nova_jax import limits
 from nova_jax.convert.convert import convert
 from nova_jax.convert.files import open_weights
-from nova_jax.convert.folders import check_complete, open_folder
+from nova_jax.convert.folders import check_complete, load_autoencoder, open_folder
 from nova_jax.convert.parts import PARTS, open_part
 from nova_jax.files import read_json
 from parity.reference import ROOT
@@ -55,7 +55,9 @@ def test_files_that_are_no_weights(model):
   assert "git lfs pull" in refusal(open_folder, model)
 
 
-@pytest.mark.parametrize("name", ["transformer/config.json", f"transformer/{WEIGHTS}", "vae/config.json", "vae"])
+@pytest.mark.parametrize("name", [
+    "transformer/config.json", f"transformer/{WEIGHTS}", "vae/config.json", "vae", "scheduler/scheduler_config.json",
+    "model_index.json", "tokenizer/tokenizer.json"])
 def test_links_to_nothing(model, name):
   shutil.rmtree(model / name) if (model / name).is_dir() else (model / name).unlink()
   (model / name).symlink_to("../blobs/gone")
@@ -123,6 +125,11 @@ def test_a_folder_too_high_or_too_low(model):
   assert f"give {model}" in refusal(open_folder, model / "transformer" / WEIGHTS)
 
 
+def test_a_part_too_high_or_far_away(model):
+  assert refusal(load_autoencoder, str(model)).endswith(f"its vae alone: give {model / 'vae'}")
+  assert "hf download ORG/vae" in refusal(load_autoencoder, "ORG/vae")
+
+
 def test_folders_within_a_training_run(trained):
   step = next((trained / "checkpoints").iterdir())
   assert f"give that folder (and --step={step.name})" in refusal(open_folder, step)
@@ -162,6 +169,8 @@ def test_a_folder_of_the_hub_s_cache(tmp_path, monkeypatch):
 def test_a_part_that_was_lost(model):
   shutil.rmtree(model / "vae")
   assert "names a vae, but there is no vae/config.json" in refusal(check_complete, open_folder(model), PARTS)
+  shutil.rmtree(model / "scheduler")  # What would be taken in its place is another one.
+  assert "names a scheduler, but there is no scheduler/scheduler_config.json" in refusal(open_folder, model)
 
 
 def test_files_of_strangers_are_bounded(tmp_path, model, monkeypatch):
