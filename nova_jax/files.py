@@ -252,8 +252,11 @@ def read_json(path: str | Path, limit: int = limits.JSON_FILE_BYTES) -> dict[str
   """
   path = Path(path)
   content = read_bytes(path, limit)
+  from nova_jax.text_files import decode  # Which reads files by this module.
+
+  text = decode(content, str(path))
   try:
-    value = json.loads(content.decode("utf-8-sig"))
+    value = json.loads(text)
   except (ValueError, RecursionError) as error:
     check_fetched(path)
     raise ValueError(f"{path} is not JSON: {error}") from None

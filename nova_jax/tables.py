@@ -90,6 +90,8 @@ def _csv(text: str, path: Path) -> Table:
   rows = []
   for number, (line, cells) in enumerate(lines, 1):
     problem = _text_problem(cells)
+    if any(cell.startswith(" ") and cell.lstrip().startswith('"') for cell in cells):
+      problem = "a quote after a space is part of its cell; remove the space"
     if len(cells) != len(names):
       hint = "; a cell with a comma needs quotes around it" if len(cells) > len(names) else ""
       problem = f"expected {len(names)} cells, as in the header, got {len(cells)}{hint}"

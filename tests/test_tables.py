@@ -35,7 +35,8 @@ def test_csv_as_people_and_programs_write_it(tmp_path):
 @pytest.mark.parametrize("content, problem", [
     ("a,b\n1,2\n1,2,3\n", "expected 2 cells, as in the header, got 3; a cell with a comma needs quotes"),
     ("a,b\n1,2\n1\n", "expected 2 cells, as in the header, got 1"),
-    ("a,b\n1,2\n1,x\0y\n", "zero byte"), ("a,b\n1,2\n1,caf\xe9\n".encode("latin-1"), "not UTF-8: it has a byte 0xe9"),
+    ('a,b\n1,2\n1, "x"\n', "a quote after a space"), ("a,b\n1,2\n1,x\0y\n", "zero byte"),
+    ("a,b\n1,2\n1,caf\xe9\n".encode("latin-1"), "not UTF-8: it has a byte 0xe9"),
     ("a,b\n1,2\n1," + "x" * (limits.CELL_BYTES + 1) + "\n", r"CELL_BYTES")])
 def test_a_row_that_can_not_be_used_leaves_the_others(tmp_path, content, problem):
   found = table(tmp_path, "a.csv", content if isinstance(content, bytes) else content + "1,2\n")
@@ -139,3 +140,9 @@ def test_benchmarks_name_file_and_line(tmp_path, benchmark, name, content, messa
   path.write_bytes(content if isinstance(content, bytes) else content.encode())
   with pytest.raises(ValueError, match=message):
     read_layout(benchmark, path.parent if name.count("/") else path)
+
+
+def test_hidden_files_are_no_prompts(tmp_path):
+  for name, content in (("0.TXT", b"a fox"), ("._0.txt", b"\0\5\x16\7"), ("README.md", b"prompts")):
+    (tmp_path / name).write_bytes(content)
+  assert [item.text for item in read_layout("dpg", tmp_path).items] == ["a fox"]

@@ -67,7 +67,7 @@ def read_vbench(paths: Sequence[Path]) -> dict[str, float]:
   for file in files:
     for name, value in read_json(file).items():
       value = value[0] if isinstance(value, list) and value else value
-      if isinstance(value, bool) or not isinstance(value, (int, float)):
+      if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e9:
         raise ValueError(f"{file}: {name} should be a score, or a list that begins with one, got {str(value)[:40]}")
       if name in scores:
         raise ValueError(f"{name} stands in {origin[name]} and in {file}; name the files of one evaluation")

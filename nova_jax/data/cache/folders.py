@@ -23,7 +23,6 @@ from nova_jax.data.cache.items import Item, Piece
 from nova_jax.data.cache.rows import read_metadata, table_items
 from nova_jax.data.cache.sidecars import TEXTS, pair
 from nova_jax.data.cache.tars import is_tar, tar_items
-from nova_jax.files import read_start
 from nova_jax.media.signatures import HEAD, looks_like_media
 
 _VIDEOS = ".avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv .3gp".split()
@@ -71,7 +70,7 @@ def _beside(
   """Return the items among the files of one folder, by file."""
   texts = {path for path in files if path.suffix.lower() in TEXTS}
   tars = {path for path in files if is_tar(path) and not walk.broken(path)}
-  media = {path for path in files if path not in texts and path not in tars and _is_media(path)}
+  media = {path for path in files if path not in texts and path not in tars and _is_media(path, walk)}
   pairs = pair([path.name for path in media], [path.name for path in texts])
   used = {name for own in pairs.values() for name in own.values()}
   for path in sorted(texts):
@@ -120,24 +119,19 @@ def _parquet(path: Path, name: str, tars: set[str], cfg: CacheConfig, found: Fou
   return []
 
 
-def _is_media(path: Path) -> bool:
+def _is_media(path: Path, walk: "_Walk") -> bool:
   if path.suffix.lower() in MEDIA:
     return True
-  try:
-    return path.suffix.lower() not in (".csv", ".jsonl", ".parquet") and looks_like_media(read_start(path, HEAD))
-  except ValueError:  # It can't be read.
-    return False
+  return path.suffix.lower() not in (".csv", ".jsonl", ".parquet") and looks_like_media(walk.head(path) or b"")
 
 
 def _kind(path: Path, walk: "_Walk") -> str:
-  if walk.broken(path):
-    return kinds.BROKEN
-  if path.suffix.lower() in (".csv", ".jsonl"):
+  head = walk.head(path)
+  if head is None:
+    return kinds.BROKEN if walk.broken(path) else kinds.CLOSED
+  if path.suffix.lower() in (".csv", ".jsonl") or head.startswith(b"PAR1"):
     return kinds.TABLES
-  try:
-    return kinds.ARCHIVES if read_start(path, 8).startswith(_ARCHIVES) else kinds.OTHER
-  except ValueError:
-    return kinds.OTHER
+  return kinds.ARCHIVES if head.startswith(_ARCHIVES) else kinds.OTHER
 
 
 def _key(name: str) -> str:
@@ -181,6 +175,16 @@ class _Walk:
   def leads_out(self, path: Path) -> bool:
     """Return whether a path is a link to something that is not in the source."""
     return path in self._links and not path.resolve().is_relative_to(self._root)
+
+  def head(self, path: Path) -> bytes | None:
+    """Return the beginning of a file; None if it can't be read."""
+    if self.broken(path):
+      return None
+    try:
+      with path.open("rb") as file:
+        return file.read(HEAD)
+    except PermissionError:
+      return None
 
   def _enter(self, folder: Path) -> None:
     try:

@@ -50,7 +50,11 @@ class Piece:
       except ValueError as error:
         raise Unusable(str(error)) from None
     else:
-      with check_regular(self.path).open("rb") as file:
+      try:
+        path = check_regular(self.path)
+      except ValueError as error:
+        raise Unusable(str(error)) from None
+      with path.open("rb") as file:
         file.seek(self.start)
         content = file.read(limit + 1 if self.size is None else self.size)
     if len(content) > limit:

@@ -49,6 +49,9 @@ def open_source(source: str, cfg: CacheConfig) -> Listing:
   if not path.exists():
     raise ValueError(f"--source: there is no {source}; expected {expected}")
   found = Found()
+  if path.is_dir() and any(path.glob("*.arrow")):
+    raise ValueError(
+        f"--source: {source} is a dataset that Hugging Face's save_to_disk wrote; write it as tables with to_parquet")
   if split or (path / "dataset_info.json").is_file():
     from nova_jax.data.cache.tfds_source import list_examples  # Slow to import, and only this source needs it.
 

@@ -57,7 +57,7 @@ def read_geneval(path: Path) -> list[Prompt]:
 def read_vbench(path: Path) -> list[Prompt]:
   """Read VBench's list, NOVA's, or the folder of a text file a dimension."""
   if path.is_dir():
-    files = sorted(path.glob("*.txt"))
+    files = _text_files(path)
     for file in files:
       _known_dimension(file.stem, file)
     # A suite's own file alone: the other dimensions are judged on its videos.
@@ -80,7 +80,7 @@ def read_vbench(path: Path) -> list[Prompt]:
 def read_dpg(path: Path) -> list[Prompt]:
   """Read the folder of text files, or the table of questions."""
   if path.is_dir():
-    return [Prompt(_text(read_text(file), file), file.stem) for file in sorted(path.glob("*.txt"))]
+    return [Prompt(_text(read_text(file), file), file.stem) for file in _text_files(path)]
   table = read_table(path) if path.suffix.lower() == ".csv" else None
   if table is None or not {"item_id", "text"} <= set(table.columns):
     raise ValueError(f"{path}: expected the folder of prompts or dpg_bench.csv with item_id and text")
@@ -120,6 +120,11 @@ def _json_list(path: Path) -> Sequence[Mapping[str, Any]]:
   if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
     raise ValueError(f"{path}: expected a JSON list of objects")
   return values
+
+
+def _text_files(folder: Path) -> list[Path]:
+  """Return the text files of a folder, without hidden ones such as those that macOS adds."""
+  return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".txt" and not path.name.startswith("."))
 
 
 def _lines(path: Path) -> list[str]:

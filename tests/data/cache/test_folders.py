@@ -96,6 +96,36 @@ def test_a_folder_that_can_not_be_entered_is_named(tmp_path, monkeypatch):
   assert became(tmp_path)[0] == {"closed": "the folder can't be read: Permission denied", "a.png": "a"}
 
 
+def test_files_of_no_known_ending_that_may_not_be_read(tmp_path, monkeypatch):
+  put(tmp_path, a_png=PICTURE, a_txt="a", b_dat=PICTURE)
+  opened = type(tmp_path).open
+
+  def closed(path, *args, **options):
+    if path.name == "b.dat":
+      raise PermissionError(13, "Permission denied")
+    return opened(path, *args, **options)
+
+  monkeypatch.setattr(type(tmp_path), "open", closed)
+  assert became(tmp_path) == ({"a.png": "a"}, {"files that may not be read": 1})
+
+
+def test_storage_that_fails_is_no_kind_of_file(tmp_path, monkeypatch):
+  put(tmp_path, a_dat=PICTURE)
+
+  def fail(path, *args, **options):
+    raise OSError(5, "Input/output error", str(path))
+
+  monkeypatch.setattr(type(tmp_path), "open", fail)
+  with pytest.raises(OSError, match="Input/output"):
+    open_source(str(tmp_path), CFG)
+
+
+def test_other_forms_of_datasets_are_named(tmp_path):
+  put(tmp_path, dataset__info_json="{}", **{"data-0_arrow": b"ARROW1"})
+  with pytest.raises(ValueError, match="save_to_disk wrote; write it as tables with to_parquet"):
+    open_source(str(tmp_path), CFG)
+
+
 @pytest.mark.parametrize("name, caption", [
     ("A.PNG", "A.TXT"), ("a.png", "A.Txt"), ("cafe\u0301.png", "caf\u00e9.txt"), ("caf\u00e9.png", "cafe\u0301.txt"),
     ("a.png", "A.PNG.txt")])
