@@ -44,6 +44,7 @@ def main() -> None:
   args = flags.FLAGS
   host, num_hosts = places.share(args.coordinator, args.num_processes, args.process_id)
   compilation_cache.use()
+  print(f"encoding {args.source} into {args.output}", flush=True)
   with Progress("item") as progress:
 
     def show(done: int, total: int, counts: Counts) -> None:
@@ -58,6 +59,7 @@ def main() -> None:
     print(f"this host's share is done; the last host to finish writes the manifest of {output}")
     return
   print(describe(manifest))
+  print(f"next: python -m launch.inspect --dataset {output} --sheet sheet.png")
   if manifest.counts.rejected:
     print(f"what could not be used, and why: {output / REJECTED}")
 

@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from nova_jax import cli, compilation_cache, distributed, places
 from nova_jax.config import Experiment
 from nova_jax.fields import from_dict
+from nova_jax.terminal import say
 from nova_jax.train.loop import train
 from nova_jax.train.trace import parse_window
 
@@ -43,6 +44,7 @@ def main() -> None:
   where = places.place(args.coordinator, args.num_processes, args.process_id)
   with distributed.session(where, args.connect_timeout):
     compilation_cache.use(args.compilation_cache)
+    say(f"training in {args.workdir}: loading the model and the data")
     train(experiment, args.workdir, window)
 
 

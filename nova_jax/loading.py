@@ -14,18 +14,18 @@ def load_pipeline(checkpoint: str, **options: Any) -> Pipeline:
   print(f"loading {checkpoint}", flush=True)
   started = time.perf_counter()
   pipe = Pipeline.load(checkpoint, **options)
-  print(f"loaded {describe(pipe)}, in {time.perf_counter() - started:.1f} s", flush=True)
+  print(f"loaded {describe(pipe.model.state, pipe.cfg.dtype)}, in {time.perf_counter() - started:.1f} s", flush=True)
   return pipe
 
 
-def describe(pipe: Pipeline) -> str:
-  """Return "NOVA, 1.9 M parameters, float32 on 1 CPU device"."""
-  weights = jax.tree.leaves(pipe.model.state)
+def describe(state: Any, dtype: str) -> str:
+  """Return "NOVA, 1.9 M parameters, float32 on 1 CPU device" for its weights and the precision of activations."""
+  weights = jax.tree.leaves(state)
   size = sum(weight.size for weight in weights)
   unit, name = (1e9, "B") if size >= 1e9 else (1e6, "M")
   spread = {len(weight.sharding.device_set) for weight in weights if isinstance(weight.sharding, Sharding)}
   count, backend = max(spread, default=1), jax.default_backend().upper()
-  return f"NOVA, {size / unit:.3g} {name} parameters, {pipe.cfg.dtype} on {count} {backend} device{'s' * (count > 1)}"
+  return f"NOVA, {size / unit:.3g} {name} parameters, {dtype} on {count} {backend} device{'s' * (count > 1)}"
 
 
 def say_first_compiles() -> None:

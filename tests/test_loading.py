@@ -11,9 +11,10 @@ from test_pipeline import CARD, TINY, save
 def test_a_model_is_described(tmp_path, capsys):
   save(tmp_path, CARD, TINY)
   pipe = load_pipeline(tmp_path)
-  assert re.fullmatch(r"NOVA, [\d.]+ M parameters, float32 on 1 CPU device", describe(pipe))
+  said = describe(pipe.model.state, pipe.cfg.dtype)
+  assert re.fullmatch(r"NOVA, [\d.]+ M parameters, float32 on 1 CPU device", said)
   before, after = capsys.readouterr().out.splitlines()
-  assert before == f"loading {tmp_path}" and after.startswith(f"loaded {describe(pipe)}, in ")
+  assert before == f"loading {tmp_path}" and after.startswith(f"loaded {said}, in ")
   say_first_compiles()
   assert "while its programs compile" in capsys.readouterr().out
   with pytest.raises(ValueError):

@@ -18,6 +18,7 @@ from nova_jax.config import DataConfig
 from nova_jax.data import captions
 from nova_jax.data import clips
 from nova_jax.ranges import check_ranges
+from nova_jax.terminal import say
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -97,6 +98,9 @@ def prepare(data_dir: str | os.PathLike[str], cfg: DataConfig) -> Mapping[str, S
 
   with _quiet():
     builder = open_builder()
+  if not builder.is_prepared():
+    say(f"drawing {cfg.num_records} clips of digits into {data_dir}")
+  with _quiet():
     try:
       builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except OSError:  # Another process was faster, unless its result is not there.

@@ -33,6 +33,7 @@ from nova_jax.data.sources import CacheData, needs_text_encoder, open_caches, op
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.loss import draw, training_loss
 from nova_jax.distributed import check_joined, first_alone, gathered, is_first, on_loss, same
+from nova_jax.loading import describe
 from nova_jax.models.nova import NOVA
 from nova_jax.pipeline import Pipeline
 from nova_jax.sharding import batch_sharding, make_mesh
@@ -176,6 +177,8 @@ class _Run:
       _say(f"stopped by {self.stop.cause} after step {self.step}; the same command continues")
     else:
       _say(f"done: {self.cfg.steps} steps, checkpoints in {self.checkpoints.directory}")
+      what = "--label 0" if self.experiment.model.num_classes else '--prompt "what to show"'
+      _say(f"next: python -m launch.sample --checkpoint {self.workdir} --output out {what}")
 
   def _run_stage(self, stage: Stage) -> bool:
     """Run a stage to its end; return False if asked to stop before."""
@@ -193,6 +196,8 @@ class _Run:
           no_class=experiment.model.num_classes, freeze=self.cfg.freeze)
       return Program(step, experiment.model, num_frames)
 
+    what = describe(self.state.params, self.experiment.model.dtype)
+    _say(f"stage {stage.cfg.name}, to step {stage.last}: {what}; programs compile before its first step")
     rows = local_rows(self.sharding, stage.cfg.batch_size)
     loader = self._loader(stage, rows)
     if self.step == stage.first:

@@ -59,7 +59,9 @@ def test_sizes_have_folders_of_their_own(prepared):
 
 def test_quiet(tmp_path, capfd, caplog):
   moving_digits.prepare(tmp_path, CONFIG)
-  assert capfd.readouterr() == ("", "") and not caplog.records
+  assert capfd.readouterr() == (f"drawing 80 clips of digits into {tmp_path}\n", "") and not caplog.records
+  moving_digits.prepare(tmp_path, CONFIG)
+  assert capfd.readouterr() == ("", "")
 
 
 def test_failure_half_way_leaves_nothing_that_is_read(tmp_path, monkeypatch):
