@@ -15,8 +15,8 @@ from absl import flags
 
 from nova_jax import cli
 from nova_jax.convert.convert import CODES, convert
-from nova_jax.convert.folders import INDEX
 from nova_jax.convert.parts import PARTS
+from nova_jax.convert.published import INDEX
 from nova_jax.progress import Progress
 
 flags.DEFINE_string(

@@ -5,7 +5,7 @@ Example:
 
 Open the address that it prints. All users share one model and wait in one line. The page is served to this machine
 alone, unless --host says otherwise; then give it a --password_file. --output should be a folder of its own, since the
-oldest clips in it are removed when there are too many. It needs Gradio: `pip install -e .[demo] -c constraints.txt`.
+oldest clips in it are removed when there are too many. It needs Gradio: `pip install -r locks/demo.txt`.
 """
 
 import importlib.util
@@ -50,7 +50,7 @@ def main() -> None:
   """Load the model and serve the page."""
   args = flags.FLAGS
   if importlib.util.find_spec("gradio") is None:
-    raise ValueError("the demo needs Gradio, the extra demo: pip install -e .[demo] -c constraints.txt")
+    raise ValueError("the demo needs Gradio: pip install -r locks/demo.txt")
   # Gradio counts its users and looks for newer versions unless it is told not to, before it is imported.
   os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
   from nova_jax.demo.page import serve

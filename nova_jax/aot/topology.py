@@ -56,7 +56,7 @@ class Topology:
       raise ValueError(f"TPU_LIBRARY_PATH in the environment: there is no file {library!r}; expected libtpu.so")
     if library is None and importlib.util.find_spec("libtpu") is None:
       raise ValueError(
-          "libtpu, the compiler for TPUs, is not installed: make .venv/libtpu, or pip install -e .[compile]")
+          "libtpu, the compiler for TPUs, is not installed: make .venv/libtpu, or pip install -r locks/compile.txt")
     options = {"chip_config_name": "megacore"} if self.chip.megacore else {}
     if self.num_slices > 1:
       options["num_slices"] = self.num_slices

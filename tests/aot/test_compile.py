@@ -36,7 +36,7 @@ def config(tmp_path):
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ,
-    reason="libtpu is not installed: pip install -e .[compile]")
+    reason="libtpu is not installed: pip install -r locks/compile.txt")
 
 
 @needs_libtpu
