@@ -10,6 +10,7 @@ output. What can't be used is named in rejected.jsonl, and tried again with --re
 """
 
 import os
+import pathlib
 
 from absl import flags
 from ml_collections import config_flags
@@ -17,7 +18,6 @@ from ml_collections import config_flags
 from nova_jax import cli
 from nova_jax.config import CacheConfig
 from nova_jax.fields import from_dict
-from nova_jax.files import check_folder_writable
 from nova_jax.progress import Progress
 
 config_flags.DEFINE_config_file("config", None, "Python file with get_config(), such as configs/cache.py; it is run.")
@@ -51,7 +51,7 @@ def main() -> None:
       skipped = counts.too_short + counts.no_bucket
       progress.show(done, total, f"{counts.cached} cached, {skipped} skipped, {counts.rejected} rejected")
 
-    output = check_folder_writable("output", args.output)
+    output = pathlib.Path(args.output)  # `build` sees that it can be written to.
     manifest = build(
         args.source, output, from_dict(CacheConfig, args.config), host=host, num_hosts=num_hosts,
         num_workers=args.num_workers, retry_rejected=args.retry_rejected, progress=show)
