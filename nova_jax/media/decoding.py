@@ -16,6 +16,7 @@ from nova_jax.media.formats import Unreadable
 _JOINED = 2  # Packets that may follow the loss of some without a key frame.
 _OPTIONS = {"err_detect": "crccheck+explode", "max_pixels": str(limits.FRAME_PIXELS)}
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these pass over transparency.
+_WAITING = ("h264", "hevc")  # Their decoders wait for a whole picture themselves, also if it is refreshed bit by bit.
 _NOTES = {"h264": "6", "hevc": "39-40"}  # Units that say something about pictures (SEI).
 
 
@@ -37,8 +38,10 @@ def images(container: av.container.InputContainer, stream: av.VideoStream, whole
   """
   decoder = _decoder(stream)
   began, key, number, packets = False, None, 0, 0  # Whether a key frame came, and the time of the first.
+  waiting = False  # For the first whole picture.
   lost = 0  # How many packets ago some were lost.
   for packet in container.demux(stream):
+    waiting |= not packets and not packet.is_keyframe and stream.codec_context.name not in _WAITING
     packets += bool(packet.size)
     # A transport stream that loses packets says so; between clips that were joined it may say so, too.
     lost = 0 if packet.is_keyframe else lost + (lost > 0 or packet.is_corrupt)
@@ -56,7 +59,8 @@ def images(container: av.container.InputContainer, stream: av.VideoStream, whole
     if packet.is_keyframe and not began:
       began, key = True, packet.pts
     for image in found:
-      if image.is_corrupt and number == 0:
+      waiting &= not image.key_frame
+      if waiting:
         continue
       if image.is_corrupt:
         raise Unreadable(f"frame {number} is damaged")

@@ -69,6 +69,35 @@ def test_what_comes_before_the_first_key_frame_of_a_cut_clip_is_no_damage(tmp_pa
   assert found == [*range(30 - len(found), 30)] and len(found) >= 8
 
 
+def textures(count):
+  """Frames of a texture that moves, in which nothing is hidden by being alike."""
+  texture = np.random.default_rng(0).integers(60, 200, (48 + count, 64 + 2 * count, 3), np.uint8)
+  return np.stack([texture[i : 48 + i, 2 * i : 64 + 2 * i] for i in range(count)])
+
+
+@pytest.mark.parametrize("name, settings", [("a.ts", {"options": REFRESH}), ("a.mp4", {"options": OPEN}), ("b.mp4", {
+    "codec": "mpeg4", "options": {"g": "10", "bf": "2"}})])
+def test_parts_and_cut_clips_are_exact(tmp_path, name, settings):
+  with open_footage(write(tmp_path / name, textures(40), **settings)) as footage:
+    whole = [frame.upright() for frame in footage.frames]
+  for start in (0.52, 0.92, 1.2):
+    with open_footage(tmp_path / name, start) as footage:
+      assert np.array_equal([frame.upright() for frame in footage.frames], whole[round(start * 25) :])
+  with open_footage(cut(tmp_path / name, tmp_path / "part.mkv", 3)) as footage:
+    found = [frame.upright() for frame in footage.frames]
+  assert 8 <= len(found) < 40 and np.array_equal(found, whole[-len(found) :])
+
+
+def test_frames_that_a_stream_lost_whole_are_damage(tmp_path):
+  content = write(tmp_path / "a.ts", shades(30) // 8, codec="mpeg2video", options={"g": "15", "bf": "0"}).read_bytes()
+  packets = [content[place : place + 188] for place in range(0, len(content), 188)]
+  video = [place for place, packet in enumerate(packets) if packet[1] & 31 == 1 and packet[2] == 0]
+  lost = set(video[20:23])
+  with open_footage(b"".join(packet for place, packet in enumerate(packets) if place not in lost)) as footage:
+    with pytest.raises(Unreadable, match="data are missing before frame"):
+      list(footage.frames)
+
+
 def test_clips_that_were_joined_go_on(tmp_path):
   part = write(tmp_path / "a.ts", shades(30), options=CLOSED).read_bytes()
   with open_footage(part + part) as footage:
