@@ -8,6 +8,7 @@ Invariant: all checkpoints of a folder come from one experiment, on the same dat
 import contextlib
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,9 @@ def _check_same(
     if name in now or name in known or name in _FOLDERS or name.endswith(".path"):
       if None not in (then, value) and same_content(name, known, now, then, value, continues):
         continue
-      if then == value and then is not None:
-        differing.append(f"{name}={value!r} holds something else than when the run began")
+      if name in now and name in known:
+        was = f"was {then!r}; " if os.path.realpath(str(then)) != os.path.realpath(str(value)) else ""
+        differing.append(f"{name}: {was}{value!r} holds something else than what the run began with")
         continue
     if then != value:
       differing.append(f"{name} was {_short(then)}, now {_short(value)}")

@@ -48,11 +48,11 @@ def test_another_spelling_of_the_same_cache_continues(caches, monkeypatch):
 def test_another_cache_is_refused_by_name_also_under_the_same_path(caches):
   run = caches / "run"
   enter(run, on(caches / "a"))
-  with pytest.raises(ValueError, match=r"data.sources.0.path was .*/a', now .*/b'; use another --workdir"):
+  with pytest.raises(ValueError, match=r"data.sources.0.path: was .*/a'; .*/b' holds something else .*; use another"):
     enter(run, on(caches / "b"))
   shutil.rmtree(caches / "a")
   shutil.move(caches / "b", caches / "a")
-  with pytest.raises(ValueError, match=r"data.sources.0.path=.*/a' holds something else than when the run began"):
+  with pytest.raises(ValueError, match=r"data.sources.0.path: '.*/a' holds something else than what the run began"):
     enter(run, on(caches / "a"))
 
 
@@ -93,10 +93,10 @@ def test_model_folders_are_told_by_their_weights(tmp_path, monkeypatch):
   assert len(read) == 1
   shutil.copytree(tmp_path / "one", tmp_path / "copy")
   enter(run, experiment("copy"))
-  with pytest.raises(ValueError, match="autoencoder was .*copy', now .*two'"):
+  with pytest.raises(ValueError, match="autoencoder: was .*copy'; .*two' holds something else"):
     enter(run, experiment("two"))
   (tmp_path / "copy/weights").write_text("other", encoding="utf-8")
-  with pytest.raises(ValueError, match="autoencoder=.*copy' holds something else"):
+  with pytest.raises(ValueError, match="autoencoder: '.*copy' holds something else"):
     enter(run, experiment("copy"))
 
 
