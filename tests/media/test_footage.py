@@ -71,7 +71,8 @@ def test_what_comes_before_the_first_key_frame_of_a_cut_clip_is_no_damage(tmp_pa
 
 def textures(count):
   """Frames of a texture that moves, in which nothing is hidden by being alike."""
-  texture = np.random.default_rng(0).integers(60, 200, (48 + count, 64 + 2 * count, 3), np.uint8)
+  texture = np.random.default_rng(0).integers(60, 200, (6 + count // 8, 8 + count // 4, 3), np.uint8)
+  texture = texture.repeat(8, 0).repeat(8, 1)
   return np.stack([texture[i : 48 + i, 2 * i : 64 + 2 * i] for i in range(count)])
 
 
@@ -83,7 +84,7 @@ def test_parts_and_cut_clips_are_exact(tmp_path, name, settings):
   for start in (0.52, 0.92, 1.2):
     with open_footage(tmp_path / name, start) as footage:
       assert np.array_equal([frame.upright() for frame in footage.frames], whole[round(start * 25) :])
-  with open_footage(cut(tmp_path / name, tmp_path / "part.mkv", 3)) as footage:
+  with open_footage(cut(tmp_path / name, tmp_path / "part.mkv", 1)) as footage:
     found = [frame.upright() for frame in footage.frames]
   assert 8 <= len(found) < 40 and np.array_equal(found, whole[-len(found) :])
 

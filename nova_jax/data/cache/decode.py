@@ -76,7 +76,8 @@ def _of_arrays(example: Mapping[str, Any]) -> Footage:
   pixels = np.asarray(example["image"][None] if still else example["video"])
   if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] not in (1, 3) or not pixels.size:
     raise Unusable(f"expected uint8 pixels with 1 or 3 channels, got {pixels.dtype} {pixels.shape}")
-  rate = None if still or "fps" not in example else float(example["fps"])
+  rate = 0.0 if still or "fps" not in example else float(example["fps"])
+  rate = rate if 0 < rate < np.inf else None
   pixels = np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:3], 3)))
   images = (av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in pixels)
   return Footage((Frame(i / (rate or 25.0), image) for i, image in enumerate(images)), rate, still)

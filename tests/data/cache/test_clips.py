@@ -10,6 +10,7 @@ from PIL import Image
 from data.cache.footage import CLIPS, SHADE, STILLS, rotate, shades, write_sound, write_video
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.clips import Clip, Rejected, Skipped, nearest, prepare
+from nova_jax.data.cache.decode import open_footage
 from nova_jax.data.cache.items import Item, Piece
 
 CFG = CacheConfig(buckets=((5, 48, 64), (1, 32, 32)))
@@ -177,3 +178,25 @@ def test_a_damaged_frame_is_never_concealed(tmp_path):
     (tmp_path / "a.mp4").write_bytes(damaged)
     found = take(tmp_path / "a.mp4", CacheConfig(buckets=((99, 48, 64),)))
     assert isinstance(found, Rejected) and ("decoded" in found.reason or "damaged" in found.reason), found
+
+
+@pytest.mark.parametrize("fps", [0.0, float("nan"), float("inf"), -1.0])
+def test_examples_without_a_rate_that_can_be_used(fps):
+  with open_footage({"video": shades(3), "fps": fps}) as footage:
+    assert footage.rate is None and [frame.time for frame in footage.frames] == pytest.approx([0, 0.04, 0.08])
+
+
+def test_one_frame_is_a_still_however_often_fps_repeats_it(tmp_path):
+  path = write_video(tmp_path / "a.avi", shades(1), codec="mjpeg", pix_fmt="yuvj420p", rate=1)
+  assert take(path).bucket == take(path, dataclasses.replace(CFG, fps=25.0)).bucket == (1, 32, 32)
+
+
+def test_a_picture_has_no_later_part():
+  assert "begins after it" in take(STILLS["moon.png"], start=2.0).reason
+
+
+def test_part_of_a_file_is_as_good_as_a_file(tmp_path):
+  content = write_video(tmp_path / "a.mp4", shades(9)).read_bytes()
+  (tmp_path / "a.tar").write_bytes(b"x" * 512 + content + b"y" * 512)
+  with open_footage(Piece(tmp_path / "a.tar", 512, len(content)), 0.12) as footage:
+    assert [round(float(frame.upright().mean()) / SHADE) for frame in footage.frames] == [3, 4, 5, 6, 7, 8]
