@@ -17,7 +17,7 @@ from nova_jax import limits
 from nova_jax.array_checks import check_seeds
 from nova_jax.request import Request
 from nova_jax.settings import SETTINGS, check_settings
-from nova_jax.tables import check_rows, read_table
+from nova_jax.tables import check_rows, inner_rows, read_table
 from nova_jax.text_files import parse_json, read_lines
 
 
@@ -49,7 +49,11 @@ def _text(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-  for row in check_rows(read_table(path)).rows:
+  table = check_rows(read_table(path))
+  for row in table.rows:
+    for inner in inner_rows(row, table.columns):
+      if any(SETTINGS.get(name) in (int, float) and _is_number(field) for name, field in inner.items()):
+        raise ValueError(f"{row.where}: a quote is open over other rows; close it, or double quotes within quotes")
     values = {}
     for name, field in row.values.items():
       if not field:
@@ -62,6 +66,14 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
       except ValueError:
         raise ValueError(f"{where}: expected {kind.__name__}, got {field[:80]!r}") from None
     yield row.where, values
+
+
+def _is_number(text: str) -> bool:
+  try:
+    float(text)
+  except ValueError:
+    return False
+  return True
 
 
 def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

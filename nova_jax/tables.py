@@ -73,6 +73,16 @@ def check_rows(table: Table) -> Table:
   return table
 
 
+def inner_rows(row: Row, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+  """Yield the lines within a row's cells that would be rows of their own: a quote may be open that was not meant."""
+  for cell in row.values.values():
+    for line in re.split("\r\n|\r|\n", cell)[1:] if isinstance(cell, str) else ():
+      with contextlib.suppress(csv.Error):
+        cells = next(csv.reader([line]), [])
+        if len(cells) == len(columns):
+          yield dict(zip(columns, cells))
+
+
 def is_missing(value: Any) -> bool:
   """Return whether a cell has no value: null or NaN."""
   return value is None or isinstance(value, float) and math.isnan(value)

@@ -91,6 +91,7 @@ def test_what_is_no_json_array(tmp_path, content, message):
 @pytest.mark.parametrize("name, content, message", [
     ("a.csv", 'prompt,seed\n"a fox runs,1\na cat,2\n', "a.csv:2: a quote"), ("a.csv", "prompt,prompt\na,b\n", "twice"),
     ("a.csv", "prompt,seed\na fox, in snow,1\n", "a.csv:2: expected 2 cells"),
+    ("a.csv", 'seed,prompt\n1,"a fox\n2,a screen of 12"\n3,a cat\n', "a.csv:2: a quote is open over other rows"),
     ("a.jsonl", '{"prompt": "a"}\n\n' + "[" * 100_000, "a.jsonl:3: .*too deeply"),
     ("a.jsonl", '\n"a fox"\n', "a.jsonl:2: expected a JSON object"),
     ("a.jsonl", r'{"prompt": "a \ud800"}', "a.jsonl:1: .*surrogates"),

@@ -4,7 +4,9 @@ A path is relative to the table, and may lead anywhere: what is read there becom
 picture. Invariant: each row is an item.
 """
 
-from collections.abc import Iterable, Mapping
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from nova_jax import parquet
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.items import Cell, Item, Piece
 from nova_jax.fields import did_you_mean
-from nova_jax.tables import ENDINGS as TEXT_TABLES, read_table
+from nova_jax.tables import ENDINGS as TEXT_TABLES, Row, inner_rows, read_table
 
 ENDINGS = (*TEXT_TABLES, ".parquet")
 FILE_NAME, TEXT = "file_name", "text"  # Hugging Face's columns.
@@ -42,7 +44,9 @@ def table_items(path: Path, cfg: CacheConfig, prefix: str = "") -> list[Item]:
     table = read_table(path)
     if table.rows:
       _check_columns(path, table.columns, cfg)
-    rows = ((row.number, _reason(row.where, row.problem, path), row.values) for row in table.rows)
+    rows = (
+        (row.number, _reason(row.where, row.problem or _swallowed(row, table.columns, path, cfg), path), row.values)
+        for row in table.rows)
   return [_item(path, f"{prefix}row {number}", problem, row, cfg, fields) for number, problem, row in rows]
 
 
@@ -85,6 +89,15 @@ def read_metadata(path: Path, folder: Path, cfg: CacheConfig) -> list[tuple[str,
   return items
 
 
+def _swallowed(row: Row, columns: Sequence[str], path: Path, cfg: CacheConfig) -> str:
+  """Return what is wrong with a row that holds others in quotes: they name files that are there."""
+  for inner in inner_rows(row, columns) if path.suffix.lower() == ".csv" else ():
+    name = inner[cfg.path_field]
+    if name and "\0" not in name and len(name) < 256 and (path.parent / name).is_file():
+      return f"a quote is open over the row of {name}; close it, or double quotes within quotes"
+  return ""
+
+
 def _check_columns(path: Path, columns: Iterable[str], cfg: CacheConfig) -> None:
   """Refuse a table that lacks a column, or in which one is probably misspelt."""
   columns = tuple(columns)
@@ -116,4 +129,14 @@ def _item(
     place = place.decode("utf-8", "replace")
   if not isinstance(place, str) or not place or "\0" in place:
     return Item(label, None, {}, f"{cfg.path_field}: expected the path of a file, got {repr(place)[:80]}")
-  return Item(f"{label}: {place}", Piece(path.parent / place), fields)
+  return Item(f"{label}: {place}", Piece(_existing(path.parent / place)), fields)
+
+
+def _existing(path: Path) -> Path:
+  """Return a path as the file system has it: tables and file systems write accents in two ways."""
+  if not str(path).isascii() and not os.path.lexists(path):
+    for form in ("NFC", "NFD"):
+      other = Path(unicodedata.normalize(form, str(path)))
+      if os.path.lexists(other):
+        return other
+  return path

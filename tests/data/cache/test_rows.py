@@ -5,6 +5,7 @@ import json
 import re
 import struct
 import tracemalloc
+import unicodedata
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,6 +37,14 @@ def test_texts_of_every_type(table, kind):
   texts, _ = became(table(path=path, caption=caption))
   assert texts["row 1: a.png"] == "x" and texts["row 3: a.png"].startswith("no caption")
   assert texts["row 2"] == "path: expected the path of a file, got None"
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_paths_with_accents(tmp_path, forms):
+  on_disk, in_table = (unicodedata.normalize(form, "café.png") for form in forms)
+  (tmp_path / on_disk).write_bytes(PICTURE)
+  (tmp_path / "t.csv").write_text(f"path,caption\n{in_table},x\n", encoding="utf-8")
+  assert became(tmp_path / "t.csv")[0] == {f"row 1: {in_table}": "x"}
 
 
 def test_media_as_hugging_face_writes_them(table):
@@ -93,6 +102,8 @@ def test_cells_are_read_in_any_order_and_by_one_process(table, monkeypatch):
 @pytest.mark.parametrize("name, content, names", [
     ("a.csv", "path,caption\na.png,one, two\na.png,x\n", {
         "row 1: a.png": "a.csv:2: expected 2 cells", "row 2: a.png": "x"}),
+    ("a.csv", 'path,caption\na.png,"one\na.png,a screen of 12"\na.png,"lines,\nb.png, too"\n', {
+        "row 1: a.png": "a.csv:2: a quote is open over the row of a.png", "row 2: a.png": "lines,\nb.png, too"}),
     ("a.csv", b"path,caption\na.png,caf\xe9\na.png,x\n", {
         "row 1: a.png": "a.csv:2: .*0xe9", "row 2: a.png": "x"}),
     ("a.csv", "path,caption\na.png,%s\na.png,x\n" % ("word " * 40_000), {
