@@ -61,7 +61,7 @@ def main() -> None:
   print(describe(manifest))
   print(f"next: python -m launch.inspect --dataset {output} --sheet sheet.png")
   if manifest.counts.rejected:
-    print(f"what could not be used, and why: {output / REJECTED}")
+    print(f"what could not be used, and why: {output / REJECTED}; when it is mended, add --retry_rejected")
 
 
 if __name__ == "__main__":

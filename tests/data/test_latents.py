@@ -253,8 +253,8 @@ def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
 def test_records_of_another_shape_are_damaged_ones(tmp_path):
   cache = make_cache(tmp_path, [make_record(i) for i in range(4)])
   info, = cache.manifest.buckets
-  manifest = dataclasses.replace(cache.manifest, buckets=(dataclasses.replace(info, moments=(9, 9, 9, 9)),))
-  with pytest.raises(shards.DamagedRecord, match=r"\(9, 9, 9, 9\)"):
+  manifest = dataclasses.replace(cache.manifest, buckets=(dataclasses.replace(info, moments=(9, 9, 9, 4)),))
+  with pytest.raises(shards.DamagedRecord, match=r"\(9, 9, 9, 4\)"):
     shards.Shards.of(dataclasses.replace(cache, manifest=manifest), info.bucket)[0]
 
 

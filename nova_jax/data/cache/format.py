@@ -12,7 +12,7 @@ Invariant: a folder without a manifest is no cache, and one with it is whole.
 import dataclasses
 import json
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from jaxtyping import Float
@@ -142,7 +142,14 @@ class Manifest:
   num_cut: int = 0  # Captions, short ones included, of which the text encoder read only the beginning.
 
   def __post_init__(self):
+    known = [info.bucket for info in self.buckets]
+    for shard in self.shards:
+      if shard.file != PurePosixPath(shard.file).name or shard.records < 1 or known.count(shard.bucket) != 1:
+        raise ValueError(f"expected a shard in this folder, of one of the buckets, with a record or more, got {shard}")
     for info in self.buckets:
+      channels = info.moments[-1] in (self.autoencoder.latent_dim, 2 * self.autoencoder.latent_dim)
+      if info.records < 1 or min(*info.bucket, *info.moments) < 1 or not channels:
+        raise ValueError(f"expected a bucket of records with moments of the autoencoder, got {info}")
       records = sum(shard.records for shard in self.shards if shard.bucket == info.bucket)
       if records != info.records:
         raise ValueError(f"bucket {info.bucket} has {info.records} records, its shards {records}")
@@ -179,7 +186,11 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
   found = {key: values.pop(key, None) for key in FORMAT}
   if found != FORMAT:
     raise ValueError(f"{folder / MANIFEST}: expected {FORMAT}, got {found}")
-  manifest = from_dict(Manifest, values, str(folder / MANIFEST))
+  try:
+    manifest = from_dict(Manifest, values, str(folder / MANIFEST))
+  except ValueError as error:
+    named = str(error).startswith(str(folder / MANIFEST))
+    raise ValueError(str(error) if named else f"{folder / MANIFEST}: {error}") from None
   for shard in manifest.shards if check_shards else ():
     if problem := shard_problem(folder, shard):
       raise ValueError(f"{folder / shard.file} {problem}")

@@ -165,6 +165,11 @@ def test_too_many_open_files_are_no_damage(tmp_path):
     (lambda values: values["counts"].update(seen=9), "9 were seen, but 6"),
     (lambda values: values["shards"][0].update(records=9), "has 2 records, its shards 10"),
     (lambda values: values["shards"][0].update(bytes=9), "says 9 bytes"),
+    (lambda values: values["shards"][0].update(file="../a.array_record"), "expected a shard in this folder"),
+    (lambda values: values["shards"][0].update(records=-1), "manifest.json: expected a shard"),
+    (lambda values: values["shards"][0].update(bucket=[9, 9, 9]), "manifest.json: expected a shard"),
+    (lambda values: values["buckets"].append({"bucket": [1, 1, 1], "moments": [1, 1, 1, 6], "records": 0}), "a bucket"),
+    (lambda values: values["buckets"][0].update(moments=[1, 4, 8, 5]), "moments of the autoencoder"),
     (lambda values: values["shards"][0].update(file="none"), "does not exist"),
     (lambda values: values["autoencoder"].update(kinds="x"), "did you mean 'kind'")])
 def test_a_manifest_that_does_not_fit_is_refused(tmp_path, change, message):
@@ -172,8 +177,9 @@ def test_a_manifest_that_does_not_fit_is_refused(tmp_path, change, message):
   values = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))
   change(values)
   (tmp_path / "manifest.json").write_text(json.dumps(values), encoding="utf-8")
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(ValueError, match=message) as caught:
     cache_format.read_manifest(tmp_path)
+  assert str(tmp_path) in str(caught.value)
 
 
 def test_no_cache(tmp_path):
