@@ -68,6 +68,7 @@ def execute(
     return 0
   values = flags.FLAGS
   try:
+    _check_letters(argv)
     rest = _parse(argv)[1:]
     for name in required:
       if values[name].value is None:
@@ -178,6 +179,15 @@ def _tell(message: str, code: int) -> int:
   with contextlib.suppress(OSError):
     print(f"error: {message}", file=sys.stderr, flush=True)
   return code
+
+
+def _check_letters(argv: Sequence[str]) -> None:
+  """Refuse arguments with letters that the locale lacks: libraries can't be given names that Python could not read."""
+  encoding = sys.getfilesystemencoding()
+  for argument in argv:
+    if encoding != "utf-8" and re.search("[\udc80-\udcff]", argument):
+      raise ValueError(
+          f"{argument!r} has letters that this locale, {encoding}, does not know; set LC_ALL=C.UTF-8 or PYTHONUTF8=1")
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

@@ -199,6 +199,14 @@ def test_what_a_locale_has_no_letters_for_is_escaped():
   assert end(python(script, env={"PYTHONIOENCODING": "ascii"})) == (0, "caf\\xe9\n", "")
 
 
+def test_letters_of_another_locale_are_refused():
+  code, out, errors = end(subprocess.Popen(
+      [sys.executable, "-c", f"{CLI}cli.run(lambda words: print('run'), words=True)", "caf\u00e9"], cwd=ROOT, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {
+          "PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}))
+  assert (code, out) == (BAD_INPUT, "") and "set LC_ALL=C.UTF-8 or PYTHONUTF8=1" in errors
+
+
 def test_no_memory_is_said_in_one_line():
   class JaxRuntimeError(RuntimeError):
     """As JAX's own."""

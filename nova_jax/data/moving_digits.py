@@ -98,7 +98,8 @@ def prepare(data_dir: str | os.PathLike[str], cfg: DataConfig) -> Mapping[str, S
 
   with _quiet():
     builder = open_builder()
-  if not builder.is_prepared():
+    is_there = builder.is_prepared()
+  if not is_there:
     say(f"drawing {cfg.num_records} clips of digits into {data_dir}")
   with _quiet():
     try:
