@@ -12,6 +12,9 @@ import time
 from tqdm import tqdm
 
 LOG_EVERY = 10.0  # Seconds between lines of a log.
+# With our own rate: tqdm's would count the compilation.
+_LAYOUT = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}{postfix}]"
+_LAYOUT_OF_UNKNOWN = "{desc}{n_fmt} {unit} [{elapsed}{postfix}]"
 _RECENT = 100  # Measurements that a rate is made from.
 
 
@@ -50,8 +53,8 @@ class Progress:
   """
 
   def __init__(self, unit: str, total: int | None = None):
-    layout = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}{postfix}]"
-    self._bar = tqdm(total=total, unit=unit, unit_scale=unit == "B", disable=None, bar_format=layout)
+    self._bar = tqdm(total=total, unit=unit, unit_scale=unit == "B", disable=None)
+    self._bar.bar_format = _LAYOUT if total else _LAYOUT_OF_UNKNOWN
     self._log = self._bar.disable
     self._unit, self._total, self._done, self._pace = unit, total, 0, Pace()
     self._logged = time.monotonic()
@@ -66,6 +69,7 @@ class Progress:
     """Say that `done` of `total` are done, and what is being done."""
     if total is not None and total != self._total:
       self._total = self._bar.total = total
+      self._bar.bar_format = _LAYOUT
     if done:
       self._pace.add(done)
     if not self._log:

@@ -1,5 +1,7 @@
 """What a log says of long work."""
 
+import io
+
 import pytest
 
 from nova_jax import progress
@@ -48,3 +50,20 @@ def test_no_time_has_passed(clock):
   pace.add(1)
   pace.add(2)
   assert pace.rate is None and pace.left(9) == ""
+
+
+def test_a_bar_on_a_terminal(clock, monkeypatch):
+  terminal = io.StringIO()
+  terminal.isatty = lambda: True
+  monkeypatch.setattr(progress.sys, "stderr", terminal)
+  with Progress("set") as shown:
+    for done in (1, 2, 3):
+      clock["now"] += 100.0 if done == 1 else 2.0
+      shown.show(done, 4, "frame 1")
+  lines = terminal.getvalue().replace("\n", "\r").split("\r")
+  assert any(line.startswith("frame 1:  75%|") and "| 3/4 set [" in line and ", 0.5 set/s, 0:00:02 left]" in line
+             for line in lines), lines
+  terminal.truncate(0)
+  with Progress("clip") as unknown:
+    unknown.show(3)
+  assert "3 clip [" in terminal.getvalue() and "%" not in terminal.getvalue()
