@@ -105,7 +105,7 @@ def _open(content: BinaryIO, start: float | None, stack: contextlib.ExitStack) -
 def _moving(image: Image.Image, seconds: list[float]) -> Iterator[Frame]:
   starts = itertools.accumulate(seconds, initial=0.0)
   for time, frame in zip(starts, moving.frames(image)):
-    yield Frame(time, _image(pictures.put_on("white", frame)))
+    yield Frame(time, _image(pictures.flatten(frame)))
 
 
 def _image(image: Image.Image) -> av.VideoFrame:

@@ -197,6 +197,20 @@ def test_moving_pictures(tmp_path, name, options):
     assert len(list(footage.frames)) == 2
 
 
+@pytest.mark.parametrize("name", ["a.webp", "a.png"])
+def test_moving_pictures_are_upright(tmp_path, name):
+  exif = Image.Exif()
+  exif[0x0112] = 6  # To be turned to the right.
+  frames = [Image.new("RGB", (64, 48), (9 * i, 0, 0)) for i in range(3)]
+  for frame in frames:
+    frame.paste("white", (0, 0, 64, 8))
+  frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], duration=40, lossless=True, exif=exif)
+  with open_footage(tmp_path / name) as footage:
+    for frame in footage.frames:
+      assert frame.upright().shape == (64, 48, 3)
+      assert frame.upright()[:, 40:].min() == 255 and frame.upright()[:, :40, 1].max() == 0
+
+
 def test_durations_that_no_browser_believes(tmp_path):
   frames = [Image.new("L", (8, 8), 90 * i) for i in range(3)]
   frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=0)
