@@ -37,7 +37,7 @@ class WordEncoder:
 
   dim: int = 64
   max_length: int = 16
-  words: frozenset[str] = frozenset()
+  words: frozenset[str] = dataclasses.field(default=frozenset(), repr=False)  # `repr` stands for it in caches' digests.
 
   def encode(self, prompts: Sequence[str]) -> tuple[Float32[np.ndarray, "B L E"], Int32[np.ndarray, "B"]]:
     """Embed prompts: see `TextEncoder.encode`."""

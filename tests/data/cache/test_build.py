@@ -18,6 +18,7 @@ from nova_jax.config import CacheConfig
 from nova_jax.convert.folders import load_autoencoder
 from nova_jax.data.cache.build import build
 from nova_jax.data.cache.clips import Clip, Rejected, prepare
+from nova_jax.data.cache.encoders import open_autoencoder, open_text_encoder
 from nova_jax.data.cache.inspect import describe
 from nova_jax.data.cache.items import Item, Piece
 from nova_jax.data.cache.records import ShardReader
@@ -273,6 +274,12 @@ def test_a_caption_that_breaks_the_text_encoder_costs_one_item(few, tmp_path, mo
   cfg = CacheConfig(buckets=((5, 32, 32),), text_encoder="words", text_dim=4)
   assert build(str(few), tmp_path / "out", cfg).counts.rejected == 1
   assert type(error).__name__ in (tmp_path / "out/rejected.jsonl").read_text(encoding="utf-8")
+
+
+def test_built_in_encoders_are_those_of_the_caches_that_there_are():
+  cfg = CacheConfig(buckets=((5, 32, 32),), text_encoder="words", text_dim=4, text_len=256)
+  assert open_autoencoder(cfg)[1].digest.startswith("29a981b9e630")
+  assert open_text_encoder(cfg)[1].digest.startswith("982376a38af6")
 
 
 @pytest.mark.parametrize("num_hosts", [1, 2])
