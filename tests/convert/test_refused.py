@@ -201,7 +201,7 @@ def test_tokenizers_are_looked_at(tmp_path):
   source = tmp_path / "source"
   shutil.copytree(VIDEO, source)
   (source / "tokenizer/tokenizer.json").write_text("{", encoding="utf-8")
-  with pytest.raises(ValueError, match="not a readable tokenizer"):
+  with pytest.raises(ValueError, match="tokenizer.json is not"):
     convert(source, tmp_path / "target")
   shutil.rmtree(source / "tokenizer")
   assert any("no tokenizer" in note for note in convert(source, tmp_path / "target", parts=["text_encoder"]))

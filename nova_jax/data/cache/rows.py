@@ -101,6 +101,10 @@ def _swallowed(row: Row, columns: Sequence[str], path: Path, cfg: CacheConfig) -
 def _check_columns(path: Path, columns: Iterable[str], cfg: CacheConfig) -> None:
   """Refuse a table that lacks a column, or in which one is probably misspelt."""
   columns = tuple(columns)
+  if FILE_NAME in columns and cfg.path_field not in columns:
+    raise ValueError(
+        f"path_field: {path} has {FILE_NAME!r}, as in the tables of captions that lie beside their files; give the "
+        f"folder {path.parent} as the source, or --config.path_field={FILE_NAME}")
   for name in ("path_field", "caption_field"):
     if getattr(cfg, name) not in columns:
       raise ValueError(f"{name}: {path} has no {getattr(cfg, name)!r}; it has {', '.join(columns) or 'no columns'}")

@@ -123,6 +123,7 @@ def test_rows_of_text_tables(tmp_path, name, content, names):
 @pytest.mark.parametrize("name, content, message", [
     ("a.csv", 'path,caption\na.png,"one\na.png,two\n', "a.csv:2: a quote is opened and not closed"),
     ("a.csv", "path, caption\na.png,x\n", "the name ' caption' has spaces"),
+    ("metadata.csv", "file_name,text\na.png,x\n", "give the folder .* as the source"),
     ("a.csv", "path;caption\na.png;x\n", "parted by ';'"),
     ("a.csv", "path,caption,Start\na.png,x,1\n", "'Start' would not be read; did you mean 'start'"),
     ("a.csv", "path,caption\na.png,x\n".encode("utf-16"), "a.csv is UTF-16"),
