@@ -203,7 +203,7 @@ def test_letters_of_another_locale_are_refused():
   code, out, errors = end(subprocess.Popen(
       [sys.executable, "-c", f"{CLI}cli.run(lambda words: print('run'), words=True)", "caf\u00e9"], cwd=ROOT, text=True,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {
-          "PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}))
+          "PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, encoding="utf-8"))
   assert (code, out) == (BAD_INPUT, "") and "set LC_ALL=C.UTF-8 or PYTHONUTF8=1" in errors
 
 
