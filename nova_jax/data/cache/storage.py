@@ -103,13 +103,24 @@ class Watch:
     if item.name in self._unreadable:
       return outcome.rejected, False
     self._row += 1
-    gone = not os.path.exists(self._source) or os.path.isdir(self._source) and not os.listdir(self._source)
+    gone = _is_gone(self._source)
     if gone or self._row == _IN_A_ROW:
       what = f"{self._source} is gone" if gone else f"the source can't be read any more, {_IN_A_ROW} items in a row"
       raise RunFailed(
           f"{what} ({outcome.reason}): is it still mounted? The cache is not finished; when the source is back, the "
           "same command continues it")
     return outcome.rejected, True
+
+
+def _is_gone(source: str) -> bool:
+  """Whether a source is missing, or an empty folder, as one is that nothing is mounted on any more."""
+  try:
+    with os.scandir(source) as entries:
+      return next(entries, None) is None
+  except NotADirectoryError:  # A file that is there.
+    return False
+  except OSError:
+    return True
 
 
 def _unreadable(items: Iterable[Item]) -> frozenset[str]:

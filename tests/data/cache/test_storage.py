@@ -283,6 +283,15 @@ def test_a_moment_without_files_is_no_fault_of_an_item(source, monkeypatch):
   assert isinstance(attempt(item, CFG, 3), Clip)
 
 
+def test_a_folder_that_can_not_be_listed_is_gone(source, monkeypatch):
+  def refuse_to_list(path):
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+
+  monkeypatch.setattr(os, "scandir", refuse_to_list)
+  with pytest.raises(RunFailed, match="is gone"):
+    Watch(str(source), []).judge(Item("a", None, {}), Lost(Rejected("broken"), errno.ESTALE, "a: stale"))
+
+
 def test_items_without_a_word_of_storage_are_not_lost(source):
   watch = Watch(str(source), [])
   names = [Item(str(i), None, {}) for i in range(9)]
