@@ -117,8 +117,8 @@ def _end(execute: Callable[[], int]) -> None:
     code = INTERRUPTED
   except OSError as error:
     code = READER_GONE if error.errno == errno.EPIPE else _tell(f"standard output: {error.strerror}", FAILED)
-  if code == 0:
-    sys.exit(0)
+  if code in (0, INTERRUPTED):
+    sys.exit(code)  # In order: worker processes and their semaphores are cleaned up. Ctrl-C again doesn't wait for it.
   for stream in (sys.stdout, sys.stderr):
     with contextlib.suppress(OSError):
       _flush(stream)

@@ -155,6 +155,13 @@ def test_an_interrupt_during_imports_is_quiet():
   assert end(python(script)) == (130, "", "")
 
 
+def test_workers_leave_interrupts_to_the_command():
+  script = "import os, signal; import launch; os.kill(os.getpid(), signal.SIGINT); print('goes on')"
+  process = subprocess.run(
+      [sys.executable, "-c", script, "--multiprocessing-fork"], capture_output=True, text=True, cwd=ROOT)
+  assert (process.returncode, process.stdout) == (0, "goes on\n")
+
+
 def test_a_second_interrupt_ends_at_once():
   script = CLI + """
 def main():
