@@ -193,7 +193,9 @@ def _advice(folder: Path) -> str:
   if not folder.name.isdigit():
     return "; convert the model anew"
   before = [step for step in finished_steps(folder.parent) if step < int(folder.name)]
-  return f"; --step={before[-1]} takes the one before it, and training on goes back to that" if before else ""
+  if not before:
+    return ""
+  return f"; launch.convert --step={before[-1]} takes the one before it, and training goes back to that one by itself"
 
 
 def some(names: Iterable[str]) -> str:

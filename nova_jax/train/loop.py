@@ -13,7 +13,7 @@ import functools
 import importlib.metadata
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,7 @@ from nova_jax.train.flops import matmul_peak, train_flops
 from nova_jax.train.masking import draw_num_visible, padded_sizes
 from nova_jax.train.metrics import MetricLog
 from nova_jax.train.optimizer import make_optimizer, make_schedule
+from nova_jax.train.restart import notes, own_damaged, way_back
 from nova_jax.train.samples import NUM_CLIPS, write_grid
 from nova_jax.train.stages import Stage, plan_stages
 from nova_jax.train.state import abstract_state, adopt, init_state, start_stage
@@ -95,7 +96,7 @@ def train(experiment: Experiment, workdir: str | Path, profile: tuple[int, int] 
       if is_first():
         stack.enter_context(claim(workdir, experiment))
         write_card(workdir, card_of(experiment))
-        for line in caches.notes() if caches is not None and fresh else ():
+        for line in notes(experiment, caches) if fresh else ():
           say(f"note: {line}")
     stop = stack.enter_context(StopRequest())
     _Run(experiment, workdir, stop, autoencoder, text_encoder, caches, init, profile).run()
@@ -271,20 +272,9 @@ class _Run:
     bad = [name for name, value in metrics.items() if not math.isfinite(value)]
     if bad:
       self.checkpoints.wait()
-      raise FloatingPointError(f"step {step}: {bad[0]} is {metrics[bad[0]]}; {self._way_back()}")
+      way = way_back(self.checkpoints.directory, self.first_step)
+      raise FloatingPointError(f"step {step}: {bad[0]} is {metrics[bad[0]]}; {way}")
     self.log.add(step, stage, metrics)
-
-  def _way_back(self) -> str:
-    """Return what to say of the checkpoints when a step has failed."""
-    *before, last = finished_steps(self.checkpoints.directory) or [None]
-    folder = self.checkpoints.directory / str(last)
-    if last is None:
-      return "there is no checkpoint yet"
-    if last > self.first_step:
-      return f"the last good checkpoint is {folder}"
-    # No step after it has gone well: it may be the cause.
-    further = f"to go back to step {before[-1]}, remove it" if before else "there is none before it"
-    return f"this run continued from {folder}, which may be the cause; {further}"
 
   def _clock(
       self, stage: Stage, program: Program, padded_size: int, seconds: float, waited: float, num_visible: int
@@ -310,20 +300,6 @@ class _Run:
 
   def _make_model(self, rngs: nnx.Rngs) -> NOVA:
     return NOVA(self.experiment.model, rngs=rngs)
-
-
-def own_damaged(lists: Sequence[str] | Sequence[Sequence[str]]) -> list[str]:
-  """Return the damaged records that this process goes on to count, of the lists that a checkpoint has of all processes.
-
-  The processes may be others than those that saved: then they share all records out among them.
-  """
-  if any(isinstance(names, str) for names in lists):  # An older version kept process 0's list alone.
-    lists = [lists]
-  process, count = jax.process_index(), jax.process_count()
-  if len(lists) == count:
-    return list(lists[process])
-  every = list(dict.fromkeys(name for names in lists for name in names))
-  return every[process::count]
 
 
 def _say(text: str) -> None:

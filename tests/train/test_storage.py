@@ -1,5 +1,6 @@
 """A run whose storage fails or lies: it loses nothing that is on the disk, and says what it can't read or write."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -13,7 +14,7 @@ import pytest
 from train import toy_run
 from nova_jax import cli, terminal
 from nova_jax.checkpoint import Checkpointer, find, finished_steps, stored_arrays
-from nova_jax.train import loop
+from nova_jax.train import loop, restart
 from nova_jax.train.metrics import MetricLog, TIMINGS, cut_lines
 
 real_make_mesh = loop.make_mesh
@@ -188,4 +189,11 @@ def test_processes_go_on_to_count_their_own_damaged_records(monkeypatch, lists, 
   monkeypatch.setattr(jax, "process_count", lambda: count)
   for process, own in enumerate(expected):
     monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-    assert loop.own_damaged(lists) == own
+    assert restart.own_damaged(lists) == own
+
+
+def test_a_warm_up_that_is_longer_than_a_stage_is_said():
+  experiment = dataclasses.replace(EXPERIMENT, optimizer=dataclasses.replace(EXPERIMENT.optimizer, warmup_steps=6))
+  (line,) = restart.notes(experiment, None)
+  assert line.startswith("optimizer.warmup_steps=6 is longer than stage 'image' of 5 steps")
+  assert not [*restart.notes(EXPERIMENT, None)]
