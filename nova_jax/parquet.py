@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nova_jax import limits
-from nova_jax.files import check_fetched
+from nova_jax.files import check_fetched, check_regular
 
 _ROWS = 1024  # Of texts that are read together.
 _BUFFER = 1 << 16  # Bytes read ahead; without, a column of a row group is read whole.
@@ -185,6 +185,7 @@ def _open(path: Path, **options: Any) -> Iterator[Any]:
   import pyarrow as pa  # Slow to import, and only these tables need it.
   import pyarrow.parquet as pq
 
+  check_regular(path)  # The library would wait for what a pipe may hold.
   try:
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER, **options) as file:
       yield file

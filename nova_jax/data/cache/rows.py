@@ -14,7 +14,7 @@ from nova_jax import parquet
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.items import Cell, Item, Piece
 from nova_jax.fields import did_you_mean
-from nova_jax.tables import ENDINGS as TEXT_TABLES, Row, inner_rows, read_table
+from nova_jax.tables import ENDINGS as TEXT_TABLES, Row, check_rows, inner_rows, read_table
 
 ENDINGS = (*TEXT_TABLES, ".parquet")
 FILE_NAME, TEXT = "file_name", "text"  # Hugging Face's columns.
@@ -42,6 +42,8 @@ def table_items(path: Path, cfg: CacheConfig, prefix: str = "") -> list[Item]:
         for number, (group, row, cells) in enumerate(parquet.read_rows(path, wanted), 1))
   else:
     table = read_table(path)
+    if not table.columns:
+      check_rows(table)  # No row can be used: the first one says why.
     if table.rows:
       _check_columns(path, table.columns, cfg)
     rows = (

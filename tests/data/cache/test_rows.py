@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import re
 import struct
 import tracemalloc
@@ -123,6 +124,7 @@ def test_rows_of_text_tables(tmp_path, name, content, names):
 @pytest.mark.parametrize("name, content, message", [
     ("a.csv", 'path,caption\na.png,"one\na.png,two\n', "a.csv:2: a quote is opened and not closed"),
     ("a.csv", "path, caption\na.png,x\n", "the name ' caption' has spaces"),
+    ("a.jsonl", '"bare"\n[1]\n', "a.jsonl:1: expected a JSON object, got str"),
     ("metadata.csv", "file_name,text\na.png,x\n", "give the folder .* as the source"),
     ("a.csv", "path;caption\na.png;x\n", "parted by ';'"),
     ("a.csv", "path,caption,Start\na.png,x,1\n", "'Start' would not be read; did you mean 'start'"),
@@ -132,4 +134,11 @@ def test_rows_of_text_tables(tmp_path, name, content, names):
 def test_tables_that_are_refused(tmp_path, name, content, message):
   (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
   with pytest.raises(ValueError, match=message):
+    open_source(str(tmp_path / name), CFG)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_pipes_are_no_tables(tmp_path, name):
+  os.mkfifo(tmp_path / name)
+  with pytest.raises(ValueError, match=f"{name} is neither a file nor a link to one"):
     open_source(str(tmp_path / name), CFG)
