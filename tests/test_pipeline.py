@@ -128,7 +128,7 @@ def test_classes():
     ({"negative_prompt": ["a", "b"]}, "negative_prompt"), ({"label": 3}, "no label"),
     ({"prompt": 3}, "prompt: expected a text"), ({"num_frames": 2.5}, "num_frames: expected a whole number, got 2.5"),
     ({"num_frames": 10**12}, "num_frames: expected at most"), ({"seed": 1.5}, "seed: expected 0 to"),
-    ({"later_inference_steps": 0}, "later_inference_steps: expected at least 1"), ({"fps": 0.001}, "fps: expected at"),
+    ({"later_inference_steps": 0}, "later_inference_steps: expected at least 1"), ({"fps": 0.001}, "fps: expected 0"),
     ({"guidance_scale": float("nan")}, "guidance_scale: expected a finite number"),
     ({"motion_flow": [float("inf")]}, "motion_flow: expected a finite number"),
     ({"guidance_renorm": "1"}, "guidance_renorm: expected a finite number"),
