@@ -158,7 +158,7 @@ def test_an_interrupt_during_imports_is_quiet():
 def test_workers_leave_interrupts_to_the_command():
   script = "import os, signal; import launch; os.kill(os.getpid(), signal.SIGINT); print('goes on')"
   process = subprocess.run(
-      [sys.executable, "-c", script, "--multiprocessing-fork"], capture_output=True, text=True, cwd=ROOT)
+      [sys.executable, "-c", script, "--multiprocessing-fork"], capture_output=True, cwd=ROOT, encoding="utf-8")
   assert (process.returncode, process.stdout) == (0, "goes on\n")
 
 
