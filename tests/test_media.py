@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from nova_jax import media
+from nova_jax import media, sources
 from nova_jax.files import write_atomically
 from nova_jax.media import sheets
 
@@ -34,6 +34,19 @@ def test_an_mp4_grows_and_has_its_name_when_it_is_whole(tmp_path):
     add(clip)
     add(1 / 0)
   assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_same_clip_gives_the_same_bytes(tmp_path):
+  noise = np.random.default_rng(0).integers(0, 255, (20, 64, 64, 3), np.uint8)
+  media.write_mp4(tmp_path / "a.mp4", noise, 30000 / 1001, short_side=1)
+  clip = sources.read_clip(tmp_path / "a.mp4", (64, 96), 3)
+  written = set()
+  for i in range(40):
+    beside = [np.zeros(5000 * (i + j), np.uint8) for j in range(10)]  # The encoder's memory lies elsewhere.
+    media.write_mp4(tmp_path / "a.mp4", clip, 12.0)
+    written.add((tmp_path / "a.mp4").read_bytes())
+    del beside
+  assert len(written) == 1
 
 
 def test_odd_sizes_lose_nothing_in_an_mp4(tmp_path):
