@@ -19,11 +19,11 @@ from PIL import Image, ImageOps
 from nova_jax import limits
 from nova_jax.files import check_regular
 from nova_jax.media import footage, moving, pictures
-from nova_jax.media.formats import Unreadable, content_of, open_picture, reading
+from nova_jax.media.clock import is_rate
+from nova_jax.media.formats import content_of, open_picture, reading, require_picture
 
 Box = tuple[int, int, int, int]  # Top, left, bottom, right, in pixels of the model's frame.
 FILL = 127  # Where nothing is known, the middle of the range.
-FPS = (0.1, 240.0)  # Rates of files that are believed: what is beyond is no rate that anything was recorded at.
 
 
 class Clip(NamedTuple):
@@ -108,10 +108,7 @@ def check_file(path: str | Path, name: str) -> None:
         next(found.frames, None)
       return
     with reading(str(path)), content_of(path) as content:
-      image = open_picture(content)
-      if image is None:
-        raise Unreadable("is not a picture")
-      image.close()
+      require_picture(content).close()
 
 
 def count_frames(path: str | Path) -> int:
@@ -195,16 +192,18 @@ def _open(source: Any, name: str) -> Image.Image:
 
 
 def _read(
-    path: Path, size: tuple[int, int], channels: int, first: int | None, last: int | None, trust: bool = True
+    path: Path, size: tuple[int, int], channels: int, first: int | None, last: int | None, trust: bool = True,
+    background: str = "white",
 ) -> Clip:
   """Read a clip from a file.
 
   Args:
     path, size, channels, first, last: as of `open_clip`.
     trust: whether frames that come before the last ones by the file's own count need not be fitted.
+    background: the colour that shows where it is transparent.
   """
   kept, count, more = deque(maxlen=last), 0, False
-  with footage.open_footage(path) as shown:
+  with footage.open_footage(path, background=background) as shown:
     start = max(0, (shown.num_frames or 0) - last) if last is not None and trust else 0
     for frame in shown.frames:
       if count == first:
@@ -217,8 +216,7 @@ def _read(
         raise ValueError(
             f"{path}: more than {count - 1} frames of {size[0]} x {size[1]} are more pixels than REQUEST_PIXELS, "
             f"{limits.REQUEST_PIXELS:,}; say how many frames to take (num_frames)")
-    known = shown.rate is not None and FPS[0] <= shown.rate <= FPS[1]
-    fps = round(shown.rate, 6) if known else None  # Sums of durations are not exact.
+    fps = round(shown.rate, 6) if is_rate(shown.rate) else None  # Sums of durations are not exact.
   if not count:
     raise ValueError(f"{path}: there are no frames in it")
   if last is not None and len(kept) < min(last, count):
@@ -235,11 +233,13 @@ def _mask_of_file(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "..."]:
   with reading(str(path)), content_of(path) as content:
     image = open_picture(content)
     is_still = image is not None and not moving.moves(image)
-  if not is_still:
-    return _read(path, size, 1, None, None).frames[..., 0] >= 128
-  on_white, on_black = (
-      fit(Image.fromarray(pictures.read_picture(path, background=color)), size, 1)[..., 0] >= 128
-      for color in ("white", "black"))
+
+  def seen(background: str) -> Bool[np.ndarray, "..."]:
+    if is_still:
+      return fit(Image.fromarray(pictures.read_picture(path, background=background)), size, 1)[..., 0] >= 128
+    return _read(path, size, 1, None, None, background=background).frames[..., 0] >= 128
+
+  on_white, on_black = seen("white"), seen("black")
   shown = on_black[on_white == on_black]
   if shown.size == on_black.size or shown.all():  # White on nothing.
     return on_black

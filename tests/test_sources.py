@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from media.made import write
 from nova_jax import media, sources
 from nova_jax.cli import exit_code
 from nova_jax.media import footage, pictures
@@ -91,6 +92,9 @@ def test_masks_with_transparency_are_what_they_show(tmp_path):
   for name, value, opacity in (("strokes", white, mask), ("holes", black, ~mask), ("plain", 255 * mask, white)):
     Image.fromarray(np.uint8(np.stack([value, 255 * (opacity > 0)], axis=-1)), "LA").save(tmp_path / f"{name}.png")
     assert np.array_equal(sources.read_mask(tmp_path / f"{name}.png", (8, 8), 1)[0], mask), name
+  strokes = np.stack([np.dstack([white] * 3 + [255 * shape]) for shape in (mask, ~mask)]).astype(np.uint8)
+  write(tmp_path / "moving.mov", strokes, codec="png", pix_fmt="rgba")
+  assert np.array_equal(sources.read_mask(tmp_path / "moving.mov", (8, 8), 2), np.stack([mask, ~mask]))
   both = np.stack([255 * mask, np.pad(white[:, 1:], ((0, 0), (1, 0)))], axis=-1)
   Image.fromarray(np.uint8(both), "LA").save(tmp_path / "both.png")
   with pytest.raises(ValueError, match="mask: .*both.png: it is transparent in parts"):
@@ -126,8 +130,8 @@ def test_the_end_of_a_clip_that_has_less_frames_than_it_says(tmp_path, monkeypat
   open_footage = footage.open_footage
 
   @contextlib.contextmanager
-  def more(path):
-    with open_footage(path) as shown:
+  def more(path, **options):
+    with open_footage(path, **options) as shown:
       yield dataclasses.replace(shown, num_frames=9)
 
   monkeypatch.setattr(footage, "open_footage", more)

@@ -1,5 +1,12 @@
 """The times of frames, which some files leave out, or let go back."""
 
+RATES = (0.1, 240.0)  # Frames a second that are believed: nothing that is watched was recorded beyond.
+
+
+def is_rate(rate: float | None) -> bool:
+  """Return whether something may have been recorded at so many frames a second."""
+  return rate is not None and RATES[0] <= rate <= RATES[1]
+
 
 class Clock:
   """Tells at which time each frame is shown, in seconds from the file's beginning.

@@ -42,7 +42,7 @@ class Footage:
 
 @contextlib.contextmanager
 def open_footage(
-    file: File, start: float | None = None, end: float | None = None, name: str = ""
+    file: File, start: float | None = None, end: float | None = None, name: str = "", background: str = "white"
 ) -> Iterator[Footage]:
   """Open a video or a picture, or the part of a video between two times in seconds.
 
@@ -51,6 +51,7 @@ def open_footage(
     start: None for the beginning.
     end: None for the end.
     name: what errors call it; "" for its path.
+    background: the colour that shows where it is transparent, white or black.
 
   Raises:
     ValueError: it can't be read; also raised while going through the frames.
@@ -60,7 +61,7 @@ def open_footage(
   with contextlib.ExitStack() as stack:
     with reading(name):
       content = stack.enter_context(content_of(file))
-      footage = _open(content, start, stack)
+      footage = _open(content, start, background, stack)
     frames = between(_named(footage.frames, name), start, end)
     yield dataclasses.replace(footage, frames=frames, num_frames=None if start or end else footage.num_frames)
 
@@ -90,22 +91,22 @@ def between(frames: Iterator[Frame], start: float | None, end: float | None) -> 
       yield frame
 
 
-def _open(content: BinaryIO, start: float | None, stack: contextlib.ExitStack) -> Footage:
+def _open(content: BinaryIO, start: float | None, background: str, stack: contextlib.ExitStack) -> Footage:
   image = open_picture(content)
   if image is None:
     video = stack.enter_context(videos.open_video(content))
-    return Footage(video.frames(start or 0.0), video.rate, num_frames=video.num_frames)
+    return Footage(video.frames(start or 0.0, background), video.rate, num_frames=video.num_frames)
   stack.enter_context(image)
   if moving.moves(image):
     seconds = moving.durations(content, image)
-    return Footage(_moving(image, seconds), len(seconds) / sum(seconds), num_frames=len(seconds))
-  return Footage(iter([Frame(0.0, _image(pictures.flatten(image)))]), still=True)
+    return Footage(_moving(image, seconds, background), len(seconds) / sum(seconds), num_frames=len(seconds))
+  return Footage(iter([Frame(0.0, _image(pictures.flatten(image, background)))]), still=True)
 
 
-def _moving(image: Image.Image, seconds: list[float]) -> Iterator[Frame]:
+def _moving(image: Image.Image, seconds: list[float], background: str) -> Iterator[Frame]:
   starts = itertools.accumulate(seconds, initial=0.0)
   for time, frame in zip(starts, moving.frames(image)):
-    yield Frame(time, _image(pictures.flatten(frame)))
+    yield Frame(time, _image(pictures.flatten(frame, background)))
 
 
 def _image(image: Image.Image) -> av.VideoFrame:

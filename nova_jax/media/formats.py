@@ -10,6 +10,7 @@ import functools
 import io
 import re
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +20,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from nova_jax import limits
 from nova_jax.files import check_regular
+from nova_jax.media.signatures import looks_like_media
 
 File = str | Path | bytes | BinaryIO
 
@@ -117,10 +119,10 @@ def content_of(file: File) -> Iterator[BinaryIO]:
 
 
 def open_picture(content: BinaryIO) -> Image.Image | None:
-  """Open a picture, of which only the header is read; None if it isn't one of a listed format.
+  """Open a picture, of which only the header is decoded; None if it isn't one of a listed format.
 
   Raises:
-    Unreadable: it has more pixels than `limits.PICTURE_PIXELS`.
+    Unreadable: it has more pixels than `limits.PICTURE_PIXELS`, or a PNG's checksums show that it is damaged.
   """
   content.seek(0)
   _check_webp(content.read(30))
@@ -135,6 +137,10 @@ def open_picture(content: BinaryIO) -> Image.Image | None:
     except Image.DecompressionBombError:
       raise Unreadable(f"it has more pixels than PICTURE_PIXELS, {limits.PICTURE_PIXELS:,}") from None
   _check_pixels(image.width, image.height)
+  if image.format == "PNG":
+    place = content.tell()
+    _check_png(content)
+    content.seek(place)
   if image.format in _COLOURS:
     place = content.tell()
     content.seek(0)
@@ -145,9 +151,40 @@ def open_picture(content: BinaryIO) -> Image.Image | None:
   return image
 
 
+def require_picture(content: BinaryIO) -> Image.Image:
+  """Open a picture, as `open_picture` does.
+
+  Raises:
+    Unreadable: it is none; the error says what it is, if that shows.
+  """
+  image = open_picture(content)
+  if image is None:
+    head = _head(content)
+    kind = "is not a picture but a video or sound" if looks_like_media(head) else "is not a picture of a known kind"
+    raise Unreadable(_other(head) or kind)
+  return image
+
+
 def _check_pixels(width: int, height: int) -> None:
   if width * height > limits.PICTURE_PIXELS:
     raise Unreadable(f"{width} x {height} pixels are more than PICTURE_PIXELS, {limits.PICTURE_PIXELS:,}")
+
+
+def _check_png(content: BinaryIO) -> None:
+  """Check the checksums of pixels, over which Pillow passes: after a bit that flipped the rest would be black."""
+  content.seek(8)
+  while len(head := content.read(8)) == 8:
+    left, kind = int.from_bytes(head[:4]), head[4:]
+    if kind not in (b"IDAT", b"fdAT"):
+      content.seek(left + 4, 1)
+      continue
+    found = zlib.crc32(kind)
+    while left and (part := content.read(min(left, 1 << 20))):
+      found, left = zlib.crc32(part, found), left - len(part)
+    if left:
+      return  # It is cut off, as whoever decodes it will say.
+    if content.read(4) != found.to_bytes(4):
+      raise Unreadable("is damaged: the checksum of its pixels is wrong")
 
 
 def _check_webp(head: bytes) -> None:
@@ -169,18 +206,29 @@ def open_container(content: BinaryIO) -> av.container.InputContainer:
     Unreadable: it isn't one of a listed format.
     av.error.FFmpegError: it is one that is damaged.
   """
-  content.seek(0)
-  head = content.read(1 << 12)
-  content.seek(0)
-  other = next((kind for pattern, kind in _OTHERS if pattern.match(head)), None)
-  if other:
+  head = _head(content)
+  if other := _other(head):
     raise Unreadable(other)
   try:
     return av.open(
         _Nameless(content), container_options=_OPTIONS, metadata_errors="replace", buffer_size=1 << 17,
         options={"max_pixels": str(limits.FRAME_PIXELS)})
   except (av.error.InvalidDataError, av.error.ArgumentError) as error:
+    if head[4:8] == b"ftyp":
+      raise Unreadable("is an MP4 without its index: its recording or its download was broken off") from None
     raise Unreadable(f"is neither a picture nor a video of a known kind, or it is damaged: {error.strerror}") from None
+
+
+def _head(content: BinaryIO) -> bytes:
+  content.seek(0)
+  head = content.read(1 << 12)
+  content.seek(0)
+  return head
+
+
+def _other(head: bytes) -> str | None:
+  """Return what a file that is not opened is, and what to do about it; None if that isn't known."""
+  return next((kind for pattern, kind in _OTHERS if pattern.match(head)), None)
 
 
 class _Nameless:

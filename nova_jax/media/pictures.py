@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 
 from nova_jax import limits
 from nova_jax.media import hdr
-from nova_jax.media.formats import COLOURS, File, Unreadable, content_of, name_of, open_picture, reading
+from nova_jax.media.formats import COLOURS, File, Unreadable, content_of, name_of, reading, require_picture
 
 # EXIF's orientations: what makes each upright.
 _UPRIGHT = {
@@ -32,10 +32,7 @@ def read_picture(file: File, name: str = "", background: str = "white") -> UInt8
     ValueError: it isn't a picture that can be read; the error names it.
   """
   with reading(name_of(file, name)), content_of(file) as content:
-    image = open_picture(content)
-    if image is None:
-      raise Unreadable("is not a picture")
-    with image:
+    with require_picture(content) as image:
       return np.asarray(flatten(image, background))
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from nova_jax.media.formats import Unreadable, content_of, open_picture, reading
+from nova_jax.media.formats import content_of, reading, require_picture
 from nova_jax.media.pictures import read_picture
 from nova_jax.media.write import Clip, enlarge, save_png
 
@@ -93,10 +93,7 @@ def write_stack(path: str | Path, pictures: Sequence[str | Path]) -> None:
 def _size_of(path: str | Path) -> tuple[int, int]:
   """Return width and height of a picture."""
   with reading(str(path)), content_of(path) as content:
-    image = open_picture(content)
-    if image is None:
-      raise Unreadable("is not a picture")
-    return image.size
+    return require_picture(content).size
 
 
 def _shape(clip: Clip, short_side: int) -> tuple[int, int, int]:

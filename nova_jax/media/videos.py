@@ -14,7 +14,7 @@ import numpy as np
 from av.video.frame import PictureType
 
 from nova_jax import limits
-from nova_jax.media.clock import Clock
+from nova_jax.media.clock import Clock, is_rate
 from nova_jax.media.decoding import count_packets, images
 from nova_jax.media.formats import Unreadable, open_container
 from nova_jax.media.frame import Frame, orientation
@@ -45,14 +45,15 @@ class Video:
   _container: av.container.InputContainer
   _stream: av.VideoStream
 
-  def frames(self, start: float) -> Iterator[Frame]:
-    """Yield frames from one that is shown at `start` seconds or before; only once."""
+  def frames(self, start: float, background: str) -> Iterator[Frame]:
+    """Yield frames from one that is shown at `start` seconds or before, on white or black; only once."""
+    behind = 255 if background == "white" else 0
     stretch = float(self._stream.sample_aspect_ratio or 1) or 1.0
     colours = None
     for time, image in progressive(self._from(start)):
       if colours != (colours := (image.format.name, image.colorspace, image.color_trc)):
         _check_colours(image)
-      yield Frame(time, self._opaque(image), stretch, *orientation(image))
+      yield Frame(time, self._opaque(image, behind), stretch, *orientation(image))
 
   def count(self) -> int:
     """Return how many frames there are; where each packet is one, none is decoded."""
@@ -61,8 +62,8 @@ class Video:
       return count_packets(self._container, self._stream)
     return sum(1 for _ in self._from(0.0))
 
-  def _opaque(self, image: av.VideoFrame) -> av.VideoFrame:
-    """Put a frame on white where it is transparent."""
+  def _opaque(self, image: av.VideoFrame, behind: int) -> av.VideoFrame:
+    """Put a frame on a grey, 0 to 255, where it is transparent."""
     if not any(component.is_alpha for component in image.format.components):
       return image
     pixels = image.to_ndarray(format="rgba")
@@ -71,8 +72,8 @@ class Video:
     raw = self._container.format.name == "avi" and self._stream.codec_context.name == "rawvideo"
     if alpha.min() == 255 or (raw and not alpha.any()):
       return image
-    white = 255 - (255 - pixels[..., :3]) * (alpha / np.float32(255))
-    return av.VideoFrame.from_ndarray(white.round().astype(np.uint8), format="rgb24")
+    shown = behind - (behind - pixels[..., :3].astype(np.float32)) * (alpha / np.float32(255))
+    return av.VideoFrame.from_ndarray(shown.round().astype(np.uint8), format="rgb24")
 
   def _from(self, start: float) -> Iterator[_Timed]:
     base, step = self._base(), 1 / (self.rate or _USUAL_RATE)
@@ -122,7 +123,8 @@ def open_video(content: BinaryIO) -> Iterator[Video]:
     if stream.width * stream.height > limits.FRAME_PIXELS:
       raise Unreadable(
           f"frames of {stream.width} x {stream.height} are larger than FRAME_PIXELS, {limits.FRAME_PIXELS:,}")
-    rate = float(stream.average_rate or stream.guessed_rate or 0) or None
+    rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+    rate = next(filter(is_rate, rates), rates[0] if rates else None)  # Of DV the first is the unit of its times.
     yield Video(content, rate, stream.frames or None, container, stream)
 
 

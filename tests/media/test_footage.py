@@ -339,3 +339,8 @@ def test_frames_that_are_too_large(tmp_path, monkeypatch):
   for path in (write(tmp_path / "a.mp4", shades(2)), tmp_path / "a.gif"):
     with pytest.raises(Unreadable, match="larger than FRAME_PIXELS, 1,000"), open_footage(path):
       pass
+
+
+def test_dv_is_not_taken_for_60000_frames_a_second(tmp_path):
+  with open_footage(write(tmp_path / "a.dv", shades(3, 576, 720), codec="dvvideo")) as footage:
+    assert footage.rate == 25 and numbers(footage) == [0, 1, 2]

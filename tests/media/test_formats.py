@@ -13,6 +13,7 @@ from media.made import numbers, shades, write
 from nova_jax.media import formats
 from nova_jax.media.footage import open_footage
 from nova_jax.media.formats import Unreadable
+from nova_jax.media.pictures import read_picture
 
 
 @pytest.mark.parametrize("name", [
@@ -134,3 +135,28 @@ def test_an_animation_that_claims_more_frames_than_it_has(tmp_path):
   content[place + 12 : place + 16] = zlib.crc32(content[place : place + 12]).to_bytes(4)
   with pytest.raises(Unreadable, match="it ends after 3 of 2147483647 frames"), open_footage(bytes(content)):
     pass
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_a_bit_that_flips_in_a_png(tmp_path, moves):
+  rng = np.random.default_rng(0)
+  frames = [Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)) for _ in range(1 + moves)]
+  frames[0].save(tmp_path / "a.png", **({"save_all": True, "append_images": frames[1:]} if moves else {}))
+  content = bytearray((tmp_path / "a.png").read_bytes())
+  content[-600] ^= 1
+  with pytest.raises(Unreadable, match="checksum of its pixels"), open_footage(bytes(content)) as footage:
+    list(footage.frames)
+
+
+def test_a_recording_that_was_broken_off(tmp_path):
+  content = write(tmp_path / "a.mp4", shades(3)).read_bytes()
+  with pytest.raises(Unreadable, match="an MP4 without its index"), open_footage(content[: content.index(b"moov") - 4]):
+    pass
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64), "is a HEIC picture"), (b"%PDF-1.7\n", "is a PDF"),
+    (b"\0\0\0\x18ftypisom" + bytes(64), "not a picture but a video"), (b"some text", "not a picture of a known kind")])
+def test_what_is_no_picture_is_named(content, message):
+  with pytest.raises(Unreadable, match=f"^a: .*{message}"):
+    read_picture(content, "a")

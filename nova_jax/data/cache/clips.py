@@ -18,6 +18,7 @@ from nova_jax.config import Bucket, CacheConfig
 from nova_jax.data.cache.decode import open_footage
 from nova_jax.data.cache.items import Example, Item, Texts, Unusable
 from nova_jax.data.cache.motion import motion_score
+from nova_jax.media.clock import is_rate
 from nova_jax.media.decoding import CutOff
 from nova_jax.media.footage import NEAR, Footage
 from nova_jax.media.formats import Unreadable
@@ -85,7 +86,7 @@ def _prepare(item: Item, cfg: CacheConfig, channels: int) -> Outcome:
   bucket, pixels = found
   fps, flow = None, None
   if bucket[0] > 1:
-    rate = cfg.fps or footage.rate
+    rate = cfg.fps or (footage.rate if is_rate(footage.rate) else None)
     fps, flow = rate and rate / cfg.stride, motion_score(pixels)
   if channels == 1:
     pixels = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in pixels])[..., None]

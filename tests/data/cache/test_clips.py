@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from data.cache.footage import CLIPS, SHADE, STILLS, rotate, shades, write_sound, write_video
+from media.made import write
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.clips import Clip, Rejected, Skipped, nearest, prepare
 from nova_jax.data.cache.decode import open_footage
@@ -200,3 +201,9 @@ def test_part_of_a_file_is_as_good_as_a_file(tmp_path):
   (tmp_path / "a.tar").write_bytes(b"x" * 512 + content + b"y" * 512)
   with open_footage(Piece(tmp_path / "a.tar", 512, len(content)), 0.12) as footage:
     assert [round(float(frame.upright().mean()) / SHADE) for frame in footage.frames] == [3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("times, fps", [([0, 40, 80, 200, 240, 280, 320, 360, 400], 25), (range(9), None)])
+def test_a_rate_that_nothing_was_recorded_at_is_not_told_to_the_model(tmp_path, times, fps):
+  clip = take(write(tmp_path / "a.avi", shades(9), codec="mjpeg", pix_fmt="yuvj420p", times=times))  # 1000 a second.
+  assert numbers(clip) == [0, 1, 2, 3, 4] and clip.fps == fps
