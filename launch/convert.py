@@ -7,7 +7,6 @@ A published (diffusers-style) folder becomes ours, with its weights in Orbax. A 
 training run becomes a published one. The direction follows from what --source is.
 """
 
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from nova_jax import cli
 from nova_jax.convert.convert import CODES, convert
 from nova_jax.convert.parts import PARTS
 from nova_jax.convert.published import INDEX
+from nova_jax.notes import tell
 from nova_jax.progress import Progress
 
 flags.DEFINE_string(
@@ -42,10 +42,10 @@ def main() -> None:
         args.source, args.target, parts=args.parts, dtype=args.dtype, base=args.base, weights=args.weights,
         step=args.step, progress=lambda part, done, total: bar.show(done, total, part))
   for note in notes:
-    print(f"note: {note}", file=sys.stderr)
+    tell(note)
   print(f"wrote {args.target} in {time.perf_counter() - started:.1f} s")
   if (Path(args.target) / INDEX).is_file():
-    print(f'next: python -m launch.sample --checkpoint {args.target} --output out --prompt "a fox runs"')
+    print(f'next: python -m launch.sample --checkpoint {args.target} --output out --prompt "what to show"')
 
 
 if __name__ == "__main__":

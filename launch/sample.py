@@ -16,6 +16,7 @@ from nova_jax import cli, compilation_cache, jobs, media, sampling_flags
 from nova_jax.files import check_folder_writable
 from nova_jax.given import GivenClips
 from nova_jax.loading import load_pipeline, say_first_compiles
+from nova_jax.notes import tell
 from nova_jax.preflight import check_clips
 from nova_jax.progress import Progress
 from nova_jax.recipe import read_recipe
@@ -64,7 +65,7 @@ def main() -> None:
     batches = list(jobs.plan_batches(clips, batch_size))
     recipes = jobs.make_recipes(pipe, checkpoint, weights, clips, batches, batch_size)
   for note in notes:
-    print(f"note: {note}", flush=True)
+    tell(note)
   say_first_compiles()
   if args.warmup:
     jobs.warm_up(pipe, recipes, batches)
@@ -75,9 +76,10 @@ def main() -> None:
   sheets = [path for paths in files for path in paths if path.name.endswith("-sheet.png")]
   if sheets:
     media.write_stack(output / jobs.STACK, sheets[:SHEET_CLIPS])
-  print(f"{len(clips)} in {time.perf_counter() - started:.1f} s, start and compilation included; see {output}")
+  seconds, many = time.perf_counter() - started, "s" * (len(clips) > 1)
+  print(f"{len(clips)} clip{many} in {seconds:.1f} s, start and compilation included; see {output}")
   print(f"the first is {files[0][0]}; next: --reproduce={files[0][0]} makes it again")
 
 
 if __name__ == "__main__":
-  cli.run(main, required=("output",), aliases={"later_prompts": "then"})
+  cli.run(main, required=("output",), aliases={"later_prompts": "then", "output": "formats"})

@@ -22,6 +22,7 @@ from nova_jax.evals.frechet import frechet_distance
 from nova_jax.evals.motion import motion_of
 from nova_jax.evals.neighbours import diversity, precision_recall
 from nova_jax.files import write_atomically
+from nova_jax.notes import tell
 
 # What each score is made of; --features has a default, and --json is for all.
 NEEDED = {
@@ -95,7 +96,7 @@ def _motion(args) -> dict[str, float]:
 
 def _say(note: str) -> None:
   if note:
-    print(f"note: {note}")
+    tell(note)
 
 
 SCORES = {"vbench": _vbench, "geneval": _geneval, "frechet": _frechet, "motion": _motion}

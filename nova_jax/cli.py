@@ -20,6 +20,7 @@ from typing import Any
 
 from absl import flags, logging
 
+from nova_jax import notes
 from nova_jax.flag_help import explain, help_text, name_flags, wants_help
 
 BAD_INPUT = 2
@@ -105,6 +106,7 @@ def _end(execute: Callable[[], int]) -> None:
   with contextlib.suppress(OSError, RuntimeError, ValueError):  # Standard error is closed, or no file.
     faulthandler.enable()
   logging.use_absl_handler()
+  notes.print_once()
   for stream in (sys.stdout, sys.stderr):
     if stream is not None:  # One that was closed before the start.
       stream.reconfigure(errors="backslashreplace")  # A locale such as C has no letters for all that is printed.

@@ -6,13 +6,13 @@ Invariant: a prompt's condition is a function of the prompt alone, however many 
 from collections.abc import Sequence
 
 import numpy as np
-from absl import logging
 from jaxtyping import Float, Float32, Int32
 
 from nova_jax.card import Card
 from nova_jax.config import ModelConfig
 from nova_jax.finite import is_finite
 from nova_jax.models.nova import Condition
+from nova_jax.notes import tell
 from nova_jax.request import Request, TextEmbeds, Texts
 from nova_jax.text import TextEncoder
 
@@ -51,15 +51,17 @@ def check_conditions(request: Request, card: Card, text_encoder: TextEncoder | N
   if cfg.num_classes:
     texts = (request.prompt, request.text_embeds, request.negative_prompt, request.negative_text_embeds)
     if request.label is None or any(text is not None for text in texts):
-      raise ValueError("this model is class-conditional: give label, and no prompts or embeddings")
+      raise ValueError("label: this model is made for classes; give a label, and no prompts or embeddings")
     labels = np.atleast_1d(np.asarray(request.label, object))
     if not labels.size or not all(
         isinstance(label, (int, np.integer)) and 0 <= label < cfg.num_classes for label in labels.flat):
       raise ValueError(f"label: expected 0 to {cfg.num_classes - 1}, got {request.label}")
     if request.later_prompts:
       raise ValueError("later_prompts: this model is class-conditional, it takes no prompts")
-  elif request.label is not None or (request.prompt is None) == (request.text_embeds is None):
-    raise ValueError("this model is text-conditional: give either prompt or text_embeds, and no label")
+  elif request.label is not None:
+    raise ValueError("label: this model is made for texts, not for classes; give a prompt")
+  elif (request.prompt is None) == (request.text_embeds is None):
+    raise ValueError("prompt: this model needs one; give either prompt or text_embeds")
   elif text_encoder is None and (request.prompt is not None or request.negative_prompt is not None):
     raise ValueError("prompt: there is no text encoder; give text_embeds")
   if not cfg.has_motion and (request.motion_flow is not None or request.fps is not None):
@@ -112,7 +114,7 @@ def read_texts(
     if not texts:
       raise ValueError("prompt: expected at least one")
     for note in (note for text in dict.fromkeys(texts) for note in text_encoder.notes(text)):
-      logging.warning("%s", note)
+      tell(note)
     embeds, lengths = encode(text_encoder, texts)
     return {"text_embeds": embeds, "text_lengths": lengths}
   padded = np.zeros((len(embeds), cfg.text_len, cfg.text_dim), np.float32)

@@ -19,6 +19,7 @@ from jaxtyping import Float32, Int32
 from nova_jax.convert.folders import load_text_encoder, open_folder
 from nova_jax.files import remove_unfinished
 from nova_jax.given import GivenClips
+from nova_jax.notes import tell
 from nova_jax.pipeline import Pipeline, Step
 from nova_jax.progress import Progress
 from nova_jax.prompts import naming
@@ -184,10 +185,12 @@ def run(
       files[i] = list(paths_of(output, recipes[i].name(i), formats, length(recipes[i])).values())
     if not all(path.exists() for i in batch for path in files[i]):
       waiting.append(batch)
+  if kept := len(recipes) - sum(map(len, waiting)):
+    tell(f"{kept} of {len(recipes)} clips were made before, and stay as they are")
   remove_unfinished(output, {STACK, *(path.name for paths in files for path in paths)})
   for number, batch in enumerate(waiting):
 
-    def tell(step: Step) -> None:
+    def show(step: Step) -> None:
       done, each = step.frame * step.num_sets + step.index + 1, step.num_frames * step.num_sets
       what = (f"clip {batch[0] + 1}-{batch[-1] + 1}/{len(recipes)}, frame {step.frame + 1}/{step.num_frames}, "
               f"set {step.index + 1}/{step.num_sets}")
@@ -200,7 +203,7 @@ def run(
               recipes[i].settings.get("fps", pipe.card.sample.fps)))
           for i in batch if not all(path.exists() for path in files[i])}
       kind = "latent" if formats == ("latents",) else "pixels"
-      for pieces in make(pipe, [recipes[i] for i in batch], kind, tell, given):
+      for pieces in make(pipe, [recipes[i] for i in batch], kind, show, given):
         for i, piece in zip(batch, pieces):
           if i in growing:
             growing[i](piece)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from flax import nnx
 from jaxtyping import Float, UInt8
 
@@ -30,6 +29,7 @@ from nova_jax.diffusion.flow_matching import FlowMatching
 from nova_jax.weight_digests import digest_arrays, digest_values
 from nova_jax.fields import to_dict
 from nova_jax.models.nova import NOVA
+from nova_jax.notes import tell
 from nova_jax.request import Request, Texts
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.sampler import Known, Plan, Set, generate, make_plan
@@ -93,7 +93,7 @@ class Pipeline:
     folder = open_folder(Path(path), weights, step)
     card = folder.card
     for note in folder.notes:
-      logging.warning("%s", note)
+      tell(note)
     check_complete(folder, parts)
     part = folder.parts[TRANSFORMER]()
     module = nnx.eval_shape(lambda: NOVA(dataclasses.replace(card.model, dtype=dtype, remat="none"), rngs=nnx.Rngs(0)))
@@ -190,7 +190,7 @@ class Pipeline:
   def _check(self, request: Request) -> None:
     if request.output == "pixels" and self.autoencoder is None:
       raise ValueError(
-          'output: there is no autoencoder to make pixels with; ask for "latent", or load a folder that has one '
+          'output: there is no autoencoder to make pixels with; ask for latents, or load a folder that has one '
           "(launch.convert --base adds it)")
     check_conditions(request, self.card, self.text_encoder)
     check_seeds(request.seed)
@@ -299,7 +299,9 @@ class Pipeline:
     found, num_frames = [], self._shown(num_latents)
     for frame, texts in sorted((request.later_prompts or {}).items()):
       if not 1 <= frame < num_frames:
-        raise ValueError(f"later_prompts: expected frames after the first and within the clip, got {frame}")
+        raise ValueError(
+            f"later_prompts: expected frames from 1 to {num_frames - 1}, within the clip of {num_frames}, got {frame}; "
+            "num_frames makes the clip longer")
       found.append((frame if self.autoencoder is None else latent_of(self.autoencoder, frame), texts))
     return found
 

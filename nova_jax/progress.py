@@ -1,14 +1,16 @@
 """Progress of long work: a bar on a terminal, and now and then a line in a log.
 
-Invariant: the rate and the time that is left are measured from the first item on, over the last ones. What comes
-before the first one, mostly the compilation of programs, says nothing about the others.
+Invariant: the rate and the time that is left are measured from the first item on, over the last ones, without the
+compilation of programs: items of a new shape wait for it, and it says nothing about the others.
 """
 
 import collections
 import datetime
 import sys
 import time
+from typing import Any
 
+import jax
 from tqdm import tqdm
 
 LOG_EVERY = 10.0  # Seconds between lines of a log.
@@ -16,6 +18,22 @@ LOG_EVERY = 10.0  # Seconds between lines of a log.
 _LAYOUT = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}{postfix}]"
 _LAYOUT_OF_UNKNOWN = "{desc}{n_fmt} {unit} [{elapsed}{postfix}]"
 _RECENT = 100  # Measurements that a rate is made from.
+
+
+class _Compilation:
+  """Counts the seconds that this process has spent on compiling."""
+
+  _PARTS = frozenset(f"/jax/core/compile/{name}_duration" for name in ("jaxpr_to_mlir_module", "backend_compile"))
+
+  def __init__(self):
+    self.seconds = 0.0
+    jax.monitoring.register_event_duration_secs_listener(self._add)
+
+  def _add(self, event: str, seconds: float, **_: Any) -> None:
+    self.seconds += seconds if event in self._PARTS else 0.0
+
+
+_compilation = _Compilation()
 
 
 class Pace:
@@ -27,7 +45,7 @@ class Pace:
   def add(self, done: int) -> None:
     """Note that `done` items are done now."""
     if not self._points or done != self._points[-1][1]:
-      self._points.append((time.monotonic(), done))
+      self._points.append((time.monotonic() - _compilation.seconds, done))
 
   @property
   def rate(self) -> float | None:

@@ -3,6 +3,7 @@
 Invariant: what is returned makes a `Request`, and means the same however it was spelt: 2 for 2.0, "0,0,4,8" for a list.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,6 +71,8 @@ def restore(settings: Mapping[str, Any]) -> dict[str, Any]:
 def read_box(text: str) -> list[int] | str:
   """Return the numbers of "TOP,LEFT,BOTTOM,RIGHT", or what names a file as it is."""
   sides = text.split(",")
+  if "," in text and re.fullmatch(r"[-+\d., ]+", text) and not all(side.strip().isdecimal() for side in sides):
+    raise ValueError(f"mask: expected TOP,LEFT,BOTTOM,RIGHT in pixels, four whole numbers from 0 on, got {text[:80]!r}")
   return [int(side) for side in sides] if all(side.strip().isdecimal() for side in sides) else text
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import logging
 from jaxtyping import Array, Bool, Float, UInt8
 
 from nova_jax import sources
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.autoencoders.streaming import span_of
 from nova_jax.config import ModelConfig
+from nova_jax.notes import tell
 from nova_jax.request import Request
 from nova_jax.sampling.sampler import Known
 
@@ -77,7 +77,7 @@ def read_start(request: Request, cfg: ModelConfig, autoencoder: Autoencoder | No
     clips = [read_clip(request, thing, cfg, autoencoder, longest) for thing in things]
   for thing, clip in zip(things, clips):
     if note := unused(request, thing, clip):
-      logging.warning("%s", note)
+      tell(note)
   fps = np.array([np.nan if clip.fps is None else clip.fps for clip in clips])
   num_frames = min(len(clip.frames) for clip in clips)  # As many as the shortest has.
   if request.is_edit:

@@ -88,7 +88,7 @@ def test_long_clips_slide_and_prompts_take_over(pipe):
   assert clip.shape[1] == 6
   changed = pipe("one", later_prompts={4: "two"}, num_frames=6)
   assert np.array_equal(changed[:, :4], clip[:, :4]) and not np.array_equal(changed[:, 4], clip[:, 4])
-  with pytest.raises(ValueError, match="within the clip, got 6"):
+  with pytest.raises(ValueError, match="from 1 to 5, within the clip of 6, got 6"):
     pipe("one", later_prompts={6: "two"}, num_frames=6)
 
 
@@ -174,9 +174,9 @@ def test_a_model_of_pictures_makes_no_clips():
     ({"num_samples": 10**6}, "at most 4,096 clips"), ({"num_frames": 10**6, "num_samples": 100}, "pixels; expec"),
     ({"prompt": "a" * 70_000}, "prompt: expected at most 65,536 bytes"), ({"fps": 1e9}, "fps: expected 0.01 to 1000"),
     ({"later_prompts": {1: "b" * 70_000}}, "later_prompts: expected at most"), ({"seed": 2**32}, "seed: expected 0 to"),
-    ({"later_prompts": {10**9: "b"}}, "within the clip, got 1000000000"), ({"seed": True}, "seed: expected 0 to"),
+    ({"later_prompts": {10**9: "b"}}, "got 1000000000; num_frames makes"), ({"seed": True}, "seed: expected 0 to"),
     ({"image": CLIP[0], "place": (0, 0, 8, 8)}, "place: the box is the whole frame"),
-    ({"guidance_trunc": 1001}, "guidance_trunc: expected 0 to 1000"), ({"label": 1}, "and no label"),
+    ({"guidance_trunc": 1001}, "guidance_trunc: expected 0 to 1000"), ({"label": 1}, "not for classes"),
     ({"video": CLIP, "mask": (0, 0, 9, 9)}, "mask: expected TOP"), ({"image": CLIP[0], "num_frames": 1}, "given fr")])
 def test_what_is_refused_without_reading_anything(pipe, settings, message, monkeypatch):
   monkeypatch.setattr("nova_jax.sources.read_picture", None)

@@ -114,7 +114,7 @@ def test_progress_is_told(pipe):
 def test_classes():
   pipe = fresh(dataclasses.replace(CARD, model=CLASSES, num_frames=1))
   assert pipe(label=[0, 2]).shape == (2, 1, 8, 8, 1)
-  for label, message in ((3, "expected 0 to 2"), (None, "class-conditional")):
+  for label, message in ((3, "expected 0 to 2"), (None, "made for classes")):
     with pytest.raises(ValueError, match=message):
       pipe(label=label)
 
@@ -125,7 +125,7 @@ def test_classes():
     ({"window": 9}, "sees 2 to 3 latent frames"), ({"num_inference_steps": 0}, "num_inference_steps"),
     ({"num_diffusion_steps": 0}, "num_diffusion_steps"), ({"output": "video"}, "output"),
     ({"seed": [1, 2]}, "seed: expected one, or one for each of 1"), ({"flow_shift": -1.0}, "flow_shift"),
-    ({"negative_prompt": ["a", "b"]}, "negative_prompt"), ({"label": 3}, "no label"),
+    ({"negative_prompt": ["a", "b"]}, "negative_prompt"), ({"label": 3}, "made for texts"),
     ({"prompt": 3}, "prompt: expected a text"), ({"num_frames": 2.5}, "num_frames: expected a whole number, got 2.5"),
     ({"num_frames": 10**12}, "num_frames: expected at most"), ({"seed": 1.5}, "seed: expected 0 to"),
     ({"later_inference_steps": 0}, "later_inference_steps: expected at least 1"), ({"fps": 0.001}, "fps: expected 0"),

@@ -2,6 +2,7 @@
 
 import io
 
+import jax
 import pytest
 
 from nova_jax import progress
@@ -43,6 +44,16 @@ def test_a_stop_in_between_is_forgotten(clock):
     clock["now"] += 1000.0 if done < 12 else 2.0
     pace.add(done)
   assert (pace.rate, pace.left(629)) == (0.5, "0:16:40 left")
+
+
+def test_time_left_does_not_count_programs_that_compile_on_the_way(clock):
+  pace, compilation = Pace(), "/jax/core/compile/backend_compile_duration"
+  for done in range(1, 4):
+    clock["now"] += 62.0
+    jax.monitoring.record_event_duration_secs(compilation, 60.0)
+    jax.monitoring.record_event_duration_secs("/jax/something/else", 60.0)
+    pace.add(done)
+  assert (pace.rate, pace.left(8)) == (0.5, "0:00:10 left")
 
 
 def test_no_time_has_passed(clock):

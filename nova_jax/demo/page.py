@@ -208,9 +208,10 @@ def _finish(studio: Studio, session: Session, settings: dict[str, Any], news: Ne
   """Return what a finished clip changes on the page."""
   session.made.insert(0, views.Made(news.path, title_of(settings), news.frames[0]))
   del session.made[MADE:]
+  done = f"Done: {len(news.frames)} frame{'s' * (len(news.frames) > 1)} in {news.path.name}"
   return {
       "stage": views.show_file(session.made[0]),
-      "status": views.show_message(f"Done: {len(news.frames)} frames in {news.path.name}"),
+      "status": views.show_message("; ".join([done, *studio.notes(settings)])),
       "download": gr.update(value=str(news.path), interactive=True),
       "command": gr.update(value=studio.command(settings), visible=True),
       "made": views.show_made(session.made)}

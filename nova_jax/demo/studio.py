@@ -139,6 +139,11 @@ class Studio:
     own = {name: value for name, value in self.defaults.items() if not (name == "num_frames" and "mask" in given)}
     return {"seed": 0} | {name: value for name, value in given.items() if name == "seed" or value != own.get(name)}
 
+  def notes(self, settings: Mapping[str, Any]) -> list[str]:
+    """Return what a person should know of how the prompts are read."""
+    texts = [settings[name] for name in ("prompt", "negative_prompt") if name in settings]
+    return [note for text in texts for note in self.pipe.text_encoder.notes(text)]
+
   def command(self, settings: Mapping[str, Any]) -> str:
     """Return the command line that makes the same file."""
     flags = {"checkpoint": self.checkpoint, "output": "out", "formats": ",".join(FORMATS)}

@@ -55,7 +55,8 @@ class WordEncoder:
 
   def notes(self, prompt: str) -> list[str]:
     """Name the words that the model has never seen: their vectors mean nothing to it."""
-    unknown = [word for word in dict.fromkeys(re.findall(r"\w+", prompt.lower())) if word not in self.words]
+    found = dict.fromkeys(re.findall(r"\w+", prompt.lower()) or find_words(prompt))  # Signs, if there is nothing else.
+    unknown = [word for word in found if word not in self.words]
     if not unknown or not self.words:
       return []
     return [

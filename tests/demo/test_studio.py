@@ -81,7 +81,7 @@ def test_what_a_form_can_not_have(studio, tmp_path, form, message):
 
 @pytest.mark.parametrize("settings, message", [
     ({"prompt": "a b c d e f"}, "shorten it"), ({"prompt": "one", "num_frames": 0}, "num_frames: expected at least 1"),
-    ({"prompt": "one", "seed": -1}, "seed"), ({"label": 3}, "text-conditional")])
+    ({"prompt": "one", "seed": -1}, "seed"), ({"label": 3}, "label: this model is made for texts")])
 def test_what_the_model_refuses(studio, settings, message):
   with pytest.raises(ValueError, match=message):
     list(generate(studio, {"seed": 0} | settings, threading.Event()))

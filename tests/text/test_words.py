@@ -66,6 +66,8 @@ def test_words_that_were_never_seen_are_named():
   (note,) = encoder.notes("The digit fox, moves left: twice")
   assert "'The digit fox, moves left: twice'" in note and "fox, twice; it knows digit, down, eight" in note
   assert not encoder.notes("the DIGIT seven moves left") and not WordEncoder().notes("a fox")
+  (note,) = encoder.notes("?!")
+  assert "say nothing to it: ?, !;" in note
   (note,) = encoder.notes(paraphrase(3, "up", 4))
   assert not make_text_encoder("words", PRESETS["digits"], vocabulary(True)).notes(paraphrase(3, "up", 4))
   assert encoder.digest == make_text_encoder("words", PRESETS["digits"]).digest

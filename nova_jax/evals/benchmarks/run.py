@@ -10,6 +10,7 @@ from nova_jax.evals.benchmarks.layout import NAMES, read_layout
 from nova_jax.evals.benchmarks.sampling import CHECKSUMS, MANIFEST, Settings, generate
 from nova_jax.files import check_folder_writable
 from nova_jax.loading import load_pipeline, say_first_compiles
+from nova_jax.notes import tell
 from nova_jax.pipeline import Pipeline
 
 
@@ -26,7 +27,7 @@ def sample(args: Any) -> None:
     raise ValueError(f"--shard: expected I/N, such as 0/4, got {args.shard!r}")
   layout = read_layout(args.benchmark, Path(args.prompts), Path(args.rewritten) if args.rewritten else None)
   for note in layout.notes:
-    print(f"note: {note}")
+    tell(note)
   given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(Settings)}
   settings = Settings(**{name: value for name, value in given.items() if value is not None})
   output = check_folder_writable("output", args.output)

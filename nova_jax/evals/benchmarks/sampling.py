@@ -36,6 +36,7 @@ from nova_jax.convert.parts import TEXT_ENCODER, VAE
 from nova_jax.evals.benchmarks.layout import Item, Layout, check_names, seed_of
 from nova_jax.fields import to_dict
 from nova_jax.files import read_json, write_atomically
+from nova_jax.notes import tell
 from nova_jax.pipeline import Pipeline
 from nova_jax.progress import Progress
 from nova_jax.sharding import make_mesh, state_shardings
@@ -143,8 +144,8 @@ def claim(output: Path, manifest: Mapping[str, Any], digests: Mapping[str, str])
   stored = _stored(output, manifest) or manifest  # Another shard may have begun meanwhile.
   known = stored.get("weights", {})
   if stored is not manifest and not known:
-    print(f"note: {output / MANIFEST} is of an earlier version, which didn't record the weights: they are taken to be "
-          "the same")
+    tell(f"{output / MANIFEST} is of an earlier version, which didn't record the weights: they are taken to be "
+         "the same")
   others = [part for part, digest in digests.items() if known.get(part, digest) != digest]
   if others:
     raise ValueError(
@@ -216,7 +217,7 @@ def _encode(pipe: Pipeline, output: Path, texts: Sequence[str]) -> None:
       write_atomically(_place(output, text), functools.partial(_save, embeds[0, : lengths[0]]))
       progress.show(done + 1, what="encoding")
   if notes:
-    print(f"note: {len(notes)} of {len(texts)} prompts are too long for this model; {notes[0]}")
+    tell(f"of {len(notes)} of {len(texts)} prompts the model doesn't read all, for example: {notes[0]}")
   pipe.text_encoder = None  # The largest part, and no longer needed.
 
 
