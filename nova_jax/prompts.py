@@ -18,7 +18,7 @@ from nova_jax.array_checks import check_seeds
 from nova_jax.request import Request
 from nova_jax.settings import SETTINGS, check_settings
 from nova_jax.tables import check_rows, inner_rows, read_table
-from nova_jax.text_files import parse_json, read_lines
+from nova_jax.text_files import is_blank, parse_json, read_lines
 
 
 def read_prompts(path: str | Path) -> list[dict[str, Any]]:
@@ -38,7 +38,8 @@ def read_named(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
     raise ValueError(f"{path}: expected a file of {', '.join(readers)}")
   lines = [(where, _check(settings, where)) for where, settings in readers[path.suffix.lower()](path)]
   if not lines:
-    raise ValueError(f"{path} has no prompts")
+    notes = "; lines that begin with # are notes" if path.suffix.lower() == ".txt" else ""
+    raise ValueError(f"{path} has no prompts{notes}")
   return lines
 
 
@@ -84,7 +85,7 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _check(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
   with naming(where):
     settings = check_settings(settings)
-    if not settings.get("prompt", "class").strip():
+    if is_blank(settings.get("prompt", "class")):
       raise ValueError("the prompt is empty; say what to show, or leave the line out")
     return settings
 

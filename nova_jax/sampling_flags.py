@@ -15,6 +15,7 @@ from nova_jax.prompts import expand, read_named
 from nova_jax.recipe import FORMATS
 from nova_jax.request import PRESETS
 from nova_jax.settings import read_box
+from nova_jax.text_files import is_blank
 
 # Flags that are settings of `Request`: how to define them, and what they mean.
 _SETTINGS = {
@@ -114,7 +115,7 @@ def clips(args: flags.FlagValues) -> tuple[list[dict[str, Any]], list[str]]:
     ValueError: nothing to make, or a setting that no model can do.
   """
   lines = [{"prompt": prompt} for prompt in args.prompt or []] + [{"label": label} for label in args.label or []]
-  if any(not prompt.strip() for prompt in args.prompt or []):
+  if any(map(is_blank, args.prompt or [])):
     raise ValueError("--prompt: it is empty; say what to show")
   named = read_named(args.prompts) if args.prompts else []
   places = [""] * len(lines) + [place for place, _ in named]

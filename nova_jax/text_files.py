@@ -7,6 +7,7 @@ Invariant: an error names the file, and the line where there is one.
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,16 @@ from nova_jax import limits
 from nova_jax.files import is_deeper, read_bytes
 
 _MARK = "\ufeff"
+_UNSEEN = ("Cc", "Cf", "Zl", "Zp", "Zs")  # Categories of Unicode.
+# What is given for text by mistake, by how it begins.
+_OTHERS = (
+    (re.compile(rb"version https://git-lfs\.github\.com/spec/"),
+     "is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"),
+    (re.compile(rb"\s*<(!doctype html|html)", re.IGNORECASE),
+     "is a web page, not the file itself: its download may need a login; download it again"),
+    (re.compile(rb"PK\x03\x04"), "is an Excel workbook or a ZIP archive: save it as CSV in UTF-8, or unpack it"),
+    (re.compile(rb"\x1f\x8b|BZh\d|\xfd7zXZ\0|\x28\xb5\x2f\xfd"), "is compressed: unpack it"),
+    (re.compile(rb"PAR1"), "is Parquet: let its name end in .parquet"))
 _MARKS = {  # The first that fits: that of UTF-32 begins with that of UTF-16.
     b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
@@ -85,6 +96,9 @@ def parse_json(text: str, where: str) -> Any:
     raise ValueError(f"{where}: {error}") from None
   except ValueError as error:
     reason = "a number has too many digits" if "digits" in str(error) else str(error)
+    if isinstance(error, json.JSONDecodeError):
+      line = f"line {error.lineno}, " if "\n" in text else ""
+      reason = f"{error.msg} at {line}character {error.colno}"
     raise ValueError(f"{where} is not JSON: {reason}") from None
   if deep:
     raise ValueError(f"{where} is nested too deeply: expected at most {limits.JSON_DEPTH} values within each other")
@@ -129,9 +143,9 @@ def decode(content: bytes, where: str) -> str:
 
 
 def check_encoding(content: bytes, where: str) -> None:
-  """Raise a ValueError if text has two or four bytes a character, with or without a mark, or was never downloaded."""
-  if content.startswith(b"version https://git-lfs.github.com/spec/"):
-    raise ValueError(f"{where} is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
+  """Raise a ValueError if text has two or four bytes a character, with or without a mark, or is something else."""
+  if other := next((reason for pattern, reason in _OTHERS if pattern.match(content)), None):
+    raise ValueError(f"{where} {other}")
   name = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "")
   start = content[:64]
   if not name and len(start) > 3 and start.count(0) >= len(start) // 2 - 1:  # As Latin letters have it.
@@ -140,6 +154,11 @@ def check_encoding(content: bytes, where: str) -> None:
     raise ValueError(
         f"{where} is {name}, as Excel and PowerShell may save text; expected UTF-8: save it as UTF-8, or convert it "
         f"with iconv -f {name} -t UTF-8")
+
+
+def is_blank(text: str) -> bool:
+  """Return whether nothing of a text shows: spaces, and characters that only control others."""
+  return all(unicodedata.category(character) in _UNSEEN for character in text)
 
 
 def without_marks(text: str) -> str:

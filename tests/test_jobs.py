@@ -183,7 +183,7 @@ def decoded(monkeypatch):
   """The names of files, each time one is decoded."""
   names, open_footage = [], footage.open_footage
   monkeypatch.setattr(
-      footage, "open_footage", lambda path, *rest: names.append(Path(path).name) or open_footage(path, *rest))
+      footage, "open_footage", lambda path, **options: names.append(Path(path).name) or open_footage(path, **options))
   return names
 
 
@@ -274,7 +274,8 @@ def test_what_no_model_can_do_is_refused_before_one_is_loaded(lines, common, mes
 
 
 @pytest.mark.parametrize("name, text, message", [
-    ("a.yaml", "", "expected a file of .txt"), ("a.txt", "\n", "no prompts"),
+    ("a.yaml", "", "expected a file of .txt"), ("a.txt", "\n#1 fan", "no prompts; lines that begin with # are"),
+    ("a.txt", "a fox\n\u200b\u200f", "a.txt:2: the prompt is empty"), ("a.csv", "prompt\n\x1b \n", "prompt is empty"),
     ("a.jsonl", "[1]", "a.jsonl:1: expected a JSON object"), ("a.csv", "prompt,seed\na,b", "expected int"),
     ("a.jsonl", '{"prompt": "a"}\n{"promt": "b"}', "a.jsonl:2: promt is not a setting of a line; did you"),
     ("a.jsonl", '{"prompt": "a", "seed": "b"}', "seed: expected int, got 'b'"),

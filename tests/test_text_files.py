@@ -53,7 +53,8 @@ def test_json_lines_have_their_true_numbers(tmp_path):
 @pytest.mark.parametrize("text, message", [
     ("[" * 100_000, "nested too deeply"), ("[" * 300 + "]" * 300, "nested too deeply"),
     ("9" * 5000, "too many digits"), (r'{"a": "\ud800"}', "surrogates"),
-    ('{"a": 1, "b": {"c": 1, "c": 2}}', "'c' stands twice"), ("{} {}", "Extra data"), ("", "not JSON"),
+    ('{"a": 1, "b": {"c": 1, "c": 2}}', "'c' stands twice"), ("{} {}", "Extra data at character 4$"), ("", "not JSON"),
+    ("{\n1", "quotes at line 2, character 1$"),
     ("{'a': 1}", "not JSON"), ('{"a": 1,}', "not JSON")])
 def test_json_that_can_not_be_read(text, message):
   with pytest.raises(ValueError, match=f"^f:7.*{message}"):

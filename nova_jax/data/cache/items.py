@@ -162,7 +162,10 @@ class Item:
     if caption is None:
       raise Unusable(f"no caption: expected a field {cfg.caption_field!r}, or a .txt or .json file beside it")
     short = _text(fields, cfg.short_caption_field) or None  # Tables have empty cells where there is none.
-    return Texts(caption, short, *(_seconds(fields, end) for end in ("start", "end")))
+    start, end = _seconds(fields, "start"), _seconds(fields, "end")
+    if end is not None and (start or 0.0) >= end:
+      raise Unusable(f"expected an end after the start, got start {start or 0:g} and end {end:g}")
+    return Texts(caption, short, start, end)
 
 
 def held(item: Item) -> Item:

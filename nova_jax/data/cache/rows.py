@@ -5,6 +5,7 @@ picture. Invariant: each row is an item.
 """
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from nova_jax.fields import did_you_mean
 from nova_jax.tables import ENDINGS as TEXT_TABLES, Row, check_rows, inner_rows, read_table
 
 ENDINGS = (*TEXT_TABLES, ".parquet")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 FILE_NAME, TEXT = "file_name", "text"  # Hugging Face's columns.
 
 
@@ -44,7 +46,7 @@ def table_items(path: Path, cfg: CacheConfig, prefix: str = "") -> list[Item]:
     table = read_table(path)
     if not table.columns:
       check_rows(table)  # No row can be used: the first one says why.
-    if table.rows:
+    if table.columns:
       _check_columns(path, table.columns, cfg)
     rows = (
         (row.number, _reason(row.where, row.problem or _swallowed(row, table.columns, path, cfg), path), row.values)
@@ -83,6 +85,8 @@ def read_metadata(path: Path, folder: Path, cfg: CacheConfig) -> list[tuple[str,
     name = values.get(FILE_NAME)
     if not problem and (not isinstance(name, str) or not name):
       problem = f"{FILE_NAME}: expected the path of a file, got {repr(name)[:80]}"
+    if not problem and not os.path.lexists(path.parent / name):
+      name = name.replace("\\", "/")  # As Windows writes it.
     fields = {
         FILE_NAME: name, cfg.caption_field: values.get(caption),
         **{key: values.get(key) for key in (cfg.short_caption_field, "start", "end")}}
@@ -135,14 +139,18 @@ def _item(
     place = place.decode("utf-8", "replace")
   if not isinstance(place, str) or not place or "\0" in place:
     return Item(label, None, {}, f"{cfg.path_field}: expected the path of a file, got {repr(place)[:80]}")
-  return Item(f"{label}: {place}", Piece(_existing(path.parent / place)), fields)
+  file = _existing(path.parent, place)
+  if _ADDRESS.match(place) and not os.path.lexists(file):
+    return Item(f"{label}: {place}", None, {}, "addresses are not fetched: download the file, and give its path")
+  return Item(f"{label}: {place}", Piece(file), fields)
 
 
-def _existing(path: Path) -> Path:
-  """Return a path as the file system has it: tables and file systems write accents in two ways."""
-  if not str(path).isascii() and not os.path.lexists(path):
-    for form in ("NFC", "NFD"):
-      other = Path(unicodedata.normalize(form, str(path)))
-      if os.path.lexists(other):
-        return other
-  return path
+def _existing(folder: Path, place: str) -> Path:
+  """Return a path as the file system has it: accents are written in two ways, and Windows has backslashes."""
+  path = str(folder / place)
+  others = (unicodedata.normalize(form, str(folder / way)) for way in _ways(place) for form in ("NFC", "NFD"))
+  return Path(next((way for way in (path, *others) if os.path.lexists(way)), path))
+
+
+def _ways(place: str) -> Sequence[str]:
+  return (place, place.replace("\\", "/")) if "\\" in place else (place,)

@@ -67,6 +67,8 @@ def open_source(source: str, cfg: CacheConfig) -> Listing:
   listing = Listing(_unlike(items))
   listing.unused = found.unused()
   if not listing:
+    if path.suffix.lower() in ENDINGS:
+      raise ValueError(f"--source: {source} has no rows")
     beside = "".join(f"; it has {unused}" for unused in listing.unused)
     raise ValueError(f"--source: {source} has no videos or pictures{beside}")
   return listing

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nova_jax.tables import check_rows, read_table
-from nova_jax.text_files import parse_json, read_json_value, read_lines, read_text
+from nova_jax.text_files import is_blank, parse_json, read_json_value, read_lines, read_text
 
 # VBench judges 16 dimensions on videos of 11 suites of prompts, each in its own folder.
 VBENCH_FOLDERS = {
@@ -65,11 +65,11 @@ def read_vbench(path: Path) -> list[Prompt]:
         Prompt(_text(line.strip(), file), file.stem) for file in files if VBENCH_FOLDERS[file.stem] == file.stem
         for line in _lines(file)]
   prompts = []
-  for number, values in enumerate(_json_list(path)):
+  for number, values in enumerate(_json_list(path), 1):
     where = f"{path}, entry {number}"
     text = _text(values.get("prompt_en", values.get("prompt")), where)
     dimensions = values.get("dimension", values.get("tag"))
-    dimensions = [dimensions] if isinstance(dimensions, str) else dimensions or []
+    dimensions = dimensions if isinstance(dimensions, list) else [dimensions] if dimensions else []
     folders = sorted({_known_dimension(dimension, where) for dimension in dimensions})
     if not folders:
       raise ValueError(f"{where}: expected dimension (VBench's list) or tag (NOVA's), got {sorted(values)}")
@@ -101,7 +101,7 @@ def read_t2i_compbench(path: Path) -> list[Prompt]:
 def read_rewritten(path: Path) -> Mapping[tuple[str, str], str]:
   """Read NOVA's rewritten prompts: the longer text by prompt and VBench folder ("" elsewhere)."""
   longer = {}
-  for number, values in enumerate(_json_list(path)):
+  for number, values in enumerate(_json_list(path), 1):
     where = f"{path}, entry {number}"
     tag = values.get("tag")
     key = _text(values.get("prompt"), where), _known_dimension(tag, where) if tag else ""
@@ -109,8 +109,8 @@ def read_rewritten(path: Path) -> Mapping[tuple[str, str], str]:
   return longer
 
 
-def _known_dimension(name: str, where: Any) -> str:
-  if name not in VBENCH_FOLDERS:
+def _known_dimension(name: Any, where: Any) -> str:
+  if not isinstance(name, str) or name not in VBENCH_FOLDERS:
     raise ValueError(f"{where}: {name!r} is no dimension of VBench; known: {', '.join(VBENCH_FOLDERS)}")
   return VBENCH_FOLDERS[name]
 
@@ -143,6 +143,6 @@ def _lines(path: Path) -> list[str]:
 
 
 def _text(value: Any, where: Any) -> str:
-  if not isinstance(value, str) or not value.strip():
+  if not isinstance(value, str) or is_blank(value):
     raise ValueError(f"{where}: expected a prompt, got {value!r}")
   return value

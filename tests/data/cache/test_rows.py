@@ -1,6 +1,7 @@
 """Tables as sources: whatever type their texts have, and each row an item or a line that says why not."""
 
 import datetime
+import gzip
 import json
 import os
 import re
@@ -111,14 +112,30 @@ def test_cells_are_read_in_any_order_and_by_one_process(table, monkeypatch):
         "row 1: a.png": "caption: 200,000 bytes", "row 2: a.png": "x"}),
     ("a.jsonl", '\n"a.png"\n{"path": "a.png", "caption": "x"}\n', {"row 2": "got str", "row 3: a.png": "x"}),
     ("a.jsonl", '{"path": "a.png", "caption": "x", "start": NaN, "end": NaN}', {"row 1: a.png": "x"}),
-    ("a.json", json.dumps([{"path": "a.png", "caption": "x"}]), {"row 1: a.png": "x"})])
+    ("a.json", json.dumps([{"path": "a.png", "caption": "x"}]), {"row 1: a.png": "x"}),
+    ("a.csv", "path,caption\nsub\\b.png,x\nC:\\b.png,x\n", {
+        r"row 1: sub\b.png": "x", r"row 2: C:\b.png": "No such file"}),
+    ("a.csv", "path,caption\nhttps://a.org/a.png,x\nfile:///a.png,x\n", {
+        "row 1: https://a.org/a.png": "addresses are not fetched", "row 2: file:///a.png": "addresses are not"}),
+    ("a.csv", "path,caption,start,end\na.png,x,5,2\na.png,x,,0\na.png,x,,2\n", {
+        "row 1: a.png": "end after the start, got start 5 and end 2", "row 2: a.png": "end after the start",
+        "row 3: a.png": "x"})])
 def test_rows_of_text_tables(tmp_path, name, content, names):
-  (tmp_path / "a.png").write_bytes(PICTURE)
+  (tmp_path / "sub").mkdir()
+  for path in (tmp_path / "a.png", tmp_path / "sub" / "b.png"):
+    path.write_bytes(PICTURE)
   (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
   texts, _ = became(tmp_path / name)
   assert texts.keys() == names.keys()
   for row, pattern in names.items():
     assert re.search(pattern, texts[row])
+
+
+def test_backslashes_in_tables_of_captions(tmp_path):
+  (tmp_path / "sub").mkdir()
+  (tmp_path / "sub" / "a.png").write_bytes(PICTURE)
+  (tmp_path / "metadata.csv").write_text("file_name,text\nsub\\a.png,x\n", encoding="utf-8")
+  assert became(tmp_path)[0] == {"sub/a.png": "x"}
 
 
 @pytest.mark.parametrize("name, content, message", [
@@ -130,6 +147,11 @@ def test_rows_of_text_tables(tmp_path, name, content, names):
     ("a.csv", "path,caption,Start\na.png,x,1\n", "'Start' would not be read; did you mean 'start'"),
     ("a.csv", "path,caption\na.png,x\n".encode("utf-16"), "a.csv is UTF-16"),
     ("a.jsonl", '{"path": "a.png", "caption": "x"}\n'.encode("utf-16-le"), "a.jsonl is UTF-16"),
+    ("a.csv", b"PK\x03\x04\x14\0\6\0", "an Excel workbook"),
+    ("a.csv", gzip.compress(b"path,caption\n"), "is compressed"),
+    ("a.csv", "\n<!DOCTYPE html><html>", "is a web page"), ("a.jsonl", b"PAR1\x15\4", "is Parquet"),
+    ("a.csv", "path,text\n", "has no 'caption'"), ("a.csv", "path,caption\n", "a.csv has no rows"),
+    ("a.json", "[]", "a.json has no rows"),
     ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer")])
 def test_tables_that_are_refused(tmp_path, name, content, message):
   (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())

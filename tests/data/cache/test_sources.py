@@ -196,7 +196,7 @@ def test_tfds_features_that_are_no_json(tmp_path, content):
 
 
 @pytest.mark.parametrize("name, message", [
-    ("nothing", "there is no"), ("a.zip", "is none of"), ("empty", "has no videos"), ("a.csv", "has no videos"),
+    ("nothing", "there is no"), ("a.zip", "is none of"), ("empty", "has no videos"), ("a.csv", "has no rows"),
     ("a.parquet", "not Parquet"), ("a.tar", "has no videos")])
 def test_what_is_no_source(tmp_path, name, message):
   (tmp_path / "empty").mkdir()

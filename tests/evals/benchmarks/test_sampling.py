@@ -263,7 +263,10 @@ def test_names_that_a_file_system_takes_for_one(model, tmp_path, monkeypatch):
 @pytest.mark.parametrize("benchmark, text, message", [
     ("geneval", '[{"prompt": "a"}]', "prompts:1: expected an object"), ("geneval", "a fox", "for --rewritten"),
     ("vbench", '[{"prompt_en": "a", "dimension": ["colour"]}]', "'colour' is no dimension"),
-    ("vbench", '[{"prompt_en": "a"}]', "expected dimension"), ("dpg", "a,b\n1,2", "item_id and text"),
+    ("vbench", '[{"prompt_en": "a"}]', "entry 1: expected dimension"),
+    ("vbench", '[{"prompt_en": "a", "dimension": [["color"]]}]', r"entry 1: \['color'\] is no dimension"),
+    ("vbench", '[{"prompt_en": "a", "dimension": 5}]', "entry 1: 5 is no dimension"),
+    ("dpg", "a,b\n1,2", "item_id and text"),
     ("t2i_compbench", "a\n\nb", "prompts:2 is blank"), ("t2i_compbench", "", "has no prompts")])
 def test_files_of_another_kind_are_refused(tmp_path, benchmark, text, message):
   (tmp_path / "prompts").write_text(text, encoding="utf-8")
