@@ -181,26 +181,30 @@ def check_folder(flag: str, path: str | Path) -> None:
   check_folder_writable(flag, folder)
 
 
+class NoFile(ValueError):
+  """There is nothing at a path, or something else than a file; the text begins with the path."""
+
+
 def check_regular(path: str | Path) -> Path:
   """Return the path of a file that can be read to its end: a device, a pipe or a socket would block or never end.
 
   Raises:
-    ValueError: there is nothing, or something else than a file.
+    NoFile: there is nothing, or something else than a file.
   """
   path = Path(path)
   try:
     mode = path.stat().st_mode
   except ValueError:  # A NUL in the name.
-    raise ValueError(f"{str(path)!r} is not the name of a file") from None
+    raise NoFile(f"{str(path)!r} is not the name of a file") from None
   except FileNotFoundError:
     link = f"; it is a link to {os.readlink(path)}, which does not exist" if path.is_symlink() else ""
-    raise ValueError(f"{path} does not exist{link}") from None
+    raise NoFile(f"{path} does not exist{link}") from None
   except OSError as error:
-    raise ValueError(f"{path}: {error.strerror}") from None
+    raise NoFile(f"{path}: {error.strerror}") from None
   if stat.S_ISDIR(mode):
-    raise ValueError(f"{path} is a folder; expected a file")
+    raise NoFile(f"{path} is a folder; expected a file")
   if not stat.S_ISREG(mode):
-    raise ValueError(f"{path} is neither a file nor a link to one; devices, pipes and sockets are not read")
+    raise NoFile(f"{path} is neither a file nor a link to one; devices, pipes and sockets are not read")
   return path
 
 

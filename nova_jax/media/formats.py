@@ -19,7 +19,7 @@ import av
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from nova_jax import limits
-from nova_jax.files import check_regular
+from nova_jax.files import NoFile, check_regular
 from nova_jax.media.signatures import looks_like_media
 
 File = str | Path | bytes | BinaryIO
@@ -86,6 +86,8 @@ def reading(name: str) -> Iterator[None]:
     raise type(error)(error.reason, name) from None
   except av.error.FFmpegError as error:
     raise Unreadable(f"can't be decoded: {error.strerror}", name) from None
+  except NoFile as error:
+    raise Unreadable(str(error)) from None
   except MemoryError:
     raise Unreadable("takes more memory than there is", name) from None
   except Exception as error:  # Pillow raises anything over files that are made to break it.
@@ -93,8 +95,6 @@ def reading(name: str) -> Iterator[None]:
       error.filename = error.filename or name
       raise
     text = " ".join(str(error).split()) or type(error).__name__
-    if name and text.startswith(name):  # `check_regular` has named it.
-      raise Unreadable(text) from None
     raise Unreadable(f"can't be read: {text}", name) from None
 
 
@@ -103,7 +103,7 @@ def content_of(file: File) -> Iterator[BinaryIO]:
   """Open a file, its bytes, or what is open already, at its beginning.
 
   Raises:
-    ValueError: it is no regular file.
+    NoFile: it is no regular file.
     Unreadable: it is empty.
   """
   with contextlib.ExitStack() as stack:
