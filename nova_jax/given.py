@@ -1,5 +1,6 @@
 """The clips that a run starts from, each decoded once: how long an edit is, the rate of its files, what is not used.
 
+Pictures and masks are read before anything is made, so that one that can't be used is refused at once.
 Invariant: what is kept is of the model's size, and no more than `limits.GIVEN_BYTES` of it; what was not used for the
 longest time goes first, and is decoded again if need be.
 """
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nova_jax import limits
+from nova_jax import limits, sources
 from nova_jax.pipeline import Pipeline
 from nova_jax.prompts import naming
 from nova_jax.request import Request
@@ -28,6 +29,7 @@ class GivenClips:
   def __init__(self, pipe: Pipeline, limit: int = limits.GIVEN_BYTES):
     self.notes: list[str] = []
     self._pipe, self._limit, self._kept = pipe, limit, {}  # The last used one is the last.
+    self._sound = set()  # Pictures and masks that can be used.
 
   def read(self, settings: Mapping[str, Any]) -> Clip:
     """Return what a clip with these settings starts from.
@@ -50,7 +52,7 @@ class GivenClips:
       places: where errors say that each stands.
 
     Raises:
-      ValueError: a video can't be read; the text names it.
+      ValueError: a video, picture or mask can't be read or used; the text names it.
     """
     completed = []
     for settings, place in itertools.zip_longest(clips, places, fillvalue=""):
@@ -61,8 +63,10 @@ class GivenClips:
   def _complete(self, settings: dict[str, Any]) -> dict[str, Any]:
     request = Request.of(settings)
     if request.video is None:
+      self._check_pictures(request, 1)
       return settings | ({"num_frames": 1} if request.is_edit and request.num_frames is None else {})
     clip = self.read(settings)
+    self._check_pictures(request, len(clip.frames))
     note = unused(request, request.video, clip)
     if note and note not in self.notes:
       self.notes.append(note)
@@ -72,6 +76,20 @@ class GivenClips:
       settings["num_frames"] = len(clip.frames)
       self._kept[_key(settings)] = clip
     return settings
+
+
+  def _check_pictures(self, request: Request, num_frames: int) -> None:
+    """Refuse pictures and masks that generation would refuse, maybe hours later."""
+    pipe = self._pipe
+    for name, path in (("image", request.image), ("mask", request.mask)):
+      key = name, path, num_frames
+      if isinstance(path, (str, Path)) and key not in self._sound:
+        if name == "image":
+          sources.read_picture(path, (1, 1), pipe.autoencoder.channels)
+        else:
+          stride = pipe.autoencoder.spatial_stride
+          sources.read_mask(path, tuple(side * stride for side in pipe.cfg.latent_size), num_frames)
+        self._sound.add(key)
 
 
 def _key(settings: Mapping[str, Any]) -> str:

@@ -340,3 +340,19 @@ def test_every_bit_of_every_part_is_in_the_digest(pipe):
   assert "can't be told" in jobs.check_weights(pipe, old)[0]
   with pytest.raises(ValueError, match="weights are not those"):
     jobs.check_weights(pipe, dataclasses.replace(old, weights=f"ema {digest_weights(other)}"))
+
+
+@pytest.mark.parametrize("second, message", [
+    ({"mask": "black.png"}, "mask: it leaves nothing"), ({"mask": "two.gif"}, "mask: expected one of 8 x 8 or 1"),
+    ({"image": "half.png", "mask": [0, 0, 4, 8]}, "image: half.png: can't be read"),
+    ({"image": None, "video": "three.gif", "mask": "two.gif"}, "mask: expected one of 8 x 8 or 3")])
+def test_pictures_and_masks_are_read_before_anything_is_made(tmp_path, monkeypatch, second, message):
+  monkeypatch.chdir(tmp_path)
+  media.write_png("a.png", np.random.default_rng(0).integers(0, 256, (8, 8, 1), np.uint8))
+  Path("half.png").write_bytes(Path("a.png").read_bytes()[:-40])
+  media.write_png("black.png", np.zeros((8, 8, 1), np.uint8))
+  write_steps("two.gif", 2, 4)
+  write_steps("three.gif", 3, 4)
+  clips = [{"prompt": "one", "image": "a.png", "mask": [0, 0, 4, 8]}] * 2
+  with pytest.raises(ValueError, match=f"^list:2: {message}"):
+    GivenClips(fresh()).complete([clips[0], clips[1] | second], ["list:1", "list:2"])
