@@ -23,7 +23,7 @@ demo: $(VENV)/installed
 	$(BIN)/python -m launch.evaluate --benchmark digits --checkpoint $(RUN) --output $(RUN)/score_free --captions free
 
 test: $(VENV)/installed $(VENV)/libtpu
-	TPU_LIBRARY_PATH=$(abspath $(VENV)/libtpu/libtpu/libtpu.so) $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadfile
+	TPU_LIBRARY_PATH=$(abspath $(VENV)/libtpu/libtpu/libtpu.so) $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadfile --durations=20
 
 # The mark comes last: what was half installed, or by another Python, is removed and installed anew.
 $(VENV)/installed: locks/base.txt

@@ -1,29 +1,39 @@
 """Eight CPU devices for every test, and programs that compile fast, and once; this must come before JAX is imported."""
 
+import hashlib
 import os
+import platform
 import shutil
-import tempfile
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # A device waits for the others on a thread of a pool that has one a device: a second wait of any of them, and all wait
 # for ever. XLA makes as many as this says.
 os.environ.setdefault("NPROC", "32")
-# Most of the tests' time is compilation, most of which is LLVM's optimization. Flags of the caller win: the whole suite
-# with optimized programs is XLA_FLAGS=--xla_backend_optimization_level=3. Eight devices on two busy cores may wait long
-# for each other, where XLA would end the process.
+# Most of the tests' time is compilation: LLVM's optimization, then MLIR's. Flags of the caller win: with programs as
+# users have them, XLA_FLAGS="--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true". Eight devices on
+# two busy cores may wait long for each other, where XLA would end the process.
 os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300 "
     "--xla_cpu_collective_call_terminate_timeout_seconds=600 " + os.environ.get("XLA_FLAGS", ""))
 
-# Tests, workers and processes that they start compile many of the same programs: the first one keeps them for all.
-_OURS = "JAX_COMPILATION_CACHE_DIR" not in os.environ
-if _OURS:
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="nova_jax-programs-")
-  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+_LARGEST = 2**30  # Bytes of kept programs; one run needs about a tenth.
 
 
-def pytest_unconfigure():
-  """Remove the programs; workers, which inherited the folder, leave that to the process that made it."""
-  if _OURS:
-    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+def _programs() -> Path:
+  """Return the folder of programs of this kind of processor; others could not run them. JAX's names say the rest."""
+  about = Path("/proc/cpuinfo")
+  lines = about.read_text(encoding="utf-8").splitlines() if about.exists() else [platform.processor()]
+  kinds = {line for line in lines if line.split("\t")[0] in ("flags", "Features", "model name")}
+  kind = hashlib.sha256("\n".join([platform.machine(), *sorted(kinds)]).encode()).hexdigest()[:12]
+  return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nova_jax" / f"test-programs-{kind}"
+
+
+# Tests, workers, processes that they start and later runs compile many of the same programs: the first one keeps them.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  folder = _programs()
+  if folder.is_dir() and sum(entry.stat().st_size for entry in os.scandir(folder)) > _LARGEST:
+    shutil.rmtree(folder, ignore_errors=True)
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

@@ -3,23 +3,17 @@
 import json
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from launched import launch
 from test_pipeline import CARD, TINY, save
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*args):
   # What is kept in a home folder must not matter to a test.
-  return subprocess.run(
-      [sys.executable, "-m", *map(str, args)], cwd=ROOT, capture_output=True, text=True, timeout=300,
-      env=os.environ | {"XDG_CACHE_HOME": os.environ["JAX_COMPILATION_CACHE_DIR"]}, encoding="utf-8")
+  return launch(*args, XDG_CACHE_HOME=os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 
 @pytest.fixture(scope="module")

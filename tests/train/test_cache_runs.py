@@ -48,14 +48,6 @@ def make_experiment(caches, **fields):
   return dataclasses.replace(experiment, data=data)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-  jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-  yield
-  jax.config.update("jax_compilation_cache_dir", None)
-
-
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
   toy_run.patch(monkeypatch.setattr)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
@@ -30,11 +29,8 @@ EXPERIMENT = Experiment(
 def finished(tmp_path_factory):
   """A run that never stopped, with a checkpoint after each step."""
   folder = tmp_path_factory.mktemp("runs")
-  jax.config.update("jax_compilation_cache_dir", str(folder / "cache"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
   train(EXPERIMENT, folder / "whole")
-  yield folder / "whole"
-  jax.config.update("jax_compilation_cache_dir", None)
+  return folder / "whole"
 
 
 def metrics(folder):
