@@ -290,11 +290,16 @@ def test_bad_prompt_files(tmp_path, name, text, message):
     prompts.read_prompts(tmp_path / name)
 
 
+def test_prompts_of_punctuation_and_emoji(tmp_path):
+  (tmp_path / "a.txt").write_text("...\n\N{FOX FACE}\n", encoding="utf-8")
+  assert prompts.read_prompts(tmp_path / "a.txt") == [{"prompt": "..."}, {"prompt": "\N{FOX FACE}"}]
+
+
 def test_lines_are_refused_by_name_before_anything_is_made(pipe, tmp_path):
   media.write_png(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8))
   (tmp_path / "cut.png").write_bytes(b"\x89PNG")
   for second, message in (
-      ({"num_frames": 9, "later_prompts": {"9": "c"}}, "later_prompts: expected frames after the first"),
+      ({"num_frames": 9, "later_prompts": {"9": "c"}}, "later_prompts: expected frames from 1 to 8"),
       ({"window": 9}, "window: this model sees 2 to 3"), ({"image": "none.png"}, "image: none.png does not exist"),
       ({"image": str(tmp_path / "cut.png")}, "image: .*cut.png"), ({"video": "/dev/zero"}, "video: /dev/zero is nei"),
       ({"image": str(tmp_path / "a.png"), "mask": [0, 0, 9, 9]}, "mask: expected TOP"), ({"seed": 2**32}, "seed: expe"),

@@ -80,7 +80,10 @@ class Video:
     if not start or not self._seeks():
       return _timed(self._container, self._stream, self.rate, base, whole=True)
     for back in itertools.takewhile(lambda back: back < start, _BACK):
-      self._container.seek(round((start - back + base) * av.time_base))
+      try:
+        self._container.seek(round((start - back + base) * av.time_base))
+      except av.error.FFmpegError:  # SWF and RealMedia without an index can't.
+        break
       decoded = _timed(self._container, self._stream, self.rate, base, whole=False)
       try:
         first = next(decoded, None)

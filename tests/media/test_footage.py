@@ -344,3 +344,9 @@ def test_frames_that_are_too_large(tmp_path, monkeypatch):
 def test_dv_is_not_taken_for_60000_frames_a_second(tmp_path):
   with open_footage(write(tmp_path / "a.dv", shades(3, 576, 720), codec="dvvideo")) as footage:
     assert footage.rate == 25 and numbers(footage) == [0, 1, 2]
+
+
+def test_parts_of_what_can_not_be_searched(tmp_path):
+  path = write(tmp_path / "a.swf", shades(12), codec="flv", options={"g": "4"})
+  with open_footage(path, 0.2, 0.4) as footage:
+    assert numbers(footage) == [5, 6, 7, 8, 9]
