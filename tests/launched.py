@@ -20,9 +20,9 @@ _processes.set_forkserver_preload([
     "ml_collections.config_flags"])
 
 
-def launch(module, *args, timeout=300, **environment):
-  """Do what `python -m MODULE ARGS` does in the root of the repository; return what it printed, and how it ended."""
-  argv = [module, *map(str, args)]
+def launch(program, *args, timeout=300, **environment):
+  """Run a module (`python -m`) or the path of a file in the repository's root; return how it ended and what it said."""
+  argv = [*map(str, (program, *args))]
   with tempfile.TemporaryDirectory() as folder:
     streams = [Path(folder) / name for name in ("out", "err")]
     process = _processes.Process(target=_run, args=(argv, streams, os.environ | environment))
@@ -42,5 +42,8 @@ def _run(argv, streams, environment):
   for path, number in zip(streams, (1, 2)):
     os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
   sys.argv = argv
-  sys.path[0:0] = [str(ROOT)]
-  runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+  sys.path.insert(0, str(ROOT))
+  if argv[0].endswith(".py"):
+    runpy.run_path(argv[0], run_name="__main__")
+  else:
+    runpy.run_module(argv[0], run_name="__main__", alter_sys=True)

@@ -1,4 +1,5 @@
 import errno
+import functools
 import os
 import subprocess
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import launched
 from nova_jax.cli import BAD_INPUT, FAILED, RunFailed, exit_code, shorten
 from nova_jax.files import read_json
 
@@ -32,10 +34,11 @@ cli.run(main, required=("config",))
 """
 
 
-def launch(*arguments):
-  return subprocess.run(
-      [sys.executable, "-c", LAUNCHER, *arguments], capture_output=True, text=True, cwd=ROOT,
-      env=os.environ | {"PYTHONPATH": str(ROOT)}, encoding="utf-8")
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory):
+  path = tmp_path_factory.mktemp("launcher") / "launcher.py"
+  path.write_text(LAUNCHER, encoding="utf-8")
+  return functools.partial(launched.launch, path)
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +67,14 @@ def bad_configs(tmp_path_factory):
     (["--config=configs/nova_d48w768_sdxl1024.py:v7"], ["error: --config=FILE:CHIP: 'v7' is not a known chip"]),
     ([CONFIG, "--do=raise ValueError('two\\nlines')"], ["error: two lines"]),
 ])
-def test_bad_input_gives_one_line_and_exit_code_2(arguments, words, bad_configs):
+def test_bad_input_gives_one_line_and_exit_code_2(launch, arguments, words, bad_configs):
   result = launch(*(argument.format(bad_configs) for argument in arguments))
   assert result.returncode == 2, result.stderr
   assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
   assert all(word in result.stderr for word in words), result.stderr
 
 
-def test_other_endings():
+def test_other_endings(launch):
   assert launch(CONFIG).returncode == 0
   bug = launch(CONFIG, "--do=raise RuntimeError('a bug')")
   assert bug.returncode == 1 and "Traceback" in bug.stderr

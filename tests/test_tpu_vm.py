@@ -3,15 +3,14 @@
 import os
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import launched
 from nova_jax.cli import RunFailed
 from nova_jax.tpu_vm import Code, Gcloud, Machines
 
-ROOT = Path(__file__).resolve().parents[1]
 MACHINES = Machines("nova", "us-west4-a", accelerator="v5litepod-16", version="v2-alpha-tpuv5-lite", spot=True)
 TRAIN = ["--config=configs/digits.py", "--workdir=/mnt/a run"]
 
@@ -131,9 +130,7 @@ def test_a_number_of_before_a_reboot_is_no_run(fake):
 
 
 def launch(*args, path=os.environ["PATH"]):
-  return subprocess.run(
-      [sys.executable, "-m", "launch.tpu_vm", "--name=nova", "--zone=us-west4-a", *args], cwd=ROOT, text=True,
-      capture_output=True, env=os.environ | {"PATH": path}, encoding="utf-8")
+  return launched.launch("launch.tpu_vm", "--name=nova", "--zone=us-west4-a", *args, PATH=path)
 
 
 def test_dry_run_prints_what_a_shell_would_run():

@@ -1,17 +1,15 @@
 """The benchmark's parts on a tiny model: what it prints and returns, turns, and one line for what it can't do."""
 
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from launched import launch
 from models.test_nova import TINY
 from nova_jax.benchmark.measure import alternate, measure, summary
 from nova_jax.benchmark.peer import Peer, sizes
 from nova_jax.benchmark.work import Work
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = Work(TINY, num_visible=2, num_sets=2, num_steps=2)
 
 
@@ -71,7 +69,6 @@ def test_a_worker_that_fails_says_why(tmp_path, code, message):
     (["--peer=/nowhere"], "--peer: expected a checkout"), (["--json=/nowhere/x"], "--json: there is no folder"),
     (["--repeats=0"], "repeats")])
 def test_bad_input(args, message):
-  failed = subprocess.run(
-      [sys.executable, "-m", "launch.benchmark", *args], cwd=ROOT, capture_output=True, timeout=120, encoding="utf-8")
+  failed = launch("launch.benchmark", *args)
   assert failed.returncode == 2
   assert failed.stderr.count("\n") == 1 and message in failed.stderr, failed.stderr

@@ -1,12 +1,9 @@
 """The command that compares paradigms, with a stand-in for their training."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from launched import launch
+
 # Runs the command with a stand-in for the process of a paradigm.
 DRIVER = """
 import sys
@@ -35,10 +32,8 @@ json.dump(result, open(task["result"], "w"))
 def compare(tmp_path, *flags, **environment):
   for name, text in (("driver.py", DRIVER), ("stand_in.py", STAND_IN)):
     (tmp_path / name).write_text(text, encoding="utf-8")
-  return subprocess.run(
-      [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "stand_in.py"), "--output", str(tmp_path / "out"),
-       *flags], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)} | environment, capture_output=True,
-      encoding="utf-8")
+  return launch(
+      tmp_path / "driver.py", tmp_path / "stand_in.py", "--output", tmp_path / "out", *flags, **environment)
 
 
 def test_what_fails_is_named_and_the_same_command_adds_it(tmp_path):

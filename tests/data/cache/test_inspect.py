@@ -1,14 +1,12 @@
 """Inspection finds every flipped byte, says where, and shows what is in a cache."""
 
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from launched import launch
 from nova_jax.autoencoders import make_autoencoder
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache import inspect
@@ -16,7 +14,6 @@ from nova_jax.data.cache.encoders import open_autoencoder
 from nova_jax.data.cache.format import read_manifest, write_cache
 from nova_jax.data.cache.records import Record
 
-ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = CacheConfig(buckets=((3, 24, 32), (1, 16, 16)), shard_items=5)
 CAPTIONS = ("red", "绿色", "blue\nand more", "", "x" * 300)
 
@@ -124,8 +121,7 @@ def test_words(cache):
 
 def test_command_line(copy, tmp_path):
   def run(*args):
-    args = [sys.executable, "-m", "launch.inspect", "--dataset", str(copy), *args]
-    return subprocess.run(args, cwd=ROOT, capture_output=True, encoding="utf-8")
+    return launch("launch.inspect", "--dataset", copy, *args)
 
   flip(copy / read_manifest(copy).shards[0].file, 200)
   done = run("--verify", "--sheet", str(tmp_path / "a.png"), "--clips", "3")
