@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from nova_jax import limits
 from nova_jax.evals.frechet import FeatureStatistics
 from nova_jax.evals.i3d import I3D
 from nova_jax.evals.inception import Inception
@@ -126,10 +127,16 @@ def read_clip(path: Path) -> UInt8[np.ndarray, "T height width 3"]:
   """Read a picture as a clip of one frame, or a video whole.
 
   Raises:
-    ValueError: it can't be read.
+    ValueError: it can't be read, or has more pixels than `limits.REQUEST_PIXELS`.
   """
+  frames, pixels = [], 0
   with open_footage(path) as footage:
-    frames = [frame.upright() for frame in footage.frames]
+    for frame in footage.frames:
+      frames.append(frame.upright())
+      pixels += frames[-1][..., 0].size
+      if pixels > limits.REQUEST_PIXELS:
+        raise ValueError(
+            f"{path}: its frames are more pixels than REQUEST_PIXELS, {limits.REQUEST_PIXELS:,}; score shorter clips")
   if not frames:
     raise ValueError(f"{path} has no frames")
   if len({frame.shape for frame in frames}) > 1:

@@ -13,12 +13,15 @@ def motion_of(folder: Path) -> dict[str, float]:
   """Return the number of videos, and mean, deviation and quartiles of their motion scores.
 
   Raises:
-    ValueError: there are no videos, or one can't be read.
+    ValueError: there are no videos, or one can't be read or has a single frame.
   """
   paths, scores = find(folder, VIDEOS), []
   with Progress("video", len(paths)) as progress:
     for done, path in enumerate(paths, 1):
-      scores.append(motion_score(read_clip(path)))
+      clip = read_clip(path)
+      if len(clip) < 2:
+        raise ValueError(f"{path} has one frame; expected two or more, which is what moves")
+      scores.append(motion_score(clip))
       progress.show(done, what=folder.name)
   quartiles = dict(zip(("motion_25", "motion_50", "motion_75"), map(float, np.quantile(scores, (0.25, 0.5, 0.75)))))
   return {"motion_mean": float(np.mean(scores)), "motion_deviation": float(np.std(scores))} | quartiles | {

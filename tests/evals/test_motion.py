@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from nova_jax import limits
 from nova_jax.data.cache.motion import motion_score
 from nova_jax.evals.features import read_clip
 from nova_jax.evals.motion import motion_of
@@ -24,3 +25,13 @@ def test_statistics_of_a_folder(tmp_path):
   with pytest.raises(ValueError, match="has no videos"):
     (tmp_path / "none").mkdir()
     motion_of(tmp_path / "none")
+
+
+def test_videos_that_have_no_motion_or_too_many_pixels(tmp_path, monkeypatch):
+  write_mp4(tmp_path / "a.mp4", np.zeros((1, 16, 16, 1), np.uint8), 8)
+  with pytest.raises(ValueError, match="a.mp4 has one frame"):
+    motion_of(tmp_path)
+  write_mp4(tmp_path / "a.mp4", np.zeros((3, 16, 16, 1), np.uint8), 8, short_side=1)
+  monkeypatch.setattr(limits, "REQUEST_PIXELS", 600)
+  with pytest.raises(ValueError, match="a.mp4: its frames are more pixels than REQUEST_PIXELS, 600"):
+    motion_of(tmp_path)
