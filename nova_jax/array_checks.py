@@ -11,7 +11,8 @@ import numpy as np
 from nova_jax import limits
 from nova_jax.config import ModelConfig
 from nova_jax.request import Request
-from nova_jax.sampling.sampler import Noise, Plan
+from nova_jax.sampling.plan import Plan
+from nova_jax.sampling.sampler import Noise
 from nova_jax.start import Start
 
 
@@ -40,12 +41,11 @@ def check_seeds(seed: int | Sequence[int]) -> None:
       raise ValueError(f"seed: expected 0 to {2**32 - 1}, got {value}")
 
 
-def check_arrays(cfg: ModelConfig, adds_noise: bool, plan: Plan, batch: int, start: Start, request: Request) -> None:
+def check_arrays(cfg: ModelConfig, plan: Plan, batch: int, start: Start, request: Request) -> None:
   """Refuse arrays that are not finite, or whose shapes don't fit what is asked for.
 
   Args:
     cfg: the model.
-    adds_noise: whether the scheduler draws noise at each step.
     plan: what is generated.
     batch: clips.
     start: what they start from.
@@ -73,7 +73,7 @@ def check_arrays(cfg: ModelConfig, adds_noise: bool, plan: Plan, batch: int, sta
     if len(plan.sets) != len(plan.later_sets) or start.known is not None:
       raise ValueError("noise: it is for equal sets in all frames, so give neither later_inference_steps nor mask")
     sets = (plan.num_frames - num_given, len(plan.sets))
-    steps = (*sets, len(plan.table.time), batch, *latent) if adds_noise else None
+    steps = (*sets, len(plan.table.time), batch, *latent) if plan.adds_noise else None
     got = noise.start.shape, None if noise.steps is None else noise.steps.shape
     if got != ((*sets, batch, *latent), steps):
       raise ValueError(

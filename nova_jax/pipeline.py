@@ -32,7 +32,8 @@ from nova_jax.models.nova import NOVA
 from nova_jax.notes import tell
 from nova_jax.request import Request, Texts
 from nova_jax.sampling.guidance import Guidance
-from nova_jax.sampling.sampler import Known, Plan, Set, generate, make_plan
+from nova_jax.sampling.plan import Plan, make_plan
+from nova_jax.sampling.sampler import Known, Set, generate
 from nova_jax.sampling.temporal import Model
 from nova_jax.sharding import make_mesh, state_shardings
 from nova_jax.sources import Clip
@@ -151,7 +152,7 @@ class Pipeline:
     pair, start, batch = _fit(pair, start, request.num_samples)
     pair = add_motion(pair, request, self.card, start.fps)
     self._check_size(batch, plan.num_frames)
-    check_arrays(self.cfg, self.scheduler.adds_noise, plan, batch, start, request)
+    check_arrays(self.cfg, plan, batch, start, request)
     frames = generate(
         self.model, self.scheduler, plan, *pair, keys=sample_keys(request.seed, batch), given=start.given,
         order=request.order, noise=noise_of(request), known=_lengthen(start.known, plan.num_frames),
@@ -249,7 +250,7 @@ class Pipeline:
     request = Request.of({name: value for name, value in settings.items() if name != "window"})
     implied = {
         "negative_prompt": "", "min_guidance_scale": request.guidance_scale,
-        "later_inference_steps": request.num_inference_steps}
+        "later_inference_steps": request.num_inference_steps, "solver": self.scheduler.solvers[0]}
     if isinstance(self.scheduler, FlowMatching):
       implied["flow_shift"] = self.scheduler.shift
     if request.video is None:  # Else a window also says how much of it is seen.
@@ -283,7 +284,7 @@ class Pipeline:
         guidance=Guidance(
             default(request.guidance_scale, sample.guidance_scale), request.min_guidance_scale, request.guidance_trunc,
             request.guidance_renorm, request.image_guidance_scale),
-        flow_shift=request.flow_shift)
+        flow_shift=request.flow_shift, solver=request.solver, grid=request.diffusion_grid)
 
   def _changes(self, request: Request, pair: Pair, num_latents: int) -> dict[int, Pair]:
     """Return the conditions that take over, by latent frame."""

@@ -29,6 +29,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({
 # Frames a second: no file shows a frame for longer than a hundred seconds, no screen for less than a millisecond.
 MIN_FPS, MAX_FPS = 0.01, 1000
 _RANGES = {"guidance_trunc": (0, 1000), "guidance_renorm": (0, 1), "fps": (MIN_FPS, MAX_FPS)}
+# Settings that are one of some names; None is among them where a model has its own.
+CHOICES: Mapping[str, tuple[str, ...]] = types.MappingProxyType({
+    "solver": ("euler", "ab2", "ancestral", "ddim", "dpmpp_2m"), "diffusion_grid": ("published", "full")})
 _COUNTS = (
     "num_samples", "num_frames", "window", "context_frames", "later_context", "num_inference_steps",
     "later_inference_steps", "refresh_every")
@@ -64,7 +67,11 @@ class Request:
     window: latent frames that the model sees at most, the one it makes included.
     num_inference_steps: S, sets of tokens a frame.
     later_inference_steps: the same for all frames but the first; None for as many.
-    num_diffusion_steps: K, diffusion steps a set.
+    num_diffusion_steps: K, diffusion steps a set, each of one evaluation of the denoiser.
+    solver: how a diffusion step is taken. Flow matching: "euler", or "ab2" (Adams-Bashforth of second order). DDPM:
+      "ancestral", or "ddim" and "dpmpp_2m" (DPM-Solver++, second order), which add no noise. None takes the first.
+    diffusion_grid: the times of diffusion steps. "published", or "full": all K evaluations at equal distances, and
+      the last step ends at the sample itself; with flow matching the last one of the published grid is wasted.
     refresh_every: sets from one full pass of the spatial encoder to the next; in between, features are reused
       (approximate, `sampling/reuse.py`). 1 is exact.
     guidance_scale: classifier-free guidance; at most 1 for none.
@@ -100,6 +107,8 @@ class Request:
   num_inference_steps: int | None = None
   later_inference_steps: int | None = None
   num_diffusion_steps: int | None = None
+  solver: str | None = None
+  diffusion_grid: str = "published"
   refresh_every: int = 1
   guidance_scale: float | None = None
   min_guidance_scale: float | None = None
@@ -153,6 +162,9 @@ class Request:
           f"later_prompts: expected texts by frame, such as {{8: 'a fox sits down'}}, got {_shorten(later)}")
     for texts in (later or {}).values():
       _check_length("later_prompts", texts)
+    for name, choices in CHOICES.items():
+      if (value := getattr(self, name)) is not None and value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {_shorten(value)}")
     for name in _COUNTS:
       if (value := getattr(self, name)) is None:
         continue

@@ -13,9 +13,14 @@ from nova_jax.config import MeshConfig
 from nova_jax.preflight import check_files
 from nova_jax.prompts import expand, read_named
 from nova_jax.recipe import FORMATS
-from nova_jax.request import PRESETS
+from nova_jax.request import CHOICES, PRESETS
 from nova_jax.settings import read_box
 from nova_jax.text_files import is_blank
+
+
+def _enum(name: str, default: str | None, text: str) -> None:
+  flags.DEFINE_enum(name, default, CHOICES[name], text)
+
 
 # Flags that are settings of `Request`: how to define them, and what they mean.
 _SETTINGS = {
@@ -39,6 +44,13 @@ _SETTINGS = {
         flags.DEFINE_integer, "Number of sets for all frames but the first. Default: as many as for the first."),
     "num_diffusion_steps": (
         flags.DEFINE_integer, "Number of diffusion steps for each set of tokens. Default: the model's own."),
+    "solver": (
+        _enum,
+        "Way to take a diffusion step: euler or ab2 for flow matching, ancestral, ddim or dpmpp_2m for DDPM. Default: "
+        "the first one."),
+    "diffusion_grid": (
+        _enum, "Times of diffusion steps: the published ones, or full, where the last step counts, too. Default: "
+        "published."),
     "refresh_every": (
         flags.DEFINE_integer,
         "Number of sets from one full pass of the encoder to the next; above 1 is faster, approximate. Default: 1."),

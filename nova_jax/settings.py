@@ -18,9 +18,9 @@ SETTINGS = {
     "prompt": str, "negative_prompt": str, "label": int, "image": str, "video": str, "mask": (str, list), "place": list,
     "context_frames": int, "num_samples": int, "num_frames": int, "window": int, "later_prompts": dict,
     "later_context": int, "num_inference_steps": int, "later_inference_steps": int, "num_diffusion_steps": int,
-    "refresh_every": int, "guidance_scale": float, "min_guidance_scale": float, "guidance_trunc": float,
-    "guidance_renorm": float, "image_guidance_scale": float, "flow_shift": float, "motion_flow": float, "fps": float,
-    "seed": int}
+    "solver": str, "diffusion_grid": str, "refresh_every": int, "guidance_scale": float, "min_guidance_scale": float,
+    "guidance_trunc": float, "guidance_renorm": float, "image_guidance_scale": float, "flow_shift": float,
+    "motion_flow": float, "fps": float, "seed": int}
 
 
 def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from nova_jax.models.nova import NOVA
 from nova_jax.models.transformer import Cache
 from nova_jax.sampling import sampler
 from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.plan import make_plan
 from nova_jax.sampling.temporal import begin_video, continue_video, prepare
 from nova_jax.sharding import fitting_spec, make_mesh, on, replicated, state_shardings
 from nova_jax.train.flops import executed_flops, sample_flops, train_flops
@@ -107,7 +108,7 @@ def sample_jobs(experiment: Experiment, mesh: Mesh) -> list[Job]:
   model, cfg = experiment.model, experiment.sample
   scheduler, guidance = make_scheduler(experiment.scheduler), Guidance(cfg.guidance_scale)
   num_frames = max(stage.num_frames for stage in experiment.train.stages)
-  plan = sampler.make_plan(
+  plan = make_plan(
       model, scheduler, num_frames=num_frames, num_sets=cfg.num_inference_steps, num_steps=cfg.num_diffusion_steps,
       guidance=guidance)
   batch, passes, largest = num_shards(mesh), guidance.num_passes, plan.sets[-1]
@@ -126,7 +127,7 @@ def sample_jobs(experiment: Experiment, mesh: Mesh) -> list[Job]:
   patches = _spread(mesh, (batch, model.num_image_tokens, model.patch_dim))
   order = _spread(mesh, (batch, model.num_image_tokens), jnp.int32)
   noise = None
-  if scheduler.adds_noise:
+  if plan.adds_noise:
     noise = _place(mesh, jax.ShapeDtypeStruct((len(plan.table.time), *patches.shape), np.float32),
                    (None, "batch", None, None))
   number = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))

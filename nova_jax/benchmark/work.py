@@ -18,7 +18,8 @@ from nova_jax.config import Experiment, MeshConfig, ModelConfig, OptimizerConfig
 from nova_jax.diffusion import make_scheduler
 from nova_jax.models.nova import NOVA
 from nova_jax.sampling.guidance import Guidance
-from nova_jax.sampling.sampler import Model, generate, make_plan
+from nova_jax.sampling.plan import make_plan
+from nova_jax.sampling.sampler import Model, generate
 from nova_jax.sharding import make_mesh
 from nova_jax.train.loop import make_loss
 from nova_jax.train.masking import padded_sizes

@@ -5,7 +5,13 @@
   x_{t'} = c·x̂_0 + d·x_t + σ·noise                     (equations 6 and 7; noise only where t > 0)
 
 NOVA's kind steps to t − 1000 // K and never clips x̂_0; diffusers' steps to the next time of its list, and clips by
-default. Tables are float32 whatever the model computes in: in bf16 the noise below t = 21 would vanish.
+default. The full grid has K times at equal distances from the last of training on, whatever the spacing, and its last
+step ends at the sample itself.
+
+DDIM (Song et al. 2020) has no noise: c = √ᾱ_{t'} − d·√ᾱ_t, d = √(1 − ᾱ_{t'}) / √(1 − ᾱ_t). DPM-Solver++(2M) (Lu et al.
+2022) is the same with x̂_0 extrapolated: x̂_0 + h / 2h_last · (x̂_0 − x̂_0,last), h = λ_{t'} − λ_t, λ = log √ᾱ / √(1 − ᾱ);
+its last step, to λ = ∞, is of first order. With these two, and on the full grid, both kinds step to the next time.
+Tables are float32 whatever the model computes in: in bf16 the noise below t = 21 would vanish.
 """
 
 import dataclasses
@@ -29,15 +35,17 @@ class DDPMSteps(NamedTuple):
   mean_x0: Float[np.ndarray, "K"]
   mean_sample: Float[np.ndarray, "K"]
   std: Float[np.ndarray, "K"]
+  change: Float[np.ndarray, "K"] | None = None  # How far x̂_0 is extrapolated (`Scheduler.steps`).
 
 
 @dataclasses.dataclass(frozen=True)
 class DDPM:
-  """The process and its ancestral sampler; make it with `make_ddpm`."""
+  """The process and its samplers; make it with `make_ddpm`."""
 
   cfg: SchedulerConfig
   like_diffusers: bool
   adds_noise: ClassVar[bool] = True
+  solvers: ClassVar[tuple[str, ...]] = ("ancestral", "ddim", "dpmpp_2m")
 
   @property
   def num_train_timesteps(self) -> int:
@@ -78,22 +86,27 @@ class DDPM:
     alphas = jnp.asarray(self.alphas_cumprod)[indices][..., None]
     return jnp.sqrt(alphas), jnp.sqrt(1 - alphas)
 
-  def timesteps(self, num_steps: int) -> Int[np.ndarray, "K"]:
+  def timesteps(self, num_steps: int, grid: str = "published") -> Int[np.ndarray, "K"]:
     """Return the sampler's times, falling."""
     total, spacing = self.cfg.num_train_timesteps, self.cfg.timestep_spacing
+    if grid == "full":
+      return (np.arange(num_steps, 0, -1) * total / num_steps).round().astype(np.int64) - 1
     if spacing == "linspace":
       return np.linspace(0, total - 1, num_steps).round()[::-1].astype(np.int64)
     if spacing == "leading":
       return (np.arange(num_steps) * (total // num_steps))[::-1] + self.cfg.steps_offset
     return np.arange(total, 0, -total / num_steps).round().astype(np.int64) - 1
 
-  def steps(self, num_steps: int, shift: float | None = None) -> DDPMSteps:
+  def steps(
+      self, num_steps: int, shift: float | None = None, solver: str | None = None, grid: str = "published"
+  ) -> DDPMSteps:
     """Return the sampler's table; there is no shift to replace."""
     if shift is not None:
       raise ValueError(f"flow_shift: this model's sampler is DDPM, which has no shift (got {shift})")
-    cfg, alphas_cumprod = self.cfg, self.alphas_cumprod
-    t = self.timesteps(num_steps)
-    previous = np.append(t[1:], -1) if self.like_diffusers else t - cfg.num_train_timesteps // num_steps
+    cfg, alphas_cumprod, solver = self.cfg, self.alphas_cumprod, solver or self.solvers[0]
+    t, published = self.timesteps(num_steps, grid), (solver, grid) == ("ancestral", "published")
+    to_next = self.like_diffusers or not published
+    previous = np.append(t[1:], -1) if to_next else t - cfg.num_train_timesteps // num_steps
     alpha = alphas_cumprod[t]
     alpha_previous = np.where(previous >= 0, alphas_cumprod[np.maximum(previous, 0)], np.float32(1))
     beta, beta_previous = 1 - alpha, 1 - alpha_previous
@@ -107,15 +120,26 @@ class DDPM:
           "sample": (0 * one, one),
           "v_prediction": (np.sqrt(alpha), -np.sqrt(beta)),
       }[cfg.prediction_type]
-    table = DDPMSteps(
-        time=t, x0_sample=x0_sample, x0_prediction=x0_prediction, mean_x0=np.sqrt(alpha_previous) * beta_step / beta,
-        mean_sample=np.sqrt(alpha_step) * beta_previous / beta, std=np.where(t > 0, np.sqrt(variance), 0))
-    return DDPMSteps(*(column.astype(np.float32) for column in table))
+    mean_x0, mean_sample = np.sqrt(alpha_previous) * beta_step / beta, np.sqrt(alpha_step) * beta_previous / beta
+    std, change = np.where(t > 0 if published else previous >= 0, np.sqrt(variance), 0), None
+    if solver != "ancestral":
+      mean_sample, std = np.sqrt(beta_previous / beta), 0 * one
+      mean_x0 = np.sqrt(alpha_previous) - mean_sample * np.sqrt(alpha)
+    if solver == "dpmpp_2m":
+      change = _changes(alpha, alpha_previous)
+    table = DDPMSteps(t, x0_sample, x0_prediction, mean_x0, mean_sample, std, change)
+    return DDPMSteps(*(None if column is None else column.astype(np.float32) for column in table))
 
   def step(
       self, steps: DDPMSteps, x: Float[Array, "B S P"], prediction: Float[Array, "B S P"], noise: Float[Array, "B S P"],
       valid: Bool[Array, "S"],
   ) -> Float[Array, "B S P"]:
+    return self.move(steps, x, self.estimate(steps, x, prediction, valid), noise)
+
+  def estimate(
+      self, steps: DDPMSteps, x: Float[Array, "B S P"], prediction: Float[Array, "B S P"], valid: Bool[Array, "S"],
+  ) -> Float[Array, "B S P"]:
+    """Return x̂_0, clipped or thresholded as the config says."""
     x0 = steps.x0_sample * x + steps.x0_prediction * prediction
     if self.like_diffusers and self.cfg.thresholding:
       # Dynamic thresholding (Saharia et al. 2022): one bound a sample, from its own quantile.
@@ -125,7 +149,23 @@ class DDPM:
       x0 = jnp.clip(x0, -bound, bound) / bound
     elif self.like_diffusers and self.cfg.clip_sample:
       x0 = jnp.clip(x0, -self.cfg.clip_sample_range, self.cfg.clip_sample_range)
-    return steps.mean_x0 * x0 + steps.mean_sample * x + steps.std * noise
+    return x0
+
+  def move(
+      self, steps: DDPMSteps, x: Float[Array, "B S P"], estimate: Float[Array, "B S P"],
+      noise: Float[Array, "B S P"] | None,
+  ) -> Float[Array, "B S P"]:
+    mean = steps.mean_x0 * estimate + steps.mean_sample * x
+    return mean if noise is None else mean + steps.std * noise
+
+
+def _changes(alpha: Float[np.ndarray, "K"], alpha_previous: Float[np.ndarray, "K"]) -> Float[np.ndarray, "K"]:
+  """Return h / 2h_last of each step; 0 for the first, for one that ends at λ = ∞, and for one after λ = −∞."""
+  with np.errstate(divide="ignore", invalid="ignore"):
+    log_snr = lambda alpha: 0.5 * (np.log(alpha.astype(np.float64)) - np.log1p(-alpha.astype(np.float64)))
+    h = log_snr(alpha_previous) - log_snr(alpha)
+    changes = np.append(0, h[1:] / (2 * h[:-1]))
+  return np.where(np.isfinite(changes), changes, 0)
 
 
 def make_ddpm(cfg: SchedulerConfig, like_diffusers: bool) -> DDPM:

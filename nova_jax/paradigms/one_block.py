@@ -19,7 +19,8 @@ from nova_jax.diffusion import Scheduler
 from nova_jax.diffusion.loss import draw, training_loss
 from nova_jax.models.nova import NOVA, Condition
 from nova_jax.sampling.guidance import Guidance
-from nova_jax.sampling.sampler import generate, make_plan
+from nova_jax.sampling.plan import make_plan
+from nova_jax.sampling.sampler import generate
 from nova_jax.sampling.temporal import Model
 from nova_jax.train.flops import forward_flops
 from nova_jax.train.masking import draw_num_visible, padded_sizes

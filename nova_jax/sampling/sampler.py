@@ -24,9 +24,10 @@ from nova_jax.models.embeddings import patchify, unpatchify
 from nova_jax.models.layers import unstack
 from nova_jax.models.nova import Condition
 from nova_jax.models.tokens import put, take
-from nova_jax.sampling.guidance import Guidance, Strength
+from nova_jax.sampling.guidance import Strength
+from nova_jax.sampling.plan import Plan
 from nova_jax.sampling.reuse import Features, encode_set
-from nova_jax.sampling.sets import TokenSet, draw_order, token_sets
+from nova_jax.sampling.sets import TokenSet, draw_order
 from nova_jax.sampling.temporal import Memory, Model
 from nova_jax.sharding import mesh_of, on, whole
 
@@ -55,47 +56,6 @@ class Set(NamedTuple):
   index: int
   num_sets: int  # Of this frame.
   latents: Callable[[], Float[Array, "B h w C"]]  # The frame so far; zero, the mean, where nothing is written yet.
-
-
-class Plan(NamedTuple):
-  """What to generate, apart from condition and randomness."""
-
-  cfg: ModelConfig
-  num_frames: int  # T, given ones included.
-  sets: tuple[TokenSet, ...]  # Of frame 0.
-  later_sets: tuple[TokenSet, ...]
-  table: Any  # The scheduler's steps.
-  guidance: Guidance
-  window: int  # W, frames that the temporal encoder sees at most, the one it makes included.
-  num_sets: tuple[int, int]  # Asked for, for frame 0 and later ones.
-  refresh_every: int = 1  # Sets from one full pass of the spatial encoder to the next (`reuse.py`).
-  later_context: int | None = None  # Frames before a change of the condition that are still seen; None for all.
-
-  def sets_of(self, frame: int, num_known: int = 0) -> tuple[TokenSet, ...]:
-    """Return the sets that write a frame of which `num_known` tokens are given."""
-    if num_known:
-      return token_sets(self.cfg.num_image_tokens, self.num_sets[frame > 0], num_known)
-    return self.later_sets if frame else self.sets
-
-
-def make_plan(
-    cfg: ModelConfig, scheduler: Scheduler, *, num_frames: int, num_sets: int, num_steps: int, guidance: Guidance,
-    flow_shift: float | None = None, later_sets: int | None = None, window: int | None = None,
-    refresh_every: int = 1, later_context: int | None = None,
-) -> Plan:
-  """Check what is asked for, and tabulate it; `later_sets` and `window` default to `num_sets` and `num_frames`."""
-  if num_frames < 1:
-    raise ValueError(f"num_frames: expected at least 1, got {num_frames}")
-  if not 1 <= num_steps <= scheduler.num_train_timesteps:
-    raise ValueError(f"num_diffusion_steps: expected 1 to {scheduler.num_train_timesteps}, got {num_steps}")
-  window = num_frames if window is None else min(window, num_frames)
-  if window < min(num_frames, 2):
-    raise ValueError(f"window: expected 2 frames or more, a given one and the next, got {window}")
-  numbers = num_sets, num_sets if later_sets is None else later_sets
-  sets = [token_sets(cfg.num_image_tokens, number) for number in numbers]
-  return Plan(
-      cfg, num_frames, *sets, scheduler.steps(num_steps, flow_shift), guidance, window, numbers, refresh_every,
-      later_context)
 
 
 def generate(
@@ -167,7 +127,7 @@ def _generate_frame(model, scheduler, plan, t, cond, order, keys, noise, known, 
 
   for i, token_set in enumerate(sets):
     if noise is None:
-      start_noise, step_noise = draw_noise(fold(keys, i), cfg, num_steps if scheduler.adds_noise else 0)
+      start_noise, step_noise = draw_noise(fold(keys, i), cfg, num_steps if plan.adds_noise else 0)
     else:
       start_noise, step_noise = jax.tree.map(lambda x: patchify(jnp.asarray(x[i]), cfg.patch_size), noise)
     before, last = x, sets[max(i - 1, 0)]
@@ -269,18 +229,22 @@ def write_set(
   times, blocks = decoder.embed_time(table.time, z.dtype), unstack(decoder.blocks)
 
   def denoise(passes):
-    def step(sample, row):
-      table, time, noise = row
+    def step(carry, row):
+      (sample, last), (table, time, noise) = carry, row
       noise = None if noise is None else take(noise, ids)
       predictions = decoder.predict(sample[None], z[:passes] + time, (None, "batch", None), blocks)
       prediction = strength.combine(predictions, valid) if passes > 1 else predictions[0]
-      return scheduler.step(table, sample, prediction, noise, valid), None
+      now = estimate = scheduler.estimate(table, sample, prediction, valid)
+      if last is not None:
+        estimate = now + table.change * (now - last)
+      return (scheduler.move(table, sample, estimate, noise), None if last is None else now), None
 
     return step
 
   sample = take(start_noise, ids)
+  last = None if table.change is None else jnp.zeros_like(sample)  # The estimate of the step before.
   for passes, part in ((num_passes, slice(num_guided)), (1, slice(num_guided, None))):
     steps = jax.tree.map(lambda column: column[part], (table, times, step_noise))
     if len(steps[0].time):
-      sample, _ = jax.lax.scan(denoise(passes), sample, steps)
+      (sample, last), _ = jax.lax.scan(denoise(passes), (sample, last), steps)
   return put(x, jnp.where(valid, ids, num_tokens), sample), features

@@ -12,7 +12,7 @@ from nova_jax.data.videos import check_later
 from nova_jax.diffusion import make_scheduler
 from nova_jax.fields import did_you_mean
 from nova_jax.sampling.guidance import Guidance
-from nova_jax.sampling.sampler import make_plan
+from nova_jax.sampling.plan import make_plan
 from nova_jax.train.masking import padded_sizes
 from nova_jax.train.optimizer import make_schedule
 

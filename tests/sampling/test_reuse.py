@@ -50,15 +50,13 @@ def test_new_tokens_are_seen_and_padding_is_not(rotary):
   assert 1e-5 < np.abs(z - exact).mean() < 0.5 * np.abs(exact - exact.mean()).mean()
 
 
-def test_a_generation_with_reuse_stays_near(monkeypatch):
-  exact = run(num_sets=6)
-  make_plan = sampler.make_plan
-  monkeypatch.setattr(sampler, "make_plan", lambda *args, **kwargs: make_plan(*args, refresh_every=2, **kwargs))
+def test_a_generation_with_reuse_stays_near():
+  exact, reuse = run(num_sets=6), {"refresh_every": 2}
   sampler.write_set.clear_cache()
-  near = run(num_sets=6)
+  near = run(num_sets=6, settings=reuse)
   assert 0 < np.abs(near - exact).mean() < 0.3 * np.abs(exact).mean()
   assert sampler.write_set._cache_size() <= 8
-  assert np.array_equal(run(num_sets=6), near)
+  assert np.array_equal(run(num_sets=6, settings=reuse), near)
 
 
 def test_fewer_operations():

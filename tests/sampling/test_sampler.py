@@ -10,7 +10,7 @@ from flax import nnx
 from models.test_nova import TINY, inputs, make, with_positions
 from nova_jax.config import SchedulerConfig
 from nova_jax.diffusion import make_scheduler
-from nova_jax.sampling import sampler, temporal
+from nova_jax.sampling import plan, sampler, temporal
 from nova_jax.sampling.guidance import Guidance
 
 FLOW = make_scheduler(SchedulerConfig())
@@ -28,15 +28,16 @@ def test_weights_are_stored_as_they_are_used():
 
 def run(
     batch=2, num_frames=3, num_sets=4, num_steps=3, scheduler=FLOW, guidance=Guidance(3.0), seed=0, model=MODEL,
-    **kwargs):
+    settings=(), **kwargs):
   _, condition = inputs(TINY, 1, 2)
   condition = {name: np.asarray(value)[:batch] for name, value in condition.items()}
   null = condition | {"text_lengths": np.zeros(batch, int)}
-  plan = sampler.make_plan(
-      model.merge().cfg, scheduler, num_frames=num_frames, num_sets=num_sets, num_steps=num_steps, guidance=guidance)
+  what = plan.make_plan(
+      model.merge().cfg, scheduler, num_frames=num_frames, num_sets=num_sets, num_steps=num_steps, guidance=guidance,
+      **dict(settings))
   keys = jax.random.split(jax.random.key(seed), 2)[:batch]
   return np.stack([np.asarray(x) for x in sampler.generate(
-      model, scheduler, plan, condition, null, keys=keys, **kwargs)], axis=1)
+      model, scheduler, what, condition, null, keys=keys, **kwargs)], axis=1)
 
 
 @pytest.mark.parametrize("scheduler", [FLOW, DDPM])
@@ -52,10 +53,10 @@ def test_cached_generation_equals_recomputation(monkeypatch, rotary):
   model = sampler.Model.of(make(cfg))
   _, condition = inputs(cfg, 1)
   null = condition | {"text_lengths": np.zeros(2, int)}
-  plan = sampler.make_plan(cfg, FLOW, num_frames=num_frames, num_sets=4, num_steps=3, guidance=Guidance(3.0))
+  what = plan.make_plan(cfg, FLOW, num_frames=num_frames, num_sets=4, num_steps=3, guidance=Guidance(3.0))
 
   def run():
-    frames = sampler.generate(model, FLOW, plan, condition, null, keys=jax.random.split(jax.random.key(0), 2))
+    frames = sampler.generate(model, FLOW, what, condition, null, keys=jax.random.split(jax.random.key(0), 2))
     return np.stack([np.asarray(frame) for frame in frames], axis=1)
 
   cached, history = run(), []
@@ -121,3 +122,24 @@ def test_impossible_plans_are_refused(arguments, message):
 def test_impossible_guidance_is_refused(arguments, message):
   with pytest.raises(ValueError, match=message):
     Guidance(**arguments)
+
+
+@pytest.mark.parametrize("scheduler, solver", [(FLOW, "ab2"), (DDPM, "dpmpp_2m")])
+def test_a_solver_keeps_its_last_estimate_where_guidance_ends(scheduler, solver):
+  """Guidance of both passes alike changes nothing, so that neither does the step at which it ends."""
+  settings = {"solver": solver, "grid": "full"}
+  _, condition = inputs(TINY, 1, 2)
+  what = plan.make_plan(
+      TINY, scheduler, num_frames=1, num_sets=2, num_steps=4, guidance=Guidance(3.0, truncation=500.0), **settings)
+  (ends,) = sampler.generate(
+      MODEL, scheduler, what, condition, condition, keys=jax.random.split(jax.random.key(0), 2))
+  unguided = run(num_frames=1, num_sets=2, num_steps=4, scheduler=scheduler, guidance=Guidance(1.0), settings=settings)
+  np.testing.assert_allclose(ends, unguided[:, 0], atol=1e-5 * np.abs(unguided).max())
+  first = run(num_frames=1, num_sets=2, num_steps=4, scheduler=scheduler, guidance=Guidance(1.0))
+  assert np.abs(first - unguided).max() > 1e-2
+
+
+def test_solvers_of_another_process_are_refused():
+  for scheduler, solver in ((FLOW, "ddim"), (DDPM, "ab2")):
+    with pytest.raises(ValueError, match="solver: this model's diffusion process has (euler|ancestral), "):
+      run(scheduler=scheduler, settings={"solver": solver})

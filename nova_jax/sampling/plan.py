@@ -1,0 +1,52 @@
+"""What a generation is told beforehand: its sets of tokens, diffusion steps and guidance, checked and tabulated."""
+
+from typing import Any, NamedTuple
+
+from nova_jax.config import ModelConfig
+from nova_jax.diffusion import Scheduler
+from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.sets import TokenSet, token_sets
+
+
+class Plan(NamedTuple):
+  """What to generate, apart from condition and randomness."""
+
+  cfg: ModelConfig
+  num_frames: int  # T, given ones included.
+  sets: tuple[TokenSet, ...]  # Of frame 0.
+  later_sets: tuple[TokenSet, ...]
+  table: Any  # The scheduler's steps.
+  guidance: Guidance
+  window: int  # W, frames that the temporal encoder sees at most, the one it makes included.
+  num_sets: tuple[int, int]  # Asked for, for frame 0 and later ones.
+  refresh_every: int = 1  # Sets from one full pass of the spatial encoder to the next (`reuse.py`).
+  adds_noise: bool = False  # Whether diffusion steps add fresh noise.
+  later_context: int | None = None  # Frames before a change of the condition that are still seen; None for all.
+
+  def sets_of(self, frame: int, num_known: int = 0) -> tuple[TokenSet, ...]:
+    """Return the sets that write a frame of which `num_known` tokens are given."""
+    if num_known:
+      return token_sets(self.cfg.num_image_tokens, self.num_sets[frame > 0], num_known)
+    return self.later_sets if frame else self.sets
+
+
+def make_plan(
+    cfg: ModelConfig, scheduler: Scheduler, *, num_frames: int, num_sets: int, num_steps: int, guidance: Guidance,
+    flow_shift: float | None = None, later_sets: int | None = None, window: int | None = None,
+    refresh_every: int = 1, later_context: int | None = None, solver: str | None = None, grid: str = "published",
+) -> Plan:
+  """Check what is asked for, and tabulate it; what is None takes the default that `Request` tells."""
+  if num_frames < 1:
+    raise ValueError(f"num_frames: expected at least 1, got {num_frames}")
+  if not 1 <= num_steps <= scheduler.num_train_timesteps:
+    raise ValueError(f"num_diffusion_steps: expected 1 to {scheduler.num_train_timesteps}, got {num_steps}")
+  if solver is not None and solver not in scheduler.solvers:
+    raise ValueError(f"solver: this model's diffusion process has {', '.join(scheduler.solvers)}, got {solver!r}")
+  window = num_frames if window is None else min(window, num_frames)
+  if window < min(num_frames, 2):
+    raise ValueError(f"window: expected 2 frames or more, a given one and the next, got {window}")
+  numbers = num_sets, num_sets if later_sets is None else later_sets
+  sets = [token_sets(cfg.num_image_tokens, number) for number in numbers]
+  return Plan(
+      cfg, num_frames, *sets, scheduler.steps(num_steps, flow_shift, solver, grid), guidance, window, numbers,
+      refresh_every, scheduler.adds_noise and solver in (None, scheduler.solvers[0]), later_context)
