@@ -8,6 +8,7 @@ Invariant: pictures come in the order in which they are shown, and one of them i
 from collections.abc import Iterator
 
 import av
+import av.logging
 from av.bitstream import BitStreamFilterContext
 
 from nova_jax import limits
@@ -17,6 +18,7 @@ _JOINED = 2  # Packets that may follow the loss of some without a key frame.
 _OPTIONS = {"err_detect": "crccheck+explode", "max_pixels": str(limits.FRAME_PIXELS)}
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these pass over transparency.
 _WAITING = ("h264", "hevc")  # Their decoders wait for a whole picture themselves, also if it is refreshed bit by bit.
+_COMPLAINING = ("ffv1",)  # Pictures with a wrong checksum are concealed, and only the log tells.
 _NOTES = {"h264": "6", "hevc": "39-40"}  # Units that say something about pictures (SEI).
 
 
@@ -48,7 +50,7 @@ def images(container: av.container.InputContainer, stream: av.VideoStream, whole
     if lost > _JOINED:
       raise Unreadable(f"data are missing before frame {number}")
     try:
-      found = stream.decode(packet) if decoder is stream.codec_context else decoder.decode(packet)
+      found = _decode(stream if decoder is stream.codec_context else decoder, packet, decoder.name, number)
     except av.error.InvalidDataError:
       # A picture that is shown before the first key frame, though stored after it, refers to one that was cut off.
       if not packet.is_keyframe and (not began or (packet.pts is not None and key is not None and packet.pts < key)):
@@ -103,6 +105,23 @@ def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
     context.thread_type = "NONE"
     context.options = _OPTIONS
   return context
+
+
+def _decode(
+    decoder: av.VideoStream | av.VideoCodecContext, packet: av.Packet, codec: str, number: int
+) -> list[av.VideoFrame]:
+  if codec not in _COMPLAINING:
+    return decoder.decode(packet)
+  before = av.logging.get_level()
+  av.logging.set_level(av.logging.ERROR)
+  try:
+    with av.logging.Capture() as complaints:
+      found = decoder.decode(packet)
+  finally:
+    av.logging.set_level(before)
+  if complaints:
+    raise Unreadable(f"frame {number} is damaged: its checksum is wrong")
+  return found
 
 
 def _decode_without_notes(stream: av.VideoStream, packet: av.Packet) -> list[av.VideoFrame]:

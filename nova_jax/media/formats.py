@@ -215,7 +215,7 @@ def open_container(content: BinaryIO) -> av.container.InputContainer:
         options={"max_pixels": str(limits.FRAME_PIXELS)})
   except (av.error.InvalidDataError, av.error.ArgumentError) as error:
     if head[4:8] == b"ftyp":
-      raise Unreadable("is an MP4 without its index: its recording or its download was broken off") from None
+      raise Unreadable("is an MP4 or MOV without its index: its recording or its download was broken off") from None
     raise Unreadable(f"is neither a picture nor a video of a known kind, or it is damaged: {error.strerror}") from None
 
 

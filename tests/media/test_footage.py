@@ -350,3 +350,14 @@ def test_parts_of_what_can_not_be_searched(tmp_path):
   path = write(tmp_path / "a.swf", shades(12), codec="flv", options={"g": "4"})
   with open_footage(path, 0.2, 0.4) as footage:
     assert numbers(footage) == [5, 6, 7, 8, 9]
+
+
+def test_checksums_of_ffv1_are_looked_at(tmp_path):
+  noise = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
+  path = write(tmp_path / "a.mkv", noise, codec="ffv1", options={"level": "3", "slicecrc": "1"})
+  content = bytearray(path.read_bytes())
+  with open_footage(bytes(content)) as footage:
+    assert len(list(footage.frames)) == 3
+  content[len(content) // 2] ^= 4
+  with pytest.raises(Unreadable, match="frame 1 is damaged: its checksum"), open_footage(bytes(content)) as footage:
+    list(footage.frames)

@@ -151,7 +151,8 @@ def test_a_bit_that_flips_in_a_png(tmp_path, moves):
 
 def test_a_recording_that_was_broken_off(tmp_path):
   content = write(tmp_path / "a.mp4", shades(3)).read_bytes()
-  with pytest.raises(Unreadable, match="an MP4 without its index"), open_footage(content[: content.index(b"moov") - 4]):
+  content = content[: content.index(b"moov") - 4]
+  with pytest.raises(Unreadable, match="MP4 or MOV without its index"), open_footage(content):
     pass
 
 
