@@ -19,6 +19,7 @@ from nova_jax.loading import load_pipeline, say_first_compiles
 from nova_jax.notes import tell
 from nova_jax.preflight import check_clips
 from nova_jax.progress import Progress
+from nova_jax.prompts import naming
 from nova_jax.recipe import read_recipe
 
 SHEET_CLIPS = 64
@@ -30,7 +31,8 @@ def main() -> None:
   """Generate a clip for each prompt or class, or one again."""
   args = flags.FLAGS
   started = time.perf_counter()
-  again = read_recipe(Path(args.reproduce)) if args.reproduce else None
+  with naming("--reproduce"):
+    again = read_recipe(Path(args.reproduce)) if args.reproduce else None
   if again:
     sampling_flags.check_alone(args)
     jobs.check_files(again)

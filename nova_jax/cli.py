@@ -22,6 +22,7 @@ from absl import flags, logging
 
 from nova_jax import notes
 from nova_jax.flag_help import explain, help_text, name_flags, wants_help
+from nova_jax.overrides import config_file, explain_config, explain_override
 
 BAD_INPUT = 2
 FAILED = 1
@@ -72,7 +73,7 @@ def execute(
     _check_letters(argv)
     rest = _parse(argv)[1:]
     for name in required:
-      if values[name].value is None:
+      if values[name].value in (None, ""):
         raise ValueError(f"--{name} is needed; --help says what it means")
     if rest and not words:
       raise ValueError(f"unexpected argument {rest[0]!r}; flags start with --")
@@ -198,27 +199,22 @@ def _parse(argv: Sequence[str]) -> list[str]:
   Raises:
     ValueError: whatever is wrong with them, in one line.
   """
-  path = ""
+  value = ""
   try:
-    path = _config_file(argv)
+    value = config_file(argv)
     return flags.FLAGS(argv)
   except SyntaxError as error:
     text = f"{error.filename}:{error.lineno}: {error.msg}"
-  except IndexError:
-    text = f"{_indexed(argv)}: the config has no such element; lists are made longer in the config file, not by a flag"
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    text = isinstance(error, flags.Error) and explain(error) or shorten(error)
-    if text.endswith("has no attribute 'get_config'"):
+  except Exception as error:  # A config is a program, which may raise anything.
+    path = value.split(":")[0]
+    text = explain_config(error, path)
+    if text is None and not isinstance(
+        error, (flags.Error, AttributeError, IndexError, KeyError, TypeError, ValueError, OSError)):
+      raise
+    if text is None and str(error).endswith("has no attribute 'get_config'"):
       text = f"--config: {path} has no get_config(); expected a config such as configs/digits.py"
-    elif text.startswith("get_config() takes 0 positional arguments"):
-      text = f"--config: {path} takes nothing behind a colon"
+    text = text or explain_override(argv, value) or isinstance(error, flags.Error) and explain(error) or shorten(error)
   raise ValueError(text)
-
-
-def _indexed(argv: Sequence[str]) -> str:
-  """Return the flags that name an element of a list."""
-  names = [argument.split("=")[0] for argument in argv if re.match(r"--?config\.[^=]*\[", argument)]
-  return ", ".join(names) or "--config"
 
 
 def exit_code(error: BaseException) -> int | None:
@@ -251,25 +247,6 @@ def error_numbers(error: BaseException | None) -> Iterator[int]:
     error = error.__cause__ or error.__context__
 
 
-def _config_file(argv: Sequence[str]) -> str:
-  """Return the file that the last `--config` names, or ""; without it the flag would fail later, at its first use.
-
-  Raises:
-    ValueError: there is no such file.
-  """
-  path = ""
-  for i, argument in enumerate(argv):
-    if argument == "--":
-      break
-    match = re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL)
-    if match:
-      value = match[1] if match[1] is not None else argv[i + 1] if i + 1 < len(argv) else ""
-      path = value.split(":")[0]
-      if not os.path.isfile(path):
-        raise ValueError(f"--config: there is no file {path!r}; expected a Python file such as configs/digits.py")
-  return path
-
-
 def shorten(error: BaseException) -> str:
   """Return an error's message in one line."""
   if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
@@ -283,10 +260,6 @@ def shorten(error: BaseException) -> str:
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
   text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
-  if "Error whilst parsing config file" in text:
-    # What stands at the end of a traceback, without the type.
-    last = text.rpartition("Traceback (most recent call last):")[2]
-    text = re.sub(r".*?^[\w.]+: ", "", last, count=1, flags=re.DOTALL | re.MULTILINE)
   text = text.replace("\\n", " ").replace("\\'", "'")  # ml_collections quotes a message within a message.
   text = text[1:-1] if len(text) > 1 and text[0] == text[-1] == "'" else text
   text = " ".join(text.split()) or type(error).__name__

@@ -153,8 +153,9 @@ def clips(args: flags.FlagValues) -> tuple[list[dict[str, Any]], list[str]]:
 
 def check_alone(args: flags.FlagValues) -> None:
   """Refuse settings beside --reproduce, which would not be heard."""
-  for name in ("prompt", "label", "prompts", "preset", "then", "mask", "place", *_SETTINGS, "space_tile"):
-    if getattr(args, name) is not None:
+  others = "prompt", "label", "prompts", "preset", "then", "mask", "place", "seed", "space_tile"
+  for name in (*others, *_SETTINGS, "batch_size", "weights", "dtype"):
+    if args[name].present:
       raise ValueError(f"--{name}: an output that is made again brings its own settings; leave it out")
 
 

@@ -45,6 +45,8 @@ def launch(tmp_path_factory):
 def bad_configs(tmp_path_factory):
   folder = tmp_path_factory.mktemp("configs")
   (folder / "syntax.py").write_text("def get_config(:\n", encoding="utf-8")
+  (folder / "name.py").write_text("def get_config():\n  return nowhere\n", encoding="utf-8")
+  (folder / "run.json").write_text("{}", encoding="utf-8")
   (folder / "empty.py").write_text("", encoding="utf-8")
   (folder / "value.py").write_text(
       "def get_config():\n  raise ValueError('model.width: too\\nsmall')\n", encoding="utf-8")
@@ -65,6 +67,13 @@ def bad_configs(tmp_path_factory):
     (["--config={}/value.py"], ["error: model.width: too small\n"]),
     (["--config", "configs/digits.py:v5e"], ["error: --config: configs/digits.py takes nothing behind a colon\n"]),
     (["--config=configs/nova_d48w768_sdxl1024.py:v7"], ["error: --config=FILE:CHIP: 'v7' is not a known chip"]),
+    (["--config={}/name.py"], ["name.py:2: NameError: name 'nowhere' is not defined"]),
+    (["--config={}/run.json"], ["run.json is JSON"]),
+    (["--config="], ["--config"]),
+    ([CONFIG, "--config.train.zzz=3"], ["error: --config.train.zzz: zzz is not a field of train; known: acc"]),
+    ([CONFIG, "--config.train.stages.0.name=a"], ["--config.train.stages.0.name: ", "element is train.stages[0]"]),
+    ([CONFIG, "--config.train.steps.x=1"], ["error: --config.train.steps.x: train.steps is neither a list nor"]),
+    ([CONFIG, "--config.train=1"], ["error: --config.train: it is a part with fields"]),
     ([CONFIG, "--do=raise ValueError('two\\nlines')"], ["error: two lines"]),
 ])
 def test_bad_input_gives_one_line_and_exit_code_2(launch, arguments, words, bad_configs):

@@ -57,7 +57,7 @@ def test_killed_and_continued(source, tmp_path):
 
 
 @pytest.mark.parametrize("args, message", [
-    (["--config.strid=2"], 'Did you mean "stride"'), (["--source=/nowhere"], "--source: there is no /nowhere")])
+    (["--config.strid=2"], "did you mean 'stride'"), (["--source=/nowhere"], "--source: there is no /nowhere")])
 def test_bad_input(source, tmp_path, args, message):
   failed = launch(*COMMAND[2:], f"--source={source}", f"--output={tmp_path / 'out'}", *args)
   assert failed.returncode == 2 and failed.stderr.count("\n") == 1 and message in failed.stderr, failed.stderr
