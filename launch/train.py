@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from nova_jax import cli, compilation_cache, distributed, places
 from nova_jax.config import Experiment
 from nova_jax.fields import from_dict
+from nova_jax.files import check_folder
 from nova_jax.terminal import say
 from nova_jax.train.loop import train
 from nova_jax.train.trace import parse_window
@@ -41,6 +42,7 @@ def main() -> None:
   args = flags.FLAGS
   experiment = from_dict(Experiment, args.config)
   window = parse_window(args.profile, experiment.train.steps)
+  check_folder("workdir", args.workdir)
   where = places.place(args.coordinator, args.num_processes, args.process_id)
   with distributed.session(where, args.connect_timeout):
     compilation_cache.use(args.compilation_cache)

@@ -145,13 +145,13 @@ def load_transformer(path: str | Path, cfg: ModelConfig) -> nnx.State:
   folder = open_folder(Path(path))
   found = folder.card.model
   if found is None:
-    raise ValueError(f"init: {path} has {', '.join(folder.parts)}, but no {TRANSFORMER}")
+    raise ValueError(f"{path} has {', '.join(folder.parts)}, but no {TRANSFORMER}")
   differing = [
       f"model.{field.name} is {getattr(found, field.name)!r} there, {getattr(cfg, field.name)!r} here"
       for field in dataclasses.fields(cfg)
       if field.name not in ("dtype", "remat") and getattr(found, field.name) != getattr(cfg, field.name)]
   if differing:
-    raise ValueError(f"init: {path} holds another model: {'; '.join(differing)}")
+    raise ValueError(f"{path} holds another model: {'; '.join(differing)}")
   return folder.parts[TRANSFORMER]().state("float32")
 
 
@@ -202,7 +202,7 @@ def open_of_kind(folder: Path, kind: str, built_in: Collection[str] = ()) -> Par
     ValueError: there is none, or it holds another part.
   """
   if not folder.is_dir():
-    raise ValueError(f"{kind}: {folder} is neither a folder nor built in ({', '.join(built_in)}){meant(folder)}")
+    raise ValueError(f"{folder} is neither a folder nor a built-in {kind} ({', '.join(built_in)}){meant(folder)}")
   if not (folder / CONFIG).exists() and (folder / kind / CONFIG).exists():
     raise ValueError(f"{folder} is a whole model; expected its {kind} alone: give {folder / kind}")
   part = open_part(folder)

@@ -36,6 +36,7 @@ from nova_jax.distributed import check_joined, first_alone, gathered, is_first, 
 from nova_jax.loading import describe
 from nova_jax.models.nova import NOVA
 from nova_jax.pipeline import Pipeline
+from nova_jax.prompts import naming
 from nova_jax.sharding import batch_sharding, make_mesh
 from nova_jax.terminal import say
 from nova_jax.text import TextEncoder
@@ -82,15 +83,17 @@ def train(experiment: Experiment, workdir: str | Path, profile: tuple[int, int] 
   plan_stages(experiment.train)
   check_joined()
   workdir = Path(workdir)
-  autoencoder = load_autoencoder(experiment.autoencoder)
-  text_encoder = None
-  if needs_text_encoder(experiment):
-    text_encoder = load_text_encoder(experiment.text_encoder, experiment.model)
+  with naming("autoencoder"):
+    autoencoder = load_autoencoder(experiment.autoencoder)
+  with naming("text_encoder"):
+    needed = needs_text_encoder(experiment)
+    text_encoder = load_text_encoder(experiment.text_encoder, experiment.model) if needed else None
   caches = open_caches(experiment, autoencoder, text_encoder)
   check(experiment, make_mesh(experiment.mesh), autoencoder, caches)
   on_loss(lambda: _advice(workdir))
   fresh = same("fresh", not finished_steps(workdir / "checkpoints"))
-  init = load_transformer(experiment.init, experiment.model) if experiment.init and fresh else None
+  with naming("init"):
+    init = load_transformer(experiment.init, experiment.model) if experiment.init and fresh else None
   with contextlib.ExitStack() as stack:
     with first_alone("workdir"):
       if is_first():

@@ -154,7 +154,7 @@ def test_parts_by_name(ours):
   assert load_text_encoder("words", model).dim == model.text_dim
   assert load_text_encoder("text_encoder", model, VIDEO).dim == model.text_dim
   assert load_autoencoder("vae", ours / VIDEO.relative_to(ROOT)).latent_dim == model.latent_dim
-  for name, message in (("pixel", "neither a folder nor built in"), ("text_encoder", "expected a vae")):
+  for name, message in (("pixel", "neither a folder nor a built-in vae"), ("text_encoder", "expected a vae")):
     with pytest.raises(ValueError, match=message):
       load_autoencoder(name, VIDEO)
 

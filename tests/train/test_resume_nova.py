@@ -75,7 +75,7 @@ def test_a_run_starts_from_another_model(finished, tmp_path):
   for wrong in (
       dataclasses.replace(experiment, init=str(tmp_path / "none")),
       dataclasses.replace(experiment, model=dataclasses.replace(EXPERIMENT.model, mixer_rank=3))):
-    with pytest.raises(ValueError, match="no folder|holds another model: model.mixer_rank"):
+    with pytest.raises(ValueError, match="^init: .*(no folder|holds another model: model.mixer_rank)"):
       train(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()
   train(experiment, tmp_path / "run")

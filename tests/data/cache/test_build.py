@@ -303,7 +303,7 @@ def test_published_text_encoders_cut_the_same(few, tmp_path):
 @pytest.mark.parametrize("fields, message", [
     ({"autoencoder": str(REFERENCE), "buckets": ((5, 36, 32),)}, "multiples of 8"),
     ({"autoencoder": str(REFERENCE), "buckets": ((6, 32, 32),)}, "no latents of just 6 frames, but of 9"),
-    ({"autoencoder": "none"}, "neither a folder nor built in"), ({"text_encoder": "none"}, "neither a folder")])
+    ({"autoencoder": "none"}, "neither a folder nor a built-in vae"), ({"text_encoder": "none"}, "neither a folder")])
 def test_settings_that_do_not_fit(few, tmp_path, fields, message):
   with pytest.raises(ValueError, match=message):
     build(str(few), tmp_path / "out", dataclasses.replace(CFG, **fields))
