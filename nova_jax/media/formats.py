@@ -52,6 +52,7 @@ _OTHERS = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind in (
     (rb"(?i)\s*<(!doctype html|html)", "is a web page: the download of the file itself failed"),
     (rb"\0\0\0\x0cJXL |\xff\x0a", "is a JPEG XL picture: convert it to JPEG or PNG"),
     (rb"(8BPS|gimp xcf|II\*\0.{4}CR)", "is a file of an editor or a camera: export it as PNG or JPEG"),
+    (rb"(II\*\0|MM\0\*|II\+\0|MM\0\+)", "is a TIFF of a kind that is not read, or a damaged one: save it as PNG"),
     (rb"(\x89PNG|\xff\xd8\xff|GIF8|RIFF.{4}WEBP|BM.{4}\0\0\0\0)", "is a damaged picture")))
 
 

@@ -19,6 +19,10 @@ _UPRIGHT = {
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90}
 
+# Tags of a TIFF, and values of them, to which Pillow pays no heed where there are more than eight bits.
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_WHITE_IS_ZERO, _SIGNED = 0, 2
+
 
 def read_picture(file: File, name: str = "", background: str = "white") -> UInt8[np.ndarray, "height width 3"]:
   """Read a picture, or the first of a file that has several.
@@ -93,8 +97,12 @@ def _eight_bits(image: Image.Image) -> Image.Image:
       raise Unreadable(
           f"expected floating-point pixels from 0 to 1, got {values.min():g} to {values.max():g}: save it in 8 bits")
     return Image.fromarray((values * 255).round().astype(np.uint8))
-  if image.mode == "I" and image.format == "TIFF":
+  tags = image.tag_v2 if image.format == "TIFF" else {}
+  if tags and (image.mode == "I" or _SIGNED in tags.get(_SAMPLE_FORMAT, ())):
     raise Unreadable("its pixels are 32-bit or signed numbers, whose black and white are not known: save it in 8 bits")
-  if image.mode.startswith("I"):  # 16 bits.
-    return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+  if image.mode.startswith("I"):  # 16 bits, or 12 in a TIFF.
+    most = (1 << tags.get(_BITS, (16,))[0]) - 1
+    values = np.asarray(image).clip(0, most)
+    values = (values // 257 if most == 65535 else values.astype(np.uint32) * 255 // most).astype(np.uint8)
+    return Image.fromarray(255 - values if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else values)
   return image

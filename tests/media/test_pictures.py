@@ -52,6 +52,28 @@ def test_values(tmp_path, pixels, end, expected):
     assert np.unique(read_picture(path)).tolist() == [expected]
 
 
+def tiff(bits, content, photometric=1, kind=1, samples=1):
+  """Return a TIFF of 4 x 4 pixels that Pillow would not write."""
+  tags = ((256, 4), (257, 4), (258, bits), (259, 1), (262, photometric), (273, 134), (277, samples), (278, 4),
+          (279, len(content)), (339, kind))
+  entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+  return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + content
+
+
+@pytest.mark.parametrize("content, expected", [
+    (tiff(12, b"\x80\x08\x00" * 8), 127), (tiff(12, b"\xff" * 24), 255),
+    (tiff(16, struct.pack("<H", 51400) * 16), 200), (tiff(16, struct.pack("<H", 51400) * 16, photometric=0), 55),
+    (tiff(8, bytes([251]) * 16, kind=2), "black and white are not known"),
+    (tiff(64, np.full(16, 0.5).tobytes(), kind=3), "a TIFF of a kind that is not read"),
+    (tiff(16, bytes(32), photometric=32803), "a TIFF of a kind that is not read")])
+def test_values_of_tiffs(content, expected):
+  if isinstance(expected, str):
+    with pytest.raises(Unreadable, match=f"^a: .*{expected}"):
+      read_picture(content, "a")
+  else:
+    assert np.unique(read_picture(content)).tolist() == [expected]
+
+
 def test_what_is_transparent_is_white(tmp_path):
   palette = Image.new("P", (8, 8), 1)
   palette.putpalette([0, 0, 0, 255, 0, 0])
