@@ -250,7 +250,8 @@ class Pipeline:
     request = Request.of({name: value for name, value in settings.items() if name != "window"})
     implied = {
         "negative_prompt": "", "min_guidance_scale": request.guidance_scale,
-        "later_inference_steps": request.num_inference_steps, "solver": self.scheduler.solvers[0]}
+        "later_inference_steps": request.num_inference_steps, "solver": self.scheduler.solvers[0],
+        "later_token_order": request.token_order, "later_set_schedule": request.set_schedule}
     if isinstance(self.scheduler, FlowMatching):
       implied["flow_shift"] = self.scheduler.shift
     if request.video is None:  # Else a window also says how much of it is seen.
@@ -284,7 +285,9 @@ class Pipeline:
         guidance=Guidance(
             default(request.guidance_scale, sample.guidance_scale), request.min_guidance_scale, request.guidance_trunc,
             request.guidance_renorm, request.image_guidance_scale),
-        flow_shift=request.flow_shift, solver=request.solver, grid=request.diffusion_grid)
+        flow_shift=request.flow_shift, solver=request.solver, grid=request.diffusion_grid,
+        order=request.token_order, later_order=request.later_token_order, schedule=request.set_schedule,
+        later_schedule=request.later_set_schedule)
 
   def _changes(self, request: Request, pair: Pair, num_latents: int) -> dict[int, Pair]:
     """Return the conditions that take over, by latent frame."""

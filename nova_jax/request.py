@@ -15,6 +15,7 @@ from nova_jax import limits
 from nova_jax.config import LARGEST
 from nova_jax.fields import did_you_mean
 from nova_jax.sampling.sampler import Noise
+from nova_jax.sampling.sets import ORDERS, SCHEDULES
 
 TextEmbeds = Float[Array, "B L E"] | Sequence[Float[Array, "l E"]]
 Texts = str | Sequence[str]
@@ -31,7 +32,8 @@ MIN_FPS, MAX_FPS = 0.01, 1000
 _RANGES = {"guidance_trunc": (0, 1000), "guidance_renorm": (0, 1), "fps": (MIN_FPS, MAX_FPS)}
 # Settings that are one of some names; None is among them where a model has its own.
 CHOICES: Mapping[str, tuple[str, ...]] = types.MappingProxyType({
-    "solver": ("euler", "ab2", "ancestral", "ddim", "dpmpp_2m"), "diffusion_grid": ("published", "full")})
+    "solver": ("euler", "ab2", "ancestral", "ddim", "dpmpp_2m"), "diffusion_grid": ("published", "full"),
+    "token_order": ORDERS, "later_token_order": ORDERS, "set_schedule": SCHEDULES, "later_set_schedule": SCHEDULES})
 _COUNTS = (
     "num_samples", "num_frames", "window", "context_frames", "later_context", "num_inference_steps",
     "later_inference_steps", "refresh_every")
@@ -67,6 +69,12 @@ class Request:
     window: latent frames that the model sees at most, the one it makes included.
     num_inference_steps: S, sets of tokens a frame.
     later_inference_steps: the same for all frames but the first; None for as many.
+    token_order: the order in which tokens are written: "random"; "halton", evenly spread, the same for all samples; or
+      "checkerboard", every other token first.
+    later_token_order: the same for all frames but the first; None for the same order.
+    set_schedule: sizes of sets: "cosine", which grow; "constant"; or "two_stage", half of the tokens by a cosine in
+      seven eighths of the sets, and the other half in the rest.
+    later_set_schedule: the same for all frames but the first; None for the same schedule.
     num_diffusion_steps: K, diffusion steps a set, each of one evaluation of the denoiser.
     solver: how a diffusion step is taken. Flow matching: "euler", or "ab2" (Adams-Bashforth of second order). DDPM:
       "ancestral", or "ddim" and "dpmpp_2m" (DPM-Solver++, second order), which add no noise. None takes the first.
@@ -106,6 +114,10 @@ class Request:
   window: int | None = None
   num_inference_steps: int | None = None
   later_inference_steps: int | None = None
+  token_order: str = "random"
+  later_token_order: str | None = None
+  set_schedule: str = "cosine"
+  later_set_schedule: str | None = None
   num_diffusion_steps: int | None = None
   solver: str | None = None
   diffusion_grid: str = "published"
@@ -147,6 +159,8 @@ class Request:
       raise ValueError("mask and place: give the image or the video that they are about")
     if self.context_frames is not None and (self.video is None or self.is_edit):
       raise ValueError("context_frames: it says how much of a video is continued; give video, and no mask or place")
+    if self.order is not None and (self.token_order != "random" or self.later_token_order is not None):
+      raise ValueError("order: it is the order of tokens itself; leave out token_order and later_token_order")
     self._check_values()
 
   def _check_values(self) -> None:
@@ -163,7 +177,7 @@ class Request:
     for texts in (later or {}).values():
       _check_length("later_prompts", texts)
     for name, choices in CHOICES.items():
-      if (value := getattr(self, name)) is not None and value not in choices:
+      if (value := getattr(self, name)) is not None and (not isinstance(value, str) or value not in choices):
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {_shorten(value)}")
     for name in _COUNTS:
       if (value := getattr(self, name)) is None:

@@ -42,6 +42,16 @@ _SETTINGS = {
         flags.DEFINE_integer, "Number of sets in which the tokens of a frame are generated. Default: the model's own."),
     "later_inference_steps": (
         flags.DEFINE_integer, "Number of sets for all frames but the first. Default: as many as for the first."),
+    "token_order": (
+        _enum, "Order in which the tokens of a frame are generated; checkerboard takes every other one first. Default: "
+        "random."),
+    "later_token_order": (
+        _enum, "Order of tokens for all frames but the first. Default: as for the first."),
+    "set_schedule": (
+        _enum, "Sizes of the sets: growing by a cosine, constant, or half of the tokens in the last sets (two_stage). "
+        "Default: cosine."),
+    "later_set_schedule": (
+        _enum, "Sizes of the sets for all frames but the first. Default: as for the first."),
     "num_diffusion_steps": (
         flags.DEFINE_integer, "Number of diffusion steps for each set of tokens. Default: the model's own."),
     "solver": (

@@ -18,6 +18,7 @@ SETTINGS = {
     "prompt": str, "negative_prompt": str, "label": int, "image": str, "video": str, "mask": (str, list), "place": list,
     "context_frames": int, "num_samples": int, "num_frames": int, "window": int, "later_prompts": dict,
     "later_context": int, "num_inference_steps": int, "later_inference_steps": int, "num_diffusion_steps": int,
+    "token_order": str, "later_token_order": str, "set_schedule": str, "later_set_schedule": str,
     "solver": str, "diffusion_grid": str, "refresh_every": int, "guidance_scale": float, "min_guidance_scale": float,
     "guidance_trunc": float, "guidance_renorm": float, "image_guidance_scale": float, "flow_shift": float,
     "motion_flow": float, "fps": float, "seed": int}

@@ -155,7 +155,10 @@ def test_samples_are_spread_over_devices():
     ({"guidance_scal": 3.0}, "guidance_scal is not a setting; did you mean 'guidance_scale'"),
     ({"mask": (0, 0, 4, 4)}, "give the image or the video"), ({"context_frames": 2}, "context_frames"),
     ({"image": CLIP[0], "video": CLIP}, "one of image, video and given"), ({"num_samples": 0}, "num_samples"),
-    ({"solver": "ddim"}, "solver: this model"), ({"diffusion_grid": "fine"}, "diffusion_grid: expected one of publ"),
+    ({"solver": "ddim"}, "solver: this model"),
+    ({"token_order": "spiral"}, "token_order: expected one of random"), ({"set_schedule": 3}, "set_schedule: expected"),
+    ({"order": [[0]], "token_order": "halton"}, "order: it is"),
+    ({"diffusion_grid": "fine"}, "diffusion_grid: expected one of publ"),
     ({"refresh_every": 0}, "refresh_every"), ({"image": CLIP[0], "place": (0, 0, 8, 8)}, "the whole frame"),
     ({"image": []}, "at least one")])
 def test_what_is_refused(pipe, settings, message):

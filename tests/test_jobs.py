@@ -137,12 +137,12 @@ def test_what_is_left_out_and_what_is_stated_are_one_recipe(pipe, tmp_path, monk
   name = made().name(3)
   assert name.startswith("003-ein-käse-八-")
   same = {"num_frames": 3, "num_inference_steps": 3, "guidance_scale": 2.0, "refresh_every": 1, "fps": 12.0,
-          "diffusion_grid": "published"}
+          "diffusion_grid": "published", "token_order": "random", "set_schedule": "cosine"}
   assert made(**same) == made() and made(image="a/start.png") == made(), "recipes hold in any folder"
   for same in (
       {"guidance_scale": 2}, {"fps": 12}, {"negative_prompt": ""}, {"later_inference_steps": 3}, {"window": 3},
       {"min_guidance_scale": 2.0}, {"flow_shift": pipe.scheduler.shift}, {"later_context": 2}, {"later_prompts": {}},
-      {"solver": "euler"}):
+      {"solver": "euler"}, {"later_token_order": "random"}, {"later_set_schedule": "cosine"}):
     assert made(**same) == made(), same
   assert made(guidance_scale=1, guidance_renorm=0.5) == made(guidance_scale=0.0, negative_prompt="two"), "no guidance"
   (tmp_path / "link").symlink_to("a")

@@ -20,13 +20,15 @@ class Plan(NamedTuple):
   window: int  # W, frames that the temporal encoder sees at most, the one it makes included.
   num_sets: tuple[int, int]  # Asked for, for frame 0 and later ones.
   refresh_every: int = 1  # Sets from one full pass of the spatial encoder to the next (`reuse.py`).
+  orders: tuple[str, str] = ("random", "random")  # Of tokens (`sets.py`), of frame 0 and later ones.
+  schedules: tuple[str, str] = ("cosine", "cosine")  # Of sets, likewise.
   adds_noise: bool = False  # Whether diffusion steps add fresh noise.
   later_context: int | None = None  # Frames before a change of the condition that are still seen; None for all.
 
   def sets_of(self, frame: int, num_known: int = 0) -> tuple[TokenSet, ...]:
     """Return the sets that write a frame of which `num_known` tokens are given."""
     if num_known:
-      return token_sets(self.cfg.num_image_tokens, self.num_sets[frame > 0], num_known)
+      return token_sets(self.cfg.num_image_tokens, self.num_sets[frame > 0], num_known, self.schedules[frame > 0])
     return self.later_sets if frame else self.sets
 
 
@@ -34,6 +36,7 @@ def make_plan(
     cfg: ModelConfig, scheduler: Scheduler, *, num_frames: int, num_sets: int, num_steps: int, guidance: Guidance,
     flow_shift: float | None = None, later_sets: int | None = None, window: int | None = None,
     refresh_every: int = 1, later_context: int | None = None, solver: str | None = None, grid: str = "published",
+    order: str = "random", later_order: str | None = None, schedule: str = "cosine", later_schedule: str | None = None,
 ) -> Plan:
   """Check what is asked for, and tabulate it; what is None takes the default that `Request` tells."""
   if num_frames < 1:
@@ -46,7 +49,9 @@ def make_plan(
   if window < min(num_frames, 2):
     raise ValueError(f"window: expected 2 frames or more, a given one and the next, got {window}")
   numbers = num_sets, num_sets if later_sets is None else later_sets
-  sets = [token_sets(cfg.num_image_tokens, number) for number in numbers]
+  schedules = schedule, later_schedule or schedule
+  sets = [token_sets(cfg.num_image_tokens, number, schedule=name) for number, name in zip(numbers, schedules)]
   return Plan(
       cfg, num_frames, *sets, scheduler.steps(num_steps, flow_shift, solver, grid), guidance, window, numbers,
-      refresh_every, scheduler.adds_noise and solver in (None, scheduler.solvers[0]), later_context)
+      refresh_every, (order, later_order or order), schedules,
+      scheduler.adds_noise and solver in (None, scheduler.solvers[0]), later_context)

@@ -27,7 +27,7 @@ from nova_jax.models.tokens import put, take
 from nova_jax.sampling.guidance import Strength
 from nova_jax.sampling.plan import Plan
 from nova_jax.sampling.reuse import Features, encode_set
-from nova_jax.sampling.sets import TokenSet, draw_order
+from nova_jax.sampling.sets import TokenSet, make_order
 from nova_jax.sampling.temporal import Memory, Model
 from nova_jax.sharding import mesh_of, on, whole
 
@@ -74,7 +74,7 @@ def generate(
     null: the same for the unconditional passes: an empty caption, "no class" or a negative prompt.
     keys: one a sample; all its randomness derives from it.
     given: the first G latent frames, which are kept as they are and condition all later ones.
-    order: the order in which tokens are written, to reproduce a generation.
+    order: the order in which tokens are written, to reproduce a generation; None makes that of the plan.
     noise: the noise, to reproduce a generation.
     known: tokens of the frames to come, which are kept as they are; they lead the order.
     changes: the condition, and that of unconditional passes, that take over from a frame on.
@@ -86,7 +86,8 @@ def generate(
   cfg, mesh = plan.cfg, mesh_of(model.state)
   num_given, changes = 0 if given is None else given.shape[1], changes or {}
   order_keys, noise_keys = fold(keys, 0), fold(keys, 1)
-  order = draw_order(order_keys, cfg.num_image_tokens) if order is None else jnp.asarray(order)
+  orders = [
+      make_order(name, order_keys, cfg.image_grid) if order is None else jnp.asarray(order) for name in plan.orders]
   with on(mesh):
     memory = Memory.of(model, cfg, condition, null, num_passes=plan.guidance.num_passes, window=plan.window)
   for t in range(plan.num_frames):
@@ -100,7 +101,7 @@ def generate(
         frame_noise = None if noise is None else jax.tree.map(lambda x: x[t - num_given], noise)
         frame_known = None if known is None else Known(known.latents[:, t], known.tokens[t])
         frame, finite = _generate_frame(
-            model, scheduler, plan, t, cond, order, fold(noise_keys, t), frame_noise, frame_known, on_set)
+            model, scheduler, plan, t, cond, orders[t > 0], fold(noise_keys, t), frame_noise, frame_known, on_set)
         _check_sets(finite, t, plan.num_frames)
         frame = whole(frame, mesh)
       memory = memory.add(frame)

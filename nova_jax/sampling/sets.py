@@ -1,17 +1,22 @@
 """The order in which a frame's tokens are written, and how sets of different size share compilations.
 
 After step i of S, round(N·cos(π/2 · i/S)) tokens are still masked (paper, section 3.3; MaskGIT's cosine schedule), so
-sets grow. TPUs want static shapes: neighbouring sets are grouped, and each group pads to its largest.
+sets grow. Other schedules and orders have names. TPUs want static shapes: neighbouring sets are grouped, and each group
+pads to its largest.
 Invariant: one frame costs at most `MAX_GROUPS` compilations, whatever S is.
 """
 
 import dataclasses
+import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
 MAX_GROUPS = 4
+ORDERS = ("random", "halton", "checkerboard")
+SCHEDULES = ("cosine", "constant", "two_stage")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,29 +29,92 @@ class TokenSet:
   max_size: int
 
 
-def set_sizes(num_tokens: int, num_sets: int) -> Int[np.ndarray, "S"]:
-  """Return the sizes of the cosine schedule's sets, empty ones left out.
+def set_sizes(num_tokens: int, num_sets: int, schedule: str = "cosine") -> Int[np.ndarray, "S"]:
+  """Return the sizes of a schedule's sets, empty ones left out.
+
+  Args:
+    num_tokens: to be written.
+    num_sets: asked for.
+    schedule: "cosine"; "constant", equal sizes; or "two_stage", the first half of the tokens (the skeleton of a
+      checkerboard) by the cosine schedule, and the other half in the last eighth of the sets, at least one, equally.
 
   Raises:
     ValueError: fewer than one set.
   """
   if num_sets < 1:
     raise ValueError(f"num_inference_steps: expected at least 1, got {num_sets}")
-  masked = np.round(np.cos(0.5 * np.pi * np.arange(num_sets + 1) / num_sets) * num_tokens).astype(np.int64)
+  if schedule == "two_stage" and (first := num_sets - _second_stage(num_sets)):
+    skeleton = (num_tokens + 1) // 2
+    return np.concatenate([
+        set_sizes(skeleton, first), set_sizes(num_tokens - skeleton, num_sets - first, "constant")])
+  if schedule == "cosine":
+    masked = np.round(np.cos(0.5 * np.pi * np.arange(num_sets + 1) / num_sets) * num_tokens).astype(np.int64)
+  else:
+    masked = num_tokens - np.arange(num_sets + 1) * num_tokens // num_sets
   sizes = masked[:-1] - masked[1:]
   return sizes[sizes > 0]
 
 
-def token_sets(num_tokens: int, num_sets: int, num_known: int = 0) -> tuple[TokenSet, ...]:
+def _second_stage(num_sets: int) -> int:
+  """Return how many of the sets of the schedule "two_stage" write its second half."""
+  return max(1, num_sets // 8)
+
+
+def token_sets(num_tokens: int, num_sets: int, num_known: int = 0, schedule: str = "cosine") -> tuple[TokenSet, ...]:
   """Return the sets of a frame in order, each with the padded shapes of its group; `num_known` tokens need none."""
-  sizes = set_sizes(num_tokens - num_known, num_sets)
+  sizes = set_sizes(num_tokens - num_known, num_sets, schedule)
   starts = num_known + np.cumsum(sizes) - sizes
   groups = np.arange(len(sizes)) * MAX_GROUPS // len(sizes)
+  if schedule == "two_stage" and num_sets > 1:  # The second stage's sets are of another size: a group of their own.
+    first = len(sizes) - np.count_nonzero(starts - num_known >= (num_tokens - num_known + 1) // 2)
+    groups = np.where(np.arange(len(sizes)) < first, np.arange(len(sizes)) * (MAX_GROUPS - 1) // first, MAX_GROUPS - 1)
   return tuple(
       TokenSet(int(start), int(size), int(starts[groups == group].max()), int(sizes[groups == group].max()))
       for start, size, group in zip(starts, sizes, groups))
 
 
 def draw_order(keys: Key[Array, "B"], num_tokens: int) -> Int[Array, "B N"]:
-  """Draw each sample's order of tokens, the same for all its frames."""
+  """Draw each sample's random order of tokens, the same for all its frames."""
   return jax.vmap(lambda key: jax.random.permutation(key, num_tokens))(keys)
+
+
+def make_order(name: str, keys: Key[Array, "B"], grid: tuple[int, int]) -> Int[Array, "B N"]:
+  """Return each sample's order of the tokens of a grid of rows and columns.
+
+  Args:
+    name: "random"; "halton", along a sequence that spreads evenly, the same for all samples; or "checkerboard", the
+      tokens whose row and column add up to an even number first, and within both halves at random.
+    keys: one a sample.
+    grid: rows and columns.
+  """
+  rows, columns = grid
+  if name == "halton":
+    return jnp.broadcast_to(jnp.asarray(halton_order(grid)), (len(keys), rows * columns))
+  order = draw_order(keys, rows * columns)
+  if name == "random":
+    return order
+  late = (order // columns + order % columns) % 2
+  return jnp.take_along_axis(order, jnp.argsort(late, axis=-1, stable=True), axis=-1)
+
+
+@functools.cache
+def halton_order(grid: tuple[int, int]) -> tuple[int, ...]:
+  """Return the tokens of a grid in the order in which the points of Halton's sequence in bases 2 and 3 first hit them.
+
+  As in Besnier et al. 2025 (arXiv 2503.17076): whatever part of it is taken, its tokens are spread over the frame.
+  """
+  rows, columns = grid
+  found, index = {}, 0
+  while len(found) < rows * columns:
+    index += 1
+    found.setdefault(int(_inverse(index, 2) * rows) * columns + int(_inverse(index, 3) * columns))
+  return tuple(found)
+
+
+def _inverse(index: int, base: int) -> float:
+  """Return the radical inverse: the digits of a number in a base, mirrored at the point."""
+  value, digit = 0.0, 1 / base
+  while index:
+    index, rest = divmod(index, base)
+    value, digit = value + rest * digit, digit / base
+  return value

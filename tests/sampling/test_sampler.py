@@ -12,6 +12,7 @@ from nova_jax.config import SchedulerConfig
 from nova_jax.diffusion import make_scheduler
 from nova_jax.sampling import plan, sampler, temporal
 from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.sets import halton_order, set_sizes
 
 FLOW = make_scheduler(SchedulerConfig())
 DDPM = make_scheduler(SchedulerConfig(name="ddpm"))
@@ -143,3 +144,23 @@ def test_solvers_of_another_process_are_refused():
   for scheduler, solver in ((FLOW, "ddim"), (DDPM, "ab2")):
     with pytest.raises(ValueError, match="solver: this model's diffusion process has (euler|ancestral), "):
       run(scheduler=scheduler, settings={"solver": solver})
+
+
+def test_orders_and_schedules_of_frame_0_and_later_ones(monkeypatch):
+  """Each frame is told its own, and known tokens lead."""
+  latents, _ = inputs(TINY, 3)
+  tokens = np.zeros((3, TINY.num_image_tokens), bool)
+  tokens[2, 5] = True
+  told = []
+  monkeypatch.setattr(
+      sampler, "write_set", lambda *args, **kwargs: told.append(args[3:6]) or (args[1], kwargs["features"]))
+  run(num_sets=4, known=sampler.Known(np.asarray(latents), tokens), settings={
+      "order": "halton", "later_order": "checkerboard", "schedule": "constant", "later_schedule": "two_stage",
+      "refresh_every": 2})
+  rows, columns = TINY.image_grid
+  first, later, edited = (np.asarray(told[i][0])[0] for i in (0, 4, -1))
+  assert tuple(first) == halton_order(TINY.image_grid)
+  assert (np.diff((later // columns + later % columns) % 2) >= 0).all()
+  assert edited[0] == 5 and np.array_equal(edited[1:], later[later != 5])
+  assert [size for _, _, size in told[:4]] == set_sizes(rows * columns, 4, "constant").tolist()
+  assert told[-1][1] + told[-1][2] == rows * columns and told[-1][2] == (rows * columns - 1) // 2
