@@ -96,6 +96,8 @@ def reading(name: str) -> Iterator[None]:
       error.filename = error.filename or name
       raise
     text = " ".join(str(error).split()) or type(error).__name__
+    if "MAX_TEXT_CHUNK" in text:
+      raise Unreadable(f"a text in it is longer than PICTURE_TEXT_BYTES, {limits.PICTURE_TEXT_BYTES:,}", name) from None
     raise Unreadable(f"can't be read: {text}", name) from None
 
 
@@ -214,7 +216,7 @@ def open_container(content: BinaryIO) -> av.container.InputContainer:
     return av.open(
         _Nameless(content), container_options=_OPTIONS, metadata_errors="replace", buffer_size=1 << 17,
         options={"max_pixels": str(limits.FRAME_PIXELS)})
-  except (av.error.InvalidDataError, av.error.ArgumentError) as error:
+  except (av.error.InvalidDataError, av.error.ArgumentError, av.error.EOFError) as error:
     if head[4:8] == b"ftyp":
       raise Unreadable("is an MP4 or MOV without its index: its recording or its download was broken off") from None
     raise Unreadable(f"is neither a picture nor a video of a known kind, or it is damaged: {error.strerror}") from None

@@ -147,9 +147,11 @@ def _item(
 
 def _existing(folder: Path, place: str) -> Path:
   """Return a path as the file system has it: accents are written in two ways, and Windows has backslashes."""
-  path = str(folder / place)
-  others = (unicodedata.normalize(form, str(folder / way)) for way in _ways(place) for form in ("NFC", "NFD"))
-  return Path(next((way for way in (path, *others) if os.path.lexists(way)), path))
+  path = folder / place
+  if "\\" not in place and str(path).isascii() or os.path.lexists(path):
+    return path  # The file system is not asked for each of a million rows.
+  others = (Path(unicodedata.normalize(form, str(folder / way))) for way in _ways(place) for form in ("NFC", "NFD"))
+  return next(filter(os.path.lexists, others), path)
 
 
 def _ways(place: str) -> Sequence[str]:
