@@ -198,6 +198,8 @@ def check_regular(path: str | Path) -> Path:
     raise NoFile(f"{str(path)!r} is not the name of a file") from None
   except FileNotFoundError:
     link = f"; it is a link to {os.readlink(path)}, which does not exist" if path.is_symlink() else ""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+      link = "; addresses are not fetched: download the file, and give its path"
     raise NoFile(f"{path} does not exist{link}") from None
   except OSError as error:
     raise NoFile(f"{path}: {error.strerror}") from None

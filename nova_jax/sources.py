@@ -82,7 +82,10 @@ def open_clip(
   if isinstance(source, (str, Path)):
     with _about(name):
       return _read(Path(source), size, channels, first, last)
-  source = np.asarray(source)
+  try:
+    source = np.asarray(source)
+  except ValueError:
+    raise ValueError(f"{name}: expected frames of one shape, got several") from None
   if source.ndim != 4 or not len(source):
     raise ValueError(f"{name}: expected a file or uint8 [time, height, width, channel], got shape {source.shape}")
   before = 0 if last is None else max(0, len(source) - last)

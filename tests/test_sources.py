@@ -176,6 +176,8 @@ def test_only_files_are_read(tmp_path, read):
     (lambda path: sources.read_clip(path / "text.mp4", (8, 8), 3), "video: .*text.mp4: is neither a picture"),
     (lambda path: sources.read_picture(np.zeros((8, 8, 3)), (8, 8), 3), "got float64"),
     (lambda path: sources.read_clip(np.zeros((8, 8, 3), np.uint8), (8, 8), 3), "got shape"),
+    (lambda path: sources.read_clip([np.zeros((8, 8, 3)), np.zeros((4, 8, 3))], (8, 8), 3), "video: .* one shape"),
+    (lambda path: sources.read_picture("https://a.org/a.png", (8, 8), 3), "image: .* exist; addresses are not"),
     (lambda path: sources.read_mask([0, 0, 9, 8], (8, 8), 1), "within a frame of 8 x 8"),
     (lambda path: sources.read_mask(np.zeros((8, 8), bool), (8, 8), 1), "leaves nothing to make"),
     (lambda path: sources.read_mask(np.ones((2, 8, 8), bool), (8, 8), 3), "mask: expected one of 8 x 8 or 3")])
