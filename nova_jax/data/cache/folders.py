@@ -24,6 +24,7 @@ from nova_jax.data.cache.rows import read_metadata, table_items
 from nova_jax.data.cache.sidecars import TEXTS, pair
 from nova_jax.data.cache.tars import is_tar, tar_items
 from nova_jax.media.signatures import HEAD, looks_like_media
+from nova_jax.tables import is_missing
 
 _VIDEOS = ".avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv .3gp".split()
 _PICTURES = ".bmp .jpeg .jpg .png .tif .tiff .webp".split()
@@ -101,10 +102,13 @@ def _clip(path: Path, name: str, captions: Mapping[str, Path], rows: list[Item],
     elif walk.leads_out(caption) and caption.resolve().parent != path.resolve().parent:
       problem = problem or f"its caption {caption.name} is a link that leads out of the source"
   fields = {end: Piece(caption) for end, caption in captions.items()}
-  for row in rows or [Item(name, None, {})]:
+  times = (row.fields.get(end) for row in rows for end in ("start", "end"))
+  has_scenes = any(time != "" and not is_missing(time) for time in times)
+  for number, row in enumerate(rows or [Item(name, None, {})], 1):
     why = problem or row.problem
     values = {field: value for field, value in row.fields.items() if field != "file_name"}
-    yield Item(name, None if why else Piece(path), {} if why else values | fields, why)
+    label = f"{name}#{number}" if number > 1 and has_scenes else name
+    yield Item(label, None if why else Piece(path), {} if why else values | fields, why)
 
 
 def _parquet(path: Path, name: str, tars: set[str], cfg: CacheConfig, found: Found) -> list[Item]:

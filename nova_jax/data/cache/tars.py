@@ -36,7 +36,7 @@ def tar_items(path: Path, where: str, found: Found, media: frozenset[str]) -> li
     if problem and not members:
       check_fetched(path)
   except ValueError as error:
-    return [Item(where, None, {}, str(error).removeprefix(f"{path}: "))]
+    return [Item(where, None, {}, str(error).removeprefix(str(path)).lstrip(": "))]
   groups: dict[str, list[Member]] = {}
   for member in members:
     name = PurePosixPath(member.name)

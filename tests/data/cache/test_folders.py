@@ -197,6 +197,11 @@ def test_metadata_of_an_image_folder(tmp_path):
       "metadata.jsonl row 8": "metadata.jsonl:8: expected a JSON object, got str"}
 
 
+def test_scenes_in_the_metadata_of_a_folder(tmp_path):
+  put(tmp_path, a_png=PICTURE, metadata_csv="file_name,text,start,end\na.png,one,0,1\na.png,two,0,2\na.png,three,,\n")
+  assert became(tmp_path)[0] == {"a.png": "one", "a.png#2": "two", "a.png#3": "three"}
+
+
 @pytest.mark.parametrize("end", ["csv", "parquet"])
 def test_metadata_in_other_tables(tmp_path, end):
   put(tmp_path, sub__1_png=PICTURE, sub__metadata_csv="file_name,caption\n1.png,one\n")
