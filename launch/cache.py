@@ -28,7 +28,8 @@ flags.DEFINE_integer(
     "num_workers", os.cpu_count(), "Number of processes that decode; with 0, the main process decodes.", lower_bound=0)
 flags.DEFINE_bool("retry_rejected", False, "Try again what earlier runs rejected, also in a finished cache.")
 flags.DEFINE_string(
-    "coordinator", None, "The word auto, on TPU VMs and Slurm: the number of hosts and of this one are found out.")
+    "coordinator", None, "The word auto, on TPU VMs, GKE, Slurm and Open MPI: the number of hosts and of this one are "
+    "found out.")
 flags.DEFINE_integer("num_processes", None, "Number of hosts that build the cache together.")
 flags.DEFINE_integer("process_id", None, "Number of this host among them, counted from 0.")
 
@@ -36,13 +37,14 @@ flags.DEFINE_integer("process_id", None, "Number of this host among them, counte
 def main() -> None:
   """Build the cache and say what it holds."""
   # Not at the top: each decoding process imports this file, and needs no JAX.
-  from nova_jax import compilation_cache, places
+  from nova_jax import compilation_cache
   from nova_jax.data.cache.build import build
   from nova_jax.data.cache.format import REJECTED, Counts
   from nova_jax.data.cache.inspect import describe
+  from nova_jax.parallel.supervisor import share
 
   args = flags.FLAGS
-  host, num_hosts = places.share(args.coordinator, args.num_processes, args.process_id)
+  host, num_hosts = share(args.coordinator, args.num_processes, args.process_id)
   compilation_cache.use()
   print(f"encoding {args.source} into {args.output}", flush=True)
   with Progress("item") as progress:

@@ -11,28 +11,29 @@ JAX_NUM_PROCESSES and JAX_PROCESS_ID in the environment.
 from absl import flags
 from ml_collections import config_flags
 
-from nova_jax import cli, compilation_cache, distributed, places
+from nova_jax import cli
 from nova_jax.config import Experiment
 from nova_jax.fields import from_dict
 from nova_jax.files import check_folder
+from nova_jax.parallel import supervisor
 from nova_jax.terminal import say
-from nova_jax.train.loop import train
-from nova_jax.train.trace import parse_window
 
 config_flags.DEFINE_config_file("config", None, "Python file with get_config(), such as configs/digits.py; it is run.")
 flags.DEFINE_string("workdir", None, "Folder of the run, for checkpoints, logs and samples; all processes must see it.")
 flags.DEFINE_string(
     "coordinator", None,
-    "Address HOST:PORT of process 0, if several processes train together; auto finds it on TPU VMs and Slurm.")
+    "Address HOST:PORT of process 0, if several processes train together; auto finds it on TPU VMs, GKE, Slurm and "
+    "Open MPI.")
 flags.DEFINE_integer("num_processes", None, "Number of processes that train together.")
 flags.DEFINE_integer("process_id", None, "Number of this process among them, counted from 0.")
 flags.DEFINE_float(
-    "connect_timeout", places.CONNECT_TIMEOUT, "Seconds within which all processes must have started.", lower_bound=1)
+    "connect_timeout", supervisor.CONNECT_TIMEOUT, "Seconds within which all processes must have started.",
+    lower_bound=1)
 flags.DEFINE_string(
     "profile", None,
     "Range of steps, FIRST:LAST, whose profile is written into the folder profile of --workdir, for TensorBoard.")
 flags.DEFINE_string(
-    "compilation_cache", compilation_cache.DEFAULT,
+    "compilation_cache", "auto",
     "Folder or gs:// address that keeps compiled programs for the next start; auto is a folder below ~/.cache, or "
     "none on CPU, and off keeps none.")
 
@@ -40,11 +41,18 @@ flags.DEFINE_string(
 def main() -> None:
   """Train the experiment of --config in --workdir."""
   args = flags.FLAGS
+  where = supervisor.place(args.coordinator, args.num_processes, args.process_id)
+  supervisor.supervise(where, args.connect_timeout)
+  # Not at the top: the process that supervises needs no JAX.
+  from nova_jax import compilation_cache
+  from nova_jax.parallel.processes import session
+  from nova_jax.train.loop import train
+  from nova_jax.train.trace import parse_window
+
   experiment = from_dict(Experiment, args.config)
   window = parse_window(args.profile, experiment.train.steps)
   check_folder("workdir", args.workdir)
-  where = places.place(args.coordinator, args.num_processes, args.process_id)
-  with distributed.session(where, args.connect_timeout):
+  with session(where, args.connect_timeout):
     compilation_cache.use(args.compilation_cache)
     say(f"training in {args.workdir}: loading the model and the data")
     train(experiment, args.workdir, window)

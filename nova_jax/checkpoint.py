@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from nova_jax import cli, digests
-from nova_jax.distributed import barrier, gathered, is_first, same
+from nova_jax.parallel.processes import barrier, gathered, is_first, same
 from nova_jax.stored import (
     STATE, Damaged, Stored, finished_steps, flatten, read_arrays, read_digests, read_item, save_arrays, some,
     stored_arrays)
@@ -111,7 +111,7 @@ class Checkpointer:
     except Damaged as error:
       reason = error.reason
     # What is computed by all processes together comes after they know that all of them have the arrays.
-    reasons = gathered("restored", reason)
+    reasons = gathered(reason)
     if not any(reasons) and described is not None:
       now = digests.describe(flatten(state))
       altered = [name for name, text in described.items() if now[name] != text]
@@ -133,7 +133,7 @@ class Checkpointer:
       RunFailed: there are some, and none is whole; they stay where they are.
     """
     damaged: dict[int, str] = {}
-    steps = same("steps", finished_steps(self.directory))
+    steps = same(finished_steps(self.directory))
     for step in reversed(steps):
       try:
         found = Restored(step, *self.restore(step, like))

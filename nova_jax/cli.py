@@ -15,8 +15,9 @@ import re
 import select
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags, logging
 
@@ -100,6 +101,25 @@ def run_task(main: Callable[[dict[str, Any]], None]) -> None:
     return _attempt(task)
 
   _end(execute_task)
+
+
+def fail(error: BaseException) -> NoReturn:
+  """Say what ended a program, as `run` does, and end this process at once, whatever else it holds or waits for."""
+
+  def again() -> None:
+    raise error
+
+  try:
+    code = _attempt(again, flags.FLAGS.verbosity > 0)
+  except KeyboardInterrupt:
+    code = INTERRUPTED
+  except BaseException:  # A bug.
+    traceback.print_exc()
+    code = FAILED
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError):
+      _flush(stream)
+  os._exit(code)
 
 
 def _end(execute: Callable[[], int]) -> None:

@@ -32,9 +32,9 @@ from nova_jax.data.rows import local_rows, spread
 from nova_jax.data.sources import CacheData, needs_text_encoder, open_caches, open_digits
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.loss import draw, training_loss
-from nova_jax.distributed import check_joined, first_alone, gathered, is_first, on_loss, same
 from nova_jax.loading import describe
 from nova_jax.models.nova import NOVA
+from nova_jax.parallel.processes import first_alone, gathered, is_first, meet, same
 from nova_jax.pipeline import Pipeline
 from nova_jax.prompts import naming
 from nova_jax.sharding import batch_sharding, make_mesh
@@ -81,7 +81,7 @@ def train(experiment: Experiment, workdir: str | Path, profile: tuple[int, int] 
     FloatingPointError: the loss or the gradient is not finite; the message names the step and the last good checkpoint.
   """
   plan_stages(experiment.train)
-  check_joined()
+  meet()
   workdir = Path(workdir)
   with naming("autoencoder"):
     autoencoder = load_autoencoder(experiment.autoencoder)
@@ -90,8 +90,7 @@ def train(experiment: Experiment, workdir: str | Path, profile: tuple[int, int] 
     text_encoder = load_text_encoder(experiment.text_encoder, experiment.model) if needed else None
   caches = open_caches(experiment, autoencoder, text_encoder)
   check(experiment, make_mesh(experiment.mesh), autoencoder, caches)
-  on_loss(lambda: _advice(workdir))
-  fresh = same("fresh", not finished_steps(workdir / "checkpoints"))
+  fresh = same(not finished_steps(workdir / "checkpoints"))
   with naming("init"):
     init = load_transformer(experiment.init, experiment.model) if experiment.init and fresh else None
   with contextlib.ExitStack() as stack:
@@ -103,11 +102,6 @@ def train(experiment: Experiment, workdir: str | Path, profile: tuple[int, int] 
           say(f"note: {line}")
     stop = stack.enter_context(StopRequest())
     _Run(experiment, workdir, stop, autoencoder, text_encoder, caches, init, profile).run()
-
-
-def _advice(workdir: Path) -> str:
-  steps = finished_steps(workdir / "checkpoints")
-  return f"start the same command again to continue after step {steps[-1]}" if steps else "no checkpoint was finished"
 
 
 class Program(NamedTuple):
@@ -258,7 +252,7 @@ class _Run:
       return
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     meta = {"sums": self.log.state(), "versions": versions}
-    damaged = gathered("damaged", loader.damaged)
+    damaged = gathered(loader.damaged)
     data = {"position": loader.get_state()} | ({"damaged": damaged} if any(damaged) else {})
     self.checkpoints.save(self.step, self.state, data, meta)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from nova_jax.distributed import is_first
+from nova_jax.parallel.processes import is_first
 
 
 def parse_window(text: str | None, num_steps: int) -> tuple[int, int] | None:

@@ -148,8 +148,8 @@ def test_kill_9_at_random_moments_changes_no_bit(tmp_path_factory):
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
 
   def start(workdir):
-    command = [sys.executable, str(Path(__file__).with_name("toy_run.py")), f"--workdir={workdir}", "--set=steps=400",
-               "--set=save_every=10"]
+    program = Path(__file__).with_name("toy_process.py")
+    command = [sys.executable, str(program), f"--workdir={workdir}", "--set=steps=400", "--set=save_every=10"]
     return subprocess.Popen(command, env=env, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
   process = start(base / "whole")

@@ -1,16 +1,12 @@
-"""A training run with a stand-in for NOVA that compiles in a second: `python toy_run.py --workdir=DIR`."""
+"""A training run with a stand-in for NOVA that compiles in a second; `toy_process.py` is a process of it."""
 
 import dataclasses
-import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from flax import nnx
 
-from nova_jax import cli, distributed, places
 from nova_jax.config import PRESETS, DataConfig, Experiment, MeshConfig, OptimizerConfig, StageConfig, TrainConfig
 from nova_jax.data.sources import DigitData
 from nova_jax.models.layers import MLP, Buffer, Linear, parameter
@@ -58,34 +54,3 @@ def patch(setattr):
   for name, value in (("NOVA", Toy), ("make_loss", make_loss), ("open_digits", open_digits)):
     setattr(loop, name, value)
   setattr(loop, "matmul_peak", lambda dtype: 1e12)
-
-
-def pause(process, step):
-  """Let a process sleep when it has done `step` steps; the others wait for it in the next one."""
-  real = loop.draw_num_visible
-
-  def draw(seed, done, *args):
-    if (jax.process_index(), done) == (process, step):
-      time.sleep(1000)
-    return real(seed, done, *args)
-
-  loop.draw_num_visible = draw
-
-
-def main():
-  args = flags.FLAGS
-  fields = {name: int(value) for name, value in (field.split("=") for field in args.set)}
-  if args.pause:
-    pause(*map(int, args.pause))
-  with distributed.session(places.place(None, None, None), args.timeout):
-    loop.train(make_experiment(MeshConfig(*map(int, args.mesh)), **fields), Path(args.workdir))
-
-
-if __name__ == "__main__":
-  patch(setattr)
-  flags.DEFINE_string("workdir", None, "Folder of the run.")
-  flags.DEFINE_multi_string("set", [], "A field of TrainConfig and its value.")
-  flags.DEFINE_list("mesh", ["1", "1"], "Sizes of the mesh's axes.")
-  flags.DEFINE_list("pause", [], "Process and step.")
-  flags.DEFINE_float("timeout", 60, "Seconds in which all processes start.")
-  cli.run(main, required=("workdir",))

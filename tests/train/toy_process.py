@@ -1,0 +1,58 @@
+"""One of several processes of `toy_run.py`, or the only one: `python toy_process.py --workdir=DIR`."""
+
+import time
+
+from absl import flags
+
+from nova_jax import cli
+from nova_jax.parallel.supervisor import place, supervise
+
+flags.DEFINE_string("workdir", None, "Folder of the run.")
+flags.DEFINE_multi_string("set", [], "A field of TrainConfig and its value.")
+flags.DEFINE_list("mesh", ["1", "1"], "Sizes of the mesh's axes.")
+flags.DEFINE_list("pause", [], "Process that sleeps, and after which step.")
+flags.DEFINE_list("fail", [], "Process that raises an error, and after which step.")
+flags.DEFINE_float("timeout", 200, "Seconds in which all processes start.")
+
+
+def interrupt(process, step, happens):
+  """Call `happens` in a process that has done `step` steps; the others wait for it in the next one."""
+  import jax
+
+  from nova_jax.train import loop
+
+  real = loop.draw_num_visible
+
+  def draw(seed, done, *args):
+    if (jax.process_index(), done) == (process, step):
+      happens()
+    return real(seed, done, *args)
+
+  loop.draw_num_visible = draw
+
+
+def fail():
+  raise ValueError("the toy is broken")
+
+
+def main():
+  args = flags.FLAGS
+  where = place(None, None, None)
+  supervise(where, args.timeout)
+  import toy_run
+  from nova_jax.config import MeshConfig
+  from nova_jax.parallel.processes import session
+  from nova_jax.train import loop
+
+  toy_run.patch(setattr)
+  fields = {name: int(value) for name, value in (field.split("=") for field in args.set)}
+  if args.pause:
+    interrupt(*map(int, args.pause), lambda: time.sleep(1000))
+  if args.fail:
+    interrupt(*map(int, args.fail), fail)
+  with session(where, args.timeout):
+    loop.train(toy_run.make_experiment(MeshConfig(*map(int, args.mesh)), **fields), args.workdir)
+
+
+if __name__ == "__main__":
+  cli.run(main, required=("workdir",))
