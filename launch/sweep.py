@@ -15,7 +15,9 @@ from pathlib import Path
 from absl import flags
 
 from nova_jax import cli
+from nova_jax.convert.folders import open_folder
 from nova_jax.files import check_folder_writable
+from nova_jax.prompts import naming
 from nova_jax.sweeps.engine import plan_tasks, run_tasks
 from nova_jax.sweeps.plan import load_sweep
 from nova_jax.sweeps.report import write_report
@@ -37,6 +39,9 @@ def main() -> None:
   if not shard:
     raise ValueError(f"--shard: expected I/N, such as 0/4, got {args.shard!r}")
   sweep, output = load_sweep(args.config), check_folder_writable("output", args.output)
+  if args.checkpoint and not args.report:
+    with naming("--checkpoint"):
+      open_folder(Path(args.checkpoint))
   tasks = plan_tasks(sweep, args.checkpoint, output, Path(args.runs) if args.runs else None)
   if not args.report:
     run_tasks(tasks, args.processes, (int(shard[1]), int(shard[2])), lambda line: print(line, flush=True))

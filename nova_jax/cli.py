@@ -179,7 +179,9 @@ def _is_of_output(error: BaseException) -> bool:
   """Whether an error is that of a standard stream whose reader is gone; raises it if it is another one of stdout."""
   if errno.EPIPE in error_numbers(error) and any(map(_has_no_reader, (sys.stdout, sys.stderr))):
     return True
-  _flush(sys.stdout)  # What could not be written is still there, and fails again.
+  if isinstance(error, OSError) and error.filename is None and error.errno != errno.EPIPE:
+    print()  # If it was stdout that could not be written, it can't be again.
+  _flush(sys.stdout)
   return False
 
 

@@ -203,12 +203,13 @@ def test_a_broken_pipe_of_another_program_is_a_failure():
   assert (code, out, errors) == (FAILED, "", "error: Broken pipe\n")
 
 
-@pytest.mark.parametrize("line", ["print('x')", "print('x', flush=True)"])
-def test_a_full_output_is_said_in_one_line(line):
+@pytest.mark.parametrize("line, unbuffered", [
+    ("print('x')", ""), ("print('x', flush=True)", ""), ("print('x')", "1")])
+def test_a_full_output_is_said_in_one_line(line, unbuffered):
   with open("/dev/full", "w", encoding="utf-8") as full:
     process = subprocess.Popen(
         [sys.executable, "-c", f"{CLI}cli.run(lambda: exec({line!r}))"], stdout=full, stderr=subprocess.PIPE, text=True,
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}, encoding="utf-8")
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered}, encoding="utf-8")
     assert process.communicate()[1] == "error: standard output: No space left on device\n"
   assert process.returncode == FAILED
 

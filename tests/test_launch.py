@@ -34,8 +34,9 @@ def test_sample_writes_what_it_says(model, tmp_path):
   again = run("launch.sample", "--output", tmp_path / "again", "--reproduce", made, "--formats=mp4", "--low_memory")
   assert again.returncode == 0, again.stderr
   assert [path.read_bytes() for path in (tmp_path / "again").iterdir()] == [made.read_bytes()]
-  other = run("launch.sample", "--output", tmp_path / "again", "--reproduce", made, "--num_frames=2")
-  assert other.returncode == 2 and "--num_frames: an output that is made again" in other.stderr, other.stderr
+  for flag in ("--num_frames=2", "--seed=0"):
+    other = run("launch.sample", "--output", tmp_path / "again", "--reproduce", made, flag)
+    assert other.returncode == 2 and f"{flag[:-2]}: an output that is made again" in other.stderr, other.stderr
 
 
 @pytest.mark.parametrize("args, message", [

@@ -30,6 +30,7 @@ from nova_jax.convert.folders import TOKENIZER, Folder, is_ours, open_folder
 from nova_jax.convert.parts import PARTS, TEXT_ENCODER, TRANSFORMER, VAE, Part, describe
 from nova_jax.convert.published import INDEX, SCHEDULER
 from nova_jax.fields import did_you_mean
+from nova_jax.files import check_folder
 
 # Called with a part's name, and bytes of all parts that are done and to do.
 Report = Callable[[str, int, int], None]
@@ -252,6 +253,7 @@ def _whole(target: Path, num_bytes: int) -> Iterator[Path]:
     ValueError: another process is at it or made it meanwhile, or the disk is too small.
   """
   target = target.absolute()
+  check_folder("target", target.parent)
   free = shutil.disk_usage(next(folder for folder in target.parents if folder.is_dir())).free
   if free < num_bytes:
     raise ValueError(f"target: {target} needs {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
