@@ -19,6 +19,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jaxtyping import Array
 
 from nova_jax.config import MeshConfig
+from nova_jax.derivatives import linear_call
 
 MESH_AXES = ("data", "fsdp", "context", "tensor")  # From the outermost, slowest links to the innermost.
 CONTEXT = "context"
@@ -173,19 +174,10 @@ def gathered(weight: Array, axes: tuple[str | None, ...]) -> Array:
   Said so, weights move to where activations are. Left to itself, XLA may do the opposite and give each device a part of
   the channels of all samples, which costs far more memory.
   """
-  return weight if current_mesh() is None else _gathered(weight, axes)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _gathered(weight, axes):
-  return constrain(weight, *(None if RULES[axis] == "fsdp" else axis for axis in axes))
-
-
-def _scatter(axes, _, gradient):
-  return (constrain(gradient, *axes),)
-
-
-_gathered.defvjp(lambda weight, axes: (_gathered(weight, axes), None), _scatter)
+  if current_mesh() is None:
+    return weight
+  whole = lambda _, weight: constrain(weight, *(None if RULES[axis] == "fsdp" else axis for axis in axes))
+  return linear_call(whole, lambda _, gradient: constrain(gradient, *axes), (), weight)
 
 
 def _size(mesh: AbstractMesh, entry: str | tuple[str, ...] | None) -> int:

@@ -3,7 +3,9 @@
 A head's queries are cut into runs that see the same keys, and nothing hidden is computed. For a run with scores s:
 
   p = exp(s − max s),   out = p v / Σp;        backward, with p now normalised and δ = Σ(dout · out):
-  ds = p · (dout vᵀ − δ),   dq = ds k,   dk = dsᵀ q,   dv = pᵀ dout
+  ds = p · (dout vᵀ − δ),   dq = ds k,   dk = dsᵀ q,   dv = pᵀ dout;
+  in forward mode, where d stands for changes instead:
+  ds = dq kᵀ + q dkᵀ,   dout = (p · ds) v − Σ(p · ds) out + p dv
 
 Invariant: no array is transposed; a head is sliced from where it lies.
 """
@@ -17,6 +19,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from nova_jax.derivatives import linear_call
 from nova_jax.models.layers import ATTENTION_RESIDUALS
 from nova_jax.models.masks import Mask, matrix
 
@@ -48,7 +51,7 @@ def runs_of(mask: Mask | None, num_queries: int, num_keys: int) -> tuple[Run, ..
       for start, stop in zip(starts, stops))
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def mapped(
     q: Float[Array, "B Q H K"], k: Float[Array, "B S H K"], v: Float[Array, "B S H K"], mask: Mask | None = None,
 ) -> Float[Array, "B Q H K"]:
@@ -77,12 +80,34 @@ def _forward(q, k, v, mask):
   return jax.lax.fori_loop(0, q.shape[0] * q.shape[2], head, (jnp.zeros_like(q), log_sum))
 
 
-def _mapped_forward(q, k, v, mask):
-  out, log_sum = (checkpoint_name(x, ATTENTION_RESIDUALS) for x in _forward(q, k, v, mask))
-  return out, (q, k, v, mask, out, log_sum)
+@mapped.defjvp
+def _mapped_jvp(primals, tangents):
+  out, log_sum = (checkpoint_name(x, ATTENTION_RESIDUALS) for x in _forward(*primals))
+  return out, linear_call(_change, _backward, (*primals, out, log_sum), tangents[:3])
 
 
-def _mapped_backward(residuals, dout):
+def _change(residuals, tangents):
+  q, k, v, mask, out, log_sum = residuals
+  dq, dk, dv = tangents
+
+  def head(index, dout):
+    q_head, k_head, v_head, dq_head, dk_head, dv_head = (_take(x, index) for x in (q, k, v, dq, dk, dv))
+    out_head, log_sum_head = _take(out, index), _take(log_sum, index)
+    for run in runs_of(mask, q.shape[1], k.shape[1]):
+      rows, keys = slice(run.start, run.stop), slice(run.num_keys)
+      weights = jnp.exp(_scores(q_head, k_head, mask, run) - log_sum_head[rows])
+      dscores = _dot(dq_head[rows], k_head[keys].T) + _dot(q_head[rows], dk_head[keys].T)
+      changes = weights * dscores * q.shape[-1] ** -0.5
+      rows_change = (
+          _dot(changes.astype(v.dtype), v_head[keys]) + _dot(weights.astype(v.dtype), dv_head[keys])
+          - changes.sum(axis=1, keepdims=True) * out_head[rows])
+      dout = _put(dout, rows_change.astype(q.dtype), index, run.start)
+    return dout
+
+  return jax.lax.fori_loop(0, q.shape[0] * q.shape[2], head, jnp.zeros_like(q))
+
+
+def _backward(residuals, dout):
   q, k, v, mask, out, log_sum = residuals
   runs = runs_of(mask, q.shape[1], k.shape[1])
   delta = (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1, keepdims=True)
@@ -109,10 +134,7 @@ def _mapped_backward(residuals, dout):
 
   gradients = jax.lax.fori_loop(
       0, q.shape[0] * q.shape[2], head, (jnp.zeros_like(q), jnp.zeros_like(k), jnp.zeros_like(v)))
-  return *gradients, None
-
-
-mapped.defvjp(_mapped_forward, _mapped_backward)
+  return gradients
 
 
 def _scores(q: Float[Array, "Q K"], k: Float[Array, "S K"], mask: Mask | None, run: Run) -> Float[Array, "q s"]:

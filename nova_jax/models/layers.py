@@ -15,8 +15,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
+from nova_jax.derivatives import linear_call
 from nova_jax.sharding import gathered
 
 # By these names a rematerialisation policy finds values.
@@ -75,35 +77,39 @@ class Linear(nnx.Module):
     return y + gathered(self.bias[...].astype(x.dtype), self.axes[self.num_inputs:])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def project(x: Array, kernel: Array, num_inputs: int) -> Array:
   """Contract the last `num_inputs` axes of x with the first ones of the kernel."""
   return jnp.tensordot(x, kernel, num_inputs)
 
 
-def _project_forward(x, kernel, num_inputs):
-  return project(x, kernel, num_inputs), (x, kernel)
+@functools.partial(project.defjvp, symbolic_zeros=True)
+def _project_jvp(num_inputs, primals, tangents):
+  (x, kernel), (dx, dkernel) = primals, tangents
+  changes = []
+  if not isinstance(dx, SymbolicZero):
+    changes.append(jnp.tensordot(dx, kernel, num_inputs))
+  if not isinstance(dkernel, SymbolicZero):
+    apply = lambda x, dkernel: jnp.tensordot(x, dkernel, num_inputs)
+    changes.append(linear_call(apply, functools.partial(_kernel_gradient, num_inputs), x, dkernel))
+  return project(x, kernel, num_inputs), sum(changes[1:], start=changes[0])
 
 
-def _project_backward(num_inputs, residuals, dy):
-  x, kernel = residuals
-  num_outputs = kernel.ndim - num_inputs
-  dx = jnp.tensordot(dy, kernel, (tuple(range(-num_outputs, 0)), tuple(range(-num_outputs, 0))))
+def _kernel_gradient(num_inputs: int, x: Array, dy: Array) -> Array:
+  """Contract the axes that x and dy share, which are all but the kernel's."""
+  num_shared = x.ndim - num_inputs
 
   def contract(x, dy):
-    leading = tuple(range(x.ndim - num_inputs))
+    leading = tuple(range(num_shared))
     return jnp.tensordot(x, dy, (leading, leading))
 
   def contract_flat(x, dy):
     # XLA's CPU backend transposes a whole activation to contract several axes, and none to contract one.
-    rows, columns = math.prod(kernel.shape[:num_inputs]), math.prod(kernel.shape[num_inputs:])
-    size = math.prod(x.shape[: x.ndim - num_inputs])
-    return (x.reshape(size, rows).T @ dy.reshape(size, columns)).reshape(kernel.shape)
+    inputs, outputs = x.shape[num_shared:], dy.shape[num_shared:]
+    size, rows, columns = (math.prod(shape) for shape in (x.shape[:num_shared], inputs, outputs))
+    return (x.reshape(size, rows).T @ dy.reshape(size, columns)).reshape(inputs + outputs)
 
-  return dx, jax.lax.platform_dependent(x, dy, cpu=contract_flat, default=contract)
-
-
-project.defvjp(_project_forward, _project_backward)
+  return jax.lax.platform_dependent(x, dy, cpu=contract_flat, default=contract)
 
 
 class LayerNorm(nnx.Module):

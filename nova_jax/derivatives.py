@@ -1,0 +1,109 @@
+"""Functions with a backward pass of their own, which forward mode passes through as well.
+
+`jax.custom_vjp` fixes how a function's gradient is computed, and forbids `jax.jvp`. Here a function says instead how it
+changes (its `jax.custom_jvp` rule), by a linear map that knows its own transpose: reverse mode transposes that map, so
+the transpose is the backward pass.
+
+Invariant: both passes are ordinary programs, so that derivatives of any order, `jax.vmap` and all that build on them
+(`jax.jacobian`, `jax.hessian`) work.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
+from jax.interpreters import ad, batching, mlir
+
+
+def linear_call(
+    fun: Callable[[Any, Any], Any], transpose: Callable[[Any, Any], Any], residuals: Any, arguments: Any
+) -> Any:
+  """Call a function that is linear in `arguments`, with a transpose of one's own.
+
+  The function of the same name in `jax.custom_derivatives` can neither be batched nor differentiated by its residuals.
+
+  Args:
+    fun: (residuals, arguments) → outputs.
+    transpose: (residuals, cotangents of the outputs) → cotangents of the arguments.
+    residuals: values that both need; neither has to be linear in them.
+    arguments: values that `fun` is linear in.
+
+  Returns:
+    The outputs of `fun`.
+  """
+  forward, outputs = jax.make_jaxpr(fun, return_shape=True)(residuals, arguments)
+  backward, cotangents = jax.make_jaxpr(transpose, return_shape=True)(residuals, outputs)
+  expected = jax.tree.map(jax.typeof, arguments)
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), cotangents) == jax.tree.map(
+      lambda x: (x.shape, x.dtype), expected), (cotangents, expected)
+  residuals = jax.tree.leaves(residuals)
+  out = linear_call_p.bind(
+      *residuals, *jax.tree.leaves(arguments), forward=forward, backward=backward, num_residuals=len(residuals))
+  return jax.tree.unflatten(jax.tree.structure(outputs), out)
+
+
+linear_call_p = Primitive("linear_call")
+linear_call_p.multiple_results = True
+
+
+@linear_call_p.def_impl
+def _call(*operands, forward: ClosedJaxpr, backward: ClosedJaxpr, num_residuals: int):
+  return jaxpr_as_fun(forward)(*operands)
+
+
+@linear_call_p.def_abstract_eval
+def _types(*operands, forward, backward, num_residuals):
+  return forward.out_avals
+
+
+def _jvp(primals, tangents, *, forward, backward, num_residuals):
+  params = dict(forward=forward, backward=backward, num_residuals=num_residuals)
+  residuals, arguments = primals[:num_residuals], primals[num_residuals:]
+  of_residuals, of_arguments = tangents[:num_residuals], tangents[num_residuals:]
+  changes = []
+  if _any_changes(of_arguments):
+    changes.append(linear_call_p.bind(*residuals, *map(ad.instantiate_zeros, of_arguments), **params))
+  if _any_changes(of_residuals):
+    call = lambda *residuals: jaxpr_as_fun(forward)(*residuals, *arguments)
+    changes.append(jax.jvp(call, residuals, tuple(map(ad.instantiate_zeros, of_residuals)))[1])
+  return linear_call_p.bind(*primals, **params), [sum(parts[1:], start=parts[0]) for parts in zip(*changes)]
+
+
+def _any_changes(tangents) -> bool:
+  return any(not isinstance(tangent, ad.Zero) for tangent in tangents)
+
+
+def _transpose(cotangents, *operands, forward, backward, num_residuals):
+  residuals, arguments = operands[:num_residuals], operands[num_residuals:]
+  out = linear_call_p.bind(
+      *residuals, *map(ad.instantiate_zeros, cotangents), forward=backward, backward=forward,
+      num_residuals=num_residuals)
+  # An argument that does not change is a zero here, which nothing is asked of.
+  wanted = [x if ad.is_undefined_primal(argument) else None for x, argument in zip(out, arguments, strict=True)]
+  return [None] * num_residuals + wanted
+
+
+def _batch(operands, axes, *, forward, backward, num_residuals):
+  size = next(x.shape[axis] for x, axis in zip(operands, axes) if axis is not None)
+  # Each sample has arguments of its own, as each has cotangents of its own.
+  operands = [
+      jnp.broadcast_to(x, (size, *jnp.shape(x))) if axis is None and i >= num_residuals else x
+      for i, (x, axis) in enumerate(zip(operands, axes))]
+  axes = [0 if axis is None and i >= num_residuals else axis for i, axis in enumerate(axes)]
+  residual_axes, argument_axes = axes[:num_residuals], axes[num_residuals:]
+  forward_axes, backward_axes = (*residual_axes, *argument_axes), (*residual_axes, *[0] * len(forward.out_avals))
+  batched = jax.vmap(jaxpr_as_fun(forward), forward_axes)
+  transposed = jax.vmap(jaxpr_as_fun(backward), backward_axes, argument_axes)
+  residuals, arguments = operands[:num_residuals], operands[num_residuals:]
+  out = linear_call(
+      lambda residuals, arguments: batched(*residuals, *arguments),
+      lambda residuals, cotangents: transposed(*residuals, *cotangents), residuals, arguments)
+  return out, [0] * len(out)
+
+
+ad.primitive_jvps[linear_call_p] = _jvp
+ad.primitive_transposes[linear_call_p] = _transpose
+batching.primitive_batchers[linear_call_p] = _batch
+mlir.register_lowering(linear_call_p, mlir.lower_fun(_call, multiple_results=True))
