@@ -49,7 +49,7 @@ class Run:
           [sys.executable, str(TOY), f"--workdir={workdir}", f"--set=steps={STEPS}", "--set=log_every=1", *arguments],
           env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"))
 
-  def end(self, seconds=300):
+  def end(self, seconds=900):
     """Return exit code, stdout and stderr of each process."""
     deadline, results = time.monotonic() + seconds, []
     try:
@@ -132,7 +132,7 @@ def test_a_checkpoint_of_two_processes_resumes_on_one(one, two, tmp_path):
 
 
 def wait_for_checkpoint(workdir, after=0):
-  deadline = time.monotonic() + 180
+  deadline = time.monotonic() + 600
   while not (steps := finished_steps(workdir / "checkpoints")) or steps[-1] <= after:
     assert time.monotonic() < deadline
     time.sleep(0.05)

@@ -12,7 +12,7 @@ flags.DEFINE_multi_string("set", [], "A field of TrainConfig and its value.")
 flags.DEFINE_list("mesh", ["1", "1"], "Sizes of the mesh's axes.")
 flags.DEFINE_list("pause", [], "Process that sleeps, and after which step.")
 flags.DEFINE_list("fail", [], "Process that raises an error, and after which step.")
-flags.DEFINE_float("timeout", 200, "Seconds in which all processes start.")
+flags.DEFINE_float("timeout", 600, "Seconds in which all processes start.")
 
 
 def interrupt(process, step, happens):
