@@ -137,7 +137,8 @@ def complete(pipe: Pipeline, settings: Mapping[str, Any]) -> dict[str, Any]:
       whole.pop(name, None)
   if whole["guidance_scale"] <= 1:  # There is no guidance.
     whole |= {"guidance_scale": 1.0}
-    for name in ("min_guidance_scale", "guidance_trunc", "guidance_renorm", "negative_prompt"):
+    for name in ("min_guidance_scale", "guidance_trunc", "guidance_start", "guidance_every", "guidance_renorm",
+                 "negative_prompt"):
       whole.pop(name, None)
   if not whole.get("later_prompts"):
     whole.pop("later_prompts", None)

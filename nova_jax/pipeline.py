@@ -251,7 +251,8 @@ class Pipeline:
     implied = {
         "negative_prompt": "", "min_guidance_scale": request.guidance_scale,
         "later_inference_steps": request.num_inference_steps, "solver": self.scheduler.solvers[0],
-        "later_token_order": request.token_order, "later_set_schedule": request.set_schedule}
+        "later_token_order": request.token_order, "later_set_schedule": request.set_schedule,
+        "last_temperature": request.temperature}
     if isinstance(self.scheduler, FlowMatching):
       implied["flow_shift"] = self.scheduler.shift
     if request.video is None:  # Else a window also says how much of it is seen.
@@ -284,10 +285,11 @@ class Pipeline:
         num_steps=default(request.num_diffusion_steps, sample.num_diffusion_steps),
         guidance=Guidance(
             default(request.guidance_scale, sample.guidance_scale), request.min_guidance_scale, request.guidance_trunc,
-            request.guidance_renorm, request.image_guidance_scale),
+            request.guidance_renorm, request.image_guidance_scale, request.guidance_start),
         flow_shift=request.flow_shift, solver=request.solver, grid=request.diffusion_grid,
         order=request.token_order, later_order=request.later_token_order, schedule=request.set_schedule,
-        later_schedule=request.later_set_schedule)
+        later_schedule=request.later_set_schedule, guidance_every=request.guidance_every,
+        temperature=request.temperature, last_temperature=request.last_temperature)
 
   def _changes(self, request: Request, pair: Pair, num_latents: int) -> dict[int, Pair]:
     """Return the conditions that take over, by latent frame."""

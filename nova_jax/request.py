@@ -29,16 +29,19 @@ PRESETS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({
 
 # Frames a second: no file shows a frame for longer than a hundred seconds, no screen for less than a millisecond.
 MIN_FPS, MAX_FPS = 0.01, 1000
-_RANGES = {"guidance_trunc": (0, 1000), "guidance_renorm": (0, 1), "fps": (MIN_FPS, MAX_FPS)}
+_RANGES = {
+    "guidance_trunc": (0, 1000), "guidance_start": (0, 1000), "guidance_renorm": (0, 1), "temperature": (0, 2),
+    "last_temperature": (0, 2), "fps": (MIN_FPS, MAX_FPS)}
 # Settings that are one of some names; None is among them where a model has its own.
 CHOICES: Mapping[str, tuple[str, ...]] = types.MappingProxyType({
     "solver": ("euler", "ab2", "ancestral", "ddim", "dpmpp_2m"), "diffusion_grid": ("published", "full"),
     "token_order": ORDERS, "later_token_order": ORDERS, "set_schedule": SCHEDULES, "later_set_schedule": SCHEDULES})
 _COUNTS = (
     "num_samples", "num_frames", "window", "context_frames", "later_context", "num_inference_steps",
-    "later_inference_steps", "refresh_every")
+    "later_inference_steps", "refresh_every", "guidance_every")
 _NUMBERS = (
-    "guidance_scale", "min_guidance_scale", "guidance_trunc", "guidance_renorm", "image_guidance_scale", "flow_shift",
+    "temperature", "last_temperature", "guidance_scale", "min_guidance_scale", "guidance_trunc", "guidance_start",
+    "guidance_renorm", "image_guidance_scale", "flow_shift",
     "motion_flow", "fps")
 
 
@@ -80,11 +83,16 @@ class Request:
       "ancestral", or "ddim" and "dpmpp_2m" (DPM-Solver++, second order), which add no noise. None takes the first.
     diffusion_grid: the times of diffusion steps. "published", or "full": all K evaluations at equal distances, and
       the last step ends at the sample itself; with flow matching the last one of the published grid is wasted.
+    temperature: factor on all noise, that which a set begins with and that which diffusion steps add.
+    last_temperature: the last frame's; those between are in between, linearly. None for the same in all frames.
     refresh_every: sets from one full pass of the spatial encoder to the next; in between, features are reused
       (approximate, `sampling/reuse.py`). 1 is exact.
     guidance_scale: classifier-free guidance; at most 1 for none.
     min_guidance_scale: the first set's scale, growing to `guidance_scale`; None for a constant one.
     guidance_trunc: time in [0, 1000] below which guidance ends.
+    guidance_start: time in [0, 1000] above which there is no guidance yet.
+    guidance_every: sets from one unconditional pass of the spatial encoder to the next; in between its difference from
+      the conditional one is reused (approximate, `sampling/reuse.py`). 1 is exact. A multiple of `refresh_every`.
     guidance_renorm: lower bound of the factor that shrinks guided predictions to the conditional one's norm.
     image_guidance_scale: guidance by earlier frames, apart from text.
     flow_shift: replaces the flow-matching sampler's shift.
@@ -121,10 +129,14 @@ class Request:
   num_diffusion_steps: int | None = None
   solver: str | None = None
   diffusion_grid: str = "published"
+  temperature: float = 1.0
+  last_temperature: float | None = None
   refresh_every: int = 1
   guidance_scale: float | None = None
   min_guidance_scale: float | None = None
   guidance_trunc: float = 0.0
+  guidance_start: float = 1000.0
+  guidance_every: int = 1
   guidance_renorm: float = 1.0
   image_guidance_scale: float = 0.0
   flow_shift: float | None = None

@@ -61,6 +61,10 @@ _SETTINGS = {
     "diffusion_grid": (
         _enum, "Times of diffusion steps: the published ones, or full, where the last step counts, too. Default: "
         "published."),
+    "temperature": (flags.DEFINE_float, "Factor on all noise, from 0 to 2. Default: 1."),
+    "last_temperature": (
+        flags.DEFINE_float, "Factor on the noise of the last frame, towards which it goes frame by frame. Default: "
+        "--temperature throughout."),
     "refresh_every": (
         flags.DEFINE_integer,
         "Number of sets from one full pass of the encoder to the next; above 1 is faster, approximate. Default: 1."),
@@ -70,6 +74,12 @@ _SETTINGS = {
         flags.DEFINE_float,
         "Scale of guidance for the first set, from which it grows. Default: --guidance_scale throughout."),
     "guidance_trunc": (flags.DEFINE_float, "Time of diffusion, from 0 to 1000, below which guidance ends. Default: 0."),
+    "guidance_start": (
+        flags.DEFINE_float, "Time of diffusion, from 0 to 1000, above which there is no guidance yet. Default: 1000."),
+    "guidance_every": (
+        flags.DEFINE_integer,
+        "Number of sets from one unconditional pass of the encoder to the next, a multiple of --refresh_every; above 1 "
+        "is faster, approximate. Default: 1."),
     "guidance_renorm": (
         flags.DEFINE_float,
         "Factor, from 0 to 1, by which guided predictions may be shrunk at most. Default: 1, not at all."),

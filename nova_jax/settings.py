@@ -20,7 +20,8 @@ SETTINGS = {
     "later_context": int, "num_inference_steps": int, "later_inference_steps": int, "num_diffusion_steps": int,
     "token_order": str, "later_token_order": str, "set_schedule": str, "later_set_schedule": str,
     "solver": str, "diffusion_grid": str, "refresh_every": int, "guidance_scale": float, "min_guidance_scale": float,
-    "guidance_trunc": float, "guidance_renorm": float, "image_guidance_scale": float, "flow_shift": float,
+    "guidance_trunc": float, "guidance_start": float, "guidance_every": int, "temperature": float,
+    "last_temperature": float, "guidance_renorm": float, "image_guidance_scale": float, "flow_shift": float,
     "motion_flow": float, "fps": float, "seed": int}
 
 

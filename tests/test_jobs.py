@@ -137,14 +137,17 @@ def test_what_is_left_out_and_what_is_stated_are_one_recipe(pipe, tmp_path, monk
   name = made().name(3)
   assert name.startswith("003-ein-käse-八-")
   same = {"num_frames": 3, "num_inference_steps": 3, "guidance_scale": 2.0, "refresh_every": 1, "fps": 12.0,
-          "diffusion_grid": "published", "token_order": "random", "set_schedule": "cosine"}
+          "diffusion_grid": "published", "token_order": "random", "set_schedule": "cosine",
+          "guidance_start": 1000, "guidance_every": 1, "temperature": 1}
   assert made(**same) == made() and made(image="a/start.png") == made(), "recipes hold in any folder"
   for same in (
       {"guidance_scale": 2}, {"fps": 12}, {"negative_prompt": ""}, {"later_inference_steps": 3}, {"window": 3},
       {"min_guidance_scale": 2.0}, {"flow_shift": pipe.scheduler.shift}, {"later_context": 2}, {"later_prompts": {}},
-      {"solver": "euler"}, {"later_token_order": "random"}, {"later_set_schedule": "cosine"}):
+      {"solver": "euler"}, {"later_token_order": "random"}, {"later_set_schedule": "cosine"},
+      {"last_temperature": 1.0}):
     assert made(**same) == made(), same
-  assert made(guidance_scale=1, guidance_renorm=0.5) == made(guidance_scale=0.0, negative_prompt="two"), "no guidance"
+  unguided = made(guidance_scale=1, guidance_renorm=0.5, guidance_every=3, guidance_start=9)
+  assert unguided == made(guidance_scale=0.0, negative_prompt="two"), "no guidance"
   (tmp_path / "link").symlink_to("a")
   assert made(image="link/start.png") == made(image="b/../a//start.png") == made()
   assert made(image="a/start.png", mask=(0, 0, 4, 4)) == made(mask=[0, 0, 4, 4])

@@ -4,13 +4,15 @@
   text and image:  renorm(u + g · (c − i)) + g_i · (i − u)
 
 c sees the text and the frames, i the frames without text, u neither. The scale may grow from `min_scale` to `scale`
-over a frame's sets; from the first time below `truncation` on, the conditional prediction stands alone.
+over a frame's sets; before the first time that isn't above `start`, and from the first time below `truncation` on, the
+conditional prediction stands alone.
 """
 
 import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 
@@ -24,6 +26,7 @@ class Guidance:
     truncation: time in [0, 1000] below which guidance ends.
     renorm: lower bound of ‖c‖ / ‖guided‖, by which the guided prediction is shrunk; 1 for none.
     image_scale: g_i; 0 for none.
+    start: time in [0, 1000] above which there is no guidance yet; 1000 for guidance from the beginning.
   """
 
   scale: float = 5.0
@@ -31,6 +34,7 @@ class Guidance:
   truncation: float = 0.0
   renorm: float = 1.0
   image_scale: float = 0.0
+  start: float = 1000.0
 
   def __post_init__(self):
     if not 0 <= self.renorm <= 1:
@@ -39,11 +43,22 @@ class Guidance:
       raise ValueError(f"image_guidance_scale: expected 0 or more, got {self.image_scale}")
     if self.image_scale and self.scale <= 1:
       raise ValueError(f"image_guidance_scale needs guidance_scale above 1, got {self.scale}")
+    if self.start < min(self.truncation, 1000):
+      raise ValueError(
+          f"guidance_start: expected guidance_trunc, {self.truncation:g}, or more, as times fall from 1000 to 0, got "
+          f"{self.start:g}")
 
   @property
   def num_passes(self) -> int:
     """Predictions a step: conditional; unconditional; image-conditional."""
     return 1 if self.scale <= 1 else 3 if self.image_scale else 2
+
+  def span(self, time: Float[np.ndarray, "K"]) -> tuple[int, int]:
+    """Return how many diffusion steps at these times come before guidance, and how many have it."""
+    if self.num_passes == 1:
+      return 0, len(time)
+    before = int(np.sum(time > self.start)) if self.start < 1000 else 0  # Tables may round the first time up.
+    return before, max(0, int(np.sum(time >= self.truncation)) - before)
 
   def strength(self, index: int, num_sets: int) -> "Strength":
     """Return the numbers for set `index` of a frame's non-empty sets."""

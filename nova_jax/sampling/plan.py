@@ -20,6 +20,8 @@ class Plan(NamedTuple):
   window: int  # W, frames that the temporal encoder sees at most, the one it makes included.
   num_sets: tuple[int, int]  # Asked for, for frame 0 and later ones.
   refresh_every: int = 1  # Sets from one full pass of the spatial encoder to the next (`reuse.py`).
+  guidance_every: int = 1  # Sets from one run of the unconditional passes to the next.
+  temperatures: tuple[float, float] = (1.0, 1.0)  # Of the first and the last frame.
   orders: tuple[str, str] = ("random", "random")  # Of tokens (`sets.py`), of frame 0 and later ones.
   schedules: tuple[str, str] = ("cosine", "cosine")  # Of sets, likewise.
   adds_noise: bool = False  # Whether diffusion steps add fresh noise.
@@ -31,12 +33,18 @@ class Plan(NamedTuple):
       return token_sets(self.cfg.num_image_tokens, self.num_sets[frame > 0], num_known, self.schedules[frame > 0])
     return self.later_sets if frame else self.sets
 
+  def temperature(self, frame: int) -> float:
+    """Return the factor on a frame's noise."""
+    first, last = self.temperatures
+    return first + (last - first) * frame / max(self.num_frames - 1, 1)
+
 
 def make_plan(
     cfg: ModelConfig, scheduler: Scheduler, *, num_frames: int, num_sets: int, num_steps: int, guidance: Guidance,
     flow_shift: float | None = None, later_sets: int | None = None, window: int | None = None,
     refresh_every: int = 1, later_context: int | None = None, solver: str | None = None, grid: str = "published",
     order: str = "random", later_order: str | None = None, schedule: str = "cosine", later_schedule: str | None = None,
+    guidance_every: int = 1, temperature: float = 1.0, last_temperature: float | None = None,
 ) -> Plan:
   """Check what is asked for, and tabulate it; what is None takes the default that `Request` tells."""
   if num_frames < 1:
@@ -45,6 +53,10 @@ def make_plan(
     raise ValueError(f"num_diffusion_steps: expected 1 to {scheduler.num_train_timesteps}, got {num_steps}")
   if solver is not None and solver not in scheduler.solvers:
     raise ValueError(f"solver: this model's diffusion process has {', '.join(scheduler.solvers)}, got {solver!r}")
+  if guidance_every > 1 and guidance_every % refresh_every:
+    raise ValueError(
+        f"guidance_every: expected a multiple of refresh_every, {refresh_every}, since what is kept is computed in "
+        f"sets where all is, got {guidance_every}")
   window = num_frames if window is None else min(window, num_frames)
   if window < min(num_frames, 2):
     raise ValueError(f"window: expected 2 frames or more, a given one and the next, got {window}")
@@ -53,5 +65,6 @@ def make_plan(
   sets = [token_sets(cfg.num_image_tokens, number, schedule=name) for number, name in zip(numbers, schedules)]
   return Plan(
       cfg, num_frames, *sets, scheduler.steps(num_steps, flow_shift, solver, grid), guidance, window, numbers,
-      refresh_every, (order, later_order or order), schedules,
+      refresh_every, guidance_every, (temperature, temperature if last_temperature is None else last_temperature),
+      (order, later_order or order), schedules,
       scheduler.adds_noise and solver in (None, scheduler.solvers[0]), later_context)

@@ -1,4 +1,4 @@
-"""Approximate acceleration of the spatial encoder: features of tokens that have not changed are reused between sets.
+"""Approximate acceleration of the spatial encoder: what has not changed much is reused between sets.
 
 From one set to the next few tokens change: those just written. Every `refresh_every` sets all features are computed,
 and each block's keys and values are kept, in both halves. In between only two kinds of token go through the blocks, and
@@ -6,9 +6,14 @@ see the kept keys and values of all others:
   first half    the tokens written by the last set
   second half   these, and the set to be written now
 As in LazyMAR (arXiv 2503.12450), but without a choice of tokens that depends on their values: shapes are static.
+
+Guidance costs a pass of its own for what is unconditional. Every `guidance_every` sets it is run, and for all tokens of
+the sets up to the next time the difference between the passes' encodings is kept: LazyMAR's condition cache. In between
+only the conditional pass is run, and the others are it less the difference.
 Invariant: when everything is refreshed for each set, the result is the exact one.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -24,19 +29,80 @@ from nova_jax.models.masks import Mask, ValidKeys
 from nova_jax.models.nova import SpatialEncoder
 from nova_jax.models.tokens import put, take
 from nova_jax.models.transformer import Block, Cache
+from nova_jax.sampling.sets import TokenSet
 
 
 class Features(NamedTuple):
-  """Keys and values of both halves: condition tokens first, then image tokens."""
+  """Keys and values of both halves: condition tokens first, then image tokens; and what guidance keeps.
 
-  visible: Cache  # In the order in which they are written.
-  all: Cache  # In place.
+  What is not reused is None.
+  """
+
+  visible: Cache | None  # In the order in which they are written.
+  all: Cache | None  # In place.
+  differences: Float[Array, "others B N D"] | None = None  # Conditional less other encodings, in place.
 
   @classmethod
   def empty(cls, cfg: ModelConfig, batch: int) -> "Features":
-    """Make room for `batch` frames, all passes of guidance counted."""
+    """Make room for keys and values of `batch` frames, all passes of guidance counted."""
     size, first = cfg.num_video_tokens + cfg.num_image_tokens, cfg.spatial_depth // 2
     return cls(Cache.empty(cfg, first, batch, size), Cache.empty(cfg, cfg.spatial_depth - first, batch, size))
+
+  @classmethod
+  def of_frame(
+      cls, cfg: ModelConfig, batch: int, num_passes: int, refresh_every: int, guidance_every: int
+  ) -> "Features | None":
+    """Make room for what a frame of `batch` samples reuses; None if that is nothing."""
+    keeps = guidance_every > 1 and num_passes > 1
+    features = cls(None, None)
+    if refresh_every > 1:
+      features = cls.empty(cfg, batch if keeps else batch * num_passes)
+    if keeps:
+      shape = num_passes - 1, batch, cfg.num_image_tokens, cfg.width
+      return features._replace(differences=jnp.zeros(shape, cfg.dtype))
+    return features if refresh_every > 1 else None
+
+
+def kept_sizes(sets: Sequence[TokenSet], guidance_every: int) -> list[int | None]:
+  """Return for each set of how many tokens it keeps differences, padded for its group; None where it uses them."""
+  most: dict[tuple[int, int], int] = {}
+  groups = [(each.max_visible, each.max_size) for each in sets]
+  for i in range(0, len(sets), guidance_every):
+    size = sum(each.size for each in sets[i : i + guidance_every])
+    most[groups[i]] = max(most.get(groups[i], 0), size, sets[i].max_size)
+  return [None if i % guidance_every else most[group] for i, group in enumerate(groups)]
+
+
+def encode_passes(
+    encode: Callable[..., tuple[Float[Array, "rows W D"], "Features | None"]], order: Int[Array, "B N"],
+    ids: Int[Array, "B W"], start: Int[Array, ""], features: Features, max_kept: int | None,
+) -> tuple[Float[Array, "passes B W D"], Features]:
+  """Encode the tokens of one set for all passes, of which only the conditional one is run if `max_kept` is None.
+
+  Args:
+    encode: encodes tokens in a range of passes, `encode(first, last, ids, features)`; the last is as it was without
+      reuse if features are None.
+    order, start: as of `encode_set`.
+    ids: the tokens.
+    features: of the set before.
+    max_kept: padded number of tokens, these and those of the next sets, whose differences are to be kept.
+  """
+  differences, num_passes, batch = features.differences, len(features.differences) + 1, len(order)
+  reused = None if features.visible is None else features
+  if max_kept is None:
+    z, after = encode(0, 1, ids, reused)
+    z = jnp.concatenate([z[None], z - jax.vmap(take, (0, None))(differences, ids)])
+    return z, (after or features)._replace(differences=differences)
+  wide = jax.lax.dynamic_slice_in_dim(jnp.pad(order, ((0, 0), (0, max_kept))), start, max_kept, axis=1)
+  if reused is None:
+    z, after = encode(0, num_passes, wide, None)[0], features
+  else:
+    z, after = encode(0, 1, wide, reused)
+    z = jnp.concatenate([z, encode(1, num_passes, wide, None)[0]])
+  z = z.reshape(num_passes, batch, max_kept, -1)
+  places = jnp.where(start + jnp.arange(max_kept) < order.shape[1], wide, order.shape[1])
+  differences = jax.vmap(put, (0, None, 0))(differences, places, z[:1] - z[1:])
+  return z[:, :, : ids.shape[1]], after._replace(differences=differences)
 
 
 def encode_set(
@@ -87,7 +153,7 @@ def encode_set(
   x, everything = _run(
       encoder.decoder_blocks, x, features.all, places, encoder._rotation(ids, lead), num_cond + num_tokens, None,
       queries)
-  return encoder.norm(x), Features(visible, everything)
+  return encoder.norm(x), features._replace(visible=visible, all=everything)
 
 
 def _run(

@@ -26,7 +26,7 @@ from nova_jax.models.nova import Condition
 from nova_jax.models.tokens import put, take
 from nova_jax.sampling.guidance import Strength
 from nova_jax.sampling.plan import Plan
-from nova_jax.sampling.reuse import Features, encode_set
+from nova_jax.sampling.reuse import Features, encode_passes, encode_set, kept_sizes
 from nova_jax.sampling.sets import TokenSet, make_order
 from nova_jax.sampling.temporal import Memory, Model
 from nova_jax.sharding import mesh_of, on, whole
@@ -111,15 +111,16 @@ def generate(
 def _generate_frame(model, scheduler, plan, t, cond, order, keys, noise, known, on_set):
   """Return one frame [B, h, w, C], its sets written one after another, and for each whether it is finite."""
   cfg, num_steps = plan.cfg, len(plan.table.time)
-  num_guided = int(np.sum(plan.table.time >= plan.guidance.truncation)) if plan.guidance.num_passes > 1 else num_steps
+  num_before, num_guided = plan.guidance.span(plan.table.time)
   if known is None:
     x, sets = jnp.zeros((order.shape[0], cfg.num_image_tokens, cfg.patch_dim), jnp.float32), plan.sets_of(t)
   else:
     x, order, sets = begin_with_known(known, order, plan, t)
 
-  features, finite = None, []
-  if plan.refresh_every > 1:
-    features = Features.empty(cfg, cond.shape[0])
+  finite, num_passes = [], plan.guidance.num_passes
+  features = Features.of_frame(cfg, order.shape[0], num_passes, plan.refresh_every, plan.guidance_every)
+  keeps = features is not None and features.differences is not None
+  max_kept = kept_sizes(sets, plan.guidance_every) if keeps else [None] * len(sets)
 
   def tell(index, x):
     if on_set is not None:
@@ -131,12 +132,14 @@ def _generate_frame(model, scheduler, plan, t, cond, order, keys, noise, known, 
       start_noise, step_noise = draw_noise(fold(keys, i), cfg, num_steps if plan.adds_noise else 0)
     else:
       start_noise, step_noise = jax.tree.map(lambda x: patchify(jnp.asarray(x[i]), cfg.patch_size), noise)
+    if (temperature := plan.temperature(t)) != 1:
+      start_noise, step_noise = jax.tree.map(lambda x: temperature * x, (start_noise, step_noise))
     before, last = x, sets[max(i - 1, 0)]
     x, features = write_set(
         model, before, cond, order, token_set.start, token_set.size, start_noise, step_noise, plan.table,
-        plan.guidance.strength(i, len(sets)), scheduler=scheduler, num_passes=plan.guidance.num_passes,
-        num_guided=num_guided, max_visible=token_set.max_visible, max_size=token_set.max_size,
-        features=features, num_new=last.size,
+        plan.guidance.strength(i, len(sets)), scheduler=scheduler, num_passes=num_passes,
+        num_before=num_before, num_guided=num_guided, max_visible=token_set.max_visible, max_size=token_set.max_size,
+        features=features, max_kept=max_kept[i], num_new=last.size,
         max_new=max(last.max_size, token_set.max_size) if i % plan.refresh_every else None)
     finite.append(are_latents(x))
     if i > 0:
@@ -184,13 +187,14 @@ def draw_noise(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("scheduler", "num_passes", "num_guided", "max_visible", "max_size", "max_new"),
-    donate_argnames=("features",))
+    jax.jit, donate_argnames=("features",), static_argnames=(
+        "scheduler", "num_passes", "num_before", "num_guided", "max_visible", "max_size", "max_new", "max_kept"))
 def write_set(
     model: Model, x: Float[Array, "B N P"], cond: Float[Array, "passes*B M D"], order: Int[Array, "B N"], start: int,
     size: int, start_noise: Float[Array, "B N P"], step_noise: Float[Array, "K B N P"] | None, table: Any,
     strength: Strength, *, scheduler: Scheduler, num_passes: int, num_guided: int, max_visible: int, max_size: int,
-    features: Features | None = None, num_new: int = 0, max_new: int | None = None,
+    features: Features | None = None, num_new: int = 0, max_new: int | None = None, num_before: int = 0,
+    max_kept: int | None = None,
 ) -> tuple[Float[Array, "B N P"], Features | None]:
   """Write the tokens order[start : start + size] of a frame; return it, and the features.
 
@@ -204,12 +208,15 @@ def write_set(
     table: the scheduler's steps.
     strength: how strongly to guide.
     scheduler: the diffusion process.
-    num_passes: of guidance; the last K − num_guided steps run the conditional one alone.
+    num_passes: of guidance; steps without it run the conditional one alone.
     num_guided: diffusion steps with guidance.
     max_visible, max_size: padded sizes of what is known and of the set.
     features: what earlier sets of the frame have left, to be reused; None for exact generation.
     num_new: of the known tokens, those that `features` does not know yet.
     max_new: their padded number; None to compute all features anew.
+    num_before: diffusion steps before those with guidance.
+    max_kept: padded number of tokens whose differences between passes are computed, if `features` have some; None to
+      run the conditional pass alone.
   """
   nova = model.merge()
   batch, num_tokens, _ = x.shape
@@ -218,13 +225,20 @@ def write_set(
   visible = order[:, :max_visible]
   tokens = nova.mask_tokens(x, mask_of(visible, start, num_tokens)[..., None])
   ids = jax.lax.dynamic_slice_in_dim(jnp.pad(order, ((0, 0), (0, max_size))), start, max_size, axis=1)
-  repeat = lambda x: jnp.tile(x, (num_passes, *[1] * (x.ndim - 1)))
-  if features is None:
-    z = nova.image_encoder(repeat(tokens), repeat(visible), start, cond, repeat(ids))
-  else:
-    z, features = encode_set(
-        nova.image_encoder, repeat(tokens), repeat(order), start, cond, repeat(ids), features, max_visible, num_new,
+
+  def encode(first, last, wanted, features):
+    repeat = lambda x: jnp.tile(x, (last - first, *[1] * (x.ndim - 1)))
+    rows = cond[first * batch : last * batch]
+    if features is None:
+      return nova.image_encoder(repeat(tokens), repeat(visible), start, rows, repeat(wanted)), None
+    return encode_set(
+        nova.image_encoder, repeat(tokens), repeat(order), start, rows, repeat(wanted), features, max_visible, num_new,
         max_new)
+
+  if features is None or features.differences is None:
+    z, features = encode(0, num_passes, ids, features)
+  else:
+    z, features = encode_passes(encode, order, ids, start, features, max_kept)
   decoder = nova.image_decoder
   z = decoder.condition(z.reshape(num_passes, batch, max_size, -1))
   times, blocks = decoder.embed_time(table.time, z.dtype), unstack(decoder.blocks)
@@ -244,7 +258,8 @@ def write_set(
 
   sample = take(start_noise, ids)
   last = None if table.change is None else jnp.zeros_like(sample)  # The estimate of the step before.
-  for passes, part in ((num_passes, slice(num_guided)), (1, slice(num_guided, None))):
+  end = num_before + num_guided
+  for passes, part in ((1, slice(num_before)), (num_passes, slice(num_before, end)), (1, slice(end, None))):
     steps = jax.tree.map(lambda column: column[part], (table, times, step_noise))
     if len(steps[0].time):
       (sample, last), _ = jax.lax.scan(denoise(passes), (sample, last), steps)

@@ -1,0 +1,96 @@
+"""Guidance that is run in a part of the times and in a part of the sets, and noise by temperature."""
+
+import numpy as np
+import pytest
+
+from models.test_nova import TINY
+from nova_jax.models.nova import SpatialEncoder
+from nova_jax.sampling import plan, sampler
+from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.reuse import kept_sizes
+from nova_jax.sampling.sets import token_sets
+from sampling.test_sampler import DDPM, FLOW, MODEL, run
+
+TIMES = np.array([1000, 800, 600, 400, 200], np.float32)
+
+
+def test_the_interval_by_hand():
+  assert Guidance(3.0).span(TIMES) == (0, 5) and Guidance(1.0, truncation=500.0).span(TIMES) == (0, 5)
+  assert Guidance(3.0, start=600.0, truncation=400.0).span(TIMES) == (2, 2), "both ends are in it"
+  assert Guidance(3.0, start=700.0, truncation=650.0).span(TIMES) == (2, 0)
+  assert Guidance(3.0).span(TIMES * np.float32(1.0001)) == (0, 5)
+
+
+def test_outside_the_interval_there_is_no_guidance():
+  """Each diffusion step is guided or not, as the interval says; predictions come from a denoiser that counts passes."""
+  passes, decoder = [], type(MODEL.merge().image_decoder)
+  predict = decoder.predict
+  settings = dict(batch=1, num_frames=1, num_sets=1, num_steps=5)
+  sampler.write_set.clear_cache()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(decoder, "predict", lambda self, x, z, *rest: passes.append(len(z)) or predict(self, x, z, *rest))
+    some = run(guidance=Guidance(9.0, start=700.0, truncation=300.0), **settings)
+  assert passes == [1, 2, 1], "traced once for each part"
+  sampler.write_set.clear_cache()
+  assert np.abs(some - run(guidance=Guidance(9.0), **settings)).max() > 1e-3
+  empty = run(guidance=Guidance(9.0, start=300.0, truncation=260.0), **settings)
+  np.testing.assert_allclose(empty, run(guidance=Guidance(1.0), **settings), atol=1e-5)
+
+
+def test_how_many_tokens_differences_are_kept_of():
+  sets = token_sets(16, 4)  # 1, 4, 5 and 6 tokens, each a group.
+  assert kept_sizes(sets, 3) == [10, None, None, 6] and kept_sizes(sets, 4) == [16, None, None, None]
+  sets = token_sets(1024, 64)
+  sizes = kept_sizes(sets, 4)
+  for i in range(0, len(sets), 4):
+    assert sizes[i] >= sum(each.size for each in sets[i : i + 4]) and sizes[i] >= sets[i].max_size
+  assert len({(s.max_visible, s.max_size, size) for s, size in zip(sets, sizes)}) <= 8, "two programs a group"
+
+
+@pytest.mark.parametrize("refresh_every", [1, 2])
+def test_the_unconditional_pass_is_run_in_every_nth_set(monkeypatch, refresh_every):
+  rows, call = [], SpatialEncoder.__call__
+  traced = lambda self, tokens, *rest: rows.append(len(tokens)) or call(self, tokens, *rest)
+  monkeypatch.setattr(SpatialEncoder, "__call__", traced)
+  encode_set = sampler.encode_set
+  monkeypatch.setattr(sampler, "encode_set", lambda encoder, tokens, *rest: rows.append(len(tokens)) or encode_set(
+      encoder, tokens, *rest))
+  sampler.write_set.clear_cache()
+  settings = dict(num_frames=1, num_sets=4, settings={"guidance_every": 2, "refresh_every": refresh_every})
+  assert np.isfinite(run(**settings)).all()
+  # Two samples, four sets in a program each: both passes and the conditional one in turn.
+  assert rows == ([4, 2, 4, 2] if refresh_every == 1 else [2, 2, 2, 2, 2, 2])
+  assert sampler.write_set._cache_size() == 4
+  sampler.write_set.clear_cache()
+
+
+@pytest.mark.parametrize("guidance", [Guidance(3.0), Guidance(3.0, image_scale=1.5)])
+def test_kept_differences(guidance):
+  """They change nothing in sets that compute them, and others stay near."""
+  settings = dict(num_frames=2, guidance=guidance)
+  one = dict(settings, num_sets=1)
+  np.testing.assert_allclose(
+      run(settings={"guidance_every": 4}, **one), run(**one), atol=1e-4)
+  exact, near = run(num_sets=3, **settings), run(num_sets=3, settings={"guidance_every": 3}, **settings)
+  assert 1e-6 < np.abs(near - exact).mean() < 0.3 * np.abs(exact).mean()
+
+
+@pytest.mark.parametrize("scheduler", [FLOW, DDPM])
+def test_temperature_is_a_factor_on_the_noise(monkeypatch, scheduler):
+  told = []
+  monkeypatch.setattr(
+      sampler, "write_set", lambda *args, **kwargs: told.append(args[6:8]) or (args[1], kwargs["features"]))
+  for settings in ({}, {"temperature": 0.8, "last_temperature": 0.4}):
+    run(num_frames=3, num_sets=1, scheduler=scheduler, settings=settings)
+  for (start, steps), (cold_start, cold_steps), factor in zip(told[:3], told[3:], (0.8, 0.6, 0.4)):
+    np.testing.assert_allclose(cold_start, factor * start, rtol=1e-6)
+    assert (steps is None) == (scheduler is FLOW)
+    if steps is not None:
+      np.testing.assert_allclose(cold_steps, factor * steps, rtol=1e-6)
+
+
+def test_one_frame_has_the_first_temperature():
+  what = plan.make_plan(
+      TINY, FLOW, num_frames=1, num_sets=1, num_steps=1, guidance=Guidance(1.0), temperature=0.5, last_temperature=0.1)
+  assert what.temperature(0) == 0.5
+  assert plan.make_plan(TINY, FLOW, num_frames=9, num_sets=1, num_steps=1, guidance=Guidance(1.0)).temperature(8) == 1
