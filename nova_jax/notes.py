@@ -17,6 +17,7 @@ def tell(note: str) -> None:
 def print_once() -> None:
   """Print notes of this process as the launchers do: "note: …"."""
   _LOG.handlers, _LOG.propagate = [_Printer()], False
+  _LOG.setLevel(logging.WARNING)  # Else it would have the root's level, by which launchers hide other logs.
 
 
 class _Printer(logging.Handler):

@@ -10,12 +10,15 @@ from nova_jax import notes
 @pytest.fixture
 def log():
   log = logging.getLogger("nova_jax")
-  before = log.handlers, log.propagate
+  before = log.handlers, log.propagate, log.level, log.root.level
   yield log
-  log.handlers, log.propagate = before
+  log.handlers, log.propagate = before[:2]
+  log.setLevel(before[2])
+  log.root.setLevel(before[3])
 
 
 def test_a_launcher_prints_each_once_whatever_is_hidden_of_other_logs(log, capsys):
+  log.root.setLevel(logging.ERROR)
   notes.print_once()
   for _ in range(2):
     notes.tell("a prompt was cut: 100%")
