@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.test_nova import make
+from helpers import make
 from nova_jax import media, pipeline
 from nova_jax.config import MeshConfig
 from nova_jax.pipeline import Pipeline

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from helpers import make
 from nova_jax.config import PRESETS, ModelConfig
 from nova_jax.models.nova import NOVA, count_parameters
 from nova_jax.models.transformer import Block, Cache
@@ -22,15 +23,6 @@ def with_positions(rotary: bool) -> ModelConfig:
   return dataclasses.replace(TINY, rotary=True, num_heads=1) if rotary else TINY
 
 
-def make(cfg: ModelConfig, seed: int = 0) -> NOVA:
-  """Make a model in which nothing is zero, so that every path carries a signal."""
-  model = NOVA(cfg, rngs=nnx.Rngs(seed))
-  state = nnx.state(model, nnx.Param)
-  keys = iter(jax.random.split(jax.random.key(seed), len(jax.tree.leaves(state))))
-  nnx.update(model, jax.tree.map(lambda p: p + 0.1 * jax.random.normal(next(keys), p.shape), state))
-  return model
-
-
 def inputs(cfg: ModelConfig, num_frames: int, batch: int = 2):
   rng = np.random.default_rng(0)
   latents = rng.standard_normal((batch, num_frames, *cfg.latent_size, cfg.latent_dim), np.float32)
@@ -40,50 +32,52 @@ def inputs(cfg: ModelConfig, num_frames: int, batch: int = 2):
   return jnp.asarray(latents), condition
 
 
+@nnx.jit
+def temporal(model, latents, condition):
+  return model.temporal(latents, model.embed_condition(condition))
+
+
 @pytest.mark.parametrize("rotary", [False, True])
 def test_output_of_a_frame_sees_earlier_frames_only(rotary):
-  model = make(with_positions(rotary))
-  latents, condition = inputs(TINY, 4)
-  cond = model.embed_condition(condition)
+  @nnx.jit
+  def influences(model, latents, condition):
+    outputs = lambda *args: jnp.square(model.anchor(model.temporal(*args))).sum((0, 2, 3))
+    return jax.jacobian(outputs, argnums=(0, 1))(latents, model.embed_condition(condition))
 
-  def outputs(latents, cond):
-    return jnp.square(model.anchor(model.temporal(latents, cond))).sum((0, 2, 3))
-
-  by_latents, by_cond = jax.jacobian(outputs, argnums=(0, 1))(latents, cond)
+  by_latents, by_cond = influences(make(with_positions(rotary)), *inputs(TINY, 4))
   influence = np.abs(by_latents).sum((1, 3, 4, 5))  # [output frame, latent frame]
   assert np.array_equal(influence > 0, np.tri(4, k=-1, dtype=bool))
   assert (np.abs(by_cond).sum((1, 3)) > 0).all(), "every frame must see the whole prefix"
 
 
 def test_tokens_of_a_frame_see_each_other():
-  model = make(TINY)
-  latents, condition = inputs(TINY, 2)
-  cond = model.embed_condition(condition)
+  @nnx.jit
+  def by_latents(model, latents, condition):
+    cond = model.embed_condition(condition)
+    return jax.jacobian(lambda latents: jnp.square(model.temporal(latents, cond)[:, 1]).sum((0, 2)))(latents)
 
-  def last_frame(latents):
-    return jnp.square(model.temporal(latents, cond)[:, 1]).sum((0, 2))
-
-  influence = np.abs(jax.jacobian(last_frame)(latents)[:, :, 0]).sum((1, 4))  # [token, row, column]
+  influence = np.abs(by_latents(make(TINY), *inputs(TINY, 2))[:, :, 0]).sum((1, 4))  # [token, row, column]
   assert (influence > 0).all()
 
 
 def test_the_denoiser_treats_each_token_alone():
-  model = make(TINY)
-  x = jnp.ones((1, 5, TINY.patch_dim))
-  z = jax.random.normal(jax.random.key(0), (1, 5, TINY.width))
+  x = np.ones((1, 5, TINY.patch_dim), np.float32)
+  z = np.random.default_rng(0).standard_normal((1, 5, TINY.width), np.float32)
 
-  def outputs(x, z):
-    return jnp.square(model.image_decoder(x, jnp.full((1, 5), 300.0), model.image_decoder.condition(z))).sum((0, 2))
+  @nnx.jit
+  def influences(decoder, *args):
+    outputs = lambda x, z: jnp.square(decoder(x, jnp.full((1, 5), 300.0), decoder.condition(z))).sum((0, 2))
+    return jax.jacobian(outputs, argnums=(0, 1))(*args)
 
-  for influence in jax.jacobian(outputs, argnums=(0, 1))(x, z):
+  for influence in influences(make(TINY).image_decoder, x, z):
     assert np.array_equal(np.abs(influence).sum((1, 3)) > 0, np.eye(5, dtype=bool))
 
 
 def test_without_history_a_frame_knows_its_time_and_the_text_alone():
   model = make(dataclasses.replace(TINY, history=False))
   latents, condition = inputs(TINY, 3)
-  outputs = model.temporal(latents, model.embed_condition(condition))
-  np.testing.assert_array_equal(model.temporal(latents + 1, model.embed_condition(condition)), outputs)
+  outputs = temporal(model, latents, condition)
+  np.testing.assert_array_equal(temporal(model, latents + 1, condition), outputs)
   assert np.abs(outputs[:, 1] - outputs[:, 2]).max() > 1e-3
 
 
@@ -109,24 +103,30 @@ def test_cached_frames_equal_recomputation(changes):
   cfg = dataclasses.replace(TINY, **changes)
   model, num_frames = make(cfg), 4
   latents, condition = inputs(cfg, num_frames)
-  cond = model.embed_condition(condition)
-  whole = model.temporal(latents, cond)
-  cache = Cache.empty(cfg, cfg.temporal_depth, 2, cond.shape[1] + num_frames * cfg.num_video_tokens)
-  for t in range(num_frames):
-    frame = model.begin(2) if t == 0 else model.embed_frames(latents[:, t - 1 : t])[:, 0]
-    if not cfg.rotary:
-      frame = frame + model.video_pos_embed(num_frames)[t]
-    out, cache = model.video_encoder.extend(frame, cond if t == 0 else None, cache, t)
-    np.testing.assert_allclose(out, whole[:, t], atol=2e-5)
+
+  @nnx.jit
+  def both(model, latents, condition):
+    cond, outputs = model.embed_condition(condition), []
+    cache = Cache.empty(cfg, cfg.temporal_depth, 2, cond.shape[1] + num_frames * cfg.num_video_tokens)
+    for t in range(num_frames):
+      frame = model.begin(2) if t == 0 else model.embed_frames(latents[:, t - 1 : t])[:, 0]
+      if not cfg.rotary:
+        frame = frame + model.video_pos_embed(num_frames)[t]
+      out, cache = model.video_encoder.extend(frame, cond if t == 0 else None, cache, t)
+      outputs.append(out)
+    return jnp.stack(outputs, 1), model.temporal(latents, cond)
+
+  np.testing.assert_allclose(*both(model, latents, condition), atol=2e-5)
 
 
 def test_padding_of_visible_tokens_changes_nothing():
   model = make(TINY)
-  tokens = jax.random.normal(jax.random.key(1), (2, TINY.num_image_tokens, TINY.width))
-  cond = jax.random.normal(jax.random.key(2), (2, TINY.num_video_tokens, TINY.width))
-  ids = jax.vmap(lambda key: jax.random.permutation(key, TINY.num_image_tokens))(jax.random.split(jax.random.key(3), 2))
-  tight = model.image_encoder(tokens, ids[:, :5], 5, cond)
-  padded = model.image_encoder(tokens, ids, 5, cond)
+  rng = np.random.default_rng(0)
+  tokens = rng.standard_normal((2, TINY.num_image_tokens, TINY.width), np.float32)
+  cond = rng.standard_normal((2, TINY.num_video_tokens, TINY.width), np.float32)
+  ids = rng.permuted(np.tile(np.arange(TINY.num_image_tokens), (2, 1)), axis=1)
+  encode = nnx.jit(lambda encoder, *args: encoder(*args))
+  tight, padded = (encode(model.image_encoder, tokens, places, 5, cond) for places in (ids[:, :5], ids))
   np.testing.assert_allclose(tight, padded, atol=1e-5)
 
 
@@ -135,14 +135,13 @@ def test_rematerialisation_changes_no_number(field, value):
   latents, condition = inputs(TINY, 3)
 
   def gradient(cfg):
-    model = make(cfg)
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    graph, params, rest = nnx.split(make(cfg), nnx.Param, ...)
 
-    def loss(params):
+    def loss(params, rest):
       model = nnx.merge(graph, params, rest)
       return jnp.square(model.temporal(latents, model.embed_condition(condition))).mean()
 
-    return jax.tree.leaves(jax.grad(loss)(params))
+    return jax.tree.leaves(jax.jit(jax.grad(loss))(params, rest))
 
   for a, b in zip(gradient(TINY), gradient(dataclasses.replace(TINY, **{field: value})), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -151,12 +150,11 @@ def test_rematerialisation_changes_no_number(field, value):
 def test_bfloat16_activations_with_float32_parameters():
   model = make(dataclasses.replace(TINY, dtype="bfloat16"))
   latents, condition = inputs(TINY, 2)
-  out = model.temporal(latents, model.embed_condition(condition))
+  out = temporal(model, latents, condition)
   assert out.dtype == jnp.bfloat16
   assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
   exact = make(TINY)
-  np.testing.assert_allclose(
-      out.astype(jnp.float32), exact.temporal(latents, exact.embed_condition(condition)), atol=0.15)
+  np.testing.assert_allclose(out.astype(jnp.float32), temporal(exact, latents, condition), atol=0.15)
 
 
 def test_the_program_does_not_grow_with_depth():

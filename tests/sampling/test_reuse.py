@@ -4,11 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from models.test_nova import make, with_positions
+from helpers import make
+from models.test_nova import with_positions
 from nova_jax.sampling import sampler
 from nova_jax.sampling.reuse import Features, encode_set
 from sampling.test_sampler import MODEL, run
+
+
+encode = nnx.jit(encode_set, static_argnums=(3, 7, 8, 9))
+encode_exactly = nnx.jit(lambda encoder, tokens, ids, *rest: encoder(tokens, ids, 5, *rest))
 
 
 def setting(rotary):
@@ -24,29 +30,29 @@ def setting(rotary):
 def test_refreshing_is_exact(rotary):
   cfg, encoder, tokens, cond, order = setting(rotary)
   wanted = order[:, 5:8]
-  exact = encoder(tokens, order[:, :7], 5, cond, wanted)
-  z, features = encode_set(encoder, tokens, order, 5, cond, wanted, Features.empty(cfg, 2), 7, 0, None)
+  exact = encode_exactly(encoder, tokens, order[:, :7], cond, wanted)
+  z, features = encode(encoder, tokens, order, 5, cond, wanted, Features.empty(cfg, 2), 7, 0, None)
   np.testing.assert_allclose(z, exact, atol=1e-5)
   # Nothing is new since then: every query finds the keys and values that it would compute.
-  z, _ = encode_set(encoder, tokens, order, 5, cond, wanted, features, 7, 0, 2)
+  z, _ = encode(encoder, tokens, order, 5, cond, wanted, features, 7, 0, 2)
   np.testing.assert_allclose(z, exact, atol=1e-5)
 
 
 @pytest.mark.parametrize("rotary", [False, True])
 def test_new_tokens_are_seen_and_padding_is_not(rotary):
   cfg, encoder, tokens, cond, order = setting(rotary)
-  _, features = encode_set(encoder, tokens, order, 3, cond, order[:, 3:6], Features.empty(cfg, 2), 7, 0, None)
+  _, features = encode(encoder, tokens, order, 3, cond, order[:, 3:6], Features.empty(cfg, 2), 7, 0, None)
 
   def after(tokens, max_new=2, size=3):
-    wanted = jnp.pad(order, ((0, 0), (0, 20)))[:, 5 : 5 + size]
-    return encode_set(encoder, tokens, order, 5, cond, wanted, features, 7, 2, max_new)[0]
+    wanted = np.pad(order, ((0, 0), (0, 20)))[:, 5 : 5 + size]
+    return encode(encoder, tokens, order, 5, cond, wanted, features, 7, 2, max_new)[0]
 
   z = after(tokens)
   changed = tokens.at[jnp.arange(2), order[:, 4]].add(1.0)  # Written since the refresh.
   assert np.abs(after(changed) - z).max() > 1e-3
   np.testing.assert_allclose(after(tokens, max_new=6), z, atol=1e-5)
-  np.testing.assert_allclose(after(tokens, size=cfg.num_image_tokens)[:, :3], z, atol=0.2)
-  exact = encoder(tokens, order[:, :7], 5, cond, order[:, 5:8])
+  assert np.abs(after(tokens, size=cfg.num_image_tokens)[:, :3] - z).mean() < 0.1
+  exact = encode_exactly(encoder, tokens, order[:, :7], cond, order[:, 5:8])
   assert 1e-5 < np.abs(z - exact).mean() < 0.5 * np.abs(exact - exact.mean()).mean()
 
 

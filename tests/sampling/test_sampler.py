@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.test_nova import TINY, inputs, make, with_positions
+from helpers import make
+from models.test_nova import TINY, inputs, with_positions
 from nova_jax.config import SchedulerConfig
 from nova_jax.diffusion import make_scheduler
 from nova_jax.sampling import plan, sampler, temporal

@@ -1,0 +1,36 @@
+"""Models for tests without a hundred small programs: an eager constructor compiles one for each shape it draws."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from nova_jax.config import ModelConfig
+from nova_jax.models.nova import NOVA
+
+
+def make(cfg: ModelConfig, seed: int = 0) -> NOVA:
+  """Make a model, by NumPy, in which nothing is zero, so that every path carries a signal."""
+  graph, state = nnx.split(nnx.eval_shape(lambda: NOVA(cfg, rngs=nnx.Rngs(0))))
+  rng = np.random.default_rng(seed)
+
+  def fill(path, shape):
+    name = path[-2].key if isinstance(path[-1], jax.tree_util.GetAttrKey) else path[-1].key
+    width = max(shape.shape[:-1]) ** -0.5 if name == "kernel" else 0.1
+    return jnp.asarray(((name == "scale") + width * rng.standard_normal(shape.shape)).astype(shape.dtype))
+
+  return nnx.merge(graph, jax.tree_util.tree_map_with_path(fill, state))
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "seed"))
+def _initial(cfg, seed):
+  # Threefry is long when it is written out for every parameter; this generator is one operation.
+  with jax.default_prng_impl("rbg"):
+    return nnx.state(NOVA(cfg, rngs=nnx.Rngs(seed)))
+
+
+def new(cfg: ModelConfig, seed: int = 0) -> NOVA:
+  """Make a model as it is before training, by one program."""
+  return nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: NOVA(cfg, rngs=nnx.Rngs(0)))), _initial(cfg, seed))
