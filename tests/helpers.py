@@ -1,7 +1,5 @@
 """Models for tests without a hundred small programs: an eager constructor compiles one for each shape it draws."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,15 +20,3 @@ def make(cfg: ModelConfig, seed: int = 0) -> NOVA:
     return jnp.asarray(((name == "scale") + width * rng.standard_normal(shape.shape)).astype(shape.dtype))
 
   return nnx.merge(graph, jax.tree_util.tree_map_with_path(fill, state))
-
-
-@functools.partial(jax.jit, static_argnames=("cfg", "seed"))
-def _initial(cfg, seed):
-  # Threefry is long when it is written out for every parameter; this generator is one operation.
-  with jax.default_prng_impl("rbg"):
-    return nnx.state(NOVA(cfg, rngs=nnx.Rngs(seed)))
-
-
-def new(cfg: ModelConfig, seed: int = 0) -> NOVA:
-  """Make a model as it is before training, by one program."""
-  return nnx.merge(nnx.graphdef(nnx.eval_shape(lambda: NOVA(cfg, rngs=nnx.Rngs(0)))), _initial(cfg, seed))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from helpers import new
 from configs.digits import get_config
 from nova_jax.card import Card, read_card, write_card
 from nova_jax.checkpoint import Checkpointer
@@ -14,6 +13,7 @@ from nova_jax.conditions import add_motion, make_conditions
 from nova_jax.config import DEFAULT_FPS, PRESETS, Experiment, ModelConfig, SampleConfig, SchedulerConfig
 from nova_jax.convert.folders import load_autoencoder, load_text_encoder
 from nova_jax.fields import from_dict
+from nova_jax.models.nova import NOVA
 from nova_jax.pipeline import Pipeline
 from nova_jax.request import Request
 
@@ -26,7 +26,7 @@ CLASSES = dataclasses.replace(TINY, text_dim=None, num_classes=3, base_frames=1)
 
 def fresh(card=CARD):
   parts = load_text_encoder(card.text_encoder, card.model), load_autoencoder(card.autoencoder)
-  return Pipeline(card, new(card.model), *parts)
+  return Pipeline(card, NOVA(card.model, rngs=nnx.Rngs(0)), *parts)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +36,9 @@ def pipe():
 
 def save(folder, card=CARD, cfg=TINY, seed=0, change=lambda weights: weights):
   """Write a model folder whose average, as `change` leaves it, differs from its last weights."""
-  _, params, buffers = map(lambda x: x, nnx.split(new(cfg, seed), nnx.Param, ...))
+  _, params, buffers = map(lambda x: x, nnx.split(NOVA(cfg, rngs=nnx.Rngs(seed)), nnx.Param, ...))
   params, buffers = nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
-  ema = nnx.to_pure_dict(nnx.split(new(cfg, seed + 1), nnx.Param, ...)[1])
+  ema = nnx.to_pure_dict(nnx.split(NOVA(cfg, rngs=nnx.Rngs(seed + 1)), nnx.Param, ...)[1])
   checkpoints = Checkpointer(folder / "checkpoints", 1)
   checkpoints.save(7, {"params": params, "ema": change(ema), "buffers": buffers}, {}, {})
   checkpoints.close()
