@@ -13,7 +13,7 @@ from nova_jax.fields import to_config_dict
 def get_config():
   return to_config_dict(Experiment(
       model=PRESETS["digits"],
-      data=DataConfig(num_records=4000, num_frames=11, canvas=16, free_captions=0.5, later=0.3),
+      data=DataConfig(num_records=4000, num_frames=16, canvas=16, free_captions=0.5, turning=0.5, later=0.4),
       train=TrainConfig(
           steps=2600,
           stages=(

@@ -207,6 +207,7 @@ class DataConfig:
   canvas: Size = 16  # Pixels a side.
   jitter: CountOrNone = 0  # Pixels by which a digit may start off its place.
   free_captions: Share = 0.0  # Share of captions in free words instead of the one wording.
+  turning: Share = 0.0  # Share of stored clips whose digit turns on its way, and whose caption changes with it.
   later: Share = 0.0  # Share of clips cut from later in stored ones: their first frames are given, not learned.
   # Caches.
   sources: tuple[SourceConfig, ...] = ()  # Of stages that don't name their own.

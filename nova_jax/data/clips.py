@@ -3,13 +3,15 @@
 A clip shows one 8x8 digit of the UCI set that scikit-learn ships, moving `SPEED` pixels a frame in one direction and
 bouncing off the walls. It starts at the wall behind it, in the middle of its lane, give or take `jitter` pixels, and so
 that its first 3 moves, or as many as the canvas allows, are free.
-`HELD_OUT_PER_CLASS` digits of each class, 22 % of all, are kept for the test split.
+By choice a share of digits turns twice on the way, each time after 3 to 6 moves, into another direction that a caption of
+its own names. `HELD_OUT_PER_CLASS` digits of each class, 22 % of all, are kept for the test split.
 Invariant: a record is a pure function of (seed, split, number of the record, canvas, num_frames), and its first frames
-do not depend on num_frames; any 40 records in a row that start at a multiple of 40 hold every (digit, direction) once.
+depend neither on num_frames nor on turns to come; any 40 records in a row that start at a multiple of 40 hold every (digit, direction) once.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import sklearn.datasets
@@ -20,24 +22,41 @@ DIGIT_SIZE = 8  # Pixels a side of a source image.
 SPEED = 2  # Pixels a frame.
 HELD_OUT_PER_CLASS = 40
 _SPLITS = ("train", "test")
+NUM_TURNS = 2  # Of a clip that turns.
+LEG_MOVES = (3, 6)  # Moves from one turn to the next, at least and at most.
 _STEPS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (rows, columns)
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-  """One record: `video` uint8 [T,height,width,1] and what it shows."""
+  """One record.
+
+  Attributes:
+    video: uint8 [T,height,width,1].
+    caption: what it shows up to the first turn.
+    digit: the digit.
+    direction: in which it starts.
+    source: place of the image in the scikit-learn set.
+    wall: the last frame before it goes back from the wall ahead: up to there it goes as the caption says.
+    turns: int64 [NUM_TURNS], the frames from which it moves another way; T where it doesn't.
+    later_captions: what it shows from each turn on; empty where there is none.
+    later_walls: int64 [NUM_TURNS], as `wall`, of the way after each turn.
+  """
 
   video: np.ndarray
   caption: str
   digit: int
   direction: str
-  source: int  # Place of the image in the scikit-learn set.
-  wall: int  # The last frame before it goes back from the wall ahead: up to there it goes as the caption says.
+  source: int
+  wall: int
+  turns: np.ndarray
+  later_captions: tuple[str, ...]
+  later_walls: np.ndarray
 
 
 def make_clip(
     split: str, number: int, *, canvas: int = 16, num_frames: int = 4, jitter: int = 0, free_captions: float = 0.0,
-    seed: int = 0,
+    turning: float = 0.0, seed: int = 0,
 ) -> Clip:
   """Draw record `number` of `split`.
 
@@ -48,6 +67,7 @@ def make_clip(
     num_frames: of the clip.
     jitter: pixels by which a digit may start off the middle of its way, and off the wall behind it.
     free_captions: share of captions in free words; the others are canonical.
+    turning: share of clips whose digit turns.
     seed: of everything but the division into splits.
 
   Raises:
@@ -69,26 +89,72 @@ def make_clip(
   room = canvas - DIGIT_SIZE
   across = room // 2 + across % (2 * jitter + 1) - jitter
   along %= min(jitter, room - SPEED * free_moves(canvas)) + 1
-  distances = _bounce(along + SPEED * np.arange(num_frames), room)  # From the wall behind the digit.
-  rows, columns = _STEPS[direction]
-  if rows + columns < 0:
-    distances = room - distances
+  legs = [(0, direction), *_turns(seed, split, number, direction, num_frames, turning)]
+  places, walls = _path(legs, across, along, room, num_frames)
   image = source_images()[source]
   video = np.zeros((num_frames, canvas, canvas, 1), np.uint8)
-  for frame, distance in zip(video, distances):
-    y, x = (distance, across) if rows else (across, distance)
+  for frame, (y, x) in zip(video, places):
     frame[y:y + DIGIT_SIZE, x:x + DIGIT_SIZE, 0] = image
   choice, variant = divmod(wording, captions.NUM_PARAPHRASES)
   if choice % 1000 < 1000 * free_captions:
-    text = captions.paraphrase(digit, direction, variant)
+    texts = [captions.paraphrase(digit, direction, variant) for _, direction in legs]
   else:
-    text = captions.caption(digit, direction)
-  return Clip(video, text, digit, direction, source, wall=(room - along) // SPEED)
+    texts = [captions.caption(digit, direction) for _, direction in legs]
+  missing = NUM_TURNS + 1 - len(legs)
+  return Clip(
+      video, texts[0], digit, direction, source, walls[0],
+      turns=np.array([frame for frame, _ in legs[1:]] + [num_frames] * missing, np.int64),
+      later_captions=(*texts[1:], *[""] * missing),
+      later_walls=np.array(walls[1:] + [num_frames] * missing, np.int64))
 
 
 def make_clips(split: str, num_clips: int, **kwargs) -> list[Clip]:
   """Draw the first `num_clips` records of `split`; arguments as of `make_clip`."""
   return [make_clip(split, number, **kwargs) for number in range(num_clips)]
+
+
+def _turns(
+    seed: int, split: str, number: int, direction: str, num_frames: int, turning: float
+) -> list[tuple[int, str]]:
+  """Draw the turns within a clip, each with the direction from there on."""
+  choice, *words = (int(x) for x in _random("turns", seed, split, number).generate_state(1 + 2 * NUM_TURNS))
+  turns, frame = [], 0
+  if choice % 1000 < 1000 * turning:
+    shortest, longest = LEG_MOVES
+    for moves, way in zip(words[::2], words[1::2]):
+      frame += shortest + moves % (longest - shortest + 1)
+      others = [other for other in captions.DIRECTIONS if other != direction]
+      direction = others[way % len(others)]
+      if frame < num_frames:
+        turns.append((frame, direction))
+  return turns
+
+
+def _path(
+    legs: Sequence[tuple[int, str]], across: int, along: int, room: int, num_frames: int
+) -> tuple[np.ndarray, list[int]]:
+  """Return where the digit is, int64 [T,2] as (row, column), and the last frame of each leg before it goes back.
+
+  Args:
+    legs: the frames at which a way begins, and its direction.
+    across: pixels from the canvas's edge to the first way.
+    along: pixels from the wall behind the digit, at first.
+    room: pixels between walls that a digit can move.
+    num_frames: T.
+  """
+  places, walls = np.zeros((num_frames, 2), np.int64), []
+  place = np.array([across, across])
+  for number, (begin, direction) in enumerate(legs):
+    end = legs[number + 1][0] if number + 1 < len(legs) else num_frames - 1
+    axis, forward = int(_STEPS[direction][0] == 0), sum(_STEPS[direction]) > 0
+    if number:
+      along = int(place[axis] if forward else room - place[axis])
+    distances = _bounce(along + SPEED * np.arange(end - begin + 1), room)  # From the wall behind the digit.
+    places[begin : end + 1] = place
+    places[begin : end + 1, axis] = distances if forward else room - distances
+    place = places[end]
+    walls.append(begin + (room - along) // SPEED)
+  return places, walls
 
 
 def free_moves(canvas: int) -> int:

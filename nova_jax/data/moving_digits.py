@@ -30,19 +30,21 @@ class MovingDigitsConfig(tfds.core.BuilderConfig):
   num_frames: int = 4
   jitter: int = 0
   free_captions: float = 0.0
+  turning: float = 0.0  # Of the training split alone: the others are scored and shown by their first captions.
   num_train: int = 4000
   num_test: int = 10 * clips.HELD_OUT_PER_CLASS  # Each held-out digit once.
   seed: int = 0
 
   def __post_init__(self):
-    fields = ("canvas", "num_frames", "jitter", "free_captions", "num_train", "num_test", "seed")
+    fields = ["canvas", "num_frames", "jitter", "free_captions", "num_train", "num_test", "seed"]
+    fields += ["turning"] if self.turning else []
     self.name = "-".join(f"{name}_{getattr(self, name)}" for name in fields)
 
 
 class MovingDigits(tfds.core.GeneratorBasedBuilder):
   """Handwritten digits moving over a canvas, with captions."""
 
-  VERSION = tfds.core.Version("1.1.0")
+  VERSION = tfds.core.Version("1.2.0")
   code_path = None  # Else TFDS looks for checksums beside this file, with a package that it does not install.
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -60,6 +62,9 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
             "direction": tfds.features.ClassLabel(names=captions.DIRECTIONS),
             "source": tfds.features.Scalar(np.int64),
             "wall": tfds.features.Scalar(np.int64),
+            "turns": tfds.features.Tensor(shape=(clips.NUM_TURNS,), dtype=np.int64),
+            "later_captions": tfds.features.Sequence(tfds.features.Text(), length=clips.NUM_TURNS),
+            "later_walls": tfds.features.Tensor(shape=(clips.NUM_TURNS,), dtype=np.int64),
         }),
         disable_shuffling=True)  # Record i of a split is its clip i; the loader shuffles.
 
@@ -75,7 +80,7 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
     for number in range(num_clips):
       clip = clips.make_clip(
           split, number, canvas=cfg.canvas, num_frames=cfg.num_frames, jitter=cfg.jitter,
-          free_captions=cfg.free_captions, seed=cfg.seed)
+          free_captions=cfg.free_captions, turning=cfg.turning if split == "train" else 0.0, seed=cfg.seed)
       yield number, {f.name: getattr(clip, f.name) for f in dataclasses.fields(clip)}
 
 
@@ -91,7 +96,7 @@ def prepare(data_dir: str | os.PathLike[str], cfg: DataConfig) -> Mapping[str, S
   check_ranges(cfg, "data")
   builder_config = MovingDigitsConfig(
       canvas=cfg.canvas, num_frames=cfg.num_frames, jitter=cfg.jitter,
-      free_captions=cfg.free_captions, num_train=cfg.num_records)
+      free_captions=cfg.free_captions, turning=cfg.turning, num_train=cfg.num_records)
 
   def open_builder():
     return MovingDigits(data_dir=data_dir, config=builder_config, file_format="array_record")

@@ -2,7 +2,8 @@
 
 Longer clips are cut after their first frames; single frames are taken from anywhere in them, at random. By choice a
 share of clips is cut from later frames: a model that has seen these can go on beyond its trained length. Videos don't
-begin there, so the first frames of such a clip are marked as given, and no loss is taken of them.
+begin there, so the first frames of such a clip are marked as given, and no loss is taken of them. Where the digit of a
+record turns, the caption is the one of the way that is learned; what is seen before the turn is given.
 Invariant: a row is a function of (source, seed, position, num_frames, later).
 """
 
@@ -13,6 +14,7 @@ import grain
 import numpy as np
 
 from nova_jax.autoencoders import Autoencoder
+from nova_jax.data import clips
 from nova_jax.data.loader import Batch, Bucket
 from nova_jax.text import TextEncoder
 from nova_jax.text.fit import fit
@@ -65,12 +67,11 @@ class VideoFeed:
     place, choice = (int(word) for word in np.random.SeedSequence((self._seed, position)).generate_state(2))
     first, row = 0, {"caption": record["caption"], "digit": record["digit"]}
     if length == 1:
-      first = place % len(video)
+      first = place % min(len(video), record["turns"][0])
     elif self._later:
       if choice < self._later * 2**32:
         first = 1 + place % (len(video) - length)
-      # As long as the caption tells which way it goes, one frame is enough.
-      row["given"] = np.int32(min(first, 1 if first < record["wall"] else _GIVEN))
+      row["caption"], row["given"] = _told(record, first, length)
     return {**row, "video": video[first : first + length]}
 
   def finish(self, rows: Batch) -> Batch:
@@ -86,7 +87,22 @@ class VideoFeed:
     return batch
 
 
-def check_later(later: float, stored: int, num_frames: int, autoencoder: Autoencoder) -> None:
+def _told(record: Mapping[str, Any], first: int, length: int) -> tuple[bytes, np.int32]:
+  """Return the caption of a clip that begins at frame `first`, and how many of its frames are given."""
+  # The last way whose turn is seen before something is left to learn.
+  ways = [(0, record["caption"], record["wall"])]
+  ways += zip(record["turns"], record["later_captions"], record["later_walls"])
+  turn, caption, wall = [way for way in ways if way[0] <= first + length - 2][-1]
+  if not first:
+    return caption, np.int32(0)
+  seen = max(first, turn)  # The first frame from which it goes as the caption says.
+  # As long as the caption tells which way it goes, one frame is enough.
+  return caption, np.int32(max(seen - first + 1, 1 if seen < wall else _GIVEN))
+
+
+def check_later(
+    later: float, stored: int, num_frames: int, autoencoder: Autoencoder, turning: float = 0.0
+) -> None:
   """Refuse a share of later clips that records of `stored` frames can't give to samples of `num_frames` latent ones."""
   if not 0 <= later <= 1:
     raise ValueError(f"data.later: expected a share from 0 to 1, got {later}")
@@ -98,6 +114,10 @@ def check_later(later: float, stored: int, num_frames: int, autoencoder: Autoenc
     raise ValueError(
         f"data.later: records of {stored} frames have no later clips of {num_frames}; store longer ones "
         "(data.num_frames)")
+  if turning and num_frames > clips.LEG_MOVES[0] + 1:
+    raise ValueError(
+        f"data.turning: a clip may see one turn at most, so it has at most {clips.LEG_MOVES[0] + 1} frames, got "
+        f"{num_frames}")
 
 
 class _Remembering:

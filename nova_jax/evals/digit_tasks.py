@@ -6,6 +6,9 @@
                   time of a frame and the memory, early and late
   switch          another prompt, the opposite direction, takes over after the trained length and sees one frame: does
                   the digit move that way over the next two frames, is it still the digit?
+  turn            after twice the trained length a prompt takes over that turns the digit by 90 degrees, and sees all that
+                  the model remembers: does it move that way over the next two frames, is it the digit in every frame,
+                  up to four times the trained length?
   inpainting      half of a held-out digit is given, cut through its middle: are known pixels kept, does it read right?
 Invariant: every case is answerable: real digits continued by hand would score 1, up to the classifier's errors.
 """
@@ -16,7 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from nova_jax.data import captions
 from nova_jax.evals import digits as digits_lib
@@ -24,6 +27,7 @@ from nova_jax.pipeline import Pipeline
 
 LONG = 4
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
+ASIDE = {"left": "up", "right": "down", "up": "right", "down": "left"}
 
 
 class Tasks:
@@ -45,7 +49,7 @@ class Tasks:
 
   def run(self) -> dict[str, tuple[UInt8[np.ndarray, "n T h w"], dict[str, Any]]]:
     """Return the clips of each task and its scores."""
-    tasks: list[Callable] = [self.image_to_video, self.continuation, self.long, self.switch, self.inpainting]
+    tasks: list[Callable] = [self.image_to_video, self.continuation, self.long, self.switch, self.turn, self.inpainting]
     return {task.__name__: task() for task in tasks}
 
   def image_to_video(self):
@@ -79,12 +83,23 @@ class Tasks:
         "MiB, half-way": round(memory[late]), "MiB, at the end": round(memory[-1])}
 
   def switch(self):
-    there = [OPPOSITE[direction] for direction in self.directions]
-    later = {self.length: [captions.caption(digit, direction) for digit, direction in zip(self.digits, there)]}
-    clips = self._generate(later_prompts=later, later_context=1, num_frames=2 * self.length)
-    moves = digits_lib.moves_of(np.stack([clips[:, self.length - 1], clips[:, self.length + 1]]))
-    read = self.classifier.read(clips[:, self.length + 1])
-    return clips, {"direction": (moves == np.array(there)).mean(), "digit": (read == self.digits).mean()}
+    clips, moved, read = self._change(OPPOSITE, self.length, later_context=1, num_frames=2 * self.length)
+    return clips, {"direction": moved.mean(), "digit": read[self.length + 1].mean()}
+
+  def turn(self):
+    clips, moved, read = self._change(ASIDE, 2 * self.length, num_frames=LONG * self.length)
+    return clips, {"direction": moved.mean(), "digit": read.all(axis=0).mean(), "digit, last frame": read[-1].mean()}
+
+  def _change(
+      self, ways: Mapping[str, str], frame: int, **settings: Any
+  ) -> tuple[UInt8[np.ndarray, "n T h w"], Bool[np.ndarray, "n"], Bool[np.ndarray, "T n"]]:
+    """Let prompts with other directions take over at a frame; return clips, who moves so, and who is the digit when."""
+    there = [ways[direction] for direction in self.directions]
+    later = {frame: [captions.caption(digit, direction) for digit, direction in zip(self.digits, there)]}
+    clips = self._generate(later_prompts=later, **settings)
+    moves = digits_lib.moves_of(np.stack([clips[:, frame - 1], clips[:, frame + 1]]))
+    read = np.stack([self.classifier.read(frame) for frame in clips.swapaxes(0, 1)])
+    return clips, moves == np.array(there), read == self.digits
 
   def inpainting(self):
     # Digits in the horizontal lane are cut by a horizontal line, the others by a vertical one.

@@ -62,10 +62,12 @@ def _check_digits(experiment: Experiment, autoencoder: Autoencoder) -> None:
         f"model.latent_size={model.latent_size} and model.latent_dim={model.latent_dim}")
   if model.num_classes is not None and model.num_classes < NUM_DIGITS:
     raise ValueError(f"model.num_classes: the digits have {NUM_DIGITS} classes, got {model.num_classes}")
+  if data.turning and not data.later:
+    raise ValueError("data.turning: clips are cut from before the first turn only, unless data.later is above 0")
   for stage in experiment.train.stages:
     frames = autoencoder.num_frames(stage.num_frames)
     if frames > data.num_frames:
       raise ValueError(
           f"train.stages: {stage.name!r} takes clips of {frames} frames, but data.num_frames={data.num_frames}")
     if data.later and stage.num_frames > 1:
-      check_later(data.later, data.num_frames, stage.num_frames, autoencoder)
+      check_later(data.later, data.num_frames, stage.num_frames, autoencoder, data.turning)

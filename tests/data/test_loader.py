@@ -1,3 +1,4 @@
+import collections
 import dataclasses
 
 from absl import flags
@@ -16,12 +17,13 @@ NUM_RECORDS = 40
 class Source:
   """Clips in memory, as a TFDS data source gives them; counts reads."""
 
-  def __init__(self, num_frames=4):
+  def __init__(self, num_frames=4, turning=0.0):
     self.reads = 0
-    made = clips.make_clips("train", NUM_RECORDS, num_frames=num_frames)
+    made = clips.make_clips("train", NUM_RECORDS, num_frames=num_frames, turning=turning)
     self.records = [dataclasses.asdict(clip) for clip in made]
     for record in self.records:
       record["caption"] = record["caption"].encode()
+      record["later_captions"] = [text.encode() for text in record["later_captions"]]
 
   def __len__(self):
     return len(self.records)
@@ -170,6 +172,37 @@ def test_some_clips_come_later_and_say_so(make):
   resumed.set_state(8 * 38)
   _assert_equal(batches[38:], _take(resumed, 2))
   assert "given" not in next(make(source, later=0.5, num_frames=1))  # A picture has nothing to go on from.
+
+
+def test_what_is_learned_of_a_turning_digit_goes_as_its_caption_says(make):
+  source, encoder, cuts = Source(num_frames=16, turning=1.0), WordEncoder(), collections.defaultdict(list)
+  for record in source.records:
+    for first in range(13):
+      cuts[PixelAutoencoder().encode(record["video"][first : first + 4]).tobytes()].append((record, first))
+  seen = set()
+  for batch in _take(make(source, later=0.9), 60):
+    for row, given, embeds in zip(batch["latents"], batch["given"].tolist(), batch["text_embeds"]):
+      possible = []  # A digit that goes back and forth shows some cuts twice.
+      for record, first in cuts[row.tobytes()]:
+        begins = [0, *record["turns"], 16]
+        # Moves that are learned lead to these frames; all are of one way.
+        learned = range(first + max(given, 1), first + 4)
+        ways = {next(way for way in range(3) if begins[way] < frame <= begins[way + 1]) for frame in learned}
+        caption = (record["caption"], *record["later_captions"])[min(ways)].decode()
+        if len(ways) == 1 and (given > 0) == (first > 0) and np.array_equal(embeds, encoder.encode([caption])[0][0]):
+          possible.append((min(ways), given))
+      assert possible
+      seen.add(possible[0])
+  assert seen >= {(0, 0), (0, 1), (1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3)}
+
+
+def test_pictures_of_a_turning_digit_come_from_before_its_turn(make):
+  source = Source(num_frames=16, turning=1.0)
+  known = {
+      PixelAutoencoder().encode(frame[None]).tobytes()
+      for record in source.records for frame in record["video"][: record["turns"][0]]}
+  for batch in _take(make(source, num_frames=1, later=0.5), 20):
+    assert {row.tobytes() for row in batch["latents"]} <= known
 
 
 def test_small_sources_are_decoded_once(make):
