@@ -87,7 +87,8 @@ def parse_json(text: str, where: str) -> Any:
     value = json.loads(text, object_pairs_hook=_unlike)
     if re.search(r"\\u[dD][89a-fA-F]", text):
       json.dumps(value, ensure_ascii=False).encode()
-    deep = is_deeper([value], limits.JSON_DEPTH + 1)
+    # Few brackets can't be deep, and most lines of a long file have few.
+    deep = text.count("[") + text.count("{") > limits.JSON_DEPTH and is_deeper([value], limits.JSON_DEPTH + 1)
   except RecursionError:
     deep = True
   except UnicodeEncodeError:
