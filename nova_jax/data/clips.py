@@ -3,8 +3,8 @@
 A clip shows one 8x8 digit of the UCI set that scikit-learn ships, moving `SPEED` pixels a frame in one direction and
 bouncing off the walls. It starts at the wall behind it, in the middle of its lane, give or take `jitter` pixels, and so
 that its first 3 moves, or as many as the canvas allows, are free.
-By choice a share of digits turns twice on the way, each time after 3 to 6 moves, into another direction that a caption of
-its own names. `HELD_OUT_PER_CLASS` digits of each class, 22 % of all, are kept for the test split.
+By choice a share of digits turns once on the way, after 3 to 8 moves, into another direction that a caption of its own
+names. `HELD_OUT_PER_CLASS` digits of each class, 22 % of all, are kept for the test split.
 Invariant: a record is a pure function of (seed, split, number of the record, canvas, num_frames), and its first frames
 depend neither on num_frames nor on turns to come; any 40 records in a row that start at a multiple of 40 hold every (digit, direction) once.
 """
@@ -22,8 +22,7 @@ DIGIT_SIZE = 8  # Pixels a side of a source image.
 SPEED = 2  # Pixels a frame.
 HELD_OUT_PER_CLASS = 40
 _SPLITS = ("train", "test")
-NUM_TURNS = 2  # Of a clip that turns.
-LEG_MOVES = (3, 6)  # Moves from one turn to the next, at least and at most.
+MOVES_TO_TURN = (3, 8)  # At least and at most; by 8 it was at each place of its lane, on the way there and back.
 _STEPS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # (rows, columns)
 
 
@@ -38,9 +37,9 @@ class Clip:
     direction: in which it starts.
     source: place of the image in the scikit-learn set.
     wall: the last frame before it goes back from the wall ahead: up to there it goes as the caption says.
-    turns: int64 [NUM_TURNS], the frames from which it moves another way; T where it doesn't.
-    later_captions: what it shows from each turn on; empty where there is none.
-    later_walls: int64 [NUM_TURNS], as `wall`, of the way after each turn.
+    turn: the frame from which it moves another way; T if it never does.
+    later_caption: what it shows from the turn on; empty if there is none.
+    later_wall: as `wall`, of the way after the turn; T if there is none.
   """
 
   video: np.ndarray
@@ -49,9 +48,9 @@ class Clip:
   direction: str
   source: int
   wall: int
-  turns: np.ndarray
-  later_captions: tuple[str, ...]
-  later_walls: np.ndarray
+  turn: int
+  later_caption: str
+  later_wall: int
 
 
 def make_clip(
@@ -81,31 +80,33 @@ def make_clip(
     raise ValueError(f"num_frames: expected at least 1, got {num_frames}")
   if not 0 <= jitter <= (canvas - DIGIT_SIZE) // 2:
     raise ValueError(f"jitter: expected 0 to {(canvas - DIGIT_SIZE) // 2} pixels on a canvas of {canvas}, got {jitter}")
-  turn, digit = divmod(number, 10)
-  direction = captions.DIRECTIONS[turn % len(captions.DIRECTIONS)]
-  source = _nth_source(split, digit, turn, seed)
+  visit, digit = divmod(number, 10)
+  direction = captions.DIRECTIONS[visit % len(captions.DIRECTIONS)]
+  source = _nth_source(split, digit, visit, seed)
   across, along, wording = (int(x) for x in _random("record", seed, split, number).generate_state(3))
 
   room = canvas - DIGIT_SIZE
   across = room // 2 + across % (2 * jitter + 1) - jitter
   along %= min(jitter, room - SPEED * free_moves(canvas)) + 1
-  legs = [(0, direction), *_turns(seed, split, number, direction, num_frames, turning)]
-  places, walls = _path(legs, across, along, room, num_frames)
+  turn, later_direction = _turn(seed, split, number, direction, num_frames, turning)
+  places, wall = _way(direction, (across, across), along, room, turn + 1)
+  later, later_wall = np.zeros((0, 2), np.int64), num_frames
+  if later_direction:
+    later, later_wall = _way(later_direction, places[-1], None, room, num_frames - turn)
+    later, later_wall = later[1:], turn + later_wall
   image = source_images()[source]
   video = np.zeros((num_frames, canvas, canvas, 1), np.uint8)
-  for frame, (y, x) in zip(video, places):
+  for frame, (y, x) in zip(video, np.concatenate([places, later])):
     frame[y:y + DIGIT_SIZE, x:x + DIGIT_SIZE, 0] = image
   choice, variant = divmod(wording, captions.NUM_PARAPHRASES)
-  if choice % 1000 < 1000 * free_captions:
-    texts = [captions.paraphrase(digit, direction, variant) for _, direction in legs]
-  else:
-    texts = [captions.caption(digit, direction) for _, direction in legs]
-  missing = NUM_TURNS + 1 - len(legs)
+  free = choice % 1000 < 1000 * free_captions
+
+  def say(way: str) -> str:
+    return captions.paraphrase(digit, way, variant) if free else captions.caption(digit, way)
+
   return Clip(
-      video, texts[0], digit, direction, source, walls[0],
-      turns=np.array([frame for frame, _ in legs[1:]] + [num_frames] * missing, np.int64),
-      later_captions=(*texts[1:], *[""] * missing),
-      later_walls=np.array(walls[1:] + [num_frames] * missing, np.int64))
+      video, say(direction), digit, direction, source, wall, turn,
+      say(later_direction) if later_direction else "", later_wall)
 
 
 def make_clips(split: str, num_clips: int, **kwargs) -> list[Clip]:
@@ -113,48 +114,36 @@ def make_clips(split: str, num_clips: int, **kwargs) -> list[Clip]:
   return [make_clip(split, number, **kwargs) for number in range(num_clips)]
 
 
-def _turns(
-    seed: int, split: str, number: int, direction: str, num_frames: int, turning: float
-) -> list[tuple[int, str]]:
-  """Draw the turns within a clip, each with the direction from there on."""
-  choice, *words = (int(x) for x in _random("turns", seed, split, number).generate_state(1 + 2 * NUM_TURNS))
-  turns, frame = [], 0
-  if choice % 1000 < 1000 * turning:
-    shortest, longest = LEG_MOVES
-    for moves, way in zip(words[::2], words[1::2]):
-      frame += shortest + moves % (longest - shortest + 1)
-      others = [other for other in captions.DIRECTIONS if other != direction]
-      direction = others[way % len(others)]
-      if frame < num_frames:
-        turns.append((frame, direction))
-  return turns
+def _turn(seed: int, split: str, number: int, direction: str, num_frames: int, turning: float) -> tuple[int, str]:
+  """Draw the frame of a turn and the direction from there on; `num_frames` and "" if there is none."""
+  choice, moves, way = (int(x) for x in _random("turn", seed, split, number).generate_state(3))
+  shortest, longest = MOVES_TO_TURN
+  turn = shortest + moves % (longest - shortest + 1)
+  if choice % 1000 >= 1000 * turning or turn >= num_frames - 1:
+    return num_frames, ""
+  others = [other for other in captions.DIRECTIONS if other != direction]
+  return turn, others[way % len(others)]
 
 
-def _path(
-    legs: Sequence[tuple[int, str]], across: int, along: int, room: int, num_frames: int
-) -> tuple[np.ndarray, list[int]]:
-  """Return where the digit is, int64 [T,2] as (row, column), and the last frame of each leg before it goes back.
+def _way(
+    direction: str, start: Sequence[int], along: int | None, room: int, num_frames: int
+) -> tuple[np.ndarray, int]:
+  """Return where the digit is, int64 [num_frames,2] as (row, column), and the last frame before it goes back.
 
   Args:
-    legs: the frames at which a way begins, and its direction.
-    across: pixels from the canvas's edge to the first way.
-    along: pixels from the wall behind the digit, at first.
+    direction: in which it goes.
+    start: row and column.
+    along: pixels from the wall behind the digit, if `start` does not say.
     room: pixels between walls that a digit can move.
-    num_frames: T.
+    num_frames: how many.
   """
-  places, walls = np.zeros((num_frames, 2), np.int64), []
-  place = np.array([across, across])
-  for number, (begin, direction) in enumerate(legs):
-    end = legs[number + 1][0] if number + 1 < len(legs) else num_frames - 1
-    axis, forward = int(_STEPS[direction][0] == 0), sum(_STEPS[direction]) > 0
-    if number:
-      along = int(place[axis] if forward else room - place[axis])
-    distances = _bounce(along + SPEED * np.arange(end - begin + 1), room)  # From the wall behind the digit.
-    places[begin : end + 1] = place
-    places[begin : end + 1, axis] = distances if forward else room - distances
-    place = places[end]
-    walls.append(begin + (room - along) // SPEED)
-  return places, walls
+  axis, forward = int(_STEPS[direction][0] == 0), sum(_STEPS[direction]) > 0
+  if along is None:
+    along = int(start[axis] if forward else room - start[axis])
+  distances = _bounce(along + SPEED * np.arange(num_frames), room)  # From the wall behind the digit.
+  places = np.tile(np.asarray(start, np.int64), (num_frames, 1))
+  places[:, axis] = distances if forward else room - distances
+  return places, (room - along) // SPEED
 
 
 def free_moves(canvas: int) -> int:
@@ -187,10 +176,10 @@ def sources(split: str, digit: int) -> tuple[int, ...]:
   return tuple(int(place) for place in chosen)
 
 
-def _nth_source(split: str, digit: int, turn: int, seed: int) -> int:
-  """Return the image that a class shows at its `turn`-th record: all once, in random order, before any again."""
+def _nth_source(split: str, digit: int, visit: int, seed: int) -> int:
+  """Return the image that a class shows at its `visit`-th record: all once, in random order, before any again."""
   places = sources(split, digit)
-  lap, position = divmod(turn, len(places))
+  lap, position = divmod(visit, len(places))
   return places[_lap_order(len(places), seed, split, digit, lap)[position]]
 
 

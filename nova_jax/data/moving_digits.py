@@ -62,9 +62,9 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
             "direction": tfds.features.ClassLabel(names=captions.DIRECTIONS),
             "source": tfds.features.Scalar(np.int64),
             "wall": tfds.features.Scalar(np.int64),
-            "turns": tfds.features.Tensor(shape=(clips.NUM_TURNS,), dtype=np.int64),
-            "later_captions": tfds.features.Sequence(tfds.features.Text(), length=clips.NUM_TURNS),
-            "later_walls": tfds.features.Tensor(shape=(clips.NUM_TURNS,), dtype=np.int64),
+            "turn": tfds.features.Scalar(np.int64),
+            "later_caption": tfds.features.Text(),
+            "later_wall": tfds.features.Scalar(np.int64),
         }),
         disable_shuffling=True)  # Record i of a split is its clip i; the loader shuffles.
 

@@ -67,7 +67,7 @@ class VideoFeed:
     place, choice = (int(word) for word in np.random.SeedSequence((self._seed, position)).generate_state(2))
     first, row = 0, {"caption": record["caption"], "digit": record["digit"]}
     if length == 1:
-      first = place % min(len(video), record["turns"][0])
+      first = place % min(len(video), record["turn"])
     elif self._later:
       if choice < self._later * 2**32:
         first = 1 + place % (len(video) - length)
@@ -89,12 +89,11 @@ class VideoFeed:
 
 def _told(record: Mapping[str, Any], first: int, length: int) -> tuple[bytes, np.int32]:
   """Return the caption of a clip that begins at frame `first`, and how many of its frames are given."""
-  # The last way whose turn is seen before something is left to learn.
-  ways = [(0, record["caption"], record["wall"])]
-  ways += zip(record["turns"], record["later_captions"], record["later_walls"])
-  turn, caption, wall = [way for way in ways if way[0] <= first + length - 2][-1]
+  turn, caption, wall = 0, record["caption"], record["wall"]
   if not first:
     return caption, np.int32(0)
+  if record["turn"] <= first + length - 2:  # It is seen, and something is left to learn.
+    turn, caption, wall = record["turn"], record["later_caption"], record["later_wall"]
   seen = max(first, turn)  # The first frame from which it goes as the caption says.
   # As long as the caption tells which way it goes, one frame is enough.
   return caption, np.int32(max(seen - first + 1, 1 if seen < wall else _GIVEN))
@@ -114,10 +113,10 @@ def check_later(
     raise ValueError(
         f"data.later: records of {stored} frames have no later clips of {num_frames}; store longer ones "
         "(data.num_frames)")
-  if turning and num_frames > clips.LEG_MOVES[0] + 1:
+  if turning and num_frames > clips.MOVES_TO_TURN[0] + 1:
     raise ValueError(
-        f"data.turning: a clip may see one turn at most, so it has at most {clips.LEG_MOVES[0] + 1} frames, got "
-        f"{num_frames}")
+        f"data.turning: a clip that begins a video ends before its digit turns, so it has at most "
+        f"{clips.MOVES_TO_TURN[0] + 1} frames, got {num_frames}")
 
 
 class _Remembering:

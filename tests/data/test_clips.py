@@ -87,24 +87,26 @@ def test_jitter_moves_the_start(jitter):
   assert len({column for _, column in starts}) == min(jitter, 2) + 1
 
 
-def test_a_digit_turns_as_its_later_captions_say():
+def test_a_digit_turns_as_its_later_caption_says():
   made = clips.make_clips("train", 400, num_frames=16, turning=0.5, free_captions=0.5)
-  turning = [clip for clip in made if clip.turns[0] < 16]
-  assert 160 < len(turning) < 240
+  turning = [clip for clip in made if clip.turn < 16]
+  assert 160 < len(turning) < 240 and {clip.turn for clip in turning} == set(range(3, 9))
   for clip in turning:
-    texts = (clip.caption, *clip.later_captions)
-    begins, walls = [0, *clip.turns, 16], [clip.wall, *clip.later_walls]
-    for text, begin, end, wall in zip(texts, begins, begins[1:], walls):
-      assert bool(text) == (begin < 16)
-      directions = [way for way in captions.DIRECTIONS if way in text or {"up": "top", "down": "bottom"}.get(way, " ") in text]
-      for frame in range(begin, min(end, wall)):
+    assert _direction(clip.caption) == clip.direction != _direction(clip.later_caption)
+    ways = ((clip.caption, 0, min(clip.turn, clip.wall)), (clip.later_caption, clip.turn, min(clip.later_wall, 15)))
+    for text, begin, end in ways:
+      for frame in range(begin, end):
         step = np.subtract(_corner(clip, frame + 1), _corner(clip, frame))
-        assert tuple(step) == STEPS[directions[0]], (texts, frame)
-    assert 3 <= np.diff([0, *clip.turns[clip.turns < 16]]).min() <= np.diff([0, *clip.turns[clip.turns < 16]]).max() <= 6
+        assert tuple(step) == STEPS[_direction(text)], (text, frame)
   # What was, stays: before its turn a clip is the one that it would have been.
   for clip, straight in zip(made, clips.make_clips("train", 400, num_frames=16, free_captions=0.5)):
-    assert clip.caption == straight.caption
-    assert np.array_equal(clip.video[: clip.turns[0] + 1], straight.video[: clip.turns[0] + 1])
+    assert clip.caption == straight.caption and (clip.turn == 16) == (not clip.later_caption)
+    assert np.array_equal(clip.video[: clip.turn + 1], straight.video[: clip.turn + 1])
+
+
+def _direction(text):
+  words = {"top": "up", "bottom": "down"} | {way: way for way in captions.DIRECTIONS}
+  return next(way for word, way in words.items() if word in text)
 
 
 def _corner(clip, number=0):

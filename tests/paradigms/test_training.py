@@ -29,7 +29,7 @@ def open_digits(experiment, workdir, autoencoder, text_encoder):
   rng = np.random.default_rng(0)
   records = [
       {"video": rng.integers(0, 256, (NUM_FRAMES, 8, 8, 1), np.uint8), "caption": f"number {i}".encode(), "digit": i,
-       "wall": NUM_FRAMES, "turns": [NUM_FRAMES]} for i in range(4)]
+       "wall": NUM_FRAMES, "turn": NUM_FRAMES} for i in range(4)]
   return DigitData({"train": records, "test": records}, experiment, autoencoder, text_encoder)
 
 
