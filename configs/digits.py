@@ -1,8 +1,8 @@
 """Moving handwritten digits from text: the demo.
 
 A 2 M parameter NOVA learns images first, then clips of four frames, in about ten minutes on two CPU cores. Half of the
-clips are cut from later in longer ones, so that it can go on when four frames are over, and most of those digits turn on
-their way, so that another prompt can take over.
+clips are cut from later in longer ones, so that it can go on when four frames are over. Most of the digits in these
+turn on their way, so that another prompt can take over.
 Launch: `python -m launch.train --config configs/digits.py --workdir runs/digits`
 """
 
@@ -25,4 +25,4 @@ def get_config():
           name="muon", learning_rate=5e-3, schedule="cosine", warmup_steps=60, final_fraction=0.02, weight_decay=0.02),
       # Four frames last a second; the digits have no rate of their own, so training tells the model the default.
       sample=SampleConfig(
-          num_inference_steps=8, num_diffusion_steps=20, guidance_scale=1.75, fps=4.0, told_fps=DEFAULT_FPS)))
+          num_inference_steps=8, num_diffusion_steps=20, guidance_scale=1.5, fps=4.0, told_fps=DEFAULT_FPS)))

@@ -3,10 +3,11 @@
 A clip shows one 8x8 digit of the UCI set that scikit-learn ships, moving `SPEED` pixels a frame in one direction and
 bouncing off the walls. It starts at the wall behind it, in the middle of its lane, give or take `jitter` pixels, and so
 that its first 3 moves, or as many as the canvas allows, are free.
-By choice a share of digits turns once on the way, after 3 to 8 moves, into another direction that a caption of its own
-names. `HELD_OUT_PER_CLASS` digits of each class, 22 % of all, are kept for the test split.
+By choice a share of digits turns once on the way, after 3 to 8 moves, into another direction, for which the clip has a
+caption of its own. `HELD_OUT_PER_CLASS` digits of each class, 22 % of all, are kept for the test split.
 Invariant: a record is a pure function of (seed, split, number of the record, canvas, num_frames), and its first frames
-depend neither on num_frames nor on turns to come; any 40 records in a row that start at a multiple of 40 hold every (digit, direction) once.
+depend neither on num_frames nor on a turn to come; any 40 records in a row that start at a multiple of 40 hold every
+(digit, direction) once.
 """
 
 import dataclasses

@@ -6,9 +6,9 @@
                   time of a frame and the memory, early and late
   switch          another prompt, the opposite direction, takes over after the trained length and sees one frame: does
                   the digit move that way over the next two frames, is it still the digit?
-  turn            after twice the trained length a prompt takes over that turns the digit by 90 degrees, and sees all that
-                  the model remembers: does it move that way over the next two frames, is it the digit in every frame,
-                  up to four times the trained length?
+  turn            after twice the trained length a prompt that turns the digit by 90 degrees takes over, and sees all
+                  that the model remembers: does the digit move that way over the next two frames, is it the digit in
+                  every frame up to four times the trained length?
   inpainting      half of a held-out digit is given, cut through its middle: are known pixels kept, does it read right?
 Invariant: every case is answerable: real digits continued by hand would score 1, up to the classifier's errors.
 """
