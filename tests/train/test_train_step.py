@@ -23,12 +23,12 @@ class Toy(nnx.Module):
 
   def __init__(self, rngs):
     self.mixer = nnx.Dict(proj=Linear((16,), (2, 16), ("embed", None, "mlp"), rngs=rngs))
-    self.mlp = MLP(16, 32, 16, jax.nn.silu, rngs=rngs)
+    self.time_proj = MLP(16, 32, 16, jax.nn.silu, rngs=rngs)
     self.null = parameter(jnp.ones(16), ("embed",), Buffer)
 
   def __call__(self, x, length):
     x = jnp.where(length[:, None] > 0, x, self.null[...])
-    return self.mlp(x + self.mixer["proj"](x).sum(1))
+    return self.time_proj(x + self.mixer["proj"](x).sum(1))
 
 
 def toy_loss(model, batch, keys, padded_size, num_visible):
@@ -126,7 +126,7 @@ def test_captions_are_dropped_at_their_rate():
 def test_optimizer_state_is_sharded_like_its_parameters():
   _, init, _ = build(mesh_cfg=MeshConfig(1, 4, 2), optimizer=MUON)
   state = init()
-  for path in ("mixer/proj/kernel", "mlp/fc1/kernel"):
+  for path in ("mixer/proj/kernel", "time_proj/fc1/kernel"):
     find = lambda tree: [leaf.sharding for p, leaf in jax.tree_util.tree_leaves_with_path(tree)
                          if jax.tree_util.keystr(p, simple=True, separator="/").endswith(path)]
     (kernel,), moments = find(state.params), find(state.opt_state)

@@ -36,7 +36,7 @@ def make_loss(experiment, num_frames):
 def open_digits(experiment, workdir, autoencoder, text_encoder):
   rng = np.random.default_rng(0)
   video = lambda: rng.integers(0, 256, (4, 16, 16, 1), np.uint8)
-  records = [{"video": video(), "caption": b"the digit one moves left", "digit": i} for i in range(50)]
+  records = [{"video": video(), "caption": b"the digit one moves left", "digit": i, "turn": 4} for i in range(50)]
   return DigitData({"train": records, "test": records}, experiment, autoencoder, text_encoder)
 
 

@@ -98,7 +98,7 @@ def hard_cases(folder):
   still, clip = "1x32x32", "5x32x48"
   return {
       "short.mp4": "too_short", "one.mp4": still, "ten_bit.mp4": clip, "portrait.mp4": "5x48x32", "odd.mkv": clip,
-      "twin.mp4": clip, "sub/twin.mp4": clip, "sound.m4a": "no video in it", "truncated.mp4": "it is damaged",
+      "twin.mp4": clip, "sub/twin.mp4": clip, "sound.m4a": "no video in it", "truncated.mp4": "without its index",
       "zero.mp4": "empty", "text.mp4": "neither a picture", "noise.png": "neither a picture", "half.png": "truncated",
       "empty.png": still, "chinese.png": still, "lines.png": still, "latin1.png": "not UTF-8",
       "bad_json.png": "not JSON", "speechless.png": "no caption", "both.png": still, "gone.mp4": "does not exist"}
