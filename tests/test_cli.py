@@ -147,9 +147,13 @@ def test_tasks_end_as_launchers_do(tmp_path, text, do, code, words):
   assert code in (0, 1, 130) or len(run.stderr.splitlines()) == 1
 
 
+# A terminal's Ctrl-C also where the tests run in the background of a shell, which has their processes ignore it.
+HEEDS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+
+
 def python(script, **options):
   return subprocess.Popen(
-      [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+      [sys.executable, "-c", HEEDS + script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
       env=os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {}), **options)
 
 
@@ -170,7 +174,7 @@ def test_an_interrupt_during_imports_is_quiet():
 def test_workers_leave_interrupts_to_the_command():
   script = "import os, signal; import launch; os.kill(os.getpid(), signal.SIGINT); print('goes on')"
   process = subprocess.run(
-      [sys.executable, "-c", script, "--multiprocessing-fork"], capture_output=True, cwd=ROOT, encoding="utf-8")
+      [sys.executable, "-c", HEEDS + script, "--multiprocessing-fork"], capture_output=True, cwd=ROOT, encoding="utf-8")
   assert (process.returncode, process.stdout) == (0, "goes on\n")
 
 
