@@ -128,6 +128,7 @@ def _end(execute: Callable[[], int]) -> None:
     faulthandler.enable()
   logging.use_absl_handler()
   notes.print_once()
+  sys.unraisablehook = _without_closed_loops(sys.unraisablehook)
   for stream in (sys.stdout, sys.stderr):
     if stream is not None:  # One that was closed before the start.
       stream.reconfigure(errors="backslashreplace")  # A locale such as C has no letters for all that is printed.
@@ -147,6 +148,16 @@ def _end(execute: Callable[[], int]) -> None:
       _flush(stream)
   # At once: threads that Orbax leaves behind would go on to print tracebacks of the same error.
   os._exit(code)
+
+
+def _without_closed_loops(show: Callable[[Any], None]) -> Callable[[Any], None]:
+  """Return a hook that leaves out TensorStore's words on reads that were under way when one of them failed."""
+
+  def hook(unraisable: Any) -> None:
+    if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+      show(unraisable)
+
+  return hook
 
 
 def _interrupt(*_) -> None:

@@ -3,11 +3,13 @@ import functools
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 import launched
+from nova_jax import cli
 from nova_jax.cli import BAD_INPUT, FAILED, RunFailed, exit_code, shorten
 from nova_jax.files import read_json
 
@@ -241,3 +243,12 @@ def test_no_memory_is_said_in_one_line():
   assert len(shorten(full)) < 400 and "smaller" in shorten(MemoryError())
   assert exit_code(JaxRuntimeError("UNAVAILABLE: connection lost")) == FAILED
   assert exit_code(JaxRuntimeError("INTERNAL: a bug")) is None and exit_code(RuntimeError("ABORTED: x")) is None
+
+
+def test_reads_that_end_after_another_failed_are_not_told():
+  told = []
+  hook = cli._without_closed_loops(told.append)
+  errors = [RuntimeError("Event loop is closed"), RuntimeError("another"), ValueError("Event loop is closed")]
+  for error in errors:
+    hook(types.SimpleNamespace(exc_value=error))
+  assert [row.exc_value for row in told] == errors[1:]
