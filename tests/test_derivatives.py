@@ -102,7 +102,8 @@ def test_the_training_loss():
   graph, params, rest = nnx.split(make(dataclasses.replace(TINY, remat="dots")), nnx.Param, ...)
   scheduler = make_scheduler(SchedulerConfig())
   draws = draw(jax.random.split(jax.random.key(0), 2), TINY, scheduler, 2, 6, 1)
-  directions = [jax.tree.map(lambda p: normal(*p.shape), params) for _ in range(2)]
+  own = np.random.default_rng(0)  # What other tests have drawn changes nothing here.
+  directions = [jax.tree.map(lambda p: own.standard_normal(p.shape, np.float32), params) for _ in range(2)]
 
   def loss(params):
     return training_loss(nnx.merge(graph, params, rest), scheduler, condition | {"latents": latents}, draws, 5)[0]
@@ -112,7 +113,7 @@ def test_the_training_loss():
 
   @jax.jit
   def numbers(params):
-    zero, step = jnp.zeros(2), 1e-3
+    zero, step = jnp.zeros(2), 1e-4  # Longer steps miss by their square, 0.1 at 1e-3; shorter ones by rounding.
     gradients = jax.lax.map(lambda at: jax.grad(loss_along)(at, params), step * np.concatenate([np.eye(2), -np.eye(2)]))
     return (
         jax.jvp(loss, (params,), (directions[0],))[1], jax.grad(loss)(params), jax.hessian(loss_along)(zero, params),
@@ -121,4 +122,4 @@ def test_the_training_loss():
   forward, gradient, hessian, differences = numbers(params)
   products = jax.tree.map(jnp.vdot, gradient, directions[0])
   np.testing.assert_allclose(forward, sum(jax.tree.leaves(products)), rtol=1e-4)
-  np.testing.assert_allclose(hessian, differences, rtol=0, atol=0.01 * np.abs(hessian).max())
+  np.testing.assert_allclose(hessian, differences, rtol=0, atol=0.003 * np.abs(hessian).max())
