@@ -38,6 +38,8 @@ _BAD_PATH = frozenset((
 
 # XLA's words for what is not a bug.
 _DEVICE_FAILURES = frozenset(("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "DATA_LOSS"))
+# How errors of reads begin that were under way when another one failed, which has been told.
+_OTHER_READS = ("Event loop is closed", "Encountered error while reading array index")
 _LONGEST = 300  # Characters of a message of XLA's that are shown; some are pages.
 _LONGEST_LINE = 1500  # Characters of any message: it may show what a stranger's file holds.
 
@@ -128,7 +130,7 @@ def _end(execute: Callable[[], int]) -> None:
     faulthandler.enable()
   logging.use_absl_handler()
   notes.print_once()
-  sys.unraisablehook = _without_closed_loops(sys.unraisablehook)
+  sys.unraisablehook = _without_other_reads(sys.unraisablehook)
   for stream in (sys.stdout, sys.stderr):
     if stream is not None:  # One that was closed before the start.
       stream.reconfigure(errors="backslashreplace")  # A locale such as C has no letters for all that is printed.
@@ -150,11 +152,11 @@ def _end(execute: Callable[[], int]) -> None:
   os._exit(code)
 
 
-def _without_closed_loops(show: Callable[[Any], None]) -> Callable[[Any], None]:
-  """Return a hook that leaves out TensorStore's words on reads that were under way when one of them failed."""
+def _without_other_reads(show: Callable[[Any], None]) -> Callable[[Any], None]:
+  """Return a hook that leaves out what Orbax and TensorStore say of reads under way when one of them failed."""
 
   def hook(unraisable: Any) -> None:
-    if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+    if not str(unraisable.exc_value).startswith(_OTHER_READS):
       show(unraisable)
 
   return hook
