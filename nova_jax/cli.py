@@ -17,6 +17,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from logging import CRITICAL, getLogger
 from typing import Any, NoReturn
 
 from absl import flags, logging
@@ -130,6 +131,7 @@ def _end(execute: Callable[[], int]) -> None:
     faulthandler.enable()
   logging.use_absl_handler()
   notes.print_once()
+  getLogger("asyncio").setLevel(CRITICAL)  # It tells of the same.
   sys.unraisablehook = _without_other_reads(sys.unraisablehook)
   for stream in (sys.stdout, sys.stderr):
     if stream is not None:  # One that was closed before the start.
