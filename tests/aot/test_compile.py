@@ -24,7 +24,9 @@ def get_config():
 
 
 def launch(path, *args):
-  environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+  # Programs for TPUs can be kept, but not read where there is none.
+  environment = {
+      name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")}
   command = [sys.executable, "-m", "launch.compile", f"--config={path}", *args]
   return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
 
