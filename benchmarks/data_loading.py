@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from nova_jax import cli
-from nova_jax.aot.chips import CHIPS
-from nova_jax.aot.pods import TOPOLOGIES
-from nova_jax.aot.topology import parse_topology
+from nova_jax.cli import Command
 from nova_jax.config import DataConfig, Experiment, StageConfig
 from nova_jax.data.cache.format import AutoencoderInfo, TextEncoderInfo, read_manifest, write_cache
 from nova_jax.data.cache.records import Record
 from nova_jax.data.latents import LatentFeed
 from nova_jax.data.loader import Loader
 from nova_jax.data.shards import Cache
-from nova_jax.fields import from_dict
+from nova_jax.tools.aot.pods import TOPOLOGIES
+from nova_jax.tools.aot.topology import parse_topology
 from nova_jax.train.flops import executed_flops
+from nova_jax.utils.chips import CHIPS
+from nova_jax.utils.fields import from_dict
 
 # Chips that one host of a pod feeds (the Cloud TPU page of each version).
 CHIPS_A_HOST = {"v4": 4, "v5e": 4, "v5p": 4, "v6e": 4}
@@ -106,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  Command(main).run()

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from absl import flags
 
-from nova_jax import cli, media
+from nova_jax import media
+from nova_jax.cli import Command
 from nova_jax.evals.digit_tasks import Tasks
-from nova_jax.files import write_atomically
 from nova_jax.pipeline import Pipeline
+from nova_jax.utils.files import write_atomically
 
 flags.DEFINE_string("checkpoint", None, "Model folder: the workdir of a training run.")
 flags.DEFINE_string("output", None, "Folder to write to.")
@@ -38,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main, required=("checkpoint", "output"))
+  Command(main, required=("checkpoint", "output")).run()

@@ -1,9 +1,10 @@
 """NOVA against its rivals on the moving digits: `python -m benchmarks.paradigms --output runs/paradigms`.
 
 Trains and scores NOVA, NOVA with all frames in one block, a vector-quantised raster autoregressive model and a
-full-clip diffusion model of one size with equal compute, each in its own process (`nova_jax/paradigms/run.py`), and
-writes a table, a JSON, a plot and a sheet of clips. The same command continues what was interrupted. NOVA takes --share
-of the config's steps, all on whole clips; the others take as many as cost the same.
+full-clip diffusion model of one size with equal compute, each in its own process
+(`nova_jax/tools/baselines/run.py`), and writes a table, a JSON, a plot and a sheet of clips. The same command
+continues what was interrupted. NOVA takes --share of the config's steps, all on whole clips; the others take as many
+as cost the same.
 """
 
 import dataclasses
@@ -14,13 +15,14 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from nova_jax import cli
+from nova_jax.cli import Command
 from nova_jax.config import Experiment
-from nova_jax.fields import from_dict, to_dict
-from nova_jax.paradigms.report import write_report
-from nova_jax.paradigms.run import CONSTANTS, PARADIGMS
-from nova_jax.sweeps.engine import Task, run_tasks
-from nova_jax.sweeps.plan import digest
+from nova_jax.tools.baselines.report import write_report
+from nova_jax.tools.baselines.run import CONSTANTS, PARADIGMS
+from nova_jax.tools.sweeps.engine import Task, run_tasks
+from nova_jax.tools.sweeps.plan import digest
+from nova_jax.utils.errors import RunFailed, UserError
+from nova_jax.utils.fields import from_dict, to_dict
 
 config_flags.DEFINE_config_file("config", "configs/digits.py", "What NOVA trains on and how; the others follow it.")
 flags.DEFINE_string("output", None, "Folder to write to.")
@@ -29,7 +31,7 @@ flags.DEFINE_integer("num_prompts", 400, "Clips that are scored.", lower_bound=4
 flags.DEFINE_integer("batch_size", 100, "Clips generated at once.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Of the generation.", lower_bound=0)
 
-COMMAND = (sys.executable, "-m", "nova_jax.paradigms.run")
+COMMAND = (sys.executable, "-m", "nova_jax.tools.baselines.run")
 
 
 def plan_tasks(experiment: Experiment, output: Path, **options: int) -> list[Task]:
@@ -49,7 +51,7 @@ def scaled(experiment: Experiment, share: float) -> Experiment:
   cfg, optimizer = experiment.train, experiment.optimizer
   steps = round(cfg.steps * share)
   if steps < len(cfg.stages):
-    raise ValueError(f"--share: {share} leaves {steps} steps of {cfg.steps}; give more")
+    raise UserError(f"--share: {share} leaves {steps} steps of {cfg.steps}; give more")
   decay = max(0.0, 1 - (1 - cfg.ema_decay) / share)
   return dataclasses.replace(
       experiment, train=dataclasses.replace(cfg, steps=steps, ema_decay=decay, sample_every=0),
@@ -72,8 +74,8 @@ def main() -> None:
     print("\n".join(f"wrote {path}" for path in write_report(tasks, about, output)))
     print((output / "paradigms.md").read_text(encoding="utf-8"))
   if failed:
-    raise cli.RunFailed(f"{failed[0].point['paradigm']}: {failed[0].error}; the same command tries again")
+    raise RunFailed(f"{failed[0].point['paradigm']}: {failed[0].error}; the same command tries again")
 
 
 if __name__ == "__main__":
-  cli.run(main, required=("output",))
+  Command(main, required=("output",)).run()

@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 from absl import flags
 
-from nova_jax import cli
-from nova_jax.aot.chips import GIB
-from nova_jax.aot.pods import SAMPLE_MESH, TOPOLOGIES
+from nova_jax.cli import Command
 from nova_jax.config import REMAT
-from nova_jax.files import read_json, write_atomically
+from nova_jax.tools.aot.pods import SAMPLE_MESH, TOPOLOGIES
+from nova_jax.utils.chips import GIB
+from nova_jax.utils.errors import FAILED
+from nova_jax.utils.files import read_json, write_atomically
 
 MODELS = (
     "nova_d48w768_sdxl1024", "nova_d48w1024_sdxl1024", "nova_d48w1536_sdxl1024", "nova_d48w1024_sd512",
@@ -32,9 +33,9 @@ HEADER = """# Pods
 
 What the TPU compiler says of the released models' configs: nothing was measured on a TPU. Peak is what a device holds,
 of what the compiler lets it use. The roofline is the least time that the chip's peak FLOP/s, HBM and network allow
-(`nova_jax/aot/report.py`); its utilization (MFU) counts no recomputation. "Early" counts all-gathers of parameters
-outside the layer that needs them, "resharded" arrays that a step returns on other devices than it took them from. Both
-tables are written by
+(`nova_jax/tools/aot/report.py`); its utilization (MFU) counts no recomputation. "Early" counts all-gathers of
+parameters outside the layer that needs them, "resharded" arrays that a step returns on other devices than it took
+them from. Both tables are written by
 `python -m benchmarks.pods --folder runs/pods --table docs/pods.md`.
 
 ## Every model on every pod
@@ -108,7 +109,7 @@ def compile_row(folder: Path, row: Row) -> bool:
   """Compile a row; return whether it was compiled, if not always to something that fits."""
   module, *flags_ = row.command(folder)
   print(" ".join([module, *flags_]), flush=True)
-  return subprocess.run([sys.executable, "-m", module, *flags_]).returncode in (0, cli.FAILED)
+  return subprocess.run([sys.executable, "-m", module, *flags_]).returncode in (0, FAILED)
 
 
 def table_lines(model: str, result: dict) -> list[str]:
@@ -181,4 +182,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main, required=("folder", "table"))
+  Command(main, required=("folder", "table")).run()

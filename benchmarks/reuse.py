@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
-from nova_jax import cli
+from nova_jax.cli import Command
 from nova_jax.config import PRESETS
 from nova_jax.models.nova import SpatialEncoder
 from nova_jax.sampling.reuse import Features, encode_set
@@ -70,4 +70,4 @@ def seconds(encoder: SpatialEncoder, before, now, args, kind: str) -> float:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  Command(main).run()

@@ -7,7 +7,8 @@ of their pixels, of 255, to those by 200 steps of Euler's, with the same noise.
 import numpy as np
 from absl import flags
 
-from nova_jax import Pipeline, cli
+from nova_jax import Pipeline
+from nova_jax.cli import Command
 
 flags.DEFINE_string("checkpoint", "runs/digits", "Folder of the model.")
 flags.DEFINE_multi_integer("num_diffusion_steps", [2, 3, 5, 8, 10, 20], "Evaluations; repeat the flag for several.")
@@ -30,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main)
+  Command(main).run()

@@ -14,12 +14,13 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
-from nova_jax import cli
-from nova_jax.checkpoint import Stored
-from nova_jax.convert import keys
-from nova_jax.convert.files import CONFIG, write_safetensors
-from nova_jax.convert.parts import kind_of
-from nova_jax.progress import Progress
+from nova_jax.checkpoints import key_table
+from nova_jax.checkpoints.components import kind_of
+from nova_jax.checkpoints.store import Stored
+from nova_jax.checkpoints.weight_files import CONFIG, write_safetensors
+from nova_jax.cli import Command
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.progress import Progress
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 PARTS = {"transformer": "nova-d48w1024-osp480", "vae": "opensora-plan", "text_encoder": "phi-2"}
@@ -38,14 +39,14 @@ def weight(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 def main() -> None:
   target = Path(flags.FLAGS.target)
   if target.exists():
-    raise ValueError(f"--target {target} exists; give a new name")
+    raise UserError(f"--target {target} exists; give a new name")
   index = {"_class_name": "NOVAPipeline"}
   for part, table in PARTS.items():
     config = json.loads((TESTS / "tables" / f"{table}.json").read_text(encoding="utf-8"))["config"]
     _, make, names = kind_of(config)
     shapes = nnx.state(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
     weights = {}
-    for seed, listed in enumerate(keys.published_weights(shapes, names)):
+    for seed, listed in enumerate(key_table.published_weights(shapes, names)):
       read = functools.partial(weight, listed.name, listed.shape, seed)
       weights[listed.name] = Stored(listed.shape, np.dtype(np.float16), read)
     (target / part).mkdir(parents=True)
@@ -78,4 +79,4 @@ def counted(weights: dict[str, Stored], progress: Progress, part: str) -> dict[s
 
 
 if __name__ == "__main__":
-  cli.run(main, required=("target",))
+  Command(main, required=("target",)).run()

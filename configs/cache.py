@@ -7,7 +7,7 @@ Without it, `--config.autoencoder=rgb --config.buckets="((5, 32, 48),)"` makes p
 """
 
 from nova_jax.config import CacheConfig
-from nova_jax.fields import to_config_dict
+from nova_jax.utils.fields import to_config_dict
 
 
 def get_config():

@@ -7,8 +7,16 @@ Launch: `python -m launch.train --config configs/digits.py --workdir runs/digits
 """
 
 from nova_jax.config import (
-    DEFAULT_FPS, PRESETS, DataConfig, Experiment, OptimizerConfig, SampleConfig, StageConfig, TrainConfig)
-from nova_jax.fields import to_config_dict
+  DEFAULT_FPS,
+  PRESETS,
+  DataConfig,
+  Experiment,
+  OptimizerConfig,
+  SampleConfig,
+  StageConfig,
+  TrainConfig,
+)
+from nova_jax.utils.fields import to_config_dict
 
 
 def get_config():

@@ -10,10 +10,19 @@ import dataclasses
 from pathlib import Path
 
 from nova_jax import autoencoders, text
+from nova_jax.checkpoints.model_folder import open_folder
 from nova_jax.config import (
-    DataConfig, Experiment, ModelConfig, OptimizerConfig, SampleConfig, SourceConfig, StageConfig, TrainConfig)
-from nova_jax.convert.folders import open_folder
-from nova_jax.fields import to_config_dict
+  DataConfig,
+  Experiment,
+  ModelConfig,
+  OptimizerConfig,
+  SampleConfig,
+  SourceConfig,
+  StageConfig,
+  TrainConfig,
+)
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import to_config_dict
 
 SMALL = ModelConfig(
     latent_dim=3, latent_size=(32, 48), patch_size=4, width=128, num_heads=4, temporal_depth=3, spatial_depth=4,
@@ -43,7 +52,7 @@ def _from(folder: Path) -> Experiment:
   for name, built_in in (("text_encoder", text.BUILT_IN), ("autoencoder", autoencoders.BUILT_IN)):
     part = getattr(card, name)
     if part is None:
-      raise ValueError(f"{folder} has no {name}; launch.convert --base adds it")
+      raise UserError(f"{folder} has no {name}; launch.convert --base adds it")
     parts[name] = part if part in built_in else str(folder / part)
   return Experiment(
       model=card.model, scheduler=card.scheduler, init=str(folder), data=DATA, **parts,

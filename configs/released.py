@@ -13,11 +13,19 @@ import dataclasses
 
 import ml_collections
 
-from nova_jax.aot.pods import recipe
 from nova_jax.config import (
-    PRESETS, DataConfig, Experiment, OptimizerConfig, SampleConfig, SchedulerConfig, SourceConfig, StageConfig,
-    TrainConfig)
-from nova_jax.fields import to_config_dict
+  PRESETS,
+  DataConfig,
+  Experiment,
+  OptimizerConfig,
+  SampleConfig,
+  SchedulerConfig,
+  SourceConfig,
+  StageConfig,
+  TrainConfig,
+)
+from nova_jax.tools.aot.pods import recipe
+from nova_jax.utils.fields import to_config_dict
 
 
 def released(

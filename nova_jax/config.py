@@ -10,7 +10,8 @@ import types
 from collections.abc import Mapping
 from typing import Annotated
 
-from nova_jax.ranges import Range, check_ranges
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.ranges import Range, check_ranges
 
 LARGEST = 2**20  # What any size of a model may be; a larger one is a mistake, found before anything is built.
 # What the backward pass does about the activations of a block.
@@ -74,38 +75,38 @@ class ModelConfig:
 
   def __post_init__(self):
     if (self.text_dim is None) == (self.num_classes is None):
-      raise ValueError(
+      raise UserError(
           "model: give either text_dim or num_classes, not both or none "
           f"(got {self.text_dim} and {self.num_classes})")
     check_ranges(self, "model")
     if self.mixer_rank == 0:
-      raise ValueError("model.mixer_rank: expected a rank, a negative number for full rank or None for no layer, got 0")
+      raise UserError("model.mixer_rank: expected a rank, a negative number for full rank or None for no layer, got 0")
     if self.width % 4:
-      raise ValueError(f"model.width: sines and cosines of two axes need a multiple of 4, got {self.width}")
+      raise UserError(f"model.width: sines and cosines of two axes need a multiple of 4, got {self.width}")
     if self.rotary and (self.width // self.num_heads) % 32:
-      raise ValueError(
+      raise UserError(
           "model.num_heads: rotary positions need a multiple of 32 channels a head, got "
           f"{self.width // self.num_heads}")
     if self.width % self.num_heads:
-      raise ValueError(f"model.width: {self.width} does not divide into {self.num_heads} heads")
+      raise UserError(f"model.width: {self.width} does not divide into {self.num_heads} heads")
     for side in self.latent_size:
       if side % (2 * self.patch_size):
-        raise ValueError(
+        raise UserError(
             f"model.latent_size: {self.latent_size} must divide into video patches of {2 * self.patch_size} latents")
     if self.dtype not in ("float32", "bfloat16"):
-      raise ValueError(f'model.dtype: expected "float32" or "bfloat16", got {self.dtype!r}')
+      raise UserError(f'model.dtype: expected "float32" or "bfloat16", got {self.dtype!r}')
     for name, choices in (("norm", NORMS), ("remat", REMAT), ("attention", ATTENTION)):
       if getattr(self, name) not in choices:
-        raise ValueError(f"model.{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        raise UserError(f"model.{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
 
   def check_fit(self, latent_dim: int | None = None, text_dim: int | None = None) -> None:
     """Refuse an autoencoder or a text encoder of other channels than the model's; None is not checked."""
     if latent_dim is not None and latent_dim != self.latent_dim:
-      raise ValueError(f"the autoencoder's latents have {latent_dim} channels, the model's {self.latent_dim}")
+      raise UserError(f"the autoencoder's latents have {latent_dim} channels, the model's {self.latent_dim}")
     if text_dim is not None and self.text_dim is None:
-      raise ValueError("there is a text encoder, but the model takes class labels")
+      raise UserError("there is a text encoder, but the model takes class labels")
     if text_dim is not None and text_dim != self.text_dim:
-      raise ValueError(f"the text encoder's embeddings have {text_dim} values, the model takes {self.text_dim}")
+      raise UserError(f"the text encoder's embeddings have {text_dim} values, the model takes {self.text_dim}")
 
   @property
   def image_grid(self) -> tuple[int, int]:
@@ -241,12 +242,12 @@ class CacheConfig:
 
   def __post_init__(self):
     if not self.buckets or any(min(bucket) < 1 or max(bucket) > LARGEST for bucket in self.buckets):
-      raise ValueError(f"buckets: expected some (frames, height, width), each 1 or more, got {self.buckets}")
+      raise UserError(f"buckets: expected some (frames, height, width), each 1 or more, got {self.buckets}")
     if len(set(self.buckets)) < len(self.buckets):
-      raise ValueError(f"buckets: expected each once, got {self.buckets}")
+      raise UserError(f"buckets: expected each once, got {self.buckets}")
     check_ranges(self)
     if self.dtype not in ("float32", "bfloat16"):
-      raise ValueError(f'dtype: expected "float32" or "bfloat16", got {self.dtype!r}')
+      raise UserError(f'dtype: expected "float32" or "bfloat16", got {self.dtype!r}')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from nova_jax.config import PRESETS, Experiment, ModelConfig, SampleConfig, StageConfig, TrainConfig
-from nova_jax.fields import from_dict, to_config_dict
+from nova_jax.utils.fields import from_dict, to_config_dict
 
 EXPERIMENT = Experiment(
     model=PRESETS["digits"], train=TrainConfig(stages=(StageConfig(name="image"), StageConfig(num_frames=4))))

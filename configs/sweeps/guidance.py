@@ -3,7 +3,7 @@
 Launch: `python -m launch.sweep --config configs/sweeps/guidance.py --checkpoint runs/digits --output runs/guidance`
 """
 
-from nova_jax.sweeps.plan import Plot, Sweep, grid
+from nova_jax.tools.sweeps.plan import Plot, Sweep, grid
 
 
 def get_sweep():

@@ -3,7 +3,7 @@
 Launch: `python -m launch.sweep --config configs/sweeps/history.py --output runs/history --runs runs/trainings`
 """
 
-from nova_jax.sweeps.plan import Bars, Sweep, grid
+from nova_jax.tools.sweeps.plan import Bars, Sweep, grid
 
 
 def get_sweep():

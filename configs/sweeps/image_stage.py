@@ -4,7 +4,7 @@ Launch: `python -m launch.sweep --config configs/sweeps/image_stage.py --output 
 """
 
 from configs import ablation, digits
-from nova_jax.sweeps.plan import Bars, Sweep
+from nova_jax.tools.sweeps.plan import Bars, Sweep
 
 SHARES = 0.25, 0.75  # Of single frames and of clips.
 EQUAL_STEPS = 1300  # With a quarter on single frames, which cost less, they cost what the ablation's steps on clips do.

@@ -3,7 +3,7 @@
 Launch: `python -m launch.sweep --config configs/sweeps/norm.py --output runs/norm --runs runs/trainings`
 """
 
-from nova_jax.sweeps.plan import Bars, Sweep, grid
+from nova_jax.tools.sweeps.plan import Bars, Sweep, grid
 
 
 def get_sweep():

@@ -6,22 +6,17 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from flax import nnx
-from jaxtyping import Float32
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
-from nova_jax.autoencoders.cogvideox import CogVideoXConfig
-from nova_jax.autoencoders.cogvideox import CogVideoXNetwork
-from nova_jax.autoencoders.kl import KLConfig
-from nova_jax.autoencoders.kl import KLNetwork
-from nova_jax.autoencoders.ltx import LTXConfig
-from nova_jax.autoencoders.ltx import LTXNetwork
+from nova_jax.autoencoders.cogvideox import CogVideoXConfig, CogVideoXNetwork
+from nova_jax.autoencoders.kl import KLConfig, KLNetwork
+from nova_jax.autoencoders.ltx import LTXConfig, LTXNetwork
 from nova_jax.autoencoders.neural import NeuralAutoencoder
-from nova_jax.autoencoders.opensora import OpenSoraConfig
-from nova_jax.autoencoders.opensora import OpenSoraNetwork
-from nova_jax.autoencoders.pixels import Array
-from nova_jax.autoencoders.pixels import PixelAutoencoder
+from nova_jax.autoencoders.opensora import OpenSoraConfig, OpenSoraNetwork
+from nova_jax.autoencoders.pixels import Array, PixelAutoencoder
 from nova_jax.autoencoders.tiling import TimeTiles
-from nova_jax.fields import did_you_mean
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import did_you_mean
 
 
 class Autoencoder(Protocol):
@@ -58,7 +53,7 @@ BUILT_IN = {"pixels": PixelAutoencoder, "rgb": functools.partial(PixelAutoencode
 def make_autoencoder(name: str) -> Autoencoder:
   """Build the autoencoder `name`; an unknown one is a ValueError."""
   if name not in BUILT_IN:
-    raise ValueError(f"autoencoder: {name!r} is not known{did_you_mean(name, BUILT_IN)}")
+    raise UserError(f"autoencoder: {name!r} is not known{did_you_mean(name, BUILT_IN)}")
   return BUILT_IN[name]()
 
 
@@ -87,7 +82,7 @@ def make_network(published: Mapping[str, Any], rngs: nnx.Rngs) -> nnx.Module:
   """
   name = published.get("_class_name")
   if name not in NETWORKS:
-    raise ValueError(f"_class_name: expected one of {', '.join(NETWORKS)}, got {name!r}")
+    raise UserError(f"_class_name: expected one of {', '.join(NETWORKS)}, got {name!r}")
   kind = NETWORKS[name]
   return kind.network(kind.config.from_published(published), rngs=rngs)
 
@@ -100,7 +95,7 @@ def wrap(network: nnx.Module, **options: Any) -> NeuralAutoencoder:
   """
   time_tiles = next(kind.time_tiles for kind in NETWORKS.values() if kind.network is type(network))
   if network.time_stride != time_tiles.stride:
-    raise ValueError(
+    raise UserError(
         f"autoencoder: clips are cut into tiles for latents of {time_tiles.stride} frames, but this network's have "
         f"{network.time_stride}; another number of blocks is not supported")
   return NeuralAutoencoder(network, time_tiles, **options)

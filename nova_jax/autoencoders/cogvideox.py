@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from nova_jax.autoencoders.kl import CLIP, Halves
 from nova_jax.autoencoders.layers import END, NONE, Conv, GroupNorm, repeat_space
 from nova_jax.autoencoders.published import COMMON, NetworkConfig, of_kind, read_config
+from nova_jax.utils.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class CogVideoXConfig(NetworkConfig):
   def __post_init__(self):
     super().__post_init__()
     if len(self.block_out_channels) < 2:
-      raise ValueError(
+      raise UserError(
           "block_out_channels: the first two blocks halve the number of frames, expected 2 blocks or more, "
           f"got {len(self.block_out_channels)}")
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from nova_jax.autoencoders.layers import Conv, Dense, weight
 from nova_jax.autoencoders.published import check_sizes, read_config
+from nova_jax.utils.errors import UserError
 
 Stride = tuple[int, int, int]  # Frames, rows, columns.
 # What the blocks of the encoder divide sizes by, in order; each block of the decoder doubles all three.
@@ -54,29 +55,29 @@ class LTXConfig:
     check_sizes(self)
     blocks = len(self.block_out_channels) - 1
     if not 2 <= blocks <= len(STRIDES):
-      raise ValueError(
+      raise UserError(
           f"block_out_channels: expected 3 to {len(STRIDES) + 1} values, of 2 to {len(STRIDES)} blocks and the middle "
           f"one, got {len(self.block_out_channels)}")
     if len(self.layers_per_block) not in (blocks, blocks + 1):
-      raise ValueError(
+      raise UserError(
           f"layers_per_block: expected {blocks + 1} values as block_out_channels has, got {len(self.layers_per_block)}")
     # The encoder's first two blocks share a doubling: one in space, one in time.
     dims = self.decoder_block_out_channels
     if len(dims) != blocks or any(2 * dim != next_dim for dim, next_dim in zip(dims, dims[1:])):
-      raise ValueError(
+      raise UserError(
           f"decoder_block_out_channels: expected {blocks} values, each twice the one before, to undo the encoder's "
           f"{blocks} blocks, got {dims}")
     if len(self.decoder_layers_per_block) != blocks:
-      raise ValueError(
+      raise UserError(
           f"decoder_layers_per_block: expected {blocks} values as decoder_block_out_channels has, "
           f"got {len(self.decoder_layers_per_block)}")
     channels = (self.latent_channels, 1, 1, 1)
     for name in ("latents_mean", "latents_std"):
       shape = getattr(self, name)
       if shape not in (None, channels, (1, *channels)):
-        raise ValueError(f"{name}: expected null or the shape {[1, *channels]} of a weight, got {shape}")
+        raise UserError(f"{name}: expected null or the shape {[1, *channels]} of a weight, got {shape}")
     if (self.latents_mean is None) != (self.latents_std is None):
-      raise ValueError(
+      raise UserError(
           f"latents_mean, latents_std: expected both or neither, got {self.latents_mean} and {self.latents_std}")
 
   @classmethod

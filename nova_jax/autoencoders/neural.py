@@ -18,8 +18,9 @@ from jaxtyping import Float, Float32, UInt8
 from nova_jax.autoencoders.moments import mean_and_std
 from nova_jax.autoencoders.pixels import Array
 from nova_jax.autoencoders.tiling import TimeTiles, blend, space_tiles
-from nova_jax.weight_digests import digest_arrays, digest_values
-from nova_jax.finite import NotFinite, check_frames
+from nova_jax.utils.digests import digest_arrays, digest_values
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.finite import NotFinite, check_frames
 
 # By default XLA's CPU backend orders operations for concurrency, and keeps twice as many activations alive.
 CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
@@ -45,9 +46,9 @@ class NeuralAutoencoder:
       batch_size: int = 1, devices: Sequence[jax.Device] = (),
   ):
     if space_tile is not None and (not isinstance(space_tile, int) or space_tile < 4):
-      raise ValueError(f"space_tile: a quarter is shared, so expected 4 latents or more, got {space_tile}")
+      raise UserError(f"space_tile: a quarter is shared, so expected 4 latents or more, got {space_tile}")
     if dtype not in ("float32", "bfloat16"):
-      raise ValueError(f'dtype: expected "float32" or "bfloat16", got {dtype!r}')
+      raise UserError(f'dtype: expected "float32" or "bfloat16", got {dtype!r}')
     self.latent_dim: int = network.latent_dim
     self.spatial_stride: int = network.spatial_stride
     self.shift, self.factor = (np.asarray(value, np.float32) for value in network.scaling())
@@ -105,7 +106,7 @@ class NeuralAutoencoder:
       if size % self.spatial_stride or not size:
         below = size - size % self.spatial_stride
         nearest = " or ".join(str(size) for size in (below, below + self.spatial_stride) if size)
-        raise ValueError(
+        raise UserError(
             f"pixels: {name} {size} is not a multiple of {self.spatial_stride}; resize or crop to {nearest}")
     frames = self.time_tiles.frame_tiles(pixels.shape[1])
 

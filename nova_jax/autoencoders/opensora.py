@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from nova_jax.autoencoders.kl import CLIP, FRAME, Decoder, Encoder, Halves, Kernel, Upsample
 from nova_jax.autoencoders.layers import Conv
 from nova_jax.autoencoders.published import COMMON, NetworkConfig, read_config
+from nova_jax.utils.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class OpenSoraConfig(NetworkConfig):
   def __post_init__(self):
     super().__post_init__()
     if len(self.block_out_channels) != 4:
-      raise ValueError(f"block_out_channels: expected 4 levels, got {self.block_out_channels}")
+      raise UserError(f"block_out_channels: expected 4 levels, got {self.block_out_channels}")
 
   @classmethod
   def from_published(cls, values: Mapping[str, Any]) -> Self:

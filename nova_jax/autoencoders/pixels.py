@@ -7,12 +7,11 @@ Truncation may lose one step of 255 on the way there and back, as in the publish
 import dataclasses
 
 import jax
-from jaxtyping import Float32
-from jaxtyping import UInt8
 import numpy as np
+from jaxtyping import Float32, UInt8
 
-from nova_jax.weight_digests import digest_values
-from nova_jax.finite import check_frames
+from nova_jax.utils.digests import digest_values
+from nova_jax.utils.finite import check_frames
 
 Array = np.ndarray | jax.Array
 

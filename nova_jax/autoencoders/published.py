@@ -7,8 +7,9 @@ from types import MappingProxyType
 from typing import Any
 
 from nova_jax.config import LARGEST
-from nova_jax.fields import from_dict
-from nova_jax.files import read_json
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import from_dict
+from nova_jax.utils.files import read_json
 
 NUM_GROUPS = 32  # Of every group normalisation.
 MOST_LAYERS = 64  # Of a level, and levels.
@@ -37,7 +38,7 @@ def published_autoencoder(name: str) -> Mapping[str, Any]:
       return read_json(path)
   kind = Path(name).name.rsplit("-")[-1]
   if kind not in RELEASED:
-    raise ValueError(
+    raise UserError(
         f"autoencoder: {name!r} is neither a published folder nor a released model; known: {', '.join(RELEASED)}")
   return RELEASED[kind]
 
@@ -59,7 +60,7 @@ class NetworkConfig:
   def __post_init__(self):
     check_sizes(self)
     if any(dim % NUM_GROUPS for dim in self.block_out_channels):
-      raise ValueError(f"block_out_channels: expected multiples of {NUM_GROUPS}, got {self.block_out_channels}")
+      raise UserError(f"block_out_channels: expected multiples of {NUM_GROUPS}, got {self.block_out_channels}")
 
 
 def read_config(cls: type, values: Mapping[str, Any], fixed: Mapping[str, Any]) -> Any:
@@ -75,7 +76,7 @@ def read_config(cls: type, values: Mapping[str, Any], fixed: Mapping[str, Any]) 
   """
   for name, expected in fixed.items():
     if values.get(name, expected) != expected:
-      raise ValueError(f"{name}: only {expected!r} is supported, got {values[name]!r}")
+      raise UserError(f"{name}: only {expected!r} is supported, got {values[name]!r}")
   known = {field.name for field in dataclasses.fields(cls)}
   return from_dict(cls, {name: value for name, value in values.items() if name in known}, "autoencoder")
 
@@ -87,9 +88,9 @@ def check_sizes(cfg: Any) -> None:
     largest = MOST_LAYERS if "layers" in field.name else LARGEST
     sizes = value if isinstance(value, tuple) else (value,)
     if any(type(size) is int and not 1 <= size <= largest for size in sizes) or not 1 <= len(sizes) <= MOST_LAYERS:
-      raise ValueError(f"{field.name}: expected sizes of 1 to {largest}, got {value}")
+      raise UserError(f"{field.name}: expected sizes of 1 to {largest}, got {value}")
   if not cfg.scaling_factor:
-    raise ValueError("scaling_factor: expected another number than 0")
+    raise UserError("scaling_factor: expected another number than 0")
 
 
 def of_kind(values: Mapping[str, Any], field: str, kind: str) -> dict[str, Any]:

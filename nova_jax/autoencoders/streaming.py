@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.autoencoders.pixels import Array
-from nova_jax.finite import NotFinite
+from nova_jax.utils.finite import NotFinite
 
 
 def decode_finished(

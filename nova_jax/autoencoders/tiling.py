@@ -14,6 +14,8 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Float
 
+from nova_jax.utils.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class TimeTiles:
@@ -51,7 +53,7 @@ class TimeTiles:
     """
     tiles = _tiles(num_latents, self.latents, self.overlap)
     if len(tiles) > 1 and tiles[-1].stop - tiles[-1].start <= self.frame_overlap:
-      raise ValueError(
+      raise UserError(
           f"{num_latents} latents: the last would hold only a frame that the ones before it hold, "
           f"as tiles have {self.latents}; take {num_latents - 1} or {num_latents + 1}")
     return tiles
@@ -77,7 +79,7 @@ class TimeTiles:
 
 def _tiles(length: int, size: int, overlap: int) -> list[slice]:
   if length < 1:
-    raise ValueError(f"a clip has 1 frame or more, got {length}")
+    raise UserError(f"a clip has 1 frame or more, got {length}")
   starts = range(0, max(length - overlap, 1), size - overlap)
   return [slice(start, min(start + size, length)) for start in starts]
 

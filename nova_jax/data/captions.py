@@ -7,6 +7,8 @@ Invariant: a caption is a pure function of (digit, direction, variant) and names
 
 import re
 
+from nova_jax.utils.errors import UserError
+
 DIRECTIONS = ("left", "right", "up", "down")
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -46,9 +48,9 @@ def vocabulary(free: bool) -> tuple[str, ...]:
 
 def _fill(template: str, digit: int, direction: str) -> str:
   if digit not in range(10):
-    raise ValueError(f"digit: expected 0 to 9, got {digit!r}")
+    raise UserError(f"digit: expected 0 to 9, got {digit!r}")
   if direction not in DIRECTIONS:
-    raise ValueError(f"direction: expected one of {', '.join(DIRECTIONS)}, got {direction!r}")
+    raise UserError(f"direction: expected one of {', '.join(DIRECTIONS)}, got {direction!r}")
   return template.format(
       word=DIGIT_WORDS[digit], digit=digit, article="an" if digit == 8 else "a",
       direction=direction, toward=_TOWARD[direction])

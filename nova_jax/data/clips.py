@@ -18,6 +18,7 @@ import numpy as np
 import sklearn.datasets
 
 from nova_jax.data import captions
+from nova_jax.utils.errors import UserError
 
 DIGIT_SIZE = 8  # Pixels a side of a source image.
 SPEED = 2  # Pixels a frame.
@@ -74,13 +75,13 @@ def make_clip(
     ValueError: an unknown split, or a canvas or length that leaves nothing to show.
   """
   if split not in _SPLITS:
-    raise ValueError(f"split: expected one of {', '.join(_SPLITS)}, got {split!r}")
+    raise UserError(f"split: expected one of {', '.join(_SPLITS)}, got {split!r}")
   if canvas < DIGIT_SIZE + SPEED:
-    raise ValueError(f"canvas: a digit needs at least {DIGIT_SIZE + SPEED} pixels to move, got {canvas}")
+    raise UserError(f"canvas: a digit needs at least {DIGIT_SIZE + SPEED} pixels to move, got {canvas}")
   if num_frames < 1:
-    raise ValueError(f"num_frames: expected at least 1, got {num_frames}")
+    raise UserError(f"num_frames: expected at least 1, got {num_frames}")
   if not 0 <= jitter <= (canvas - DIGIT_SIZE) // 2:
-    raise ValueError(f"jitter: expected 0 to {(canvas - DIGIT_SIZE) // 2} pixels on a canvas of {canvas}, got {jitter}")
+    raise UserError(f"jitter: expected 0 to {(canvas - DIGIT_SIZE) // 2} pixels on a canvas of {canvas}, got {jitter}")
   visit, digit = divmod(number, 10)
   direction = captions.DIRECTIONS[visit % len(captions.DIRECTIONS)]
   source = _nth_source(split, digit, visit, seed)

@@ -22,6 +22,7 @@ from nova_jax.data.loader import Batch, Bucket
 from nova_jax.data.shards import Cache, Found, Shards, Whole, shuffled
 from nova_jax.text import TextEncoder
 from nova_jax.text.fit import fit
+from nova_jax.utils.errors import UserError
 
 Shape = tuple[int, int, int]  # Latent frames, height and width of a sample.
 
@@ -50,11 +51,11 @@ class LatentFeed:
     self._model, self._autoencoder, self._seed = model, autoencoder, seed
     self._num_frames, self._short_captions, self._motion_dropout = num_frames, cfg.short_captions, cfg.motion_dropout
     if model.text_dim is None:
-      raise ValueError("data.sources: caches have captions, but the model takes class labels (model.num_classes)")
+      raise UserError("data.sources: caches have captions, but the model takes class labels (model.num_classes)")
     self._text_encoder = None if have_embeddings(caches) else text_encoder
     if self._text_encoder is None and not have_embeddings(caches):
       names = ", ".join(str(cache.path) for cache in caches if cache.manifest.text_encoder is None)
-      raise ValueError(f"data.sources: {names} has no text embeddings, and there is no text encoder")
+      raise UserError(f"data.sources: {names} has no text embeddings, and there is no text encoder")
     parts: dict[Shape, list[tuple[float, grain.MapDataset]]] = {}
     for cache in caches:
       _check_encoders(cache, model, autoencoder)
@@ -135,12 +136,12 @@ def _check_encoders(cache: Cache, model: ModelConfig, autoencoder: AutoencoderIn
       for field in dataclasses.fields(AutoencoderInfo)
       if getattr(theirs, field.name) != getattr(autoencoder, field.name)]
   if differing:
-    raise ValueError(
+    raise UserError(
         f"{cache.path} was made with another autoencoder ({theirs.kind}) than the model's ({autoencoder.kind}): "
         f"{'; '.join(differing)}; make the cache anew with the model's")
   text = cache.manifest.text_encoder
   if text is not None and text.dim != model.text_dim:
-    raise ValueError(
+    raise UserError(
         f"{cache.path} has text embeddings of {text.dim} values ({text.kind}), but the model takes "
         f"model.text_dim={model.text_dim}")
 
@@ -156,20 +157,20 @@ def _taken(
     if size not in (sizes or (model.latent_size,)):
       if sizes:
         continue
-      raise ValueError(
+      raise UserError(
           f"{cache.path} has latents of {_by(size)} (bucket {_by(info.bucket)}), but the model has "
           f"model.latent_size={_by(model.latent_size)}; name all sizes to train on in data.buckets")
     if any(side % (2 * model.patch_size) for side in size):
-      raise ValueError(
+      raise UserError(
           f"{cache.path} has latents of {_by(size)}, which don't divide into video patches of {2 * model.patch_size} "
           f"(model.patch_size={model.patch_size})")
     if 1 < frames < num_frames:
-      raise ValueError(
+      raise UserError(
           f"{cache.path} has clips of {frames} latent frames (bucket {_by(info.bucket)}), but a stage takes "
           f"{num_frames}")
     taken.append(((min(frames, num_frames), *size), Shards.of(cache, info.bucket)))
   if not taken:
-    raise ValueError(f"{cache.path} has no records of the sizes in data.buckets: {', '.join(map(_by, sizes))}")
+    raise UserError(f"{cache.path} has no records of the sizes in data.buckets: {', '.join(map(_by, sizes))}")
   return taken
 
 

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
-from nova_jax.terminal import say
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.terminal import say
 
 _PREFETCH = 4  # Batches at most, and as many as fit into the bytes below, that are read ahead.
 _PREFETCH_BYTES = 2**30
@@ -102,7 +103,7 @@ class Loader:
       if name not in self.damaged:
         self.damaged.append(name)
         if len(self.damaged) > self._max_damaged:
-          raise ValueError(
+          raise UserError(
               f"{name}; it is damaged record {len(self.damaged)}, and data.max_damaged={self._max_damaged}: make the "
               "cache anew, or skip more")
         say(f"skipping damaged record {len(self.damaged)} of at most {self._max_damaged}: {name}")
@@ -132,7 +133,7 @@ class Loader:
       ValueError: a position within a batch, if there are several buckets.
     """
     if len(self._feed.buckets) > 1 and position % self._batch_size:
-      raise ValueError(
+      raise UserError(
           f"the stream stopped at record {position}, within a batch of {self._batch_size}; with several buckets it "
           "continues with its own batch size only")
     self.close()

@@ -10,15 +10,14 @@ import io
 import os
 from typing import Any, Mapping, Sequence
 
-from absl import logging
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 
 from nova_jax.config import DataConfig
-from nova_jax.data import captions
-from nova_jax.data import clips
-from nova_jax.ranges import check_ranges
-from nova_jax.terminal import say
+from nova_jax.data import captions, clips
+from nova_jax.utils.ranges import check_ranges
+from nova_jax.utils.terminal import say
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -22,7 +22,8 @@ import numpy as np
 from nova_jax.config import Bucket, SourceConfig
 from nova_jax.data.cache.format import Manifest, read_manifest
 from nova_jax.data.cache.records import DamagedRecord, Record, ShardReader
-from nova_jax.ranges import check_ranges
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.ranges import check_ranges
 
 _FEW = 1024  # Grain's shuffle takes time in inverse proportion to the number of records: for three of them 10 ms.
 
@@ -45,7 +46,7 @@ def read_caches(sources: Sequence[SourceConfig]) -> tuple[Cache, ...]:
     ValueError: no source, a weight that is not positive, or a folder that is no cache.
   """
   if not sources:
-    raise ValueError("data.sources: name a cache, as launch.cache writes it")
+    raise UserError("data.sources: name a cache, as launch.cache writes it")
   for i, source in enumerate(sources):
     check_ranges(source, f"data.sources[{i}]")
   return tuple(Cache(Path(source.path), source.weight, read_manifest(source.path)) for source in sources)
@@ -137,7 +138,7 @@ class Whole:
       except ValueError as error:  # Damage of the record, or of the shard's own index.
         reason = str(error) if isinstance(error, DamagedRecord) else f"the shard is damaged ({error})"
         skipped.append(f"{self.source.named(following)}: {reason}")
-    raise ValueError(f"{skipped[-1]}; {len(skipped)} records in a row are damaged: make the cache anew")
+    raise UserError(f"{skipped[-1]}; {len(skipped)} records in a row are damaged: make the cache anew")
 
 
 def shuffled(source: Whole, seed: int) -> grain.MapDataset:

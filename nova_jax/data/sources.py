@@ -21,6 +21,7 @@ from nova_jax.data.shards import Cache, read_caches
 from nova_jax.data.videos import Source, VideoFeed
 from nova_jax.text import BUILT_IN, TextEncoder
 from nova_jax.text.fit import fit
+from nova_jax.utils.errors import UserError
 
 
 class Examples(NamedTuple):
@@ -75,11 +76,11 @@ class CacheData:
     for cache in caches:
       theirs, ours = cache.manifest.text_encoder, experiment.text_encoder
       if theirs is not None and theirs.kind != ours and {theirs.kind, ours} & set(BUILT_IN):
-        raise ValueError(
+        raise UserError(
             f"{cache.path} has text embeddings of another text encoder ({theirs.kind}) than the model's ({ours})")
     missing = [size for size in experiment.data.buckets if size not in known]
     if missing:
-      raise ValueError(f"data.buckets: no cache has latents of {missing[0]}; there are {sorted(known)}")
+      raise UserError(f"data.buckets: no cache has latents of {missing[0]}; there are {sorted(known)}")
 
   def feed(self, stage: StageConfig) -> LatentFeed:
     experiment = self._experiment

@@ -18,6 +18,7 @@ from nova_jax.data import clips
 from nova_jax.data.loader import Batch, Bucket
 from nova_jax.text import TextEncoder
 from nova_jax.text.fit import fit
+from nova_jax.utils.errors import UserError
 
 _CACHE_BYTES = 256 * 2**20  # Sources up to this size are decoded once and kept.
 _GIVEN = 2  # Frames that tell what moves and which way, at most.
@@ -46,11 +47,11 @@ class VideoFeed:
       ValueError: no records, or too short ones.
     """
     if not len(source):
-      raise ValueError("data: the source has no records")
+      raise UserError("data: the source has no records")
     self._num_pixel_frames = autoencoder.num_frames(num_frames)
     video = source[0]["video"]
     if len(video) < self._num_pixel_frames:
-      raise ValueError(
+      raise UserError(
           f"num_frames: {num_frames} latent frames need clips of {self._num_pixel_frames} frames, but the records have"
           f" {len(video)}: store longer ones (data.num_frames)")
     self._text_encoder, self._autoencoder, self._seed = text_encoder, autoencoder, seed
@@ -104,17 +105,17 @@ def check_later(
 ) -> None:
   """Refuse a share of later clips that records of `stored` frames can't give to samples of `num_frames` latent ones."""
   if not 0 <= later <= 1:
-    raise ValueError(f"data.later: expected a share from 0 to 1, got {later}")
+    raise UserError(f"data.later: expected a share from 0 to 1, got {later}")
   if autoencoder.num_frames(2) != 2:
-    raise ValueError("data.later: this autoencoder joins frames and encodes the first apart: clips must begin with it")
+    raise UserError("data.later: this autoencoder joins frames and encodes the first apart: clips must begin with it")
   if num_frames <= _GIVEN:
-    raise ValueError(f"data.later: {_GIVEN} frames are given, which leaves none to learn of {num_frames}")
+    raise UserError(f"data.later: {_GIVEN} frames are given, which leaves none to learn of {num_frames}")
   if stored <= num_frames:
-    raise ValueError(
+    raise UserError(
         f"data.later: records of {stored} frames have no later clips of {num_frames}; store longer ones "
         "(data.num_frames)")
   if turning and num_frames > clips.MOVES_TO_TURN[0] + 1:
-    raise ValueError(
+    raise UserError(
         f"data.turning: a clip that begins a video ends before its digit turns, so it has at most "
         f"{clips.MOVES_TO_TURN[0] + 1} frames, got {num_frames}")
 

@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float, Int
 from nova_jax.config import SchedulerConfig
 from nova_jax.diffusion.ddpm import make_ddpm
 from nova_jax.diffusion.flow_matching import FlowMatching
-from nova_jax.fields import did_you_mean
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import did_you_mean
 
 
 class Scheduler(Protocol):
@@ -83,6 +84,6 @@ _MAKERS: dict[str, Callable[[SchedulerConfig], Scheduler]] = {
 def make_scheduler(cfg: SchedulerConfig) -> Scheduler:
   """Make the scheduler that a config names."""
   if cfg.name not in _MAKERS:
-    raise ValueError(f"scheduler.name: {cfg.name!r} is not a diffusion process{did_you_mean(cfg.name, _MAKERS)}")
+    raise UserError(f"scheduler.name: {cfg.name!r} is not a diffusion process{did_you_mean(cfg.name, _MAKERS)}")
   return _MAKERS[cfg.name](cfg)
 

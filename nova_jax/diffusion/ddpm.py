@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from nova_jax.config import SchedulerConfig
+from nova_jax.utils.errors import UserError
 
 
 class DDPMSteps(NamedTuple):
@@ -102,7 +103,7 @@ class DDPM:
   ) -> DDPMSteps:
     """Return the sampler's table; there is no shift to replace."""
     if shift is not None:
-      raise ValueError(f"flow_shift: this model's sampler is DDPM, which has no shift (got {shift})")
+      raise UserError(f"flow_shift: this model's sampler is DDPM, which has no shift (got {shift})")
     cfg, alphas_cumprod, solver = self.cfg, self.alphas_cumprod, solver or self.solvers[0]
     t, published = self.timesteps(num_steps, grid), (solver, grid) == ("ancestral", "published")
     to_next = self.like_diffusers or not published
@@ -178,9 +179,9 @@ def make_ddpm(cfg: SchedulerConfig, like_diffusers: bool) -> DDPM:
   }
   for field, known in choices.items():
     if getattr(cfg, field) not in known:
-      raise ValueError(f"scheduler.{field}: expected one of {', '.join(known)}, got {getattr(cfg, field)!r}")
+      raise UserError(f"scheduler.{field}: expected one of {', '.join(known)}, got {getattr(cfg, field)!r}")
   if cfg.rescale_betas_zero_snr and cfg.prediction_type == "epsilon":
-    raise ValueError(
+    raise UserError(
         "scheduler: with rescale_betas_zero_snr nothing is left of the sample at the last time, so that it "
         "can't be told from the noise; use prediction_type v_prediction or sample")
   return DDPM(cfg, like_diffusers)

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from nova_jax.utils.errors import UserError
+
 
 class FlowSteps(NamedTuple):
   """Time of each step, σ' − σ, and how far the velocity is extrapolated (`Scheduler.steps`)."""
@@ -42,7 +44,7 @@ class FlowMatching:
 
   def __post_init__(self):
     if self.shift <= 0:
-      raise ValueError(f"scheduler.shift: expected a positive number, got {self.shift}")
+      raise UserError(f"scheduler.shift: expected a positive number, got {self.shift}")
 
   @property
   def sigmas(self) -> Float[np.ndarray, "1000"]:
@@ -74,7 +76,7 @@ class FlowMatching:
   ) -> FlowSteps:
     """Return the sampler's table; `shift` replaces the sampler's shift, not the training table's."""
     if shift is not None and shift <= 0:
-      raise ValueError(f"flow_shift: expected a positive number, got {shift}")
+      raise UserError(f"flow_shift: expected a positive number, got {shift}")
     table = self.sigmas
     scale = self.num_train_timesteps
     if grid == "full":

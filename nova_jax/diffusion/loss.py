@@ -18,7 +18,7 @@ from nova_jax.diffusion import Scheduler
 from nova_jax.models.embeddings import patchify
 from nova_jax.models.nova import NOVA, Condition
 from nova_jax.models.tokens import put
-from nova_jax.sharding import constrain
+from nova_jax.parallel.sharding import constrain
 
 
 class Draws(NamedTuple):

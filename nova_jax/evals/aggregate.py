@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nova_jax.files import read_json
-from nova_jax.text_files import read_json_lines
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.files import read_json
+from nova_jax.utils.text_files import read_json_lines
 
 
 class _Dimension(NamedTuple):
@@ -44,10 +45,10 @@ def vbench_totals(scores: Mapping[str, float]) -> dict[str, float]:
   unknown = [name for name in scores if name not in VBENCH_DIMENSIONS]
   if missing or unknown:
     problems = [f"{', '.join(names)} {what}" for names, what in ((missing, "missing"), (unknown, "unknown")) if names]
-    raise ValueError(f"VBench: a total is of all 16 dimensions; {'; '.join(problems)}")
+    raise UserError(f"VBench: a total is of all 16 dimensions; {'; '.join(problems)}")
   wrong = [f"{name} {value}" for name, value in scores.items() if not 0 <= value <= 1]
   if wrong:
-    raise ValueError(f"VBench: expected scores from 0 to 1, got {', '.join(wrong)}")
+    raise UserError(f"VBench: expected scores from 0 to 1, got {', '.join(wrong)}")
   quality, semantic = (_mean(scores, dimensions) for dimensions in (_QUALITY, _SEMANTIC))
   total = (_QUALITY_WEIGHT * quality + _SEMANTIC_WEIGHT * semantic) / (_QUALITY_WEIGHT + _SEMANTIC_WEIGHT)
   return {"quality": quality, "semantic": semantic, "total": total}
@@ -63,14 +64,14 @@ def read_vbench(paths: Sequence[Path]) -> dict[str, float]:
   found = [sorted(path.glob("**/*_eval_results.json")) if path.is_dir() else [path] for path in paths]
   files = [file for group in found for file in group]
   if not files:
-    raise ValueError(f"{paths[0]} has no …_eval_results.json, as VBench writes them")
+    raise UserError(f"{paths[0]} has no …_eval_results.json, as VBench writes them")
   for file in files:
     for name, value in read_json(file).items():
       value = value[0] if isinstance(value, list) and value else value
       if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e9:
-        raise ValueError(f"{file}: {name} should be a score, or a list that begins with one, got {str(value)[:40]}")
+        raise UserError(f"{file}: {name} should be a score, or a list that begins with one, got {str(value)[:40]}")
       if name in scores:
-        raise ValueError(f"{name} stands in {origin[name]} and in {file}; name the files of one evaluation")
+        raise UserError(f"{name} stands in {origin[name]} and in {file}; name the files of one evaluation")
       scores[name], origin[name] = float(value), file
   return scores
 
@@ -87,13 +88,13 @@ def read_geneval(path: Path) -> dict[str, float]:
   correct: dict[str, list[bool]] = {}
   for number, values in read_json_lines(path):
     if not isinstance(values, dict) or not {"tag", "correct"} <= values.keys():
-      raise ValueError(f"{path}:{number}: expected an object with tag and correct, got {str(values)[:60]!r}")
+      raise UserError(f"{path}:{number}: expected an object with tag and correct, got {str(values)[:60]!r}")
     tag, right = str(values["tag"]), values["correct"]
     if not isinstance(right, bool):
-      raise ValueError(f"{path}:{number}: correct should be true or false, got {right!r}")
+      raise UserError(f"{path}:{number}: correct should be true or false, got {right!r}")
     correct.setdefault(tag, []).append(right)
   if set(correct) != set(GENEVAL_TASKS):
-    raise ValueError(
+    raise UserError(
         f"{path}: the overall score is of the tasks {', '.join(GENEVAL_TASKS)}; got {', '.join(correct) or 'none'}")
   shares = {tag: sum(correct[tag]) / len(correct[tag]) for tag in GENEVAL_TASKS}
   return shares | {"overall": sum(shares.values()) / len(shares)}

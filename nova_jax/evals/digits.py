@@ -15,12 +15,12 @@ Scores mean something beside those of real held-out clips: see `real_clips` and 
 import math
 from typing import Mapping, NamedTuple, Sequence
 
-from jaxtyping import Int
-from jaxtyping import UInt8
 import numpy as np
 import sklearn.svm
+from jaxtyping import Int, UInt8
 
 from nova_jax.data import clips as clips_lib
+from nova_jax.utils.errors import UserError
 
 _SIDE = clips_lib.DIGIT_SIZE
 _BACKGROUND = 24  # Darker pixels are no ink: generated backgrounds are noisy.
@@ -112,10 +112,10 @@ def score(
     The shares described above, by name; for single frames "digit" alone.
   """
   if not len(clips) == len(digits) == len(directions) > 0:
-    raise ValueError(
+    raise UserError(
         f"expected a digit and a direction for each clip, got {len(digits)} and {len(directions)} for {len(clips)}")
   if clips.dtype != np.uint8 or clips.ndim != 4:
-    raise ValueError(f"clips: expected uint8 [n,T,h,w], got {clips.dtype} {list(clips.shape)}")
+    raise UserError(f"clips: expected uint8 [n,T,h,w], got {clips.dtype} {list(clips.shape)}")
   digits = np.asarray(digits)
   num_frames = clips.shape[1]
   frames = clips.swapaxes(0, 1)  # [T,n,h,w]

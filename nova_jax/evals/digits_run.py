@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from nova_jax import limits, media
+from nova_jax import media
 from nova_jax.data import captions as captions_lib
 from nova_jax.evals import digits as digits_lib
-from nova_jax.files import write_atomically
 from nova_jax.pipeline import Pipeline
+from nova_jax.utils import limits
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.files import write_atomically
 
 SHEET_CLIPS = 20
 GRID_CLIPS, GRID_COLUMNS = 40, 10  # A column a digit, a row a direction.
@@ -46,7 +48,7 @@ def score_digits(
     ValueError: the model isn't one of captioned moving digits.
   """
   if pipe.autoencoder is None or pipe.autoencoder.latent_dim != 1 or pipe.text_encoder is None:
-    raise ValueError("--checkpoint: the digits score needs a model of captioned moving digits")
+    raise UserError("--checkpoint: the digits score needs a model of captioned moving digits")
   return score_generator(
       lambda prompts, seeds: pipe(prompts, seed=seeds, **sampling), output, canvas=pipe.cfg.latent_size[0],
       num_frames=pipe.card.num_frames, num_prompts=num_prompts, captions=captions, batch_size=batch_size, seed=seed,
@@ -71,9 +73,9 @@ def score_generator(
     show: called with the number of clips that are done.
   """
   if num_prompts > limits.CLIPS:
-    raise ValueError(f"num_prompts: expected at most {limits.CLIPS:,} (limits.CLIPS), got {num_prompts:,}")
+    raise UserError(f"num_prompts: expected at most {limits.CLIPS:,} (limits.CLIPS), got {num_prompts:,}")
   if not 0 <= seed <= (2**32 - num_prompts) // num_prompts:  # Clips have their own, after those of smaller seeds.
-    raise ValueError(
+    raise UserError(
         f"seed: expected 0 to {(2**32 - num_prompts) // num_prompts} for {num_prompts} prompts, got {seed}")
   real, digits, directions = digits_lib.real_clips(num_prompts, canvas, num_frames)
   prompts = [

@@ -20,12 +20,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from nova_jax import limits
 from nova_jax.evals.frechet import FeatureStatistics
 from nova_jax.evals.i3d import I3D
 from nova_jax.evals.inception import Inception
 from nova_jax.media.footage import open_footage
-from nova_jax.progress import Progress
+from nova_jax.utils import limits
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.progress import Progress
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".webm", ".avi", ".gif", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg")
@@ -59,14 +60,14 @@ def open_features(name: str, weights: str | Path) -> FeatureFunction:
     return NETWORKS[name].load(weights)
   module, colon, function = name.partition(":")
   if not colon:
-    raise ValueError(f"--features: expected {', '.join(NETWORKS)} or MODULE:FUNCTION, got {name!r}")
+    raise UserError(f"--features: expected {', '.join(NETWORKS)} or MODULE:FUNCTION, got {name!r}")
   try:
     make = getattr(importlib.import_module(module), function)
   except (ImportError, AttributeError) as error:
-    raise ValueError(f"--features: {name}: {error}") from None
+    raise UserError(f"--features: {name}: {error}") from None
   made = make(weights)
   if not isinstance(getattr(made, "dim", None), int) or not callable(made):
-    raise ValueError(f"--features: {name} should return a function with the attribute dim, a number")
+    raise UserError(f"--features: {name} should return a function with the attribute dim, a number")
   return made
 
 
@@ -81,7 +82,7 @@ def find(folder: Path, suffixes: tuple[str, ...] = PICTURES + VIDEOS) -> list[Pa
       path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("._"))
   if not paths:
     what = "videos" if suffixes == VIDEOS else "pictures or videos"
-    raise ValueError(f"{folder} has no {what} ({', '.join(suffixes)})")
+    raise UserError(f"{folder} has no {what} ({', '.join(suffixes)})")
   return paths
 
 
@@ -114,11 +115,11 @@ def features_of(paths: Sequence[Path], function: FeatureFunction, what: str) -> 
         found.append(np.asarray(function(clip[None]), np.float64))
         statistics.add(found[-1])
       except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
       if len(found[-1]) == 1 < len(clip):
         clip_frames = clip_frames or len(clip)
         if len(clip) != clip_frames:
-          raise ValueError(f"{path} has {len(clip)} frames, clips before it {clip_frames}; expected as many in all")
+          raise UserError(f"{path} has {len(clip)} frames, clips before it {clip_frames}; expected as many in all")
       progress.show(done, what=what)
   return FolderFeatures(np.concatenate(found), statistics, clip_frames)
 
@@ -135,10 +136,10 @@ def read_clip(path: Path) -> UInt8[np.ndarray, "T height width 3"]:
       frames.append(frame.upright())
       pixels += frames[-1][..., 0].size
       if pixels > limits.REQUEST_PIXELS:
-        raise ValueError(
+        raise UserError(
             f"{path}: its frames are more pixels than REQUEST_PIXELS, {limits.REQUEST_PIXELS:,}; score shorter clips")
   if not frames:
-    raise ValueError(f"{path} has no frames")
+    raise UserError(f"{path} has no frames")
   if len({frame.shape for frame in frames}) > 1:
-    raise ValueError(f"{path}: expected frames of one size, got several")
+    raise UserError(f"{path}: expected frames of one size, got several")
   return np.stack(frames)

@@ -10,6 +10,8 @@ Invariant: all in float64; statistics do not depend, but for rounding, on how fe
 import numpy as np
 from jaxtyping import Float
 
+from nova_jax.utils.errors import UserError
+
 
 class FeatureStatistics:
   """Mean and covariance of features [D] that come in batches.
@@ -30,9 +32,9 @@ class FeatureStatistics:
     """
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or features.shape[1] != len(self.mean):
-      raise ValueError(f"features: expected [n, {len(self.mean)}], got {list(features.shape)}")
+      raise UserError(f"features: expected [n, {len(self.mean)}], got {list(features.shape)}")
     if not np.isfinite(features).all():
-      raise ValueError("features: some are not finite")
+      raise UserError("features: some are not finite")
     if not len(features):
       return
     mean = features.mean(0)
@@ -49,14 +51,14 @@ class FeatureStatistics:
       ValueError: there are less than two samples.
     """
     if self.count < 2:
-      raise ValueError(f"a covariance needs at least 2 samples, got {self.count}")
+      raise UserError(f"a covariance needs at least 2 samples, got {self.count}")
     return self._scatter / (self.count - 1)
 
 
 def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
   """Return the squared Fréchet distance (FID, FVD)."""
   if first.mean.shape != second.mean.shape:
-    raise ValueError(f"features have {len(first.mean)} and {len(second.mean)} dimensions")
+    raise UserError(f"features have {len(first.mean)} and {len(second.mean)} dimensions")
   return distance(first.mean, first.covariance, second.mean, second.covariance)
 
 

@@ -17,7 +17,19 @@ from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 from nova_jax.evals.networks import (
-    Conv, Mixed, Params, Pool, apply, check_weights, fold, published_shapes, read_weights, scaled, width)
+  Conv,
+  Mixed,
+  Params,
+  Pool,
+  apply,
+  check_weights,
+  fold,
+  published_shapes,
+  read_weights,
+  scaled,
+  width,
+)
+from nova_jax.utils.errors import UserError
 
 DIM = 400
 SIDE = 224  # Pixels a side that frames are scaled to.
@@ -70,7 +82,7 @@ class I3D:
       ValueError: the clips are too short.
     """
     if clips.shape[1] < MIN_FRAMES:
-      raise ValueError(f"I3D needs clips of at least {MIN_FRAMES} frames, got {clips.shape[1]}")
+      raise UserError(f"I3D needs clips of at least {MIN_FRAMES} frames, got {clips.shape[1]}")
     return np.asarray(features(self._params, clips))
 
 

@@ -15,7 +15,17 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from nova_jax.evals.networks import (
-    Conv, Mixed, Params, Pool, apply, check_weights, fold, published_shapes, read_weights, scaled)
+  Conv,
+  Mixed,
+  Params,
+  Pool,
+  apply,
+  check_weights,
+  fold,
+  published_shapes,
+  read_weights,
+  scaled,
+)
 
 DIM = 2048
 SIDE = 299  # Pixels a side that pictures are scaled to.

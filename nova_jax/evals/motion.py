@@ -6,7 +6,8 @@ import numpy as np
 
 from nova_jax.data.cache.motion import motion_score
 from nova_jax.evals.features import VIDEOS, find, read_clip
-from nova_jax.progress import Progress
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.progress import Progress
 
 
 def motion_of(folder: Path) -> dict[str, float]:
@@ -20,7 +21,7 @@ def motion_of(folder: Path) -> dict[str, float]:
     for done, path in enumerate(paths, 1):
       clip = read_clip(path)
       if len(clip) < 2:
-        raise ValueError(f"{path} has one frame; expected two or more, which is what moves")
+        raise UserError(f"{path} has one frame; expected two or more, which is what moves")
       scores.append(motion_score(clip))
       progress.show(done, what=folder.name)
   quartiles = dict(zip(("motion_25", "motion_50", "motion_75"), map(float, np.quantile(scores, (0.25, 0.5, 0.75)))))

@@ -9,6 +9,8 @@ Invariant: all in float64; memory is bounded by blocks of rows.
 import numpy as np
 from jaxtyping import Float
 
+from nova_jax.utils.errors import UserError
+
 NEIGHBOURS = 3
 _ROWS = 1024
 
@@ -23,10 +25,10 @@ def precision_recall(real: Points, generated: Points, neighbours: int = NEIGHBOU
   """
   real, generated = _checked(real), _checked(generated)
   if real.shape[1] != generated.shape[1]:
-    raise ValueError(f"features have {real.shape[1]} and {generated.shape[1]} dimensions")
+    raise UserError(f"features have {real.shape[1]} and {generated.shape[1]} dimensions")
   for kind, points in (("real", real), ("generated", generated)):
     if len(points) <= neighbours:
-      raise ValueError(f"precision and recall need more than {neighbours} {kind} features, got {len(points)}")
+      raise UserError(f"precision and recall need more than {neighbours} {kind} features, got {len(points)}")
   return _inside(generated, real, neighbours), _inside(real, generated, neighbours)
 
 
@@ -34,7 +36,7 @@ def diversity(features: Points) -> float:
   """Return the mean distance of two different features."""
   features = _checked(features)
   if len(features) < 2:
-    raise ValueError(f"diversity: expected at least 2 features, got {len(features)}")
+    raise UserError(f"diversity: expected at least 2 features, got {len(features)}")
   total = sum(np.sqrt(block).sum() for block in _blocks(features, features))
   return float(total / (len(features) * (len(features) - 1)))
 
@@ -61,5 +63,5 @@ def _blocks(rows: Points, columns: Points):
 def _checked(features: Points) -> Points:
   features = np.asarray(features, np.float64)
   if features.ndim != 2 or not np.isfinite(features).all():
-    raise ValueError(f"features: expected finite numbers [n, D], got {list(features.shape)}")
+    raise UserError(f"features: expected finite numbers [n, D], got {list(features.shape)}")
   return features

@@ -14,7 +14,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-from nova_jax.convert.files import open_file
+from nova_jax.checkpoints.weight_files import open_file
+from nova_jax.utils.errors import UserError
 
 _EPS = 1e-3  # Of batch normalisation, in TensorFlow's Inceptions.
 _NORM = ("weight", "bias", "running_mean", "running_var")
@@ -119,7 +120,7 @@ def read_weights(path: str | Path, network: str) -> dict[str, np.ndarray]:
   """
   path = Path(path)
   if not path.is_file():
-    raise ValueError(f"{path} is not a file; expected weights of {network}")
+    raise UserError(f"{path} is not a file; expected weights of {network}")
   return {name: stored.read() for name, stored in open_file(path, without=_COUNTERS).items()}
 
 
@@ -136,7 +137,7 @@ def check_weights(
       for name, shape in shapes.items() if name not in weights or tuple(weights[name].shape) != shape]
   unknown = [name for name in weights if name not in shapes and not name.startswith(unused)]
   if wrong or unknown:
-    raise ValueError(
+    raise UserError(
         f"expected {network}; {len(wrong)} weights don't fit: {', '.join(wrong[:3])}"
         + (f"; unknown: {', '.join(unknown[:3])}" if unknown else ""))
 

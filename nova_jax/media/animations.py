@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
 
-from nova_jax.files import write_atomically
 from nova_jax.media.write import DESCRIPTION, SHORT_SIDE, Clip, enlarge
+from nova_jax.utils.files import write_atomically
 
 _GIF_FPS = 50
 _WEBP_FPS = 90

@@ -11,8 +11,8 @@ import av
 import av.logging
 from av.bitstream import BitStreamFilterContext
 
-from nova_jax import limits
 from nova_jax.media.formats import Unreadable
+from nova_jax.utils import limits
 
 _JOINED = 2  # Packets that may follow the loss of some without a key frame.
 _OPTIONS = {"err_detect": "crccheck+explode", "max_pixels": str(limits.FRAME_PIXELS)}

@@ -18,9 +18,10 @@ from typing import BinaryIO
 import av
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from nova_jax import limits
-from nova_jax.files import NoFile, check_regular
 from nova_jax.media.signatures import looks_like_media
+from nova_jax.utils import limits
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.files import NoFile, check_regular
 
 File = str | Path | bytes | BinaryIO
 
@@ -62,7 +63,7 @@ _COLOURS = {
     "AVIF": re.compile(rb"colrnclx(..)(..)", re.DOTALL), "PNG": re.compile(rb"\0\0\0\x04cICP(.)(.)", re.DOTALL)}
 
 
-class Unreadable(ValueError):
+class Unreadable(UserError):
   """Why a file can't be used as a picture or a video: `reason`, after the file's name."""
 
   def __init__(self, reason: str, name: str = ""):

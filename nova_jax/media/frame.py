@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 
 from nova_jax.media import hdr
 
+
 @dataclasses.dataclass(frozen=True)
 class Frame:
   """A frame.

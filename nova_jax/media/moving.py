@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from nova_jax import limits
 from nova_jax.media.formats import Unreadable
+from nova_jax.utils import limits
 
 _KINDS = ("GIF", "PNG", "WEBP", "AVIF")
 _SHORTEST = 0.011  # Seconds; what is shorter is shown for `_USUAL`, by browsers too.

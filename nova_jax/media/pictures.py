@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
-from nova_jax import limits
 from nova_jax.media import hdr
 from nova_jax.media.formats import COLOURS, File, Unreadable, content_of, name_of, reading, require_picture
+from nova_jax.utils import limits
 
 # EXIF's orientations: what makes each upright.
 _UPRIGHT = {

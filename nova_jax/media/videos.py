@@ -13,12 +13,12 @@ import av
 import numpy as np
 from av.video.frame import PictureType
 
-from nova_jax import limits
 from nova_jax.media.clock import Clock, is_rate
 from nova_jax.media.decoding import count_packets, images
 from nova_jax.media.formats import Unreadable, open_container
 from nova_jax.media.frame import Frame, orientation
 from nova_jax.media.interlaced import progressive
+from nova_jax.utils import limits
 
 # Codecs of which each packet in these containers is a frame that is shown.
 _ONE_EACH = ("h264", "hevc", "vp9", "av1", "libdav1d", "mjpeg", "prores", "ffv1", "png", "qtrle", "dnxhd")

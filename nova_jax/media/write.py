@@ -16,9 +16,10 @@ from einops import rearrange
 from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 
-from nova_jax import limits
-from nova_jax.files import replacing, write_atomically
 from nova_jax.media.formats import content_of, open_container, open_picture, reading
+from nova_jax.utils import limits
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.files import replacing, write_atomically
 
 SHORT_SIDE = 128  # Pixels that small clips are enlarged to, at least.
 NOTE = "nova_jax"  # The name of the text in a PNG.
@@ -98,9 +99,9 @@ def read_note(path: str | Path) -> str:
   if isinstance(note, bytes):
     note = note.decode(errors="replace")
   if not isinstance(note, str) or not note:
-    raise ValueError(f"{path} doesn't say how it was made")
+    raise UserError(f"{path} doesn't say how it was made")
   if len(note) > limits.NOTE_BYTES:
-    raise ValueError(f"{path}: what it says of how it was made is longer than NOTE_BYTES, {limits.NOTE_BYTES:,}")
+    raise UserError(f"{path}: what it says of how it was made is longer than NOTE_BYTES, {limits.NOTE_BYTES:,}")
   return note
 
 

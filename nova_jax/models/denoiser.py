@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from nova_jax.config import ModelConfig
 from nova_jax.models.embeddings import MAX_PERIOD, PatchEmbed
 from nova_jax.models.layers import MLP, LayerNorm, Linear, normalize, scan, stack
-from nova_jax.sharding import constrain
+from nova_jax.parallel.sharding import constrain
 
 TIME_DIM = 256
 INNER_EPS = 1e-6  # Of the modulated norms; the affine ones keep 1e-5.

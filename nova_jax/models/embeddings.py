@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from nova_jax.config import ModelConfig
 from nova_jax.models.layers import MLP, Buffer, LayerNorm, Linear, parameter
-from nova_jax.sharding import gathered
+from nova_jax.parallel.sharding import gathered
+from nova_jax.utils.errors import UserError
 
 MAX_TEXT_LEN = 512  # Rows of the null table in published checkpoints.
 MAX_PERIOD = 10000.0
@@ -113,7 +114,7 @@ class TextEmbed(nnx.Module):
 
   def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
     if cfg.text_len > MAX_TEXT_LEN:
-      raise ValueError(f"model.text_len: at most {MAX_TEXT_LEN} (rows of the null table), got {cfg.text_len}")
+      raise UserError(f"model.text_len: at most {MAX_TEXT_LEN} (rows of the null table), got {cfg.text_len}")
     self.proj = Linear((cfg.text_dim,), (cfg.width,), ("text", "embed"), rngs=rngs)
     self.norm = LayerNorm(cfg.width)
     table = 0.02 * jax.random.normal(rngs.params(), (MAX_TEXT_LEN, cfg.text_dim))

@@ -1,6 +1,6 @@
 """The layers everything is made of, and how blocks are stacked and scanned.
 
-Every parameter carries the logical names of its axes (`out_sharding`); `nova_jax/sharding.py` maps them to a mesh.
+Every parameter carries the logical names of its axes (`out_sharding`), which `parallel/sharding.py` maps to a mesh.
 Parameters are float32; a layer computes in the dtype of its input, normalisation in float32.
 Invariant: N stacked blocks are one block whose parameters have a leading "layers" axis, run by one `lax.scan`, so that
 compile time does not grow with depth.
@@ -18,8 +18,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from nova_jax.derivatives import linear_call
-from nova_jax.sharding import gathered
+from nova_jax.parallel.sharding import gathered
+from nova_jax.utils.derivatives import linear_call
 
 # By these names a rematerialisation policy finds values.
 BLOCK_INPUT = "block_input"

@@ -17,12 +17,12 @@ from jaxtyping import Array, Float, Int
 
 from nova_jax.config import DEFAULT_FPS, DEFAULT_MOTION_FLOW, ModelConfig
 from nova_jax.models import embeddings as emb
+from nova_jax.models.attention.masks import BlockCausal, ValidKeys
 from nova_jax.models.denoiser import Denoiser, Modulation
 from nova_jax.models.layers import LayerNorm, parameter
-from nova_jax.models.masks import BlockCausal, ValidKeys
 from nova_jax.models.tokens import put, take
 from nova_jax.models.transformer import Cache, extend_blocks, make_blocks, read_blocks, run_blocks
-from nova_jax.sharding import gathered
+from nova_jax.parallel.sharding import gathered
 
 TOKEN_AXES = (None, "embed")  # Of the learned vectors.
 # text_embeds [B, L, E] and text_lengths [B], or labels [B]; by choice motion_flow [B] and fps [B].

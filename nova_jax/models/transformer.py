@@ -12,12 +12,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from nova_jax.config import ModelConfig
-from nova_jax.models.attention import attention
-from nova_jax.models.context import Layout, sharded
+from nova_jax.models.attention.dispatch import attention
+from nova_jax.models.attention.masks import BlockCausal, Mask, ValidKeys
 from nova_jax.models.embeddings import Rotation, rotate
 from nova_jax.models.layers import MLP, LayerNorm, Linear, depth_of, gelu, scan, stack, unstack
-from nova_jax.models.masks import BlockCausal, Mask, ValidKeys
 from nova_jax.models.tokens import take
+from nova_jax.parallel.context import Layout, sharded
 
 # Small gains on the post-norms let a fresh model start near the identity; loading a checkpoint replaces them.
 POST_NORM_SCALE = 0.3

@@ -10,17 +10,17 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
-from nova_jax import cli
 from nova_jax.parallel import supervisor
 from nova_jax.parallel.supervisor import AUTO, CONNECT_TIMEOUT, Place
+from nova_jax.utils.errors import FAILED, RunFailed, UserError, shorten
 
 LOST_AFTER = 30  # Seconds of silence after which a process is lost; process 0 is missed at once.
 BARRIER_TIMEOUT = 1800.0  # Seconds: one process may have a dataset to write meanwhile.
@@ -29,13 +29,16 @@ _hosts: list[str] = []
 
 
 @contextlib.contextmanager
-def session(where: Place | None, timeout: float = CONNECT_TIMEOUT) -> Iterator[None]:
+def session(
+    where: Place | None, fail: Callable[[BaseException], NoReturn], timeout: float = CONNECT_TIMEOUT,
+) -> Iterator[None]:
   """Be one of several processes in the code within; must come before any JAX device is touched.
 
   An error within ends this process at once, after it is said: JAX would wait for the others, who wait for this one.
 
   Args:
     where: see `supervisor.place`; None is alone. Any other comes after `supervisor.supervise`.
+    fail: function that tells an error and ends this process.
     timeout: seconds to wait for the others.
 
   Raises:
@@ -50,7 +53,7 @@ def session(where: Place | None, timeout: float = CONNECT_TIMEOUT) -> Iterator[N
     barrier("end")
     jax.distributed.shutdown()
   except BaseException as error:
-    cli.fail(_explained(error))
+    fail(_explained(error))
 
 
 def _join(where: Place, timeout: float) -> None:
@@ -66,7 +69,7 @@ def _join(where: Place, timeout: float) -> None:
   except Exception as error:  # Of whatever kind: it asks servers and parses what they say.
     if where.address:
       raise
-    raise ValueError(f"--coordinator={AUTO}: {cli.shorten(error)} JAX finds out on TPU VMs, GKE, Slurm and Open MPI; "
+    raise UserError(f"--coordinator={AUTO}: {shorten(error)} JAX finds out on TPU VMs, GKE, Slurm and Open MPI; "
                      "elsewhere give HOST:PORT") from None
 
 
@@ -84,7 +87,7 @@ def _bind_address(address: str) -> str | None:
     socket.create_server(("", int(port)) if own_name else found[:2], family=family).close()
   except OSError as error:
     reason = error.strerror.partition(" (")[0]
-    raise ValueError(f"--coordinator {address}: process 0 can't listen there: {reason}; "
+    raise UserError(f"--coordinator {address}: process 0 can't listen there: {reason}; "
                      f"{_BIND_ADDRESS} may name another address of this machine") from None
   if own_name:
     return None
@@ -97,12 +100,12 @@ def _explained(error: BaseException) -> BaseException:
     with contextlib.suppress(TimeoutError):
       barrier("failed", 10.0)
     if not is_first():
-      os._exit(cli.FAILED)
+      os._exit(FAILED)
   text = str(error)
   if "Gloo" in text or (isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in text):
     # A collective that breaks off is the first to notice a loss. JAX will abort this process, and say which it is.
     time.sleep(LOST_AFTER + 10)
-    return cli.RunFailed(text) if "Gloo" in text else error
+    return RunFailed(text) if "Gloo" in text else error
   return error
 
 
@@ -113,7 +116,7 @@ def meet() -> None:
     ValueError: this is a host of several, such as those of a TPU pod, that hasn't joined the others.
   """
   if jax.process_count() > 1 and not jax.distributed.is_initialized():
-    raise ValueError(f"this is one of {jax.process_count()} hosts: give --coordinator={AUTO}, on all of them")
+    raise UserError(f"this is one of {jax.process_count()} hosts: give --coordinator={AUTO}, on all of them")
   _hosts[:] = gathered(socket.gethostname())
   supervisor.report(_hosts)
 

@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import IO, NamedTuple
 
-from nova_jax import cli
+from nova_jax.utils.errors import FAILED, RunFailed, UserError
 
 AUTO = "auto"
 ADDRESS, NUM_PROCESSES, PROCESS_ID = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -53,15 +53,15 @@ def place(address: str | None, num_processes: int | None, process: int | None) -
   process, num_processes = _numbers(num_processes, process)
   if not address:
     if num_processes not in (None, 1):
-      raise ValueError(f"--coordinator: {num_processes} processes need the HOST:PORT of process 0, or {AUTO!r}")
+      raise UserError(f"--coordinator: {num_processes} processes need the HOST:PORT of process 0, or {AUTO!r}")
     return None
   if address == AUTO:
     return Place(None, num_processes, process)
   host, _, port = address.rpartition(":")
   if not host or not port.isdigit() or not 0 < int(port) < 2**16:
-    raise ValueError(f"--coordinator: expected HOST:PORT or {AUTO!r}, got {address!r}")
+    raise UserError(f"--coordinator: expected HOST:PORT or {AUTO!r}, got {address!r}")
   if num_processes is None:
-    raise ValueError("--coordinator: give --num_processes and --process_id, too")
+    raise UserError("--coordinator: give --num_processes and --process_id, too")
   return Place(address, num_processes, process) if num_processes > 1 else None
 
 
@@ -80,14 +80,14 @@ def share(address: str | None, num_processes: int | None, process: int | None) -
   if not address:
     return 0, 1
   if address != AUTO:
-    raise ValueError("--coordinator: give --num_processes and --process_id, too")
+    raise UserError("--coordinator: give --num_processes and --process_id, too")
   for names in _SCHEDULERS:
     if all(name in os.environ for name in names):
       return int(os.environ[names[0]]), int(os.environ[names[1]])
   import jax  # On a TPU VM, the TPU itself knows.
 
   if jax.default_backend() != "tpu":
-    raise ValueError(f"--coordinator={AUTO}: this is no TPU VM, Slurm or Open MPI job; give --num_processes and "
+    raise UserError(f"--coordinator={AUTO}: this is no TPU VM, Slurm or Open MPI job; give --num_processes and "
                      "--process_id instead")
   return jax.process_index(), jax.process_count()
 
@@ -96,9 +96,9 @@ def _numbers(num_processes: int | None, process: int | None) -> tuple[int | None
   num_processes = _number("num_processes", num_processes, NUM_PROCESSES)
   process = _number("process_id", process, PROCESS_ID)
   if (num_processes is None) != (process is None):
-    raise ValueError("--num_processes and --process_id: give both or none")
+    raise UserError("--num_processes and --process_id: give both or none")
   if num_processes is not None and (num_processes < 1 or not 0 <= process < num_processes):
-    raise ValueError(f"--process_id: expected 0 to {num_processes - 1} of {num_processes} processes, got {process}")
+    raise UserError(f"--process_id: expected 0 to {num_processes - 1} of {num_processes} processes, got {process}")
   return process, num_processes
 
 
@@ -107,7 +107,7 @@ def _number(flag: str, value: int | None, variable: str) -> int | None:
   if value is not None or not text:
     return value
   if not text.isdigit():
-    raise ValueError(f"--{flag}: {variable} in the environment should be a number, got {text!r}")
+    raise UserError(f"--{flag}: {variable} in the environment should be a number, got {text!r}")
   return int(text)
 
 
@@ -149,10 +149,10 @@ def supervise(where: Place | None, timeout: float = CONNECT_TIMEOUT) -> None:
       raise TimeoutError(
           f"--coordinator {where.address or AUTO}: not all processes joined there in {timeout:g} s; start each of them "
           "once, all with the same number of processes, where they can reach this address")
-    raise cli.RunFailed(f"{name(lost(text), _reported(ours), where.num_processes)} is lost")
+    raise RunFailed(f"{name(lost(text), _reported(ours), where.num_processes)} is lost")
   sys.stderr.write(text)
   if code < 0:
-    raise cli.RunFailed(f"this process was ended by {signal.Signals(-code).name}")
+    raise RunFailed(f"this process was ended by {signal.Signals(-code).name}")
   raise SystemExit(code)
 
 
@@ -198,7 +198,7 @@ def _follow() -> None:
   def wait() -> None:
     with contextlib.suppress(OSError):
       _connection.recv(1)
-    os._exit(cli.FAILED)
+    os._exit(FAILED)
 
   threading.Thread(target=wait, daemon=True).start()
 

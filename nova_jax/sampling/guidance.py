@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from nova_jax.utils.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Guidance:
@@ -38,13 +40,13 @@ class Guidance:
 
   def __post_init__(self):
     if not 0 <= self.renorm <= 1:
-      raise ValueError(f"guidance_renorm: expected a number from 0 to 1, got {self.renorm}")
+      raise UserError(f"guidance_renorm: expected a number from 0 to 1, got {self.renorm}")
     if self.image_scale < 0:
-      raise ValueError(f"image_guidance_scale: expected 0 or more, got {self.image_scale}")
+      raise UserError(f"image_guidance_scale: expected 0 or more, got {self.image_scale}")
     if self.image_scale and self.scale <= 1:
-      raise ValueError(f"image_guidance_scale needs guidance_scale above 1, got {self.scale}")
+      raise UserError(f"image_guidance_scale needs guidance_scale above 1, got {self.scale}")
     if self.start < min(self.truncation, 1000):
-      raise ValueError(
+      raise UserError(
           f"guidance_start: expected guidance_trunc, {self.truncation:g}, or more, as times fall from 1000 to 0, got "
           f"{self.start:g}")
 

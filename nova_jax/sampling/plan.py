@@ -6,6 +6,7 @@ from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.sets import TokenSet, token_sets
+from nova_jax.utils.errors import UserError
 
 
 class Plan(NamedTuple):
@@ -48,18 +49,18 @@ def make_plan(
 ) -> Plan:
   """Check what is asked for, and tabulate it; what is None takes the default that `Request` tells."""
   if num_frames < 1:
-    raise ValueError(f"num_frames: expected at least 1, got {num_frames}")
+    raise UserError(f"num_frames: expected at least 1, got {num_frames}")
   if not 1 <= num_steps <= scheduler.num_train_timesteps:
-    raise ValueError(f"num_diffusion_steps: expected 1 to {scheduler.num_train_timesteps}, got {num_steps}")
+    raise UserError(f"num_diffusion_steps: expected 1 to {scheduler.num_train_timesteps}, got {num_steps}")
   if solver is not None and solver not in scheduler.solvers:
-    raise ValueError(f"solver: this model's diffusion process has {', '.join(scheduler.solvers)}, got {solver!r}")
+    raise UserError(f"solver: this model's diffusion process has {', '.join(scheduler.solvers)}, got {solver!r}")
   if guidance_every > 1 and guidance_every % refresh_every:
-    raise ValueError(
+    raise UserError(
         f"guidance_every: expected a multiple of refresh_every, {refresh_every}, since what is kept is computed in "
         f"sets where all is, got {guidance_every}")
   window = num_frames if window is None else min(window, num_frames)
   if window < min(num_frames, 2):
-    raise ValueError(f"window: expected 2 frames or more, a given one and the next, got {window}")
+    raise UserError(f"window: expected 2 frames or more, a given one and the next, got {window}")
   numbers = num_sets, num_sets if later_sets is None else later_sets
   schedules = schedule, later_schedule or schedule
   sets = [token_sets(cfg.num_image_tokens, number, schedule=name) for number, name in zip(numbers, schedules)]

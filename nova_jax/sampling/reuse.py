@@ -23,9 +23,9 @@ from jaxtyping import Array, Float, Int
 
 from nova_jax.config import ModelConfig
 from nova_jax.models import embeddings as emb
-from nova_jax.models.attention import attention
+from nova_jax.models.attention.dispatch import attention
+from nova_jax.models.attention.masks import Mask, ValidKeys
 from nova_jax.models.layers import depth_of, scan, unstack
-from nova_jax.models.masks import Mask, ValidKeys
 from nova_jax.models.nova import SpatialEncoder
 from nova_jax.models.tokens import put, take
 from nova_jax.models.transformer import Block, Cache

@@ -19,17 +19,17 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
 from nova_jax.diffusion.loss import mask_of
-from nova_jax.finite import LARGEST_LATENT, are_latents
 from nova_jax.models.embeddings import patchify, unpatchify
 from nova_jax.models.layers import unstack
 from nova_jax.models.nova import Condition
 from nova_jax.models.tokens import put, take
+from nova_jax.parallel.sharding import mesh_of, on, whole
 from nova_jax.sampling.guidance import Strength
 from nova_jax.sampling.plan import Plan
 from nova_jax.sampling.reuse import Features, encode_passes, encode_set, kept_sizes
 from nova_jax.sampling.sets import TokenSet, make_order
 from nova_jax.sampling.temporal import Memory, Model
-from nova_jax.sharding import mesh_of, on, whole
+from nova_jax.utils.finite import LARGEST_LATENT, are_latents
 
 
 class Noise(NamedTuple):

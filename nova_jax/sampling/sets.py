@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from nova_jax.utils.errors import UserError
+
 MAX_GROUPS = 4
 ORDERS = ("random", "halton", "checkerboard")
 SCHEDULES = ("cosine", "constant", "two_stage")
@@ -42,7 +44,7 @@ def set_sizes(num_tokens: int, num_sets: int, schedule: str = "cosine") -> Int[n
     ValueError: fewer than one set.
   """
   if num_sets < 1:
-    raise ValueError(f"num_inference_steps: expected at least 1, got {num_sets}")
+    raise UserError(f"num_inference_steps: expected at least 1, got {num_sets}")
   if schedule == "two_stage" and (first := num_sets - _second_stage(num_sets)):
     skeleton = (num_tokens + 1) // 2
     return np.concatenate([

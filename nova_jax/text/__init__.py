@@ -3,11 +3,12 @@
 from collections.abc import Collection
 
 from nova_jax.config import ModelConfig
-from nova_jax.fields import did_you_mean
 from nova_jax.text.base import TextEncoder
 from nova_jax.text.neural import PhiEncoder
 from nova_jax.text.tokenizer import load_tokenizer
 from nova_jax.text.words import WordEncoder
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import did_you_mean
 
 __all__ = ["BUILT_IN", "PhiEncoder", "TextEncoder", "WordEncoder", "load_tokenizer", "make_text_encoder"]
 
@@ -21,7 +22,7 @@ def make_text_encoder(name: str, cfg: ModelConfig, words: Collection[str] = ()) 
     ValueError: an unknown name, or a model without text.
   """
   if name not in BUILT_IN:
-    raise ValueError(f"text_encoder: {name!r} is not known{did_you_mean(name, BUILT_IN)}")
+    raise UserError(f"text_encoder: {name!r} is not known{did_you_mean(name, BUILT_IN)}")
   if cfg.text_dim is None:
-    raise ValueError("text_encoder: the model takes class labels, not text (model.text_dim is None)")
+    raise UserError("text_encoder: the model takes class labels, not text (model.text_dim is None)")
   return BUILT_IN[name](dim=cfg.text_dim, max_length=cfg.text_len, words=frozenset(words))

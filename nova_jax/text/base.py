@@ -6,9 +6,10 @@ length (the model puts its own padding table there).
 
 from typing import Protocol, Sequence
 
-from jaxtyping import Float32
-from jaxtyping import Int32
 import numpy as np
+from jaxtyping import Float32, Int32
+
+from nova_jax.utils.errors import UserError
 
 
 class TextEncoder(Protocol):
@@ -39,7 +40,7 @@ class TextEncoder(Protocol):
 def check_length(prompt: str, length: int, max_length: int):
   """Raise a ValueError that names a prompt of more than `max_length` tokens."""
   if length > max_length:
-    raise ValueError(f"prompt {shorten_text(prompt)!r} has {length} tokens, at most {max_length} fit: shorten it")
+    raise UserError(f"prompt {shorten_text(prompt)!r} has {length} tokens, at most {max_length} fit: shorten it")
 
 
 def shorten_text(prompt: str) -> str:

@@ -12,10 +12,11 @@ from flax import nnx
 from jaxtyping import Array, Float32, Int, Int32
 from tokenizers import Tokenizer
 
-from nova_jax.weight_digests import digest_arrays, digest_values
 from nova_jax.text.base import shorten_text
 from nova_jax.text.phi import Phi
 from nova_jax.text.tokenizer import token_ids
+from nova_jax.utils.digests import digest_arrays, digest_values
+from nova_jax.utils.errors import UserError
 
 # Texts are padded to a multiple of the first, and run in batches of a power of two up to the second: a prompt of a few
 # words costs 64 tokens, memory is bounded, and 256 tokens make 4 · 4 programs at most, each compiled when it is needed.
@@ -38,12 +39,12 @@ class PhiEncoder:
   def __init__(self, model: Phi, tokenizer: Tokenizer, max_length: int):
     cfg = model.cfg
     if max_length > cfg.max_position_embeddings:
-      raise ValueError(
+      raise UserError(
           f"text encoder: it has max_position_embeddings {cfg.max_position_embeddings}, but {max_length} tokens are "
           "asked for")
     num_tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
     if num_tokens > cfg.vocab_size:
-      raise ValueError(f"tokenizer: it has {num_tokens} tokens, but the text encoder's vocab_size is {cfg.vocab_size}")
+      raise UserError(f"tokenizer: it has {num_tokens} tokens, but the text encoder's vocab_size is {cfg.vocab_size}")
     self.dim = cfg.hidden_size
     self.max_length = max_length
     self.tokenizer = tokenizer

@@ -18,9 +18,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32, Int
 
 from nova_jax.config import LARGEST
-from nova_jax.models.attention import dense
+from nova_jax.models.attention.dispatch import dense
+from nova_jax.models.attention.masks import BlockCausal
 from nova_jax.models.layers import MLP, LayerNorm, Linear, parameter, stack
-from nova_jax.models.masks import BlockCausal
+from nova_jax.utils.errors import UserError
 
 MOST_LAYERS = 1000
 _CAUSAL = BlockCausal(prefix=0, frame=1)  # A token is a frame.
@@ -50,27 +51,27 @@ class PhiConfig:
     rope = {}
     for key in ("rope_scaling", "rope_parameters"):
       if not isinstance(values.get(key) or {}, Mapping):
-        raise ValueError(f"text encoder: {key}: expected an object, got {values[key]!r}")
+        raise UserError(f"text encoder: {key}: expected an object, got {values[key]!r}")
       rope |= values.get(key) or {}
     given = {key: value for source in (rope, values) for key, value in source.items() if value is not None}
     for key in ("partial_rotary_factor", "rope_theta"):
       if key in rope and given.get(key) != rope[key]:
-        raise ValueError(f"text encoder: {key} is {given[key]!r} but {rope[key]!r} in rope_parameters: keep one")
+        raise UserError(f"text encoder: {key} is {given[key]!r} but {rope[key]!r} in rope_parameters: keep one")
     only = {
         "hidden_act": "gelu_new", "qk_layernorm": False, "num_key_value_heads": given.get("num_attention_heads"),
         "rope_type": "default", "type": "default"}  # The second is an older name.
     for key, expected in only.items():
       if given.get(key, expected) != expected:
-        raise ValueError(f"text encoder: {key}: expected {expected!r}, got {given[key]!r}")
+        raise UserError(f"text encoder: {key}: expected {expected!r}, got {given[key]!r}")
     for field in dataclasses.fields(cls):
       value = given.get(field.name, None if field.default is dataclasses.MISSING else field.default)
       largest = MOST_LAYERS if field.name == "num_hidden_layers" else LARGEST
       if isinstance(value, bool) or not isinstance(value, (int, field.type)) or not 0 < value <= largest:
-        raise ValueError(
+        raise UserError(
             f"text encoder: {field.name}: expected a positive {field.type.__name__} up to {largest}, got {value!r}")
     cfg = cls(**{field.name: given[field.name] for field in dataclasses.fields(cls) if field.name in given})
     if cfg.hidden_size % cfg.num_attention_heads or cfg.partial_rotary_factor > 1:
-      raise ValueError(
+      raise UserError(
           "text encoder: expected a hidden_size that num_attention_heads divides and a partial_rotary_factor of at "
           f"most 1, got {cfg.hidden_size}, {cfg.num_attention_heads} and {cfg.partial_rotary_factor}")
     return cfg

@@ -13,8 +13,9 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 
-from nova_jax import limits
-from nova_jax.files import check_fetched, read_json
+from nova_jax.utils import limits
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.files import check_fetched, read_json
 
 WHOLE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 VOCAB, MERGES, ADDED = "vocab.json", "merges.txt", "added_tokens.json"
@@ -37,11 +38,11 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     tokenizer.no_padding()
     return tokenizer
   if not (folder / VOCAB).is_file() or not (folder / MERGES).is_file():
-    raise ValueError(f"{folder} has no tokenizer; expected {WHOLE}, or {VOCAB} and {MERGES}")
+    raise UserError(f"{folder} has no tokenizer; expected {WHOLE}, or {VOCAB} and {MERGES}")
   for name in (VOCAB, MERGES):
     check_fetched(folder / name)
     if (folder / name).stat().st_size > limits.TOKENIZER_BYTES:
-      raise ValueError(f"{folder / name}: expected at most {limits.TOKENIZER_BYTES:,} bytes")
+      raise UserError(f"{folder / name}: expected at most {limits.TOKENIZER_BYTES:,} bytes")
   with _errors_of(f"{folder / VOCAB} is not a readable tokenizer"):
     tokenizer = Tokenizer(BPE.from_file(str(folder / VOCAB), str(folder / MERGES)))
   settings = read_json(folder / SETTINGS, limits.CONFIG_BYTES) if (folder / SETTINGS).is_file() else {}
@@ -62,7 +63,7 @@ def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
   try:
     text.encode()
   except UnicodeEncodeError as error:
-    raise ValueError(f"prompt {text[:60]!r} is not valid Unicode: {error.reason}") from None
+    raise UserError(f"prompt {text[:60]!r} is not valid Unicode: {error.reason}") from None
   with _errors_of(f"the model's tokenizer can't read the prompt {text[:60]!r}; its rules, in {WHOLE}, may be broken"):
     return tokenizer.encode(text, add_special_tokens=False).ids
 
@@ -76,7 +77,7 @@ def _errors_of(what: str) -> Iterator[None]:
     # The library raises plain Exceptions, and a panic of its code, say by a pattern that backtracks, is not even one.
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
       raise
-    raise ValueError(f"{what}: {str(error)[:200]}") from None
+    raise UserError(f"{what}: {str(error)[:200]}") from None
 
 
 def _check_growth(path: Path) -> None:
@@ -88,12 +89,12 @@ def _check_growth(path: Path) -> None:
     if not isinstance(rule, dict):  # None, or what the library refuses.
       continue
     if rule.get("type") == "Precompiled":
-      raise ValueError(f"{path}: a normalizer of the type Precompiled is not supported")
+      raise UserError(f"{path}: a normalizer of the type Precompiled is not supported")
     growth *= 1 + max(_length(rule.get(name)) for name in ("content", "prepend", "replacement"))
     rules += [inner for inner in rule.values() if isinstance(inner, dict)]
     rules += [inner for inners in rule.values() if isinstance(inners, list) for inner in inners]
     if growth > limits.TOKENIZER_GROWTH:
-      raise ValueError(
+      raise UserError(
           f"{path}: expected replacements that lengthen a prompt {limits.TOKENIZER_GROWTH:,} times at most, got more")
 
 
@@ -107,5 +108,5 @@ def _add(tokenizer: Tokenizer, path: Path) -> None:
   for token in sorted(added, key=lambda token: added[token] if isinstance(added[token], int) else -1):
     tokenizer.add_tokens([AddedToken(token, normalized=False)])
     if tokenizer.token_to_id(token) != added[token]:
-      raise ValueError(
+      raise UserError(
           f"{path}: expected {tokenizer.token_to_id(token)} for {token!r}, next in order, got {added[token]!r}")

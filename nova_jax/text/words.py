@@ -13,12 +13,11 @@ import hashlib
 import re
 from typing import Sequence
 
-from jaxtyping import Float32
-from jaxtyping import Int32
 import numpy as np
+from jaxtyping import Float32, Int32
 
-from nova_jax.weight_digests import digest_values
 from nova_jax.text.base import check_length, shorten_text
+from nova_jax.utils.digests import digest_values
 
 _PLACE_WEIGHT = 0.5
 _NEIGHBOUR_WEIGHT = 0.25

@@ -10,11 +10,12 @@ from nova_jax.config import DATASETS, Experiment
 from nova_jax.data.sources import CacheData
 from nova_jax.data.videos import check_later
 from nova_jax.diffusion import make_scheduler
-from nova_jax.fields import did_you_mean
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.plan import make_plan
 from nova_jax.train.masking import padded_sizes
 from nova_jax.train.optimizer import make_schedule
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import did_you_mean
 
 NUM_DIGITS = 10
 
@@ -30,13 +31,13 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder, caches: 
   """
   model, data, train, optimizer = experiment.model, experiment.data, experiment.train, experiment.optimizer
   if optimizer.learning_rate * optimizer.weight_decay >= 1:
-    raise ValueError(
+    raise UserError(
         "optimizer.weight_decay: a step takes learning_rate x weight_decay of a weight, which must be less than all of "
         f"it, got {optimizer.learning_rate} x {optimizer.weight_decay}")
   padded_sizes(model.num_image_tokens, train.mask_ratio, train.visible_sizes)
   make_schedule(optimizer, train.steps)
   if data.name not in DATASETS:
-    raise ValueError(f"data.name: {data.name!r} is not known{did_you_mean(data.name, DATASETS)}")
+    raise UserError(f"data.name: {data.name!r} is not known{did_you_mean(data.name, DATASETS)}")
   if caches is None:
     _check_digits(experiment, autoencoder)
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -44,7 +45,7 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder, caches: 
     if caches is not None:
       caches.feed(stage)
     if stage.batch_size // train.accumulation % shards:
-      raise ValueError(
+      raise UserError(
           f"train.stages: a micro-batch of {stage.batch_size // train.accumulation} clips of {stage.name!r} does not "
           f"spread over {shards} devices (mesh.data x mesh.fsdp)")
   sample = experiment.sample
@@ -57,17 +58,17 @@ def _check_digits(experiment: Experiment, autoencoder: Autoencoder) -> None:
   model, data = experiment.model, experiment.data
   latents = (data.canvas // autoencoder.spatial_stride,) * 2
   if (model.latent_size, model.latent_dim) != (latents, autoencoder.latent_dim):
-    raise ValueError(
+    raise UserError(
         f"data.canvas={data.canvas} makes latents of {latents} x {autoencoder.latent_dim}, but the model has "
         f"model.latent_size={model.latent_size} and model.latent_dim={model.latent_dim}")
   if model.num_classes is not None and model.num_classes < NUM_DIGITS:
-    raise ValueError(f"model.num_classes: the digits have {NUM_DIGITS} classes, got {model.num_classes}")
+    raise UserError(f"model.num_classes: the digits have {NUM_DIGITS} classes, got {model.num_classes}")
   if data.turning and not data.later:
-    raise ValueError("data.turning: clips are cut from before the first turn only, unless data.later is above 0")
+    raise UserError("data.turning: clips are cut from before the first turn only, unless data.later is above 0")
   for stage in experiment.train.stages:
     frames = autoencoder.num_frames(stage.num_frames)
     if frames > data.num_frames:
-      raise ValueError(
+      raise UserError(
           f"train.stages: {stage.name!r} takes clips of {frames} frames, but data.num_frames={data.num_frames}")
     if data.later and stage.num_frames > 1:
       check_later(data.later, data.num_frames, stage.num_frames, autoencoder, data.turning)

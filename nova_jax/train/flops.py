@@ -23,8 +23,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from nova_jax.aot.chips import chip_of, peak_flops
 from nova_jax.config import ModelConfig
+from nova_jax.utils.chips import chip_of, peak_flops
 
 SINCOS_DIM = 256
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from nova_jax import autoencoders, text
+from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
+from nova_jax.checkpoints.model_folder import open_folder, open_of_kind
 from nova_jax.config import Experiment, SourceConfig
-from nova_jax.convert.folders import open_folder, open_of_kind
-from nova_jax.convert.parts import TEXT_ENCODER, TRANSFORMER, VAE
 from nova_jax.data.cache.identity import manifest_digest, part_folder, weights_digest
 from nova_jax.data.moving_digits import MovingDigits
+from nova_jax.utils.errors import UserError
 
 NAME = "identity.json"
 Identities = dict[str, dict[str, str]]  # By field: "digest", and "files" of a model folder.
@@ -100,5 +101,5 @@ def check_identities(values: Mapping[str, Any], path: Path) -> Identities:
   """Return identities as they were read from a file."""
   for name, fields in values.items():
     if not isinstance(fields, Mapping) or not isinstance(fields.get("digest"), str):
-      raise ValueError(f"{path}: expected a digest of {name}, got {fields!r}; bring back a copy of the file")
+      raise UserError(f"{path}: expected a digest of {name}, got {fields!r}; bring back a copy of the file")
   return dict(values)

@@ -23,22 +23,21 @@ import optax
 from flax import nnx
 
 from nova_jax.autoencoders import Autoencoder
-from nova_jax.card import card_of, write_card
-from nova_jax.checkpoint import Checkpointer, finished_steps
+from nova_jax.checkpoints.model_card import card_of, write_card
+from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder, load_transformer
+from nova_jax.checkpoints.store import Checkpointer, finished_steps
 from nova_jax.config import Experiment, ModelConfig
-from nova_jax.convert.folders import load_autoencoder, load_text_encoder, load_transformer
 from nova_jax.data.loader import Loader
 from nova_jax.data.rows import local_rows, spread
 from nova_jax.data.sources import CacheData, needs_text_encoder, open_caches, open_digits
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.loss import draw, training_loss
-from nova_jax.loading import describe
 from nova_jax.models.nova import NOVA
 from nova_jax.parallel.processes import first_alone, gathered, is_first, meet, same
+from nova_jax.parallel.sharding import batch_sharding, make_mesh
 from nova_jax.pipeline import Pipeline
-from nova_jax.prompts import naming
-from nova_jax.sharding import batch_sharding, make_mesh
-from nova_jax.terminal import say
+from nova_jax.pipeline.loading import describe
+from nova_jax.pipeline.prompts import naming
 from nova_jax.text import TextEncoder
 from nova_jax.train.check import check
 from nova_jax.train.flops import matmul_peak, train_flops
@@ -53,6 +52,7 @@ from nova_jax.train.step import LossFn, make_train_step
 from nova_jax.train.stop import StopRequest
 from nova_jax.train.trace import Trace
 from nova_jax.train.workdir import claim
+from nova_jax.utils.terminal import say
 
 _VERSIONED = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 

@@ -10,6 +10,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from nova_jax.utils.errors import UserError
+
 MASK_RATIO = NormalDist(mu=1.0, sigma=0.25)
 
 
@@ -35,8 +37,8 @@ def padded_sizes(num_tokens: int, bounds: tuple[float, float], num_sizes: int) -
     ValueError: bounds that are no interval within [0, 1], or fewer than one size.
   """
   if not 0 <= bounds[0] <= bounds[1] <= 1:
-    raise ValueError(f"train.mask_ratio: expected two ascending shares between 0 and 1, got {bounds}")
+    raise UserError(f"train.mask_ratio: expected two ascending shares between 0 and 1, got {bounds}")
   if num_sizes < 1:
-    raise ValueError(f"train.visible_sizes: expected 1 or more, got {num_sizes}")
+    raise UserError(f"train.visible_sizes: expected 1 or more, got {num_sizes}")
   largest = max(round((1 - bounds[0]) * num_tokens), 1)
   return tuple(sorted({-(-largest * i // num_sizes) for i in range(1, num_sizes + 1)}))

@@ -16,9 +16,9 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from nova_jax.files import write_atomically
-from nova_jax.progress import Pace
-from nova_jax.terminal import say
+from nova_jax.utils.files import write_atomically
+from nova_jax.utils.progress import Pace
+from nova_jax.utils.terminal import say
 
 TIMINGS = ("videos_per_sec", "model_flops_per_sec", "matmul_share", "data_wait_sec")
 _LAST = ("learning_rate", "damaged_records")

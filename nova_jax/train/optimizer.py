@@ -21,7 +21,8 @@ import optax
 from optax.contrib import MuonDimensionNumbers
 
 from nova_jax.config import OptimizerConfig
-from nova_jax.ranges import check_ranges
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.ranges import check_ranges
 
 # Which matrices Muon updates, and their (input, output) axes. An axis in neither is a batch of independent matrices:
 # layers; q, k and v; shift, scale and gate.
@@ -55,7 +56,7 @@ def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
     ValueError: an unknown schedule, or numbers that make no sense for it.
   """
   if cfg.schedule not in ("constant", "cosine", "multistep"):
-    raise ValueError(f'optimizer.schedule: expected "constant", "cosine" or "multistep", got {cfg.schedule!r}')
+    raise UserError(f'optimizer.schedule: expected "constant", "cosine" or "multistep", got {cfg.schedule!r}')
   check_ranges(cfg, "optimizer")
   milestones = [round(share * num_steps) for share in cfg.milestones]
 
@@ -84,7 +85,7 @@ def make_optimizer(cfg: OptimizerConfig, num_steps: int, freeze: Sequence[str] =
     ValueError: an unknown name; or, on `init`, a pattern of `freeze` that matches nothing.
   """
   if cfg.name not in ("adamw", "muon"):
-    raise ValueError(f'optimizer.name: expected "adamw" or "muon", got {cfg.name!r}')
+    raise UserError(f'optimizer.name: expected "adamw" or "muon", got {cfg.name!r}')
 
   def algorithm(path: str, frozen: bool) -> str:
     return "frozen" if frozen else "adamw" if cfg.name == "adamw" else muon_or_adamw(path)
@@ -117,7 +118,7 @@ def frozen_mask(params: Any, freeze: Sequence[str]) -> Any:
       modules = {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 2)}
       near = difflib.get_close_matches(pattern, sorted(modules), n=3, cutoff=0.3)
       near = near or sorted({name.split("/")[0] for name in names})
-      raise ValueError(f"train.freeze: no parameter matches {pattern!r}; near paths: {', '.join(near)}")
+      raise UserError(f"train.freeze: no parameter matches {pattern!r}; near paths: {', '.join(near)}")
   return jax.tree.map(lambda name: any(re.search(pattern, name) for pattern in freeze), paths(params))
 
 
@@ -141,7 +142,7 @@ def muon_or_adamw(path: str) -> str:
     return "muon"
   if any(re.search(pattern, path) for pattern in ADAMW_BESIDE_MUON):
     return "adamw"
-  raise ValueError(f"optimizer.name: the parameter {path} is in neither of Muon's and AdamW's lists; add it to one")
+  raise UserError(f"optimizer.name: the parameter {path} is in neither of Muon's and AdamW's lists; add it to one")
 
 
 def _scale_like_adam(path: str, update: jax.Array) -> jax.Array:

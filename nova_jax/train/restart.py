@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from nova_jax.checkpoint import finished_steps
+from nova_jax.checkpoints.store import finished_steps
 from nova_jax.config import Experiment
 from nova_jax.data.sources import CacheData
 from nova_jax.train.stages import plan_stages

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from nova_jax.data.sources import Examples
-from nova_jax.parallel.processes import is_first
 from nova_jax.media import write_sheet
+from nova_jax.parallel.processes import is_first
 from nova_jax.pipeline import Pipeline
 
 NUM_CLIPS = 8

@@ -8,7 +8,8 @@ import dataclasses
 import numpy as np
 
 from nova_jax.config import StageConfig, TrainConfig
-from nova_jax.ranges import check_ranges
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.ranges import check_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +29,10 @@ def plan_stages(cfg: TrainConfig) -> tuple[Stage, ...]:
   """
   check_ranges(cfg, "train")
   if not sum(stage.share for stage in cfg.stages):
-    raise ValueError(f"train.stages: expected at least one stage with a positive share, got {cfg.stages}")
+    raise UserError(f"train.stages: expected at least one stage with a positive share, got {cfg.stages}")
   for stage in cfg.stages:
     if stage.batch_size % cfg.accumulation:
-      raise ValueError(
+      raise UserError(
           f"train.accumulation: {cfg.accumulation} micro-batches don't divide"
           f" batch_size={stage.batch_size} of stage {stage.name!r}")
   ends = np.cumsum([stage.share for stage in cfg.stages])

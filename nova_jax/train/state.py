@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
-from nova_jax.sharding import replicated, state_shardings
+from nova_jax.parallel.sharding import replicated, state_shardings
 
 
 @jax.tree_util.register_dataclass

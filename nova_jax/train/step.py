@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from nova_jax.sharding import replicated
+from nova_jax.parallel.sharding import replicated
 from nova_jax.train.optimizer import frozen_mask
 from nova_jax.train.state import TrainState, shardings_of
 

@@ -7,7 +7,7 @@ import signal
 
 import jax
 
-from nova_jax.checkpoint import Checkpointer
+from nova_jax.checkpoints.store import Checkpointer
 
 
 class StopRequest:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from nova_jax.parallel.processes import is_first
+from nova_jax.utils.errors import UserError
 
 
 def parse_window(text: str | None, num_steps: int) -> tuple[int, int] | None:
@@ -22,7 +23,7 @@ def parse_window(text: str | None, num_steps: int) -> tuple[int, int] | None:
     return None
   match = re.fullmatch(r"(\d+):(\d+)", text)
   if not match or not 1 <= int(match[1]) <= int(match[2]) <= num_steps:
-    raise ValueError(f"--profile: expected FIRST:LAST, steps from 1 to {num_steps}, got {text!r}")
+    raise UserError(f"--profile: expected FIRST:LAST, steps from 1 to {num_steps}, got {text!r}")
   return int(match[1]), int(match[2])
 
 

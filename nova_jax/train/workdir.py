@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nova_jax.checkpoint import finished_steps
+from nova_jax.checkpoints.store import finished_steps
 from nova_jax.config import Experiment
-from nova_jax.fields import from_dict, to_dict
-from nova_jax.files import read_json, write_atomically
 from nova_jax.train.identity import NAME, Identities, check_identities, identify, same_content
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import from_dict, to_dict
+from nova_jax.utils.files import read_json, write_atomically
 
 # What may change between restarts: it alters no number of the training.
 FREE_FIELDS = (
@@ -38,7 +39,7 @@ def claim(workdir: Path, experiment: Experiment) -> Iterator[None]:
   path, identity = workdir / "config.json", workdir / NAME
   config = json.loads(json.dumps(to_dict(experiment)))
   if workdir.exists() and not workdir.is_dir():
-    raise ValueError(f"--workdir {workdir} is a file; expected a folder, new or of an earlier run")
+    raise UserError(f"--workdir {workdir} is a file; expected a folder, new or of an earlier run")
   known = check_identities(_read(identity), identity) if identity.exists() else {}
   now = identify(experiment, known)
   if path.exists():
@@ -48,7 +49,7 @@ def claim(workdir: Path, experiment: Experiment) -> Iterator[None]:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Goes with the process, however it ends.
     except BlockingIOError:
-      raise ValueError(f"{workdir}: another process is training here; wait for it or use another --workdir") from None
+      raise UserError(f"{workdir}: another process is training here; wait for it or use another --workdir") from None
     write_atomically(identity, json.dumps(known | now, indent=2) + "\n")
     write_atomically(path, json.dumps(config, indent=2) + "\n")
     yield
@@ -58,7 +59,7 @@ def _read(path: Path) -> dict[str, Any]:
   try:
     return read_json(path)
   except ValueError as error:
-    raise ValueError(
+    raise UserError(
         f"{error}; bring back a copy of the file, or remove this file alone to go on with the config that you give, or "
         "use another --workdir") from None
 
@@ -87,7 +88,7 @@ def _check_same(
   if "data" in known and "data" in now and known["data"]["digest"] != now["data"]["digest"]:
     differing.append(f"data were {known['data']['digest']}, now {now['data']['digest']}")
   if differing:
-    raise ValueError(f"{workdir} holds a different experiment: {'; '.join(differing)}; use another --workdir")
+    raise UserError(f"{workdir} holds a different experiment: {'; '.join(differing)}; use another --workdir")
 
 
 def _short(value: Any) -> str:

@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from autoencoders.random_weights import fill
 from flax import nnx
 
-from autoencoders.random_weights import fill
 from nova_jax.autoencoders.cogvideox import CogVideoXConfig, CogVideoXNetwork, Downsample, repeat_time, spread
 
 SMALL = CogVideoXConfig(

@@ -2,8 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nova_jax.autoencoders import make_autoencoder
-from nova_jax.autoencoders import PixelAutoencoder
+from nova_jax.autoencoders import PixelAutoencoder, make_autoencoder
 from nova_jax.data import clips
 
 PIXELS = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16, 1)

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from autoencoders.test_neural import APART, SHARED, clip, wrap
+
 from nova_jax.autoencoders import PixelAutoencoder
 from nova_jax.autoencoders.streaming import decode_finished, latent_of, span_of
 

@@ -8,8 +8,8 @@ import pickle
 import numpy as np
 import pytest
 from absl import flags
-
 from data.latent_caches import AUTOENCODER, MODEL, damage, make_cache, make_loader, make_record, numbers
+
 from nova_jax.config import DataConfig, SourceConfig
 from nova_jax.data import shards
 from nova_jax.data.caption_lengths import long_captions

@@ -1,9 +1,9 @@
 import collections
 import dataclasses
 
-from absl import flags
 import numpy as np
 import pytest
+from absl import flags
 
 from nova_jax.autoencoders import PixelAutoencoder
 from nova_jax.data import clips

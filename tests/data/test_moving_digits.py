@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 from nova_jax.config import DataConfig
-from nova_jax.data import captions
-from nova_jax.data import clips
-from nova_jax.data import moving_digits
+from nova_jax.data import captions, clips, moving_digits
 
 CONFIG = DataConfig(num_records=80, num_frames=6, canvas=20)
 

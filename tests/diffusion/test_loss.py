@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 from flax import nnx
-
 from helpers import make
 from models.test_nova import TINY, inputs
+
 from nova_jax.config import SchedulerConfig
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.loss import draw, forward, reduce_loss

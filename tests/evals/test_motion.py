@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from nova_jax import limits
 from nova_jax.data.cache.motion import motion_score
 from nova_jax.evals.features import read_clip
 from nova_jax.evals.motion import motion_of
 from nova_jax.media import write_mp4
+from nova_jax.utils import limits
 
 
 def test_statistics_of_a_folder(tmp_path):

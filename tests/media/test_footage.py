@@ -6,15 +6,15 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from media.made import CLOSED, OPEN, REFRESH, STEP, cut, numbers, shades, write
 from PIL import Image
 
-from media.made import CLOSED, OPEN, REFRESH, STEP, cut, numbers, shades, write
-from nova_jax import limits
 from nova_jax.media import videos
 from nova_jax.media.clock import Clock
-from nova_jax.media.footage import count_frames, open_footage
 from nova_jax.media.decoding import CutOff
+from nova_jax.media.footage import count_frames, open_footage
 from nova_jax.media.formats import Unreadable
+from nova_jax.utils import limits
 
 LATE = {"times": [1000 + 40 * i for i in range(30)]}
 MPEG2 = {"codec": "mpeg2video", "options": {"b": "5M", "g": "10", "bf": "2"}}

@@ -7,9 +7,9 @@ import zlib
 
 import numpy as np
 import pytest
+from media.made import numbers, shades, write
 from PIL import Image
 
-from media.made import numbers, shades, write
 from nova_jax.media import formats
 from nova_jax.media.footage import open_footage
 from nova_jax.media.formats import Unreadable

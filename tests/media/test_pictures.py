@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nova_jax import limits
 from nova_jax.media.formats import Unreadable
 from nova_jax.media.pictures import read_picture
+from nova_jax.utils import limits
 
 UPRIGHT = {1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}
 

@@ -9,10 +9,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from nova_jax.config import MeshConfig
-from nova_jax.models.attention import attention, dense
-from nova_jax.models.context import Layout
-from nova_jax.models.masks import BlockCausal, ValidKeys, matrix
-from nova_jax.sharding import make_mesh
+from nova_jax.models.attention.dispatch import attention, dense
+from nova_jax.models.attention.masks import BlockCausal, ValidKeys, matrix
+from nova_jax.parallel.context import Layout
+from nova_jax.parallel.sharding import make_mesh
 
 MASKS = {"all": None, "frames": BlockCausal(prefix=7, frame=30), "valid": ValidKeys(100)}
 LENGTH = 7 + 5 * 30

@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
-
 from models.test_attention import assert_close, outputs
-from nova_jax.models.attention import dense
-from nova_jax.models.attention_mapped import MAX_RUNS, mapped, runs_of
-from nova_jax.models.masks import BlockCausal
+
+from nova_jax.models.attention.dispatch import dense
+from nova_jax.models.attention.mapped import MAX_RUNS, mapped, runs_of
+from nova_jax.models.attention.masks import BlockCausal
 
 
 def test_a_run_a_frame():

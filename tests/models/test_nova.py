@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-
 from helpers import make
+
 from nova_jax.config import PRESETS, ModelConfig
 from nova_jax.models.nova import NOVA, count_parameters
 from nova_jax.models.transformer import Block, Cache

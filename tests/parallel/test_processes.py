@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from nova_jax import cli
+from nova_jax.cli import entry
 from nova_jax.parallel import processes
+from nova_jax.utils.errors import RunFailed
 
 
 def free_port():
@@ -55,7 +56,7 @@ def test_an_error_of_this_process_is_said_at_once(slept, error):
 
 
 @pytest.mark.parametrize("error, expected", [
-    (ValueError("Gloo all-reduce failed: Connection closed by peer"), cli.RunFailed),
+    (ValueError("Gloo all-reduce failed: Connection closed by peer"), RunFailed),
     (jax.errors.JaxRuntimeError("UNAVAILABLE: a peer is gone"), jax.errors.JaxRuntimeError)])
 def test_a_collective_that_breaks_off_waits_for_what_jax_says(slept, error, expected):
   assert type(processes._explained(error)) is expected
@@ -73,7 +74,7 @@ def ended(monkeypatch):
   def end(code):
     raise Ended(code)
 
-  monkeypatch.setattr(cli.os, "_exit", end)
+  monkeypatch.setattr(entry.os, "_exit", end)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -89,13 +90,13 @@ def test_what_all_have_computed_is_said_by_process_0(monkeypatch, ended, first):
 
 @pytest.mark.parametrize("error, code, said", [
     (ValueError("no such folder"), 2, "error: no such folder\n"), (KeyboardInterrupt(), 130, ""),
-    (cli.RunFailed("no host"), 1, "error: no host\n"), (AttributeError("a bug"), 1, "AttributeError: a bug\n")])
+    (RunFailed("no host"), 1, "error: no host\n"), (AttributeError("a bug"), 1, "AttributeError: a bug\n")])
 def test_an_error_in_a_session_ends_the_process_at_once(monkeypatch, ended, capsys, error, code, said):
   monkeypatch.setattr(processes, "_join", lambda *_: None)
-  if not cli.flags.FLAGS.is_parsed():
-    cli.flags.FLAGS(["test"])
+  if not entry.flags.FLAGS.is_parsed():
+    entry.flags.FLAGS(["test"])
   with pytest.raises(Ended, match=f"^{code}$"):
-    with processes.session(processes.Place("a:1", 2, 1)):
+    with processes.session(processes.Place("a:1", 2, 1), entry.fail):
       raise error
   text = capsys.readouterr().err
   assert text.endswith(said) and text.count("\n") <= 1 or "Traceback" in text and text.endswith(said)

@@ -6,9 +6,9 @@ import signal
 
 import pytest
 
-from nova_jax import cli
 from nova_jax.parallel import supervisor
 from nova_jax.parallel.supervisor import Place, lost, name, place, share, supervise
+from nova_jax.utils.errors import RunFailed
 
 VARIABLES = {
     "ADDRESS": "JAX_COORDINATOR_ADDRESS", "NUM": "JAX_NUM_PROCESSES", "ID": "JAX_PROCESS_ID", "RANK": "SLURM_PROCID",
@@ -125,11 +125,11 @@ def child(monkeypatch):
 
 
 @pytest.mark.parametrize("code, text, error, message, shown", [
-    (-6, "a note\n" + HEARTBEATS, cli.RunFailed, r"^process 2 \(host c\) of 3 is lost$", "a note\n"),
-    (-6, "Failed to retrieve preemption notice\n" + LEADER, cli.RunFailed, r"^process 0 \(host a\) of 3 is lost$", ""),
-    (-6, "Polled an error from coordination service\n", cli.RunFailed, "^another process is lost$", ""),
-    (-6, "a CHECK of its own\n", cli.RunFailed, "^this process was ended by SIGABRT$", "a CHECK of its own\n"),
-    (-9, "a note\n", cli.RunFailed, "^this process was ended by SIGKILL$", "a note\n"),
+    (-6, "a note\n" + HEARTBEATS, RunFailed, r"^process 2 \(host c\) of 3 is lost$", "a note\n"),
+    (-6, "Failed to retrieve preemption notice\n" + LEADER, RunFailed, r"^process 0 \(host a\) of 3 is lost$", ""),
+    (-6, "Polled an error from coordination service\n", RunFailed, "^another process is lost$", ""),
+    (-6, "a CHECK of its own\n", RunFailed, "^this process was ended by SIGABRT$", "a CHECK of its own\n"),
+    (-9, "a note\n", RunFailed, "^this process was ended by SIGKILL$", "a note\n"),
     (-6, JOINING, TimeoutError, r"--coordinator b:80: not all processes joined there in 9 s", ""),
     (2, "error: no such folder\n", SystemExit, "^2$", "error: no such folder\n"), (0, "", SystemExit, "^0$", "")])
 def test_the_end_of_a_child(child, capsys, code, text, error, message, shown):
@@ -141,7 +141,7 @@ def test_the_end_of_a_child(child, capsys, code, text, error, message, shown):
 
 def test_a_child_that_is_lost_before_it_has_met_the_others(child):
   child(-signal.SIGABRT, HEARTBEATS)
-  with pytest.raises(cli.RunFailed, match="^process 2 of 3 is lost$"):
+  with pytest.raises(RunFailed, match="^process 2 of 3 is lost$"):
     supervise(Place("b:80", 3, 1))
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from flax import nnx
 from safetensors import safe_open
 
+from nova_jax.checkpoints.components import Part, open_part
+from nova_jax.checkpoints.published_configs import scheduler_config
 from nova_jax.config import ModelConfig, SchedulerConfig
-from nova_jax.convert.configs import scheduler_config
-from nova_jax.convert.parts import Part, open_part
 from nova_jax.models.nova import NOVA
 
 ROOT = pathlib.Path(os.environ.get("NOVA_REFERENCE", pathlib.Path(__file__).parents[1] / "reference"))

@@ -4,10 +4,10 @@ import functools
 
 import numpy as np
 import pytest
+from parity.reference import ROOT, channels_last, close, files, read
 
 from nova_jax.autoencoders import wrap
-from nova_jax.convert.parts import open_part
-from parity.reference import ROOT, channels_last, close, files, read
+from nova_jax.checkpoints.components import open_part
 
 PASSES = files("*/vae*.safetensors") + files("vaes/*_*.safetensors")
 

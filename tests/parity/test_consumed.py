@@ -1,9 +1,10 @@
 """No file of the reference folder is left unread."""
 
-from nova_jax.convert.files import weight_files
-from nova_jax.files import read_json
 from parity import test_autoencoders, test_generation, test_schedulers, test_text, test_training
 from parity.reference import ROOT, read
+
+from nova_jax.checkpoints.weight_files import weight_files
+from nova_jax.utils.files import read_json
 
 
 def consumed():

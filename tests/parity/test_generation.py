@@ -4,11 +4,11 @@ import functools
 
 import numpy as np
 import pytest
+from parity.reference import ROOT, channels_last, close, files, read, scheduler_of
 
 from nova_jax import Pipeline
 from nova_jax.diffusion import make_scheduler
 from nova_jax.sampling.sampler import Noise
-from parity.reference import ROOT, channels_last, close, files, read, scheduler_of
 
 SAMPLES = files("*/sample_*.safetensors")
 INPUTS = ("text_embeds", "negative_text_embeds", "label", "order")

@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from parity.reference import ROOT, close, files, read, scheduler_of
 
 from nova_jax.diffusion import make_scheduler
 from nova_jax.sampling.guidance import Guidance
-from parity.reference import ROOT, close, files, read, scheduler_of
 
 SCHEDULES = files("schedulers/*scheduler*.safetensors") + files("schedulers/*ddpm*.safetensors")
 GUIDANCE = files("schedulers/*guidance*.safetensors")

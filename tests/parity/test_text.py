@@ -5,12 +5,12 @@ import functools
 import numpy as np
 import pytest
 from flax import nnx
+from parity.reference import ROOT, close, files, read
 
-from nova_jax.convert.files import open_weights
-from nova_jax.convert.parts import open_part
+from nova_jax.checkpoints.components import open_part
+from nova_jax.checkpoints.weight_files import open_weights
 from nova_jax.text.neural import PhiEncoder
 from nova_jax.text.tokenizer import load_tokenizer, token_ids
-from parity.reference import ROOT, close, files, read
 
 TEXTS = files("*/text.safetensors")
 

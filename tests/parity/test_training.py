@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from parity.reference import ROOT, channels_last, close, condition_of, files, load_model, read, scheduler_of
 
-from nova_jax.checkpoint import Stored
-from nova_jax.convert.keys import misfits, published_weights, to_ours, transformer_names
+from nova_jax.checkpoints.key_table import misfits, published_weights, to_ours, transformer_names
+from nova_jax.checkpoints.store import Stored
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.loss import Draws, forward, reduce_loss
-from parity.reference import ROOT, channels_last, close, condition_of, files, load_model, read, scheduler_of
 
 PASSES = files("*/train_*.safetensors")
 

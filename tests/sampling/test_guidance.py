@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-
 from models.test_nova import TINY
+from sampling.test_sampler import DDPM, FLOW, MODEL, run
+
 from nova_jax.models.nova import SpatialEncoder
 from nova_jax.sampling import plan, sampler
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.reuse import Features, encode_passes, kept_sizes
 from nova_jax.sampling.sets import token_sets
-from sampling.test_sampler import DDPM, FLOW, MODEL, run
 
 TIMES = np.array([1000, 800, 600, 400, 200], np.float32)
 

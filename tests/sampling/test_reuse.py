@@ -5,13 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-
 from helpers import make
 from models.test_nova import with_positions
-from nova_jax.sampling import sampler
-from nova_jax.sampling.reuse import Features, encode_set
 from sampling.test_sampler import MODEL, run
 
+from nova_jax.sampling import sampler
+from nova_jax.sampling.reuse import Features, encode_set
 
 encode = nnx.jit(encode_set, static_argnums=(3, 7, 8, 9))
 encode_exactly = nnx.jit(lambda encoder, tokens, ids, *rest: encoder(tokens, ids, 5, *rest))

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-
 from helpers import make
 from models.test_nova import TINY, inputs, with_positions
+
 from nova_jax.config import SchedulerConfig
 from nova_jax.diffusion import make_scheduler
 from nova_jax.sampling import plan, sampler, temporal

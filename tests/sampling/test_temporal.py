@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 import pytest
-
 from helpers import make
 from models.test_nova import inputs, with_positions
+
 from nova_jax.models.transformer import Cache
 from nova_jax.sampling.temporal import Memory, Model
 

@@ -7,8 +7,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 
-from nova_jax import limits
 from nova_jax.text.tokenizer import END_OF_TEXT, load_tokenizer, token_ids
+from nova_jax.utils import limits
 
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the")]
 VOCAB = {END_OF_TEXT: 0}

@@ -3,11 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from nova_jax.card import card_of
+from nova_jax.checkpoints.model_card import card_of
 from nova_jax.config import PRESETS, Experiment
 from nova_jax.data.captions import paraphrase, vocabulary
-from nova_jax.text import make_text_encoder
-from nova_jax.text import WordEncoder
+from nova_jax.text import WordEncoder, make_text_encoder
 
 
 def test_shapes_padding_and_empty_prompt():

@@ -8,16 +8,16 @@ import signal
 import jax
 import numpy as np
 import pytest
-
 from data.latent_caches import damage, make_cache, make_record
+from train import toy_run
+
 from nova_jax.autoencoders import make_autoencoder
-from nova_jax.checkpoint import find, stored_arrays
+from nova_jax.checkpoints.store import find, stored_arrays
 from nova_jax.config import DataConfig, SourceConfig, StageConfig
 from nova_jax.data.cache.format import TextEncoderInfo
 from nova_jax.data.cache.identity import describe_autoencoder
 from nova_jax.train import loop
 from nova_jax.train.metrics import TIMINGS
-from train import toy_run
 
 PIXELS = describe_autoencoder("pixels", make_autoencoder("pixels"))
 WORDS = TextEncoderInfo("words", "1" * 64, 64, 8)

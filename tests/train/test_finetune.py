@@ -5,27 +5,35 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from data.cache.footage import CLIPS
 from flax import nnx
 
 from configs import finetune
-from data.cache.footage import CLIPS
 from nova_jax.autoencoders import make_autoencoder
-from nova_jax.card import card_of
-from nova_jax.checkpoint import find, stored_arrays
+from nova_jax.checkpoints.model_card import card_of
+from nova_jax.checkpoints.model_folder import load_transformer
+from nova_jax.checkpoints.store import find, stored_arrays
 from nova_jax.config import (
-    CacheConfig, DataConfig, Experiment, ModelConfig, OptimizerConfig, SampleConfig, SourceConfig, StageConfig,
-    TrainConfig)
-from nova_jax.convert.folders import load_transformer
+  CacheConfig,
+  DataConfig,
+  Experiment,
+  ModelConfig,
+  OptimizerConfig,
+  SampleConfig,
+  SourceConfig,
+  StageConfig,
+  TrainConfig,
+)
 from nova_jax.data.cache.build import build
 from nova_jax.data.cache.records import ShardReader
 from nova_jax.data.sources import needs_text_encoder, open_caches
-from nova_jax.fields import from_dict
 from nova_jax.models.nova import NOVA
+from nova_jax.parallel.sharding import make_mesh
 from nova_jax.pipeline import Pipeline
-from nova_jax.sharding import make_mesh
 from nova_jax.text import make_text_encoder
 from nova_jax.train import loop
 from nova_jax.train.check import check
+from nova_jax.utils.fields import from_dict
 
 CAPTIONS = {
     "bigbuckbunny.mp4": "a fat white rabbit in front of a tree",

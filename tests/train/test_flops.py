@@ -12,8 +12,7 @@ from nova_jax.diffusion.loss import draw, training_loss
 from nova_jax.models.nova import NOVA
 from nova_jax.sampling import sampler
 from nova_jax.sampling.guidance import Guidance
-from nova_jax.train.flops import (
-    executed_flops, forward_flops, forward_parts, matmul_peak, sample_flops, train_flops)
+from nova_jax.train.flops import executed_flops, forward_flops, forward_parts, matmul_peak, sample_flops, train_flops
 
 
 def test_image_model_by_hand():

@@ -10,9 +10,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-
 from train import toy_run
-from nova_jax.checkpoint import find, latest_step, stored_arrays
+
+from nova_jax.checkpoints.store import find, latest_step, stored_arrays
 from nova_jax.config import StageConfig, TrainConfig
 from nova_jax.train import loop
 from nova_jax.train.metrics import TIMINGS

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-
 from models.test_nova import TINY
+
 from nova_jax.config import Experiment, MeshConfig, OptimizerConfig, TrainConfig
 from nova_jax.models.nova import NOVA
-from nova_jax.sharding import batch_sharding, make_mesh
+from nova_jax.parallel.sharding import batch_sharding, make_mesh
 from nova_jax.train.loop import make_loss
 from nova_jax.train.optimizer import make_optimizer, make_schedule
 from nova_jax.train.state import abstract_state, init_state

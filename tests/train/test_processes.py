@@ -13,9 +13,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-
 from train import toy_run
-from nova_jax.checkpoint import find, finished_steps, stored_arrays
+
+from nova_jax.checkpoints.store import find, finished_steps, stored_arrays
 from nova_jax.train import loop
 from nova_jax.train.metrics import TIMINGS
 

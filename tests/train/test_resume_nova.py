@@ -7,9 +7,17 @@ import shutil
 import numpy as np
 import pytest
 
-from nova_jax.checkpoint import find, stored_arrays
+from nova_jax.checkpoints.store import find, stored_arrays
 from nova_jax.config import (
-    DataConfig, Experiment, MeshConfig, ModelConfig, OptimizerConfig, SampleConfig, StageConfig, TrainConfig)
+  DataConfig,
+  Experiment,
+  MeshConfig,
+  ModelConfig,
+  OptimizerConfig,
+  SampleConfig,
+  StageConfig,
+  TrainConfig,
+)
 from nova_jax.train.loop import train
 from nova_jax.train.metrics import TIMINGS
 

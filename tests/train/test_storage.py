@@ -10,12 +10,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-
 from train import toy_run
-from nova_jax import cli, terminal
-from nova_jax.checkpoint import Checkpointer, find, finished_steps, stored_arrays
+
+from nova_jax.checkpoints.store import Checkpointer, find, finished_steps, stored_arrays
 from nova_jax.train import loop, restart
-from nova_jax.train.metrics import MetricLog, TIMINGS, cut_lines
+from nova_jax.train.metrics import TIMINGS, MetricLog, cut_lines
+from nova_jax.utils import terminal
+from nova_jax.utils.errors import RunFailed
 
 real_make_mesh = loop.make_mesh
 EXPERIMENT = toy_run.make_experiment(steps=12, save_every=4, log_every=2, keep=3)
@@ -60,7 +61,7 @@ def test_a_run_without_a_whole_checkpoint_does_not_begin_anew(whole, tmp_path):
   run = shutil.copytree(whole, tmp_path / "run")
   for step in (4, 8, 12):
     shutil.rmtree(run / f"checkpoints/{step}/state")
-  with pytest.raises(cli.RunFailed, match="no checkpoint in .* is whole"):
+  with pytest.raises(RunFailed, match="no checkpoint in .* is whole"):
     loop.train(EXPERIMENT, run)
 
 

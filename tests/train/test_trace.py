@@ -1,7 +1,7 @@
 import jax
 import pytest
-
 from train import toy_run
+
 from nova_jax.train import loop
 from nova_jax.train.trace import parse_window
 

@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 
 from nova_jax.config import MeshConfig, OptimizerConfig
-from nova_jax.models.layers import Buffer, Linear, MLP, parameter
-from nova_jax.sharding import batch_sharding, make_mesh
+from nova_jax.models.layers import MLP, Buffer, Linear, parameter
+from nova_jax.parallel.sharding import batch_sharding, make_mesh
 from nova_jax.train.optimizer import frozen_mask, make_optimizer, make_schedule
 from nova_jax.train.state import abstract_state, init_state
 from nova_jax.train.step import drop_captions, make_train_step

@@ -5,13 +5,13 @@ import json
 import shutil
 
 import pytest
-
 from data.latent_caches import make_cache, make_record
+from train import toy_run
+
 from nova_jax.config import DataConfig, SourceConfig
 from nova_jax.data.moving_digits import MovingDigits
 from nova_jax.train import identity
 from nova_jax.train.workdir import claim
-from train import toy_run
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ import time
 
 from absl import flags
 
-from nova_jax import cli
+from nova_jax.cli import Command
+from nova_jax.cli.entry import fail
 from nova_jax.parallel.supervisor import place, supervise
+from nova_jax.utils.errors import UserError
 
 flags.DEFINE_string("workdir", None, "Folder of the run.")
 flags.DEFINE_multi_string("set", [], "A field of TrainConfig and its value.")
@@ -31,8 +33,8 @@ def interrupt(process, step, happens):
   loop.draw_num_visible = draw
 
 
-def fail():
-  raise ValueError("the toy is broken")
+def break_down():
+  raise UserError("the toy is broken")
 
 
 def main():
@@ -40,6 +42,7 @@ def main():
   where = place(None, None, None)
   supervise(where, args.timeout)
   import toy_run
+
   from nova_jax.config import MeshConfig
   from nova_jax.parallel.processes import session
   from nova_jax.train import loop
@@ -49,10 +52,10 @@ def main():
   if args.pause:
     interrupt(*map(int, args.pause), lambda: time.sleep(1000))
   if args.fail:
-    interrupt(*map(int, args.fail), fail)
-  with session(where, args.timeout):
+    interrupt(*map(int, args.fail), break_down)
+  with session(where, fail, args.timeout):
     loop.train(toy_run.make_experiment(MeshConfig(*map(int, args.mesh)), **fields), args.workdir)
 
 
 if __name__ == "__main__":
-  cli.run(main, required=("workdir",))
+  Command(main, required=("workdir",)).run()

@@ -13,21 +13,31 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from nova_jax.cli import RunFailed
 from nova_jax.config import Bucket, CacheConfig
 from nova_jax.data.cache import reports, retry, sources
 from nova_jax.data.cache.clips import Clip, Outcome, Rejected, Skipped
 from nova_jax.data.cache.encoders import Encoder
 from nova_jax.data.cache.format import (
-    MANIFEST, REJECTED, SUFFIX, Counts, Manifest, read_manifest, shard_file, summarize, write_manifest, write_records)
+  MANIFEST,
+  REJECTED,
+  SUFFIX,
+  Counts,
+  Manifest,
+  read_manifest,
+  shard_file,
+  summarize,
+  write_manifest,
+  write_records,
+)
 from nova_jax.data.cache.items import Item
 from nova_jax.data.cache.records import Record
 from nova_jax.data.cache.reports import PARTS, Plan, Rejection, Report, read_report
 from nova_jax.data.cache.sources import Listing
 from nova_jax.data.cache.storage import Lost, Watch
 from nova_jax.data.cache.workers import Workers
-from nova_jax.fields import to_dict
-from nova_jax.files import check_folder, remove_unfinished, write_atomically
+from nova_jax.utils.errors import RunFailed
+from nova_jax.utils.fields import to_dict
+from nova_jax.utils.files import check_folder, remove_unfinished, write_atomically
 
 _FEW = 20  # Items of which any share may be rejected.
 _REASONS = 3  # Commonest ones that are shown.

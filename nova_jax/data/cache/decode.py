@@ -10,10 +10,11 @@ from typing import Any
 import av
 import numpy as np
 
-from nova_jax import limits
 from nova_jax.data.cache.items import Cell, Held, Piece, Unusable
-from nova_jax.media.footage import Footage, between, open_footage as open_file
+from nova_jax.media.footage import Footage, between
+from nova_jax.media.footage import open_footage as open_file
 from nova_jax.media.frame import Frame
+from nova_jax.utils import limits
 
 
 @contextlib.contextmanager

@@ -13,15 +13,16 @@ import numpy as np
 
 from nova_jax import autoencoders, text
 from nova_jax.autoencoders import Autoencoder, PixelAutoencoder
+from nova_jax.checkpoints.components import TEXT_ENCODER, VAE
+from nova_jax.checkpoints.model_folder import TOKENIZER, open_of_kind
 from nova_jax.config import CacheConfig
-from nova_jax.convert.folders import TOKENIZER, open_of_kind
-from nova_jax.convert.parts import TEXT_ENCODER, VAE
 from nova_jax.data.cache.clips import Clip, Rejected
 from nova_jax.data.cache.format import AutoencoderInfo, TextEncoderInfo
 from nova_jax.data.cache.identity import describe_autoencoder, part_folder, sha256, weights_digest
 from nova_jax.data.cache.records import Record
 from nova_jax.text import TextEncoder
 from nova_jax.text.fit import fit
+from nova_jax.utils.errors import UserError
 
 
 def open_autoencoder(
@@ -63,10 +64,10 @@ def _check_buckets(cfg: CacheConfig, autoencoder: Autoencoder) -> None:
   stride = autoencoder.spatial_stride
   for bucket in cfg.buckets:
     if bucket[1] % stride or bucket[2] % stride:
-      raise ValueError(f"buckets: the autoencoder needs heights and widths in multiples of {stride}, got {bucket}")
+      raise UserError(f"buckets: the autoencoder needs heights and widths in multiples of {stride}, got {bucket}")
     fits = autoencoder.num_frames(autoencoder.num_latent_frames(bucket[0]))
     if fits != bucket[0]:
-      raise ValueError(f"buckets: the autoencoder has no latents of just {bucket[0]} frames, but of {fits}")
+      raise UserError(f"buckets: the autoencoder has no latents of just {bucket[0]} frames, but of {fits}")
 
 
 class Encoder:

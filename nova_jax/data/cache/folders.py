@@ -15,7 +15,6 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from nova_jax import parquet
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache import found as kinds
 from nova_jax.data.cache.found import Found
@@ -23,8 +22,9 @@ from nova_jax.data.cache.items import Item, Piece
 from nova_jax.data.cache.rows import read_metadata, table_items
 from nova_jax.data.cache.sidecars import TEXTS, pair
 from nova_jax.data.cache.tars import is_tar, tar_items
+from nova_jax.media import parquet
 from nova_jax.media.signatures import HEAD, looks_like_media
-from nova_jax.tables import is_missing
+from nova_jax.media.tables import is_missing
 
 _VIDEOS = ".avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv .3gp".split()
 _PICTURES = ".bmp .jpeg .jpg .png .tif .tiff .webp".split()

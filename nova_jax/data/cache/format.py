@@ -20,8 +20,9 @@ from jaxtyping import Float
 from nova_jax.autoencoders.moments import mean_and_std
 from nova_jax.config import Bucket, CacheConfig
 from nova_jax.data.cache.records import Record, encode_record, write_shard
-from nova_jax.fields import from_dict, to_dict
-from nova_jax.files import read_json, write_atomically
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import from_dict, to_dict
+from nova_jax.utils.files import read_json, write_atomically
 
 MANIFEST, REJECTED, SUFFIX = "manifest.json", "rejected.jsonl", ".array_record"
 FORMAT = {"format": "nova_jax latent cache", "version": 1}
@@ -101,7 +102,7 @@ class Counts:
   def __post_init__(self):
     parts = self.cached + self.too_short + self.no_bucket + self.rejected
     if self.seen != parts or min(dataclasses.astuple(self)) < 0:
-      raise ValueError(f"counts: {self.seen} were seen, but {parts} cached, skipped and rejected")
+      raise UserError(f"counts: {self.seen} were seen, but {parts} cached, skipped and rejected")
 
   def __add__(self, other: "Counts") -> "Counts":
     return Counts(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
@@ -145,16 +146,16 @@ class Manifest:
     known = [info.bucket for info in self.buckets]
     for shard in self.shards:
       if shard.file != PurePosixPath(shard.file).name or shard.records < 1 or known.count(shard.bucket) != 1:
-        raise ValueError(f"expected a shard in this folder, of one of the buckets, with a record or more, got {shard}")
+        raise UserError(f"expected a shard in this folder, of one of the buckets, with a record or more, got {shard}")
     for info in self.buckets:
       channels = info.moments[-1] in (self.autoencoder.latent_dim, 2 * self.autoencoder.latent_dim)
       if info.records < 1 or min(*info.bucket, *info.moments) < 1 or not channels:
-        raise ValueError(f"expected a bucket of records with moments of the autoencoder, got {info}")
+        raise UserError(f"expected a bucket of records with moments of the autoencoder, got {info}")
       records = sum(shard.records for shard in self.shards if shard.bucket == info.bucket)
       if records != info.records:
-        raise ValueError(f"bucket {info.bucket} has {info.records} records, its shards {records}")
+        raise UserError(f"bucket {info.bucket} has {info.records} records, its shards {records}")
     if self.counts.cached != sum(shard.records for shard in self.shards):
-      raise ValueError(f"counts: {self.counts.cached} were cached, but shards hold another number")
+      raise UserError(f"counts: {self.counts.cached} were cached, but shards hold another number")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -179,21 +180,21 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
   """
   folder = Path(folder)
   if not folder.is_dir():
-    raise ValueError(f"there is no folder {folder}; expected a latent cache, as launch.cache writes it")
+    raise UserError(f"there is no folder {folder}; expected a latent cache, as launch.cache writes it")
   if not (folder / MANIFEST).is_file():
-    raise ValueError(f"{folder} has no {MANIFEST}; expected a finished cache: run launch.cache to its end")
+    raise UserError(f"{folder} has no {MANIFEST}; expected a finished cache: run launch.cache to its end")
   values = read_json(folder / MANIFEST)
   found = {key: values.pop(key, None) for key in FORMAT}
   if found != FORMAT:
-    raise ValueError(f"{folder / MANIFEST}: expected {FORMAT}, got {found}")
+    raise UserError(f"{folder / MANIFEST}: expected {FORMAT}, got {found}")
   try:
     manifest = from_dict(Manifest, values, str(folder / MANIFEST))
   except ValueError as error:
     named = str(error).startswith(str(folder / MANIFEST))
-    raise ValueError(str(error) if named else f"{folder / MANIFEST}: {error}") from None
+    raise UserError(str(error) if named else f"{folder / MANIFEST}: {error}") from None
   for shard in manifest.shards if check_shards else ():
     if problem := shard_problem(folder, shard):
-      raise ValueError(f"{folder / shard.file} {problem}")
+      raise UserError(f"{folder / shard.file} {problem}")
   return manifest
 
 

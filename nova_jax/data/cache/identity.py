@@ -12,11 +12,11 @@ import numpy as np
 
 from nova_jax import autoencoders
 from nova_jax.autoencoders import Autoencoder
-from nova_jax.convert.digest import Digest
-from nova_jax.convert.folders import open_of_kind
-from nova_jax.convert.parts import VAE, Part
+from nova_jax.checkpoints.components import VAE, Part
+from nova_jax.checkpoints.model_folder import open_of_kind
+from nova_jax.checkpoints.part_digest import Digest
 from nova_jax.data.cache.format import AutoencoderInfo, read_manifest
-from nova_jax.fields import to_dict
+from nova_jax.utils.fields import to_dict
 
 
 def describe_autoencoder(name: str, autoencoder: Autoencoder) -> AutoencoderInfo:

@@ -13,6 +13,7 @@ from nova_jax.autoencoders import Autoencoder
 from nova_jax.data.cache.encoders import open_autoencoder
 from nova_jax.data.cache.format import Manifest, Shard, shard_problem
 from nova_jax.data.cache.records import DamagedRecord, Record, ShardReader, file_sha256
+from nova_jax.utils.errors import UserError
 
 _BARS, _BAR_WIDTH = 8, 40
 _FRAMES = 8  # Of a clip on a contact sheet.
@@ -167,13 +168,13 @@ def write_sheet(path: Path, folder: Path, manifest: Manifest, num_clips: int, au
   settings = dataclasses.replace(manifest.settings, autoencoder=autoencoder or manifest.settings.autoencoder)
   decoder, info = open_autoencoder(settings)
   if info.digest != manifest.autoencoder.digest:
-    raise ValueError(
+    raise UserError(
         f"--autoencoder: {settings.autoencoder} is {info.kind} {info.digest[:12]}, but the cache was made with "
         f"{manifest.autoencoder.kind} {manifest.autoencoder.digest[:12]}")
   records = [
       record for shard, indices in spread(manifest, num_clips) for _, record in _read(folder, shard, indices, [])]
   if not records:
-    raise ValueError(f"{folder} has no sound record to show")
+    raise UserError(f"{folder} has no sound record to show")
   clips = [_decode(record, manifest, decoder) for record in records]
   titles = [" ".join(f"{number}: {record.caption}".split()) for number, record in enumerate(records)]
   media.write_sheet(path, clips, [title if len(title) <= _TITLE else title[: _TITLE - 1] + "…" for title in titles])

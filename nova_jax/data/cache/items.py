@@ -11,19 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nova_jax import limits
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.packed import read_packed
-from nova_jax.files import check_regular
-from nova_jax.parquet import read_cell
-from nova_jax.tables import is_missing
-from nova_jax.text_files import decode, parse_json
+from nova_jax.media.parquet import read_cell
+from nova_jax.media.tables import is_missing
+from nova_jax.utils import limits
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.files import check_regular
+from nova_jax.utils.text_files import decode, parse_json
 
 _MOST_SECONDS = 1e7
 _TIME = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]?\d(?:[.,]\d*)?)")  # As players show it.
 
 
-class Unusable(ValueError):
+class Unusable(UserError):
   """Why an item can't become a record."""
 
 

@@ -18,9 +18,10 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from nova_jax import limits
-from nova_jax.files import read_start
 from nova_jax.media.signatures import HEAD, looks_like_media
+from nova_jax.utils import limits
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.files import read_start
 
 OPENERS: Mapping[str, Callable[[Path], BinaryIO]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 _MAGIC = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -170,7 +171,7 @@ def read_packed(path: Path, packing: str, start: int, size: int) -> bytes:
     _unpacked.cache_clear()
     if isinstance(error, OSError) and error.errno is not None:
       raise
-    raise ValueError(f"the tar is damaged: {error}") from None
+    raise UserError(f"the tar is damaged: {error}") from None
 
 
 @functools.lru_cache(maxsize=1)

@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from nova_jax.files import storage_error, write_atomically
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.files import storage_error, write_atomically
 
 # Latents hardly compress, and a reader that takes one record reads nothing else.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -57,7 +58,7 @@ class Record:
 _ARRAYS = ("moments", "text_embeds", "short_text_embeds")
 
 
-class DamagedRecord(ValueError):
+class DamagedRecord(UserError):
   """A record that is not what was written."""
 
 
@@ -143,7 +144,7 @@ class ShardReader:
   def __init__(self, path: Path):
     self._path = path
     if not path.is_file():
-      raise ValueError(f"{path} does not exist")
+      raise UserError(f"{path} does not exist")
     try:
       self._reader = ArrayRecordReader(str(path), _READER_OPTIONS)
       self._num_records = self._reader.num_records()

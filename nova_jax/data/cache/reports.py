@@ -13,10 +13,19 @@ from nova_jax.config import CacheConfig
 from nova_jax.data.cache import sources
 from nova_jax.data.cache.clips import Rejected
 from nova_jax.data.cache.format import (
-    FORMAT, AutoencoderInfo, BucketInfo, Counts, Manifest, Shard, TextEncoderInfo, shard_problem)
+  FORMAT,
+  AutoencoderInfo,
+  BucketInfo,
+  Counts,
+  Manifest,
+  Shard,
+  TextEncoderInfo,
+  shard_problem,
+)
 from nova_jax.data.cache.items import Item
-from nova_jax.fields import from_dict, to_dict
-from nova_jax.files import read_json, write_atomically
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import from_dict, to_dict
+from nova_jax.utils.files import read_json, write_atomically
 
 PARTS, PLAN = "parts", "plan.json"
 _LONGEST_REASON = 1000  # Characters; some errors quote what they found.
@@ -133,11 +142,11 @@ def claim(output: Path, plan: Plan, other_source: bool = False) -> None:
   path = output / PARTS / PLAN
   if not path.is_file():
     if output.exists() and any(file.name != PARTS for file in output.iterdir()):
-      raise ValueError(f"--output: {output} is neither empty nor a cache; give another folder")
+      raise UserError(f"--output: {output} is neither empty nor a cache; give another folder")
     write_plan(output, plan)
   values = read_json(path)
   if {key: values.pop(key, None) for key in FORMAT} != FORMAT:
-    raise ValueError(f"--output: {output} was begun by another version; give another folder, or remove it")
+    raise UserError(f"--output: {output} was begun by another version; give another folder, or remove it")
   found = from_dict(Plan, values, str(path))
   check_same(output, dataclasses.replace(found, source_digest=plan.source_digest) if other_source else found, plan)
 
@@ -149,7 +158,7 @@ def check_same(output: Path, found: Plan, plan: Plan) -> None:
   differing = [f"{name} is {there.get(name)!r} there, {here.get(name)!r} here"
                for name in {**there, **here} if there.get(name) != here.get(name)]
   if differing:
-    raise ValueError(f"--output: {output} is of another source or other settings: {'; '.join(differing)}")
+    raise UserError(f"--output: {output} is of another source or other settings: {'; '.join(differing)}")
 
 
 def _flat(values: dict, prefix: str = "") -> dict:

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nova_jax import parquet
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.items import Cell, Item, Piece
-from nova_jax.fields import did_you_mean
-from nova_jax.tables import ENDINGS as TEXT_TABLES, Row, check_rows, inner_rows, read_table
+from nova_jax.media import parquet
+from nova_jax.media.tables import ENDINGS as TEXT_TABLES
+from nova_jax.media.tables import Row, check_rows, inner_rows, read_table
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import did_you_mean
 
 ENDINGS = (*TEXT_TABLES, ".parquet")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -108,16 +110,16 @@ def _check_columns(path: Path, columns: Iterable[str], cfg: CacheConfig) -> None
   """Refuse a table that lacks a column, or in which one is probably misspelt."""
   columns = tuple(columns)
   if FILE_NAME in columns and cfg.path_field not in columns:
-    raise ValueError(
+    raise UserError(
         f"path_field: {path} has {FILE_NAME!r}, as in the tables of captions that lie beside their files; give the "
         f"folder {path.parent} as the source, or --config.path_field={FILE_NAME}")
   for name in ("path_field", "caption_field"):
     if getattr(cfg, name) not in columns:
-      raise ValueError(f"{name}: {path} has no {getattr(cfg, name)!r}; it has {', '.join(columns) or 'no columns'}")
+      raise UserError(f"{name}: {path} has no {getattr(cfg, name)!r}; it has {', '.join(columns) or 'no columns'}")
   for name in (cfg.short_caption_field, "start", "end"):
     alike = [column for column in columns if column.strip().casefold() == name.casefold()]
     if alike and name not in columns:
-      raise ValueError(f"{path}: the column {alike[0]!r} would not be read{did_you_mean(alike[0], [name])}")
+      raise UserError(f"{path}: the column {alike[0]!r} would not be read{did_you_mean(alike[0], [name])}")
 
 
 def _reason(where: str, problem: str, path: Path) -> str:

@@ -26,6 +26,7 @@ from nova_jax.data.cache.found import Found
 from nova_jax.data.cache.items import Cell, Example, Item, Piece
 from nova_jax.data.cache.rows import ENDINGS, table_items
 from nova_jax.data.cache.tars import is_tar, tar_items
+from nova_jax.utils.errors import UserError
 
 _NO_FILE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG))
 
@@ -47,10 +48,10 @@ def open_source(source: str, cfg: CacheConfig) -> Listing:
     path, split = Path(source.rpartition(":")[0]), source.rpartition(":")[2]
   expected = f"a folder, {', '.join(ENDINGS)}, .tar or a TFDS dataset"
   if not path.exists():
-    raise ValueError(f"--source: there is no {source}; expected {expected}")
+    raise UserError(f"--source: there is no {source}; expected {expected}")
   found = Found()
   if path.is_dir() and any(path.glob("*.arrow")):
-    raise ValueError(
+    raise UserError(
         f"--source: {source} is a dataset that Hugging Face's save_to_disk wrote; write it as tables with to_parquet")
   if split or (path / "dataset_info.json").is_file():
     from nova_jax.data.cache.tfds_source import list_examples  # Slow to import, and only this source needs it.
@@ -63,14 +64,14 @@ def open_source(source: str, cfg: CacheConfig) -> Listing:
   elif path.suffix.lower() in ENDINGS:
     items = table_items(path, cfg)
   else:
-    raise ValueError(f"--source: {source} is none of {expected}")
+    raise UserError(f"--source: {source} is none of {expected}")
   listing = Listing(_unlike(items))
   listing.unused = found.unused()
   if not listing:
     if path.suffix.lower() in ENDINGS:
-      raise ValueError(f"--source: {source} has no rows")
+      raise UserError(f"--source: {source} has no rows")
     beside = "".join(f"; it has {unused}" for unused in listing.unused)
-    raise ValueError(f"--source: {source} has no videos or pictures{beside}")
+    raise UserError(f"--source: {source} has no videos or pictures{beside}")
   return listing
 
 

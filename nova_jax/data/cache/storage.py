@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nova_jax.cli import RunFailed
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.clips import Outcome, Rejected, prepare
 from nova_jax.data.cache.items import Cell, Example, Item, Piece
-from nova_jax.files import storage_error
+from nova_jax.utils.errors import RunFailed
+from nova_jax.utils.files import storage_error
 
 _IN_A_ROW = 3  # Lost items that storage must have lost.
 _MACHINE = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT))  # Never an item's fault.

@@ -11,7 +11,7 @@ from nova_jax.data.cache.found import Found
 from nova_jax.data.cache.items import Item, Piece
 from nova_jax.data.cache.packed import Member, packing_of, read_members
 from nova_jax.data.cache.sidecars import TEXTS
-from nova_jax.files import check_fetched
+from nova_jax.utils.files import check_fetched
 
 _ENDINGS = tuple(".tar .tgz .tbz2 .txz .tar.gz .tar.bz2 .tar.xz .tar.zst".split())
 

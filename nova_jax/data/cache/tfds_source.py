@@ -14,11 +14,12 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from nova_jax import limits
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.items import Example, Item
-from nova_jax.fields import did_you_mean
-from nova_jax.files import read_bytes
+from nova_jax.utils import limits
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import did_you_mean
+from nova_jax.utils.files import read_bytes
 
 PIXELS = ("video", "image")
 _Feature = tfds.features.FeatureConnector
@@ -60,16 +61,16 @@ def _open(folder: Path) -> tfds.core.DatasetBuilder:
   try:
     return tfds.builder_from_directory(folder)
   except Exception as error:  # Of whatever kind: it parses several files.
-    raise ValueError(f"--source: {folder} is no prepared TFDS dataset: {error}") from None
+    raise UserError(f"--source: {folder} is no prepared TFDS dataset: {error}") from None
 
 
 def _check_classes(path: Path, content: bytes) -> None:
   try:
     unknown = sorted(set(_classes(json.loads(content), _CLASS_KEYS[path.name])) - _KNOWN)
   except (ValueError, RecursionError) as error:
-    raise ValueError(f"--source: {path} is not JSON: {error}") from None
+    raise UserError(f"--source: {path} is not JSON: {error}") from None
   if unknown:
-    raise ValueError(
+    raise UserError(
         f"--source: {path} names {unknown[0][:200]!r}, which is no feature of TFDS itself; such classes are code, and "
         "none is run: export the dataset with features of tfds.features alone")
 
@@ -102,14 +103,14 @@ def list_examples(folder: Path, split: str, cfg: CacheConfig) -> list[Item]:
   builder = _open(folder)
   split = split or "train"
   if split not in builder.info.splits:
-    raise ValueError(f"--source: {folder} has no split {split!r}{did_you_mean(split, builder.info.splits)}")
+    raise UserError(f"--source: {folder} has no split {split!r}{did_you_mean(split, builder.info.splits)}")
   if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
-    raise ValueError(
+    raise UserError(
         f"--source: {folder} is stored as {builder.info.file_format.value}; convert it to array_record, which can be "
         "read in any order")
   if cfg.caption_field not in builder.info.features:
-    raise ValueError(f"caption_field: {cfg.caption_field!r}{did_you_mean(cfg.caption_field, builder.info.features)}")
+    raise UserError(f"caption_field: {cfg.caption_field!r}{did_you_mean(cfg.caption_field, builder.info.features)}")
   if not set(PIXELS) & set(builder.info.features):
-    raise ValueError(f"--source: {folder} has none of {', '.join(PIXELS)}; it has {', '.join(builder.info.features)}")
+    raise UserError(f"--source: {folder} has none of {', '.join(PIXELS)}; it has {', '.join(builder.info.features)}")
   count = builder.info.splits[split].num_examples
   return [Item(f"{split}/{i}", Example(folder, split, i), {}) for i in range(count)]

@@ -20,12 +20,12 @@ from concurrent.futures.process import BrokenProcessPool
 
 import cv2
 
-from nova_jax import limits
-from nova_jax.cli import RunFailed
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.clips import Outcome, Rejected
 from nova_jax.data.cache.items import Item, held
 from nova_jax.data.cache.storage import Lost, attempt
+from nova_jax.utils import limits
+from nova_jax.utils.errors import RunFailed
 
 _AHEAD = 2  # Clips a process may be ahead of what has been taken.
 

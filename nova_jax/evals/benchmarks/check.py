@@ -14,12 +14,13 @@ import numpy as np
 
 from nova_jax.evals.benchmarks.layout import Item, Layout
 from nova_jax.evals.benchmarks.sampling import MANIFEST, checksum
-from nova_jax.files import check_regular, read_json
 from nova_jax.media import moving
 from nova_jax.media.footage import open_footage
 from nova_jax.media.formats import content_of, open_container, open_picture, reading
-from nova_jax.progress import Progress
-from nova_jax.text_files import read_text
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.files import check_regular, read_json
+from nova_jax.utils.progress import Progress
+from nova_jax.utils.text_files import read_text
 
 _SHOWN = 20  # Names of a kind that are printed.
 _SAME = 2  # Steps of 255 between pixels of one colour: compression may add some.
@@ -73,7 +74,7 @@ def layout_of(output: Path) -> Layout:
         for path, entry in manifest["files"].items()]
     return Layout(manifest["benchmark"], tuple(items), manifest["texts"], ())
   except (AttributeError, KeyError, TypeError):
-    raise ValueError(f"{output / MANIFEST} is not one that launch.evaluate wrote") from None
+    raise UserError(f"{output / MANIFEST} is not one that launch.evaluate wrote") from None
 
 
 def is_ours(output: Path) -> bool:
@@ -94,7 +95,7 @@ def check(layout: Layout, scored: Path, checksums: Path | None = None) -> Report
     checksums: of the files as they were written, if there are any.
   """
   if not scored.is_dir():
-    raise ValueError(f"--check: there is no folder {scored}")
+    raise UserError(f"--check: there is no folder {scored}")
   found = {
       (Path(folder) / name).relative_to(scored).as_posix() for folder, _, names in os.walk(scored) for name in names}
   if layout.benchmark == "t2i_compbench":  # Its scorer writes its results beside `samples`.
@@ -160,7 +161,7 @@ def _read(path: Path) -> _Sample | None:
       shape = pixels.shape[:2]
       is_plain = is_plain and np.ptp(pixels, axis=(0, 1)).max() <= _SAME
   if not count:
-    raise ValueError(f"{path} has no frames")
+    raise UserError(f"{path} has no frames")
   return _Sample((count, *shape), is_plain)
 
 

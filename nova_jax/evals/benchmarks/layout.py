@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from nova_jax.evals.benchmarks import prompts as files
 from nova_jax.evals.benchmarks.prompts import Prompt
+from nova_jax.utils.errors import UserError
 
 LONGEST_NAME = 255  # Bytes, of Linux's and macOS's file systems.
 GRID = 4  # Samples in a picture of DPG-Bench.
@@ -113,10 +114,10 @@ def read_layout(benchmark: str, path: Path, rewritten: Path | None = None) -> La
   """
   rules = _BENCHMARKS[benchmark]
   if not path.exists():
-    raise ValueError(f"--prompts: {path} does not exist")
+    raise UserError(f"--prompts: {path} does not exist")
   prompts = rules.read(path)
   if not prompts:
-    raise ValueError(f"--prompts: {path} has no prompts")
+    raise UserError(f"--prompts: {path} has no prompts")
   longer = None if rewritten is None else files.read_rewritten(rewritten)
   if longer is not None:
     _refuse({prompt.text: f"is not in {rewritten}" for prompt in prompts if _key(benchmark, prompt) not in longer})
@@ -158,7 +159,7 @@ def check_names(layout: Layout, folder: Path) -> None:
       alike[fold(path)].add(path)
     twins = [names for names in alike.values() if len(names) > 1]
     if twins and any(_same_file(folder, *sorted(names)[:2]) for names in twins):
-      raise ValueError(
+      raise UserError(
           f"--output: the file system of {folder} takes these for one name: {_listed(sorted(min(twins)))}; use another")
 
 
@@ -184,7 +185,7 @@ def _refuse(problems: Mapping[str, str]) -> None:
     text, problem = next(iter(problems.items()))
     others = [other for other in problems if other != text]
     more = f"; so do {len(others)} more: {_listed(others)}" if others else ""
-    raise ValueError(f"--prompts: {_shorten(text)!r} {problem}{more}; remove them, names are not changed")
+    raise UserError(f"--prompts: {_shorten(text)!r} {problem}{more}; remove them, names are not changed")
 
 
 def _listed(texts: Sequence[str]) -> str:

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nova_jax.tables import check_rows, read_table
-from nova_jax.text_files import is_blank, parse_json, read_json_value, read_lines, read_text
+from nova_jax.media.tables import check_rows, read_table
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.text_files import is_blank, parse_json, read_json_value, read_lines, read_text
 
 # VBench judges 16 dimensions on videos of 11 suites of prompts, each in its own folder.
 VBENCH_FOLDERS = {
@@ -45,11 +46,11 @@ def read_geneval(path: Path) -> list[Prompt]:
     try:
       values = parse_json(line, where)
     except ValueError as error:
-      raise ValueError(
+      raise UserError(
           f"{error}; expected evaluation_metadata.jsonl, a JSON object a line (rewritten prompts are for --rewritten)"
       ) from None
     if not isinstance(values, dict) or not {"prompt", "tag", "include"} <= values.keys():
-      raise ValueError(f"{where}: expected an object with tag, include and prompt, got {line[:80]}")
+      raise UserError(f"{where}: expected an object with tag, include and prompt, got {line[:80]}")
     prompts.append(Prompt(_text(values["prompt"], where), metadata=line.strip()))
   return prompts
 
@@ -72,7 +73,7 @@ def read_vbench(path: Path) -> list[Prompt]:
     dimensions = dimensions if isinstance(dimensions, list) else [dimensions] if dimensions else []
     folders = sorted({_known_dimension(dimension, where) for dimension in dimensions})
     if not folders:
-      raise ValueError(f"{where}: expected dimension (VBench's list) or tag (NOVA's), got {sorted(values)}")
+      raise UserError(f"{where}: expected dimension (VBench's list) or tag (NOVA's), got {sorted(values)}")
     prompts += [Prompt(text, folder) for folder in folders]
   return prompts
 
@@ -83,12 +84,12 @@ def read_dpg(path: Path) -> list[Prompt]:
     return [Prompt(_text(read_text(file), file), file.stem) for file in _text_files(path)]
   table = read_table(path) if path.suffix.lower() == ".csv" else None
   if table is None or not {"item_id", "text"} <= set(table.columns):
-    raise ValueError(f"{path}: expected the folder of prompts or dpg_bench.csv with item_id and text")
+    raise UserError(f"{path}: expected the folder of prompts or dpg_bench.csv with item_id and text")
   texts: dict[str, str] = {}  # A row a question, several an item.
   for row in check_rows(table).rows:
     name, text = (_text(row.values.get(column), f"{row.where}: {column}") for column in ("item_id", "text"))
     if texts.setdefault(name, text) != text:
-      raise ValueError(f"{row.where}: the item {name} has another text here than above")
+      raise UserError(f"{row.where}: the item {name} has another text here than above")
   return [Prompt(text, name) for name, text in texts.items()]
 
 
@@ -111,14 +112,14 @@ def read_rewritten(path: Path) -> Mapping[tuple[str, str], str]:
 
 def _known_dimension(name: Any, where: Any) -> str:
   if not isinstance(name, str) or name not in VBENCH_FOLDERS:
-    raise ValueError(f"{where}: {name!r} is no dimension of VBench; known: {', '.join(VBENCH_FOLDERS)}")
+    raise UserError(f"{where}: {name!r} is no dimension of VBench; known: {', '.join(VBENCH_FOLDERS)}")
   return VBENCH_FOLDERS[name]
 
 
 def _json_list(path: Path) -> Sequence[Mapping[str, Any]]:
   values = read_json_value(path)
   if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-    raise ValueError(f"{path}: expected a JSON list of objects")
+    raise UserError(f"{path}: expected a JSON list of objects")
   return values
 
 
@@ -138,11 +139,11 @@ def _lines(path: Path) -> list[str]:
     lines.pop()
   for number, line in enumerate(lines, 1):
     if not line.strip():
-      raise ValueError(f"{path}:{number} is blank; remove the line")
+      raise UserError(f"{path}:{number} is blank; remove the line")
   return lines
 
 
 def _text(value: Any, where: Any) -> str:
   if not isinstance(value, str) or is_blank(value):
-    raise ValueError(f"{where}: expected a prompt, got {value!r}")
+    raise UserError(f"{where}: expected a prompt, got {value!r}")
   return value

@@ -8,10 +8,11 @@ from typing import Any
 from nova_jax.evals.benchmarks.check import check, how_to_score, is_ours, layout_of
 from nova_jax.evals.benchmarks.layout import NAMES, read_layout
 from nova_jax.evals.benchmarks.sampling import CHECKSUMS, MANIFEST, Settings, generate
-from nova_jax.files import check_folder_writable
-from nova_jax.loading import load_pipeline, say_first_compiles
-from nova_jax.notes import tell
 from nova_jax.pipeline import Pipeline
+from nova_jax.pipeline.loading import load_pipeline, say_first_compiles
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.files import check_folder_writable
+from nova_jax.utils.notes import tell
 
 
 def sample(args: Any) -> None:
@@ -21,10 +22,10 @@ def sample(args: Any) -> None:
     args: has `benchmark`, `prompts`, `rewritten`, `output`, `shard` and the fields of `Settings`.
   """
   if not args.prompts:
-    raise ValueError(f"--prompts: give the prompt file that the authors of {args.benchmark} publish")
+    raise UserError(f"--prompts: give the prompt file that the authors of {args.benchmark} publish")
   shard = re.fullmatch(r"(\d+)/(\d+)", args.shard)
   if not shard:
-    raise ValueError(f"--shard: expected I/N, such as 0/4, got {args.shard!r}")
+    raise UserError(f"--shard: expected I/N, such as 0/4, got {args.shard!r}")
   layout = read_layout(args.benchmark, Path(args.prompts), Path(args.rewritten) if args.rewritten else None)
   for note in layout.notes:
     tell(note)
@@ -54,7 +55,7 @@ def check_folder(folder: Path, benchmark: str, prompts: str | None) -> bool:
     scored = folder / layout.benchmark
   else:
     if benchmark not in NAMES or not prompts:
-      raise ValueError(
+      raise UserError(
           f"--check: {folder} has no {MANIFEST}; of a folder that something else made, give --benchmark and --prompts")
     layout, scored, sums = read_layout(benchmark, Path(prompts)), folder, None
   report = check(layout, scored, sums)

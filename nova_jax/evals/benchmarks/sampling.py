@@ -28,18 +28,19 @@ import jax
 import numpy as np
 
 from nova_jax import media
-from nova_jax.checkpoint import latest_step
-from nova_jax.conditions import encode
+from nova_jax.checkpoints.components import TEXT_ENCODER, VAE
+from nova_jax.checkpoints.model_folder import is_trained, open_folder
+from nova_jax.checkpoints.store import latest_step
 from nova_jax.config import MeshConfig
-from nova_jax.convert.folders import is_trained, open_folder
-from nova_jax.convert.parts import TEXT_ENCODER, VAE
 from nova_jax.evals.benchmarks.layout import Item, Layout, check_names, seed_of
-from nova_jax.fields import to_dict
-from nova_jax.files import read_json, write_atomically
-from nova_jax.notes import tell
+from nova_jax.parallel.sharding import make_mesh, state_shardings
 from nova_jax.pipeline import Pipeline
-from nova_jax.progress import Progress
-from nova_jax.sharding import make_mesh, state_shardings
+from nova_jax.pipeline.conditions import encode
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import to_dict
+from nova_jax.utils.files import read_json, write_atomically
+from nova_jax.utils.notes import tell
+from nova_jax.utils.progress import Progress
 
 MANIFEST, CHECKSUMS = "manifest.json", "checksums.json"
 _WEIGHTS = ("checkpoint", "weights", "step")  # Settings that say where weights are; digests say which.
@@ -81,11 +82,11 @@ def generate(
   """
   per_item = len(layout.items[0].samples)
   if settings.batch_size % per_item:
-    raise ValueError(
+    raise UserError(
         f"--batch_size: a picture of {layout.benchmark} shows {per_item} samples; expected a multiple, got "
         f"{settings.batch_size}")
   if not 0 <= shard[0] < shard[1]:
-    raise ValueError(f"--shard: expected I/N with I from 0 to N - 1, got {shard[0]}/{shard[1]}")
+    raise UserError(f"--shard: expected I/N with I from 0 to N - 1, got {shard[0]}/{shard[1]}")
   settings = _pin(settings, _stored(output))
   manifest = plan(layout, settings)
   if _stored(output, manifest) is None:
@@ -148,7 +149,7 @@ def claim(output: Path, manifest: Mapping[str, Any], digests: Mapping[str, str])
          "the same")
   others = [part for part, digest in digests.items() if known.get(part, digest) != digest]
   if others:
-    raise ValueError(
+    raise UserError(
         f"{output} holds samples of another model: the weights of the {' and the '.join(others)} differ; use another "
         "--output")
   if not digests.keys() <= known.keys():
@@ -168,9 +169,9 @@ def _stored(output: Path, manifest: Mapping[str, Any] | None = None) -> dict[str
     return None
   stored = read_json(path)
   if not {"benchmark", "settings", "model", "files", "texts"} <= stored.keys():
-    raise ValueError(f"{path} is not one that launch.evaluate wrote; use another --output")
+    raise UserError(f"{path} is not one that launch.evaluate wrote; use another --output")
   if manifest is not None and (difference := _difference(stored, manifest)):
-    raise ValueError(f"{output} holds other samples: {difference}; use another --output")
+    raise UserError(f"{output} holds other samples: {difference}; use another --output")
   return stored
 
 
@@ -191,13 +192,13 @@ def _place(output: Path, text: str) -> Path:
 def _check_model(pipe: Pipeline, layout: Layout, settings: Settings) -> None:
   """Refuse a model that can't make what a benchmark asks for, before anything is made."""
   if pipe.cfg.num_classes:
-    raise ValueError(f"--checkpoint: {settings.checkpoint} takes class labels; {layout.benchmark} needs text")
+    raise UserError(f"--checkpoint: {settings.checkpoint} takes class labels; {layout.benchmark} needs text")
   pipe.check(**_request(layout, settings), text_embeds=[], rows=settings.batch_size)
   if layout.is_video and pipe.num_latent_frames(settings.num_frames) == 1:
-    raise ValueError(f"{layout.benchmark} judges videos; this model was asked for one frame (--num_frames)")
+    raise UserError(f"{layout.benchmark} judges videos; this model was asked for one frame (--num_frames)")
   height, width = pipe.cfg.latent_size
   if layout.benchmark == "dpg" and height != width:
-    raise ValueError(f"dpg cuts its pictures into squares; this model's latents are {width} x {height}")
+    raise UserError(f"dpg cuts its pictures into squares; this model's latents are {width} x {height}")
 
 
 def _request(layout: Layout, settings: Settings) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-
 from data.cache.footage import CLIPS, STILLS, Bomb, hard_cases, shades, write_video
+
 from nova_jax import autoencoders
 from nova_jax.autoencoders import make_autoencoder
+from nova_jax.checkpoints.model_folder import load_autoencoder
 from nova_jax.config import CacheConfig
-from nova_jax.convert.folders import load_autoencoder
 from nova_jax.data.cache.build import build
 from nova_jax.data.cache.clips import Clip, Rejected, prepare
 from nova_jax.data.cache.encoders import open_autoencoder, open_text_encoder

@@ -5,10 +5,10 @@ import dataclasses
 import av
 import numpy as np
 import pytest
-from PIL import Image
-
 from data.cache.footage import CLIPS, SHADE, STILLS, rotate, shades, write_sound, write_video
 from media.made import write
+from PIL import Image
+
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.clips import Clip, Rejected, Skipped, nearest, prepare
 from nova_jax.data.cache.decode import open_footage

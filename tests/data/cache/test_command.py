@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from data.cache.footage import CLIPS
 from launched import launch
 

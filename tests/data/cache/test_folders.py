@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from nova_jax import limits
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.clips import Clip, prepare
 from nova_jax.data.cache.sources import open_source
+from nova_jax.utils import limits
 
 CFG = CacheConfig(buckets=((1, 32, 32),))
 

@@ -17,8 +17,7 @@ from nova_jax.config import CacheConfig
 from nova_jax.data.cache import format as cache_format
 from nova_jax.data.cache.format import AutoencoderInfo, Unused
 from nova_jax.data.cache.identity import manifest_digest
-from nova_jax.data.cache.records import (
-    DamagedRecord, Record, ShardReader, decode_record, encode_record, write_shard)
+from nova_jax.data.cache.records import DamagedRecord, Record, ShardReader, decode_record, encode_record, write_shard
 
 INFO = AutoencoderInfo("rgb", "0" * 64, 3, 1, 1, (0.0,), (2.0,))
 SETTINGS = CacheConfig(buckets=((2, 4, 4), (1, 4, 8)), shard_items=4)

@@ -4,9 +4,9 @@ import shutil
 
 import numpy as np
 import pytest
+from launched import launch
 from PIL import Image
 
-from launched import launch
 from nova_jax.autoencoders import make_autoencoder
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache import inspect

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
 from data.cache.footage import shades, write_video
+
 from nova_jax.config import CacheConfig, DataConfig
 from nova_jax.data import moving_digits
 from nova_jax.data.cache.clips import Clip, prepare

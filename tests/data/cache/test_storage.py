@@ -8,10 +8,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-
 from data.cache.footage import Sleeper, shades, write_video
-from nova_jax import files, limits
-from nova_jax.cli import FAILED, RunFailed, exit_code
+
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache import storage, workers
 from nova_jax.data.cache.build import build
@@ -20,6 +18,8 @@ from nova_jax.data.cache.items import Item, Piece
 from nova_jax.data.cache.reports import Rejection, find
 from nova_jax.data.cache.storage import Lost, Watch, attempt
 from nova_jax.data.cache.workers import Workers
+from nova_jax.utils import files, limits
+from nova_jax.utils.errors import FAILED, RunFailed, exit_code
 
 CFG = CacheConfig(buckets=((5, 32, 48),), shard_items=4, batch_size=3)
 NUM = 24

@@ -6,11 +6,11 @@ import os
 import tarfile
 
 import pytest
-
 from data.cache.test_folders import CFG, PICTURE, became
-from nova_jax import limits
+
 from nova_jax.data.cache.items import Held, held
 from nova_jax.data.cache.sources import open_source
+from nova_jax.utils import limits
 
 NOISE = bytes(range(1, 256)) * 8
 CLIP = (("a.png", PICTURE), ("a.txt", b"words"))

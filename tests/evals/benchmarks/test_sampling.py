@@ -8,17 +8,17 @@ import types
 
 import numpy as np
 import pytest
+from evals.benchmarks import official
 from flax import nnx
 from PIL import Image
+from pipeline.test_pipeline import CARD, TINY, save
 
-from evals.benchmarks import official
 from nova_jax.evals.benchmarks import sampling
 from nova_jax.evals.benchmarks.check import check, layout_of
 from nova_jax.evals.benchmarks.layout import read_layout, seed_of
 from nova_jax.evals.benchmarks.sampling import Settings, generate
 from nova_jax.pipeline import Pipeline
 from nova_jax.sampling.sampler import Model
-from test_pipeline import CARD, TINY, save
 
 LONG = "a very " * 42 + "long one"  # More than 300 characters.
 PROMPTS = ['A "fox"', "a fox.", "A fox.", "ein Füchslein", "a fox's hat, red-0"]

@@ -1,0 +1,212 @@
+"""Arrays in files (Orbax): a checkpoint's, or a converted part's.
+
+Invariant: what is read is what was saved, or `Damaged` is raised; storage that fails is an `OSError` and no damage.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import functools
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from nova_jax.checkpoints import array_digests
+from nova_jax.utils.errors import UserError, error_numbers
+from nova_jax.utils.files import read_json, write_atomically
+
+STATE, DIGESTS = "state", "digests"  # Items of a checkpoint, and their folders.
+_NAMES_IN_AN_ERROR = 5
+
+
+class Damaged(UserError):
+  """A checkpoint that isn't what was saved."""
+
+  def __init__(self, folder: Path, reason: str):
+    super().__init__(f"{folder} is damaged: {reason}{_advice(folder)}")
+    self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+  """An array that is somewhere else; `read` reads or makes it."""
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  read: Callable[[], np.ndarray]
+
+  @property
+  def nbytes(self) -> int:
+    return math.prod(self.shape) * self.dtype.itemsize
+
+
+def save_arrays(folder: str | Path, arrays: Mapping[str, Stored]) -> None:
+  """Write arrays by name, and their digests, into a folder that has none; memory holds one array after the other."""
+  described = {}
+
+  def noted(name: str, stored: Stored) -> Stored:
+    def read() -> np.ndarray:
+      array = stored.read()
+      described.update(array_digests.describe({name: array}))
+      return array
+
+    return dataclasses.replace(stored, read=read)
+
+  registry = ocp.type_handlers.create_type_handler_registry(
+      (Stored, _StoredHandler(deepcopy_host_arrays=False)), (jax.Array, ocp.type_handlers.ArrayHandler()))
+  # Weights hardly compress, and writing them takes three times as long with compression.
+  handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
+  with ocp.Checkpointer(handler) as checkpointer:
+    checkpointer.save(Path(folder).absolute() / STATE, args=ocp.args.PyTreeSave(
+        {name: noted(name, stored) for name, stored in arrays.items()}))
+  write_atomically(Path(folder) / DIGESTS / "metadata", json.dumps({"arrays": described, "json": {}}))
+
+
+class _StoredHandler(ocp.type_handlers.NumpyHandler):
+  """Writes a `Stored` as the numpy array that it reads."""
+
+  async def serialize(self, values, infos, args=None):
+    args = args or [ocp.SaveArgs()] * len(values)
+    for value, info, arg in zip(values, infos, args):
+      for future in await super().serialize([value.read()], [info], [arg]):
+        future.result()  # Ends before the next array is read.
+    return []
+
+  def memory_size(self, values):
+    return [(value.nbytes, value.nbytes) for value in values]
+
+
+def stored_arrays(folder: str | Path) -> dict[str, Stored]:
+  """Return the arrays of a checkpoint or of a converted part, by name, not read yet.
+
+  Raises:
+    Damaged: the folder holds none; or, on reading an array, it isn't what was saved.
+  """
+  folder = Path(folder).absolute()
+  metadata, described = _stored(folder), read_digests(folder)
+  if described is not None:
+    _check_names(folder, metadata, described["arrays"])
+
+  def read(name: str) -> np.ndarray:
+    array = _restore(folder, {name: metadata[name]}, {name: ocp.RestoreArgs(restore_type=np.ndarray)})[name]
+    if described is not None and array_digests.describe({name: array})[name] != described["arrays"][name]:
+      raise Damaged(folder, f"{name} changed since")
+    return array
+
+  return {
+      name: Stored(tuple(leaf.shape), np.dtype(leaf.dtype), functools.partial(read, name))
+      for name, leaf in metadata.items()}
+
+
+def read_arrays(folder: Path, like: Any, described: Mapping[str, str] | None) -> Any:
+  """Read the arrays that `like` names; there must be no others."""
+  wanted, stored = flatten(like), _stored(folder)
+  if described is not None:
+    _check_names(folder, stored, described)
+  missing = wanted.keys() - stored.keys()
+  unknown = stored.keys() - wanted.keys()
+  differ = [
+      f"{name}: {stored[name].shape} {stored[name].dtype} stored, {leaf.shape} {leaf.dtype} expected"
+      for name, leaf in wanted.items()
+      if name in stored and (tuple(stored[name].shape), stored[name].dtype) != (tuple(leaf.shape), leaf.dtype)]
+  problems = [
+      f"{what}: {some(names)}"
+      for what, names in (("missing", missing), ("not expected", unknown), ("different", differ)) if names]
+  if problems:
+    raise UserError(f"checkpoint {folder} does not fit the model: {'; '.join(problems)}")
+  flat = _restore(folder, wanted, ocp.checkpoint_utils.construct_restore_args(wanted))
+  return jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in wanted])
+
+
+def _check_names(folder: Path, stored: Mapping[str, Any], described: Mapping[str, str]) -> None:
+  if {name: array_digests.shape_text(leaf) for name, leaf in stored.items()} != {
+      name: text.split()[0] for name, text in described.items()}:
+    raise Damaged(folder, "its list of arrays changed since")
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+  """Return shape and dtype of the stored arrays, by name."""
+  if not (folder / STATE).is_dir():
+    raise Damaged(folder, f"it has no {STATE}/, the arrays of a checkpoint")
+  with _reading(folder), ocp.PyTreeCheckpointer() as checkpointer:
+    metadata = checkpointer.metadata(folder / STATE).item_metadata
+    tree = None if metadata is None else dict(metadata.tree)
+  if tree is None:
+    raise Damaged(folder, f"what {STATE}/ holds can't be told from its files")
+  return tree
+
+
+def _restore(folder: Path, wanted: Mapping[str, Any], restore_args: Mapping[str, Any]) -> dict[str, Any]:
+  args = ocp.args.PyTreeRestore(dict(wanted), restore_args=dict(restore_args), partial_restore=True)
+  # The handler alone: a checkpointer would wait for other processes, which may have found damage and not come.
+  with _reading(folder), contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+    return handler.restore(folder / STATE, args=args)
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+  """Turn what Orbax and TensorStore raise, of many types and over many lines, into damage or an error of storage."""
+  try:
+    yield
+  except (MemoryError, jax.errors.JaxRuntimeError):
+    raise
+  except Exception as error:
+    numbers = [number for number in error_numbers(error) if number != errno.ENOENT]
+    if numbers:
+      raise OSError(numbers[0], os.strerror(numbers[0]), str(folder)) from None
+    raise Damaged(folder, f"a file of its {STATE}/ is missing, cut off or changed") from None
+
+
+def read_digests(folder: Path) -> dict[str, dict[str, str]] | None:
+  """Return the descriptions of a checkpoint's `arrays` and `json`; None for one of an older version."""
+  if not (folder / DIGESTS).is_dir():
+    return None
+  described = read_item(folder, DIGESTS)
+  if not all(isinstance(described.get(name), dict) for name in ("arrays", "json")):
+    raise Damaged(folder, f"{DIGESTS}/ changed since")
+  return described
+
+
+def read_item(folder: Path, name: str) -> dict[str, Any]:
+  """Read an item that is JSON."""
+  try:
+    return read_json(folder / name / "metadata")
+  except ValueError as error:
+    if isinstance(error.__context__, OSError) and error.__context__.errno != errno.ENOENT:
+      raise error.__context__
+    raise Damaged(folder, f"{name}/ can't be read") from None
+
+
+def finished_steps(directory: str | Path) -> list[int]:
+  """Return the steps of the finished checkpoints in `directory`, which need not exist."""
+  return sorted(ocp.utils.checkpoint_steps(Path(directory).absolute())) if Path(directory).is_dir() else []
+
+
+def _advice(folder: Path) -> str:
+  """Return what to do about a damaged checkpoint of a training run that has others, or a damaged converted part."""
+  if not folder.name.isdigit():
+    return "; convert the model anew"
+  before = [step for step in finished_steps(folder.parent) if step < int(folder.name)]
+  if not before:
+    return ""
+  return f"; launch.convert --step={before[-1]} takes the one before it, and training goes back to that one by itself"
+
+
+def some(names: Iterable[str]) -> str:
+  """Return a list of names for an error, of which only the first are shown."""
+  names = sorted(names)
+  more = len(names) - _NAMES_IN_AN_ERROR
+  return ", ".join(names[:_NAMES_IN_AN_ERROR]) + (f" and {more} more" if more > 0 else "")
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+  """Return the leaves by their paths, in the order of `jax.tree.leaves`."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -1,0 +1,78 @@
+"""What was probably meant by a path that is no model folder, said at the end of the error."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from nova_jax.checkpoints import model_card as cards
+from nova_jax.checkpoints.components import PARTS
+from nova_jax.checkpoints.weight_files import CONFIG
+
+_LOOKED_AT = 1000  # Entries of a folder.
+_NAMED = 3
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".zst", ".7z")
+
+
+def is_model(path: Path) -> bool:
+  """Whether a folder looks like a model of any form."""
+  return (path / cards.NAME).is_file() or any((path / part / CONFIG).is_file() for part in PARTS)
+
+
+def meant(path: Path) -> str:
+  """Return how to go on, as the end of an error; empty if there is no telling."""
+  if not path.exists():
+    if str(path).startswith("~"):
+      return f"; the shell leaves ~ as it is behind =: write --flag {path}, or {path.expanduser()}"
+    # ORG/NAME, and no path that a person would have made.
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)) and not path.parent.exists():
+      return (f"; if that is the name of a model on the Hugging Face hub, download it first, "
+              f"`hf download {path} --local-dir {path.name}`, and give the folder {path.name}")
+    return ""
+  if not path.is_dir():
+    above = _above(path)
+    if above:
+      return f"; the model is the whole folder: give {above}"
+    return "; unpack it and give the folder" if path.suffix in _ARCHIVES else ""
+  snapshots = list(_models_in(path / "snapshots"))
+  if snapshots:
+    return f"; it is a folder of the Hugging Face cache: give its snapshot, {_listed(_newest(path, snapshots))}"
+  if (path / "snapshots").is_dir():
+    return "; it is a folder of the Hugging Face cache, but none of its snapshots/ holds a model: download it again"
+  if (path / "checkpoints").is_dir():
+    return f"; it has checkpoints/ but no {cards.NAME}, which training writes beside them: copy that file too"
+  above = _above(path)
+  if above:
+    step = f" (and --step={path.name})" if path.name.isdecimal() and path.parent.name == "checkpoints" else ""
+    return f"; it is a part of the model {above}: give that folder{step}"
+  below = list(_models_in(path))
+  return f"; it holds {'the model' if len(below) == 1 else 'models'}: give {_listed(below)}" if below else ""
+
+
+def _above(path: Path) -> Path | None:
+  """Return the nearest of the three folders above that looks like a model."""
+  if path.name in ("", ".", ".."):
+    path = path.absolute().resolve()
+  return next((folder for folder in path.parents[:3] if is_model(folder)), None)
+
+
+def _newest(path: Path, snapshots: list[Path]) -> list[Path]:
+  """Return the snapshot that the cache calls the main one, or all."""
+  main = path / "refs" / "main"
+  try:
+    name = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+  except (OSError, ValueError):
+    name = ""
+  return [snapshot for snapshot in snapshots if snapshot.name == name] or snapshots
+
+
+def _models_in(folder: Path) -> Iterator[Path]:
+  try:
+    entries = sorted(path for _, path in zip(range(_LOOKED_AT), folder.iterdir()))
+  except OSError:
+    return
+  yield from (path for path in entries if path.is_dir() and is_model(path))
+
+
+def _listed(folders: list[Path]) -> str:
+  more = len(folders) - _NAMED
+  return " or ".join(map(str, folders[:_NAMED])) + (f" or one of {more} others" if more > 0 else "")

@@ -1,0 +1,69 @@
+"""Make a latent cache: encode videos and pictures once, so that training reads latents.
+
+Example:
+  python -m launch.cache --source clips --output caches/clips --config configs/cache.py
+
+The source is a folder of videos and pictures with captions in .txt or .json files beside them, a table (.csv, .jsonl,
+.json, .parquet), WebDataset tars or a TFDS dataset. The same command again continues where it stopped. On many hosts
+it runs on each, with --num_processes and --process_id, or --coordinator=auto on TPU VMs; all must see source and
+output. What can't be used is named in rejected.jsonl, and tried again with --retry_rejected.
+"""
+
+import os
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from nova_jax.cli.entry import Command
+from nova_jax.config import CacheConfig
+from nova_jax.utils.fields import from_dict
+from nova_jax.utils.progress import Progress
+
+config_flags.DEFINE_config_file("config", None, "Python file with get_config(), such as configs/cache.py; it is run.")
+flags.DEFINE_string(
+    "source", None, "Data to encode: a folder, a table, a tar, a folder of tars, or a TFDS dataset (FOLDER[:SPLIT]).")
+flags.DEFINE_string("output", None, "Folder that the cache is written to.")
+flags.DEFINE_integer(
+    "num_workers", os.cpu_count(), "Number of processes that decode; with 0, the main process decodes.", lower_bound=0)
+flags.DEFINE_bool("retry_rejected", False, "Try again what earlier runs rejected, also in a finished cache.")
+flags.DEFINE_string(
+    "coordinator", None, "The word auto, on TPU VMs, GKE, Slurm and Open MPI: the number of hosts and of this one are "
+    "found out.")
+flags.DEFINE_integer("num_processes", None, "Number of hosts that build the cache together.")
+flags.DEFINE_integer("process_id", None, "Number of this host among them, counted from 0.")
+
+
+def main() -> None:
+  """Build the cache and say what it holds."""
+  # Not at the top: each decoding process imports this file, and needs no JAX.
+  from nova_jax.data.cache.build import build
+  from nova_jax.data.cache.format import REJECTED, Counts
+  from nova_jax.data.cache.inspect import describe
+  from nova_jax.parallel.supervisor import share
+  from nova_jax.utils import compilation_cache
+
+  args = flags.FLAGS
+  host, num_hosts = share(args.coordinator, args.num_processes, args.process_id)
+  compilation_cache.use()
+  print(f"encoding {args.source} into {args.output}", flush=True)
+  with Progress("item") as progress:
+
+    def show(done: int, total: int, counts: Counts) -> None:
+      skipped = counts.too_short + counts.no_bucket
+      progress.show(done, total, f"{counts.cached} cached, {skipped} skipped, {counts.rejected} rejected")
+
+    output = pathlib.Path(args.output)  # `build` sees that it can be written to.
+    manifest = build(
+        args.source, output, from_dict(CacheConfig, args.config), host=host, num_hosts=num_hosts,
+        num_workers=args.num_workers, retry_rejected=args.retry_rejected, progress=show)
+  if manifest is None:
+    print(f"this host's share is done; the last host to finish writes the manifest of {output}")
+    return
+  print(describe(manifest))
+  print(f"next: python -m launch.inspect --dataset {output} --sheet sheet.png")
+  if manifest.counts.rejected:
+    print(f"what could not be used, and why: {output / REJECTED}; when it is mended, add --retry_rejected")
+
+
+COMMAND = Command(main, required=("source", "output", "config"))

@@ -1,0 +1,82 @@
+"""Compile for a TPU pod that isn't here, and say what would fit on it.
+
+Example:
+  python -m launch.compile --config configs/digits.py --topology v5e:4x4
+
+It prints what each device must hold and move, and how fast the programs can be at best. The exit code is 1 if they
+don't fit.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from nova_jax.cli.entry import Command
+from nova_jax.config import Experiment
+from nova_jax.tools.aot.programs import WHAT
+from nova_jax.tools.aot.report import total_seconds
+from nova_jax.tools.aot.search import cheapest_change, compile_all, search
+from nova_jax.tools.aot.topology import parse_mesh, parse_topology, prepare_environment
+from nova_jax.utils.errors import FAILED, UserError
+from nova_jax.utils.fields import from_dict
+from nova_jax.utils.files import check_writable, write_atomically
+
+config_flags.DEFINE_config_file("config", None, "Python file with get_config(), such as configs/digits.py; it is run.")
+flags.DEFINE_string(
+    "topology", None,
+    "Slice of the pod, such as v5e:16x16, v4:4x4x4, v5p:4x4x4 or v6e:16x16; *2 behind it means two slices.")
+flags.DEFINE_string(
+    "mesh", None,
+    "Number of devices along each axis of the mesh, such as data=1,fsdp=64,tensor=4. Default: the mesh of --config.")
+flags.DEFINE_enum(
+    "what", "train", WHAT,
+    "Programs to compile: the training steps of all stages (train), a generation (sample), or the decoding of a tile "
+    "(decode).")
+flags.DEFINE_bool(
+    "search", False, "Whether to search for the lightest rematerialization that fits, and for the largest batch.")
+flags.DEFINE_string("json", None, "JSON file that all results are written to.")
+
+NO_CHANGE = {
+    "train": "no change that was tried makes it fit", "sample": "no change that was tried makes it fit",
+    "decode": "decode in tiles: --space_tile of launch.sample"}
+
+
+def main() -> None:
+  """Compile --config for --topology."""
+  args = flags.FLAGS
+  prepare_environment()
+  experiment, topology = from_dict(Experiment, args.config), parse_topology(args.topology)
+  if args.mesh:
+    experiment = dataclasses.replace(experiment, mesh=parse_mesh(args.mesh))
+  if args.search and args.what != "train":
+    raise UserError(f"--search is for training, got --what={args.what}")
+  check_writable("json", args.json)
+  say = lambda text: print(text, flush=True)
+  result = {"config": dataclasses.asdict(experiment), "topology": topology.name, "what": args.what}
+  if args.search:
+    result["search"] = search(experiment, topology, say)
+    for name in ("lightest_remat", "largest_batch"):
+      say(f"{name.replace('_', ' ')}: {result['search'][name] or 'none that was tried'}")
+    if result["search"]["batch_limit"]:
+      say("larger batches were not tried")
+    fits = result["search"]["lightest_remat"] is not None
+  else:
+    result["programs"] = reports = compile_all(experiment, topology, args.what, say)
+    fits = all(report["fits"] for report in reports)
+    if args.what == "sample" and all("roofline" in report for report in reports):
+      samples = max(report["samples"] for report in reports)
+      say(f"{samples} generations take at least {total_seconds(reports):.2f} s, all sets as long as the largest")
+    if not fits:
+      found = cheapest_change(experiment, topology, args.what, say)
+      result["change"] = found[0] if found else None
+      say(f"the cheapest change that fits: {found[0]}" if found else NO_CHANGE[args.what])
+  if args.json:
+    write_atomically(Path(args.json), json.dumps(result, indent=1) + "\n")
+  sys.exit(0 if fits else FAILED)
+
+
+COMMAND = Command(main, required=("config", "topology"))

@@ -1,0 +1,51 @@
+"""Convert a model between the published format and ours.
+
+Example:
+  python -m launch.convert --source downloads/nova-d48w768-sdxl1024 --target models/nova
+
+A published (diffusers-style) folder becomes ours, with its weights in Orbax. A converted folder or the workdir of a
+training run becomes a published one. The direction follows from what --source is.
+"""
+
+import time
+from pathlib import Path
+
+from absl import flags
+
+from nova_jax.checkpoints.components import PARTS
+from nova_jax.checkpoints.convert import CODES, convert
+from nova_jax.checkpoints.published_files import INDEX
+from nova_jax.cli.entry import Command
+from nova_jax.utils.notes import tell
+from nova_jax.utils.progress import Progress
+
+flags.DEFINE_string(
+    "source", None,
+    "Folder to convert: a published one (all of it or one part), a converted one, or the workdir of a training run.")
+flags.DEFINE_string("target", None, "Folder to write; it must not exist yet.")
+flags.DEFINE_list("parts", None, f"Parts to convert, some of {', '.join(PARTS)}. Default: all that --source has.")
+flags.DEFINE_enum("dtype", None, list(CODES), "Precision of the weights that are written. Default: that of --source.")
+flags.DEFINE_string("base", None, "Folder of a model that supplies the parts that --source lacks.")
+flags.DEFINE_enum(
+    "weights", "ema", ["ema", "params"],
+    "Weights to use of a training run: the averaged ones (ema) or the last ones (params).")
+flags.DEFINE_integer("step", None, "Step of the checkpoint to use of a training run. Default: the newest checkpoint.")
+
+
+def main() -> None:
+  """Convert --source to --target."""
+  args = flags.FLAGS
+  started = time.perf_counter()
+  print(f"reading {args.source}", flush=True)
+  with Progress("B") as bar:
+    notes = convert(
+        args.source, args.target, parts=args.parts, dtype=args.dtype, base=args.base, weights=args.weights,
+        step=args.step, progress=lambda part, done, total: bar.show(done, total, part))
+  for note in notes:
+    tell(note)
+  print(f"wrote {args.target} in {time.perf_counter() - started:.1f} s")
+  if (Path(args.target) / INDEX).is_file():
+    print(f'next: python -m launch.sample --checkpoint {args.target} --output out --prompt "what to show"')
+
+
+COMMAND = Command(main, required=("source", "target"))

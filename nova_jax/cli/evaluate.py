@@ -1,0 +1,98 @@
+"""Sample for a benchmark, or score the digits model.
+
+Example:
+  python -m launch.evaluate --benchmark digits --checkpoint runs/digits --output out/digits
+
+--benchmark geneval, vbench, dpg or t2i_compbench with --prompts FILE fills a folder for the official scorer; the same
+command continues it, and --shard 0/4 … 3/4 share it out. --check DIR verifies one. --benchmark digits generates clips
+of all digits and directions, prints each score beside what real clips reach, and writes scores.json and pictures.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from nova_jax.cli.entry import Command
+from nova_jax.evals import digits as digits_lib
+from nova_jax.evals.benchmarks import run
+from nova_jax.evals.benchmarks.layout import NAMES
+from nova_jax.evals.digits_run import score_digits
+from nova_jax.pipeline.loading import load_pipeline, say_first_compiles
+from nova_jax.utils.errors import FAILED, UserError
+from nova_jax.utils.files import check_folder_writable
+from nova_jax.utils.progress import Progress
+
+flags.DEFINE_enum("benchmark", "digits", ["digits", *NAMES], "Benchmark to sample for; digits also scores the clips.")
+flags.DEFINE_string(
+    "checkpoint", None, "Folder of the model: a published one, a converted one, or the workdir of a training run.")
+flags.DEFINE_string("output", None, "Folder that samples and scores are written to.")
+flags.DEFINE_string("prompts", None, "File or folder with the prompts of the benchmark, as its authors publish it.")
+flags.DEFINE_string(
+    "rewritten", None,
+    "File prompts.json of NOVA's authors for the benchmark, whose longer prompts the model reads instead.")
+flags.DEFINE_string(
+    "check", None,
+    "Folder to verify instead of sampling: the --output of an earlier run; or, with --prompts, a folder of any "
+    "scorer's samples.")
+flags.DEFINE_string("shard", "0/1", "Part of the work to do, I/N: the part number I, counted from 0, of N parts.")
+flags.DEFINE_integer("num_frames", None, "Number of frames of a video. Default: as many as the model was trained on.")
+flags.DEFINE_float(
+    "motion_flow", None, "Motion score that the model is told; larger means more motion. Default: the model's own.")
+flags.DEFINE_float(
+    "fps", None, "Frames per second that the model is told and that files have. Default: the model's own.",
+    lower_bound=0.1)
+flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16"], "Precision of the activations; bfloat16 is faster on accelerators.")
+flags.DEFINE_integer(
+    "num_prompts", 400,
+    "Number of clips for --benchmark=digits; multiples of 40 hold every digit and direction equally often.",
+    lower_bound=1)
+flags.DEFINE_enum(
+    "captions", "plain", ["plain", "free"],
+    "Captions for --benchmark=digits: one wording (plain), or all paraphrases in turn (free).")
+flags.DEFINE_integer(
+    "batch_size", None,
+    "Number of samples that are generated together. Default: 100 for digits, 8 for other benchmarks.", lower_bound=1)
+flags.DEFINE_integer(
+    "num_inference_steps", None,
+    "Number of sets in which the tokens of a frame are generated. Default: the model's own.")
+flags.DEFINE_integer(
+    "num_diffusion_steps", None, "Number of diffusion steps for each set of tokens. Default: the model's own.")
+flags.DEFINE_float(
+    "guidance_scale", None, "Scale of classifier-free guidance; 1 means no guidance. Default: the model's own.")
+flags.DEFINE_integer("seed", 0, "Seed of all random numbers; the same seed gives the same samples.")
+flags.DEFINE_enum(
+    "weights", "ema", ["ema", "params"],
+    "Weights to use of a training run: the averaged ones (ema) or the last ones (params).")
+
+
+def main() -> None:
+  """Check, score or sample."""
+  args = flags.FLAGS
+  if args.check:
+    sys.exit(0 if run.check_folder(Path(args.check), args.benchmark, args.prompts) else FAILED)
+  for name in ("checkpoint", "output"):
+    if not getattr(args, name):
+      raise UserError(f"--{name} is needed (only --check does without)")
+  if args.benchmark == "digits":
+    _digits(args)
+  else:
+    run.sample(args)
+
+
+def _digits(args) -> None:
+  output = check_folder_writable("output", args.output)
+  pipe = load_pipeline(args.checkpoint, weights=args.weights, dtype=args.dtype)
+  say_first_compiles()
+  with Progress("clip", args.num_prompts) as progress:
+    result = score_digits(
+        pipe, output, num_prompts=args.num_prompts, captions=args.captions, batch_size=args.batch_size or 100,
+        seed=args.seed, show=lambda done: progress.show(done, what="generating"),
+        num_inference_steps=args.num_inference_steps, num_diffusion_steps=args.num_diffusion_steps,
+        guidance_scale=args.guidance_scale)
+  print(f"{args.num_prompts} prompts, {args.captions} captions")
+  print(f"{digits_lib.table(result.scores, result.real)}\nwatch {output}/grid.gif, or see {output}/sheet.png")
+
+
+COMMAND = Command(main)

@@ -1,0 +1,91 @@
+"""Generate pictures and videos from text, pictures or videos.
+
+Example:
+  python -m launch.sample --checkpoint runs/digits --output out --prompt "the digit seven moves up"
+
+Each output says how it was made, `--reproduce FILE` makes it again, and a run that was killed continues where it was.
+docs/generation.md shows every task.
+"""
+
+import time
+from pathlib import Path
+
+from absl import flags
+
+from nova_jax import media
+from nova_jax.cli import sampling_flags
+from nova_jax.cli.entry import Command
+from nova_jax.pipeline import batch_sampling
+from nova_jax.pipeline.given_clips import GivenClips
+from nova_jax.pipeline.loading import load_pipeline, say_first_compiles
+from nova_jax.pipeline.preflight import check_clips
+from nova_jax.pipeline.prompts import naming
+from nova_jax.pipeline.provenance import read_recipe
+from nova_jax.utils import compilation_cache
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.files import check_folder_writable
+from nova_jax.utils.notes import tell
+from nova_jax.utils.progress import Progress
+
+SHEET_CLIPS = 64
+NOTES = 5  # Lines on what is not used of given videos.
+sampling_flags.define()
+
+
+def main() -> None:
+  """Generate a clip for each prompt or class, or one again."""
+  args = flags.FLAGS
+  started = time.perf_counter()
+  with naming("--reproduce"):
+    again = read_recipe(Path(args.reproduce)) if args.reproduce else None
+  if again:
+    sampling_flags.check_alone(args)
+    batch_sampling.check_files(again)
+  clips, places = ([again.settings], [""]) if again else sampling_flags.clips(args)
+  checkpoint = args.checkpoint or (again.checkpoint if again else None)
+  if checkpoint is None:
+    raise UserError("--checkpoint: say which model, a folder")
+  formats = sampling_flags.formats(args)
+  output = check_folder_writable("output", args.output)
+  compilation_cache.use(args.compilation_cache, on_cpu=True)
+  weights = again.weights.split()[0] if again else args.weights
+  texts = batch_sampling.encode_first(checkpoint, clips, places) if args.low_memory else None
+  pipe = load_pipeline(
+      checkpoint, weights=weights, parts=("vae",) if args.low_memory else ("vae", "text_encoder"),
+      dtype=again.dtype if again else args.dtype, space_tile=again.space_tile if again else args.space_tile,
+      mesh=sampling_flags.mesh(args))
+  pipe.text_encoder = texts or pipe.text_encoder
+  batch_size = again.batch[1] if again else min(args.batch_size, len(clips))
+  check_clips(pipe, clips, places, batch_size, "latent" if formats == ("latents",) else "pixels")
+  pipe.text_encoder = texts or batch_sampling.known_texts(pipe.text_encoder, clips, places)
+  notes = [] if pipe.text_encoder is None else list(pipe.text_encoder.told)
+  given = GivenClips(pipe)
+  clips = given.complete(clips, places)
+  notes += given.notes[:NOTES]
+  if len(given.notes) > NOTES:
+    notes.append(f"of {len(given.notes) - NOTES} more videos some frames are not used, too")
+  if again:
+    recipes, batches = [again], [[0]]
+    notes += batch_sampling.check_weights(pipe, again)
+  else:
+    clips = [batch_sampling.complete(pipe, clip) for clip in clips]
+    batches = list(batch_sampling.plan_batches(clips, batch_size))
+    recipes = batch_sampling.make_recipes(pipe, checkpoint, weights, clips, batches, batch_size)
+  for note in notes:
+    tell(note)
+  say_first_compiles()
+  if args.warmup:
+    batch_sampling.warm_up(pipe, recipes, batches)
+    print(f"all programs are compiled, after {time.perf_counter() - started:.1f} s")
+    return
+  with Progress("set") as progress:
+    files = batch_sampling.run(pipe, recipes, batches, output, formats, progress, given)
+  sheets = [path for paths in files for path in paths if path.name.endswith("-sheet.png")]
+  if sheets:
+    media.write_stack(output / batch_sampling.STACK, sheets[:SHEET_CLIPS])
+  seconds, many = time.perf_counter() - started, "s" * (len(clips) > 1)
+  print(f"{len(clips)} clip{many} in {seconds:.1f} s, start and compilation included; see {output}")
+  print(f"the first is {files[0][0]}; next: --reproduce={files[0][0]} makes it again")
+
+
+COMMAND = Command(main, required=("output",), aliases={"later_prompts": "then", "output": "formats"})

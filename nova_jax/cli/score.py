@@ -1,0 +1,106 @@
+"""Compute numbers from finished folders.
+
+Example:
+  python -m launch.score --benchmark motion --generated out
+
+vbench and geneval add up what the official scorers wrote (--results FILE or FOLDER). frechet compares two folders of
+pictures or videos: Fréchet distance, precision, recall and diversity, in the features of a network whose weights you
+bring (inception for FID, i3d for FVD): --real DIR --generated DIR --weights FILE
+[--features inception|i3d|MODULE:FUNCTION]. motion tells how much the videos of --generated move, in pixels a frame.
+"""
+
+import itertools
+import json
+from pathlib import Path
+
+from absl import flags
+
+from nova_jax.cli.entry import Command
+from nova_jax.evals import aggregate
+from nova_jax.evals.features import NETWORKS, VIDEOS, features_of, find, open_features, passed_over
+from nova_jax.evals.frechet import frechet_distance
+from nova_jax.evals.motion import motion_of
+from nova_jax.evals.neighbours import diversity, precision_recall
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.files import write_atomically
+from nova_jax.utils.notes import tell
+
+# What each score is made of; --features has a default, and --json is for all.
+NEEDED = {
+    "vbench": ("results",), "geneval": ("results",), "frechet": ("real", "generated", "weights"),
+    "motion": ("generated",)}
+
+flags.DEFINE_enum(
+    "benchmark", None, list(NEEDED),
+    "Score to compute: vbench and geneval need --results, frechet needs --real, --generated and --weights, and "
+    "motion needs --generated.")
+flags.DEFINE_multi_string(
+    "results", None, "File or folder that the official scorer wrote; repeat the flag for several files.")
+flags.DEFINE_string("real", None, "Folder of real pictures or videos, to compare with.")
+flags.DEFINE_string("generated", None, "Folder of generated pictures or videos.")
+flags.DEFINE_string(
+    "features", "inception",
+    f"Network that computes features: {', '.join(NETWORKS)}, or MODULE:FUNCTION, a function that makes one. MODULE "
+    "is imported.")
+flags.DEFINE_string(
+    "weights", None,
+    "File with the weights of --features, such as those of InceptionV3 from pytorch-fid or of I3D from pytorch-i3d.")
+flags.DEFINE_string("json", None, "JSON file that the numbers are written to.")
+
+
+def main() -> None:
+  """Print scores, and write them."""
+  args = flags.FLAGS
+  for name in sorted(set(itertools.chain(*NEEDED.values()))):
+    needed, given = name in NEEDED[args.benchmark], bool(getattr(args, name))
+    if needed != given:
+      raise UserError(f"--{name} {'is needed for' if needed else 'is given, but not used by'} {args.benchmark}")
+  scores = SCORES[args.benchmark](args)
+  for name, value in scores.items():
+    print(f"{name:<24}{value:>12{'' if isinstance(value, int) else '.4f'}}")
+  if args.json:
+    write_atomically(args.json, json.dumps(scores, indent=2) + "\n")
+
+
+def _vbench(args) -> dict[str, float]:
+  scores = aggregate.read_vbench([Path(path) for path in args.results])
+  return scores | aggregate.vbench_totals(scores)
+
+
+def _geneval(args) -> dict[str, float]:
+  if len(args.results) > 1:
+    raise UserError(f"--results: geneval's are one file, got {len(args.results)}")
+  return aggregate.read_geneval(Path(args.results[0]))
+
+
+def _frechet(args) -> dict[str, float]:
+  folders = {name: find(Path(getattr(args, name))) for name in ("real", "generated")}
+  for name in folders:
+    _say(passed_over(Path(getattr(args, name))))
+  function = open_features(args.features, args.weights)
+  real, made = (features_of(paths, function, name) for name, paths in folders.items())
+  if real.clip_frames != made.clip_frames:
+    raise UserError(
+        f"clips of --real have {real.clip_frames or 1} frames, those of --generated {made.clip_frames or 1}; expected "
+        "as many in both")
+  precision, recall = precision_recall(real.features, made.features)
+  return {
+      "frechet": frechet_distance(real.statistics, made.statistics), "precision": precision, "recall": recall,
+      "diversity": diversity(made.features), "diversity_real": diversity(real.features),
+      "features": len(made.features), "features_real": len(real.features)}
+
+
+def _motion(args) -> dict[str, float]:
+  _say(passed_over(Path(args.generated), VIDEOS))
+  return motion_of(Path(args.generated))
+
+
+def _say(note: str) -> None:
+  if note:
+    tell(note)
+
+
+SCORES = {"vbench": _vbench, "geneval": _geneval, "frechet": _frechet, "motion": _motion}
+
+
+COMMAND = Command(main, required=("benchmark",))

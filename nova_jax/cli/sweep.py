@@ -1,0 +1,55 @@
+"""Run a sweep over settings, and write tables and plots of its results.
+
+Example:
+  python -m launch.sweep --config configs/sweeps/guidance.py --checkpoint runs/digits --output out/sweep
+
+Each point runs in a process of its own, in order; the same command again runs what is missing or failed. On several
+machines that see --output, give each a --shard, such as the index of an array job. It writes results.csv, results.md,
+plots/ and index.html, also while points are missing.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from nova_jax.checkpoints.model_folder import open_folder
+from nova_jax.cli.entry import Command
+from nova_jax.pipeline.prompts import naming
+from nova_jax.tools.sweeps.engine import plan_tasks, run_tasks
+from nova_jax.tools.sweeps.plan import load_sweep
+from nova_jax.tools.sweeps.report import write_report
+from nova_jax.utils.errors import FAILED, UserError
+from nova_jax.utils.files import check_folder_writable
+
+flags.DEFINE_string("config", None, "Python file with get_sweep(), such as configs/sweeps/guidance.py; it is run.")
+flags.DEFINE_string("checkpoint", None, "Folder of the model, for points that train none of their own.")
+flags.DEFINE_string("output", None, "Folder that the results of the sweep are written to.")
+flags.DEFINE_string(
+    "runs", None, "Folder of training runs, which several sweeps can share. Default: the folder runs in --output.")
+flags.DEFINE_integer("processes", 1, "Number of points that run at the same time on this machine.", lower_bound=1)
+flags.DEFINE_string("shard", "0/1", "Part of the points to run, I/N: the part number I, counted from 0, of N parts.")
+flags.DEFINE_bool("report", False, "Whether to run nothing and only write the results of the points that are done.")
+
+
+def main() -> None:
+  """Run a sweep, and write what came of it."""
+  args = flags.FLAGS
+  shard = re.fullmatch(r"(\d+)/(\d+)", args.shard)
+  if not shard:
+    raise UserError(f"--shard: expected I/N, such as 0/4, got {args.shard!r}")
+  sweep, output = load_sweep(args.config), check_folder_writable("output", args.output)
+  if args.checkpoint and not args.report:
+    with naming("--checkpoint"):
+      open_folder(Path(args.checkpoint))
+  tasks = plan_tasks(sweep, args.checkpoint, output, Path(args.runs) if args.runs else None)
+  if not args.report:
+    run_tasks(tasks, args.processes, (int(shard[1]), int(shard[2])), lambda line: print(line, flush=True))
+  paths = write_report(sweep, tasks, output)
+  done, failed = (sum(value is not None for value in values) for values in zip(*[(t.result, t.error) for t in tasks]))
+  print(f"{done} of {len(tasks)} points done, {failed} failed; open {paths[-1]}")
+  sys.exit(FAILED if failed else 0)
+
+
+COMMAND = Command(main, required=("config", "output"))

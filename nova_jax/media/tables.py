@@ -1,0 +1,218 @@
+"""Tables, strictly: CSV, JSON lines and JSON arrays as rows; a row that can't be read says why.
+
+  .csv     commas and double quotes, as RFC 4180 has them. A column without a name may be empty or hold the row numbers
+           that pandas writes, and is left out. Lines without any cell are left out.
+  .jsonl   an object a line; blank lines are left out, but count
+  .json    an array of objects, which may also lie under the name .jsonl
+null and NaN are no value, and become None.
+Invariant: a row is what its line says, or a problem; a table whose rows can't be told apart is refused.
+"""
+
+import contextlib
+import csv
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nova_jax.utils import limits
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.files import read_bytes
+from nova_jax.utils.text_files import check_encoding, parse_json, without_marks
+
+ENDINGS = (".csv", ".jsonl", ".json")
+
+
+class Row(NamedTuple):
+  """A row of a table."""
+
+  number: int  # From 1: of the row in CSV and arrays, of the line in JSON lines.
+  where: str  # File and line, or file and entry.
+  values: dict[str, Any]  # Cells by column; None where there is no value. With a problem, what may be in them.
+  problem: str = ""  # Why the row can't be used.
+
+
+class Table(NamedTuple):
+  """All of a table."""
+
+  columns: tuple[str, ...]  # Names, in their order.
+  rows: list[Row]
+
+
+def read_table(path: str | Path) -> Table:
+  """Read a table; rows that can't be used are among its rows, with the reason.
+
+  Raises:
+    ValueError: the file can't be read, or what is wrong with it concerns more than a row.
+  """
+  path = Path(path)
+  content = read_bytes(path, limits.TEXT_FILE_BYTES)
+  check_encoding(content, str(path))
+  text = without_marks(content.decode("utf-8", "surrogateescape"))
+  if (count := max(text.count("\n"), text.count("\r"))) > limits.ROWS:
+    raise UserError(f"{path} has {count:,} lines; expected at most {limits.ROWS:,} (ROWS): split the table")
+  if path.suffix.lower() == ".csv":
+    return _csv(text, path)
+  if path.suffix.lower() == ".json" or _is_array(text):
+    rows = list(_json_array(text, path))
+  else:
+    rows = list(_json_lines(text, path))
+  return Table(tuple({name: None for row in rows for name in row.values}), rows)
+
+
+def check_rows(table: Table) -> Table:
+  """Return a table all of whose rows can be used.
+
+  Raises:
+    ValueError: there is another; file and line are named.
+  """
+  for row in table.rows:
+    if row.problem:
+      raise UserError(f"{row.where}: {row.problem}")
+  return table
+
+
+def inner_rows(row: Row, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+  """Yield the lines within a row's cells that would be rows of their own: a quote may be open that was not meant."""
+  for cell in row.values.values():
+    for line in re.split("\r\n|\r|\n", cell)[1:] if isinstance(cell, str) else ():
+      with contextlib.suppress(csv.Error):
+        cells = next(csv.reader([line]), [])
+        if len(cells) == len(columns):
+          yield dict(zip(columns, cells))
+
+
+def is_missing(value: Any) -> bool:
+  """Return whether a cell has no value: null or NaN."""
+  return value is None or isinstance(value, float) and math.isnan(value)
+
+
+def _csv(text: str, path: Path) -> Table:
+  lines = _csv_lines(text, path)
+  if not lines:
+    raise UserError(f"{path} is empty; expected a line with the names of the columns")
+  (first, names), *lines = lines
+  _check_names(names, f"{path}:{first}")
+  kept = [i for i, name in enumerate(names) if name or not _is_filler(i, lines)]
+  if unnamed := [i + 1 for i in kept if not names[i]]:
+    raise UserError(f"{path}:{first}: column {unnamed[0]} has no name")
+  rows = []
+  for number, (line, cells) in enumerate(lines, 1):
+    problem = _text_problem(cells)
+    if any(cell.startswith(" ") and cell.lstrip().startswith('"') for cell in cells):
+      problem = "a quote after a space is part of its cell; remove the space"
+    if len(cells) != len(names):
+      hint = "; a cell with a comma needs quotes around it" if len(cells) > len(names) else ""
+      problem = f"expected {len(names)} cells, as in the header, got {len(cells)}{hint}"
+    values = {names[i]: cells[i] for i in kept if i < len(cells)}
+    rows.append(Row(number, f"{path}:{line}", values, problem))
+  return Table(tuple(names[i] for i in kept), rows)
+
+
+def _csv_lines(text: str, path: Path) -> list[tuple[int, list[str]]]:
+  """Return the cells of each row, and the line on which it begins."""
+  lines, begun = [], 1
+  with _any_length():
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+      for cells in reader:
+        if cells:
+          lines.append((begun, cells))
+        begun = reader.line_num + 1
+    except csv.Error as error:
+      reason = {"unexpected end of data": "a quote is opened and not closed",
+                "',' expected after '\"'": "a quote ends in the middle of a cell; quotes within quotes are doubled"}
+      raise UserError(f"{path}:{begun}: {reason.get(str(error), error)}; the rows from here on are not safe") from None
+  return lines
+
+
+@contextlib.contextmanager
+def _any_length() -> Iterator[None]:
+  """Let cells be of any length: the csv module would refuse the whole table for a long one."""
+  before = csv.field_size_limit(limits.TEXT_FILE_BYTES)
+  try:
+    yield
+  finally:
+    csv.field_size_limit(before)
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+  """Refuse a header that leaves open which column is which."""
+  if len(names) == 1 and (found := re.search(r"[;\t|]", names[0])):
+    raise UserError(f"{where}: the header is parted by {found[0]!r}; expected commas")
+  for i, name in enumerate(names):
+    if name and name in names[:i]:
+      raise UserError(f"{where}: the column {name!r} is there twice")
+    if name != name.strip():
+      raise UserError(f"{where}: the name {name!r} has spaces around it; remove them")
+    if problem := _text_problem([name]):
+      raise UserError(f"{where}: {problem}")
+  if not any(names):
+    raise UserError(f"{where}: expected the names of the columns, got none")
+
+
+def _is_filler(column: int, lines: Sequence[tuple[int, Sequence[str]]]) -> bool:
+  """Return whether a column is empty, or is the first and numbers the rows."""
+  cells = [cells[column] for _, cells in lines if column < len(cells)]
+  return not any(cells) or column == 0 and cells == [str(i) for i in range(len(lines))]
+
+
+def _text_problem(texts: Sequence[str], what: str = "cell") -> str:
+  for text in texts:
+    if len(text) > limits.CELL_BYTES:
+      return f"a {what} of {len(text):,} characters; expected at most {limits.CELL_BYTES:,} bytes (CELL_BYTES)"
+    if "\0" in text:
+      return f"a {what} has a zero byte, which no text has"
+    try:
+      text.encode()
+    except UnicodeEncodeError as error:
+      return f"a {what} is not UTF-8: it has a byte 0x{ord(text[error.start]) - 0xdc00:02x}; save the file as UTF-8"
+  return ""
+
+
+def _json_lines(text: str, path: Path) -> Iterator[Row]:
+  for number, line in enumerate(re.split("\r\n|\r|\n", text), 1):
+    if line.strip():
+      where = f"{path}:{number}"
+      try:
+        if problem := _text_problem([line], "line"):
+          raise UserError(problem)
+        yield _object(parse_json(line, "the line"), number, where)
+      except ValueError as error:
+        yield Row(number, where, {}, str(error))
+
+
+def _json_array(text: str, path: Path) -> Iterator[Row]:
+  try:
+    text.encode()
+  except UnicodeEncodeError as error:
+    line = text.count("\n", 0, error.start) + 1
+    raise UserError(f"{path}:{line} is not UTF-8; save the file as UTF-8") from None
+  if len(text) > limits.JSON_FILE_BYTES:
+    raise UserError(
+        f"{path}: expected at most {limits.JSON_FILE_BYTES:,} bytes of one JSON array (JSON_FILE_BYTES), got "
+        f"{len(text):,}; write an object a line, as .jsonl")
+  entries = parse_json(text, str(path))
+  if not isinstance(entries, list):
+    raise UserError(f"{path}: expected a JSON array of objects, got {type(entries).__name__}")
+  for number, entry in enumerate(entries, 1):
+    yield _object(entry, number, f"{path}, entry {number}")
+
+
+def _is_array(text: str) -> bool:
+  """Return whether a file that should have an object a line is an array of objects."""
+  if not text.lstrip().startswith("[") or len(text) > limits.JSON_FILE_BYTES:
+    return False
+  try:
+    value = parse_json(text, "")
+  except ValueError:
+    return False
+  return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
+
+
+def _object(value: Any, number: int, where: str) -> Row:
+  if not isinstance(value, dict):
+    return Row(number, where, {}, f"expected a JSON object, got {type(value).__name__}")
+  return Row(number, where, {name: None if is_missing(cell) else cell for name, cell in value.items()})

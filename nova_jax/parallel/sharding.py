@@ -1,0 +1,187 @@
+"""Where arrays live on the mesh: one table from logical axis names to mesh axes.
+
+Mesh axes: `data` (replicas), `fsdp` (replicas that share out the parameters), `context` (parts of each sequence) and
+`tensor` (heads and MLP columns). In the scaling book's notation activations are X[B_{data,fsdp}, S_context, D], and an
+MLP's first matrix is W[D_fsdp, F_tensor]. Several slices are replicas of each other: `data` spans them, so that the
+slow network between slices carries nothing but the sum of gradients.
+Invariant: every parameter names all its axes, and no array uses a mesh axis twice.
+"""
+
+import contextlib
+import functools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from nova_jax.config import MeshConfig
+from nova_jax.utils.derivatives import linear_call
+from nova_jax.utils.errors import UserError
+
+MESH_AXES = ("data", "fsdp", "context", "tensor")  # From the outermost, slowest links to the innermost.
+CONTEXT = "context"
+
+RULES: dict[str | None, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "sequence": CONTEXT,
+    "embed": "fsdp",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "layers": None,
+    "head_dim": None,
+    "norm": None,
+    "patch": None,
+    "rank": None,
+    "text": None,
+    "vocab": None,
+    None: None,
+}
+
+
+def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """Arrange devices (all of them by default) as the config says; `data` spans the slices, if there are several.
+
+  Raises:
+    ValueError: the axes' sizes don't multiply to the number of devices, or `data` not to whole slices.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  sizes = [getattr(cfg, axis) for axis in MESH_AXES]
+  known = int(np.prod([size for size in sizes if size != -1]))
+  if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+    raise UserError(f"mesh: expected positive sizes and at most one -1, got {dict(zip(MESH_AXES, sizes))}")
+  if -1 in sizes and len(devices) % known:
+    others = {axis: size for axis, size in zip(MESH_AXES, sizes) if size != -1}
+    divisors = [str(size) for size in range(1, len(devices) + 1) if len(devices) % size == 0]
+    raise UserError(
+        f"mesh: {others} needs a multiple of {known} devices, there are {len(devices)}; beside a -1 expected sizes "
+        f"whose product is {' or '.join(divisors)}")
+  sizes = [len(devices) // known if size == -1 else size for size in sizes]
+  if int(np.prod(sizes)) != len(devices):
+    raise UserError(
+        f"mesh: {dict(zip(MESH_AXES, sizes))} needs {int(np.prod(sizes))} devices, there are {len(devices)}")
+  num_slices = len({getattr(device, "slice_index", 0) for device in devices})
+  # An axis lies along whole dimensions of the torus where that is possible, else along parts of them.
+  arrange = functools.partial(mesh_utils.create_device_mesh, sizes, allow_split_physical_axes=True)
+  if num_slices > 1:
+    data, *rest = sizes
+    if data % num_slices:
+      raise UserError(f"mesh.data: expected a multiple of the {num_slices} slices, which it spans, got {data}")
+    arrange = functools.partial(
+        mesh_utils.create_hybrid_device_mesh, (data // num_slices, *rest), (num_slices, *[1] * len(rest)),
+        allow_split_physical_axes=True)
+  return Mesh(arrange(devices=devices), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
+  """Map logical axis names through the table.
+
+  Raises:
+    ValueError: two of them lie on one mesh axis.
+  """
+  spec = PartitionSpec(*(RULES[axis] for axis in axes))
+  used = [name for entry in spec if entry for name in ([entry] if isinstance(entry, str) else entry)]
+  twice = sorted({name for name in used if used.count(name) > 1})
+  if twice:
+    raise UserError(
+        f"axes {tuple(axes)} lie on the mesh axis {twice[0]!r} twice; see RULES in nova_jax/parallel/sharding.py")
+  return spec
+
+
+def state_shardings(mesh: Mesh, state: nnx.State) -> nnx.State:
+  """Return the sharding of every variable of `state`, in its structure.
+
+  Raises:
+    ValueError: a variable's axis has no name, or doesn't divide over its part of the mesh, or shares it with another.
+  """
+
+  def shard(path, variable: nnx.Variable):
+    name = "/".join(map(str, path))
+    axes = variable.get_metadata().get("out_sharding")
+    if axes is None:
+      raise UserError(f"{name} has no logical axis names")
+    try:
+      spec = partition_spec(axes)
+    except ValueError as error:
+      raise UserError(f"{name}: {error}") from None
+    for size, axis, mesh_axis in zip(variable.shape, axes, spec):
+      if mesh_axis is not None and size % mesh.shape[mesh_axis]:
+        raise UserError(
+            f"mesh.{mesh_axis}={mesh.shape[mesh_axis]} does not divide {size}, "
+            f"the {axis!r} axis of {name} {variable.shape}")
+    return variable.replace(NamedSharding(mesh, spec))
+
+  return nnx.map_state(shard, state)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Return the sharding of arrays whose first axis is the batch."""
+  return NamedSharding(mesh, partition_spec(("batch",)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Return the sharding of arrays that every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def current_mesh() -> AbstractMesh | None:
+  """Return the mesh that is set around the code being traced, if it has more than one device."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return None if mesh.empty or mesh.size == 1 else mesh
+
+
+def current_platform() -> str:
+  """Return what the code being traced will run on: that of the mesh around it, if one is set."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
+
+
+def mesh_of(tree) -> Mesh | None:
+  """Return the mesh that the arrays of `tree` lie on; None if they lie on single devices."""
+  meshes = {leaf.sharding.mesh for leaf in jax.tree.leaves(tree) if isinstance(leaf.sharding, NamedSharding)}
+  assert len(meshes) <= 1, meshes
+  return meshes.pop() if meshes else None
+
+
+def on(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+  """Set a mesh around the calls within; None changes nothing."""
+  return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def whole(x: Array, mesh: Mesh | None) -> Array:
+  """Return an array of which every device holds all, so that every process can read it."""
+  return x if mesh is None else jax.device_put(x, replicated(mesh))
+
+
+def fitting_spec(mesh: AbstractMesh, shape: Sequence[int], axes: Sequence[str | None]) -> PartitionSpec:
+  """Like `partition_spec`, but an axis that doesn't divide over its part of the mesh is not spread."""
+  sizes = [_size(mesh, entry) for entry in partition_spec(axes)]
+  return partition_spec([None if size % parts else axis for size, parts, axis in zip(shape, sizes, axes)])
+
+
+def constrain(x: Array, *axes: str | None) -> Array:
+  """Spread an activation as the table says, where a mesh is set and the sizes divide."""
+  mesh = current_mesh()
+  if mesh is None:
+    return x
+  return jax.lax.with_sharding_constraint(x, fitting_spec(mesh, x.shape, axes))
+
+
+def gathered(weight: Array, axes: tuple[str | None, ...]) -> Array:
+  """Collect a parameter's parts from the `fsdp` devices, here and now; its gradient goes back in parts.
+
+  Said so, weights move to where activations are. Left to itself, XLA may do the opposite and give each device a part of
+  the channels of all samples, which costs far more memory.
+  """
+  if current_mesh() is None:
+    return weight
+  whole = lambda _, weight: constrain(weight, *(None if RULES[axis] == "fsdp" else axis for axis in axes))
+  return linear_call(whole, lambda _, gradient: constrain(gradient, *axes), (), weight)
+
+
+def _size(mesh: AbstractMesh, entry: str | tuple[str, ...] | None) -> int:
+  names = () if entry is None else (entry,) if isinstance(entry, str) else entry
+  return int(np.prod([mesh.shape[name] for name in names], dtype=int))

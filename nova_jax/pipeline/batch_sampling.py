@@ -1,0 +1,269 @@
+"""Batches of clips from settings to files, as `launch.sample` makes them.
+
+Clips are grouped by the shapes of their arrays and generated in batches of a fixed size; the last is filled up with
+copies of its last clip. What is there already is not made again.
+Invariants: what is in a folder depends neither on what was there before, nor on where an earlier run was killed.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from nova_jax.checkpoints.model_folder import load_text_encoder, open_folder
+from nova_jax.pipeline.given_clips import GivenClips
+from nova_jax.pipeline.pipeline import Pipeline, Step
+from nova_jax.pipeline.prompts import naming
+from nova_jax.pipeline.provenance import (
+  FILES,
+  Recipe,
+  digest_files,
+  digest_weights,
+  growing_outputs,
+  paths_of,
+  same_weights,
+)
+from nova_jax.pipeline.request import Request, Texts
+from nova_jax.pipeline.settings import SETTINGS
+from nova_jax.text import TextEncoder
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.files import remove_unfinished
+from nova_jax.utils.notes import tell
+from nova_jax.utils.progress import Progress
+
+STACK = "sheet.png"  # Contact sheets of all clips, one below the other.
+# What differs between the clips of a batch; all else is common to it.
+_OWN = ("prompt", "negative_prompt", "label", "image", "video", "seed")
+
+
+class _Warm(Exception):
+  """Ends a generation that was for its programs alone."""
+
+
+class KnownTexts:
+  """Embeddings made before, in place of their encoder, which is not kept; a `TextEncoder`.
+
+  Attributes:
+    told: what a person should know of how the prompts are read.
+  """
+
+  def __init__(self, encoder: TextEncoder):
+    self.dim, self.max_length, self.digest = encoder.dim, encoder.max_length, encoder.digest
+    self.told: list[str] = []
+    self._known = {}
+
+  def add(self, prompts: Sequence[str], encoder: TextEncoder) -> None:
+    """Embed prompts that will be asked for."""
+    for prompt in prompts:
+      if prompt not in self._known:
+        # One at a time: the memory of the longest, and numbers that don't depend on the others.
+        self._known[prompt] = encoder.encode([prompt])
+        self.told += encoder.notes(prompt)
+
+  def notes(self, prompt: str) -> list[str]:
+    del prompt  # They are in `told`.
+    return []
+
+  def encode(self, prompts: Sequence[str]) -> tuple[Float32[np.ndarray, "B L E"], Int32[np.ndarray, "B"]]:
+    embeds, lengths = zip(*(self._known[prompt] for prompt in prompts))
+    return np.concatenate(embeds), np.concatenate(lengths)
+
+
+def encode_first(
+    checkpoint: str | Path, clips: Sequence[Mapping[str, Any]], places: Sequence[str] = ()
+) -> KnownTexts | None:
+  """Embed all prompts with the text encoder of a model folder, before anything else is loaded; None if it has none."""
+  card = open_folder(Path(checkpoint)).card
+  encoder = load_text_encoder(card.text_encoder, card.model, checkpoint, card.words) if card.model else None
+  return known_texts(encoder, clips, places)
+
+
+def known_texts(
+    encoder: TextEncoder | None, clips: Sequence[Mapping[str, Any]], places: Sequence[str] = ()
+) -> KnownTexts | None:
+  """Embed all prompts of clips; `places` are where errors say that each stands."""
+  if encoder is None:
+    return None
+  known = KnownTexts(encoder)
+  for clip, place in itertools.zip_longest(clips, places, fillvalue=""):
+    later: list[Texts] = list(clip.get("later_prompts", {}).values())
+    for value in (clip.get("prompt"), clip.get("negative_prompt", ""), *later):
+      with naming(place):
+        known.add([value] if isinstance(value, str) else list(value or []), encoder)
+  return known
+
+
+def plan_batches(clips: Sequence[Mapping[str, Any]], batch_size: int) -> Iterator[list[int]]:
+  """Yield the clips of each batch, by their places in the list; a batch may be shorter than its rows."""
+  groups: dict[str, list[int]] = {}
+  for i, clip in enumerate(clips):
+    common = {name: value for name, value in clip.items() if name not in _OWN}
+    groups.setdefault(json.dumps([common, "image" in clip, "video" in clip], sort_keys=True), []).append(i)
+  for group in groups.values():
+    for start in range(0, len(group), batch_size):
+      yield group[start : start + batch_size]
+
+
+def make_recipes(
+    pipe: Pipeline, checkpoint: str, weights: str, clips: Sequence[Mapping[str, Any]], batches: Sequence[Sequence[int]],
+    batch_size: int,
+) -> list[Recipe]:
+  """Return how each clip is made."""
+  digest, tile, recipes = digest_weights(pipe), getattr(pipe.autoencoder, "space_tile", None), {}
+  for batch in batches:
+    for row, i in enumerate(batch):
+      settings = complete(pipe, clips[i])
+      recipes[i] = Recipe(
+          str(Path(checkpoint).absolute()), f"{weights} {digest}", pipe.cfg.dtype, settings, digest_files(settings),
+          (row, batch_size), tile)
+  return [recipes[i] for i in range(len(clips))]
+
+
+def complete(pipe: Pipeline, settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Return settings so that they say the same anywhere: with the model's own, and the whole path of each file.
+
+  What is left out and what is stated thus gives one recipe, as do 2 and 2.0, two paths of one file, and values of
+  settings that are not used; and a recipe holds when the model's card changes.
+  """
+  unset = {field.name: field.default for field in dataclasses.fields(Request)}
+  own = pipe.defaults
+  if Request.of(settings).is_edit:
+    own.pop("num_frames")  # As many as there are.
+  given = {name: value for name, value in settings.items() if name == "seed" or value != unset[name]}
+  given |= {name: float(value) for name, value in given.items() if SETTINGS[name] is float}
+  given |= {name: str(Path(given[name]).resolve()) for name in FILES if isinstance(given.get(name), str)}
+  given |= {name: [int(side) for side in given[name]] for name in ("mask", "place") if isinstance(
+      given.get(name), (list, tuple))}
+  whole = own | given
+  for name, value in pipe.implied(whole).items():
+    if whole.get(name, value) == value:
+      whole.pop(name, None)
+  if whole["guidance_scale"] <= 1:  # There is no guidance.
+    whole |= {"guidance_scale": 1.0}
+    for name in ("min_guidance_scale", "guidance_trunc", "guidance_start", "guidance_every", "guidance_renorm",
+                 "negative_prompt"):
+      whole.pop(name, None)
+  if not whole.get("later_prompts"):
+    whole.pop("later_prompts", None)
+    whole.pop("later_context", None)
+  return whole
+
+
+def check_files(recipe: Recipe) -> None:
+  """Refuse to reproduce with other files than a recipe names."""
+  changed = [name for name, digest in digest_files(recipe.settings).items() if digest != recipe.files[name]]
+  if changed:
+    raise UserError(f"--reproduce: {changed[0]} {recipe.settings[changed[0]]} is not what it was")
+
+
+def check_weights(pipe: Pipeline, recipe: Recipe) -> list[str]:
+  """Refuse to reproduce with other weights than a recipe names; return what a person should know."""
+  same = same_weights(pipe, recipe.weights.split()[1])
+  if same is None:
+    return ["the file was written by an earlier version, whose digest is not of all weights: whether this model is the "
+            "one that made it can't be told"]
+  if not same:
+    raise UserError("--reproduce: the model's weights are not those that the output was made with")
+  return []
+
+
+def run(
+    pipe: Pipeline, recipes: Sequence[Recipe], batches: Sequence[Sequence[int]], output: Path,
+    formats: tuple[str, ...], progress: Progress, given: GivenClips | None = None,
+) -> list[list[Path]]:
+  """Make all clips that aren't there; return every clip's files.
+
+  Args:
+    pipe: the model.
+    recipes: of all clips.
+    batches: which of them are generated together.
+    output: folder of the files.
+    formats: of the files.
+    progress: shows how far it is.
+    given: has read the videos that clips start from; None reads them anew for each batch.
+  """
+  files, waiting = [[] for _ in recipes], []
+  length = lambda recipe: recipe.settings.get("num_frames", pipe.card.num_frames)
+  for batch in batches:
+    for i in batch:
+      files[i] = list(paths_of(output, recipes[i].name(i), formats, length(recipes[i])).values())
+    if not all(path.exists() for i in batch for path in files[i]):
+      waiting.append(batch)
+  if kept := len(recipes) - sum(map(len, waiting)):
+    tell(f"{kept} of {len(recipes)} clips were made before, and stay as they are")
+  remove_unfinished(output, {STACK, *(path.name for paths in files for path in paths)})
+  for number, batch in enumerate(waiting):
+
+    def show(step: Step) -> None:
+      done, each = step.frame * step.num_sets + step.index + 1, step.num_frames * step.num_sets
+      what = (f"clip {batch[0] + 1}-{batch[-1] + 1}/{len(recipes)}, frame {step.frame + 1}/{step.num_frames}, "
+              f"set {step.index + 1}/{step.num_sets}")
+      progress.show(number * each + done, len(waiting) * each, what)
+
+    with contextlib.ExitStack() as stack:
+      growing = {
+          i: stack.enter_context(growing_outputs(
+              output, recipes[i].name(i), recipes[i], formats, length(recipes[i]),
+              recipes[i].settings.get("fps", pipe.card.sample.fps)))
+          for i in batch if not all(path.exists() for path in files[i])}
+      kind = "latent" if formats == ("latents",) else "pixels"
+      for pieces in make(pipe, [recipes[i] for i in batch], kind, show, given):
+        for i, piece in zip(batch, pieces):
+          if i in growing:
+            growing[i](piece)
+  return files
+
+
+def make(
+    pipe: Pipeline, recipes: Sequence[Recipe], output: str, on_set=None, given: GivenClips | None = None
+) -> Iterator[list[np.ndarray]]:
+  """Generate the clips of one batch, each in the row that its recipe names; other rows are copies.
+
+  Yields the next frames of each clip, as soon as they are finished.
+  """
+  rows: list[Recipe | None] = [None] * recipes[0].batch[1]
+  for recipe in recipes:
+    rows[recipe.batch[0]] = recipe
+  clips = [(row or recipes[-1]).settings for row in rows]
+  settings = {name: value for name, value in clips[0].items() if name not in _OWN}
+  for name in _OWN:
+    if any(name in clip for clip in clips):
+      # No negative prompt is the same as an empty one.
+      settings[name] = [clip.get(name, "") if name == "negative_prompt" else clip[name] for clip in clips]
+  if given is not None and "video" in settings:
+    settings["video"] = [given.read(clip).frames for clip in clips]
+  for made in pipe.stream(**settings, output=output, on_set=on_set):
+    yield [made[recipe.batch[0]] for recipe in recipes]
+
+
+def warm_up(pipe: Pipeline, recipes: Sequence[Recipe], batches: Sequence[Sequence[int]]) -> None:
+  """Compile what the batches need, by generating the first frames of one of each kind."""
+  seen = set()
+  for batch in batches:
+    recipe = recipes[batch[0]]
+    kind = json.dumps({name: value for name, value in recipe.settings.items() if name not in _OWN}, sort_keys=True)
+    if kind in seen:
+      continue
+    seen.add(kind)
+    new = 0
+
+    def count(step: Step) -> None:
+      nonlocal new
+      new += step.index + 1 == step.num_sets
+      if new == 2:  # Later frames run the same programs.
+        raise _Warm
+
+    try:
+      list(make(pipe, [recipe], "latent", count))
+    except _Warm:
+      pass
+    num_frames = pipe.num_latent_frames(recipe.settings.get("num_frames"))
+    latents = np.zeros((1, num_frames, *pipe.cfg.latent_size, pipe.cfg.latent_dim), np.float32)
+    for size in {tile.stop - tile.start for tile in pipe.autoencoder.latent_tiles(num_frames)}:
+      pipe.autoencoder.decode(latents[:, :size])

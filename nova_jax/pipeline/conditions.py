@@ -1,0 +1,159 @@
+"""From prompts, embeddings or labels to what the guidance's passes see.
+
+Invariant: a prompt's condition is a function of the prompt alone, however many are asked for together.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Float32, Int32
+
+from nova_jax.checkpoints.model_card import Card
+from nova_jax.config import ModelConfig
+from nova_jax.models.nova import Condition
+from nova_jax.pipeline.request import Request, TextEmbeds, Texts
+from nova_jax.text import TextEncoder
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.finite import is_finite
+from nova_jax.utils.notes import tell
+
+Pair = tuple[Condition, Condition]  # What the conditional and the unconditional passes see.
+
+
+def make_conditions(request: Request, card: Card, text_encoder: TextEncoder | None) -> Pair:
+  """Return the conditions of a request, without motion.
+
+  Raises:
+    ValueError: the model doesn't take what is given, or needs more.
+  """
+  check_conditions(request, card, text_encoder)
+  cfg = card.model
+  if cfg.num_classes:
+    labels = np.atleast_1d(np.asarray(request.label, np.int32))
+    return {"labels": labels}, {"labels": np.full_like(labels, cfg.num_classes)}
+  condition = read_texts(cfg, text_encoder, request.prompt, request.text_embeds, "text_embeds")
+  batch = len(condition["text_lengths"])
+  if request.negative_prompt is None and request.negative_text_embeds is None:
+    return condition, condition | {"text_lengths": np.zeros(batch, np.int32)}
+  null = read_texts(
+      cfg, text_encoder, request.negative_prompt, request.negative_text_embeds, "negative_text_embeds")
+  if len(null["text_lengths"]) not in (1, batch):
+    raise UserError(f"negative_prompt: expected 1 or {batch}, as many as prompts, got {len(null['text_lengths'])}")
+  return condition, spread(null, batch)
+
+
+def check_conditions(request: Request, card: Card, text_encoder: TextEncoder | None) -> None:
+  """Refuse what `make_conditions`, `add_motion` and `later_condition` would, as far as settings alone tell.
+
+  Raises:
+    ValueError: the model doesn't take what is given, or needs more.
+  """
+  cfg = card.model
+  if cfg.num_classes:
+    texts = (request.prompt, request.text_embeds, request.negative_prompt, request.negative_text_embeds)
+    if request.label is None or any(text is not None for text in texts):
+      raise UserError("label: this model is made for classes; give a label, and no prompts or embeddings")
+    labels = np.atleast_1d(np.asarray(request.label, object))
+    if not labels.size or not all(
+        isinstance(label, (int, np.integer)) and 0 <= label < cfg.num_classes for label in labels.flat):
+      raise UserError(f"label: expected 0 to {cfg.num_classes - 1}, got {request.label}")
+    if request.later_prompts:
+      raise UserError("later_prompts: this model is class-conditional, it takes no prompts")
+  elif request.label is not None:
+    raise UserError("label: this model is made for texts, not for classes; give a prompt")
+  elif (request.prompt is None) == (request.text_embeds is None):
+    raise UserError("prompt: this model needs one; give either prompt or text_embeds")
+  elif text_encoder is None and (request.prompt is not None or request.negative_prompt is not None):
+    raise UserError("prompt: there is no text encoder; give text_embeds")
+  if not cfg.has_motion and (request.motion_flow is not None or request.fps is not None):
+    raise UserError("this model has no motion tokens: give neither motion_flow nor fps")
+
+
+def add_motion(pair: Pair, request: Request, card: Card, rates: Float[np.ndarray, "B"] | None = None) -> Pair:
+  """Add motion score and frame rate, where the model takes them.
+
+  Args:
+    pair: of the clips.
+    request: the settings.
+    card: of the model.
+    rates: of the files that clips start from, for a request without a rate; NaN where it isn't known.
+  """
+  if not card.model.has_motion:
+    return pair
+  batch, sample = num_rows(pair[0]), card.sample
+  for name in ("motion_flow", "fps"):
+    value = getattr(request, name)
+    if value is not None and np.shape(value) not in ((), (batch,)):
+      raise UserError(f"{name}: expected one number, or one for each of {batch} clips, got {value}")
+  own = sample.fps if rates is None else np.where(np.isnan(rates), sample.fps, rates)
+  motion = {
+      "motion_flow": np.full(
+          batch, sample.motion_flow if request.motion_flow is None else request.motion_flow, np.float32),
+      "fps": np.full(batch, sample.told_fps or (own if request.fps is None else request.fps), np.float32)}
+  return pair[0] | motion, pair[1] | motion
+
+
+def later_condition(
+    condition: Condition, cfg: ModelConfig, text_encoder: TextEncoder | None, texts: Texts
+) -> Condition:
+  """Return a condition with other prompts, one for all samples or one for each prompt there was."""
+  later = read_texts(cfg, text_encoder, texts, None, "later_prompts")
+  count, batch = len(later["text_lengths"]), num_rows(condition)
+  if batch % count:
+    raise UserError(f"later_prompts: expected one prompt or as many as there were, got {count} for {batch} clips")
+  return condition | repeat(later, batch // count)
+
+
+def read_texts(
+    cfg: ModelConfig, text_encoder: TextEncoder | None, texts: Texts | None, embeds: TextEmbeds | None, name: str
+) -> Condition:
+  """Return embeddings [B, L, E], zeros behind the text, and lengths [B]."""
+  if embeds is None:
+    if text_encoder is None:
+      raise UserError("prompt: there is no text encoder; give text_embeds")
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts:
+      raise UserError("prompt: expected at least one")
+    for note in (note for text in dict.fromkeys(texts) for note in text_encoder.notes(text)):
+      tell(note)
+    embeds, lengths = encode(text_encoder, texts)
+    return {"text_embeds": embeds, "text_lengths": lengths}
+  padded = np.zeros((len(embeds), cfg.text_len, cfg.text_dim), np.float32)
+  for row, embed in zip(padded, map(np.asarray, embeds)):
+    if embed.ndim != 2 or embed.shape[1] != cfg.text_dim or len(embed) > cfg.text_len:
+      raise UserError(
+          f"{name}: expected at most {cfg.text_len} rows of {cfg.text_dim} for each prompt, got {embed.shape}")
+    if not np.isfinite(embed).all():
+      raise UserError(f"{name}: expected finite numbers, got an infinity or NaN")
+    row[: len(embed)] = embed
+  return {"text_embeds": padded, "text_lengths": np.array([len(embed) for embed in embeds], np.int32)}
+
+
+def encode(
+    text_encoder: TextEncoder, texts: Sequence[str]
+) -> tuple[Float32[np.ndarray, "B L E"], Int32[np.ndarray, "B"]]:
+  """Embed texts.
+
+  Raises:
+    FloatingPointError: an embedding that is not finite.
+  """
+  embeds, lengths = text_encoder.encode(texts)
+  for text, embed in zip(texts, embeds):
+    if not is_finite(embed):
+      raise FloatingPointError(f"the text encoder made an embedding that is not finite, of the prompt {text[:60]!r}")
+  return embeds, lengths
+
+
+def num_rows(condition: Condition) -> int:
+  """Return how many samples a condition is of."""
+  return len(next(iter(condition.values())))
+
+
+def spread(condition: Condition, batch: int) -> Condition:
+  """Let one condition serve `batch` samples; as many pass unchanged."""
+  return {name: np.broadcast_to(value, (batch, *value.shape[1:])) for name, value in condition.items()}
+
+
+def repeat(condition: Condition, times: int) -> Condition:
+  """Repeat each sample's condition, the repetitions next to each other."""
+  return {name: np.repeat(np.asarray(value), times, axis=0) for name, value in condition.items()}

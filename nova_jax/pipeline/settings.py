@@ -1,0 +1,88 @@
+"""Settings as files have them: texts, numbers, lists and objects, of a line of prompts or of a recipe.
+
+Invariant: what is returned makes a `Request`, and means the same however it was spelt: 2 for 2.0, "0,0,4,8" for a list.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from nova_jax.config import LARGEST
+from nova_jax.pipeline.array_checks import check_seeds
+from nova_jax.pipeline.request import Request
+from nova_jax.utils import limits
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import did_you_mean
+
+# What a file may set.
+SETTINGS = {
+    "prompt": str, "negative_prompt": str, "label": int, "image": str, "video": str, "mask": (str, list), "place": list,
+    "context_frames": int, "num_samples": int, "num_frames": int, "window": int, "later_prompts": dict,
+    "later_context": int, "num_inference_steps": int, "later_inference_steps": int, "num_diffusion_steps": int,
+    "token_order": str, "later_token_order": str, "set_schedule": str, "later_set_schedule": str,
+    "solver": str, "diffusion_grid": str, "refresh_every": int, "guidance_scale": float, "min_guidance_scale": float,
+    "guidance_trunc": float, "guidance_start": float, "guidance_every": int, "temperature": float,
+    "last_temperature": float, "guidance_renorm": float, "image_guidance_scale": float, "flow_shift": float,
+    "motion_flow": float, "fps": float, "seed": int}
+
+
+def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Return settings with each value in its own type.
+
+  Raises:
+    ValueError: an unknown name, a value of another type, or one that no model can do.
+  """
+  checked = {}
+  for name, value in settings.items():
+    if name not in SETTINGS:
+      raise UserError(f"{name} is not a setting of a line{did_you_mean(name, SETTINGS)}")
+    kind = SETTINGS[name]
+    if kind is int and isinstance(value, float) and value.is_integer():
+      value = int(value)  # A table has 2.0 for 2 where other lines leave it empty.
+    if isinstance(value, bool) or not isinstance(value, (float, int) if kind is float else kind):
+      expected = kind[0] if isinstance(kind, tuple) else kind
+      raise UserError(f"{name}: expected {expected.__name__}, got {str(value)[:80]!r}")
+    if isinstance(value, str):
+      _check_text(name, value)
+    try:
+      checked[name] = float(value) if kind is float else value
+    except OverflowError:
+      raise UserError(f"{name}: expected a finite number, got one of more than 300 digits") from None
+  if ("prompt" in checked) == ("label" in checked):
+    raise UserError("give a prompt, or a label for a class-conditional model")
+  checked = restore(checked)
+  if isinstance(checked.get("mask"), str):
+    checked["mask"] = read_box(checked["mask"])
+  for name in ("mask", "place"):
+    box = checked.get(name)
+    if isinstance(box, list) and ([type(side) for side in box] != [int] * 4 or min(box) < 0 or max(box) > LARGEST):
+      raise UserError(f"{name}: expected TOP, LEFT, BOTTOM, RIGHT in pixels, got {str(box)[:80]}")
+  check_seeds(checked.get("seed", 0))
+  Request.of(checked)
+  return checked
+
+
+def restore(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Undo what JSON does to settings: keys become texts."""
+  later = settings.get("later_prompts")
+  if not isinstance(later, dict):
+    return dict(settings)
+  whole = lambda frame: int(frame) if frame.isdecimal() and len(frame) < 20 else frame
+  return {**settings, "later_prompts": {whole(frame): text for frame, text in later.items()}}
+
+
+def read_box(text: str) -> list[int] | str:
+  """Return the numbers of "TOP,LEFT,BOTTOM,RIGHT", or what names a file as it is."""
+  sides = text.split(",")
+  if "," in text and re.fullmatch(r"[-+\d., ]+", text) and not all(side.strip().isdecimal() for side in sides):
+    raise UserError(f"mask: expected TOP,LEFT,BOTTOM,RIGHT in pixels, four whole numbers from 0 on, got {text[:80]!r}")
+  return [int(side) for side in sides] if all(side.strip().isdecimal() for side in sides) else text
+
+
+def _check_text(name: str, text: str) -> None:
+  try:
+    size = len(text.encode())
+  except UnicodeEncodeError as error:
+    raise UserError(f"{name}: {text[:60]!r} is not valid Unicode: {error.reason}") from None
+  if size > limits.CAPTION_BYTES:
+    raise UserError(f"{name}: expected at most {limits.CAPTION_BYTES:,} bytes, got {size:,}")

@@ -1,0 +1,223 @@
+"""The programs of an experiment, ready to compile for a mesh whose devices aren't here.
+
+They are what training, sampling and decoding run: the very functions of `train/step.py`, `sampling/sampler.py` and
+`autoencoders/`. Invariant: no array is made; everything is shapes with shardings.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+
+from nova_jax.autoencoders import BUILT_IN, NETWORKS, make_network
+from nova_jax.autoencoders.neural import run_network
+from nova_jax.autoencoders.published import published_autoencoder
+from nova_jax.config import Experiment
+from nova_jax.diffusion import make_scheduler
+from nova_jax.models.nova import NOVA
+from nova_jax.models.transformer import Cache
+from nova_jax.parallel.sharding import fitting_spec, make_mesh, on, replicated, state_shardings
+from nova_jax.sampling import sampler
+from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.plan import make_plan
+from nova_jax.sampling.temporal import begin_video, continue_video, prepare
+from nova_jax.tools.aot.topology import Topology
+from nova_jax.train.flops import executed_flops, sample_flops, train_flops
+from nova_jax.train.loop import Stage, make_loss, plan_stages
+from nova_jax.train.masking import padded_sizes
+from nova_jax.train.optimizer import make_optimizer, make_schedule
+from nova_jax.train.state import abstract_state
+from nova_jax.train.step import make_train_step
+from nova_jax.utils.errors import UserError
+
+WHAT = ("train", "sample", "decode")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A program to compile."""
+
+  name: str
+  mesh: Mesh
+  lower: Callable[[], jax.stages.Lowered]
+  dtype: str  # Of its products.
+  runs: int = 1  # For a whole generation.
+  samples: int = 0  # Clips that one run of all its jobs makes or learns from.
+  flops: float = 0.0  # Of the model, by formula, on all devices; 0 takes what XLA counts.
+  executed: float = 0.0  # With what is computed again.
+  inputs: dict[str, int] = dataclasses.field(default_factory=dict)  # Bytes a device, by what they are.
+  state: Any = None  # Shardings of a state that the program takes first and must return alike.
+  stacks: tuple[tuple[int, ...], ...] = ()  # Shapes of stacked parameters.
+
+
+def make_jobs(experiment: Experiment, topology: Topology, what: str) -> list[Job]:
+  """Return the programs of `what`, in the order in which they run.
+
+  Raises:
+    ValueError: a mesh that doesn't fit the slice, or a batch that doesn't spread over it.
+  """
+  devices = topology.devices()
+  if what == "decode":
+    return [decode_job(experiment, Mesh(np.array(devices[:1]).reshape(1), ("data",)))]
+  mesh = make_mesh(experiment.mesh, devices)
+  if experiment.model.attention == "auto":
+    experiment = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, attention="splash"))
+  if what == "sample":
+    return sample_jobs(experiment, mesh)
+  return [train_job(experiment, mesh, stage) for stage in plan_stages(experiment.train)]
+
+
+def train_job(experiment: Experiment, mesh: Mesh, stage: Stage) -> Job:
+  """Return a stage's training step, with the largest padded number of visible tokens."""
+  model, train, cfg = experiment.model, experiment.train, stage.cfg
+  shards = num_shards(mesh)
+  if cfg.batch_size // train.accumulation % shards:
+    raise UserError(
+        f"train.stages: a micro-batch of {cfg.batch_size // train.accumulation} clips of {cfg.name!r} does not spread "
+        f"over {shards} devices (mesh.data x mesh.fsdp)")
+  num_steps = stage.last - stage.first
+  tx = make_optimizer(experiment.optimizer, num_steps, train.freeze)
+  graphdef, abstract = abstract_state(lambda rngs: NOVA(model, rngs=rngs), tx, mesh)
+  step = make_train_step(
+      graphdef, abstract, make_loss(experiment, cfg.num_frames), tx, make_schedule(experiment.optimizer, num_steps),
+      seed=experiment.seed, ema_decay=train.ema_decay, first_step=stage.first, accumulation=train.accumulation,
+      caption_dropout=train.caption_dropout, no_class=model.num_classes, freeze=train.freeze)
+  batch = {"latents": _spread(mesh, (cfg.batch_size, cfg.num_frames, *model.latent_size, model.latent_dim)),
+           "index": _spread(mesh, (cfg.batch_size,), jnp.int32), **_condition(experiment, mesh, cfg.batch_size)}
+  padded_size = padded_sizes(model.num_image_tokens, train.mask_ratio, train.visible_sizes)[-1]
+  visible = (1 - sum(train.mask_ratio) / 2) * model.num_image_tokens
+  count = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
+  amount = (cfg.batch_size, cfg.num_frames)
+  return Job(
+      f"train {cfg.name}", mesh, lambda: step.lower(abstract, batch, count, padded_size), model.dtype,
+      samples=cfg.batch_size, flops=train_flops(model, *amount, visible, train.loss_repeat),
+      executed=executed_flops(model, *amount, padded_size, train.loss_repeat),
+      inputs={
+          "parameters": device_bytes((abstract.params, abstract.buffers)), "average": device_bytes(abstract.ema),
+          "optimizer": device_bytes(abstract.opt_state), "batch": device_bytes(batch)},
+      state=abstract, stacks=_stacks(abstract.params))
+
+
+def sample_jobs(experiment: Experiment, mesh: Mesh) -> list[Job]:
+  """Return the programs that generate one clip for each data × fsdp part of the mesh; of all sets the largest one."""
+  model, cfg = experiment.model, experiment.sample
+  scheduler, guidance = make_scheduler(experiment.scheduler), Guidance(cfg.guidance_scale)
+  num_frames = max(stage.num_frames for stage in experiment.train.stages)
+  plan = make_plan(
+      model, scheduler, num_frames=num_frames, num_sets=cfg.num_inference_steps, num_steps=cfg.num_diffusion_steps,
+      guidance=guidance)
+  batch, passes, largest = num_shards(mesh), guidance.num_passes, plan.sets[-1]
+  rows = passes * batch
+  weights = abstract_model(experiment, mesh)
+  condition = _condition(experiment, mesh, batch)
+  size = model.num_condition_tokens + num_frames * model.num_video_tokens
+  cache = jax.eval_shape(lambda: Cache.empty(model, model.temporal_depth, rows, size))
+  cache = Cache(*(_place(mesh, leaf, (None, "batch", None, "heads", None)) for leaf in cache[:2]),
+                _place(mesh, cache.length, ()))
+  array = functools.partial(_spread, mesh, dtype=model.dtype)
+  cond = array((rows, model.num_video_tokens, model.width))
+  prefix = array((rows, model.num_condition_tokens, model.width))
+  positions = None if model.rotary else jax.ShapeDtypeStruct(
+      (num_frames, model.num_video_tokens, model.width), model.dtype, sharding=replicated(mesh))
+  patches = _spread(mesh, (batch, model.num_image_tokens, model.patch_dim))
+  order = _spread(mesh, (batch, model.num_image_tokens), jnp.int32)
+  noise = None
+  if plan.adds_noise:
+    noise = _place(mesh, jax.ShapeDtypeStruct((len(plan.table.time), *patches.shape), np.float32),
+                   (None, "batch", None, None))
+  number = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
+  latents = _spread(mesh, (batch, *model.latent_size, model.latent_dim))
+  one = functools.partial(sample_flops, model, batch, num_passes=passes, num_steps=cfg.num_diffusion_steps)
+
+  def lower(function: Any, *args: Any, **options: Any) -> Callable[[], jax.stages.Lowered]:
+    def run():
+      with on(mesh):
+        return function.lower(weights, *args, **options)
+    return run
+
+  inputs = {"parameters": device_bytes(weights.state), "cache": device_bytes(cache)}
+  job = functools.partial(Job, mesh=mesh, dtype=model.dtype, inputs=inputs, stacks=_stacks(weights.state))
+  temporal = [one(frames, sets=()) for frames in range(num_frames + 1)]
+  jobs = [
+      job("sample text", lower=lower(prepare, condition, condition, num_passes=passes, num_frames=num_frames)),
+      job("sample first frame", lower=lower(begin_video, prefix, positions, cache, num_passes=passes),
+          flops=temporal[1])]
+  if num_frames > 1:
+    jobs.append(job(
+        "sample next frame", runs=num_frames - 1, flops=temporal[-1] - temporal[-2],
+        lower=lower(continue_video, latents, cond, positions, cache, number, num_passes=passes)))
+  jobs.append(job(
+      "sample set", runs=num_frames * len(plan.sets), samples=batch,
+      flops=one(1, sets=((largest.max_visible, largest.max_size),)) - temporal[1],
+      lower=lower(
+          sampler.write_set, patches, cond, order, number, number, patches, noise, plan.table, guidance.strength(0, 1),
+          scheduler=scheduler, num_passes=passes, num_guided=cfg.num_diffusion_steps,
+          max_visible=largest.max_visible, max_size=largest.max_size)))
+  return jobs
+
+
+def decode_job(experiment: Experiment, mesh: Mesh) -> Job:
+  """Return the decoding of one tile in time of one clip, which runs on one device."""
+  if experiment.autoencoder in BUILT_IN:
+    raise UserError(f"autoencoder: {experiment.autoencoder!r} has no network to compile")
+  published = published_autoencoder(experiment.autoencoder)
+  graph, state = nnx.split(nnx.eval_shape(lambda: make_network(published, nnx.Rngs(0))))
+  state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), state)
+  model, tiles = experiment.model, NETWORKS[published["_class_name"]].time_tiles
+  frames = min(tiles.latents, max(stage.num_frames for stage in experiment.train.stages))
+  tile = jax.ShapeDtypeStruct((1, frames, *model.latent_size, model.latent_dim), np.float32, sharding=replicated(mesh))
+  decode = jax.jit(functools.partial(run_network, graph, "decode", model.dtype))
+  return Job(
+      f"decode {tiles.frames_of_tile(frames)} frames", mesh, lambda: decode.lower(state, tile), model.dtype, samples=1,
+      inputs={"parameters": device_bytes(state)})
+
+
+def abstract_model(experiment: Experiment, mesh: Mesh) -> sampler.Model:
+  """Return the transformer as the sampler takes it, of shapes with shardings."""
+  graph, state = nnx.eval_shape(lambda: sampler.Model.of(NOVA(experiment.model, rngs=nnx.Rngs(0))))
+  place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+  leaves, structure = jax.tree.flatten(state)
+  shardings = jax.tree.leaves(state_shardings(mesh, state))
+  return sampler.Model(graph, jax.tree.unflatten(structure, map(place, leaves, shardings)))
+
+
+def num_shards(mesh: Mesh) -> int:
+  """Return over how many parts of the mesh a batch is spread."""
+  return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def device_bytes(tree: Any) -> int:
+  """Return what a device holds of arrays with shardings."""
+  return sum(
+      int(np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=np.int64)) * leaf.dtype.itemsize
+      for leaf in jax.tree.leaves(tree))
+
+
+def _condition(experiment: Experiment, mesh: Mesh, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
+  model = experiment.model
+  if model.text_dim is None:
+    return {"labels": _spread(mesh, (batch,), jnp.int32)}
+  return {"text_embeds": _spread(mesh, (batch, model.text_len, model.text_dim)),
+          "text_lengths": _spread(mesh, (batch,), jnp.int32)}
+
+
+def _spread(mesh: Mesh, shape: Sequence[int], dtype: Any = np.float32) -> jax.ShapeDtypeStruct:
+  """Return an array of which each part of the mesh has its samples."""
+  return _place(mesh, jax.ShapeDtypeStruct(tuple(shape), dtype), ("batch", *[None] * (len(shape) - 1)))
+
+
+def _place(mesh: Mesh, leaf: jax.ShapeDtypeStruct, axes: tuple[str | None, ...]) -> jax.ShapeDtypeStruct:
+  sharding = NamedSharding(mesh, fitting_spec(mesh, leaf.shape, axes))
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _stacks(params: Any) -> tuple[tuple[int, ...], ...]:
+  """Return the shapes of matrices that are stacked over layers."""
+  paths = jax.tree_util.tree_leaves_with_path(params)
+  return tuple({leaf.shape for path, leaf in paths if "blocks" in jax.tree_util.keystr(path) and len(leaf.shape) > 2})

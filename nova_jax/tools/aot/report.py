@@ -1,0 +1,190 @@
+"""What a compiled program says: memory against the compiler's limit, collectives, and a roofline estimate of its time.
+
+  time ≥ max(compute, memory, network), as if all three overlapped fully:
+    compute   executed products / peak          memory   bytes to and from HBM / bandwidth
+    network   Σ wire bytes / bandwidth of the busiest links: a ring both ways along each dimension of the torus that a
+              group spans, or the hosts' network between slices
+The largest of the three is the bottleneck. A real program is slower, since little overlaps fully; memory's part may be
+too high, since what the program text doesn't say to be a slice is counted whole.
+Invariant: every number is a formula's or the compiled program's; nothing is measured.
+"""
+
+import re
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from nova_jax.tools.aot import collectives as coll
+from nova_jax.tools.aot import hlo
+from nova_jax.tools.aot.programs import Job
+from nova_jax.tools.aot.topology import Topology
+from nova_jax.utils.chips import GIB, Chip, peak_flops
+
+Report = dict[str, Any]
+
+
+def compile_job(job: Job, topology: Topology, say: Callable[[str], None]) -> Report:
+  """Compile a program, say what became of it, and return its report.
+
+  A program that needs more memory than there is has `fits` false.
+  """
+  say(f"compiling {job.name} for {topology.name} ...")
+  report = _compile(job, topology)
+  say("\n".join(lines(report)))
+  return report
+
+
+def _compile(job: Job, topology: Topology) -> Report:
+  started = time.perf_counter()
+  report: Report = {"program": job.name, "mesh": dict(job.mesh.shape), "runs": job.runs, "samples": job.samples}
+  lowered = job.lower()
+  try:
+    compiled, text = compile_with_text(lowered)
+  except jax.errors.JaxRuntimeError as error:
+    needed = out_of_memory(str(error))
+    if needed is None:
+      raise
+    return report | {
+        "fits": False, "compile_seconds": time.perf_counter() - started,
+        "memory": {**job.inputs, "peak": needed[0], "limit": needed[1]}}
+  size = memory(job, compiled, topology)
+  report |= {"fits": size["peak"] <= size["limit"], "compile_seconds": time.perf_counter() - started, "memory": size}
+  try:
+    program = hlo.parse(text)
+    moves, traffic = coll.find_collectives(program, job.mesh), hlo.hbm_bytes(program)
+  except ValueError as error:  # Something is written in a way that we don't know.
+    return report | {"unreadable": str(error).splitlines()[0], "resharded": resharded(job, compiled)}
+  count = compiled.cost_analysis()["flops"] * job.mesh.size
+  flops, executed = job.flops or count, job.executed or job.flops or count
+  early = coll.gathers_outside_layers(moves, job.stacks, job.mesh.shape.get("tensor", 1))
+  return report | {
+      "flops": flops, "executed_flops": executed, "hbm_bytes": traffic,
+      "collectives": summarize(moves, topology.chip),
+      "gathers_outside_layers": [move.name for move in early],
+      "resharded": resharded(job, compiled),
+      "roofline": roofline(topology.chip, job, flops, executed, traffic, moves)}
+
+
+def compile_with_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+  """Compile, and return the compiled program's text, too.
+
+  The compiler itself writes it: libtpu knows instructions that JAX fails to print.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+    written = list(Path(folder).glob("*.after_codegen.txt"))
+    return compiled, written[0].read_text(encoding="utf-8") if len(written) == 1 else compiled.as_text()
+
+
+def out_of_memory(message: str) -> tuple[float, float] | None:
+  """Return the bytes needed and the limit from the compiler's error; None if it is another error."""
+  # Two stages of the compiler find out; the first names temporaries alone.
+  found = (re.search(r"required[^(]*\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", message)
+           or re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", message))
+  if "RESOURCE_EXHAUSTED" not in message or not found:
+    return None
+  unit = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+  return float(found[1]) * unit[found[2]], float(found[3]) * unit[found[4]]
+
+
+def memory(job: Job, compiled: jax.stages.Compiled, topology: Topology) -> dict[str, float]:
+  """Return bytes a device: the inputs by what they are, temporaries, code, host memory, the peak and the limit."""
+  stats = compiled.memory_analysis()
+  outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
+  # Inputs that a program doesn't read are dropped from it, but stay where they are.
+  inputs = max(stats.argument_size_in_bytes, sum(job.inputs.values()))
+  peak = inputs + outputs + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
+  return {
+      **job.inputs, "temporaries": stats.temp_size_in_bytes, "code": stats.generated_code_size_in_bytes,
+      "host": stats.host_temp_size_in_bytes, "peak": peak, "limit": topology.chip.limit}
+
+
+def resharded(job: Job, compiled: jax.stages.Compiled) -> list[str]:
+  """Return the arrays of a state that a step returns on other devices than it takes them from."""
+  if job.state is None:
+    return []
+  after = jax.tree.leaves(compiled.output_shardings[0])
+  before = jax.tree.leaves(compiled.input_shardings[0][0])
+  leaves = jax.tree_util.tree_leaves_with_path(job.state)
+  assert len(before) == len(after) == len(leaves), (len(before), len(after), len(leaves))
+  return [
+      jax.tree_util.keystr(path) for (path, leaf), old, new in zip(leaves, before, after)
+      if not (old.is_equivalent_to(new, len(leaf.shape)) and old.is_equivalent_to(leaf.sharding, len(leaf.shape)))]
+
+
+def summarize(moves: Sequence[coll.Collective], chip: Chip) -> list[dict[str, Any]]:
+  """Add up collectives by kind and mesh axes, the costliest first."""
+  table: dict[tuple[str, str], dict[str, Any]] = {}
+  for move in moves:
+    key = (move.kind, "+".join(move.axes))
+    row = table.setdefault(key, {"kind": key[0], "axes": key[1], "count": 0, "bytes": 0.0, "seconds": 0.0})
+    row["count"] += move.times
+    row["bytes"] += move.times * move.wire_bytes
+    row["seconds"] += network_seconds(move, chip)
+  return sorted(table.values(), key=lambda row: -row["seconds"])
+
+
+def network_seconds(move: coll.Collective, chip: Chip) -> float:
+  """Return how long all runs of a collective take at full bandwidth."""
+  bandwidth = 2 * len(move.dims) * chip.link if move.dims else chip.dcn
+  return move.times * move.wire_bytes / bandwidth
+
+
+def roofline(
+    chip: Chip, job: Job, flops: float, executed: float, hbm_bytes: float, moves: Sequence[coll.Collective]
+) -> dict[str, Any]:
+  """Return the seconds of each resource, the bottleneck, and the utilization if it were the only cost."""
+  peak, devices = peak_flops(chip, job.dtype), job.mesh.size
+  links: dict[int | str, float] = {}  # By dimension of the torus, or between slices: they carry at the same time.
+  for move in moves:
+    for link in move.dims or ("slices",):
+      links[link] = links.get(link, 0.0) + network_seconds(move, chip)
+  parts = {
+      "compute": executed / devices / peak, "memory": hbm_bytes / chip.hbm_bandwidth,
+      "network": max(links.values(), default=0.0)}
+  bottleneck = max(parts, key=parts.get)
+  seconds = parts[bottleneck]
+  return {**parts, "bottleneck": bottleneck, "seconds": seconds, "mfu": flops / devices / peak / seconds}
+
+
+def lines(report: Report) -> list[str]:
+  """Return a report as lines for the terminal."""
+  size = report["memory"]
+  inside = ", ".join(
+      f"{name} {part / GIB:.2f}" for name, part in size.items() if name not in ("peak", "limit") and part >= GIB / 200)
+  verdict = "fits" if report["fits"] else "DOES NOT FIT"
+  mesh = ",".join(f"{axis}={size}" for axis, size in report["mesh"].items() if size > 1) or "one device"
+  least = "at least " if "temporaries" not in size else ""
+  out = [
+      f"{report['program']} on {mesh}: {verdict}; compiled in {report['compile_seconds']:.0f} s",
+      f"  memory   {least}{size['peak'] / GIB:.2f} of {size['limit'] / GIB:.2f} GiB a device: {inside or 'hardly any'}"]
+  if "unreadable" in report:
+    out.append(f"  note     this program's text can't be read, so there is no roofline: {report['unreadable']}")
+  if "roofline" not in report:
+    return out
+  line = report["roofline"]
+  rate = f", {report['samples'] / line['seconds']:.1f} clips/s" if report["samples"] and report["runs"] == 1 else ""
+  out += [
+      f"  work     {report['flops']:.3e} FLOPs by formula, {report['executed_flops']:.3e} executed, "
+      f"{report['hbm_bytes'] / 1e9:.1f} GB through each device's HBM",
+      f"  roofline at least {1e3 * line['seconds']:.1f} ms, bound by {line['bottleneck']} (compute "
+      f"{1e3 * line['compute']:.1f}, memory {1e3 * line['memory']:.1f}, network {1e3 * line['network']:.1f}); "
+      f"MFU at most {line['mfu']:.0%}{rate}"]
+  out += [
+      f"  network  {row['count']:>5} x {row['kind']:<18} over {row['axes']:<12} {row['bytes'] / 1e6:>10.1f} MB "
+      f"{1e3 * row['seconds']:>8.2f} ms" for row in report["collectives"]]
+  gathers, moved = report["gathers_outside_layers"], report["resharded"]
+  if gathers:
+    out.append(f"  WARNING  {len(gathers)} all-gathers of parameters are outside their layers, such as {gathers[0]}")
+  if moved:
+    out.append(f"  WARNING  {len(moved)} arrays come out sharded otherwise than they go in, such as {moved[0]}")
+  return out
+
+
+def total_seconds(reports: Sequence[Report]) -> float:
+  """Return the least time of one run of all programs, each as often as it runs."""
+  return sum(report["runs"] * report["roofline"]["seconds"] for report in reports)

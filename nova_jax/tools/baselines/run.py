@@ -1,0 +1,197 @@
+"""One side of the comparison, in a process of its own: `python -m nova_jax.tools.baselines.run TASK.json`.
+
+Trains "nova", "one_block", "quantized" or "full_clip" on the moving digits, generates the clips of the digits score,
+and writes scores and cost. All have the data, batches, optimizer and average of one experiment, blocks of the same
+width, and about the same parameters. Compute is equal by formula (`train/flops.py`): NOVA's number of steps is the
+experiment's, and its operations, with the visible tokens of these very steps, are what the others may spend.
+Each is guided as strongly as suits it best: the scale is chosen on clips of other seeds than those that are reported.
+They learn whole clips alone: a model of clips in one block can't learn single frames, and a full-clip model is given
+none (`data.later`).
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder
+from nova_jax.cli import run_task
+from nova_jax.config import Experiment
+from nova_jax.data import moving_digits
+from nova_jax.diffusion import make_scheduler
+from nova_jax.evals import digits as digits_lib
+from nova_jax.evals.digits_run import DigitsScore, score_generator
+from nova_jax.models.nova import count_parameters
+from nova_jax.pipeline.pipeline import Pipeline, sample_keys
+from nova_jax.sampling.temporal import Model
+from nova_jax.tools.baselines.backbone import clip_model, tokens_of
+from nova_jax.tools.baselines.full_clip import FullClip
+from nova_jax.tools.baselines.one_block import MASK_RATIO, OneBlock, block_model
+from nova_jax.tools.baselines.quantized import Quantized, fit_codebook, round_trip
+from nova_jax.tools.baselines.training import Paradigm, equal_compute, total_flops, train_rival
+from nova_jax.train.flops import train_flops
+from nova_jax.train.loop import train
+from nova_jax.train.masking import draw_num_visible
+from nova_jax.train.stages import plan_stages
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import did_you_mean, from_dict
+from nova_jax.utils.files import write_atomically
+
+PARADIGMS = ("nova", "one_block", "quantized", "full_clip")
+DEPTH = {"quantized": 8, "full_clip": 9}  # Blocks that make rivals as large as the digits model, 2 M parameters.
+NUM_CODES = 1024
+EXAMPLES, DETAILS = "examples.npz", "details.json"  # The first clips; intervals, and scores of real clips.
+SCALES = (1.0, 1.5, 2.5, 4.0, 7.0)  # Of guidance, to choose from.
+# What results depend on beside a task's experiment; tasks have it, so that others have other folders.
+CONSTANTS = {"depth": DEPTH, "num_codes": NUM_CODES, "scales": SCALES, "mask_ratio": MASK_RATIO}
+
+# (prompts, seeds, guidance scale) → uint8 clips [B, T, height, width, 1].
+GuidedGenerator = Callable[[Sequence[str], Sequence[int], float], np.ndarray]
+
+
+def nova_flops(experiment: Experiment) -> float:
+  """Return the operations of NOVA's training."""
+  cfg, total = experiment.train, 0.0
+  for stage in plan_stages(cfg):
+    for step in range(stage.first, stage.last):
+      num_visible = draw_num_visible(experiment.seed, step, experiment.model.num_image_tokens, cfg.mask_ratio)
+      total += train_flops(
+          experiment.model, stage.cfg.batch_size, stage.cfg.num_frames, num_visible, cfg.loss_repeat)
+  return total
+
+
+def make_rival(name: str, experiment: Experiment, workdir: Path) -> Paradigm:
+  """Make the paradigm `name`; the codebook is fitted to the training split once, and kept in `workdir`."""
+  scheduler, num_frames, sample = make_scheduler(experiment.scheduler), _num_frames(experiment), experiment.sample
+  if name == "one_block":
+    return OneBlock(
+        block_model(experiment.model, num_frames), scheduler, num_frames * sample.num_inference_steps,
+        sample.num_diffusion_steps, experiment.train.loss_repeat)
+  cfg = clip_model(experiment.model, DEPTH[name])
+  if name == "full_clip":
+    return FullClip(cfg, scheduler, sample.num_diffusion_steps)
+  path = workdir / "codebook.npy"
+  if not path.exists():
+    records = moving_digits.prepare(experiment.data.data_dir or workdir / "data", experiment.data)["train"]
+    videos = np.stack([record["video"][:num_frames] for record in records])
+    tokens = tokens_of(load_autoencoder(experiment.autoencoder).encode(videos), cfg)
+    codebook = fit_codebook(tokens.reshape(-1, tokens.shape[-1]), NUM_CODES, experiment.seed)
+    write_atomically(path, lambda path: np.save(path, codebook))
+  return Quantized(cfg, np.load(path))
+
+
+def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
+  """Train and score; return scores and cost, and scores with their intervals beside those of real clips."""
+  name, output = task["paradigm"], Path(task["output"])
+  if name not in PARADIGMS:
+    raise UserError(f"paradigm: {name!r} is not compared{did_you_mean(name, PARADIGMS)}")
+  experiment = from_dict(Experiment, task["experiment"])
+  experiment = whole_clips(experiment)
+  workdir, budget = output / "run", nova_flops(experiment)
+  extra = {}
+  if name == "nova":
+    train(experiment, workdir)
+    pipe = Pipeline.load(workdir)
+    generate = lambda prompts, seeds, scale: pipe(prompts, seed=seeds, guidance_scale=scale)
+    parameters, flops = count_parameters(experiment.model), budget
+  else:
+    paradigm = make_rival(name, experiment, workdir)
+    experiment = equal_compute(paradigm, experiment, budget)
+    model = train_rival(paradigm, experiment, workdir)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    flops = total_flops(paradigm, experiment)
+    generate = make_generator(paradigm, model, experiment)
+    if name == "quantized":
+      extra = {"quantized": quantized_clips(paradigm, experiment, task["num_prompts"])}
+  # The scale's clips leave nothing to compile for those that are timed.
+  scale, tried = choose_scale(
+      lambda scale: score(generate, scale, experiment, task, output / "guidance", task["seed"] + 1)[0])
+  result, examples = score(generate, scale, experiment, task, output, task["seed"])
+  write_atomically(output / EXAMPLES, lambda path: np.savez_compressed(path, **examples))
+  cost = {
+      "guidance_scale": scale, "steps": experiment.train.steps, "parameters": parameters, "train_flops": flops,
+      "seconds_per_clip": result.seconds_per_clip}
+  extra["guidance"] = tried
+  details = {"generated": _plain(result.scores), "real": _plain(result.real), **extra}
+  return {name: share.value for name, share in result.scores.items()} | cost, details
+
+
+def whole_clips(experiment: Experiment) -> Experiment:
+  """Return the experiment with the stage of its longest clips alone, all of which begin at the beginning."""
+  stage = max(experiment.train.stages, key=lambda stage: stage.num_frames)
+  train_cfg = dataclasses.replace(experiment.train, stages=(dataclasses.replace(stage, share=1.0),))
+  return dataclasses.replace(experiment, train=train_cfg, data=dataclasses.replace(experiment.data, later=0.0))
+
+
+def choose_scale(measure: Callable[[float], DigitsScore]) -> tuple[float, dict[str, dict[str, float]]]:
+  """Return the scale of guidance with the highest mean of all scores, and the scores of each by scale."""
+  tried = {scale: {name: share.value for name, share in measure(scale).scores.items()} for scale in SCALES}
+  best = max(SCALES, key=lambda scale: sum(tried[scale].values()))
+  return best, {f"{scale:g}": scores for scale, scores in tried.items()}
+
+
+def score(
+    generate: GuidedGenerator, scale: float, experiment: Experiment, task: dict[str, Any], output: Path, seed: int
+) -> tuple[DigitsScore, dict[str, Any]]:
+  """Score clips that are guided at a scale; return also the first of them, with their prompts."""
+  kept = {}
+
+  def keep(prompts, seeds):
+    clips = generate(prompts, seeds, scale)
+    if not kept:
+      kept.update(prompts=list(prompts), clips=clips)
+    return clips
+
+  result = score_generator(
+      keep, output, canvas=experiment.model.latent_size[0], num_frames=_num_frames(experiment),
+      num_prompts=task["num_prompts"], batch_size=task["batch_size"], seed=seed)
+  return result, kept
+
+
+def make_generator(paradigm: Paradigm, module: nnx.Module, experiment: Experiment) -> GuidedGenerator:
+  """Return what makes clips of prompts by a trained rival."""
+  autoencoder = load_autoencoder(experiment.autoencoder)
+  text_encoder = load_text_encoder(experiment.text_encoder, experiment.model)
+  model = Model.of(module)
+
+  def generate(prompts, seeds, scale):
+    embeds, lengths = text_encoder.encode(prompts)
+    condition = {"text_embeds": embeds, "text_lengths": lengths}
+    latents = paradigm.generate(model, condition, sample_keys(seeds, len(prompts)), _num_frames(experiment), scale)
+    return np.asarray(autoencoder.decode(latents))
+
+  return generate
+
+
+def quantized_clips(paradigm: Quantized, experiment: Experiment, num_clips: int) -> dict[str, list[float]]:
+  """Return the scores of real held-out clips whose tokens are replaced by their codes."""
+  autoencoder = load_autoencoder(experiment.autoencoder)
+  real, digits, directions = digits_lib.real_clips(
+      num_clips, experiment.model.latent_size[0], _num_frames(experiment))
+  shown = autoencoder.decode(round_trip(autoencoder.encode(real[..., None]), paradigm.codebook, paradigm.cfg))
+  return _plain(digits_lib.score(np.asarray(shown)[..., 0], digits, directions, digits_lib.DigitClassifier()))
+
+
+def _num_frames(experiment: Experiment) -> int:
+  return max(stage.num_frames for stage in experiment.train.stages)
+
+
+def _plain(scores) -> dict[str, list[float]]:
+  """Return each share as [value, low, high]."""
+  return {name: [share.value, share.low, share.high] for name, share in scores.items()}
+
+
+def main(task: dict[str, Any]) -> None:
+  """Measure a paradigm, and write its result."""
+  result, details = measure(task)
+  write_atomically(Path(task["output"]) / DETAILS, json.dumps(details, indent=1) + "\n")
+  write_atomically(task["result"], json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+  run_task(main)

@@ -1,0 +1,168 @@
+"""Runs the points of a sweep, each in its own process, and keeps what is done.
+
+  OUTPUT/points/{digest}/   task.json, result.json when it is done, log.txt, error.txt when it failed, pictures
+  RUNS/{digest}/            the workdir of a training, shared by points that differ in sampling alone; RUNS is
+                            OUTPUT/runs, or a folder that several sweeps share
+
+Points with one training form a group, which runs in order in one place; groups are dealt out to shards in turn.
+Invariants: a point with a result is never run again; one that failed or was interrupted is, and its training continues.
+A point is of a model's files, and not of their path. A sweep that is stopped stops its points.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nova_jax.checkpoints.model_folder import is_trained
+from nova_jax.checkpoints.store import latest_step
+from nova_jax.tools.sweeps.plan import LOADING, SAMPLING, Point, Sweep, digest, experiment_of, label, training
+from nova_jax.utils.digests import digest_folder
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import to_dict
+from nova_jax.utils.files import read_json, write_atomically
+
+COMMAND = (sys.executable, "-m", "nova_jax.tools.sweeps.point")
+MEASURED = ("num_prompts", "captions", "batch_size", "seed")  # What a result depends on beside the point.
+
+
+class Task(NamedTuple):
+  """A point, and where it is kept."""
+
+  point: Point
+  folder: Path
+  group: str  # Points of one group run one after the other.
+  content: Mapping[str, Any]
+  command: Sequence[str] = ()  # Of its process; empty for `COMMAND`.
+
+  @property
+  def result(self) -> Mapping[str, float] | None:
+    path = self.folder / "result.json"
+    return read_json(path) if path.is_file() else None
+
+  @property
+  def error(self) -> str | None:
+    path = self.folder / "error.txt"
+    return path.read_text(encoding="utf-8").strip() if path.is_file() and self.result is None else None
+
+
+def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | None = None) -> list[Task]:
+  """Return a task for each point, in order.
+
+  Args:
+    sweep: what to run.
+    checkpoint: model folder, for points that train none of their own.
+    output: the sweep's folder.
+    runs: folder of trainings; None for `output / "runs"`.
+
+  Raises:
+    ValueError: a point needs a checkpoint, and none is given; or two points are the same.
+  """
+  tasks, model_of = [], functools.cache(_identity)
+  for point in sweep.points:
+    measured = {name: getattr(sweep, name) for name in MEASURED}
+    loading = {name: point[name] for name in LOADING if name in point}
+    experiment, place = None, checkpoint
+    if training(point):
+      experiment = json.loads(json.dumps(to_dict(experiment_of(sweep, point))))
+      place = str((runs or output / "runs") / digest(experiment))
+    elif checkpoint is None:
+      raise UserError(f"--checkpoint: the point {label(point)} trains no model of its own; give one")
+    elif is_trained(Path(checkpoint)):
+      loading.setdefault("step", latest_step(Path(checkpoint) / "checkpoints"))
+    identity = experiment if experiment is not None else model_of(place, loading.get("step"))
+    folder = output / "points" / digest(identity, loading, {n: point[n] for n in SAMPLING if n in point}, measured)
+    content = measured | {
+        "label": label(point), "experiment": experiment, "checkpoint": place, "loading": loading,
+        "sampling": {name: point[name] for name in SAMPLING if name in point}, "output": str(folder),
+        "result": str(folder / "result.json")}
+    tasks.append(Task(point, folder, place, content))
+  twice = [label(task.point) for i, task in enumerate(tasks) if task.folder in {t.folder for t in tasks[:i]}]
+  if twice:
+    raise UserError(f"the sweep has this point twice: {twice[0]}")
+  return tasks
+
+
+def _identity(checkpoint: str, step: int | None) -> str:
+  """Return what tells a model from others, whatever its path."""
+  return digest_folder(checkpoint, step) if Path(checkpoint).is_dir() else checkpoint
+
+
+def run_tasks(
+    tasks: Sequence[Task], processes: int, shard: tuple[int, int], say: Callable[[str], None] = print
+) -> None:
+  """Run what has no result yet of one shard's tasks.
+
+  Args:
+    tasks: of the whole sweep.
+    processes: how many points run at once.
+    shard: this one's number, from 0, and how many there are.
+    say: takes a line when a point begins or ends.
+  """
+  if not 0 <= shard[0] < shard[1]:
+    raise UserError(f"--shard: expected I/N with I from 0 to N - 1, got {shard[0]}/{shard[1]}")
+  # A checkpoint that isn't trained here needs no one to wait: each of its points is a group.
+  groups: dict[str, list[Task]] = {}
+  for task in tasks:
+    groups.setdefault(task.group if task.content["experiment"] else str(task.folder), []).append(task)
+  mine = list(groups.values())[shard[0] :: shard[1]]
+  running: set[subprocess.Popen] = set()
+  stopping = threading.Event()
+  with _exit_on_sigterm(), concurrent.futures.ThreadPoolExecutor(processes) as pool:
+    futures = [pool.submit(_run_group, group, running, stopping, say) for group in mine]
+    try:
+      for future in futures:
+        future.result()
+    except BaseException:
+      stopping.set()
+      pool.shutdown(wait=False, cancel_futures=True)
+      for process in list(running):
+        process.terminate()
+      raise
+
+
+@contextlib.contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+  """Turn SIGTERM into an exception, so that what was started is ended, too."""
+  previous = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, previous)
+
+
+def _run_group(
+    group: Sequence[Task], running: set[subprocess.Popen], stopping: threading.Event, say: Callable[[str], None]
+) -> None:
+  for task in group:
+    if stopping.is_set():
+      return
+    if task.result is not None:
+      say(f"{label(task.point)}: done before")
+      continue
+    say(f"{label(task.point)}: begins")
+    failed = task.folder / "error.txt"
+    failed.unlink(missing_ok=True)
+    write_atomically(task.folder / "task.json", json.dumps(task.content, indent=1) + "\n")
+    with open(task.folder / "log.txt", "w", encoding="utf-8") as log:
+      process = subprocess.Popen([*(task.command or COMMAND), str(task.folder / "task.json")], stdout=log, stderr=log)
+      running.add(process)
+      code = process.wait()
+      running.discard(process)
+    if task.result is None and stopping.is_set():
+      say(f"{label(task.point)}: stopped")
+    elif task.result is None:
+      lines = (task.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+      reason = lines[-1].removeprefix("error: ") if lines else ""
+      reason = reason if code > 0 else f"ended by signal {-code}"
+      write_atomically(failed, f"{reason or 'no result'}\n")
+      say(f"{label(task.point)}: failed: {reason}; see {task.folder / 'log.txt'}")
+    else:
+      say(f"{label(task.point)}: {', '.join(f'{name} {value:.3g}' for name, value in task.result.items())}")

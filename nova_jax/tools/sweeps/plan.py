@@ -1,0 +1,179 @@
+"""What a sweep is: points in order, each of which sets some fields.
+
+A field is an argument of the pipeline (`guidance_scale`), `weights` or `step` of the checkpoint, or a field of the
+training config (`config.model.mixer_rank`). A point with training fields trains its own model, from the sweep's config;
+points that differ in sampling alone share it.
+Invariant: a point's result belongs to its fields and to what it is measured with, not to its place among the others.
+"""
+
+import dataclasses
+import hashlib
+import importlib.util
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nova_jax.config import Experiment
+from nova_jax.evals.digits import SCORES
+from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import did_you_mean, from_dict, to_dict
+
+Point = Mapping[str, Any]
+
+SAMPLING = (
+    "num_inference_steps", "num_diffusion_steps", "guidance_scale", "min_guidance_scale", "guidance_trunc",
+    "guidance_renorm", "image_guidance_scale", "flow_shift", "motion_flow", "fps")
+LOADING = ("weights", "step")
+TRAINING = "config."
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+  """One plot: y over x, a line for each value of a field.
+
+  Attributes:
+    x, y: fields, or columns of the results.
+    line: field that tells lines apart; "" draws one.
+    log: whether x is logarithmic.
+  """
+
+  x: str
+  y: str
+  line: str = ""
+  log: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Bars:
+  """One plot: shares of clips side by side, a bar for each value of a field, with 95 % intervals.
+
+  Attributes:
+    by: field that tells bars apart.
+    y: some of `SCORES`.
+  """
+
+  by: str
+  y: Sequence[str] = ("digit", "same_digit", "retrieval@1", "retrieval@last")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+  """Points, and how each is measured.
+
+  Attributes:
+    title: of the page.
+    about: what is asked, and what the small scale can say of it.
+    points: in the order in which they run.
+    plots: of the results.
+    config: Python file of the training config; for points with training fields.
+    num_prompts: clips that each point is scored on; multiples of 40 hold every digit and direction equally often.
+    captions: "plain" or "free".
+    batch_size: clips generated at once.
+    seed: of the generation.
+  """
+
+  title: str
+  about: str
+  points: Sequence[Point]
+  plots: Sequence[Plot | Bars] = ()
+  config: str = "configs/digits.py"
+  num_prompts: int = 400
+  captions: str = "plain"
+  batch_size: int = 100
+  seed: int = 0
+
+
+def grid(**axes: Sequence[Any]) -> list[Point]:
+  """Return all combinations, the last axis fastest; `config__model__mixer_rank` stands for config.model.mixer_rank."""
+  names = [name.replace("__", ".") for name in axes]
+  return [dict(zip(names, values)) for values in itertools.product(*axes.values())]
+
+
+def load_sweep(path: str | Path) -> Sweep:
+  """Read the `get_sweep()` of a Python file, and check all its points before any runs.
+
+  Raises:
+    ValueError: the file has none, or a point sets what there is not.
+  """
+  module = _load(Path(path))
+  if not hasattr(module, "get_sweep"):
+    raise UserError(f"--config: {path} has no get_sweep(); expected a file such as configs/sweeps/guidance.py")
+  sweep = module.get_sweep()
+  if not sweep.points:
+    raise UserError(f"{path}: the sweep has no points")
+  known = {*SAMPLING, *LOADING}
+  for point in sweep.points:
+    for name in point:
+      if name not in known and not name.startswith(TRAINING):
+        raise UserError(f"{path}: {name} is not a field of sampling{did_you_mean(name, known)}; those of training "
+                         f"begin with {TRAINING}")
+    if training(point):
+      if "step" in point:
+        raise UserError(f"{path}: a point that trains its own model can't name the step of a checkpoint")
+      experiment_of(sweep, point)
+  fields = {name for point in sweep.points for name in point}
+  for plot in sweep.plots:
+    by = plot.by if isinstance(plot, Bars) else plot.line
+    if by and by not in fields:
+      raise UserError(f"{path}: plots tell lines or bars apart by {by}, which no point sets")
+    values = [shown(point.get(by)) for point in sweep.points]
+    if isinstance(plot, Bars) and len(set(values)) < len(values):
+      raise UserError(f"{path}: several points have the same {by}, so bars can't be told apart by it; use Plot")
+    for name in plot.y if isinstance(plot, Bars) else ():
+      if name not in SCORES:
+        raise UserError(f"{path}: bars show shares, and {name!r} is none{did_you_mean(name, SCORES)}")
+  return sweep
+
+
+def training(point: Point) -> Point:
+  """Return the training fields of a point, without their prefix."""
+  return {name.removeprefix(TRAINING): value for name, value in point.items() if name.startswith(TRAINING)}
+
+
+def experiment_of(sweep: Sweep, point: Point) -> Experiment:
+  """Return the training of a point: the sweep's config with its fields.
+
+  Raises:
+    ValueError: an unknown field, or a value that it can't have.
+  """
+  values = to_dict(from_dict(Experiment, _load(Path(sweep.config)).get_config()))
+  for name, value in training(point).items():
+    *path, last = name.split(".")
+    inner = values
+    for key in path:
+      inner = inner.get(key) if isinstance(inner, dict) else None
+    if not isinstance(inner, dict) or last not in inner:
+      known = inner if isinstance(inner, dict) else values
+      raise UserError(f"{TRAINING}{name} is not a field{did_you_mean(last, known)}")
+    inner[last] = value
+  return from_dict(Experiment, values)
+
+
+def digest(*values: Any) -> str:
+  """Return a short name that depends on the values alone."""
+  return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def label(point: Point) -> str:
+  """Return a point in words."""
+  return ", ".join(f"{name}={shown(value)}" for name, value in point.items()) or "defaults"
+
+
+def shown(value: Any) -> str:
+  """Return a value as tables have it; a list of stages by their names."""
+  if isinstance(value, Iterable) and not isinstance(value, str):
+    return "+".join(str(part.get("name", part)) if isinstance(part, Mapping) else str(part) for part in value)
+  return str(value)
+
+
+def _load(path: Path):
+  if not path.is_file():
+    raise UserError(f"--config: there is no file {path}")
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  if spec is None:
+    raise UserError(f"--config: {path} is not a Python file")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module

@@ -1,0 +1,122 @@
+"""Timing: both sides in turn, so that whatever else the machine does hits both, and what the numbers mean.
+
+Invariant: a side's first run is not counted, in which programs are compiled and memory is touched.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.sets import token_sets
+from nova_jax.tools.versus_published.peer import Peer
+from nova_jax.tools.versus_published.work import Run, Work, make_generation, make_training
+from nova_jax.train.flops import matmul_peak, sample_flops, train_flops
+
+MAKERS = {"train": make_training, "generate": make_generation}
+TITLES = {"train": "one training step", "generate": "one generation"}
+REFRESH_EVERY = 3  # Sets, in the approximate generation: the preset "fast".
+
+
+def measure(
+    work: Work, num_frames: int, frame_counts: Sequence[int], repeats: int, peer: Peer | None = None,
+    show: Callable[[str], None] = print,
+) -> dict[str, Any]:
+  """Time training and generation; print a line for each result, and return them all, times in ms.
+
+  Args:
+    work: what to time.
+    num_frames: of the comparison.
+    frame_counts: for the cost against frames.
+    repeats: timed runs of each side.
+    peer: the other side.
+    show: takes a line.
+  """
+  peak = matmul_peak(work.model.dtype)
+  results = {"matmul_peak_flops": peak}
+  for what, title in TITLES.items():
+    sides = {"ours": ready(MAKERS[what](work, num_frames))}
+    if what == "generate":
+      sides["approximate"] = ready(make_generation(work, num_frames, REFRESH_EVERY))
+    if peer is not None:
+      sides["peer"] = lambda: peer.seconds(what, num_frames)
+    results[what] = result = {side: summary(times) for side, times in alternate(sides, repeats).items()}
+    best = result["ours"]["best"]
+    result["share_of_peak"] = operations(work, what, num_frames) / (best / 1000) / peak
+    line = (f"{title}, {num_frames} frames: {best:.0f} ms (median {result['ours']['median']:.0f}), "
+            f"{result['share_of_peak']:.0%} of the {peak / 1e9:.0f} GFLOP/s of matrix products")
+    if peer is not None:
+      result["ratio"] = result["peer"]["best"] / best
+      line += f"; published code {result['peer']['best']:.0f} ms: {result['ratio']:.2f} times as fast"
+    show(line)
+    if what == "generate":
+      show(approximate_line(result))
+  for what in TITLES:
+    results[what]["frames"] = cost_against_frames(work, what, frame_counts, show)
+  return results
+
+
+def ready(run: Run) -> Callable[[], float]:
+  """Compile what a run needs; return what times it."""
+  run.warm_up()
+  return lambda: seconds(run.once)
+
+
+def approximate_line(result: dict[str, Any]) -> str:
+  """Complete a generation's result by the ratios of the approximate one, and return them as a line."""
+  best = result["approximate"]["best"]
+  result["approximate_gain"] = result["ours"]["best"] / best
+  line = (f"  approximate, all features computed every {REFRESH_EVERY} sets: {best:.0f} ms, "
+          f"{result['approximate_gain']:.2f} times as fast as exact")
+  if "peer" in result:
+    result["approximate_ratio"] = result["peer"]["best"] / best
+    line += f", {result['approximate_ratio']:.2f} times as fast as the published code"
+  return line
+
+
+def operations(work: Work, what: str, num_frames: int) -> float:
+  """Return the floating-point operations of the work, by formula."""
+  if what == "train":
+    return train_flops(work.model, work.batch_size, num_frames, work.num_visible, work.loss_repeat)
+  sets = [(token_set.start, token_set.size) for token_set in token_sets(work.model.num_image_tokens, work.num_sets)]
+  passes = Guidance(work.guidance_scale).num_passes
+  return sample_flops(work.model, work.batch_size, num_frames, sets, work.num_steps, passes)
+
+
+def cost_against_frames(
+    work: Work, what: str, frame_counts: Sequence[int], show: Callable[[str], None]
+) -> dict[int, float]:
+  """Return and print the time of a frame, in ms, for clips of several lengths."""
+  costs = {}
+  for num_frames in frame_counts:
+    run = MAKERS[what](work, num_frames)
+    run.warm_up()
+    costs[num_frames] = 1000 * seconds(run.once) / num_frames
+    first, per_frame = frame_counts[0], lambda n: operations(work, what, n) / n
+    line = (f"  {what} {num_frames:2d} frames: {costs[num_frames]:.0f} ms a frame, "
+            f"{costs[num_frames] / costs[first]:.2f} of that of {first} frames; "
+            f"by operations {per_frame(num_frames) / per_frame(first):.2f}")
+    show(line)
+  return costs
+
+
+def alternate(sides: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+  """Return the seconds of `repeats` runs of each side, taken in turn after one run that is not counted."""
+  times = {side: [] for side in sides}
+  for _ in range(repeats + 1):
+    for side, run in sides.items():
+      times[side].append(run())
+  return {side: values[1:] for side, values in times.items()}
+
+
+def summary(times: Sequence[float]) -> dict[str, float]:
+  """Return best and median in ms."""
+  return {"best": 1000 * min(times), "median": 1000 * statistics.median(times)}
+
+
+def seconds(run: Callable[[], None]) -> float:
+  """Return how long a run takes."""
+  start = time.perf_counter()
+  run()
+  return time.perf_counter() - start

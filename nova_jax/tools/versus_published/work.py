@@ -1,0 +1,116 @@
+"""The work that is timed: one training step and one generation of a model of middle size.
+
+Invariant: all sizes of the work are numbers of `Work`, which the peer is given as they are, so that both sides do the
+same.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from nova_jax.config import Experiment, MeshConfig, ModelConfig, OptimizerConfig, StageConfig, TrainConfig
+from nova_jax.diffusion import make_scheduler
+from nova_jax.models.nova import NOVA
+from nova_jax.parallel.sharding import make_mesh
+from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.plan import make_plan
+from nova_jax.sampling.sampler import Model, generate
+from nova_jax.train.loop import make_loss
+from nova_jax.train.masking import padded_sizes
+from nova_jax.train.optimizer import make_optimizer, make_schedule
+from nova_jax.train.state import abstract_state, init_state
+from nova_jax.train.step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """What is timed.
+
+  Attributes:
+    model: the transformer: by default `vit_d4w768`, `vit_d8w768` and `mlp_d3w768`, in float32.
+    batch_size: clips.
+    num_visible: known tokens a frame in training, of 256; the mean of what is drawn.
+    loss_repeat: noised copies of each token.
+    num_sets: S of a generation.
+    num_steps: K of a generation.
+    guidance_scale: of a generation; two passes.
+  """
+
+  model: ModelConfig = ModelConfig(
+      latent_dim=4, latent_size=(32, 32), patch_size=2, width=768, num_heads=12, temporal_depth=4, spatial_depth=8,
+      denoiser_depth=3, denoiser_width=768, base_frames=4, text_dim=256, text_len=64, mixer_rank=24, remat="none")
+  batch_size: int = 1
+  num_visible: int = 38
+  loss_repeat: int = 4
+  num_sets: int = 16
+  num_steps: int = 25
+  guidance_scale: float = 5.0
+
+
+class Run(NamedTuple):
+  """Work that is ready: both functions wait for it to end."""
+
+  once: Callable[[], None]
+  warm_up: Callable[[], None]  # Compiles all that `once` needs, in less time if there is a way.
+
+
+def make_training(work: Work, num_frames: int) -> Run:
+  """Return one training step. The optimizer is the published one's."""
+  train = TrainConfig(
+      stages=(StageConfig(batch_size=work.batch_size, num_frames=num_frames),), loss_repeat=work.loss_repeat,
+      visible_sizes=4)
+  experiment = Experiment(model=work.model, train=train, optimizer=OptimizerConfig(clip_norm=0))
+  mesh = make_mesh(MeshConfig(data=1, fsdp=1), jax.local_devices()[:1])
+  tx = make_optimizer(experiment.optimizer, train.steps)
+  make_model = functools.partial(_make_model, work.model)
+  graph, abstract = abstract_state(make_model, tx, mesh)
+  step = make_train_step(
+      graph, abstract, make_loss(experiment, num_frames), tx, make_schedule(experiment.optimizer, train.steps), seed=0,
+      ema_decay=train.ema_decay)
+  latents = np.zeros((work.batch_size, num_frames, *work.model.latent_size, work.model.latent_dim), np.float32)
+  batch = {"latents": latents, "index": np.arange(work.batch_size), **condition(work, 1)}
+  sizes = padded_sizes(work.model.num_image_tokens, train.mask_ratio, train.visible_sizes)
+  padded = next(size for size in sizes if size >= work.num_visible)
+  state = init_state(make_model, tx, abstract, seed=0)
+
+  def take_step():
+    nonlocal state
+    state, _ = jax.block_until_ready(step(state, batch, work.num_visible, padded))
+
+  return Run(take_step, take_step)
+
+
+def make_generation(work: Work, num_frames: int, refresh_every: int = 1) -> Run:
+  """Return the generation of latents; with `refresh_every` above 1 it is approximate (`sampling/reuse.py`)."""
+  scheduler = make_scheduler(Experiment(model=work.model).scheduler)
+  model = Model.of(_make_model(work.model, nnx.Rngs(0)))
+  plan = make_plan(
+      work.model, scheduler, num_frames=num_frames, num_sets=work.num_sets, num_steps=work.num_steps,
+      guidance=Guidance(work.guidance_scale), refresh_every=refresh_every)
+  keys = jax.random.split(jax.random.key(0), work.batch_size)
+
+  def run(most: int):
+    frames = generate(model, scheduler, plan, condition(work, 1), condition(work, 0), keys=keys)
+    jax.block_until_ready(list(itertools.islice(frames, most)))
+
+  # The second frame compiles what all later ones run.
+  return Run(lambda: run(num_frames), lambda: run(2))
+
+
+def condition(work: Work, share: float) -> dict[str, Any]:
+  """Return the condition of all clips, captions being `share` of the longest."""
+  cfg = work.model
+  return {
+      "text_embeds": np.ones((work.batch_size, cfg.text_len, cfg.text_dim), np.float32),
+      "text_lengths": np.full(work.batch_size, int(share * cfg.text_len), np.int32),
+      "motion_flow": np.full(work.batch_size, 5.0, np.float32), "fps": np.full(work.batch_size, 12.0, np.float32)}
+
+
+def _make_model(cfg: ModelConfig, rngs: nnx.Rngs) -> NOVA:
+  return NOVA(cfg, rngs=rngs)

@@ -1,0 +1,85 @@
+"""Errors by whose fault they are, with the exit code and the one line that belong to each.
+
+`UserError` is bad input: what you gave can't be used, and the line says what to give instead. `RunFailed`, numbers that
+are not finite, and errors of memory, storage and the network are the world's: started again, the same may succeed.
+Anything else is a bug of ours.
+"""
+
+import errno
+import re
+from collections.abc import Iterator
+
+BAD_INPUT = 2
+FAILED = 1
+INTERRUPTED = 130
+READER_GONE = 141
+
+# What a wrong path or command leads to; other errors of the system may pass.
+_BAD_PATH = frozenset((
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG,
+    errno.EROFS, errno.ENOEXEC))
+# XLA's words for what is not a bug.
+_DEVICE_FAILURES = frozenset(("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "DATA_LOSS"))
+_LONGEST = 300  # Characters of a message of XLA's that are shown; some are pages.
+_LONGEST_LINE = 1500  # Characters of any message: it may show what a stranger's file holds.
+
+
+class UserError(ValueError):
+  """Bad input: its message is one line that says what was given, what was expected, and what to do."""
+
+
+class RunFailed(Exception):
+  """A run failed, and not by bad input."""
+
+
+def exit_code(error: BaseException) -> int | None:
+  """Return the exit code for what a program raised; None for a bug."""
+  if isinstance(error, KeyboardInterrupt):
+    return INTERRUPTED
+  if isinstance(error, (FloatingPointError, TimeoutError, MemoryError, RunFailed)) or _device_failure(error):
+    return FAILED
+  numbers = set(error_numbers(error))
+  if isinstance(error, UserError):
+    return BAD_INPUT if numbers <= _BAD_PATH else FAILED
+  if isinstance(error, (OSError, ValueError)) and numbers:  # TensorStore's errors of the system are ValueErrors.
+    return BAD_INPUT if numbers <= _BAD_PATH else FAILED
+  return FAILED if isinstance(error, OSError) else None
+
+
+def _device_failure(error: BaseException) -> str | None:
+  """Return XLA's word for what failed on a device or between devices; None for other errors, bugs among them."""
+  if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError"):  # JAX need not be imported for it.
+    return None
+  word = str(error).partition(":")[0]
+  return word if word in _DEVICE_FAILURES else None
+
+
+def error_numbers(error: BaseException | None) -> Iterator[int]:
+  """Yield the system's numbers for an error and for those that led to it."""
+  while error:
+    if isinstance(error, OSError) and error.errno is not None:
+      yield error.errno
+    elif match := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore says it so, in a ValueError.
+      yield int(match[1])
+    error = error.__cause__ or error.__context__
+
+
+def shorten(error: BaseException) -> str:
+  """Return an error's message in one line."""
+  if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}too many files are open; allow more of them with `ulimit -n`"
+  if isinstance(error, OSError) and error.filename:
+    return f"{error.filename}: {error.strerror}"
+  if isinstance(error, MemoryError) or _device_failure(error) == "RESOURCE_EXHAUSTED":
+    text = " ".join(str(error).split())
+    return f"out of memory: {text[:_LONGEST] or 'this machine has no more'}; use smaller batches, clips or models"
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+  text = text.replace("\\n", " ").replace("\\'", "'")  # ml_collections quotes a message within a message.
+  text = text[1:-1] if len(text) > 1 and text[0] == text[-1] == "'" else text
+  text = " ".join(text.split()) or type(error).__name__
+  if len(text) <= _LONGEST_LINE:
+    return text
+  return f"{text[: _LONGEST_LINE - 400]} […] {text[-390:]}"  # What to do often stands at the end.

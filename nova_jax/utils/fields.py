@@ -1,0 +1,119 @@
+"""The way from dataclasses to absl flags and JSON, and back.
+
+`to_config_dict` makes the ConfigDict that flags override; `from_dict` turns it into dataclasses again at the boundary
+of a program. Invariant: an unknown field or a wrong type is a `ValueError` that names the field.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from nova_jax.utils.errors import UserError
+
+_LONGEST = 200  # Characters of a value in an error.
+
+
+def to_dict(config: Any) -> Any:
+  """Turn a dataclass into plain dicts, tuples and scalars, ready for JSON."""
+  return dataclasses.asdict(config)
+
+
+def to_config_dict(config: Any) -> ml_collections.ConfigDict:
+  """Turn an experiment into the locked ConfigDict that command-line flags override."""
+
+  def convert(value):
+    if isinstance(value, dict):
+      return ml_collections.ConfigDict({k: convert(v) for k, v in value.items()})
+    if isinstance(value, (tuple, list)):
+      return tuple(convert(v) for v in value)
+    return ml_collections.config_dict.placeholder(object) if value is None else value
+
+  return convert(to_dict(config)).lock()
+
+
+def from_dict(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:
+  """Build dataclass `cls` from nested mappings, checking names and types.
+
+  Args:
+    cls: a frozen dataclass.
+    values: a mapping or ConfigDict of its fields; missing ones take their defaults.
+    path: prefix for error messages.
+
+  Raises:
+    ValueError: an unknown field (with the nearest known one), a missing field or a wrong type.
+  """
+  if not isinstance(values, (Mapping, ml_collections.ConfigDict)):
+    raise UserError(f"{path}: expected the fields of a {cls.__name__}, got {values!r}")
+  fields = {f.name: f for f in dataclasses.fields(cls)}
+  hints = typing.get_type_hints(cls)
+  for name in values:
+    if name not in fields:
+      raise UserError(f"{path}.{name} is not a field{did_you_mean(name, fields)}")
+  required = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in values]
+  if required:
+    raise UserError(f"{path} lacks {', '.join(required)}")
+  return cls(**{name: _check(hints[name], values[name], f"{path}.{name}") for name in values})
+
+
+def shown(value: Any) -> str:
+  """Return how an error shows a value, which may come from a stranger's file."""
+  text = repr(value)
+  return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
+  """Return the hint that ends an error about an unknown name."""
+  known = list(known)
+  if nearest := _nearest(name, known):
+    *others, last = map(repr, nearest)
+    return f"; did you mean {', '.join(others)} or {last}?" if others else f"; did you mean {last}?"
+  return f"; known: {', '.join(sorted(known))}"
+
+
+def _nearest(name: str, known: list[str]) -> list[str]:
+  """Return the known names that were most likely meant, three at most: the first rule that finds any decides."""
+  plain = lambda text: re.sub(r"[^a-z0-9]", "", text.lower())
+  typed = plain(name)
+  if not typed:
+    return []
+  letters = re.compile(".*".join(map(re.escape, typed)))
+  rules = (
+      lambda other: plain(other) == typed,
+      lambda other: plain(other).startswith(typed),
+      lambda other: len(plain(other)) > 1 and typed.startswith(plain(other)),
+      lambda other: typed in other.lower().split("_"),
+      lambda other: other in difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6),
+      lambda other: len(typed) > 1 and other[:1].lower() == typed[0] and letters.match(plain(other)),
+      lambda other: other in difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5),
+  )
+  return next((found for rule in rules if (found := [other for other in known if rule(other)])), [])[:3]
+
+
+def _check(hint: Any, value: Any, path: str) -> Any:
+  """Return `value` as type `hint` (a dataclass, scalar, optional or tuple), or raise a ValueError naming `path`."""
+  if dataclasses.is_dataclass(hint):
+    return from_dict(hint, value, path)
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (types.UnionType, typing.Union):
+    return None if value is None else _check(next(a for a in args if a is not type(None)), value, path)
+  if origin is tuple:
+    if not isinstance(value, (tuple, list)):
+      raise UserError(f"{path}: expected a tuple, got {shown(value)}")
+    kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
+    if len(kinds) != len(value):
+      raise UserError(f"{path}: expected {len(kinds)} values, got {shown(value)}")
+    return tuple(_check(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(zip(kinds, value)))
+  if hint is float and type(value) is int:
+    value = float(value)
+  if type(value) is not hint:
+    raise UserError(f"{path}: expected {hint.__name__}, got {shown(value)}")
+  if hint is float and not math.isfinite(value):
+    raise UserError(f"{path}: expected a finite number, got {shown(value)}")
+  return value

@@ -1,0 +1,216 @@
+"""Sweeps: what runs when, what is kept, what fails alone, and the table, plots and page of it."""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from configs import digits
+from nova_jax.config import Experiment
+from nova_jax.tools.baselines.run import nova_flops
+from nova_jax.tools.sweeps import engine, point, report
+from nova_jax.tools.sweeps.plan import Bars, Plot, Sweep, experiment_of, grid, label, load_sweep
+from nova_jax.tools.sweeps.report import write_report
+from nova_jax.utils.fields import from_dict
+
+ROOT = Path(__file__).resolve().parents[3]
+# Stands for a point's process: it notes that it ran, and scores twice its guidance, fails at 3 and dies at 4.
+SCRIPT = """
+import json, os, sys, time
+task = json.load(open(sys.argv[1]))
+with open(os.environ["RAN"], "a") as file:
+  file.write(task["label"] + "\\n")
+scale = task["sampling"]["guidance_scale"]
+time.sleep(float(os.environ.get("NAP", 0)))
+if scale == 3:
+  sys.exit("Traceback …\\nValueError: three is <bad>")
+if scale == 4:
+  os.kill(os.getpid(), 9)
+json.dump({"digit": 2.0 * scale, "seconds_per_clip": 1 / scale}, open(task["result"], "w"))
+"""
+
+
+@pytest.fixture
+def ran(tmp_path, monkeypatch):
+  """Run points by the script; return what ran so far."""
+  (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
+  monkeypatch.setattr(engine, "COMMAND", (sys.executable, str(tmp_path / "script.py")))
+  monkeypatch.setenv("RAN", str(tmp_path / "ran"))
+  return lambda: (tmp_path / "ran").read_text(encoding="utf-8").splitlines() if (tmp_path / "ran").exists() else []
+
+
+def sweep_of(*scales, **fields):
+  return Sweep("A <title>", "About.", grid(weights=("ema", "params"), guidance_scale=scales), **fields)
+
+
+def run(sweep, output, shard=(0, 1), processes=1):
+  tasks = engine.plan_tasks(sweep, "model", output)
+  engine.run_tasks(tasks, processes, shard, lambda line: None)
+  return tasks
+
+
+def test_points_run_in_order_and_once(tmp_path, ran):
+  run(sweep_of(1.0, 2.0), tmp_path / "out")
+  expected = [f"weights={w}, guidance_scale={s}" for w in ("ema", "params") for s in (1.0, 2.0)]
+  assert ran() == expected
+  tasks = run(sweep_of(1.0, 1.5, 2.0), tmp_path / "out")
+  assert ran() == expected + [f"weights={w}, guidance_scale=1.5" for w in ("ema", "params")], "results are kept"
+  assert [task.result["digit"] for task in tasks] == [2, 3, 4, 2, 3, 4]
+  run(dataclasses.replace(sweep_of(1.0), num_prompts=40), tmp_path / "out")
+  assert len(ran()) == 8, "another measure, another result"
+
+
+def test_what_fails_fails_alone_and_is_tried_again(tmp_path, ran):
+  sweep = dataclasses.replace(
+      sweep_of(1.0, 3.0, 4.0), plots=(Plot("guidance_scale", "digit", line="weights"), Plot("step", "digit")))
+  tasks = run(sweep, tmp_path / "out", processes=2)
+  assert [task.error for task in tasks[:3]] == [None, "ValueError: three is <bad>", "ended by signal 9"]
+  paths = write_report(sweep, tasks, tmp_path / "out")
+  rows = list(csv.DictReader(io.StringIO(paths[0].read_text(encoding="utf-8"))))
+  assert [row["status"] for row in rows[:3]] == [
+      "done", "failed: ValueError: three is <bad>", "failed: ended by signal 9"]
+  assert rows[0]["digit"] == "2.0" and rows[1]["digit"] == ""
+  assert "| ema | 1 | 2 | 1 | done |" in paths[1].read_text(encoding="utf-8")
+  assert [path.name for path in paths] == ["results.csv", "results.md", "digit-over-guidance-scale.png", "index.html"]
+  assert Image.open(paths[2]).size == (720, 480)
+  page = paths[3].read_text(encoding="utf-8")
+  assert "A &lt;title&gt;" in page and "three is &lt;bad&gt;" in page and page.count("<tr class=failed>") == 4
+  assert set(re.findall(r'(?:src|href)="(.{22})', page)) == {"data:image/png;base64,"}, "no other file"
+  run(sweep, tmp_path / "out")
+  assert len(ran()) == 6 + 4
+
+
+def test_bars_show_what_is_done_with_intervals(tmp_path, ran):
+  sweep = dataclasses.replace(sweep_of(0.25, 3.0), plots=(Bars("weights", ("digit",)),))
+  tasks = run(sweep, tmp_path / "out")
+  figure = Figure()
+  axes = figure.subplots()
+  assert report._draw_bars(axes, Bars("weights", ("digit",)), tasks)
+  assert [bar.get_height() for bar in axes.patches] == [0.5, 0.5]
+  assert [text.get_text() for text in figure.legends[0].texts] == ["ema", "params"]
+  (low, high) = axes.collections[0].get_segments()[0][:, 1]
+  assert (low, high) == pytest.approx((0.451, 0.549), abs=1e-3)  # Of 400 clips.
+  assert write_report(sweep, tasks, tmp_path / "out")[2].name == "scores-by-weights.png"
+
+
+def test_a_stopped_sweep_stops_its_points_and_goes_on(tmp_path, ran, monkeypatch):
+  def stop():
+    while not ran():
+      time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setenv("NAP", "60")
+  threading.Thread(target=stop).start()
+  with pytest.raises(SystemExit, match="143"):
+    run(sweep_of(1.0, 2.0), tmp_path / "out")
+  assert len(ran()) == 1
+  monkeypatch.delenv("NAP")
+  assert not list((tmp_path / "out").rglob("error.txt"))
+  assert all(task.result for task in run(sweep_of(1.0, 2.0), tmp_path / "out")) and len(ran()) == 5
+
+
+def test_shards_run_each_point_once(tmp_path, ran):
+  for i in range(3):
+    tasks = run(sweep_of(1.0, 2.0, 5.0, 6.0), tmp_path / "out", (i, 3))
+  assert len(ran()) == len(set(ran())) == 8 and all(task.result for task in tasks)
+
+
+def test_points_of_one_training_share_it(tmp_path, ran):
+  points = grid(config__model__mixer_rank=(2, None), guidance_scale=(1.0, 2.0))
+  tasks = engine.plan_tasks(Sweep("", "", points, config=str(ROOT / "configs/digits.py")), None, tmp_path / "out")
+  assert [task.group for task in tasks] == [tasks[0].group] * 2 + [tasks[2].group] * 2 and len({
+      task.group for task in tasks}) == 2
+  engine.run_tasks(tasks, 1, (1, 2), lambda line: None)
+  assert ran() == [label(task.point) for task in tasks[2:]]
+  experiment = from_dict(Experiment, tasks[3].content["experiment"])
+  assert experiment.model.mixer_rank is None and experiment.train.steps == digits.get_config().train.steps
+
+
+def test_one_point_from_training_to_scores(tmp_path, monkeypatch):
+  points = [{
+      "config.model.width": 32, "config.model.num_heads": 2, "config.model.temporal_depth": 1,
+      "config.model.spatial_depth": 2, "config.model.denoiser_depth": 1, "config.model.denoiser_width": 16,
+      "config.model.remat": "none", "config.data.num_records": 40, "config.train.steps": 2,
+      "config.train.sample_every": 0, "config.optimizer.name": "adamw", "config.optimizer.warmup_steps": 0,
+      "config.train.stages": ({"name": "video", "batch_size": 8, "num_frames": 4},),
+      "num_inference_steps": 1, "num_diffusion_steps": 1, "weights": "params"}]
+  sweep = Sweep("", "", points, config=str(ROOT / "configs/digits.py"), num_prompts=40, batch_size=20)
+  (task,) = engine.plan_tasks(sweep, None, tmp_path / "out")
+  result = point.measure(json.loads(json.dumps(task.content)))
+  monkeypatch.setattr(point, "train", None)
+  again = point.measure(json.loads(json.dumps(task.content)))
+  assert again["digit"] == result["digit"], "a finished training is read, and not begun again"
+  assert set(result) == {"digit", "direction", "same_digit", "retrieval@1", "retrieval@last", "seconds_per_clip"}
+  assert result["seconds_per_clip"] > 0 and (task.folder / "grid.gif").is_file()
+
+
+def test_a_point_is_of_a_model_and_not_of_its_path(tmp_path, monkeypatch):
+  for name in ("a", "b"):
+    (tmp_path / name / "vae").mkdir(parents=True)
+    (tmp_path / name / "vae/config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / name / "vae/model.safetensors").write_bytes(b"weights")
+    (tmp_path / name / "notes.txt").write_text(name, encoding="utf-8")
+  monkeypatch.chdir(tmp_path)
+  folder = lambda path: engine.plan_tasks(sweep_of(1.0), path, tmp_path / "out")[0].folder
+  assert folder("a") == folder("a/") == folder(str(tmp_path / "b")) == folder("b/../a")
+  before = folder("a")
+  (tmp_path / "a/vae/model.safetensors").write_bytes(b"weightz")
+  assert folder("a") != before == folder("b")
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configs/sweeps").glob("*.py")))
+def test_shipped_sweeps_can_be_planned(name, tmp_path, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  sweep = load_sweep(f"configs/sweeps/{name}")
+  assert len(engine.plan_tasks(sweep, "model", tmp_path)) == len(sweep.points)
+
+
+def test_training_with_images_first_costs_the_same(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  sweep = load_sweep("configs/sweeps/image_stage.py")
+  without, with_images = (nova_flops(experiment_of(sweep, point)) for point in sweep.points)
+  assert with_images == pytest.approx(without, rel=1e-3)
+
+
+@pytest.mark.parametrize("points, message", [
+    ([{"guidance_scal": 1}], "did you mean 'guidance_scale'"), ([], "no points"),
+    ([{"config.model.mixer_rang": 1}], "did you mean 'mixer_rank'"), ([{"config.model.mixer_rank": 0}], "got 0"),
+    ([{"config.train.steps": 5, "step": 3}], "can't name the step")])
+def test_points_that_cannot_be_are_refused(tmp_path, points, message):
+  (tmp_path / "sweep.py").write_text(
+      f"from nova_jax.tools.sweeps.plan import Sweep\nget_sweep = lambda: Sweep('', '', {points!r}, "
+      f"config={str(ROOT / 'configs/digits.py')!r})", encoding="utf-8")
+  with pytest.raises(ValueError, match=message):
+    load_sweep(tmp_path / "sweep.py")
+
+
+def test_other_bad_input(tmp_path):
+  with pytest.raises(ValueError, match="give one"):
+    engine.plan_tasks(sweep_of(1.0), None, tmp_path)
+  with pytest.raises(ValueError, match="this point twice: weights=ema, guidance_scale=1.0"):
+    engine.plan_tasks(sweep_of(1.0, 1.0), "model", tmp_path)
+  with pytest.raises(ValueError, match="there is no file"):
+    load_sweep(tmp_path / "none.py")
+  (tmp_path / "sweep.py").write_text(
+      "from nova_jax.tools.sweeps.plan import Bars, Sweep\n"
+      "get_sweep = lambda: Sweep('', '', [{'weights': 'ema'}], [Bars('weights', ['digits'])])", encoding="utf-8")
+  with pytest.raises(ValueError, match="did you mean 'digit'"):
+    load_sweep(tmp_path / "sweep.py")
+  (tmp_path / "sweep.py").write_text(
+      "from nova_jax.tools.sweeps.plan import Bars, Sweep, grid\n"
+      "get_sweep = lambda: Sweep('', '', grid(weights=('ema',), fps=(1.0, 2.0)), [Bars('weights')])", encoding="utf-8")
+  with pytest.raises(ValueError, match="several points have the same weights"):
+    load_sweep(tmp_path / "sweep.py")
+  with pytest.raises(ValueError, match="is not a field"):
+    experiment_of(Sweep("", "", [], config=str(ROOT / "configs/digits.py")), {"config.steps": 1})
