@@ -31,7 +31,7 @@ flags.DEFINE_integer("num_prompts", 400, "Clips that are scored.", lower_bound=4
 flags.DEFINE_integer("batch_size", 100, "Clips generated at once.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "Of the generation.", lower_bound=0)
 
-COMMAND = (sys.executable, "-m", "nova_jax.tools.baselines.run")
+COMMAND = (sys.executable, "-m", "nova_jax.cli.task", "nova_jax.tools.baselines.run")
 
 
 def plan_tasks(experiment: Experiment, output: Path, **options: int) -> list[Task]:

@@ -8,12 +8,11 @@ Invariant: a folder with a card can be loaded without the config that trained it
 
 import dataclasses
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nova_jax import autoencoders, text
 from nova_jax.config import Experiment, ModelConfig, SampleConfig, SchedulerConfig
-from nova_jax.data.captions import vocabulary
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import from_dict, shown, to_dict
@@ -61,20 +60,19 @@ class Card:
   words: tuple[str, ...] = ()  # Of the captions it was trained on, for the built-in text encoder; empty: not known.
 
 
-def card_of(experiment: Experiment) -> Card:
-  """Return the card of the model that an experiment trains."""
+def card_of(experiment: Experiment, words: Sequence[str] = ()) -> Card:
+  """Return the card of the model that an experiment trains.
+
+  Args:
+    experiment: what is trained, and on which data.
+    words: words of the captions, for the built-in text encoder; empty if they aren't known.
+  """
   return Card(
       model=experiment.model, scheduler=experiment.scheduler,
       text_encoder=_place(experiment.text_encoder, text.BUILT_IN),
       autoencoder=_place(experiment.autoencoder, autoencoders.BUILT_IN),
       num_frames=max(stage.num_frames for stage in experiment.train.stages), sample=experiment.sample,
-      words=_words_of(experiment))
-
-
-def _words_of(experiment: Experiment) -> tuple[str, ...]:
-  """Return the words that a model learns, if it is known which."""
-  digits = experiment.data.name == "moving_digits" and experiment.text_encoder in text.BUILT_IN and not experiment.init
-  return vocabulary(experiment.data.free_captions > 0) if digits else ()
+      words=tuple(words))
 
 
 def _place(name: str, built_in: Collection[str]) -> str:

@@ -15,6 +15,7 @@ from nova_jax.data import moving_digits
 from nova_jax.data.cache.format import AutoencoderInfo
 from nova_jax.data.cache.identity import describe_autoencoder
 from nova_jax.data.caption_lengths import long_captions
+from nova_jax.data.captions import vocabulary
 from nova_jax.data.latents import LatentFeed, example_records, have_embeddings, padded_embeds
 from nova_jax.data.loader import Feed
 from nova_jax.data.shards import Cache, read_caches
@@ -29,6 +30,12 @@ class Examples(NamedTuple):
 
   captions: list[str]
   condition: Mapping[str, Any]
+
+
+def known_words(experiment: Experiment) -> tuple[str, ...]:
+  """Return the words that the built-in text encoder meets in training; empty where they aren't known beforehand."""
+  known = experiment.data.name == "moving_digits" and experiment.text_encoder in BUILT_IN and not experiment.init
+  return vocabulary(experiment.data.free_captions > 0) if known else ()
 
 
 class Data(Protocol):

@@ -29,7 +29,7 @@ from nova_jax.checkpoints.store import Checkpointer, finished_steps
 from nova_jax.config import Experiment, ModelConfig
 from nova_jax.data.loader import Loader
 from nova_jax.data.rows import local_rows, spread
-from nova_jax.data.sources import CacheData, needs_text_encoder, open_caches, open_digits
+from nova_jax.data.sources import CacheData, known_words, needs_text_encoder, open_caches, open_digits
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.loss import draw, training_loss
 from nova_jax.models.nova import NOVA
@@ -97,7 +97,7 @@ def train(experiment: Experiment, workdir: str | Path, profile: tuple[int, int] 
     with first_alone("workdir"):
       if is_first():
         stack.enter_context(claim(workdir, experiment))
-        write_card(workdir, card_of(experiment))
+        write_card(workdir, card_of(experiment, known_words(experiment)))
         for line in notes(experiment, caches) if fresh else ():
           say(f"note: {line}")
     stop = stack.enter_context(StopRequest())
@@ -241,7 +241,8 @@ class _Run:
       return
     if self.step % self.cfg.sample_every == 0 or self.step == self.cfg.steps:
       model = nnx.merge(self.graphdef, self.state.ema, self.state.buffers)
-      pipe = Pipeline(card_of(self.experiment), model, self.text_encoder, self.autoencoder)
+      pipe = Pipeline(
+          card_of(self.experiment, known_words(self.experiment)), model, self.text_encoder, self.autoencoder)
       path = self.workdir / f"samples/step_{self.step:06}.png"
       num_frames = self.autoencoder.num_frames(stage.cfg.num_frames)
       write_grid(path, pipe, self.data.examples(stage.cfg, NUM_CLIPS), self.experiment.seed, num_frames)

@@ -1,4 +1,4 @@
-"""One side of the comparison, in a process of its own: `python -m nova_jax.tools.baselines.run TASK.json`.
+"""One side of the comparison; in a process of its own, `python -m nova_jax.cli.task nova_jax.tools.baselines.run TASK`.
 
 Trains "nova", "one_block", "quantized" or "full_clip" on the moving digits, generates the clips of the digits score,
 and writes scores and cost. All have the data, batches, optimizer and average of one experiment, blocks of the same
@@ -20,7 +20,6 @@ import numpy as np
 from flax import nnx
 
 from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder
-from nova_jax.cli import run_task
 from nova_jax.config import Experiment
 from nova_jax.data import moving_digits
 from nova_jax.diffusion import make_scheduler
@@ -191,7 +190,3 @@ def main(task: dict[str, Any]) -> None:
   result, details = measure(task)
   write_atomically(Path(task["output"]) / DETAILS, json.dumps(details, indent=1) + "\n")
   write_atomically(task["result"], json.dumps(result, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-  run_task(main)

@@ -29,7 +29,7 @@ from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.files import read_json, write_atomically
 
-COMMAND = (sys.executable, "-m", "nova_jax.tools.sweeps.point")
+COMMAND = (sys.executable, "-m", "nova_jax.cli.task", "nova_jax.tools.sweeps.point")
 MEASURED = ("num_prompts", "captions", "batch_size", "seed")  # What a result depends on beside the point.
 
 

@@ -1,4 +1,4 @@
-"""One point of a sweep, in a process of its own: `python -m nova_jax.tools.sweeps.point TASK.json`.
+"""One point of a sweep, in a process of its own: `python -m nova_jax.cli.task nova_jax.tools.sweeps.point TASK.json`.
 
 Trains if the point has training fields, generates, scores, and writes the result: scores of the digits, and the seconds
 that a clip takes once everything is compiled. What fails here fails alone.
@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 from nova_jax.checkpoints.store import finished_steps
-from nova_jax.cli import run_task
 from nova_jax.config import Experiment
 from nova_jax.evals.digits_run import score_digits
 from nova_jax.pipeline import Pipeline
@@ -37,7 +36,3 @@ def measure(task: dict) -> dict[str, float]:
 def main(task: dict) -> None:
   """Measure a point, and write its result."""
   write_atomically(task["result"], json.dumps(measure(task), indent=1) + "\n")
-
-
-if __name__ == "__main__":
-  run_task(main)
