@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 
 from absl import flags, logging
 
+from nova_jax.cli.addresses import check_addresses
 from nova_jax.cli.flag_help import explain, help_text, name_flags, wants_help
 from nova_jax.cli.overrides import config_file, explain_config, explain_override
 from nova_jax.utils import notes
@@ -81,6 +82,7 @@ class Command:
           raise UserError(f"--{name} is needed; --help says what it means")
       if rest and not self.words:
         raise UserError(f"unexpected argument {rest[0]!r}; flags start with --")
+      check_addresses({name: values[name].value for name in values})
     except UserError as error:
       return _tell(str(error), BAD_INPUT)
     # absl's own default would show Orbax's every rename, and files that it can do without.

@@ -20,6 +20,11 @@ _BAD_PATH = frozenset((
     errno.EROFS, errno.ENOEXEC))
 # XLA's words for what is not a bug.
 _DEVICE_FAILURES = frozenset(("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "DATA_LOSS"))
+# TensorStore's words for failures of a bucket.
+_BUCKET_FAILURES = {
+    "PERMISSION_DENIED": errno.EACCES, "UNAUTHENTICATED": errno.EACCES, "NOT_FOUND": errno.ENOENT,
+    "UNAVAILABLE": errno.EREMOTEIO, "RESOURCE_EXHAUSTED": errno.EREMOTEIO, "ABORTED": errno.EREMOTEIO,
+    "DEADLINE_EXCEEDED": errno.ETIMEDOUT}
 _LONGEST = 300  # Characters of a message of XLA's that are shown; some are pages.
 _LONGEST_LINE = 1500  # Characters of any message: it may show what a stranger's file holds.
 
@@ -61,6 +66,8 @@ def error_numbers(error: BaseException | None) -> Iterator[int]:
       yield error.errno
     elif match := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore says it so, in a ValueError.
       yield int(match[1])
+    elif isinstance(error, ValueError) and (number := _BUCKET_FAILURES.get(str(error).partition(":")[0])):
+      yield number
     error = error.__cause__ or error.__context__
 
 

@@ -1,4 +1,7 @@
-"""Files: written so that a reader never sees half of one, and JSON read with errors that a person understands."""
+"""Files: written so that a reader never sees half of one, and JSON read with errors that a person understands.
+
+A path may be an address in a bucket (`storage.py`): such a file is written on this machine first, then uploaded.
+"""
 
 import contextlib
 import errno
@@ -16,6 +19,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from nova_jax.storage import as_path, is_remote, upload
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 
@@ -50,7 +54,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
   Raises:
     OSError: a disk is full, for one; it names `path`.
   """
-  path = Path(path)
+  path = as_path(path)
+  if is_remote(path):
+    with _uploading(path) as temporary:
+      yield temporary
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   # The suffix stays last: writers of pictures and videos tell the format by it.
   end = f".{_writer()}-{secrets.token_hex(3)}{path.suffix}"
@@ -71,8 +79,24 @@ def replacing(path: str | Path) -> Iterator[Path]:
       temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def _uploading(path: Path) -> Iterator[Path]:
+  """Yield a local name to write to, which is uploaded when the block ends, unless that fails."""
+  with tempfile.TemporaryDirectory() as folder:
+    local = Path(folder) / path.name
+    try:
+      yield local
+    except OSError as error:
+      if error.errno is not None and error.filename in (None, str(local)):
+        error.filename, error.filename2 = str(path), None
+      raise
+    upload(local, path)
+
+
 def remove_unfinished(folder: str | Path, names: Collection[str]) -> None:
   """Remove what was left in a folder by writers of these files that were killed; what is being written stays."""
+  if is_remote(folder):
+    return
   for path in Path(folder).glob(".*"):
     match = re.fullmatch(r"\.(.+)\.(\w+-\d+-\w+)-\w+(\.[^.]+)", path.name)
     if match and match[1] + match[3] in names and _is_dead(match[2], path):
@@ -135,10 +159,10 @@ def check_writable(flag: str, path: str | None) -> None:
   """Raise a ValueError if no file can be written at `path`: before the long work whose result goes there."""
   if path is None:
     return
-  folder = Path(path).absolute().parent
-  if not folder.is_dir():
+  folder = as_path(path).absolute().parent
+  if not folder.is_dir() and not is_remote(folder):
     raise UserError(f"--{flag}: there is no folder {str(Path(path).parent)!r} to write to")
-  if Path(path).is_dir():
+  if as_path(path).is_dir():
     raise UserError(f"--{flag}: {path} is a folder; expected a file")
   check_folder_writable(flag, folder)
 
@@ -156,17 +180,23 @@ def check_folder_writable(flag: str, folder: str | Path) -> Path:
   Raises:
     ValueError: it can't be made or written to; only an attempt tells, of a mount that can only be read.
   """
-  folder = Path(folder)
+  folder = as_path(folder)
   if folder.exists() and not folder.is_dir():
     raise UserError(f"--{flag}: {folder} is a file; expected a folder, new or of an earlier run")
   try:
+    if is_remote(folder):
+      probe = folder / f".{_writer()}-{secrets.token_hex(3)}"
+      probe.write_bytes(b"?")
+      probe.unlink()
+      return folder
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:  # Without a name, where the system can: a kill leaves nothing.
       file.write(b"?")
       file.flush()
   except OSError as error:
-    raise UserError(
-        f"--{flag}: the folder {folder} can't be written to ({error.strerror}); choose another") from error
+    missing = is_remote(folder) and error.errno == errno.ENOENT
+    why = "there is no such bucket" if missing else error.strerror
+    raise UserError(f"--{flag}: the folder {folder} can't be written to ({why}); choose another") from error
   return folder
 
 
@@ -176,8 +206,8 @@ def check_folder(flag: str, path: str | Path) -> None:
   Raises:
     ValueError: it can't.
   """
-  folder = Path(path).absolute()
-  while not folder.exists() and folder != folder.parent:
+  folder = as_path(path).absolute()
+  while not is_remote(folder) and not folder.exists() and folder != folder.parent:
     folder = folder.parent
   check_folder_writable(flag, folder)
 
@@ -192,7 +222,7 @@ def check_regular(path: str | Path) -> Path:
   Raises:
     NoFile: there is nothing, or something else than a file.
   """
-  path = Path(path)
+  path = as_path(path)
   try:
     mode = path.stat().st_mode
   except ValueError:  # A NUL in the name.
@@ -230,7 +260,7 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
 
 def check_fetched(path: str | Path) -> None:
   """Raise a ValueError if a file holds what stands for a file that was never downloaded, or is empty."""
-  path = Path(path)
+  path = as_path(path)
   start = read_start(path, 200)
   if start.startswith(b"version https://git-lfs.github.com/spec/"):
     raise UserError(
@@ -257,7 +287,7 @@ def read_json(path: str | Path, limit: int = limits.JSON_FILE_BYTES) -> dict[str
   Raises:
     ValueError: the file is missing, isn't one, is larger than `limit` bytes or nested too deep.
   """
-  path = Path(path)
+  path = as_path(path)
   content = read_bytes(path, limit)
   from nova_jax.utils.text_files import decode  # Which reads files by this module.
 

@@ -1,0 +1,45 @@
+"""Addresses in buckets on the command line: where they can be used, and one line where they can't."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from nova_jax import storage
+from nova_jax.utils.errors import UserError
+
+# Flags, and fields of a config, that may be an address in a bucket.
+_ALLOWED = frozenset(("compilation_cache",))
+_TEXTS = ("prompt", "negative_prompt")  # What a picture may show.
+
+
+def check_addresses(values: Mapping[str, Any]) -> None:
+  """See that each address in a bucket is one that can be used, and stands where it can be.
+
+  Args:
+    values: flags by name, a config among them.
+
+  Raises:
+    UserError: one isn't.
+  """
+  for name, value in values.items():
+    for field, text in _texts(name, value) if name not in _TEXTS else ():
+      if not storage.is_remote(text):
+        continue
+      if reason := storage.why_not(text):
+        raise UserError(f"--{field}: {text}: {reason}")
+      if re.sub(r"\[\d+\]", "[]", field) not in _ALLOWED:
+        raise UserError(f"--{field}: {text} is in a bucket, where this can't be; give a local path")
+
+
+def _texts(name: str, value: Any) -> Iterator[tuple[str, str]]:
+  """Yield the strings that a flag holds, with the names by which they are set."""
+  if isinstance(value, str):
+    yield name, value
+  elif isinstance(value, (ConfigDict, Mapping)):
+    for key in value:
+      yield from _texts(f"{name}.{key}", value[key])
+  elif isinstance(value, (list, tuple)):
+    for i, item in enumerate(value):
+      yield from _texts(name if isinstance(item, str) else f"{name}[{i}]", item)
