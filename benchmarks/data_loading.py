@@ -33,11 +33,6 @@ CHIPS_A_HOST = {"v4": 4, "v5e": 4, "v5p": 4, "v6e": 4}
 TOKENS = 64  # Of a caption.
 RECORDS = 64
 
-flags.DEFINE_list("models", ["nova_d48w1024_osp480", "nova_d48w1024_sd512", "nova_d48w768_sdxl1024"], "Configs.")
-flags.DEFINE_enum("chip", "v5e", list(CHIPS), "Of the pod.")
-flags.DEFINE_integer("num_workers", 0, "Loader processes.", lower_bound=0)
-flags.DEFINE_float("seconds", 10.0, "How long each is read.", lower_bound=1)
-
 
 def consumed(experiment: Experiment, stage: StageConfig, chip: str, num_chips: int) -> float:
   """Return the records a second that a host's chips learn from, if nothing but their peak bounds them."""
@@ -83,9 +78,18 @@ def measure(
   return rates
 
 
-def main() -> None:
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  flags.DEFINE_list(
+      "models", ["nova_d48w1024_osp480", "nova_d48w1024_sd512", "nova_d48w768_sdxl1024"], "Configs.",
+      flag_values=values)
+  flags.DEFINE_enum("chip", "v5e", list(CHIPS), "Of the pod.", flag_values=values)
+  flags.DEFINE_integer("num_workers", 0, "Loader processes.", lower_bound=0, flag_values=values)
+  flags.DEFINE_float("seconds", 10.0, "How long each is read.", lower_bound=1, flag_values=values)
+
+
+def main(args: flags.FlagValues) -> None:
   """Print a line for each stage."""
-  args = flags.FLAGS
   num_chips = parse_topology(TOPOLOGIES[args.chip]).num_chips
   hosts = num_chips // CHIPS_A_HOST[args.chip]
   print(f"{num_chips} {args.chip} chips, {hosts} hosts, {args.num_workers} workers")
@@ -106,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  Command(main).run()
+  Command(main, define_flags).run()

@@ -15,18 +15,22 @@ from nova_jax.evals.digit_tasks import Tasks
 from nova_jax.pipeline import Pipeline
 from nova_jax.utils.files import write_atomically
 
-flags.DEFINE_string("checkpoint", None, "Model folder: the workdir of a training run.")
-flags.DEFINE_string("output", None, "Folder to write to.")
-flags.DEFINE_integer("num_cases", 100, "Of each task.", lower_bound=1)
-flags.DEFINE_integer("refresh_every", 1, "Sets from one full pass of the spatial encoder to the next; 1 is exact.")
-flags.DEFINE_integer("seed", 0, "Of all randomness.")
 
 SHEET_CLIPS = 20
 
 
-def main() -> None:
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  flags.DEFINE_string("checkpoint", None, "Model folder: the workdir of a training run.", flag_values=values)
+  flags.DEFINE_string("output", None, "Folder to write to.", flag_values=values)
+  flags.DEFINE_integer("num_cases", 100, "Of each task.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer(
+      "refresh_every", 1, "Sets from one full pass of the spatial encoder to the next; 1 is exact.", flag_values=values)
+  flags.DEFINE_integer("seed", 0, "Of all randomness.", flag_values=values)
+
+
+def main(args: flags.FlagValues) -> None:
   """Generate, score, print and write."""
-  args = flags.FLAGS
   output = Path(args.output)
   output.mkdir(parents=True, exist_ok=True)
   tasks = Tasks(Pipeline.load(args.checkpoint), args.num_cases, args.seed, {"refresh_every": args.refresh_every})
@@ -39,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  Command(main, required=("checkpoint", "output")).run()
+  Command(main, define_flags, required=("checkpoint", "output")).run()

@@ -24,12 +24,6 @@ from nova_jax.tools.sweeps.plan import digest
 from nova_jax.utils.errors import RunFailed, UserError
 from nova_jax.utils.fields import from_dict, to_dict
 
-config_flags.DEFINE_config_file("config", "configs/digits.py", "What NOVA trains on and how; the others follow it.")
-flags.DEFINE_string("output", None, "Folder to write to.")
-flags.DEFINE_float("share", 1.0, "Of the config's training steps that NOVA takes.", lower_bound=0)
-flags.DEFINE_integer("num_prompts", 400, "Clips that are scored.", lower_bound=40)
-flags.DEFINE_integer("batch_size", 100, "Clips generated at once.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "Of the generation.", lower_bound=0)
 
 COMMAND = (sys.executable, "-m", "nova_jax.cli.task", "nova_jax.tools.baselines.run")
 
@@ -58,9 +52,20 @@ def scaled(experiment: Experiment, share: float) -> Experiment:
       optimizer=dataclasses.replace(optimizer, warmup_steps=round(optimizer.warmup_steps * share)))
 
 
-def main() -> None:
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  config_flags.DEFINE_config_file(
+      "config", "configs/digits.py", "What NOVA trains on and how; the others follow it.", flag_values=values)
+  flags.DEFINE_string("output", None, "Folder to write to.", flag_values=values)
+  flags.DEFINE_float("share", 1.0, "Of the config's training steps that NOVA takes.", lower_bound=0, flag_values=values)
+  flags.DEFINE_integer("num_prompts", 400, "Clips that are scored.", lower_bound=40, flag_values=values)
+  flags.DEFINE_integer("batch_size", 100, "Clips generated at once.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("seed", 0, "Of the generation.", lower_bound=0, flag_values=values)
+
+
+def main(args: flags.FlagValues) -> None:
   """Run what is missing, and write the report."""
-  args, output = flags.FLAGS, Path(flags.FLAGS.output)
+  output = Path(args.output)
   experiment = scaled(from_dict(Experiment, args.config), args.share)
   tasks = plan_tasks(
       experiment, output, num_prompts=args.num_prompts, batch_size=args.batch_size, seed=args.seed)
@@ -78,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  Command(main, required=("output",)).run()
+  Command(main, define_flags, required=("output",)).run()

@@ -52,12 +52,6 @@ COLUMNS = ("model", "pod", "mesh", "program", "clips", "peak / limit, GiB", "at 
 SAVING_COLUMNS = ("remat", "accumulation", "temporaries, GiB", "peak, GiB", "in the host, GiB", "executed",
                   "at least, ms", "HBM, GB", "network, MB")
 
-flags.DEFINE_string("folder", None, "Where results are kept, a JSON file each.")
-flags.DEFINE_string("table", None, "Markdown file to write.")
-flags.DEFINE_bool("compile", True, "Compile what is missing; else write the tables of what is there.")
-flags.DEFINE_list("chips", list(TOPOLOGIES), "Which chips to compile for.")
-flags.DEFINE_list("models", list(MODELS), "Which configs to compile.")
-
 
 class Row(NamedTuple):
   """One run of `launch.compile`."""
@@ -161,9 +155,18 @@ def table(columns: Sequence[str], lines: Sequence[str]) -> str:
   return "\n".join([markdown(columns), "|---" * len(columns) + "|", *lines]) + "\n"
 
 
-def main() -> None:
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  flags.DEFINE_string("folder", None, "Where results are kept, a JSON file each.", flag_values=values)
+  flags.DEFINE_string("table", None, "Markdown file to write.", flag_values=values)
+  flags.DEFINE_bool(
+      "compile", True, "Compile what is missing; else write the tables of what is there.", flag_values=values)
+  flags.DEFINE_list("chips", list(TOPOLOGIES), "Which chips to compile for.", flag_values=values)
+  flags.DEFINE_list("models", list(MODELS), "Which configs to compile.", flag_values=values)
+
+
+def main(args: flags.FlagValues) -> None:
   """Compile what is missing in --folder and write --table."""
-  args = flags.FLAGS
   folder, failed = Path(args.folder), []
   todo, saving = rows(args.models, args.chips), saving_rows(args.models, args.chips)
   if args.compile:
@@ -182,4 +185,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  Command(main, required=("folder", "table")).run()
+  Command(main, define_flags, required=("folder", "table")).run()

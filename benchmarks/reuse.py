@@ -20,16 +20,19 @@ from nova_jax.models.nova import SpatialEncoder
 from nova_jax.sampling.reuse import Features, encode_set
 from nova_jax.sampling.sets import token_sets
 
-flags.DEFINE_enum("preset", "nova-d48w1024-osp480", sorted(PRESETS), "Sizes.")
-flags.DEFINE_integer("depth", None, "Blocks of the spatial encoder. Default: the preset's.", lower_bound=2)
-flags.DEFINE_integer("batch_size", 2, "Samples, passes of guidance counted.", lower_bound=1)
-flags.DEFINE_integer("num_inference_steps", 64, "Sets a frame.", lower_bound=4)
-flags.DEFINE_integer("repeat", 3, "Timings, of which the shortest counts.", lower_bound=1)
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  flags.DEFINE_enum("preset", "nova-d48w1024-osp480", sorted(PRESETS), "Sizes.", flag_values=values)
+  flags.DEFINE_integer(
+      "depth", None, "Blocks of the spatial encoder. Default: the preset's.", lower_bound=2, flag_values=values)
+  flags.DEFINE_integer("batch_size", 2, "Samples, passes of guidance counted.", lower_bound=1, flag_values=values)
+  flags.DEFINE_integer("num_inference_steps", 64, "Sets a frame.", lower_bound=4, flag_values=values)
+  flags.DEFINE_integer("repeat", 3, "Timings, of which the shortest counts.", lower_bound=1, flag_values=values)
 
 
-def main() -> None:
+def main(args: flags.FlagValues) -> None:
   """Time and print."""
-  args = flags.FLAGS
   cfg = PRESETS[args.preset]
   cfg = dataclasses.replace(cfg, spatial_depth=args.depth or cfg.spatial_depth, remat="none")
   encoder = SpatialEncoder(cfg, rngs=nnx.Rngs(0))
@@ -70,4 +73,4 @@ def seconds(encoder: SpatialEncoder, before, now, args, kind: str) -> float:
 
 
 if __name__ == "__main__":
-  Command(main).run()
+  Command(main, define_flags).run()

@@ -26,8 +26,6 @@ TESTS = Path(__file__).resolve().parents[1] / "tests"
 PARTS = {"transformer": "nova-d48w1024-osp480", "vae": "opensora-plan", "text_encoder": "phi-2"}
 SCALE = 0.02
 
-flags.DEFINE_string("target", None, "Folder to write; it must not exist.")
-
 
 def weight(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
   """Return norms of 1, biases of 0 and small random matrices."""
@@ -36,8 +34,13 @@ def weight(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
   return (SCALE * np.random.default_rng(seed).standard_normal(shape, np.float32)).astype(np.float16)
 
 
-def main() -> None:
-  target = Path(flags.FLAGS.target)
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  flags.DEFINE_string("target", None, "Folder to write; it must not exist.", flag_values=values)
+
+
+def main(args: flags.FlagValues) -> None:
+  target = Path(args.target)
   if target.exists():
     raise UserError(f"--target {target} exists; give a new name")
   index = {"_class_name": "NOVAPipeline"}
@@ -79,4 +82,4 @@ def counted(weights: dict[str, Stored], progress: Progress, part: str) -> dict[s
 
 
 if __name__ == "__main__":
-  Command(main, required=("target",)).run()
+  Command(main, define_flags, required=("target",)).run()

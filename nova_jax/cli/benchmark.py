@@ -22,18 +22,22 @@ from nova_jax.tools.versus_published.peer import Peer
 from nova_jax.tools.versus_published.work import Work
 from nova_jax.utils.files import check_writable, write_atomically
 
-flags.DEFINE_string("peer", None, "Folder with a checkout of the published code, which is timed as well.")
-flags.DEFINE_string("peer_python", sys.executable, "Python interpreter that has the dependencies of --peer.")
-flags.DEFINE_integer("repeats", 3, "Number of timed runs of each side.", lower_bound=1)
-flags.DEFINE_string("json", None, "JSON file that all numbers are written to.")
-
 NUM_FRAMES = 4
 FRAME_COUNTS = (2, 4, 8, 16)
 
 
-def main() -> None:
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  flags.DEFINE_string(
+      "peer", None, "Folder with a checkout of the published code, which is timed as well.", flag_values=values)
+  flags.DEFINE_string(
+      "peer_python", sys.executable, "Python interpreter that has the dependencies of --peer.", flag_values=values)
+  flags.DEFINE_integer("repeats", 3, "Number of timed runs of each side.", lower_bound=1, flag_values=values)
+  flags.DEFINE_string("json", None, "JSON file that all numbers are written to.", flag_values=values)
+
+
+def main(args: flags.FlagValues) -> None:
   """Measure, print and write."""
-  args = flags.FLAGS
   check_writable("json", args.json)
   keep_freed_memory()
   work = Work()
@@ -45,4 +49,4 @@ def main() -> None:
     write_atomically(pathlib.Path(args.json), json.dumps(results, indent=2) + "\n")
 
 
-COMMAND = Command(main)
+COMMAND = Command(main, define_flags)

@@ -20,21 +20,29 @@ from nova_jax.config import CacheConfig
 from nova_jax.utils.fields import from_dict
 from nova_jax.utils.progress import Progress
 
-config_flags.DEFINE_config_file("config", None, "Python file with get_config(), such as configs/cache.py; it is run.")
-flags.DEFINE_string(
-    "source", None, "Data to encode: a folder, a table, a tar, a folder of tars, or a TFDS dataset (FOLDER[:SPLIT]).")
-flags.DEFINE_string("output", None, "Folder that the cache is written to.")
-flags.DEFINE_integer(
-    "num_workers", os.cpu_count(), "Number of processes that decode; with 0, the main process decodes.", lower_bound=0)
-flags.DEFINE_bool("retry_rejected", False, "Try again what earlier runs rejected, also in a finished cache.")
-flags.DEFINE_string(
-    "coordinator", None, "The word auto, on TPU VMs, GKE, Slurm and Open MPI: the number of hosts and of this one are "
-    "found out.")
-flags.DEFINE_integer("num_processes", None, "Number of hosts that build the cache together.")
-flags.DEFINE_integer("process_id", None, "Number of this host among them, counted from 0.")
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  config_flags.DEFINE_config_file(
+      "config", None, "Python file with get_config(), such as configs/cache.py; it is run.", flag_values=values)
+  flags.DEFINE_string(
+      "source", None, "Data to encode: a folder, a table, a tar, a folder of tars, or a TFDS dataset (FOLDER[:SPLIT]).",
+      flag_values=values)
+  flags.DEFINE_string("output", None, "Folder that the cache is written to.", flag_values=values)
+  flags.DEFINE_integer(
+      "num_workers", os.cpu_count(), "Number of processes that decode; with 0, the main process decodes.",
+      lower_bound=0, flag_values=values)
+  flags.DEFINE_bool(
+      "retry_rejected", False, "Try again what earlier runs rejected, also in a finished cache.", flag_values=values)
+  flags.DEFINE_string(
+      "coordinator", None,
+      "The word auto, on TPU VMs, GKE, Slurm and Open MPI: the number of hosts and of this one are found out.",
+      flag_values=values)
+  flags.DEFINE_integer("num_processes", None, "Number of hosts that build the cache together.", flag_values=values)
+  flags.DEFINE_integer("process_id", None, "Number of this host among them, counted from 0.", flag_values=values)
 
 
-def main() -> None:
+def main(args: flags.FlagValues) -> None:
   """Build the cache and say what it holds."""
   # Not at the top: each decoding process imports this file, and needs no JAX.
   from nova_jax.data.cache.build import build
@@ -43,7 +51,6 @@ def main() -> None:
   from nova_jax.parallel.supervisor import share
   from nova_jax.utils import compilation_cache
 
-  args = flags.FLAGS
   host, num_hosts = share(args.coordinator, args.num_processes, args.process_id)
   compilation_cache.use()
   print(f"encoding {args.source} into {args.output}", flush=True)
@@ -66,4 +73,4 @@ def main() -> None:
     print(f"what could not be used, and why: {output / REJECTED}; when it is mended, add --retry_rejected")
 
 
-COMMAND = Command(main, required=("source", "output", "config"))
+COMMAND = Command(main, define_flags, required=("source", "output", "config"))

@@ -25,29 +25,35 @@ from nova_jax.utils.errors import FAILED, UserError
 from nova_jax.utils.fields import from_dict
 from nova_jax.utils.files import check_writable, write_atomically
 
-config_flags.DEFINE_config_file("config", None, "Python file with get_config(), such as configs/digits.py; it is run.")
-flags.DEFINE_string(
-    "topology", None,
-    "Slice of the pod, such as v5e:16x16, v4:4x4x4, v5p:4x4x4 or v6e:16x16; *2 behind it means two slices.")
-flags.DEFINE_string(
-    "mesh", None,
-    "Number of devices along each axis of the mesh, such as data=1,fsdp=64,tensor=4. Default: the mesh of --config.")
-flags.DEFINE_enum(
-    "what", "train", WHAT,
-    "Programs to compile: the training steps of all stages (train), a generation (sample), or the decoding of a tile "
-    "(decode).")
-flags.DEFINE_bool(
-    "search", False, "Whether to search for the lightest rematerialization that fits, and for the largest batch.")
-flags.DEFINE_string("json", None, "JSON file that all results are written to.")
-
 NO_CHANGE = {
     "train": "no change that was tried makes it fit", "sample": "no change that was tried makes it fit",
     "decode": "decode in tiles: --space_tile of launch.sample"}
 
 
-def main() -> None:
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  config_flags.DEFINE_config_file(
+      "config", None, "Python file with get_config(), such as configs/digits.py; it is run.", flag_values=values)
+  flags.DEFINE_string(
+      "topology", None,
+      "Slice of the pod, such as v5e:16x16, v4:4x4x4, v5p:4x4x4 or v6e:16x16; *2 behind it means two slices.",
+      flag_values=values)
+  flags.DEFINE_string(
+      "mesh", None,
+      "Number of devices along each axis of the mesh, such as data=1,fsdp=64,tensor=4. Default: the mesh of --config.",
+      flag_values=values)
+  flags.DEFINE_enum(
+      "what", "train", WHAT,
+      "Programs to compile: the training steps of all stages (train), a generation (sample), or the decoding of a tile "
+      "(decode).", flag_values=values)
+  flags.DEFINE_bool(
+      "search", False, "Whether to search for the lightest rematerialization that fits, and for the largest batch.",
+      flag_values=values)
+  flags.DEFINE_string("json", None, "JSON file that all results are written to.", flag_values=values)
+
+
+def main(args: flags.FlagValues) -> None:
   """Compile --config for --topology."""
-  args = flags.FLAGS
   prepare_environment()
   experiment, topology = from_dict(Experiment, args.config), parse_topology(args.topology)
   if args.mesh:
@@ -79,4 +85,4 @@ def main() -> None:
   sys.exit(0 if fits else FAILED)
 
 
-COMMAND = Command(main, required=("config", "topology"))
+COMMAND = Command(main, define_flags, required=("config", "topology"))

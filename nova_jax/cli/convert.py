@@ -19,22 +19,32 @@ from nova_jax.cli.entry import Command
 from nova_jax.utils.notes import tell
 from nova_jax.utils.progress import Progress
 
-flags.DEFINE_string(
-    "source", None,
-    "Folder to convert: a published one (all of it or one part), a converted one, or the workdir of a training run.")
-flags.DEFINE_string("target", None, "Folder to write; it must not exist yet.")
-flags.DEFINE_list("parts", None, f"Parts to convert, some of {', '.join(PARTS)}. Default: all that --source has.")
-flags.DEFINE_enum("dtype", None, list(CODES), "Precision of the weights that are written. Default: that of --source.")
-flags.DEFINE_string("base", None, "Folder of a model that supplies the parts that --source lacks.")
-flags.DEFINE_enum(
-    "weights", "ema", ["ema", "params"],
-    "Weights to use of a training run: the averaged ones (ema) or the last ones (params).")
-flags.DEFINE_integer("step", None, "Step of the checkpoint to use of a training run. Default: the newest checkpoint.")
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  flags.DEFINE_string(
+      "source", None,
+      "Folder to convert: a published one (all of it or one part), a converted one, or the workdir of a training run.",
+      flag_values=values)
+  flags.DEFINE_string("target", None, "Folder to write; it must not exist yet.", flag_values=values)
+  flags.DEFINE_list(
+      "parts", None, f"Parts to convert, some of {', '.join(PARTS)}. Default: all that --source has.",
+      flag_values=values)
+  flags.DEFINE_enum(
+      "dtype", None, list(CODES), "Precision of the weights that are written. Default: that of --source.",
+      flag_values=values)
+  flags.DEFINE_string(
+      "base", None, "Folder of a model that supplies the parts that --source lacks.", flag_values=values)
+  flags.DEFINE_enum(
+      "weights", "ema", ["ema", "params"],
+      "Weights to use of a training run: the averaged ones (ema) or the last ones (params).", flag_values=values)
+  flags.DEFINE_integer(
+      "step", None, "Step of the checkpoint to use of a training run. Default: the newest checkpoint.",
+      flag_values=values)
 
 
-def main() -> None:
+def main(args: flags.FlagValues) -> None:
   """Convert --source to --target."""
-  args = flags.FLAGS
   started = time.perf_counter()
   print(f"reading {args.source}", flush=True)
   with Progress("B") as bar:
@@ -48,4 +58,4 @@ def main() -> None:
     print(f'next: python -m launch.sample --checkpoint {args.target} --output out --prompt "what to show"')
 
 
-COMMAND = Command(main, required=("source", "target"))
+COMMAND = Command(main, define_flags, required=("source", "target"))

@@ -21,36 +21,50 @@ from nova_jax.utils import compilation_cache
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_folder_writable
 
-flags.DEFINE_string(
-    "checkpoint", None, "Folder of the model: a published one, a converted one, or the workdir of a training run.")
-flags.DEFINE_string("output", "runs/demo", "Folder that clips are written to.")
-flags.DEFINE_string("host", "127.0.0.1", "Address of this machine to serve at; 0.0.0.0 means all of its addresses.")
-flags.DEFINE_integer("port", 7860, "Port to serve at, a number from 1 to 65535.", lower_bound=1, upper_bound=65535)
-flags.DEFINE_integer("max_frames", 256, "Number of frames of the longest clip that may be asked for.", lower_bound=1)
-flags.DEFINE_string(
-    "password_file", None, "File of NAME:PASSWORD, one a line; only these users are let in. Default: everybody is.")
-flags.DEFINE_float(
-    "max_seconds", 900.0, "Seconds that a generation may take; then it ends without a file.", lower_bound=1)
-flags.DEFINE_integer(
-    "max_waiting", 16, "Number of generations that may wait at once, the running one included.", lower_bound=1)
-flags.DEFINE_integer("max_each", 4, "Number of generations of one user or address among them.", lower_bound=1)
-flags.DEFINE_float(
-    "max_gigabytes", 10.0,
-    "Gigabytes that clips and uploads in --output may take together; beyond it, the oldest ones are removed.",
-    lower_bound=0.1)
-flags.DEFINE_enum(
-    "weights", "ema", ["ema", "params"],
-    "Weights to use of a training run: the averaged ones (ema) or the last ones (params).")
-flags.DEFINE_enum(
-    "dtype", "float32", ["float32", "bfloat16"], "Precision of the activations; bfloat16 is faster on accelerators.")
-flags.DEFINE_string(
-    "compilation_cache", compilation_cache.DEFAULT,
-    "Folder that keeps compiled programs for the next start; auto is a folder below ~/.cache, and off keeps none.")
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  flags.DEFINE_string(
+      "checkpoint", None, "Folder of the model: a published one, a converted one, or the workdir of a training run.",
+      flag_values=values)
+  flags.DEFINE_string("output", "runs/demo", "Folder that clips are written to.", flag_values=values)
+  flags.DEFINE_string(
+      "host", "127.0.0.1", "Address of this machine to serve at; 0.0.0.0 means all of its addresses.",
+      flag_values=values)
+  flags.DEFINE_integer(
+      "port", 7860, "Port to serve at, a number from 1 to 65535.", lower_bound=1, upper_bound=65535, flag_values=values)
+  flags.DEFINE_integer(
+      "max_frames", 256, "Number of frames of the longest clip that may be asked for.", lower_bound=1,
+      flag_values=values)
+  flags.DEFINE_string(
+      "password_file", None, "File of NAME:PASSWORD, one a line; only these users are let in. Default: everybody is.",
+      flag_values=values)
+  flags.DEFINE_float(
+      "max_seconds", 900.0, "Seconds that a generation may take; then it ends without a file.", lower_bound=1,
+      flag_values=values)
+  flags.DEFINE_integer(
+      "max_waiting", 16, "Number of generations that may wait at once, the running one included.", lower_bound=1,
+      flag_values=values)
+  flags.DEFINE_integer(
+      "max_each", 4, "Number of generations of one user or address among them.", lower_bound=1, flag_values=values)
+  flags.DEFINE_float(
+      "max_gigabytes", 10.0,
+      "Gigabytes that clips and uploads in --output may take together; beyond it, the oldest ones are removed.",
+      lower_bound=0.1, flag_values=values)
+  flags.DEFINE_enum(
+      "weights", "ema", ["ema", "params"],
+      "Weights to use of a training run: the averaged ones (ema) or the last ones (params).", flag_values=values)
+  flags.DEFINE_enum(
+      "dtype", "float32", ["float32", "bfloat16"], "Precision of the activations; bfloat16 is faster on accelerators.",
+      flag_values=values)
+  flags.DEFINE_string(
+      "compilation_cache", compilation_cache.DEFAULT,
+      "Folder that keeps compiled programs for the next start; auto is a folder below ~/.cache, and off keeps none.",
+      flag_values=values)
 
 
-def main() -> None:
+def main(args: flags.FlagValues) -> None:
   """Load the model and serve the page."""
-  args = flags.FLAGS
   if importlib.util.find_spec("gradio") is None:
     raise UserError("the demo needs Gradio: pip install -r locks/demo.txt")
   # Gradio counts its users and looks for newer versions unless it is told not to, before it is imported.
@@ -65,4 +79,4 @@ def main() -> None:
   serve(Studio(pipe, args.checkpoint, args.weights, output, bounds), args.host, args.port, users=users)
 
 
-COMMAND = Command(main, required=("checkpoint",))
+COMMAND = Command(main, define_flags, required=("checkpoint",))

@@ -21,7 +21,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from logging import CRITICAL, getLogger
 from typing import Any, NoReturn
 
@@ -51,14 +51,16 @@ class Command:
   """A program of the command line; its help is the docstring of the module that defines `main`.
 
   Attributes:
-    main: function that reads `flags.FLAGS` and does the work.
+    main: function that takes the values of the flags and does the work.
+    define_flags: function that defines the command's flags in the `FlagValues` that it is given. Each run has new ones.
     required: names of the flags that must be given.
-    words: whether `main` takes a list of the arguments that aren't flags, and of what follows `--`. Otherwise such
-      arguments are refused.
+    words: whether `main` also takes a list of the arguments that aren't flags, and of what follows `--`. Otherwise
+      such arguments are refused.
     aliases: flag names that differ from the setting's name in error messages, by setting.
   """
 
   main: Callable[..., None]
+  define_flags: Callable[[flags.FlagValues], None] | None = None
   required: Sequence[str] = ()
   words: bool = False
   aliases: Mapping[str, str] | None = None
@@ -68,15 +70,26 @@ class Command:
     _end(lambda: self.execute(sys.argv))
 
   def execute(self, argv: Sequence[str]) -> int:
-    """Run within a process that goes on, and return the exit code."""
+    """Run within a process that goes on, and return the exit code. Any commands can run one after another.
+
+    Args:
+      argv: name of the program and its arguments.
+    """
+    with _command_line(argv):
+      return self._execute(argv)
+
+  def _execute(self, argv: Sequence[str]) -> int:
+    values = flags.FlagValues()
+    if self.define_flags is not None:
+      self.define_flags(values)
     if kind := wants_help(argv):
       doc = sys.modules[self.main.__module__].__doc__
-      print(help_text(doc, self.required, full=kind == "helpfull"), end="")
+      print(help_text(doc, values, self.required, full=kind == "helpfull"), end="")
       return 0
-    values = flags.FLAGS
+    values.append_flag_values(flags.FLAGS)  # Those of libraries.
     try:
       _check_letters(argv)
-      rest = _parse(argv)[1:]
+      rest = _parse(values, argv)[1:]
       for name in self.required:
         if values[name].value in (None, ""):
           raise UserError(f"--{name} is needed; --help says what it means")
@@ -88,7 +101,7 @@ class Command:
     # absl's own default would show Orbax's every rename, and files that it can do without.
     if values.verbosity <= 0:
       logging.set_verbosity(logging.ERROR)
-    return _attempt(lambda: self.main(rest) if self.words else self.main(), values.verbosity > 0, self.aliases)
+    return _attempt(lambda: self.main(values, *([rest] if self.words else [])), values, self.aliases)
 
 
 def run_task(main: Callable[[dict[str, Any]], None]) -> None:
@@ -108,14 +121,19 @@ def run_task(main: Callable[[dict[str, Any]], None]) -> None:
   _end(execute_task)
 
 
-def fail(error: BaseException) -> NoReturn:
-  """Say what ended a program, as `Command.run` does, and end this process at once, whatever it holds or waits for."""
+def fail(error: BaseException, args: flags.FlagValues | None = None) -> NoReturn:
+  """Say what ended a program, as `Command.run` does, and end this process at once, whatever it holds or waits for.
+
+  Args:
+    error: what ended it.
+    args: values of the command's flags.
+  """
 
   def again() -> None:
     raise error
 
   try:
-    code = _attempt(again, flags.FLAGS.verbosity > 0)
+    code = _attempt(again, args)
   except KeyboardInterrupt:
     code = INTERRUPTED
   except BaseException:  # With --verbosity=1.
@@ -173,7 +191,7 @@ def _interrupt(*_) -> None:
 
 
 def _attempt(
-    call: Callable[[], None], verbose: bool = False, aliases: Mapping[str, str] | None = None
+    call: Callable[[], None], args: flags.FlagValues | None = None, aliases: Mapping[str, str] | None = None
 ) -> int:
   """Call a program and return its exit code; say in one line what ended it."""
   try:
@@ -184,11 +202,11 @@ def _attempt(
     if _is_of_output(error):
       _flush(sys.stdout)
       return READER_GONE
-    if verbose:
+    if args is not None and args.verbosity > 0:
       raise
     code = exit_code(error)
     if code == BAD_INPUT:
-      return _tell(name_flags(shorten(error), aliases), code)
+      return _tell(name_flags(shorten(error), args, aliases), code)
     return _tell(_with_traceback(error, is_bug=code is None), FAILED)
   return 0
 
@@ -248,7 +266,22 @@ def _check_letters(argv: Sequence[str]) -> None:
           f"{argument!r} has letters that this locale, {encoding}, does not know; set LC_ALL=C.UTF-8 or PYTHONUTF8=1")
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+@contextlib.contextmanager
+def _command_line(argv: Sequence[str]) -> Iterator[None]:
+  """Make `argv` this process's command line for a while, as ml_collections needs it.
+
+  It looks in `sys.argv` for fields of --config, and loads a config's file into the module of the one before.
+  """
+  before = sys.argv
+  sys.argv = list(argv)
+  sys.modules.pop("config_config", None)
+  try:
+    yield
+  finally:
+    sys.argv = before
+
+
+def _parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
   """Parse flags and return the other arguments; absl and ml_collections each fail in their own ways, over many lines.
 
   Raises:
@@ -257,7 +290,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
   value = ""
   try:
     value = config_file(argv)
-    return flags.FLAGS(argv)
+    rest = values(argv)
+    flags.FLAGS.mark_as_parsed()  # Libraries read their flags there.
+    return rest
   except SyntaxError as error:
     text = f"{error.filename}:{error.lineno}: {error.msg}"
   except Exception as error:  # A config is a program, which may raise anything.
@@ -268,5 +303,6 @@ def _parse(argv: Sequence[str]) -> list[str]:
       raise
     if text is None and str(error).endswith("has no attribute 'get_config'"):
       text = f"--config: {path} has no get_config(); expected a config such as configs/digits.py"
-    text = text or explain_override(argv, value) or isinstance(error, flags.Error) and explain(error) or shorten(error)
+    text = text or explain_override(values, argv, value) or (
+        isinstance(error, flags.Error) and explain(error, values)) or shorten(error)
   raise UserError(text)

@@ -23,53 +23,70 @@ from nova_jax.utils.errors import FAILED, UserError
 from nova_jax.utils.files import check_folder_writable
 from nova_jax.utils.progress import Progress
 
-flags.DEFINE_enum("benchmark", "digits", ["digits", *NAMES], "Benchmark to sample for; digits also scores the clips.")
-flags.DEFINE_string(
-    "checkpoint", None, "Folder of the model: a published one, a converted one, or the workdir of a training run.")
-flags.DEFINE_string("output", None, "Folder that samples and scores are written to.")
-flags.DEFINE_string("prompts", None, "File or folder with the prompts of the benchmark, as its authors publish it.")
-flags.DEFINE_string(
-    "rewritten", None,
-    "File prompts.json of NOVA's authors for the benchmark, whose longer prompts the model reads instead.")
-flags.DEFINE_string(
-    "check", None,
-    "Folder to verify instead of sampling: the --output of an earlier run; or, with --prompts, a folder of any "
-    "scorer's samples.")
-flags.DEFINE_string("shard", "0/1", "Part of the work to do, I/N: the part number I, counted from 0, of N parts.")
-flags.DEFINE_integer("num_frames", None, "Number of frames of a video. Default: as many as the model was trained on.")
-flags.DEFINE_float(
-    "motion_flow", None, "Motion score that the model is told; larger means more motion. Default: the model's own.")
-flags.DEFINE_float(
-    "fps", None, "Frames per second that the model is told and that files have. Default: the model's own.",
-    lower_bound=0.1)
-flags.DEFINE_enum(
-    "dtype", "float32", ["float32", "bfloat16"], "Precision of the activations; bfloat16 is faster on accelerators.")
-flags.DEFINE_integer(
-    "num_prompts", 400,
-    "Number of clips for --benchmark=digits; multiples of 40 hold every digit and direction equally often.",
-    lower_bound=1)
-flags.DEFINE_enum(
-    "captions", "plain", ["plain", "free"],
-    "Captions for --benchmark=digits: one wording (plain), or all paraphrases in turn (free).")
-flags.DEFINE_integer(
-    "batch_size", None,
-    "Number of samples that are generated together. Default: 100 for digits, 8 for other benchmarks.", lower_bound=1)
-flags.DEFINE_integer(
-    "num_inference_steps", None,
-    "Number of sets in which the tokens of a frame are generated. Default: the model's own.")
-flags.DEFINE_integer(
-    "num_diffusion_steps", None, "Number of diffusion steps for each set of tokens. Default: the model's own.")
-flags.DEFINE_float(
-    "guidance_scale", None, "Scale of classifier-free guidance; 1 means no guidance. Default: the model's own.")
-flags.DEFINE_integer("seed", 0, "Seed of all random numbers; the same seed gives the same samples.")
-flags.DEFINE_enum(
-    "weights", "ema", ["ema", "params"],
-    "Weights to use of a training run: the averaged ones (ema) or the last ones (params).")
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  flags.DEFINE_enum(
+      "benchmark", "digits", ["digits", *NAMES], "Benchmark to sample for; digits also scores the clips.",
+      flag_values=values)
+  flags.DEFINE_string(
+      "checkpoint", None, "Folder of the model: a published one, a converted one, or the workdir of a training run.",
+      flag_values=values)
+  flags.DEFINE_string("output", None, "Folder that samples and scores are written to.", flag_values=values)
+  flags.DEFINE_string(
+      "prompts", None, "File or folder with the prompts of the benchmark, as its authors publish it.",
+      flag_values=values)
+  flags.DEFINE_string(
+      "rewritten", None,
+      "File prompts.json of NOVA's authors for the benchmark, whose longer prompts the model reads instead.",
+      flag_values=values)
+  flags.DEFINE_string(
+      "check", None,
+      "Folder to verify instead of sampling: the --output of an earlier run; or, with --prompts, a folder of any "
+      "scorer's samples.", flag_values=values)
+  flags.DEFINE_string(
+      "shard", "0/1", "Part of the work to do, I/N: the part number I, counted from 0, of N parts.", flag_values=values)
+  flags.DEFINE_integer(
+      "num_frames", None, "Number of frames of a video. Default: as many as the model was trained on.",
+      flag_values=values)
+  flags.DEFINE_float(
+      "motion_flow", None, "Motion score that the model is told; larger means more motion. Default: the model's own.",
+      flag_values=values)
+  flags.DEFINE_float(
+      "fps", None, "Frames per second that the model is told and that files have. Default: the model's own.",
+      lower_bound=0.1, flag_values=values)
+  flags.DEFINE_enum(
+      "dtype", "float32", ["float32", "bfloat16"], "Precision of the activations; bfloat16 is faster on accelerators.",
+      flag_values=values)
+  flags.DEFINE_integer(
+      "num_prompts", 400,
+      "Number of clips for --benchmark=digits; multiples of 40 hold every digit and direction equally often.",
+      lower_bound=1, flag_values=values)
+  flags.DEFINE_enum(
+      "captions", "plain", ["plain", "free"],
+      "Captions for --benchmark=digits: one wording (plain), or all paraphrases in turn (free).", flag_values=values)
+  flags.DEFINE_integer(
+      "batch_size", None,
+      "Number of samples that are generated together. Default: 100 for digits, 8 for other benchmarks.", lower_bound=1,
+      flag_values=values)
+  flags.DEFINE_integer(
+      "num_inference_steps", None,
+      "Number of sets in which the tokens of a frame are generated. Default: the model's own.", flag_values=values)
+  flags.DEFINE_integer(
+      "num_diffusion_steps", None, "Number of diffusion steps for each set of tokens. Default: the model's own.",
+      flag_values=values)
+  flags.DEFINE_float(
+      "guidance_scale", None, "Scale of classifier-free guidance; 1 means no guidance. Default: the model's own.",
+      flag_values=values)
+  flags.DEFINE_integer(
+      "seed", 0, "Seed of all random numbers; the same seed gives the same samples.", flag_values=values)
+  flags.DEFINE_enum(
+      "weights", "ema", ["ema", "params"],
+      "Weights to use of a training run: the averaged ones (ema) or the last ones (params).", flag_values=values)
 
 
-def main() -> None:
+def main(args: flags.FlagValues) -> None:
   """Check, score or sample."""
-  args = flags.FLAGS
   if args.check:
     sys.exit(0 if run.check_folder(Path(args.check), args.benchmark, args.prompts) else FAILED)
   for name in ("checkpoint", "output"):
@@ -95,4 +112,4 @@ def _digits(args) -> None:
   print(f"{digits_lib.table(result.scores, result.real)}\nwatch {output}/grid.gif, or see {output}/sheet.png")
 
 
-COMMAND = Command(main)
+COMMAND = Command(main, define_flags)

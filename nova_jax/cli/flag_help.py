@@ -5,7 +5,6 @@ Invariant: flags of libraries are not a command's own. They are shown by `--help
 
 import re
 import shutil
-import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,23 +34,24 @@ def wants_help(argv: Sequence[str]) -> str | None:
   return None
 
 
-def command_flags() -> list[flags.Flag]:
-  """Return the flags that this project defines, in the order of their definition."""
-  ours = lambda module: module == sys.argv[0] or module.split(".")[0] in ("launch", "nova_jax")
-  found = [flag for module, own in flags.FLAGS.flags_by_module_dict().items() if ours(module) for flag in own]
+def command_flags(values: flags.FlagValues) -> list[flags.Flag]:
+  """Return the flags that a command defines, in the order of their definition."""
+  # Those of libraries were appended, and have no module here.
+  found = [flag for own in values.flags_by_module_dict().values() for flag in own]
   return [flag for flag in found if "." not in flag.name]  # Fields of --config are flags, too, once it is read.
 
 
-def help_text(doc: str | None, required: Sequence[str], full: bool = False) -> str:
+def help_text(doc: str | None, values: flags.FlagValues, required: Sequence[str], full: bool = False) -> str:
   """Return what `--help` prints.
 
   Args:
     doc: docstring of the command.
+    values: flags of the command.
     required: names of flags that must be given.
     full: whether the flags of libraries follow.
   """
   width = min(shutil.get_terminal_size((100, 24)).columns, 120)
-  own = command_flags()
+  own = command_flags(values)
   sections = [(doc or "").strip()]
   for title, chosen in (
       ("Required flags:", [flag for flag in own if flag.name in required]),
@@ -65,7 +65,7 @@ def help_text(doc: str | None, required: Sequence[str], full: bool = False) -> s
   if full:
     sections.append("Flags of libraries:\n" + "\n".join(
         _describe(flag, width) for module, found in sorted(flags.FLAGS.flags_by_module_dict().items())
-        for flag in found if flag not in own and "." not in flag.name))
+        for flag in found))
   return "\n\n".join(sections) + "\n"
 
 
@@ -96,15 +96,15 @@ def _show(value: Any) -> str:
   return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def explain(error: flags.Error) -> str | None:
+def explain(error: flags.Error, values: flags.FlagValues) -> str | None:
   """Return what is wrong with a command line, the flag first; None if the error says that best itself."""
   text = str(error)
   if isinstance(error, flags.UnrecognizedFlagError):
-    return f"--{error.flagname} is not a flag{_suggest(error.flagname)}"
+    return f"--{error.flagname} is not a flag{_suggest(error.flagname, values)}"
   if match := re.fullmatch(r"Missing value for flag (-.*)", text):
     return f"{match[1]}: expected a value behind it, got none"
   match = re.match(r"flag --([\w.]+)=(.*?): ", text, re.DOTALL)
-  expected = _expected(flags.FLAGS[match[1]]) if match and match[1] in flags.FLAGS else ""
+  expected = _expected(values[match[1]]) if match and match[1] in values else ""
   return f"--{match[1]}: expected {expected}, got {match[2]!r}" if expected else None
 
 
@@ -116,45 +116,48 @@ def _expected(flag: flags.Flag) -> str:
   return getattr(flag.parser, "syntactic_help", "").replace("an integer", "a whole number")
 
 
-def _suggest(name: str) -> str:
+def _suggest(name: str, values: flags.FlagValues) -> str:
   """Return the hint that ends an error about an unknown flag."""
-  names = [flag.name for flag in command_flags()]
+  names = [flag.name for flag in command_flags(values)]
   hint = did_you_mean(name, names)
   if "did you mean" not in hint:
     return "; --help lists the flags"
   return re.sub(r"'(\w+)'", r"--\1", hint)
 
 
-def name_flags(text: str, aliases: Mapping[str, str] | None = None) -> str:
+def name_flags(text: str, args: flags.FlagValues | None, aliases: Mapping[str, str] | None = None) -> str:
   """Return an error's text with the flag in place of the setting or the field of --config that it begins with.
 
   Args:
     text: an error such as "num_frames: expected at least 1, got 0", or one about several, "image and video: ...".
+    args: values of the command's flags; None for a program that has none.
     aliases: names of flags that are called otherwise than their setting, by setting.
   """
-  own, aliases = {flag.name for flag in command_flags()}, aliases or {}
+  if args is None:
+    return text
+  own, aliases = {flag.name for flag in command_flags(args)}, aliases or {}
   if match := re.match(r"\w+(?:(?:, | and | or )\w+)*(?=[:=])", text):
     names = [aliases.get(name, name) for name in re.findall(r"\w+", match[0]) if name not in ("and", "or")]
-    if own.issuperset(names) and not _is_in_a_list(names):
+    if own.issuperset(names) and not _is_in_a_list(names, args):
       renamed = re.sub(r"\w+", lambda m: m[0] if m[0] in ("and", "or") else f"--{aliases.get(m[0], m[0])}", match[0])
       return renamed + text[match.end():]
   if "config" in own:
     if re.match(r"config[.:]", text):
       return f"--{text}"
-    if (match := re.match(r"[\w.\[\]]+", text)) and _is_field(match[0]):
+    if (match := re.match(r"[\w.\[\]]+", text)) and _is_field(match[0], args):
       return f"--config.{text}"
   return text
 
 
-def _is_in_a_list(names: Sequence[str]) -> bool:
+def _is_in_a_list(names: Sequence[str], args: flags.FlagValues) -> bool:
   """Return whether settings may be those of a line of --prompts: there is such a file, and no flag says them."""
-  return "prompts" in flags.FLAGS and bool(flags.FLAGS.prompts) and not any(flags.FLAGS[n].present for n in names)
+  return "prompts" in args and bool(args.prompts) and not any(args[n].present for n in names)
 
 
-def _is_field(path: str) -> bool:
+def _is_field(path: str, args: flags.FlagValues) -> bool:
   """Return whether the config that was read has a field at `path`."""
   try:
-    value = flags.FLAGS.config
+    value = args.config
     for name in path.partition("[")[0].split("."):
       value = value[name]
   except (AttributeError, KeyError, TypeError, ValueError, flags.Error):

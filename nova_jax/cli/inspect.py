@@ -18,20 +18,24 @@ from nova_jax.data.cache.format import read_manifest
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.progress import Progress
 
-flags.DEFINE_string("dataset", None, "Folder of the cache to look at.")
-flags.DEFINE_bool("verify", False, "Whether to read every record and check every file.")
-flags.DEFINE_integer(
-    "records", 1000, "Number of records that histograms are made from, unless --verify reads all.", lower_bound=1)
-flags.DEFINE_string("sheet", None, "PNG file to write, which shows clips with their captions.")
-flags.DEFINE_integer("clips", 8, "Number of clips that --sheet shows.", lower_bound=1)
-flags.DEFINE_string(
-    "autoencoder", "",
-    "Folder of the autoencoder that decodes clips for --sheet. Default: the one that made the cache.")
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  flags.DEFINE_string("dataset", None, "Folder of the cache to look at.", flag_values=values)
+  flags.DEFINE_bool("verify", False, "Whether to read every record and check every file.", flag_values=values)
+  flags.DEFINE_integer(
+      "records", 1000, "Number of records that histograms are made from, unless --verify reads all.", lower_bound=1,
+      flag_values=values)
+  flags.DEFINE_string("sheet", None, "PNG file to write, which shows clips with their captions.", flag_values=values)
+  flags.DEFINE_integer("clips", 8, "Number of clips that --sheet shows.", lower_bound=1, flag_values=values)
+  flags.DEFINE_string(
+      "autoencoder", "",
+      "Folder of the autoencoder that decodes clips for --sheet. Default: the one that made the cache.",
+      flag_values=values)
 
 
-def main() -> None:
+def main(args: flags.FlagValues) -> None:
   """Print, write and check."""
-  args = flags.FLAGS
   folder = pathlib.Path(args.dataset)
   manifest = read_manifest(folder, check_shards=not args.verify)
   print(inspect.describe(manifest), flush=True)
@@ -53,4 +57,4 @@ def main() -> None:
     print("all records and files are as they were written")
 
 
-COMMAND = Command(main, required=("dataset",))
+COMMAND = Command(main, define_flags, required=("dataset",))

@@ -54,17 +54,18 @@ def explain_config(error: Exception, path: str) -> str | None:
   return f"{path}:{lines[-1]}: {type(error).__name__}: {' '.join(str(error).split())}" if lines else None
 
 
-def explain_override(argv: Sequence[str], value: str) -> str | None:
+def explain_override(values: flags.FlagValues, argv: Sequence[str], value: str) -> str | None:
   """Return what is wrong with the first flag that names no field of the config; None if all of them do.
 
   Args:
-    argv: the command line.
+    values: flags of the command.
+    argv: command line.
     value: what `--config` says; the file can be read.
   """
   overrides = list(_options(argv, r"config\.[^=]*"))
   if not overrides or not value:
     return None
-  config = flags.FLAGS["config"].parser.parse(value)
+  config = values["config"].parser.parse(value)
   for name, _ in overrides if isinstance(config, ConfigDict) else ():
     if wrong := _find(config, name.removeprefix("config.")):
       return f"--{name}: {wrong}"

@@ -29,12 +29,10 @@ from nova_jax.utils.progress import Progress
 
 SHEET_CLIPS = 64
 NOTES = 5  # Lines on what is not used of given videos.
-sampling_flags.define()
 
 
-def main() -> None:
+def main(args: flags.FlagValues) -> None:
   """Generate a clip for each prompt or class, or one again."""
-  args = flags.FLAGS
   started = time.perf_counter()
   with naming("--reproduce"):
     again = read_recipe(Path(args.reproduce)) if args.reproduce else None
@@ -88,4 +86,5 @@ def main() -> None:
   print(f"the first is {files[0][0]}; next: --reproduce={files[0][0]} makes it again")
 
 
-COMMAND = Command(main, required=("output",), aliases={"later_prompts": "then", "output": "formats"})
+COMMAND = Command(
+    main, sampling_flags.define, required=("output",), aliases={"later_prompts": "then", "output": "formats"})

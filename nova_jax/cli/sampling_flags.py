@@ -19,8 +19,8 @@ from nova_jax.utils.errors import UserError
 from nova_jax.utils.text_files import is_blank
 
 
-def _enum(name: str, default: str | None, text: str) -> None:
-  flags.DEFINE_enum(name, default, CHOICES[name], text)
+def _enum(name: str, default: str | None, text: str, flag_values: flags.FlagValues) -> None:
+  flags.DEFINE_enum(name, default, CHOICES[name], text, flag_values=flag_values)
 
 
 # Flags that are settings of `Request`: how to define them, and what they mean.
@@ -94,51 +94,69 @@ _SETTINGS = {
 }
 
 
-def define() -> None:
+def define(values: flags.FlagValues) -> None:
   """Define the flags."""
   flags.DEFINE_string(
-      "checkpoint", None, "Folder of the model: a published one, a converted one, or the workdir of a training run.")
-  flags.DEFINE_string("output", None, "Folder that clips and pictures are written to.")
-  flags.DEFINE_multi_string("prompt", None, "Text that says what to show; repeat the flag for several clips.")
+      "checkpoint", None, "Folder of the model: a published one, a converted one, or the workdir of a training run.",
+      flag_values=values)
+  flags.DEFINE_string("output", None, "Folder that clips and pictures are written to.", flag_values=values)
+  flags.DEFINE_multi_string(
+      "prompt", None, "Text that says what to show; repeat the flag for several clips.", flag_values=values)
   flags.DEFINE_multi_integer(
-      "label", None, "Number of the class to show, for a class-conditional model; repeat the flag for several clips.")
+      "label", None, "Number of the class to show, for a class-conditional model; repeat the flag for several clips.",
+      flag_values=values)
   flags.DEFINE_string(
-      "prompts", None, "File of prompts, one a line: .txt, or .csv, .jsonl or .json with settings of each line.")
+      "prompts", None, "File of prompts, one a line: .txt, or .csv, .jsonl or .json with settings of each line.",
+      flag_values=values)
   flags.DEFINE_multi_string(
       "then", None,
-      "Prompt that takes over at a frame, FRAME:PROMPT with frames counted from 0; repeat the flag for several.")
+      "Prompt that takes over at a frame, FRAME:PROMPT with frames counted from 0; repeat the flag for several.",
+      flag_values=values)
   flags.DEFINE_string(
       "mask", None,
-      "Part of --image or --video to make anew: a picture file that is white there, or a box TOP,LEFT,BOTTOM,RIGHT.")
+      "Part of --image or --video to make anew: a picture file that is white there, or a box TOP,LEFT,BOTTOM,RIGHT.",
+      flag_values=values)
   flags.DEFINE_list(
-      "place", None, "Box TOP,LEFT,BOTTOM,RIGHT of the frame into which --image or --video is put; the rest is made.")
+      "place", None, "Box TOP,LEFT,BOTTOM,RIGHT of the frame into which --image or --video is put; the rest is made.",
+      flag_values=values)
   for name, (make, text) in _SETTINGS.items():
-    make(name, None, text)
+    make(name, None, text, flag_values=values)
   flags.DEFINE_enum(
       "preset", None, sorted(PRESETS),
       "Set of settings for a quick look (draft), for long videos (fast) or as in the paper; flags and lines of "
-      "--prompts win.")
-  flags.DEFINE_integer("seed", 0, "Seed of the first clip; clip number i, counted from 0, has the seed plus i.")
+      "--prompts win.", flag_values=values)
+  flags.DEFINE_integer(
+      "seed", 0, "Seed of the first clip; clip number i, counted from 0, has the seed plus i.", flag_values=values)
   flags.DEFINE_list(
-      "formats", ["mp4", "gif", "sheet"], f"Formats to write, some of {', '.join(FORMATS)}; latents must stand alone.")
-  flags.DEFINE_integer("batch_size", 8, "Number of clips that are generated together, at most.", lower_bound=1)
+      "formats", ["mp4", "gif", "sheet"], f"Formats to write, some of {', '.join(FORMATS)}; latents must stand alone.",
+      flag_values=values)
+  flags.DEFINE_integer(
+      "batch_size", 8, "Number of clips that are generated together, at most.", lower_bound=1, flag_values=values)
   flags.DEFINE_string(
-      "reproduce", None, "File that an earlier run wrote; it is made again, with the settings that it names.")
+      "reproduce", None, "File that an earlier run wrote; it is made again, with the settings that it names.",
+      flag_values=values)
   flags.DEFINE_enum(
       "weights", "ema", ["ema", "params"],
-      "Weights to use of a training run: the averaged ones (ema) or the last ones (params).")
+      "Weights to use of a training run: the averaged ones (ema) or the last ones (params).", flag_values=values)
   flags.DEFINE_enum(
-      "dtype", "float32", ["float32", "bfloat16"], "Precision of the activations; bfloat16 is faster on accelerators.")
+      "dtype", "float32", ["float32", "bfloat16"], "Precision of the activations; bfloat16 is faster on accelerators.",
+      flag_values=values)
   flags.DEFINE_integer(
       "space_tile", None,
-      "Side of the tiles, in latents, that are decoded one by one: less memory, approximate. Default: no tiles.")
+      "Side of the tiles, in latents, that are decoded one by one: less memory, approximate. Default: no tiles.",
+      flag_values=values)
   flags.DEFINE_bool(
-      "low_memory", False, "Whether to embed all prompts first, and free the text encoder before the model loads.")
-  flags.DEFINE_bool("all_devices", False, "Whether to spread each batch over all devices of this machine.")
-  flags.DEFINE_bool("warmup", False, "Whether to compile the programs that these prompts need, keep them, and end.")
+      "low_memory", False, "Whether to embed all prompts first, and free the text encoder before the model loads.",
+      flag_values=values)
+  flags.DEFINE_bool(
+      "all_devices", False, "Whether to spread each batch over all devices of this machine.", flag_values=values)
+  flags.DEFINE_bool(
+      "warmup", False, "Whether to compile the programs that these prompts need, keep them, and end.",
+      flag_values=values)
   flags.DEFINE_string(
       "compilation_cache", DEFAULT,
-      "Folder that keeps compiled programs for the next start; auto is a folder below ~/.cache, and off keeps none.")
+      "Folder that keeps compiled programs for the next start; auto is a folder below ~/.cache, and off keeps none.",
+      flag_values=values)
 
 
 def clips(args: flags.FlagValues) -> tuple[list[dict[str, Any]], list[str]]:

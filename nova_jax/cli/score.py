@@ -30,27 +30,31 @@ NEEDED = {
     "vbench": ("results",), "geneval": ("results",), "frechet": ("real", "generated", "weights"),
     "motion": ("generated",)}
 
-flags.DEFINE_enum(
-    "benchmark", None, list(NEEDED),
-    "Score to compute: vbench and geneval need --results, frechet needs --real, --generated and --weights, and "
-    "motion needs --generated.")
-flags.DEFINE_multi_string(
-    "results", None, "File or folder that the official scorer wrote; repeat the flag for several files.")
-flags.DEFINE_string("real", None, "Folder of real pictures or videos, to compare with.")
-flags.DEFINE_string("generated", None, "Folder of generated pictures or videos.")
-flags.DEFINE_string(
-    "features", "inception",
-    f"Network that computes features: {', '.join(NETWORKS)}, or MODULE:FUNCTION, a function that makes one. MODULE "
-    "is imported.")
-flags.DEFINE_string(
-    "weights", None,
-    "File with the weights of --features, such as those of InceptionV3 from pytorch-fid or of I3D from pytorch-i3d.")
-flags.DEFINE_string("json", None, "JSON file that the numbers are written to.")
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  flags.DEFINE_enum(
+      "benchmark", None, list(NEEDED),
+      "Score to compute: vbench and geneval need --results, frechet needs --real, --generated and --weights, and "
+      "motion needs --generated.", flag_values=values)
+  flags.DEFINE_multi_string(
+      "results", None, "File or folder that the official scorer wrote; repeat the flag for several files.",
+      flag_values=values)
+  flags.DEFINE_string("real", None, "Folder of real pictures or videos, to compare with.", flag_values=values)
+  flags.DEFINE_string("generated", None, "Folder of generated pictures or videos.", flag_values=values)
+  flags.DEFINE_string(
+      "features", "inception",
+      f"Network that computes features: {', '.join(NETWORKS)}, or MODULE:FUNCTION, a function that makes one. MODULE "
+      "is imported.", flag_values=values)
+  flags.DEFINE_string(
+      "weights", None,
+      "File with the weights of --features, such as those of InceptionV3 from pytorch-fid or of I3D from pytorch-i3d.",
+      flag_values=values)
+  flags.DEFINE_string("json", None, "JSON file that the numbers are written to.", flag_values=values)
 
 
-def main() -> None:
+def main(args: flags.FlagValues) -> None:
   """Print scores, and write them."""
-  args = flags.FLAGS
   for name in sorted(set(itertools.chain(*NEEDED.values()))):
     needed, given = name in NEEDED[args.benchmark], bool(getattr(args, name))
     if needed != given:
@@ -103,4 +107,4 @@ def _say(note: str) -> None:
 SCORES = {"vbench": _vbench, "geneval": _geneval, "frechet": _frechet, "motion": _motion}
 
 
-COMMAND = Command(main, required=("benchmark",))
+COMMAND = Command(main, define_flags, required=("benchmark",))

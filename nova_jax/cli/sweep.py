@@ -23,19 +23,30 @@ from nova_jax.tools.sweeps.report import write_report
 from nova_jax.utils.errors import FAILED, UserError
 from nova_jax.utils.files import check_folder_writable
 
-flags.DEFINE_string("config", None, "Python file with get_sweep(), such as configs/sweeps/guidance.py; it is run.")
-flags.DEFINE_string("checkpoint", None, "Folder of the model, for points that train none of their own.")
-flags.DEFINE_string("output", None, "Folder that the results of the sweep are written to.")
-flags.DEFINE_string(
-    "runs", None, "Folder of training runs, which several sweeps can share. Default: the folder runs in --output.")
-flags.DEFINE_integer("processes", 1, "Number of points that run at the same time on this machine.", lower_bound=1)
-flags.DEFINE_string("shard", "0/1", "Part of the points to run, I/N: the part number I, counted from 0, of N parts.")
-flags.DEFINE_bool("report", False, "Whether to run nothing and only write the results of the points that are done.")
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  flags.DEFINE_string(
+      "config", None, "Python file with get_sweep(), such as configs/sweeps/guidance.py; it is run.",
+      flag_values=values)
+  flags.DEFINE_string(
+      "checkpoint", None, "Folder of the model, for points that train none of their own.", flag_values=values)
+  flags.DEFINE_string("output", None, "Folder that the results of the sweep are written to.", flag_values=values)
+  flags.DEFINE_string(
+      "runs", None, "Folder of training runs, which several sweeps can share. Default: the folder runs in --output.",
+      flag_values=values)
+  flags.DEFINE_integer(
+      "processes", 1, "Number of points that run at the same time on this machine.", lower_bound=1, flag_values=values)
+  flags.DEFINE_string(
+      "shard", "0/1", "Part of the points to run, I/N: the part number I, counted from 0, of N parts.",
+      flag_values=values)
+  flags.DEFINE_bool(
+      "report", False, "Whether to run nothing and only write the results of the points that are done.",
+      flag_values=values)
 
 
-def main() -> None:
+def main(args: flags.FlagValues) -> None:
   """Run a sweep, and write what came of it."""
-  args = flags.FLAGS
   shard = re.fullmatch(r"(\d+)/(\d+)", args.shard)
   if not shard:
     raise UserError(f"--shard: expected I/N, such as 0/4, got {args.shard!r}")
@@ -52,4 +63,4 @@ def main() -> None:
   sys.exit(FAILED if failed else 0)
 
 
-COMMAND = Command(main, required=("config", "output"))
+COMMAND = Command(main, define_flags, required=("config", "output"))

@@ -23,30 +23,41 @@ from nova_jax.cli.entry import Command
 from nova_jax.tools.tpu_vm import Code, Gcloud, Machines
 from nova_jax.utils.errors import UserError
 
-flags.DEFINE_string("name", None, "Name of the queued resource and of its machines.")
-flags.DEFINE_string("zone", None, "Google Cloud zone of the machines, such as us-west4-a.")
-flags.DEFINE_string("project", "", "Google Cloud project to bill. Default: the one that gcloud is set to.")
-flags.DEFINE_string("type", "", "Type of the accelerator, such as v5litepod-256.")
-flags.DEFINE_string("version", "", "Version of the runtime, such as v2-alpha-tpuv5-lite.")
-flags.DEFINE_integer("slices", 1, "Number of slices of --type that are joined into one run.")
-flags.DEFINE_bool("spot", False, "Whether to use cheaper machines, which may be taken back at any time.")
-flags.DEFINE_bool("reserved", False, "Whether to use machines of a reservation.")
-flags.DEFINE_string("valid_until", "", "Time that the request may wait in the queue, such as 6h. Default: no limit.")
-flags.DEFINE_string(
-    "source", ".", "Folder with this code, or address of a git repository, that is installed on the machines.")
-flags.DEFINE_string(
-    "revision", "", "Revision of the git repository: a branch, a tag or a commit. Default: its main branch.")
-flags.DEFINE_string(
-    "setup", "", "Line of shell that runs on each machine before installing, such as one that mounts a disk.")
-flags.DEFINE_float("interval", 60.0, "Seconds between two checks by the command watch.", lower_bound=0)
-flags.DEFINE_bool("dry_run", False, "Whether to print the gcloud commands instead of running them.")
-
 COMMANDS = ("create", "status", "install", "start", "log", "stop", "watch", "delete")
 
 
-def main(words: list[str]) -> None:
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  flags.DEFINE_string("name", None, "Name of the queued resource and of its machines.", flag_values=values)
+  flags.DEFINE_string("zone", None, "Google Cloud zone of the machines, such as us-west4-a.", flag_values=values)
+  flags.DEFINE_string(
+      "project", "", "Google Cloud project to bill. Default: the one that gcloud is set to.", flag_values=values)
+  flags.DEFINE_string("type", "", "Type of the accelerator, such as v5litepod-256.", flag_values=values)
+  flags.DEFINE_string("version", "", "Version of the runtime, such as v2-alpha-tpuv5-lite.", flag_values=values)
+  flags.DEFINE_integer("slices", 1, "Number of slices of --type that are joined into one run.", flag_values=values)
+  flags.DEFINE_bool(
+      "spot", False, "Whether to use cheaper machines, which may be taken back at any time.", flag_values=values)
+  flags.DEFINE_bool("reserved", False, "Whether to use machines of a reservation.", flag_values=values)
+  flags.DEFINE_string(
+      "valid_until", "", "Time that the request may wait in the queue, such as 6h. Default: no limit.",
+      flag_values=values)
+  flags.DEFINE_string(
+      "source", ".", "Folder with this code, or address of a git repository, that is installed on the machines.",
+      flag_values=values)
+  flags.DEFINE_string(
+      "revision", "", "Revision of the git repository: a branch, a tag or a commit. Default: its main branch.",
+      flag_values=values)
+  flags.DEFINE_string(
+      "setup", "", "Line of shell that runs on each machine before installing, such as one that mounts a disk.",
+      flag_values=values)
+  flags.DEFINE_float(
+      "interval", 60.0, "Seconds between two checks by the command watch.", lower_bound=0, flag_values=values)
+  flags.DEFINE_bool(
+      "dry_run", False, "Whether to print the gcloud commands instead of running them.", flag_values=values)
+
+
+def main(args: flags.FlagValues, words: list[str]) -> None:
   """Do the command that the first word names."""
-  args = flags.FLAGS
   command, *arguments = words or [""]
   if command not in COMMANDS:
     raise UserError(f"expected a command, one of {', '.join(COMMANDS)}, got {command!r}")
@@ -72,4 +83,4 @@ def main(words: list[str]) -> None:
     getattr(gcloud, command)()
 
 
-COMMAND = Command(main, required=("name", "zone"), words=True)
+COMMAND = Command(main, define_flags, required=("name", "zone"), words=True)

@@ -8,6 +8,8 @@ The same command again continues the run where its newest checkpoint ends. On ma
 JAX_NUM_PROCESSES and JAX_PROCESS_ID in the environment.
 """
 
+import functools
+
 from absl import flags
 from ml_collections import config_flags
 
@@ -18,29 +20,35 @@ from nova_jax.utils.fields import from_dict
 from nova_jax.utils.files import check_folder
 from nova_jax.utils.terminal import say
 
-config_flags.DEFINE_config_file("config", None, "Python file with get_config(), such as configs/digits.py; it is run.")
-flags.DEFINE_string("workdir", None, "Folder of the run, for checkpoints, logs and samples; all processes must see it.")
-flags.DEFINE_string(
-    "coordinator", None,
-    "Address HOST:PORT of process 0, if several processes train together; auto finds it on TPU VMs, GKE, Slurm and "
-    "Open MPI.")
-flags.DEFINE_integer("num_processes", None, "Number of processes that train together.")
-flags.DEFINE_integer("process_id", None, "Number of this process among them, counted from 0.")
-flags.DEFINE_float(
-    "connect_timeout", supervisor.CONNECT_TIMEOUT, "Seconds within which all processes must have started.",
-    lower_bound=1)
-flags.DEFINE_string(
-    "profile", None,
-    "Range of steps, FIRST:LAST, whose profile is written into the folder profile of --workdir, for TensorBoard.")
-flags.DEFINE_string(
-    "compilation_cache", "auto",
-    "Folder or gs:// address that keeps compiled programs for the next start; auto is a folder below ~/.cache, or "
-    "none on CPU, and off keeps none.")
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  config_flags.DEFINE_config_file(
+      "config", None, "Python file with get_config(), such as configs/digits.py; it is run.", flag_values=values)
+  flags.DEFINE_string(
+      "workdir", None, "Folder of the run, for checkpoints, logs and samples; all processes must see it.",
+      flag_values=values)
+  flags.DEFINE_string(
+      "coordinator", None,
+      "Address HOST:PORT of process 0, if several processes train together; auto finds it on TPU VMs, GKE, Slurm and "
+      "Open MPI.", flag_values=values)
+  flags.DEFINE_integer("num_processes", None, "Number of processes that train together.", flag_values=values)
+  flags.DEFINE_integer("process_id", None, "Number of this process among them, counted from 0.", flag_values=values)
+  flags.DEFINE_float(
+      "connect_timeout", supervisor.CONNECT_TIMEOUT, "Seconds within which all processes must have started.",
+      lower_bound=1, flag_values=values)
+  flags.DEFINE_string(
+      "profile", None,
+      "Range of steps, FIRST:LAST, whose profile is written into the folder profile of --workdir, for TensorBoard.",
+      flag_values=values)
+  flags.DEFINE_string(
+      "compilation_cache", "auto",
+      "Folder or gs:// address that keeps compiled programs for the next start; auto is a folder below ~/.cache, or "
+      "none on CPU, and off keeps none.", flag_values=values)
 
 
-def main() -> None:
+def main(args: flags.FlagValues) -> None:
   """Train the experiment of --config in --workdir."""
-  args = flags.FLAGS
   where = supervisor.place(args.coordinator, args.num_processes, args.process_id)
   supervisor.supervise(where, args.connect_timeout)
   # Not at the top: the process that supervises needs no JAX.
@@ -52,10 +60,10 @@ def main() -> None:
   experiment = from_dict(Experiment, args.config)
   window = parse_window(args.profile, experiment.train.steps)
   check_folder("workdir", args.workdir)
-  with session(where, fail, args.connect_timeout):
+  with session(where, functools.partial(fail, args=args), args.connect_timeout):
     compilation_cache.use(args.compilation_cache)
     say(f"training in {args.workdir}: loading the model and the data")
     train(experiment, args.workdir, window)
 
 
-COMMAND = Command(main, required=("config", "workdir"))
+COMMAND = Command(main, define_flags, required=("config", "workdir"))

@@ -1,5 +1,4 @@
 import errno
-import functools
 import os
 import re
 import subprocess
@@ -7,41 +6,33 @@ import sys
 import types
 from pathlib import Path
 
-import launched
 import pytest
+from absl import flags
+from commands import run
+from ml_collections import config_flags
 
 from nova_jax.cli import entry
-from nova_jax.utils.errors import BAD_INPUT, FAILED, RunFailed, exit_code, shorten
+from nova_jax.config import Experiment
+from nova_jax.utils.errors import BAD_INPUT, FAILED, RunFailed, UserError, exit_code, shorten
+from nova_jax.utils.fields import from_dict
 from nova_jax.utils.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "--config=configs/digits.py"
 
-# A launcher that does what its first flag says, without the imports of a real one.
-LAUNCHER = """
-import sys
-from absl import flags
-from ml_collections import config_flags
-from nova_jax import cli
-from nova_jax.config import Experiment
-from nova_jax.utils.fields import from_dict
 
-config_flags.DEFINE_config_file("config")
-flags.DEFINE_string("do", "pass", "")
-
-def main():
-  from_dict(Experiment, flags.FLAGS.config)
-  exec(flags.FLAGS.do)
-
-cli.Command(main, required=("config",)).run()
-"""
+def define_flags(values):
+  config_flags.DEFINE_config_file("config", flag_values=values)
+  flags.DEFINE_string("do", "pass", "", flag_values=values)
 
 
-@pytest.fixture(scope="module")
-def launch(tmp_path_factory):
-  path = tmp_path_factory.mktemp("launcher") / "launcher.py"
-  path.write_text(LAUNCHER, encoding="utf-8")
-  return functools.partial(launched.launch, path)
+def main(args):
+  from_dict(Experiment, args.config)
+  exec(args.do)
+
+
+# It does what a flag says, without the imports of a real command.
+COMMAND = entry.Command(main, define_flags, required=("config",))
 
 
 @pytest.fixture(scope="module")
@@ -77,27 +68,34 @@ def bad_configs(tmp_path_factory):
     ([CONFIG, "--config.train.stages.0.name=a"], ["--config.train.stages.0.name: ", "element is train.stages[0]"]),
     ([CONFIG, "--config.train.steps.x=1"], ["error: --config.train.steps.x: train.steps is neither a list nor"]),
     ([CONFIG, "--config.train=1"], ["error: --config.train: it is a part with fields"]),
-    ([CONFIG, "--do=raise ValueError('two\\nlines')"], ["error: two lines"]),
+    ([CONFIG, "--do=raise UserError('two\\nlines')"], ["error: two lines"]),
 ])
-def test_bad_input_gives_one_line_and_exit_code_2(launch, arguments, words, bad_configs):
-  result = launch(*(argument.format(bad_configs) for argument in arguments))
+def test_bad_input_gives_one_line_and_exit_code_2(arguments, words, bad_configs):
+  result = run(COMMAND, *(argument.format(bad_configs) for argument in arguments))
   assert result.returncode == 2, result.stderr
   assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
   assert all(word in result.stderr for word in words), result.stderr
 
 
-def test_other_endings(launch):
-  assert launch(CONFIG).returncode == 0
-  bug = launch(CONFIG, "--do=raise RuntimeError('a bug')")
+def test_other_endings():
+  assert run(COMMAND, CONFIG).returncode == 0
+  bug = run(COMMAND, CONFIG, "--do=raise RuntimeError('a bug')")
   said = re.fullmatch(
       r"error: RuntimeError: a bug; this is a bug of nova_jax, please report it \(traceback: (.+)\)\n", bug.stderr)
   assert bug.returncode == 1 and "Traceback" in Path(said[1]).read_text(encoding="utf-8")
   Path(said[1]).unlink()
-  assert "Traceback" in launch(CONFIG, "--verbosity=1", "--do=raise ValueError('where?')").stderr
-  interrupted = launch(CONFIG, "--do=raise KeyboardInterrupt")
-  assert interrupted.returncode == 130 and not interrupted.stderr
-  diverged = launch(CONFIG, "--do=raise FloatingPointError('step 3: loss is nan')")
+  with pytest.raises(ValueError, match="where"):
+    run(COMMAND, CONFIG, "--verbosity=1", "--do=raise ValueError('where?')")
+  diverged = run(COMMAND, CONFIG, "--do=raise FloatingPointError('step 3: loss is nan')")
   assert diverged.returncode == 1 and diverged.stderr.startswith("error: step 3: loss is nan (traceback: ")
+
+
+def test_commands_follow_one_another_with_flags_of_their_own():
+  assert run(COMMAND, CONFIG, "--config.train.steps=7", "--do=args.config.train.steps == 7 or 1 / 0").returncode == 0
+  assert run(COMMAND, CONFIG, "--do=args.config.train.steps != 7 or 1 / 0").returncode == 0
+  assert "--config is needed" in run(COMMAND).stderr
+  assert run("convert", "--source=x").stderr == "error: --target is needed; --help says what it means\n"
+  assert "--do is not a flag" in run("train", "--do=x").stderr
 
 
 def test_shorten():
@@ -119,7 +117,7 @@ def test_shorten():
     (OSError("gcloud can't say"), FAILED), (TimeoutError("late"), FAILED), (RunFailed("again"), FAILED),
     (ValueError("Failed to open: No such file or directory [os_error_code='2']"), BAD_INPUT),
     (ValueError("Failed to write: No space left on device [os_error_code='28']"), FAILED),
-    (ValueError("bad"), BAD_INPUT), (RuntimeError("a bug"), None)], ids=str)
+    (UserError("bad"), BAD_INPUT), (ValueError("a bug"), None), (RuntimeError("a bug"), None)], ids=str)
 def test_exit_codes(error, code):
   assert exit_code(error) == code
 
@@ -137,20 +135,21 @@ def test_exit_codes_of_errors_that_come_from_others(number, code, tmp_path, monk
 
 
 @pytest.mark.parametrize("text, do, code, words", [
-    ('{"x": 1}', "print(task['x'])", 0, "1"), ('{"x": 1}', "raise ValueError('no x')", BAD_INPUT, "error: no x"),
-    ("{", "pass", BAD_INPUT, "error: Expecting property name"), (None, "pass", BAD_INPUT, "No such file"),
+    ('{"x": 1}', "print(task['x'])", 0, "1"),
+    ('{"x": 1}', "raise errors.UserError('no x')", BAD_INPUT, "error: no x"),
+    ("{", "pass", FAILED, "Expecting property name"), (None, "pass", BAD_INPUT, "No such file"),
     ("", "pass", BAD_INPUT, "error: expected one argument"), ("{}", "raise KeyboardInterrupt", 130, ""),
     ("{}", "1 / 0", 1, "ZeroDivisionError")])
 def test_tasks_end_as_launchers_do(tmp_path, text, do, code, words):
   path = tmp_path / "task.json"
   if text:
     path.write_text(text, encoding="utf-8")
-  script = f"from nova_jax import cli\ndef main(task):\n  {do}\ncli.run_task(main)"
-  run = subprocess.run(
+  script = f"from nova_jax import cli\nfrom nova_jax.utils import errors\ndef main(task):\n  {do}\ncli.run_task(main)"
+  done = subprocess.run(
       [sys.executable, "-c", script, *([] if text == "" else [str(path)])], capture_output=True, text=True,
       env=os.environ | {"PYTHONPATH": str(ROOT)}, encoding="utf-8")
-  assert run.returncode == code and words in run.stdout + run.stderr
-  assert code in (0, 1, 130) or len(run.stderr.splitlines()) == 1
+  assert done.returncode == code and words in done.stdout + done.stderr
+  assert code in (0, 1, 130) or len(done.stderr.splitlines()) == 1
 
 
 # A terminal's Ctrl-C also where the tests run in the background of a shell, which has their processes ignore it.
@@ -184,9 +183,13 @@ def test_workers_leave_interrupts_to_the_command():
   assert (process.returncode, process.stdout) == (0, "goes on\n")
 
 
+def test_an_interrupt_has_its_own_code():
+  assert end(python(CLI + "cli.Command(lambda args: exec('raise KeyboardInterrupt')).run()")) == (130, "", "")
+
+
 def test_a_second_interrupt_ends_at_once():
   script = CLI + """
-def main():
+def main(args):
   try:
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(60)
@@ -202,14 +205,15 @@ def test_a_reader_that_goes_away_ends_it_quietly(line):
   reader, writer = os.pipe()
   os.close(reader)
   process = subprocess.Popen(
-      [sys.executable, "-c", f"{CLI}cli.Command(lambda: exec({line!r})).run()"], stdout=writer,
+      [sys.executable, "-c", f"{CLI}cli.Command(lambda args: exec({line!r})).run()"], stdout=writer,
       stderr=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, encoding="utf-8")
   os.close(writer)
   assert (process.communicate()[1], process.returncode) == ("", 141)
 
 
 def test_a_broken_pipe_of_another_program_is_a_failure():
-  code, out, errors = end(python(f"{CLI}cli.Command(lambda: exec(\"raise BrokenPipeError(32, 'Broken pipe')\")).run()"))
+  script = f"{CLI}cli.Command(lambda args: exec(\"raise BrokenPipeError(32, 'Broken pipe')\")).run()"
+  code, out, errors = end(python(script))
   assert (code, out) == (FAILED, "") and errors.startswith("error: Broken pipe (traceback: ")
 
 
@@ -218,7 +222,7 @@ def test_a_broken_pipe_of_another_program_is_a_failure():
 def test_a_full_output_is_said_in_one_line(line, unbuffered):
   with open("/dev/full", "w", encoding="utf-8") as full:
     process = subprocess.Popen(
-        [sys.executable, "-c", f"{CLI}cli.Command(lambda: exec({line!r})).run()"], stdout=full,
+        [sys.executable, "-c", f"{CLI}cli.Command(lambda args: exec({line!r})).run()"], stdout=full,
         stderr=subprocess.PIPE, text=True, cwd=ROOT, encoding="utf-8",
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered})
     assert process.communicate()[1] == "error: standard output: No space left on device\n"
@@ -226,13 +230,13 @@ def test_a_full_output_is_said_in_one_line(line, unbuffered):
 
 
 def test_what_a_locale_has_no_letters_for_is_escaped():
-  script = CLI + "cli.Command(lambda: print('caf\\u00e9')).run()"
+  script = CLI + "cli.Command(lambda args: print('caf\\u00e9')).run()"
   assert end(python(script, env={"PYTHONIOENCODING": "ascii"})) == (0, "caf\\xe9\n", "")
 
 
 def test_letters_of_another_locale_are_refused():
   code, out, errors = end(subprocess.Popen(
-      [sys.executable, "-c", f"{CLI}cli.Command(lambda words: print('run'), words=True).run()", "caf\u00e9"],
+      [sys.executable, "-c", f"{CLI}cli.Command(lambda args, words: print('run'), words=True).run()", "caf\u00e9"],
       cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {
           "PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, encoding="utf-8"))
   assert (code, out) == (BAD_INPUT, "") and "set LC_ALL=C.UTF-8 or PYTHONUTF8=1" in errors

@@ -1,51 +1,32 @@
 """What `--help` prints of every command, and errors that name flags."""
 
+import importlib
 import re
-import runpy
-import signal
-import sys
 from pathlib import Path
 
 import pytest
 from absl import flags
+from commands import run
 from ml_collections import config_dict
 
-from nova_jax.cli import entry, flag_help
+from nova_jax.cli import flag_help
 from nova_jax.utils import fields
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = sorted(path.stem for path in (ROOT / "launch").glob("[a-z]*.py"))
 
 
-def remove_flags():
-  for flag in flag_help.command_flags():
-    delattr(flags.FLAGS, flag.name)
-
-
-@pytest.fixture
-def launch(monkeypatch, capsys):
-  """Run a command in this process, with flags of its own; returns exit code, output and errors."""
-
-  def run(command, *arguments):
-    remove_flags()
-    monkeypatch.setattr(sys, "argv", ["command", *arguments])
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(entry.os, "_exit", sys.exit)
-    with pytest.raises(SystemExit) as ended:
-      runpy.run_module(f"launch.{command}", run_name="__main__", alter_sys=True)
-    sys.argv[0] = str(ROOT / "launch" / f"{command}.py")  # As while it ran: flags know their program by it.
-    return ended.value.code, *capsys.readouterr()
-
-  yield run
-  remove_flags()
-  flags.FLAGS.unparse_flags()
+def own_flags(command):
+  values = flags.FlagValues()
+  importlib.import_module(f"nova_jax.cli.{command}").COMMAND.define_flags(values)
+  return flag_help.command_flags(values)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_explains_every_flag(launch, command):
-  code, text, errors = launch(command, "--help")
-  assert (code, errors) == (0, "")
-  found = flag_help.command_flags()
+def test_help_explains_every_flag(command):
+  done = run(command, "--help")
+  text, found = done.stdout, own_flags(command)
+  assert (done.returncode, done.stderr) == (0, "")
   assert found and re.search(rf"^  python -m launch\.{command} ", text, re.MULTILINE), "an example comes first"
   for flag in found:
     assert re.search(rf"^  --(\[no\])?{flag.name}\b", text, re.MULTILINE), flag.name
@@ -55,11 +36,17 @@ def test_help_explains_every_flag(launch, command):
   assert "--logtostderr" not in text
 
 
-def test_help_in_its_other_forms(launch):
-  code, text, _ = launch("convert", "--source=x", "-h")
-  assert code == 0 and text.index("Required flags:") < text.index("--target=") < text.index("\nFlags:")
-  code, text, _ = launch("convert", "--helpfull")
-  assert code == 0 and "--source=" in text and "--[no]logtostderr" in text
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_launcher_runs_the_command_of_its_name(command):
+  assert (ROOT / f"launch/{command}.py").read_text(encoding="utf-8") == (
+      f'from nova_jax.cli.{command} import COMMAND\n\nif __name__ == "__main__":\n  COMMAND.run()\n')
+
+
+def test_help_in_its_other_forms():
+  text = run("convert", "--source=x", "-h").stdout
+  assert text.index("Required flags:") < text.index("--target=") < text.index("\nFlags:")
+  text = run("convert", "--helpfull").stdout
+  assert "--source=" in text and "--[no]logtostderr" in text
   assert flag_help.wants_help(["x", "start", "--", "--help"]) is None
   assert flag_help.wants_help(["x", "--help=false"]) is None
   assert flag_help.wants_help(["x", "--help=sample"]) == "help"
@@ -74,9 +61,10 @@ def test_help_in_its_other_forms(launch):
     ("--dtype=half", "--dtype: expected one of float32, bfloat16, got 'half'"),
     ("--warmup=maybe", "--warmup: expected true or false, got 'maybe'"), ("stray", "unexpected argument 'stray'"),
     ("--prompt=x", "--output is needed")])
-def test_what_can_not_be_parsed(launch, argument, message):
-  code, text, errors = launch("sample", *([] if argument == "--prompt=x" else ["--output=x"]), argument)
-  assert (code, text) == (2, "") and message in errors and errors.count("\n") == 1, errors
+def test_what_can_not_be_parsed(argument, message):
+  done = run("sample", *([] if argument == "--prompt=x" else ["--output=x"]), argument)
+  assert (done.returncode, done.stdout) == (2, "") and message in done.stderr, done.stderr
+  assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("text, named", [
@@ -90,25 +78,23 @@ def test_what_can_not_be_parsed(launch, argument, message):
     ("model.steps: expected more", "model.steps: expected more"),
     ("seed: expected more", "--config.seed: expected more"),
     ("--image: it is gone", "--image: it is gone"), ("nova.json: it is gone", "nova.json: it is gone")])
-def test_errors_name_what_was_typed(monkeypatch, text, named):
+def test_errors_name_what_was_typed(text, named):
   values = flags.FlagValues()
   for name in ("guidance_scale", "image", "video", "then"):
-    flags.DEFINE_string(name, None, "", flag_values=values, module_name="launch.x")
-  flags.DEFINE_string("config", None, "", flag_values=values, module_name="launch.x")
+    flags.DEFINE_string(name, None, "", flag_values=values)
+  flags.DEFINE_string("config", None, "", flag_values=values)
   values.mark_as_parsed()
   values.config = config_dict.ConfigDict({"train": {"steps": 1, "stages": ({"steps": 1},)}, "seed": 0})
-  monkeypatch.setattr(flags, "FLAGS", values)
-  assert flag_help.name_flags(text, {"later_prompts": "then"}) == named
+  assert flag_help.name_flags(text, values, {"later_prompts": "then"}) == named
 
 
-def test_settings_of_a_list_of_prompts_are_not_called_flags(monkeypatch):
+def test_settings_of_a_list_of_prompts_are_not_called_flags():
   values = flags.FlagValues()
   for name in ("prompts", "num_frames", "fps"):
-    flags.DEFINE_string(name, None, "", flag_values=values, module_name="launch.x")
-  monkeypatch.setattr(flags, "FLAGS", values)
+    flags.DEFINE_string(name, None, "", flag_values=values)
   values(["x", "--prompts=list.jsonl", "--fps=3"])
-  assert flag_help.name_flags("num_frames: expected 1") == "num_frames: expected 1"
-  assert flag_help.name_flags("fps: expected 1") == "--fps: expected 1"
+  assert flag_help.name_flags("num_frames: expected 1", values) == "num_frames: expected 1"
+  assert flag_help.name_flags("fps: expected 1", values) == "--fps: expected 1"
 
 
 @pytest.mark.parametrize("name, nearest", [

@@ -9,13 +9,6 @@ from nova_jax.cli.entry import fail
 from nova_jax.parallel.supervisor import place, supervise
 from nova_jax.utils.errors import UserError
 
-flags.DEFINE_string("workdir", None, "Folder of the run.")
-flags.DEFINE_multi_string("set", [], "A field of TrainConfig and its value.")
-flags.DEFINE_list("mesh", ["1", "1"], "Sizes of the mesh's axes.")
-flags.DEFINE_list("pause", [], "Process that sleeps, and after which step.")
-flags.DEFINE_list("fail", [], "Process that raises an error, and after which step.")
-flags.DEFINE_float("timeout", 600, "Seconds in which all processes start.")
-
 
 def interrupt(process, step, happens):
   """Call `happens` in a process that has done `step` steps; the others wait for it in the next one."""
@@ -37,8 +30,17 @@ def break_down():
   raise UserError("the toy is broken")
 
 
-def main():
-  args = flags.FLAGS
+def define_flags(values: flags.FlagValues) -> None:
+  """Define the flags of this command."""
+  flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+  flags.DEFINE_multi_string("set", [], "A field of TrainConfig and its value.", flag_values=values)
+  flags.DEFINE_list("mesh", ["1", "1"], "Sizes of the mesh's axes.", flag_values=values)
+  flags.DEFINE_list("pause", [], "Process that sleeps, and after which step.", flag_values=values)
+  flags.DEFINE_list("fail", [], "Process that raises an error, and after which step.", flag_values=values)
+  flags.DEFINE_float("timeout", 600, "Seconds in which all processes start.", flag_values=values)
+
+
+def main(args):
   where = place(None, None, None)
   supervise(where, args.timeout)
   import toy_run
@@ -58,4 +60,4 @@ def main():
 
 
 if __name__ == "__main__":
-  Command(main, required=("workdir",)).run()
+  Command(main, define_flags, required=("workdir",)).run()
