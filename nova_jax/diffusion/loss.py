@@ -116,3 +116,30 @@ def reduce_loss(
   first = per_frame[0] * num_frames
   later = per_frame[1:].sum() * (num_frames / (num_frames - 1))
   return first + later, {"loss": first + later, "loss_t2i": first, "loss_i2i": later}
+
+
+def loss(
+    model: NOVA, scheduler: Scheduler, batch: Condition, key: Key[Array, ""], *, loss_repeat: int = 4,
+    mask_ratio: tuple[float, float] = (0.7, 1.0),
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+  """Return the loss of a batch and its parts, with all randomness drawn from one key: a training loop needs no more.
+
+  The share of masked tokens is one number a call, drawn from a normal distribution around 1 with a standard deviation
+  of 0.25 and cut to `mask_ratio`. Visible tokens are padded to the most there can be, so that shapes are static.
+
+  Args:
+    model: transformer.
+    scheduler: diffusion process.
+    batch: see `training_loss`.
+    key: random key of the step.
+    loss_repeat: noised copies of each token, R.
+    mask_ratio: least and greatest share of masked tokens.
+  """
+  cfg, (batch_size, num_frames) = model.cfg, batch["latents"].shape[:2]
+  ratio_key, noise_key = jax.random.split(key)
+  max_visible = max(round((1 - mask_ratio[0]) * cfg.num_image_tokens), 1)
+  draws = draw(jax.random.split(noise_key, batch_size), cfg, scheduler, num_frames, max_visible, loss_repeat)
+  low, high = ((share - 1) / 0.25 for share in mask_ratio)
+  ratio = 1 + 0.25 * jax.random.truncated_normal(ratio_key, low, high)
+  num_visible = jnp.clip(jnp.round((1 - ratio) * cfg.num_image_tokens), 0, max_visible).astype(jnp.int32)
+  return training_loss(model, scheduler, batch, draws, num_visible)

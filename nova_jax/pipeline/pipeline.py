@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Float, UInt8
 
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.autoencoders.streaming import decode_finished, latent_of, span_of
 from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
+from nova_jax.checkpoints.load import make_transformer
 from nova_jax.checkpoints.model_card import Card
 from nova_jax.checkpoints.model_folder import check_complete, load_autoencoder, load_text_encoder, open_folder
 from nova_jax.config import MeshConfig
@@ -25,7 +25,6 @@ from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.flow_matching import FlowMatching
 from nova_jax.media.readers import Clip
 from nova_jax.models.nova import NOVA
-from nova_jax.parallel.sharding import make_mesh, state_shardings
 from nova_jax.pipeline.array_checks import check_arrays, check_seeds, check_size, noise_of
 from nova_jax.pipeline.conditions import (
   Pair,
@@ -105,12 +104,7 @@ class Pipeline:
     for note in folder.notes:
       tell(note)
     check_complete(folder, parts)
-    part = folder.parts[TRANSFORMER]()
-    module = nnx.eval_shape(lambda: NOVA(dataclasses.replace(card.model, dtype=dtype, remat="none"), rngs=nnx.Rngs(0)))
-    state = part.state("float32")
-    if mesh is not None:
-      state = jax.device_put(state, state_shardings(make_mesh(mesh, jax.local_devices()), state))
-    nnx.update(module, state)
+    module = make_transformer(folder, dtype=dtype, mesh=mesh)
     text_encoder = None
     if TEXT_ENCODER in parts:
       text_encoder = load_text_encoder(card.text_encoder, card.model, path, card.words)

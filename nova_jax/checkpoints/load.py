@@ -1,0 +1,53 @@
+"""The transformer of a model folder, ready to be called, trained further or taken apart."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from flax import nnx
+
+from nova_jax.checkpoints.components import TRANSFORMER
+from nova_jax.checkpoints.model_folder import Folder, check_complete, open_folder
+from nova_jax.config import MeshConfig
+from nova_jax.models.nova import NOVA
+from nova_jax.parallel.sharding import make_mesh, state_shardings
+
+
+def load_model(
+    path: str | Path, weights: str = "ema", step: int | None = None, *, dtype: str = "float32", remat: str = "none",
+    mesh: MeshConfig | None = None,
+) -> NOVA:
+  """Load the transformer of a model folder: a published one, a converted one, or the workdir of a training run.
+
+  Args:
+    path: the folder.
+    weights: weights of a training run, "ema" for the averaged ones or "params" for the last ones.
+    step: step of the checkpoint of a training run; None takes the newest.
+    dtype: precision of activations, "float32" or "bfloat16"; parameters are float32.
+    remat: activations that a backward pass recomputes; see `nova_jax.config.REMAT`.
+    mesh: mesh over which the parameters are spread; None keeps them on the first device.
+
+  Returns:
+    The model, whose `cfg` has its sizes.
+
+  Raises:
+    UserError: the folder, its transformer or the checkpoint is missing, or isn't what the folder says it is.
+    FloatingPointError: weights that are not finite.
+  """
+  folder = open_folder(Path(path), weights, step)
+  check_complete(folder, ())
+  return make_transformer(folder, dtype=dtype, remat=remat, mesh=mesh)
+
+
+def make_transformer(
+    folder: Folder, *, dtype: str = "float32", remat: str = "none", mesh: MeshConfig | None = None
+) -> NOVA:
+  """Read the transformer of an opened folder; arguments as of `load_model`."""
+  part = folder.parts[TRANSFORMER]()
+  model = nnx.eval_shape(
+      lambda: NOVA(dataclasses.replace(folder.card.model, dtype=dtype, remat=remat), rngs=nnx.Rngs(0)))
+  state = part.state("float32")
+  if mesh is not None:
+    state = jax.device_put(state, state_shardings(make_mesh(mesh, jax.local_devices()), state))
+  nnx.update(model, state)
+  return model
