@@ -15,7 +15,6 @@ from nova_jax.evals.digit_tasks import Tasks
 from nova_jax.pipeline import Pipeline
 from nova_jax.utils.files import write_atomically
 
-
 SHEET_CLIPS = 20
 
 

@@ -24,7 +24,6 @@ from nova_jax.tools.sweeps.plan import digest
 from nova_jax.utils.errors import RunFailed, UserError
 from nova_jax.utils.fields import from_dict, to_dict
 
-
 COMMAND = (sys.executable, "-m", "nova_jax.cli.task", "nova_jax.tools.baselines.run")
 
 

@@ -11,7 +11,7 @@ from nova_jax import Pipeline
 from nova_jax.cli import Command
 
 PROMPTS = [f"the digit {digit} moves {way}" for digit, way in zip(
-    ("zero", "one", "two", "three", "four", "five", "six", "seven"), 2 * ("left", "right", "up", "down"))]
+    ("zero", "one", "two", "three", "four", "five", "six", "seven"), 2 * ("left", "right", "up", "down"), strict=True)]
 
 
 def define_flags(values: flags.FlagValues) -> None:

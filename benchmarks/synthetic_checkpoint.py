@@ -47,7 +47,7 @@ def main(args: flags.FlagValues) -> None:
   for part, table in PARTS.items():
     config = json.loads((TESTS / "tables" / f"{table}.json").read_text(encoding="utf-8"))["config"]
     _, make, names = kind_of(config)
-    shapes = nnx.state(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    shapes = nnx.state(nnx.eval_shape(lambda make=make: make(nnx.Rngs(0))))
     weights = {}
     for seed, listed in enumerate(key_table.published_weights(shapes, names)):
       read = functools.partial(weight, listed.name, listed.shape, seed)

@@ -39,7 +39,7 @@ def _run(argv, streams, environment):
   os.environ.clear()
   os.environ.update(environment)
   os.chdir(ROOT)
-  for path, number in zip(streams, (1, 2)):
+  for path, number in zip(streams, (1, 2), strict=True):
     os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
   sys.argv = argv
   sys.path.insert(0, str(ROOT))

@@ -161,7 +161,7 @@ class Encoder(nnx.Module):
     self.conv_in = Conv(cfg.in_channels, dims[0], (3, 3, 3), rngs=rngs)
     self.down_blocks = nnx.List([
         Block(dim, out_dim, cfg.layers_per_block, downsample=space, time=time, rngs=rngs)
-        for dim, out_dim, (space, time) in zip(dims[:1] + dims, dims, cfg.resampling)])
+        for dim, out_dim, (space, time) in zip(dims[:1] + dims[:-1], dims, cfg.resampling, strict=True)])
     self.mid_block = Block(dims[-1], dims[-1], 2, rngs=rngs)
     self.conv_norm_out = Norm(dims[-1], rngs=rngs)
     self.conv_out = Conv(dims[-1], 2 * cfg.latent_channels, (3, 3, 3), rngs=rngs)
@@ -183,7 +183,7 @@ class Decoder(nnx.Module):
     self.mid_block = Block(dims[0], dims[0], 2, z_dim, rngs=rngs)
     self.up_blocks = nnx.List([
         Block(dim, out_dim, cfg.layers_per_block + 1, z_dim, upsample=space, time=time, rngs=rngs)
-        for dim, out_dim, (space, time) in zip(dims[:1] + dims, dims, cfg.resampling)])
+        for dim, out_dim, (space, time) in zip(dims[:1] + dims[:-1], dims, cfg.resampling, strict=True)])
     self.conv_norm_out = Norm(dims[-1], z_dim, rngs=rngs)
     self.conv_out = Conv(dims[-1], cfg.out_channels, (3, 3, 3), rngs=rngs)
 

@@ -69,7 +69,7 @@ class Conv(nnx.Module):
       def frame(t):
         places = jnp.clip(t * step + jnp.arange(len(kernel)) - before, 0, num_frames - 1)
         frames = (jax.lax.dynamic_index_in_dim(x, place, axis=1, keepdims=False) for place in places)
-        return sum(_convolve(*pair, self.stride[1:], self.pads) for pair in zip(frames, kernel)) + bias
+        return sum(_convolve(*pair, self.stride[1:], self.pads) for pair in zip(frames, kernel, strict=True)) + bias
 
       num_out = (num_frames + before + after - len(kernel)) // step + 1
       return jnp.moveaxis(jax.lax.map(frame, jnp.arange(num_out)), 0, 1)

@@ -6,6 +6,7 @@ Invariant: the encoder is causal and the decoder is not; 8k + 1 frames are k + 1
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any, Self
@@ -63,7 +64,7 @@ class LTXConfig:
           f"layers_per_block: expected {blocks + 1} values as block_out_channels has, got {len(self.layers_per_block)}")
     # The encoder's first two blocks share a doubling: one in space, one in time.
     dims = self.decoder_block_out_channels
-    if len(dims) != blocks or any(2 * dim != next_dim for dim, next_dim in zip(dims, dims[1:])):
+    if len(dims) != blocks or any(2 * dim != next_dim for dim, next_dim in itertools.pairwise(dims)):
       raise UserError(
           f"decoder_block_out_channels: expected {blocks} values, each twice the one before, to undo the encoder's "
           f"{blocks} blocks, got {dims}")
@@ -227,10 +228,11 @@ class Encoder(nnx.Module):
 
   def __init__(self, cfg: LTXConfig, *, rngs: nnx.Rngs):
     dims, depths = cfg.block_out_channels, cfg.layers_per_block
+    blocks = len(dims) - 1
     self.conv_in = Conv(cfg.in_channels * PATCH**2, dims[0], (3, 3, 3), rngs=rngs)
     self.down_blocks = nnx.List([
         DownBlock(dim, out_dim, depth, stride, rngs=rngs)
-        for dim, out_dim, depth, stride in zip(dims, dims[1:], depths, STRIDES)])
+        for dim, out_dim, depth, stride in zip(dims[:-1], dims[1:], depths[:blocks], STRIDES[:blocks], strict=True)])
     self.mid_block = ResBlocks(dims[-1], depths[-1], causal=True, rngs=rngs)
     self.conv_out = Conv(dims[-1], cfg.latent_channels + 1, (3, 3, 3), rngs=rngs)
 
@@ -248,7 +250,8 @@ class Decoder(nnx.Module):
     dims, depths = cfg.decoder_block_out_channels[::-1], cfg.decoder_layers_per_block
     self.conv_in = Conv(cfg.latent_channels, dims[0], (3, 3, 3), causal=False, rngs=rngs)
     self.mid_block = ResBlocks(dims[0], depths[-1], causal=False, rngs=rngs)
-    self.up_blocks = nnx.List([UpBlock(dim, depth, rngs=rngs) for dim, depth in zip(dims, depths[:-1])])
+    self.up_blocks = nnx.List([
+        UpBlock(dim, depth, rngs=rngs) for dim, depth in zip(dims[:-1], depths[:-1], strict=True)])
     self.time_embed = TimeEmbed(2 * dims[-1], rngs=rngs)
     self.scale_shift_table = weight(rngs.params.normal((2, dims[-1])))
     self.timestep_scale = weight(jnp.float32(1000))

@@ -102,7 +102,7 @@ class NeuralAutoencoder:
       ValueError: a height or width that latents don't divide.
     """
     pixels = np.asarray(pixels)
-    for name, size in zip(("height", "width"), pixels.shape[2:4]):
+    for name, size in zip(("height", "width"), pixels.shape[2:4], strict=True):
       if size % self.spatial_stride or not size:
         below = size - size % self.spatial_stride
         nearest = " or ".join(str(size) for size in (below, below + self.spatial_stride) if size)

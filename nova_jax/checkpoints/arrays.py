@@ -74,7 +74,7 @@ class _StoredHandler(ocp.type_handlers.NumpyHandler):
 
   async def serialize(self, values, infos, args=None):
     args = args or [ocp.SaveArgs()] * len(values)
-    for value, info, arg in zip(values, infos, args):
+    for value, info, arg in zip(values, infos, args, strict=True):
       for future in await super().serialize([value.read()], [info], [arg]):
         future.result()  # Ends before the next array is read.
     return []
@@ -180,7 +180,7 @@ def read_item(folder: Path, name: str) -> dict[str, Any]:
     return read_json(folder / name / "metadata")
   except ValueError as error:
     if isinstance(error.__context__, OSError) and error.__context__.errno != errno.ENOENT:
-      raise error.__context__
+      raise error.__context__ from None
     raise Damaged(folder, f"{name}/ can't be read") from None
 
 

@@ -1,5 +1,6 @@
 """What was probably meant by a path that is no model folder, said at the end of the error."""
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ def _newest(path: Path, snapshots: list[Path]) -> list[Path]:
 
 def _models_in(folder: Path) -> Iterator[Path]:
   try:
-    entries = sorted(path for _, path in zip(range(_LOOKED_AT), folder.iterdir()))
+    entries = sorted(itertools.islice(folder.iterdir(), _LOOKED_AT))
   except OSError:
     return
   yield from (path for path in entries if path.is_dir() and is_model(path))

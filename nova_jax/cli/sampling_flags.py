@@ -185,7 +185,7 @@ def clips(args: flags.FlagValues) -> tuple[list[dict[str, Any]], list[str]]:
     common["place"] = [int(side) if side.strip().isdecimal() else side for side in args.place]
   clips = expand(lines, common, args.seed, places)
   places = [
-      place for line, place in zip(lines, places) for _ in range({**common, **line}.get("num_samples", 1))]
+      place for line, place in zip(lines, places, strict=True) for _ in range({**common, **line}.get("num_samples", 1))]
   check_files(clips, places)
   return clips, places
 

@@ -58,7 +58,7 @@ def main(args: flags.FlagValues) -> None:
   if not args.report:
     run_tasks(tasks, args.processes, (int(shard[1]), int(shard[2])), lambda line: print(line, flush=True))
   paths = write_report(sweep, tasks, output)
-  done, failed = (sum(value is not None for value in values) for values in zip(*[(t.result, t.error) for t in tasks]))
+  done, failed = sum(t.result is not None for t in tasks), sum(t.error is not None for t in tasks)
   print(f"{done} of {len(tasks)} points done, {failed} failed; open {paths[-1]}")
   sys.exit(FAILED if failed else 0)
 

@@ -98,7 +98,7 @@ def make_clip(
     later, later_wall = later[1:], turn + later_wall
   image = source_images()[source]
   video = np.zeros((num_frames, canvas, canvas, 1), np.uint8)
-  for frame, (y, x) in zip(video, np.concatenate([places, later])):
+  for frame, (y, x) in zip(video, np.concatenate([places, later])[:num_frames], strict=True):
     frame[y:y + DIGIT_SIZE, x:x + DIGIT_SIZE, 0] = image
   choice, variant = divmod(wording, captions.NUM_PARAPHRASES)
   free = choice % 1000 < 1000 * free_captions

@@ -44,7 +44,7 @@ class Tasks:
     self.length, (self.canvas, _) = pipe.card.num_frames, pipe.cfg.latent_size
     self.real, digits, self.directions = digits_lib.real_clips(num_cases, self.canvas, self.length)
     self.digits = np.asarray(digits)
-    self.prompts = [captions.caption(digit, direction) for digit, direction in zip(digits, self.directions)]
+    self.prompts = list(map(captions.caption, digits, self.directions))
     self.classifier = digits_lib.DigitClassifier()
 
   def run(self) -> dict[str, tuple[UInt8[np.ndarray, "n T h w"], dict[str, Any]]]:
@@ -62,7 +62,7 @@ class Tasks:
     right = [self.classifier.read(frame) == self.digits for frame in clips[:, 2:].swapaxes(0, 1)]
     near = [
         np.abs(digits_lib.locate(frame) - digits_lib.locate(real)).max(axis=1) <= 1
-        for frame, real in zip(clips[:, 2:].swapaxes(0, 1), self.real[:, 2:].swapaxes(0, 1))]
+        for frame, real in zip(clips[:, 2:].swapaxes(0, 1), self.real[:, 2:].swapaxes(0, 1), strict=True)]
     return clips, {"digit": np.all(right, axis=0).mean(), "path": np.all(near, axis=0).mean()}
 
   def long(self):
@@ -95,7 +95,7 @@ class Tasks:
   ) -> tuple[UInt8[np.ndarray, "n T h w"], Bool[np.ndarray, "n"], Bool[np.ndarray, "T n"]]:
     """Let prompts with other directions take over at a frame; return clips, who moves so, and who is the digit when."""
     there = [ways[direction] for direction in self.directions]
-    later = {frame: [captions.caption(digit, direction) for digit, direction in zip(self.digits, there)]}
+    later = {frame: [captions.caption(digit, direction) for digit, direction in zip(self.digits, there, strict=True)]}
     clips = self._generate(later_prompts=later, **settings)
     moves = digits_lib.moves_of(np.stack([clips[:, frame - 1], clips[:, frame + 1]]))
     read = np.stack([self.classifier.read(frame) for frame in clips.swapaxes(0, 1)])

@@ -13,7 +13,8 @@ Scores mean something beside those of real held-out clips: see `real_clips` and 
 """
 
 import math
-from typing import Mapping, NamedTuple, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import sklearn.svm

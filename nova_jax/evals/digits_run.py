@@ -81,7 +81,7 @@ def score_generator(
   prompts = [
       captions_lib.caption(digit, direction) if captions == "plain" else
       captions_lib.paraphrase(digit, direction, i // COMBINATIONS)
-      for i, (digit, direction) in enumerate(zip(digits, directions))]
+      for i, (digit, direction) in enumerate(zip(digits, directions, strict=True))]
   clips, paces = [], []
   for start in range(0, num_prompts, batch_size):
     show(start)

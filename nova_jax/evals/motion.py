@@ -24,6 +24,6 @@ def motion_of(folder: Path) -> dict[str, float]:
         raise UserError(f"{path} has one frame; expected two or more, which is what moves")
       scores.append(motion_score(clip))
       progress.show(done, what=folder.name)
-  quartiles = dict(zip(("motion_25", "motion_50", "motion_75"), map(float, np.quantile(scores, (0.25, 0.5, 0.75)))))
+  quartiles = {f"motion_{percent}": float(np.percentile(scores, percent)) for percent in (25, 50, 75)}
   return {"motion_mean": float(np.mean(scores)), "motion_deviation": float(np.std(scores))} | quartiles | {
       "videos": len(scores)}

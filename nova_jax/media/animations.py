@@ -9,6 +9,7 @@ for 1/10 s: more than 50 frames a second become 50, and more than 90 become 90.
 """
 
 import io
+import itertools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ def write_gif(path: str | Path, clip: Clip, fps: float, short_side: int = SHORT_
 
   def write(path: Path) -> None:
     with path.open("wb") as file:
-      for (left, top, frame), time in zip(_changes(clip, short_side), times):
+      for (left, top, frame), time in zip(_changes(clip, short_side), times, strict=True):
         frame = frame.convert("P", palette=Image.Palette.ADAPTIVE)
         first = not file.tell()
         if first:
@@ -58,7 +59,8 @@ def write_webp(path: str | Path, clip: Clip, fps: float, note: str = "") -> None
   chunks = [
       _chunk(b"VP8X", struct.pack("<I", flags) + _three_bytes(width - 1) + _three_bytes(height - 1)),
       _chunk(b"ANIM", bytes(6))]  # Without a background, without end.
-  for (left, top, frame), time in zip(_changes(clip, SHORT_SIDE), _times(len(clip), min(fps, _WEBP_FPS), 1000)):
+  times = _times(len(clip), min(fps, _WEBP_FPS), 1000)
+  for (left, top, frame), time in zip(_changes(clip, SHORT_SIDE), times, strict=True):
     still = io.BytesIO()
     frame.save(still, "WEBP", lossless=True)
     place = (left // 2, top // 2, frame.width - 1, frame.height - 1, time)
@@ -71,7 +73,7 @@ def write_webp(path: str | Path, clip: Clip, fps: float, note: str = "") -> None
 def _times(count: int, fps: float, unit: int) -> list[int]:
   """Return how long each of `count` frames is shown, in whole parts of which `unit` make a second."""
   starts = [int(i * unit / fps + 1e-6) for i in range(count + 1)]
-  return [end - start for start, end in zip(starts, starts[1:])]
+  return [end - start for start, end in itertools.pairwise(starts)]
 
 
 def _changes(clip: Clip, short_side: int) -> Iterator[tuple[int, int, Image.Image]]:

@@ -105,7 +105,7 @@ def _open(content: BinaryIO, start: float | None, background: str, stack: contex
 
 def _moving(image: Image.Image, seconds: list[float], background: str) -> Iterator[Frame]:
   starts = itertools.accumulate(seconds, initial=0.0)
-  for time, frame in zip(starts, moving.frames(image)):
+  for time, frame in zip(starts, moving.frames(image), strict=False):
     yield Frame(time, _image(pictures.flatten(frame, background)))
 
 

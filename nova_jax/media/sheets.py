@@ -62,7 +62,7 @@ def write_sheet(
   left_out = len(rows) - count
   sheet = Image.new("RGB", (width, int(bottoms[count - 1]) + TEXT_HEIGHT * bool(left_out)), "white")
   pen, y = ImageDraw.Draw(sheet), MARGIN
-  for row, line, clip in zip(rows[:count], lines, clips):
+  for row, line, clip in zip(rows[:count], lines[:count], clips[:count], strict=True):
     pen.text((MARGIN, y), line, fill="black", font=_font(line))
     y += TEXT_HEIGHT
     for column, i in enumerate(row.frames):
@@ -83,7 +83,7 @@ def write_stack(path: str | Path, pictures: Sequence[str | Path]) -> None:
   scale = min(1, PAGE_WIDTH / width, (PAGE_PIXELS / (width * height)) ** 0.5)
   sizes = [(max(1, int(width * scale)), max(1, int(height * scale))) for width, height in sizes]
   stack, y = Image.new("RGB", (max(width for width, _ in sizes), sum(height for _, height in sizes)), "white"), 0
-  for picture, size in zip(pictures, sizes):
+  for picture, size in zip(pictures, sizes, strict=True):
     shown = Image.fromarray(read_picture(picture))
     stack.paste(shown if shown.size == size else shown.resize(size, Image.Resampling.BOX), (0, y))
     y += size[1]
@@ -110,7 +110,7 @@ def _plan(shapes: Sequence[tuple[int, int, int]]) -> list[_Row]:
       own = max(scale, min(1, SMALLEST / min(height, width)))
       sizes.append((max(1, int(height * own)), max(1, int(width * own))))
     down = MARGIN + sum(height + TEXT_HEIGHT + MARGIN for height, _ in sizes)
-    across = MARGIN + max(frames * (width + MARGIN) for (frames, _, _), (_, width) in zip(shapes, sizes))
+    across = MARGIN + max(frames * (width + MARGIN) for (frames, _, _), (_, width) in zip(shapes, sizes, strict=True))
     if across <= PAGE_WIDTH and across * down <= PAGE_PIXELS or scale * largest <= SMALLEST:
       break
     scale *= 0.95
@@ -118,7 +118,7 @@ def _plan(shapes: Sequence[tuple[int, int, int]]) -> list[_Row]:
   counts = [max(1, (room - MARGIN) // (width + MARGIN)) for _, width in sizes]
   return [
       _Row(np.linspace(0, frames - 1, min(frames, count)).round().astype(int).tolist(), *size)
-      for (frames, _, _), count, size in zip(shapes, counts, sizes)]
+      for (frames, _, _), count, size in zip(shapes, counts, sizes, strict=True)]
 
 
 def _line(caption: str, row: _Row, num_frames: int) -> str:

@@ -81,7 +81,7 @@ def inner_rows(row: Row, columns: Sequence[str]) -> Iterator[dict[str, str]]:
       with contextlib.suppress(csv.Error):
         cells = next(csv.reader([line]), [])
         if len(cells) == len(columns):
-          yield dict(zip(columns, cells))
+          yield dict(zip(columns, cells, strict=True))
 
 
 def is_missing(value: Any) -> bool:

@@ -8,6 +8,7 @@ compile time does not grow with depth.
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -209,7 +210,7 @@ def unstack(blocks: nnx.Module, first: int = 0) -> list[nnx.Module]:
   """Return stacked blocks one by one, from block `first` on."""
   graph, state = nnx.split(blocks)
   return [
-      nnx.merge(graph, jax.tree.map(lambda leaf: leaf[i], state)) for i in range(first, depth_of(blocks))]
+      nnx.merge(graph, jax.tree.map(operator.itemgetter(i), state)) for i in range(first, depth_of(blocks))]
 
 
 def _remat_policy(remat: str) -> Callable[..., Any] | None:

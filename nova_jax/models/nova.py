@@ -104,19 +104,20 @@ class SpatialEncoder(nnx.Module):
     num_cond = cond.shape[1]
     # First half: only what is visible. Padding sits last, where the mask of valid keys hides it.
     x = jnp.concatenate([cond, take(tokens, visible_ids)], axis=1)
-    rotation = self._rotation(visible_ids, num_cond)
+    rotation = self.rotation(visible_ids, num_cond)
     x = run_blocks(self.encoder_blocks, x, rotation, ValidKeys(num_cond + num_visible), self.cfg.remat)
     # Second half: the visible ones are put back in place; padding is sent out of range, where the write is dropped.
     cond, visible = x[:, :num_cond], x[:, num_cond:]
     places = jnp.where(jnp.arange(visible_ids.shape[1]) < num_visible, visible_ids, num_tokens)
     x = jnp.concatenate([cond, put(tokens, places, visible)], axis=1)
-    rotation = self._rotation(jnp.arange(num_tokens), num_cond)
+    rotation = self.rotation(jnp.arange(num_tokens), num_cond)
     if wanted is not None:
       return self.norm(read_blocks(self.decoder_blocks, x, rotation, self.cfg.remat, num_cond + wanted))
     x = run_blocks(self.decoder_blocks, x, rotation, None, self.cfg.remat)
     return self.norm(x[:, num_cond:])
 
-  def _rotation(self, ids: Int[Array, "... V"], num_cond: int) -> emb.Rotation | None:
+  def rotation(self, ids: Int[Array, "... V"], num_cond: int) -> emb.Rotation | None:
+    """Return the rotary rotation of `num_cond` condition tokens and of the tokens at `ids`; None without rotary."""
     if not self.cfg.rotary:
       return None
     positions = jnp.asarray(emb.rotary_positions(1, self.cfg.image_grid))[ids]

@@ -52,17 +52,17 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
   sizes = [getattr(cfg, axis) for axis in MESH_AXES]
   known = int(np.prod([size for size in sizes if size != -1]))
   if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-    raise UserError(f"mesh: expected positive sizes and at most one -1, got {dict(zip(MESH_AXES, sizes))}")
+    raise UserError(f"mesh: expected positive sizes and at most one -1, got {dict(zip(MESH_AXES, sizes, strict=True))}")
   if -1 in sizes and len(devices) % known:
-    others = {axis: size for axis, size in zip(MESH_AXES, sizes) if size != -1}
+    others = {axis: size for axis, size in zip(MESH_AXES, sizes, strict=True) if size != -1}
     divisors = [str(size) for size in range(1, len(devices) + 1) if len(devices) % size == 0]
     raise UserError(
         f"mesh: {others} needs a multiple of {known} devices, there are {len(devices)}; beside a -1 expected sizes "
         f"whose product is {' or '.join(divisors)}")
   sizes = [len(devices) // known if size == -1 else size for size in sizes]
   if int(np.prod(sizes)) != len(devices):
-    raise UserError(
-        f"mesh: {dict(zip(MESH_AXES, sizes))} needs {int(np.prod(sizes))} devices, there are {len(devices)}")
+    wanted = dict(zip(MESH_AXES, sizes, strict=True))
+    raise UserError(f"mesh: {wanted} needs {int(np.prod(sizes))} devices, there are {len(devices)}")
   num_slices = len({getattr(device, "slice_index", 0) for device in devices})
   # An axis lies along whole dimensions of the torus where that is possible, else along parts of them.
   arrange = functools.partial(mesh_utils.create_device_mesh, sizes, allow_split_physical_axes=True)
@@ -107,7 +107,7 @@ def state_shardings(mesh: Mesh, state: nnx.State) -> nnx.State:
       spec = partition_spec(axes)
     except ValueError as error:
       raise UserError(f"{name}: {error}") from None
-    for size, axis, mesh_axis in zip(variable.shape, axes, spec):
+    for size, axis, mesh_axis in zip(variable.shape, axes, spec, strict=True):
       if mesh_axis is not None and size % mesh.shape[mesh_axis]:
         raise UserError(
             f"mesh.{mesh_axis}={mesh.shape[mesh_axis]} does not divide {size}, "
@@ -159,7 +159,7 @@ def whole(x: Array, mesh: Mesh | None) -> Array:
 def fitting_spec(mesh: AbstractMesh, shape: Sequence[int], axes: Sequence[str | None]) -> PartitionSpec:
   """Like `partition_spec`, but an axis that doesn't divide over its part of the mesh is not spread."""
   sizes = [_size(mesh, entry) for entry in partition_spec(axes)]
-  return partition_spec([None if size % parts else axis for size, parts, axis in zip(shape, sizes, axes)])
+  return partition_spec([None if size % parts else axis for size, parts, axis in zip(shape, sizes, axes, strict=True)])
 
 
 def constrain(x: Array, *axes: str | None) -> Array:

@@ -7,6 +7,7 @@ Invariants: what is in a folder depends neither on what was there before, nor on
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,7 +72,7 @@ class KnownTexts:
     return []
 
   def encode(self, prompts: Sequence[str]) -> tuple[Float32[np.ndarray, "B L E"], Int32[np.ndarray, "B"]]:
-    embeds, lengths = zip(*(self._known[prompt] for prompt in prompts))
+    embeds, lengths = zip(*(self._known[prompt] for prompt in prompts), strict=True)
     return np.concatenate(embeds), np.concatenate(lengths)
 
 
@@ -198,14 +199,14 @@ def run(
   if kept := len(recipes) - sum(map(len, waiting)):
     tell(f"{kept} of {len(recipes)} clips were made before, and stay as they are")
   remove_unfinished(output, {STACK, *(path.name for paths in files for path in paths)})
+
+  def show(number: int, batch: Sequence[int], step: Step) -> None:
+    done, each = step.frame * step.num_sets + step.index + 1, step.num_frames * step.num_sets
+    what = (f"clip {batch[0] + 1}-{batch[-1] + 1}/{len(recipes)}, frame {step.frame + 1}/{step.num_frames}, "
+            f"set {step.index + 1}/{step.num_sets}")
+    progress.show(number * each + done, len(waiting) * each, what)
+
   for number, batch in enumerate(waiting):
-
-    def show(step: Step) -> None:
-      done, each = step.frame * step.num_sets + step.index + 1, step.num_frames * step.num_sets
-      what = (f"clip {batch[0] + 1}-{batch[-1] + 1}/{len(recipes)}, frame {step.frame + 1}/{step.num_frames}, "
-              f"set {step.index + 1}/{step.num_sets}")
-      progress.show(number * each + done, len(waiting) * each, what)
-
     with contextlib.ExitStack() as stack:
       growing = {
           i: stack.enter_context(growing_outputs(
@@ -213,8 +214,9 @@ def run(
               recipes[i].settings.get("fps", pipe.card.sample.fps)))
           for i in batch if not all(path.exists() for path in files[i])}
       kind = "latent" if formats == ("latents",) else "pixels"
-      for pieces in make(pipe, [recipes[i] for i in batch], kind, show, given):
-        for i, piece in zip(batch, pieces):
+      for pieces in make(
+          pipe, [recipes[i] for i in batch], kind, functools.partial(show, number, batch), given):
+        for i, piece in zip(batch, pieces, strict=True):
           if i in growing:
             growing[i](piece)
   return files

@@ -119,7 +119,7 @@ def read_texts(
     embeds, lengths = encode(text_encoder, texts)
     return {"text_embeds": embeds, "text_lengths": lengths}
   padded = np.zeros((len(embeds), cfg.text_len, cfg.text_dim), np.float32)
-  for row, embed in zip(padded, map(np.asarray, embeds)):
+  for row, embed in zip(padded, map(np.asarray, embeds), strict=True):
     if embed.ndim != 2 or embed.shape[1] != cfg.text_dim or len(embed) > cfg.text_len:
       raise UserError(
           f"{name}: expected at most {cfg.text_len} rows of {cfg.text_dim} for each prompt, got {embed.shape}")
@@ -138,7 +138,7 @@ def encode(
     FloatingPointError: an embedding that is not finite.
   """
   embeds, lengths = text_encoder.encode(texts)
-  for text, embed in zip(texts, embeds):
+  for text, embed in zip(texts, embeds, strict=True):
     if not is_finite(embed):
       raise FloatingPointError(f"the text encoder made an embedding that is not finite, of the prompt {text[:60]!r}")
   return embeds, lengths

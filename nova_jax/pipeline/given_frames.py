@@ -76,7 +76,7 @@ def read_start(request: Request, cfg: ModelConfig, autoencoder: Autoencoder | No
     clips = [readers.Clip(readers.read_picture(thing, size, autoencoder.channels)[None]) for thing in things]
   else:
     clips = [read_clip(request, thing, cfg, autoencoder, longest) for thing in things]
-  for thing, clip in zip(things, clips):
+  for thing, clip in zip(things, clips, strict=True):
     if note := unused(request, thing, clip):
       tell(note)
   fps = np.array([np.nan if clip.fps is None else clip.fps for clip in clips])

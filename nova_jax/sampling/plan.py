@@ -63,7 +63,9 @@ def make_plan(
     raise UserError(f"window: expected 2 frames or more, a given one and the next, got {window}")
   numbers = num_sets, num_sets if later_sets is None else later_sets
   schedules = schedule, later_schedule or schedule
-  sets = [token_sets(cfg.num_image_tokens, number, schedule=name) for number, name in zip(numbers, schedules)]
+  sets = [
+      token_sets(cfg.num_image_tokens, number, schedule=name)
+      for number, name in zip(numbers, schedules, strict=True)]
   return Plan(
       cfg, num_frames, *sets, scheduler.steps(num_steps, flow_shift, solver, grid), guidance, window, numbers,
       refresh_every, guidance_every, (temperature, temperature if last_temperature is None else last_temperature),

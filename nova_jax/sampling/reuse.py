@@ -134,7 +134,7 @@ def encode_set(
     ids = order[:, :max_visible]
     x = jnp.concatenate([cond, take(tokens, ids)], axis=1)
     x, visible = _run(
-        encoder.encoder_blocks, x, features.visible, None, encoder._rotation(ids, num_cond), num_keys, known)
+        encoder.encoder_blocks, x, features.visible, None, encoder.rotation(ids, num_cond), num_keys, known)
     places = jnp.where(jnp.arange(max_visible) < start, ids, num_tokens)  # Out of range, where writes are dropped.
     x = jnp.concatenate([x[:, :num_cond], put(tokens, places, x[:, num_cond:])], axis=1)
     ids, places, lead, queries = jnp.arange(num_tokens), None, num_cond, num_cond + wanted
@@ -144,14 +144,14 @@ def encode_set(
     ids = jax.lax.dynamic_slice_in_dim(jnp.pad(order, ((0, 0), (0, max_new))), start - num_new, max_new, axis=1)
     places = jnp.broadcast_to(num_cond + jnp.where(new, turns, num_tokens), ids.shape)
     x, visible = _run(
-        encoder.encoder_blocks, take(tokens, ids), features.visible, places, encoder._rotation(ids, 0), num_keys, known)
+        encoder.encoder_blocks, take(tokens, ids), features.visible, places, encoder.rotation(ids, 0), num_keys, known)
     there = start + jnp.arange(wanted.shape[1]) < num_tokens  # A set's padding may reach over the end of the order.
     x = jnp.concatenate([x, take(tokens, wanted)], axis=1)
     places = jnp.concatenate([jnp.where(new, ids, num_tokens), jnp.where(there, wanted, num_tokens)], axis=1)
     ids, places, lead = jnp.concatenate([ids, wanted], axis=1), num_cond + places, 0
     queries = jnp.broadcast_to(max_new + jnp.arange(wanted.shape[1]), wanted.shape)
   x, everything = _run(
-      encoder.decoder_blocks, x, features.all, places, encoder._rotation(ids, lead), num_cond + num_tokens, None,
+      encoder.decoder_blocks, x, features.all, places, encoder.rotation(ids, lead), num_cond + num_tokens, None,
       queries)
   return encoder.norm(x), features._replace(visible=visible, all=everything)
 
@@ -175,7 +175,9 @@ def _run(
   def apply(block: Block, x, layer, queries=None):
     q, k, v = block.attn.project(block.attended(x), rotation)
     if places is None:
-      k, v = (jax.lax.dynamic_update_slice_in_dim(kept, fresh, 0, axis=1) for kept, fresh in zip(layer, (k, v)))
+      k, v = (
+          jax.lax.dynamic_update_slice_in_dim(kept, fresh, 0, axis=1)
+          for kept, fresh in zip(layer, (k, v), strict=True))
     else:
       k, v = put(layer[0], places, k), put(layer[1], places, v)
     if queries is not None:
@@ -191,5 +193,5 @@ def _run(
   x, (k, v) = scan(
       nnx.merge(graph, jax.tree.map(lambda leaf: leaf[:before], state)), x, (cache.k[:before], cache.v[:before]), apply)
   x, own = apply(last, x, (cache.k[before], cache.v[before]), queries)
-  k, v = (jnp.concatenate([kept, fresh[None]]) for kept, fresh in zip((k, v), own))
+  k, v = (jnp.concatenate([kept, fresh[None]]) for kept, fresh in zip((k, v), own, strict=True))
   return x, Cache(k, v, cache.length)

@@ -8,6 +8,7 @@ costs two compilations of the temporal step and one for each group of sets (`set
 """
 
 import functools
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -98,7 +99,7 @@ def generate(
         frame = jnp.asarray(given[:, t])
       else:
         cond, memory = memory.read()
-        frame_noise = None if noise is None else jax.tree.map(lambda x: x[t - num_given], noise)
+        frame_noise = None if noise is None else jax.tree.map(operator.itemgetter(t - num_given), noise)
         frame_known = None if known is None else Known(known.latents[:, t], known.tokens[t])
         frame, finite = _generate_frame(
             model, scheduler, plan, t, cond, orders[t > 0], fold(noise_keys, t), frame_noise, frame_known, on_set)
@@ -131,7 +132,8 @@ def _generate_frame(model, scheduler, plan, t, cond, order, keys, noise, known, 
     if noise is None:
       start_noise, step_noise = draw_noise(fold(keys, i), cfg, num_steps if plan.adds_noise else 0)
     else:
-      start_noise, step_noise = jax.tree.map(lambda x: patchify(jnp.asarray(x[i]), cfg.patch_size), noise)
+      start_noise, step_noise = jax.tree.map(
+          lambda x: patchify(jnp.asarray(x), cfg.patch_size), jax.tree.map(operator.itemgetter(i), noise))
     if (temperature := plan.temperature(t)) != 1:
       start_noise, step_noise = jax.tree.map(lambda x: temperature * x, (start_noise, step_noise))
     before, last = x, sets[max(i - 1, 0)]
@@ -260,7 +262,7 @@ def write_set(
   last = None if table.change is None else jnp.zeros_like(sample)  # The estimate of the step before.
   end = num_before + num_guided
   for passes, part in ((1, slice(num_before)), (num_passes, slice(num_before, end)), (1, slice(end, None))):
-    steps = jax.tree.map(lambda column: column[part], (table, times, step_noise))
+    steps = jax.tree.map(operator.itemgetter(part), (table, times, step_noise))
     if len(steps[0].time):
       (sample, last), _ = jax.lax.scan(denoise(passes), (sample, last), steps)
   return put(x, jnp.where(valid, ids, num_tokens), sample), features

@@ -72,7 +72,7 @@ def token_sets(num_tokens: int, num_sets: int, num_known: int = 0, schedule: str
     groups = np.where(np.arange(len(sizes)) < first, np.arange(len(sizes)) * (MAX_GROUPS - 1) // first, MAX_GROUPS - 1)
   return tuple(
       TokenSet(int(start), int(size), int(starts[groups == group].max()), int(sizes[groups == group].max()))
-      for start, size, group in zip(starts, sizes, groups))
+      for start, size, group in zip(starts, sizes, groups, strict=True))
 
 
 def draw_order(keys: Key[Array, "B"], num_tokens: int) -> Int[Array, "B N"]:

@@ -4,7 +4,8 @@ Invariant: an encoder is a pure function of its prompts; what is past the end of
 length (the model puts its own padding table there).
 """
 
-from typing import Protocol, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float32, Int32

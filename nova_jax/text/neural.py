@@ -71,7 +71,7 @@ class PhiEncoder:
     embeds = np.zeros((len(ids), self.max_length, self.dim), np.float32)
     for places, tokens in _batches(ids, self.max_length):
       hidden = np.asarray(_run(self.graph, self.weights, tokens))
-      for place, states in zip(places, hidden):
+      for place, states in zip(places, hidden, strict=False):
         embeds[place, : len(ids[place])] = states[: len(ids[place])]
     return embeds, np.array([len(row) for row in ids], np.int32)
 
@@ -85,7 +85,7 @@ def _batches(
     for start in range(0, len(of_length), _ROWS):
       places = of_length[start : start + _ROWS]
       tokens = np.zeros((1 << (len(places) - 1).bit_length(), min(length, max_length)), np.int32)
-      for row, place in zip(tokens, places):
+      for row, place in zip(tokens, places, strict=False):
         row[: len(ids[place])] = ids[place]
       yield places, tokens
 

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import re
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -43,7 +43,7 @@ class WordEncoder:
     embeds = np.zeros((len(prompts), self.max_length, self.dim), np.float32)
     lengths = np.zeros(len(prompts), np.int32)
     for i, prompt in enumerate(prompts):
-      tokens = self._embed(prompt)
+      tokens = _embed(prompt, self.dim, self.max_length)
       embeds[i, :len(tokens)] = tokens
       lengths[i] = len(tokens)
     return embeds, lengths
@@ -62,20 +62,21 @@ class WordEncoder:
         f"the prompt {shorten_text(prompt)!r} has words that the model has never seen, which say nothing to it: "
         f"{', '.join(unknown)}; it knows {', '.join(sorted(self.words))}"]
 
-  @functools.lru_cache(maxsize=4096)  # A training run meets the same few captions again and again.
-  def _embed(self, prompt: str) -> np.ndarray:
-    words = find_words(prompt)
-    check_length(prompt, len(words), self.max_length)
-    if not words:
-      return np.zeros((0, self.dim), np.float32)
-    vectors = np.stack([_vector(f"word {word}", self.dim) for word in words])
-    places = np.stack([_vector(f"place {i}", self.dim) for i in range(len(words))])
-    neighbours = np.zeros_like(vectors)
-    neighbours[1:] += np.roll(vectors[:-1], 1, axis=1)
-    neighbours[:-1] += np.roll(vectors[1:], -1, axis=1)
-    embeds = np.float32(_SCALE) * (vectors + _PLACE_WEIGHT * places + _NEIGHBOUR_WEIGHT * neighbours)
-    embeds.flags.writeable = False
-    return embeds
+
+@functools.lru_cache(maxsize=4096)  # A training run meets the same few captions again and again.
+def _embed(prompt: str, dim: int, max_length: int) -> np.ndarray:
+  words = find_words(prompt)
+  check_length(prompt, len(words), max_length)
+  if not words:
+    return np.zeros((0, dim), np.float32)
+  vectors = np.stack([_vector(f"word {word}", dim) for word in words])
+  places = np.stack([_vector(f"place {i}", dim) for i in range(len(words))])
+  neighbours = np.zeros_like(vectors)
+  neighbours[1:] += np.roll(vectors[:-1], 1, axis=1)
+  neighbours[:-1] += np.roll(vectors[1:], -1, axis=1)
+  embeds = np.float32(_SCALE) * (vectors + _PLACE_WEIGHT * places + _NEIGHBOUR_WEIGHT * neighbours)
+  embeds.flags.writeable = False
+  return embeds
 
 
 def find_words(prompt: str) -> list[str]:

@@ -106,7 +106,7 @@ class MetricLog:
       return {}
     rate = self._flops / self._seconds
     values = (self._videos / self._seconds, rate, rate / self._peak, self._waited / self._timed_steps)
-    return dict(zip(TIMINGS, values))
+    return dict(zip(TIMINGS, values, strict=True))
 
   def _write(self, step: int, stage: str, values: Mapping[str, float]) -> None:
     self._file.add(json.dumps({"step": step, "stage": stage, **values}) + "\n")

@@ -37,4 +37,4 @@ def plan_stages(cfg: TrainConfig) -> tuple[Stage, ...]:
           f" batch_size={stage.batch_size} of stage {stage.name!r}")
   ends = np.cumsum([stage.share for stage in cfg.stages])
   ends = [round(cfg.steps * end / ends[-1]) for end in ends.tolist()]
-  return tuple(Stage(stage, first, last) for stage, first, last in zip(cfg.stages, [0, *ends], ends))
+  return tuple(Stage(stage, first, last) for stage, first, last in zip(cfg.stages, [0, *ends[:-1]], ends, strict=True))

@@ -68,7 +68,8 @@ def _jvp(primals, tangents, *, forward, backward, num_residuals):
   if _any_changes(of_residuals):
     call = lambda *residuals: jaxpr_as_fun(forward)(*residuals, *arguments)
     changes.append(jax.jvp(call, residuals, tuple(map(ad.instantiate_zeros, of_residuals)))[1])
-  return linear_call_p.bind(*primals, **params), [sum(parts[1:], start=parts[0]) for parts in zip(*changes)]
+  total = [sum(parts[1:], start=parts[0]) for parts in zip(*changes, strict=True)]
+  return linear_call_p.bind(*primals, **params), total
 
 
 def _any_changes(tangents) -> bool:
@@ -86,11 +87,11 @@ def _transpose(cotangents, *operands, forward, backward, num_residuals):
 
 
 def _batch(operands, axes, *, forward, backward, num_residuals):
-  size = next(x.shape[axis] for x, axis in zip(operands, axes) if axis is not None)
+  size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
   # Each sample has arguments of its own, as each has cotangents of its own.
   operands = [
       jnp.broadcast_to(x, (size, *jnp.shape(x))) if axis is None and i >= num_residuals else x
-      for i, (x, axis) in enumerate(zip(operands, axes))]
+      for i, (x, axis) in enumerate(zip(operands, axes, strict=True))]
   axes = [0 if axis is None and i >= num_residuals else axis for i, axis in enumerate(axes)]
   residual_axes, argument_axes = axes[:num_residuals], axes[num_residuals:]
   forward_axes, backward_axes = (*residual_axes, *argument_axes), (*residual_axes, *[0] * len(forward.out_avals))

@@ -109,7 +109,7 @@ def _check(hint: Any, value: Any, path: str) -> Any:
     kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
     if len(kinds) != len(value):
       raise UserError(f"{path}: expected {len(kinds)} values, got {shown(value)}")
-    return tuple(_check(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(zip(kinds, value)))
+    return tuple(_check(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
   if hint is float and type(value) is int:
     value = float(value)
   if type(value) is not hint:

@@ -1,5 +1,7 @@
 """The wrapper with networks whose results are known: means of pixels, and their repetition."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,7 +65,7 @@ def test_every_frame_survives(time_tiles, num_frames):
   autoencoder = wrap(time_tiles)
   pixels = clip(num_frames)
   ends = [0, *(frame for frame in range(4, num_frames + 3, 4))]
-  for start, end in zip(ends, ends[1:]):
+  for start, end in itertools.pairwise(ends):
     pixels[:, start + 1:end + 1] = pixels[:, start + 1:start + 2]
   pixels = pixels[:, :, ::2, ::2].repeat(2, 2).repeat(2, 3)
   latents = autoencoder.encode(pixels)

@@ -22,7 +22,7 @@ def test_pieces_are_the_whole(time_tiles, num_frames):
 
   pieces = []
   tiles = time_tiles.latent_tiles(latents.shape[1])
-  for piece, tile in zip(decode_finished(autoencoder, make(), latents.shape[1]), tiles):
+  for piece, tile in zip(decode_finished(autoencoder, make(), latents.shape[1]), tiles, strict=True):
     assert taken[-1] == tile.stop - 1, "as soon as the tile's last latent is there"
     pieces.append(piece)
   assert np.array_equal(np.concatenate(pieces, axis=1), autoencoder.decode(latents))

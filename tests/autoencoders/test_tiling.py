@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,7 @@ def test_every_frame_is_in_a_tile_and_decodes(law):
     assert (num_frames, seen) == (num_frames, list(range(num_frames)))
     # Consecutive tiles share one frame, or none if a tile is one frame.
     shared = min(1, law.frames - 1)
-    assert all(later.start == earlier.stop - shared for earlier, later in zip(tiles, tiles[1:])), num_frames
+    assert all(later.start == earlier.stop - shared for earlier, later in itertools.pairwise(tiles)), num_frames
     assert all(tile.stop - tile.start == law.frames for tile in tiles[:-1]), num_frames
     num_latents = law.num_latents(num_frames)
     assert num_latents >= law.num_latents(max(num_frames - 1, 1)), num_frames
@@ -75,8 +77,8 @@ def test_space_tiles_cover_and_overlap(length, size):
   tiles = space_tiles(length, size)
   assert tiles[0].start == 0 and tiles[-1].stop == length
   assert {tile.stop - tile.start for tile in tiles} == {min(size, length)}
-  assert all(earlier.stop - later.start >= size // 4 for earlier, later in zip(tiles, tiles[1:]))
-  assert all(later.start > earlier.start for earlier, later in zip(tiles, tiles[1:]))
+  assert all(earlier.stop - later.start >= size // 4 for earlier, later in itertools.pairwise(tiles))
+  assert all(later.start > earlier.start for earlier, later in itertools.pairwise(tiles))
 
 
 def test_blending_is_smooth_and_keeps_what_tiles_agree_on():

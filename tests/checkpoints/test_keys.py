@@ -25,7 +25,7 @@ def test_every_value_has_one_place(path):
   sizes = np.cumsum([0] + [int(np.prod(weight.shape)) for weight in part.weights.values()])
   numbers = {
       name: np.arange(start, start + np.prod(weight.shape)).reshape(weight.shape)
-      for start, (name, weight) in zip(sizes, part.weights.items())}
+      for start, (name, weight) in zip(sizes[:-1], part.weights.items(), strict=True)}
   ours = key_table.to_ours({name: stored(array) for name, array in numbers.items()}, part.shapes, part.names)
   arrays = {name: array.read() for name, array in ours.items()}
   assert np.array_equal(np.sort(np.concatenate([array.ravel() for array in arrays.values()])), np.arange(sizes[-1]))

@@ -31,7 +31,7 @@ def make_cache(folder, records, weight=1.0, autoencoder=AUTOENCODER, text_encode
   """Write records as a cache of shards of four, and open it."""
   stride = autoencoder.spatial_stride
   pixels = [(len(r.moments), *(side * stride for side in r.moments.shape[1:3])) for r in records]
-  write_cache(folder, list(zip(pixels, records)), autoencoder, text_encoder, CacheConfig(shard_items=4))
+  write_cache(folder, list(zip(pixels, records, strict=True)), autoencoder, text_encoder, CacheConfig(shard_items=4))
   return Cache(folder, weight, read_manifest(folder))
 
 

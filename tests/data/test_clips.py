@@ -1,4 +1,5 @@
 import collections
+import itertools
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def test_first_moves_go_as_told(canvas):
   for clip in clips.make_clips("train", 40, canvas=canvas):
     assert clip.video.dtype == np.uint8 and clip.video.shape == (4, canvas, canvas, 1)
     assert np.array_equal(clips.source_images()[clip.source].sum(), clip.video[0].sum(dtype=int))
-    for before, after in zip(clip.video, clip.video[1:]):
+    for before, after in itertools.pairwise(clip.video):
       assert np.array_equal(np.roll(before, STEPS[clip.direction], (0, 1)), after)
 
 
@@ -55,7 +56,7 @@ def test_longer_clips_start_alike():
 
 def test_pure_and_seeded():
   first, again, other = ([clips.make_clip("train", i, seed=seed) for i in range(10)] for seed in (0, 0, 1))
-  for a, b, c in zip(first, again, other):
+  for a, b, c in zip(first, again, other, strict=True):
     assert repr(a) == repr(b) and np.array_equal(a.video, b.video)
     assert (a.digit, a.direction) == (c.digit, c.direction)
   assert [clip.source for clip in first] != [clip.source for clip in other]
@@ -98,7 +99,7 @@ def test_a_digit_turns_as_its_later_caption_says():
         step = np.subtract(_corner(clip, frame + 1), _corner(clip, frame))
         assert tuple(step) == STEPS[_direction(text)], (text, frame)
   # What was, stays: before its turn a clip is the one that it would have been.
-  for clip, straight in zip(made, clips.make_clips("train", 400, num_frames=16, free_captions=0.5)):
+  for clip, straight in zip(made, clips.make_clips("train", 400, num_frames=16, free_captions=0.5), strict=True):
     assert clip.caption == straight.caption and (clip.turn == 16) == (not clip.later_caption)
     assert np.array_equal(clip.video[: clip.turn + 1], straight.video[: clip.turn + 1])
 

@@ -45,7 +45,9 @@ def assert_equal(batches, others):
 def joined(parts, rows):
   """Put the rows of several hosts together."""
   order = np.argsort(np.concatenate(rows))
-  return [{name: np.concatenate([part[name] for part in batch])[order] for name in batch[0]} for batch in zip(*parts)]
+  return [
+      {name: np.concatenate([part[name] for part in batch])[order] for name in batch[0]}
+      for batch in zip(*parts, strict=True)]
 
 
 def test_a_batch_is_what_the_spec_says(mix):
@@ -76,7 +78,9 @@ def test_rows_are_records(tmp_path):
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_motion_is_shown_or_left_out(tmp_path, share):
   loader = make_loader([make_cache(tmp_path, [make_record(0)])], data=DataConfig(motion_dropout=share))
-  seen = [pair for batch in take(loader, 25) for pair in zip(batch["motion_flow"].tolist(), batch["fps"].tolist())]
+  seen = [
+      pair for batch in take(loader, 25)
+      for pair in zip(batch["motion_flow"].tolist(), batch["fps"].tolist(), strict=True)]
   counts = collections.Counter(seen)
   assert counts.keys() <= {(3.0, 24.0), (5.0, 12.0)}  # The record's, and the defaults.
   assert abs(counts[(5.0, 12.0)] / 200 - share) < 0.1

@@ -58,7 +58,7 @@ def _take(loader, count):
 
 def _assert_equal(batches, others):
   assert len(batches) == len(others)
-  for batch, other in zip(batches, others):
+  for batch, other in zip(batches, others, strict=True):
     assert batch.keys() == other.keys()
     for name in batch:
       np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
@@ -105,7 +105,7 @@ def test_function_of_the_seed(make):
 @pytest.mark.parametrize("num_frames", [1, 4])
 def test_resumes_at_any_batch(make, num_frames):
   loader = make(num_frames=num_frames)
-  states, batches = zip(*[(loader.get_state(), next(loader)) for _ in range(12)])
+  states, batches = zip(*[(loader.get_state(), next(loader)) for _ in range(12)], strict=True)
   assert states == tuple(range(0, 96, 8))
   for start in (1, 5, 11):
     resumed = make(num_frames=num_frames)
@@ -120,7 +120,7 @@ def test_resumes_at_any_batch(make, num_frames):
 def test_a_host_reads_its_rows_alone(make, rows, num_frames):
   source = Source()
   part = make(source, num_frames=num_frames, rows=rows)
-  for whole, batch in zip(_take(make(num_frames=num_frames), 4), _take(part, 4)):
+  for whole, batch in zip(_take(make(num_frames=num_frames), 4), _take(part, 4), strict=True):
     _assert_equal([{name: value[rows] for name, value in whole.items()}], [batch])
   part.close()
   assert source.reads <= len(rows) * (4 + 2 * 4) + 1  # Four batches, what was read ahead, a look at the first record.
@@ -149,7 +149,7 @@ def test_single_frames_come_from_all_over_the_clip(make):
 
 
 def test_longer_records_are_cut_after_their_first_frames(make):
-  for full, short in zip(_take(make(), 2), _take(make(num_frames=2), 2)):
+  for full, short in zip(_take(make(), 2), _take(make(num_frames=2), 2), strict=True):
     np.testing.assert_array_equal(full["latents"][:, :2], short["latents"])
 
 
@@ -181,7 +181,7 @@ def test_what_is_learned_of_a_turning_digit_goes_as_its_caption_says(make):
       cuts[PixelAutoencoder().encode(record["video"][first : first + 4]).tobytes()].append((record, first))
   seen = set()
   for batch in _take(make(source, later=0.9), 60):
-    for row, given, embeds in zip(batch["latents"], batch["given"].tolist(), batch["text_embeds"]):
+    for row, given, embeds in zip(batch["latents"], batch["given"].tolist(), batch["text_embeds"], strict=True):
       possible = []  # A digit that goes back and forth shows some cuts twice.
       for record, first in cuts[row.tobytes()]:
         begins = [0, record["turn"], 16]

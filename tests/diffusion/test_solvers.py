@@ -4,6 +4,8 @@ The target is a normal distribution of mean 0.3 and standard deviation 0.5. All 
 their distance from the mean in standard deviations, which is the noise that they began with.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +66,7 @@ def error(*args, **kwargs):
 @pytest.mark.parametrize("solver, order", [("euler", 1), ("ab2", 2)])
 def test_order_of_flow_solvers(solver, order):
   errors = [error(FLOW, k, solver) for k in (10, 20, 40)]
-  for coarse, fine in zip(errors, errors[1:]):
+  for coarse, fine in itertools.pairwise(errors):
     assert np.log2(coarse / fine) == pytest.approx(order, abs=0.3)
 
 

@@ -45,7 +45,7 @@ def test_a_total_needs_all_dimensions(tmp_path):
 def test_a_published_row_of_geneval(tmp_path):
   # IF-XL in GenEval's README, as pictures: 100 a task; and overall it is the mean of tasks, not of pictures.
   shares = dict(zip(("single_object", "two_object", "counting", "colors", "position", "color_attr"),
-                    (97, 74, 66, 81, 13, 35)))
+                    (97, 74, 66, 81, 13, 35), strict=True))
   lines = [json.dumps({"tag": tag, "correct": i < share}) for tag, share in shares.items() for i in range(100)]
   lines += [json.dumps({"tag": "colors", "correct": i < 81}) for i in range(100)]
   (tmp_path / "results.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

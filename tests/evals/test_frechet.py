@@ -58,7 +58,7 @@ def test_streaming_keeps_digits():
   np.testing.assert_allclose(streamed.covariance, np.cov(features.T), rtol=1e-7, atol=1e-9)
   np.testing.assert_allclose(streamed.mean, features.mean(0), rtol=1e-14)
   with pytest.raises(ValueError, match="at least 2 samples"):
-    statistics(features[:1]).covariance
+    _ = statistics(features[:1]).covariance
   with pytest.raises(ValueError, match="not finite"):
     streamed.add(np.full((1, 5), np.nan))
   with pytest.raises(ValueError, match=r"expected \[n, 5\]"):

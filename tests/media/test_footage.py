@@ -241,7 +241,7 @@ def paper(transfer, code):
 
   def change(frame):
     frame = frame.reformat(format="yuv420p10le")
-    for plane, value in zip(frame.planes, (code, 512, 512)):
+    for plane, value in zip(frame.planes, (code, 512, 512), strict=True):
       plane.update(np.full(plane.buffer_size // 2, value, np.uint16).tobytes())
     return frame
 

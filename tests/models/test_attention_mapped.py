@@ -1,5 +1,7 @@
 """How mapped attention cuts a sequence, and that it equals dense attention when frames share a run."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ def test_many_frames_share_runs():
   length = 3 + 19 * 4
   runs = runs_of(BlockCausal(prefix=3, frame=4), length, length)
   assert len(runs) <= MAX_RUNS and runs[0].masked and runs[0].start == 0 and runs[-1].stop == length
-  assert all(a.stop == b.start for a, b in zip(runs, runs[1:]))
+  assert all(a.stop == b.start for a, b in itertools.pairwise(runs))
 
 
 @pytest.mark.parametrize("prefix, frame, num_frames", [(3, 5, 11), (0, 1, 9), (7, 13, 1)])

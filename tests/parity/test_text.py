@@ -40,7 +40,7 @@ def test_hidden_states(path):
   """Padding too: the published code sees it as tokens of its own."""
   prompts, encoder = load(path)
   hidden = nnx.merge(encoder.graph, encoder.weights)(np.stack([expected["ids"] for _, expected in prompts]))
-  for (prompt, expected), states in zip(prompts, hidden):
+  for (prompt, expected), states in zip(prompts, hidden, strict=True):
     close(states, expected["hidden"], 1e-4, prompt)
 
 
@@ -49,7 +49,7 @@ def test_padded_embeddings(path):
   prompts, encoder = load(path)
   null = open_weights(ROOT / path.parent / "pipeline" / "transformer")["text_embed.weight"].read().astype(np.float32)
   embeds, lengths = encoder.encode([prompt for prompt, _ in prompts])
-  for (prompt, expected), embed, length in zip(prompts, embeds, lengths):
+  for (prompt, expected), embed, length in zip(prompts, embeds, lengths, strict=True):
     assert length == expected["length"], prompt
     assert not embed[length:].any(), prompt
     close(np.concatenate([embed[:length], null[length : len(embed)]]), expected["text_embeds"], 1e-4, prompt)

@@ -44,7 +44,8 @@ def test_how_many_tokens_differences_are_kept_of():
   sizes = kept_sizes(sets, 4)
   for i in range(0, len(sets), 4):
     assert sizes[i] >= sum(each.size for each in sets[i : i + 4]) and sizes[i] >= sets[i].max_size
-  assert len({(s.max_visible, s.max_size, size) for s, size in zip(sets, sizes)}) <= 8, "two programs a group"
+  programs = {(s.max_visible, s.max_size, size) for s, size in zip(sets, sizes, strict=True)}
+  assert len(programs) <= 8, "two programs a group"
 
 
 @pytest.mark.parametrize("refresh_every", [1, 2])
@@ -83,7 +84,7 @@ def test_kept_differences_by_hand(reused):
   drawn = rng.standard_normal((3, 3, 2, 6, 4), np.float32)
   order = np.stack([rng.permutation(6), rng.permutation(6)])
   features = Features(reused, None, np.zeros((2, 2, 6, 4), np.float32))
-  for i, (start, size, max_kept) in enumerate(zip(starts, sizes, (3, None, 5))):  # The last one is padded.
+  for i, (start, size, max_kept) in enumerate(zip(starts, sizes, (3, None, 5), strict=True)):  # The last one is padded.
     ids = order[:, start : start + size]
 
     def encode(first, last, ids, features, i=i):
@@ -102,7 +103,7 @@ def test_temperature_is_a_factor_on_the_noise(monkeypatch, scheduler):
       sampler, "write_set", lambda *args, **kwargs: told.append(args[6:8]) or (args[1], kwargs["features"]))
   for settings in ({}, {"temperature": 0.8, "last_temperature": 0.4}):
     run(num_frames=3, num_sets=1, scheduler=scheduler, settings=settings)
-  for (start, steps), (cold_start, cold_steps), factor in zip(told[:3], told[3:], (0.8, 0.6, 0.4)):
+  for (start, steps), (cold_start, cold_steps), factor in zip(told[:3], told[3:], (0.8, 0.6, 0.4), strict=True):
     np.testing.assert_allclose(cold_start, factor * start, rtol=1e-6)
     assert (steps is None) == (scheduler is FLOW)
     if steps is not None:

@@ -1,5 +1,7 @@
 """The set schedule."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ def test_cosine_schedule_by_hand():
 def test_sets_cover_a_frame_in_few_shapes(num_tokens, num_sets, schedule):
   sets = token_sets(num_tokens, num_sets, schedule=schedule)
   assert sets[0].start == 0 and sum(s.size for s in sets) == num_tokens
-  assert all(a.start + a.size == b.start for a, b in zip(sets, sets[1:]))
+  assert all(a.start + a.size == b.start for a, b in itertools.pairwise(sets))
   assert all(s.size >= 1 and s.size <= s.max_size and s.start <= s.max_visible for s in sets)
   assert len({(s.max_visible, s.max_size) for s in sets}) <= MAX_GROUPS
 

@@ -27,7 +27,7 @@ def read_table(name: str) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
 def expand(name: str) -> list[str]:
   """List the names that one with ranges stands for."""
   pieces = re.split(r"\{(\d+)-(\d+)\}", name)
-  numbers = [range(int(first), int(last) + 1) for first, last in zip(pieces[1::3], pieces[2::3])]
+  numbers = [range(int(first), int(last) + 1) for first, last in zip(pieces[1::3], pieces[2::3], strict=True)]
   return [
       "".join(itertools.chain.from_iterable(itertools.zip_longest(pieces[::3], map(str, choice), fillvalue="")))
       for choice in itertools.product(*numbers)]

@@ -91,7 +91,7 @@ def test_prompts_are_cut_padded_and_independent(encoder):
   embeds, lengths = encoder.encode(["ab", "", "c" * 90, "é!"])
   assert embeds.shape == (4, 66, CFG.hidden_size) and embeds.dtype == np.float32
   assert lengths.tolist() == [2, 0, 66, 3] and lengths.dtype == np.int32
-  for embed, length in zip(embeds, lengths):
+  for embed, length in zip(embeds, lengths, strict=True):
     assert embed[:length].any(-1).all() and not embed[length:].any()
   for place, prompt in ((0, "ab"), (2, "c" * 66)):
     alone, _ = encoder.encode([prompt])
@@ -103,7 +103,7 @@ def test_batches_have_few_shapes():
   batches = list(neural._batches([[place + 1] * length for place, length in enumerate(lengths)], 199))
   assert {tokens.shape[0] for _, tokens in batches} <= {1, 2, 4, 8}
   assert {tokens.shape[1] for _, tokens in batches} == {64, 128, 192, 199}
-  found = {place: row for places, tokens in batches for place, row in zip(places, tokens)}
+  found = {place: row for places, tokens in batches for place, row in zip(places, tokens, strict=False)}
   assert sorted(found) == np.flatnonzero(lengths).tolist()
   for place, row in found.items():
     length = lengths[place]

@@ -115,7 +115,7 @@ def test_training_changes_what_it_should(one_device):
   metrics, _, (params, ema), compilations = one_device
   assert compilations == 1
   assert len({values["loss"] for values in metrics}) == STEPS
-  moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(ema))]
+  moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(ema), strict=True)]
   assert max(moved) > 0
 
 

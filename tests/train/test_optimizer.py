@@ -61,7 +61,7 @@ def update(cfg, params, grads, freeze=()):
 def test_adamw_decays_kernels_alone():
   params, zeros = tree(), jax.tree.map(jnp.zeros_like, tree())
   updates, _ = update(OptimizerConfig(learning_rate=0.5, weight_decay=0.1), params, zeros)
-  for path, u, p in zip(*map(jax.tree.leaves, (paths(params), updates, params))):
+  for path, u, p in zip(*map(jax.tree.leaves, (paths(params), updates, params)), strict=True):
     np.testing.assert_allclose(u, -0.05 * p if path.endswith("kernel") else 0 * p, rtol=1e-6)
 
 
@@ -101,7 +101,7 @@ VARIANTS = {
 def test_every_parameter_of_a_model_is_in_one_list(name):
   _, params, _ = nnx.split(nnx.eval_shape(lambda: NOVA(VARIANTS[name], rngs=nnx.Rngs(0))), nnx.Param, ...)
   params = nnx.to_pure_dict(params)
-  for path, leaf in zip(jax.tree.leaves(paths(params)), jax.tree.leaves(params)):
+  for path, leaf in zip(jax.tree.leaves(paths(params)), jax.tree.leaves(params), strict=True):
     inner = "blocks" in path and path.endswith("kernel") and leaf.ndim > 2
     assert muon_or_adamw(path) == "muon" or not inner, path
 
@@ -119,7 +119,7 @@ def test_frozen_parameters_have_no_update_and_no_state(name):
   cfg = OptimizerConfig(name=name, learning_rate=1.0)
   updates, state = update(cfg, params, tree(1), freeze=("video_encoder/(blocks|mixer)", "mask_token$"))
   frozen = frozen_mask(params, ("video_encoder/(blocks|mixer)", "mask_token$"))
-  for path, stop, u in zip(*map(jax.tree.leaves, (paths(params), frozen, updates))):
+  for path, stop, u in zip(*map(jax.tree.leaves, (paths(params), frozen, updates)), strict=True):
     assert stop == (path.split("/")[1] in ("blocks", "mixer", "mask_token")), path
     assert bool(jnp.all(u == 0)) == stop, path
   assert not any(word in path for path in jax.tree.leaves(paths(state)) for word in ("blocks", "mixer", "mask_token"))

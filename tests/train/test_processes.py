@@ -82,7 +82,7 @@ def assert_close(workdir, other):
   for name, value in expected.items():
     np.testing.assert_allclose(ours[name], value, rtol=0, atol=1e-5 * max(np.abs(value).max(), 1e-6), err_msg=name)
   assert len(metrics(workdir)) == len(metrics(other)) == STEPS
-  for row, wanted in zip(metrics(workdir), metrics(other)):
+  for row, wanted in zip(metrics(workdir), metrics(other), strict=True):
     assert row.pop("stage") == wanted.pop("stage") and row == pytest.approx(wanted, rel=1e-5)
 
 

@@ -38,7 +38,7 @@ def derivatives(compute, arguments, change, other):
 
   def against(*arguments):
     gradients = jax.grad(loss, range(len(arguments)))(*arguments)
-    return sum(jnp.vdot(gradient, dx) for gradient, dx in zip(gradients, change))
+    return sum(jnp.vdot(gradient, dx) for gradient, dx in zip(gradients, change, strict=True))
 
   first = [jax.jvp(compute, arguments, change), jax.grad(loss, range(len(arguments)))(*arguments)]
   return first + [second for by in (along, against) for second in (

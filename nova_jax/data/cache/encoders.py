@@ -125,7 +125,7 @@ class Encoder:
     shorts = self._embed_batches([clip.texts.short_caption or "" for _, _, clip in group])
     return [
         (number, _record(name, clip, *row))
-        for (number, name, clip), *row in zip(group, moments, embeds, shorts)]
+        for (number, name, clip), *row in zip(group, moments, embeds, shorts, strict=True)]
 
   def _embed_batches(self, captions: list[str]) -> list[np.ndarray | Rejected | None]:
     """Embed the captions of some batches, each on its own."""
@@ -137,8 +137,9 @@ class Encoder:
   def _embed(self, captions: list[str]) -> list[np.ndarray | Rejected]:
     """Embed captions; one that is too long is cut, and one that the encoder refuses, or fails over, is rejected."""
     try:
-      texts, cut = zip(*(fit(self._text_encoder, caption) for caption in captions))
-      found = [embeds[:length].astype(np.float16) for embeds, length in zip(*self._text_encoder.encode(texts))]
+      texts, cut = zip(*(fit(self._text_encoder, caption) for caption in captions), strict=True)
+      rows = zip(*self._text_encoder.encode(texts), strict=True)
+      found = [embeds[:length].astype(np.float16) for embeds, length in rows]
       self._num_cut += sum(cut)
       return found
     except jax.errors.JaxRuntimeError:  # Of memory that ran out, for one.

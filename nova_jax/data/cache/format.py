@@ -105,7 +105,7 @@ class Counts:
       raise UserError(f"counts: {self.seen} were seen, but {parts} cached, skipped and rejected")
 
   def __add__(self, other: "Counts") -> "Counts":
-    return Counts(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
+    return Counts(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
 
 @dataclasses.dataclass(frozen=True)

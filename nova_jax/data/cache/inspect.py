@@ -2,6 +2,7 @@
 
 import bisect
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def histogram(name: str, values: Sequence[float]) -> str:
     return ""
   counts, edges = np.histogram(values, bins=_BARS if min(values) < max(values) else 1)
   lines = [f"{name}: mean {np.mean(values):.4g}, from {min(values):.4g} to {max(values):.4g}"]
-  for count, low, high in zip(counts, edges, edges[1:]):
+  for count, (low, high) in zip(counts, itertools.pairwise(edges), strict=True):
     bar = "#" * round(_BAR_WIDTH * count / counts.max())
     lines.append(f"  {low:>10.4g} … {high:<10.4g} {bar:<{_BAR_WIDTH}} {count}")
   return "\n".join(lines)

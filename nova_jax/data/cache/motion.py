@@ -5,6 +5,8 @@ their ways, in pixels of the clip as it is stored, and that of the clip the mean
 Invariant: a still picture, or one without corners, scores 0.
 """
 
+import itertools
+
 import cv2
 import numpy as np
 from jaxtyping import UInt8
@@ -18,7 +20,7 @@ def motion_score(clip: UInt8[np.ndarray, "T height width C"]) -> float:
   """Return the mean displacement of corners from frame to frame, in pixels."""
   grey = [frame[..., 0] if frame.shape[-1] == 1 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
   grey = [np.ascontiguousarray(frame) for frame in grey]
-  scores = [_displacement(*pair) for pair in zip(grey, grey[1:])]
+  scores = [_displacement(*pair) for pair in itertools.pairwise(grey)]
   return float(np.mean(scores)) if scores else 0.0
 
 

@@ -117,7 +117,7 @@ def read_report(output: Path, number: int) -> Report | None:
 
 def kept_digest(items: Sequence[Item], rejected: Sequence[Rejection]) -> str:
   """Return the digest of those items that were not rejected."""
-  return sources.digest(item for item, was in zip(items, find(items, rejected)) if not was)
+  return sources.digest(item for item, was in zip(items, find(items, rejected), strict=True) if not was)
 
 
 def find(items: Sequence[Item], rejected: Sequence[Rejection]) -> list[bool]:

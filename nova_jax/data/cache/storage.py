@@ -72,7 +72,9 @@ def _read(value: Any) -> None:
     try:
       value.read()
     except RuntimeError as error:
-      raise storage_error(error, path) or error
+      if found := storage_error(error, path):
+        raise found from error
+      raise
 
 
 class Watch:

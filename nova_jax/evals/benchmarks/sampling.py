@@ -237,7 +237,7 @@ def _run(pipe, layout, settings, output, shard, todo) -> None:
           text_embeds=[np.load(_place(output, item.text)) for item, _ in full], **_request(layout, settings),
           seed=[seed_of(layout.benchmark, item.prompt, sample, settings.seed) for item, sample in full])
       for item in batch:
-        own = [clip for (other, _), clip in zip(pairs, clips) if other is item]
+        own = [clip for (other, _), clip in zip(pairs, clips, strict=False) if other is item]
         _put(output, shard, output / layout.benchmark / item.path, functools.partial(_write, item, own, fps))
       done += len(pairs)
       progress.show(done, what="generating")

@@ -48,7 +48,7 @@ def runs_of(mask: Mask | None, num_queries: int, num_keys: int) -> tuple[Run, ..
   stops = np.append(starts[1:], num_queries)
   return tuple(
       Run(int(start), int(stop), int(visible[start:stop].max()), bool(visible[start] < visible[stop - 1]))
-      for start, stop in zip(starts, stops))
+      for start, stop in zip(starts, stops, strict=True))
 
 
 @jax.custom_jvp

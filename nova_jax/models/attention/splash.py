@@ -20,7 +20,7 @@ _BLOCKS = (512, 384, 256, 128)  # Multiples of a TPU's 128 lanes; larger ones ke
 Kernel = splash_lib.splash_attention_kernel.SplashAttentionKernel
 
 
-class _FirstKeys(mask_lib._ComputableMask):  # The library has no public base for masks of one's own.
+class _FirstKeys(mask_lib._ComputableMask):  # noqa: SLF001  The library has no public base for masks of one's own.
   """Each query sees the first so many keys: the kernel is given these numbers in place of positions."""
 
   def __init__(self, num_visible: Int[np.ndarray, "Q"], num_keys: int):

@@ -150,7 +150,7 @@ def axes_of(groups: np.ndarray, mesh: Mesh) -> tuple[str, ...]:
   """Return the mesh axes along which the members of a group differ."""
   coords = np.stack(np.unravel_index(groups, mesh.devices.shape), axis=-1)
   varies = (coords != coords[:, :1]).any(axis=(0, 1))
-  return tuple(name for name, differs in zip(mesh.axis_names, varies) if differs)
+  return tuple(name for name, differs in zip(mesh.axis_names, varies, strict=True) if differs)
 
 
 def _dims_of(groups: np.ndarray, mesh: Mesh) -> tuple[int, ...]:

@@ -112,7 +112,7 @@ def resharded(job: Job, compiled: jax.stages.Compiled) -> list[str]:
   leaves = jax.tree_util.tree_leaves_with_path(job.state)
   assert len(before) == len(after) == len(leaves), (len(before), len(after), len(leaves))
   return [
-      jax.tree_util.keystr(path) for (path, leaf), old, new in zip(leaves, before, after)
+      jax.tree_util.keystr(path) for (path, leaf), old, new in zip(leaves, before, after, strict=True)
       if not (old.is_equivalent_to(new, len(leaf.shape)) and old.is_equivalent_to(leaf.sharding, len(leaf.shape)))]
 
 

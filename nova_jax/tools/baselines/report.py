@@ -64,7 +64,7 @@ def draw(results: Mapping[str, Mapping[str, Any]]) -> bytes:
     value, low, high = np.array([result["generated"][score] for score in scores]).T
     axes.bar(places + (i - (len(results) - 1) / 2) * width, value, width, yerr=[value - low, high - value],
              label=TITLES[name], error_kw={"elinewidth": 1})
-  for (title, values), style in zip(_references(results).items(), ("-", ":")):
+  for (title, values), style in zip(_references(results).items(), ("-", ":"), strict=False):
     axes.hlines([values[score][0] for score in scores], places - 0.4, places + 0.4, "black", style, label=title)
   axes.set_xticks(places, scores)
   axes.set(ylabel="share of clips", ylim=(0, 1.02))

@@ -81,7 +81,7 @@ def make_page(studio: Studio) -> gr.Blocks:
 
     def make(session: Session, request: gr.Request, *values: Any) -> Iterator[dict]:
       user = request.username or request.client.host
-      for changes in _make(studio, line, session, user, dict(zip(names, values))):
+      for changes in _make(studio, line, session, user, dict(zip(names, values, strict=True))):
         yield {out[name]: value for name, value in changes.items()}
 
     def cancel(session: Session) -> None:

@@ -88,7 +88,7 @@ class Sweep:
 def grid(**axes: Sequence[Any]) -> list[Point]:
   """Return all combinations, the last axis fastest; `config__model__mixer_rank` stands for config.model.mixer_rank."""
   names = [name.replace("__", ".") for name in axes]
-  return [dict(zip(names, values)) for values in itertools.product(*axes.values())]
+  return [dict(zip(names, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def load_sweep(path: str | Path) -> Sweep:

@@ -57,7 +57,7 @@ def table(tasks: Sequence[Task]) -> tuple[list[str], list[list[str]]]:
   results = [task.result or {} for task in tasks]
   measured = list(dict.fromkeys(name for result in results for name in result))
   rows = []
-  for task, result in zip(tasks, results):
+  for task, result in zip(tasks, results, strict=True):
     status = "done" if result else f"failed: {task.error}" if task.error else "not run"
     rows.append([
         *(shown(task.point[name]) if name in task.point else "" for name in fields),
@@ -92,7 +92,7 @@ def _draw_lines(axes: Axes, plot: Plot, tasks: Sequence[Task]) -> bool:
     numbers = all(not isinstance(x, str) for x, _ in pairs)
     # What was measured, such as seconds, is joined in the order of the points: as a field grows.
     pairs = sorted(pairs) if numbers and plot.x in tasks[0].point else pairs
-    axes.plot(*zip(*pairs), "o-" if numbers else "o", label=f"{plot.line} {name}")
+    axes.plot(*zip(*pairs, strict=True), "o-" if numbers else "o", label=f"{plot.line} {name}")
   if plot.log:
     axes.set_xscale("log")
   axes.set(xlabel=plot.x, ylabel=plot.y)

@@ -3,6 +3,7 @@
 Invariant: a side's first run is not counted, in which programs are compiled and memory is touched.
 """
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ def measure(
     if what == "generate":
       sides["approximate"] = ready(make_generation(work, num_frames, REFRESH_EVERY))
     if peer is not None:
-      sides["peer"] = lambda: peer.seconds(what, num_frames)
+      sides["peer"] = functools.partial(peer.seconds, what, num_frames)
     results[what] = result = {side: summary(times) for side, times in alternate(sides, repeats).items()}
     best = result["ours"]["best"]
     result["share_of_peak"] = operations(work, what, num_frames) / (best / 1000) / peak

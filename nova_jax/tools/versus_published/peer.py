@@ -79,4 +79,5 @@ def sizes(work: Work) -> dict[str, Any]:
 
 def _names(parts: Sequence[dict[str, int]]) -> list[str]:
   """Return names in the published way, "vit_d4w768"."""
-  return [f"{kind}_d{part['depth']}w{part['embed_dim']}" for kind, part in zip(("vit", "vit", "mlp"), parts)]
+  kinds = ("vit", "vit", "mlp")
+  return [f"{kind}_d{part['depth']}w{part['embed_dim']}" for kind, part in zip(kinds, parts, strict=True)]

@@ -39,7 +39,7 @@ class Work:
     self.sizes, size = sizes, sizes["latent_size"]
     makers = (nova.VIDEO_ENCODERS, nova.IMAGE_ENCODERS, nova.IMAGE_DECODERS)
     bases = (nova.video_encoder, nova.image_encoder, nova.image_decoder)
-    for registry, name, base, fields in zip(makers, sizes["names"], bases, sizes["parts"]):
+    for registry, name, base, fields in zip(makers, sizes["names"], bases, sizes["parts"], strict=True):
       registry.register(name, functools.partial(base, **fields))
     stride, patch = 8, sizes["patch_size"]
     grid = [side // patch for side in size]

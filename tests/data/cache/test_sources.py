@@ -38,7 +38,7 @@ def check(source, cfg=CFG):
 
 
 def test_folder(videos, tmp_path):
-  for i, (video, caption) in enumerate(zip(videos, CAPTIONS)):
+  for i, (video, caption) in enumerate(zip(videos, CAPTIONS, strict=True)):
     (tmp_path / f"{i}.d").mkdir()
     (tmp_path / f"{i}.d/clip.MP4").write_bytes(video.read_bytes())
     if i % 2:
@@ -65,7 +65,7 @@ def test_a_caption_of_the_whole_name_comes_first(videos, tmp_path):
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "parquet bytes"])
 def test_tables(videos, tmp_path, kind):
-  rows = [{"clip": str(video), "words": caption} for video, caption in zip(videos, CAPTIONS)]
+  rows = [{"clip": str(video), "words": caption} for video, caption in zip(videos, CAPTIONS, strict=True)]
   path = tmp_path / f"table.{kind.split()[0]}"
   if kind == "csv":
     with path.open("w", newline="", encoding="utf-8-sig") as file:
@@ -74,7 +74,7 @@ def test_tables(videos, tmp_path, kind):
     path.write_text("\n\n".join(map(json.dumps, rows)), encoding="utf-8")
   else:
     if "bytes" in kind:
-      rows = [{**row, "clip": video.read_bytes()} for row, video in zip(rows, videos)]
+      rows = [{**row, "clip": video.read_bytes()} for row, video in zip(rows, videos, strict=True)]
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=3)
   cfg = CacheConfig(buckets=CFG.buckets, path_field="clip", caption_field="words")
   check(path, cfg)

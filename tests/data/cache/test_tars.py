@@ -94,9 +94,9 @@ def test_tars_one_behind_the_other(tmp_path):
 
 def test_what_can_not_be_unpacked_is_named(tmp_path):
   members = ("a.txt", b"x"), ("a.png", os.urandom(5000))
-  content = write(tmp_path / "whole/0.tgz", members, "w:gz").read_bytes()
+  whole = write(tmp_path / "whole/0.tgz", members, "w:gz").read_bytes()
   for name, content in {
-      "cut.tgz": content[:2000], "0.tar.zst": b"\x28\xb5\x2f\xfd" + b"\0" * 40, "empty.tar": b"",
+      "cut.tgz": whole[:2000], "0.tar.zst": b"\x28\xb5\x2f\xfd" + b"\0" * 40, "empty.tar": b"",
       "lfs.tar": b"version https://git-lfs.github.com/spec/v1\n", "noise.tgz": b"\x1f\x8b\x08" + NOISE}.items():
     (tmp_path / name).write_bytes(content)
   texts, _ = became(tmp_path)

@@ -58,7 +58,7 @@ class Fake:
     assert all(embeds.shape == (2, 2) for embeds in text_embeds)
     frames, beside = num_frames or self.frames, hashlib.sha256(repr(seed).encode()).digest()[0]
     clips = np.full((len(seed), frames, self.size, self.size, 3), beside, np.uint8)
-    for clip, own in zip(clips, seed):
+    for clip, own in zip(clips, seed, strict=True):
       clip[:, 0] = own % 251
     return clips
 

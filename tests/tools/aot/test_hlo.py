@@ -25,7 +25,7 @@ def mesh(shape, coords=None, slices=None):
   coords = coords or [(i, 0, 0) for i in range(size)]
   slices = slices or [0] * size
   devices = np.empty(size, object)
-  devices[:] = [types.SimpleNamespace(coords=c, slice_index=s) for c, s in zip(coords, slices)]
+  devices[:] = [types.SimpleNamespace(coords=c, slice_index=s) for c, s in zip(coords, slices, strict=True)]
   return types.SimpleNamespace(
       devices=devices.reshape(list(shape.values())), axis_names=tuple(shape), shape=shape, size=size)
 

@@ -64,7 +64,7 @@ def test_sampling_is_guided_euler_and_a_clip_depends_on_its_own_key(model):
   predict = jax.jit(lambda x, time, text: model(x, time, text))
   x = jnp.stack([jax.random.normal(key, (NUM_TOKENS, 16)) for key in keys])
   table = FULL_CLIP.scheduler.steps(4)
-  for time, delta in zip(table.time, table.delta):
+  for time, delta in zip(table.time, table.delta, strict=True):
     cond, null = (predict(x, jnp.full(2, time), text) for text in (captions, nothing))
     x = x + delta * (null + scale * (cond - null))
   np.testing.assert_allclose(made, x, rtol=1e-4, atol=1e-4)

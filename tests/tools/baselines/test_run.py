@@ -60,8 +60,9 @@ def test_clips_are_guided_at_the_scale_and_the_first_are_kept_with_their_prompts
 
 def test_the_best_scale_of_guidance_is_chosen_over_all_scores():
   shares = {1.0: (0.2, 0.9), 1.5: (0.8, 0.8), 2.5: (0.9, 0.6), 4.0: (1.0, 0.1), 7.0: (1.0, 0.0)}
+  names = "digit", "retrieval@1"
   measure = lambda scale: DigitsScore(
-      {name: Share(value, 0, 1, 40) for name, value in zip(("digit", "retrieval@1"), shares[scale])}, {}, 1.0)
+      {name: Share(value, 0, 1, 40) for name, value in zip(names, shares[scale], strict=True)}, {}, 1.0)
   best, tried = run.choose_scale(measure)
   assert best == 1.5
   assert tried["2.5"] == {"digit": 0.9, "retrieval@1": 0.6} and len(tried) == 5
