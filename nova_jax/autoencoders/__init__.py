@@ -1,4 +1,7 @@
-"""Frozen autoencoders between pixels uint8 [B,T,height,width,channels] and latents f32 [B,T,h,w,C], by name."""
+"""Frozen autoencoders, by name.
+
+They map uint8 pixels [B, frames, height, width, channels] to float32 latents [B, T, h, w, C] and back.
+"""
 
 import functools
 from collections.abc import Mapping
@@ -20,52 +23,56 @@ from nova_jax.utils.fields import did_you_mean
 
 
 class Autoencoder(Protocol):
-  """Maps clips to latents, which may be fewer in time and space, and back; never trained."""
+  """Maps clips to latents, which may be smaller in time and space, and back. It is never trained."""
 
   latent_dim: int  # C.
-  spatial_stride: int  # Pixels a latent spans, each way.
-  channels: int  # Of pixels.
-  digest: str  # Of all that latents and pixels depend on, weights included.
+  spatial_stride: int  # Height and width of a latent in pixels.
+  channels: int  # Channels of a pixel.
+  digest: str  # Digest of all that latents and pixels depend on, weights included.
 
   def encode(self, pixels: UInt8[Array, "B frames height width channels"]) -> Float32[Array, "B T h w C"]:
-    """Encode a clip into latents, shifted and scaled as the model expects them."""
+    """Encode a clip into latents, shifted and scaled as the model expects."""
 
   def decode(self, latents: Float32[Array, "B T h w C"]) -> UInt8[Array, "B frames height width channels"]:
-    """Decode such latents into pixels."""
+    """Decode latents, shifted and scaled as `encode` returns them, into pixels."""
 
   def num_latent_frames(self, num_frames: int) -> int:
-    """Return how many latent frames a clip of `num_frames` has."""
+    """Return the number of latent frames of a clip of `num_frames` frames."""
 
   def num_frames(self, num_latent_frames: int) -> int:
-    """Return how many frames decode from `num_latent_frames`."""
+    """Return the number of frames that `num_latent_frames` latent frames decode to."""
 
   def latent_tiles(self, num_latent_frames: int) -> list[slice]:
-    """Return the latents that are decoded together; later ones may repeat the end of the one before."""
+    """Return the latent frames of each tile that is decoded at once; tiles may overlap."""
 
   def new_frames(self, latents: Float32[Array, "B T h w C"], first: bool) -> UInt8[Array, "B frames height width c"]:
-    """Decode one such tile, without the frames that it shares with the one before."""
+    """Decode one tile of `latent_tiles`, without the frames that it shares with the previous tile."""
 
 
-# By name: of grey pixels, as the moving digits have, and of pixels in colour.
+# Autoencoders by name: for grey pixels, such as those of the moving digits, and for colour.
 BUILT_IN = {"pixels": PixelAutoencoder, "rgb": functools.partial(PixelAutoencoder, latent_dim=3, mean=0.0, std=0.5)}
 
 
 def make_autoencoder(name: str) -> Autoencoder:
-  """Build the autoencoder `name`; an unknown one is a ValueError."""
+  """Create the built-in autoencoder `name`.
+
+  Raises:
+    UserError: the name is unknown.
+  """
   if name not in BUILT_IN:
     raise UserError(f"autoencoder: {name!r} is not known{did_you_mean(name, BUILT_IN)}")
   return BUILT_IN[name]()
 
 
 class Kind(NamedTuple):
-  """A published kind of autoencoder: its config, its network and how it cuts clips."""
+  """A published kind of autoencoder: its config, its network and its tiling in time."""
 
   config: type
   network: type[nnx.Module]
   time_tiles: TimeTiles
 
 
-# By the class that a published config names.
+# Kinds by the class name in a published config.
 NETWORKS: Mapping[str, Kind] = MappingProxyType({
     "AutoencoderKL": Kind(KLConfig, KLNetwork, TimeTiles(frames=1, latents=1, overlap=0, stride=1)),
     "AutoencoderKLOpenSora": Kind(OpenSoraConfig, OpenSoraNetwork, TimeTiles(17, 5, overlap=1, stride=4)),
@@ -75,10 +82,10 @@ NETWORKS: Mapping[str, Kind] = MappingProxyType({
 
 
 def make_network(published: Mapping[str, Any], rngs: nnx.Rngs) -> nnx.Module:
-  """Build the network that a published `vae/config.json` describes, with random weights.
+  """Create the network that a published `vae/config.json` describes, with random weights.
 
   Raises:
-    ValueError: a class or a value that is not supported; the text names it.
+    UserError: a class or a value is not supported; the error names it.
   """
   name = published.get("_class_name")
   if name not in NETWORKS:
@@ -88,10 +95,10 @@ def make_network(published: Mapping[str, Any], rngs: nnx.Rngs) -> nnx.Module:
 
 
 def wrap(network: nnx.Module, **options: Any) -> NeuralAutoencoder:
-  """Make an autoencoder of one of the networks and its weights; options as in `NeuralAutoencoder`.
+  """Create an autoencoder from a network with its weights; the options are those of `NeuralAutoencoder`.
 
   Raises:
-    ValueError: a network whose clips can't be cut into tiles.
+    UserError: clips for this network can't be cut into tiles.
   """
   time_tiles = next(kind.time_tiles for kind in NETWORKS.values() if kind.network is type(network))
   if network.time_stride != time_tiles.stride:

@@ -1,8 +1,8 @@
-"""The autoencoder of CogVideoX (Yang et al. 2024): causal 3-D convolutions, 4 frames and 8 × 8 pixels a latent.
+"""The autoencoder of CogVideoX (Yang et al. 2024): causal 3-D convolutions, 4 frames of 8 × 8 pixels per latent.
 
-Each norm of the decoder is scaled and shifted by maps of the latents z, spread over the places a latent stands for:
+Each norm of the decoder is scaled and shifted by maps of the latents z, repeated to the size of the activations:
   y = GroupNorm(x) · scale(z) + shift(z).
-Invariant: the first frame has a latent of its own. Nothing averages it with another or repeats it in time, so that an
+Invariant: the first frame has its own latent. No layer averages it with another frame or repeats it in time, so an
 image is a clip of one frame.
 """
 
@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from nova_jax.autoencoders.kl import CLIP, Halves
+from nova_jax.autoencoders.kl import CLIP, EncoderDecoder
 from nova_jax.autoencoders.layers import END, NONE, Conv, GroupNorm, repeat_space
-from nova_jax.autoencoders.published import COMMON, NetworkConfig, of_kind, read_config
+from nova_jax.autoencoders.published import COMMON, NetworkConfig, read_config, uniform_blocks
 from nova_jax.utils.errors import UserError
 
 
@@ -43,16 +43,16 @@ class CogVideoXConfig(NetworkConfig):
     """Read a published config.
 
     Raises:
-      ValueError: a field has a value that this network does not compute; the text names it.
+      UserError: a field has a value that this network does not support; the error names it.
     """
-    # How many blocks there are is what `block_out_channels` says: the published code doesn't count the types.
-    fixed = COMMON | of_kind(values, "down_block_types", "CogVideoXDownBlock3D")
-    fixed |= of_kind(values, "up_block_types", "CogVideoXUpBlock3D")
+    # The number of blocks is given by `block_out_channels`; the published code doesn't count the types.
+    fixed = COMMON | uniform_blocks(values, "down_block_types", "CogVideoXDownBlock3D")
+    fixed |= uniform_blocks(values, "up_block_types", "CogVideoXUpBlock3D")
     return read_config(cls, values, fixed | {"temporal_compression_ratio": 4})
 
   @property
   def resampling(self) -> tuple[tuple[bool, bool], ...]:
-    """Whether each block halves (in the decoder: doubles) space, and time."""
+    """For each block, whether it halves (in the decoder: doubles) space, and whether time."""
     last = len(self.block_out_channels) - 1
     return tuple((i < max(2, last), i < 2) for i in range(last + 1))
 
@@ -70,19 +70,19 @@ class Norm(GroupNorm):
       self, x: Float[Array, "B T H W D"], z: Float[Array, "B t h w C"] | None = None
   ) -> Float[Array, "B T H W D"]:
     y = super().__call__(x)
-    # The maps are made of the few latents and spread then, which is the same as the other way round.
-    return y if z is None else y * spread(self.scale(z), x.shape) + spread(self.shift(z), x.shape)
+    # Mapping the few latents first and repeating the result is cheaper, and gives the same as the reverse.
+    return y if z is None else y * repeat_to(self.scale(z), x.shape) + repeat_to(self.shift(z), x.shape)
 
 
-def spread(maps: Float[Array, "B t h w D"], shape: tuple[int, ...]) -> Float[Array, "B T H W D"]:
-  """Repeat maps of latents to the size of activations, which is a multiple: nearest, the first frame apart."""
+def repeat_to(maps: Float[Array, "B t h w D"], shape: tuple[int, ...]) -> Float[Array, "B T H W D"]:
+  """Repeat latent maps to the `shape` of activations by nearest neighbour; the first frame stays separate in time."""
   frames = maps.shape[1]
   maps = maps.repeat(shape[2] // maps.shape[2], axis=2).repeat(shape[3] // maps.shape[3], axis=3)
   return maps if frames == shape[1] else repeat_time(maps, (shape[1] - 1) // (frames - 1))
 
 
 def repeat_time(x: Float[Array, "B t H W D"], times: int) -> Float[Array, "B T H W D"]:
-  """Repeat each frame but the first."""
+  """Repeat each frame except the first `times` times."""
   return jnp.concatenate([x[:, :1], x[:, 1:].repeat(times, axis=1)], axis=1)
 
 
@@ -105,7 +105,7 @@ class ResBlock(nnx.Module):
 
 
 class Downsample(nnx.Module):
-  """Half the height and width, and by choice the means of pairs of frames after the first."""
+  """Halves height and width; with `time`, also averages pairs of frames after the first."""
 
   def __init__(self, dim: int, *, time: bool, rngs: nnx.Rngs):
     self.time = time
@@ -120,20 +120,20 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-  """Twice the height and width, and by choice twice the frames after the first."""
+  """Doubles height and width; with `time`, also the frames after the first."""
 
   def __init__(self, dim: int, *, time: bool, rngs: nnx.Rngs):
     self.time = time
     self.conv = Conv(dim, dim, rngs=rngs)
 
   def __call__(self, x: Float[Array, "B t h w D"]) -> Float[Array, "B T H W D"]:
-    # The convolution sees one frame at a time: equal frames are convolved once.
+    # The convolution is 2-D, so that repeated frames are convolved once.
     x = self.conv(repeat_space(x))
     return repeat_time(x, 2) if self.time else x
 
 
 class Block(nnx.Module):
-  """Residual blocks, then a change of size in an encoder (`downsamplers`) or decoder (`upsamplers`), or none."""
+  """Residual blocks, optionally followed by a resize: `downsamplers` in an encoder, `upsamplers` in a decoder."""
 
   def __init__(
       self, dim: int, out_dim: int, depth: int, z_dim: int | None = None, *,
@@ -154,7 +154,7 @@ class Block(nnx.Module):
 
 
 class Encoder(nnx.Module):
-  """Pixels to moments."""
+  """Maps pixels to moments."""
 
   def __init__(self, cfg: CogVideoXConfig, *, rngs: nnx.Rngs):
     dims = cfg.block_out_channels
@@ -175,7 +175,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-  """Latents to pixels."""
+  """Maps latents to pixels."""
 
   def __init__(self, cfg: CogVideoXConfig, *, rngs: nnx.Rngs):
     dims, z_dim = cfg.block_out_channels[::-1], cfg.latent_channels
@@ -194,8 +194,8 @@ class Decoder(nnx.Module):
     return self.conv_out(jax.nn.silu(self.conv_norm_out(x, z)))
 
 
-class CogVideoXNetwork(Halves):
-  """The autoencoder of one tile in time: 4k + 1 frames, k + 1 latents."""
+class CogVideoXNetwork(EncoderDecoder):
+  """The autoencoder network for one tile in time: 4k + 1 frames, k + 1 latents."""
 
   time_stride = 4
 

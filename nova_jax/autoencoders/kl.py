@@ -1,7 +1,7 @@
-"""The image autoencoder of Stable Diffusion and SDXL (AutoencoderKL); OpenSora-Plan's has the same two halves.
+"""The image autoencoder of Stable Diffusion and SDXL (AutoencoderKL); OpenSora-Plan's is built from the same parts.
 
-Each level is a row of residual blocks, then a resize by two. Halves are made for 2-D or 3-D kernels, level by level;
-parameters keep the published names.
+Each level is a sequence of residual blocks followed by a resize by two. Encoder and decoder have 2-D or 3-D kernels, as
+chosen for each level. Parameters keep their published names.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from nova_jax.autoencoders.layers import END, NONE, Conv, FrameAttention, GroupNorm, repeat_space
-from nova_jax.autoencoders.published import COMMON, NetworkConfig, of_kind, read_config
+from nova_jax.autoencoders.published import COMMON, NetworkConfig, read_config, uniform_blocks
 
 Kernel = tuple[int, ...]
 FRAME: Kernel = (3, 3)
@@ -22,7 +22,7 @@ CLIP: Kernel = (3, 3, 3)
 
 @dataclasses.dataclass(frozen=True)
 class KLConfig(NetworkConfig):
-  """An autoencoder of images."""
+  """Config of an autoencoder for images."""
 
   double_z: bool = True  # Whether the moments have variances.
 
@@ -31,14 +31,14 @@ class KLConfig(NetworkConfig):
     """Read a published config.
 
     Raises:
-      ValueError: a field has a value that this network does not compute; the text names it.
+      UserError: a field has a value that this network does not support; the error names it.
     """
-    fixed = COMMON | of_kind(values, "down_block_types", "DownEncoderBlock2D")
-    return read_config(cls, values, fixed | of_kind(values, "up_block_types", "UpDecoderBlock2D"))
+    fixed = COMMON | uniform_blocks(values, "down_block_types", "DownEncoderBlock2D")
+    return read_config(cls, values, fixed | uniform_blocks(values, "up_block_types", "UpDecoderBlock2D"))
 
 
 class ResBlock(nnx.Module):
-  """x + conv(norm(conv(norm(x)))), with a 1-wide convolution of x where the channels change."""
+  """x + conv(norm(conv(norm(x)))); x passes a convolution of size 1 if the number of channels changes."""
 
   def __init__(self, dim: int, out_dim: int, kernel: Kernel, *, rngs: nnx.Rngs):
     over_time = len(kernel) == 3
@@ -56,7 +56,7 @@ class ResBlock(nnx.Module):
 
 
 class Downsample(nnx.Module):
-  """Halve height and width, and time if the kernel spans it."""
+  """Halves height and width, and time if the kernel is 3-D."""
 
   def __init__(self, dim: int, kernel: Kernel, *, rngs: nnx.Rngs):
     self.conv = Conv(dim, dim, kernel, stride=2, pads=END, rngs=rngs)
@@ -66,7 +66,7 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-  """Double height and width, nearest, then convolve."""
+  """Doubles height and width by nearest neighbour, then convolves."""
 
   def __init__(self, dim: int, kernel: Kernel, *, rngs: nnx.Rngs):
     self.conv = Conv(dim, dim, kernel, rngs=rngs)
@@ -76,7 +76,7 @@ class Upsample(nnx.Module):
 
 
 class Level(nnx.Module):
-  """Residual blocks, then a resize by choice."""
+  """Residual blocks, optionally followed by a resize."""
 
   def __init__(
       self, dim: int, out_dim: int, depth: int, kernel: Kernel, *, downsample: nnx.Module | None = None,
@@ -105,14 +105,14 @@ class MidBlock(nnx.Module):
 
 
 class Encoder(nnx.Module):
-  """Pixels to moments.
+  """Maps pixels to moments.
 
   Args:
     dim: channels of a pixel.
     out_dim: channels of the moments.
     dims: channels of each level.
-    depth: residual blocks of a level.
-    kernels: of each level's blocks and of the downsampling before it; the first convolution is 2-D.
+    depth: number of residual blocks per level.
+    kernels: kernel of each level's blocks and of the downsampling before it; the first convolution is 2-D.
   """
 
   def __init__(
@@ -136,15 +136,15 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-  """Latents to pixels.
+  """Maps latents to pixels.
 
   Args:
     dim: channels of a latent.
     out_dim: channels of a pixel.
     dims: channels of each level, from latents to pixels.
-    depth: residual blocks of a level.
-    kernel: of all blocks.
-    upsample: (level, channels) → what resizes after it.
+    depth: number of residual blocks per level.
+    kernel: kernel of all blocks.
+    upsample: function (level, channels) → module that resizes after the level.
   """
 
   def __init__(
@@ -168,15 +168,15 @@ class Decoder(nnx.Module):
     return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
 
 
-class Halves(nnx.Module):
-  """An encoder and a decoder, with 1-wide convolutions of moments and latents between them by choice.
+class EncoderDecoder(nnx.Module):
+  """An encoder and a decoder, with optional convolutions of size 1 for moments and latents between them.
 
   Args:
-    cfg: of the network.
-    encoder: pixels to moments.
-    decoder: latents to pixels.
+    cfg: network config.
+    encoder: network from pixels to moments.
+    decoder: network from latents to pixels.
     num_moments: channels of the moments.
-    kernel: whose number of axes the convolutions between have.
+    kernel: kernel whose number of axes the convolutions between them have.
   """
 
   def __init__(
@@ -190,21 +190,21 @@ class Halves(nnx.Module):
     self.post_quant_conv = between(self.latent_dim) if cfg.use_post_quant_conv else None
 
   def encode(self, x: Float[Array, "B T H W 3"]) -> Float[Array, "B t h w M"]:
-    """Return the moments of pixels in -1 … 1."""
+    """Return the moments of the latents, given pixels in −1 … 1."""
     moments = self.encoder(x)
     return self.quant_conv(moments) if self.quant_conv else moments
 
   def decode(self, z: Float[Array, "B t h w C"]) -> Float[Array, "B T H W 3"]:
-    """Return pixels in about -1 … 1 from latents that are not scaled."""
+    """Return pixels of about −1 … 1, given unscaled latents."""
     return self.decoder(self.post_quant_conv(z) if self.post_quant_conv else z)
 
   def scaling(self) -> tuple[float, float]:
-    """Return shift and factor: latents are (z − shift) · factor."""
+    """Return (shift, factor): the model's latents are (z − shift) · factor."""
     return self.cfg.shift_factor or 0.0, self.cfg.scaling_factor
 
 
-class KLNetwork(Halves):
-  """The autoencoder of images, or of the frames of a clip, each alone."""
+class KLNetwork(EncoderDecoder):
+  """The autoencoder network for images; it treats each frame of a clip as an image."""
 
   time_stride = 1
 

@@ -1,7 +1,7 @@
-"""Layers that the autoencoders share, over clips [B, T, H, W, C].
+"""Layers that the autoencoders share. They work on clips [B, T, H, W, C].
 
-Parameters keep the published names; weights may be stored in half precision, each layer computes in its input's dtype
-and normalises in float32. Nothing is sharded: an autoencoder is small, its activations are not.
+Parameters keep their published names. Weights may be stored in half precision; each layer computes in the dtype of its
+input, and normalises in float32. Weights are not sharded, since an autoencoder is small beside its activations.
 """
 
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ from nova_jax.autoencoders.published import NUM_GROUPS
 from nova_jax.models.layers import Buffer, parameter
 
 EPS = 1e-6
-MIN_PLACES = 1024  # Of a frame, from which a CPU convolves frame by frame.
-NUM_QUERIES = 1024  # That attend at once.
+MIN_POSITIONS = 1024  # Positions per frame from which a CPU convolves frame by frame.
+NUM_QUERIES = 1024  # Queries per chunk of attention.
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 SAME: Pads = ((1, 1), (1, 1))
 NONE: Pads = ((0, 0), (0, 0))
-END: Pads = ((0, 1), (0, 1))  # Of a convolution that halves the size.
+END: Pads = ((0, 1), (0, 1))  # Padding of a convolution that halves the size.
 
 
 def weight(value: Array) -> nnx.Variable:
-  """Wrap a value that no optimizer touches and every device holds whole."""
+  """Return a variable that optimizers don't update and every device holds in full."""
   return parameter(value, (None,) * value.ndim, Buffer)
 
 
@@ -34,12 +34,12 @@ class Conv(nnx.Module):
   """A convolution over [height, width] of each frame, or over [time, height, width].
 
   Args:
-    dim: channels in.
-    out_dim: channels out.
-    kernel: sizes along two axes or three.
-    stride: along the same axes.
-    pads: zeros before and after height and width.
-    causal: in time, repeat the first frame before it (true), or the first and last around (false).
+    dim: number of input channels.
+    out_dim: number of output channels.
+    kernel: kernel sizes along two or three axes.
+    stride: stride along these axes.
+    pads: number of zeros before and after height and width.
+    causal: padding in time repeats only the first frame (true), or the first and the last (false).
   """
 
   def __init__(
@@ -58,24 +58,24 @@ class Conv(nnx.Module):
       return y.reshape(*x.shape[:2], *y.shape[1:])
     before, after = (len(kernel) - 1, 0) if self.causal else ((len(kernel) - 1) // 2,) * 2
 
-    def whole(x):
+    def all_frames(x):
       x = jnp.pad(x, ((0, 0), (before, after), (0, 0), (0, 0), (0, 0)), "edge")
       return _convolve(x, kernel, self.stride, ((0, 0), *self.pads)) + bias
 
-    # XLA's CPU backend is slower in 3-D and would copy a whole clip to pad it and to add a bias.
+    # XLA's CPU backend is slow in 3-D, and would copy a whole clip to pad it and to add a bias.
     def by_frame(x):
       num_frames, step = x.shape[1], self.stride[0]
 
       def frame(t):
-        places = jnp.clip(t * step + jnp.arange(len(kernel)) - before, 0, num_frames - 1)
-        frames = (jax.lax.dynamic_index_in_dim(x, place, axis=1, keepdims=False) for place in places)
+        positions = jnp.clip(t * step + jnp.arange(len(kernel)) - before, 0, num_frames - 1)
+        frames = (jax.lax.dynamic_index_in_dim(x, position, axis=1, keepdims=False) for position in positions)
         return sum(_convolve(*pair, self.stride[1:], self.pads) for pair in zip(frames, kernel, strict=True)) + bias
 
       num_out = (num_frames + before + after - len(kernel)) // step + 1
       return jnp.moveaxis(jax.lax.map(frame, jnp.arange(num_out)), 0, 1)
 
-    large = x.shape[2] * x.shape[3] >= MIN_PLACES
-    return jax.lax.platform_dependent(x, cpu=by_frame, default=whole) if large else whole(x)
+    large = x.shape[2] * x.shape[3] >= MIN_POSITIONS
+    return jax.lax.platform_dependent(x, cpu=by_frame, default=all_frames) if large else all_frames(x)
 
 
 def _convolve(x, kernel, stride, pads):
@@ -85,7 +85,7 @@ def _convolve(x, kernel, stride, pads):
 
 
 class GroupNorm(nnx.Module):
-  """Normalisation of 32 groups of channels, over each frame alone or over the whole clip."""
+  """Normalisation of 32 groups of channels, for each frame separately or over the whole clip."""
 
   def __init__(self, dim: int, *, over_time: bool):
     self.axes = (1, 2, 3) if over_time else (2, 3)
@@ -93,7 +93,7 @@ class GroupNorm(nnx.Module):
     self.bias = weight(jnp.zeros((dim,)))
 
   def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
-    # Channels are reduced apart and then in groups, so that no clip is reshaped or copied.
+    # Each channel is reduced first and then each group, so that no clip is reshaped or copied.
     y = x.astype(jnp.float32)
     mean = self._group_mean(y)
     variance = self._group_mean(jnp.square(y - mean))
@@ -108,7 +108,7 @@ class GroupNorm(nnx.Module):
 
 
 class Dense(nnx.Module):
-  """A linear map of channels."""
+  """A linear map over channels."""
 
   def __init__(self, dim: int, out_dim: int, *, rngs: nnx.Rngs):
     self.kernel = weight(dim**-0.5 * rngs.params.normal((dim, out_dim)))
@@ -119,7 +119,7 @@ class Dense(nnx.Module):
 
 
 class FrameAttention(nnx.Module):
-  """Attention with one head between the places of a frame."""
+  """Single-head attention between the positions of a frame."""
 
   def __init__(self, dim: int, *, over_time: bool, rngs: nnx.Rngs):
     self.group_norm = GroupNorm(dim, over_time=over_time)
@@ -129,7 +129,7 @@ class FrameAttention(nnx.Module):
   def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T H W C"]:
     tokens = self.group_norm(x).reshape(-1, x.shape[2] * x.shape[3], x.shape[4])
     q, k, v = (project(tokens) for project in (self.to_q, self.to_k, self.to_v))
-    # Frame by frame and some queries at a time: a frame has thousands of places, too many for all scores at once.
+    # One frame and one chunk of queries at a time: the scores of a frame's thousands of positions take too much memory.
     attended = jax.lax.map(lambda frame: _attend(*frame), (q, k, v))
     return self.to_out[0](attended).reshape(x.shape)
 
@@ -143,5 +143,5 @@ def _attend(q: Float[Array, "S C"], k: Float[Array, "S C"], v: Float[Array, "S C
 
 
 def repeat_space(x: Float[Array, "B T H W C"]) -> Float[Array, "B T 2H 2W C"]:
-  """Double height and width, nearest."""
+  """Double height and width by nearest neighbour."""
   return x.repeat(2, axis=2).repeat(2, axis=3)

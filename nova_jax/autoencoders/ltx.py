@@ -1,7 +1,7 @@
-"""The autoencoder of LTX-Video 0.95 (HaCohen et al. 2024): 8 frames and 32 × 32 pixels a latent of 128 channels.
+"""The autoencoder of LTX-Video 0.95 (HaCohen et al. 2024): 8 frames of 32 × 32 pixels per latent of 128 channels.
 
-Patches of pixels become channels; sizes change by moving places into channels and back, with a shortcut around the
-convolution. RMS norms have no weights; the decoder, a denoising step too, modulates them by its timestep.
+Patches of pixels become channels. Resizes move positions into channels and back, with a shortcut around the
+convolution. RMS norms have no weights. The decoder is also a denoising step, and modulates its norms by the timestep.
 Invariant: the encoder is causal and the decoder is not; 8k + 1 frames are k + 1 latents.
 """
 
@@ -20,24 +20,24 @@ from nova_jax.autoencoders.layers import Conv, Dense, weight
 from nova_jax.autoencoders.published import check_sizes, read_config
 from nova_jax.utils.errors import UserError
 
-Stride = tuple[int, int, int]  # Frames, rows, columns.
-# What the blocks of the encoder divide sizes by, in order; each block of the decoder doubles all three.
+Stride = tuple[int, int, int]  # Factors for frames, rows, columns.
+# Factors by which the encoder's blocks divide sizes, in order. Each block of the decoder doubles all three.
 STRIDES: tuple[Stride, ...] = ((1, 2, 2), (2, 1, 1), (2, 2, 2), (2, 2, 2))
 DOUBLE: Stride = (2, 2, 2)
-PATCH = 4  # Pixels a side.
+PATCH = 4  # Side of a patch in pixels.
 NUM_FREQUENCIES = 128
 EPS = 1e-8
 
 
 @dataclasses.dataclass(frozen=True)
 class LTXConfig:
-  """The fields of a published `vae/config.json` that matter, with its defaults.
+  """The relevant fields of a published `vae/config.json`, with its defaults.
 
   Attributes:
-    layers_per_block: residual blocks of each encoder block, and last of the middle one.
-    decoder_layers_per_block: of each decoder block in the order they run in, and last of the middle one.
-    latents_mean: shape, in PyTorch's layout, of a weight `shift_factors` that replaces `shift_factor`, if any.
-    latents_std: shape of `scaling_factors` likewise.
+    layers_per_block: number of residual blocks in each encoder block, then in the middle block.
+    decoder_layers_per_block: number of residual blocks in each decoder block as it runs, then in the middle block.
+    latents_mean: shape, in PyTorch's layout, of a weight `shift_factors` that replaces `shift_factor`; None without it.
+    latents_std: shape of a weight `scaling_factors` that replaces `scaling_factor`; None without it.
   """
 
   in_channels: int = 3
@@ -62,7 +62,7 @@ class LTXConfig:
     if len(self.layers_per_block) not in (blocks, blocks + 1):
       raise UserError(
           f"layers_per_block: expected {blocks + 1} values as block_out_channels has, got {len(self.layers_per_block)}")
-    # The encoder's first two blocks share a doubling: one in space, one in time.
+    # The encoder's first two blocks share one doubling: the first in space, the second in time.
     dims = self.decoder_block_out_channels
     if len(dims) != blocks or any(2 * dim != next_dim for dim, next_dim in itertools.pairwise(dims)):
       raise UserError(
@@ -86,13 +86,13 @@ class LTXConfig:
     """Read a published config.
 
     Raises:
-      ValueError: a field has a value that this network does not compute; the text names it.
+      UserError: a field has a value that this network does not support; the error names it.
     """
     return read_config(cls, values, {"act_fn": "silu", "patch_size": PATCH})
 
 
 def fold(x: Float[Array, "B T H W C"], stride: Stride) -> Float[Array, "B t h w D"]:
-  """Move the places of each cell of `stride` into channels, ordered (channel, frame, row, column)."""
+  """Move the positions of each cell of size `stride` into channels, ordered (channel, frame, row, column)."""
   r, p, q = stride
   b, t, h, w, c = x.shape
   x = x.reshape(b, t // r, r, h // p, p, w // q, q, c).transpose(0, 1, 3, 5, 7, 2, 4, 6)
@@ -118,7 +118,7 @@ def unpatchify(x: Float[Array, "B T h w D"]) -> Float[Array, "B T H W C"]:
 
 
 def activate(x: Float[Array, "*B D"], modulation: Float[Array, "2 D"] | None = None) -> Float[Array, "*B D"]:
-  """Return silu(rms_norm(x) · (1 + scale) + shift), in float32 until the end; modulation: shift, scale, or none."""
+  """Return silu(rms_norm(x) · (1 + scale) + shift), computed in float32; `modulation` holds shift and scale, if any."""
   y = x.astype(jnp.float32)
   y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + EPS)
   if modulation is not None:
@@ -127,13 +127,13 @@ def activate(x: Float[Array, "*B D"], modulation: Float[Array, "2 D"] | None = N
 
 
 def frequencies(timestep: Float[Array, ""]) -> Float[Array, "F"]:
-  """Return cosines, then sines, of a timestep at geometrically falling frequencies, in float32."""
+  """Return the cosines, then the sines, of a timestep at geometrically decreasing frequencies, in float32."""
   angles = timestep * jnp.exp(jnp.arange(NUM_FREQUENCIES) * (-math.log(10000) / NUM_FREQUENCIES))
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
 
 
 class TimeEmbed(nnx.Module):
-  """A modulation of `dim` values made of a timestep's frequencies."""
+  """Maps the `frequencies` of a timestep to a modulation of `dim` values."""
 
   def __init__(self, dim: int, *, rngs: nnx.Rngs):
     self.timestep_proj = nnx.Dict(
@@ -144,7 +144,7 @@ class TimeEmbed(nnx.Module):
 
 
 class ResBlock(nnx.Module):
-  """A residual block of two convolutions; in a decoder (not causal) its norms are modulated."""
+  """A residual block of two convolutions; in a decoder (not causal) the norms are modulated."""
 
   def __init__(self, dim: int, *, causal: bool, rngs: nnx.Rngs):
     self.conv1 = Conv(dim, dim, (3, 3, 3), causal=causal, rngs=rngs)
@@ -161,7 +161,7 @@ class ResBlock(nnx.Module):
 
 
 class ResBlocks(nnx.Module):
-  """Residual blocks in a row, sharing a time embedding if they are not causal."""
+  """A sequence of residual blocks, which share a time embedding if they are not causal."""
 
   def __init__(self, dim: int, depth: int, *, causal: bool, rngs: nnx.Rngs):
     self.time_embed = None if causal else TimeEmbed(4 * dim, rngs=rngs)
@@ -177,14 +177,14 @@ class ResBlocks(nnx.Module):
 
 
 class Downsample(nnx.Module):
-  """Cells folded into channels, of a convolution and, averaged in groups, of its input."""
+  """Folds cells into channels: those of a convolution, plus those of its input averaged in groups."""
 
   def __init__(self, dim: int, out_dim: int, stride: Stride, *, rngs: nnx.Rngs):
     self.stride, self.out_dim = stride, out_dim
     self.conv = Conv(dim, out_dim // math.prod(stride), (3, 3, 3), rngs=rngs)
 
   def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B t h w D"]:
-    # The first frame again, so that it fills a cell of its own.
+    # The first frame is repeated to fill its own cell.
     x = jnp.pad(x, ((0, 0), (self.stride[0] - 1, 0), (0, 0), (0, 0), (0, 0)), "edge")
     shortcut = fold(x, self.stride)
     shortcut = shortcut.reshape(*shortcut.shape[:-1], self.out_dim, -1).mean(-1)
@@ -192,17 +192,17 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-  """Cells of 2 × 2 × 2 unfolded from channels, of a convolution and of its input four times; half the channels."""
+  """Unfolds cells of 2 × 2 × 2 from channels: those of a convolution, plus those of its input repeated four times."""
 
   def __init__(self, dim: int, *, rngs: nnx.Rngs):
     self.conv = Conv(dim, 4 * dim, (3, 3, 3), causal=False, rngs=rngs)
 
   def __call__(self, x: Float[Array, "B t h w D"]) -> Float[Array, "B T H W C"]:
-    return unfold(self.conv(x) + jnp.tile(x, 4), DOUBLE)[:, 1:]  # The first cell is of one frame.
+    return unfold(self.conv(x) + jnp.tile(x, 4), DOUBLE)[:, 1:]  # The first cell holds one frame.
 
 
 class DownBlock(ResBlocks):
-  """Residual blocks, then a smaller size."""
+  """Residual blocks, followed by a downsampling."""
 
   def __init__(self, dim: int, out_dim: int, depth: int, stride: Stride, *, rngs: nnx.Rngs):
     super().__init__(dim, depth, causal=True, rngs=rngs)
@@ -213,7 +213,7 @@ class DownBlock(ResBlocks):
 
 
 class UpBlock(ResBlocks):
-  """Twice the size and half the channels, then residual blocks."""
+  """Doubles the size and halves the channels, followed by residual blocks."""
 
   def __init__(self, dim: int, depth: int, *, rngs: nnx.Rngs):
     super().__init__(dim // 2, depth, causal=False, rngs=rngs)
@@ -224,7 +224,7 @@ class UpBlock(ResBlocks):
 
 
 class Encoder(nnx.Module):
-  """Pixels to moments."""
+  """Maps pixels to moments."""
 
   def __init__(self, cfg: LTXConfig, *, rngs: nnx.Rngs):
     dims, depths = cfg.block_out_channels, cfg.layers_per_block
@@ -244,7 +244,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-  """Latents to pixels, at a timestep."""
+  """Maps latents to pixels at a timestep."""
 
   def __init__(self, cfg: LTXConfig, *, rngs: nnx.Rngs):
     dims, depths = cfg.decoder_block_out_channels[::-1], cfg.decoder_layers_per_block
@@ -267,7 +267,7 @@ class Decoder(nnx.Module):
 
 
 class LTXNetwork(nnx.Module):
-  """The autoencoder of one tile in time: 8k + 1 frames, k + 1 latents."""
+  """The autoencoder network for one tile in time: 8k + 1 frames, k + 1 latents."""
 
   def __init__(self, cfg: LTXConfig, *, rngs: nnx.Rngs):
     self.cfg = cfg
@@ -289,15 +289,15 @@ class LTXNetwork(nnx.Module):
     return PATCH * 2 ** (len(self.cfg.decoder_block_out_channels) - 1)
 
   def scaling(self) -> tuple[Float[Array, "C"] | float, Float[Array, "C"] | float]:
-    """Return (shift, factor), numbers or one of each a channel: a model's latents are (z − shift) · factor."""
+    """Return (shift, factor), as scalars or per channel: the model's latents are (z − shift) · factor."""
     if self.shift_factors is None:
       return self.cfg.shift_factor or 0.0, self.cfg.scaling_factor
     return self.shift_factors[...].reshape(-1), self.scaling_factors[...].reshape(-1)
 
   def encode(self, x: Float[Array, "B T H W 3"]) -> Float[Array, "B t h w M"]:
-    """Return the moments of pixels as −1 … 1: means, then one logarithm of the variance of all."""
+    """Return the moments of the latents, given pixels in −1 … 1: means, then one shared log-variance."""
     return self.encoder(x)
 
   def decode(self, z: Float[Array, "B t h w C"], timestep: Float[Array, ""] | float = 0.0) -> Float[Array, "B T H W 3"]:
-    """Return the pixels of unscaled latents, about −1 … 1; the timestep is that of the noise left in them, 0 … 1."""
+    """Return pixels of about −1 … 1, given unscaled latents and the level 0 … 1 of the noise left in them."""
     return self.decoder(z, timestep)

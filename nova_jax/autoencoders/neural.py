@@ -1,8 +1,8 @@
-"""A network as an autoencoder of whole clips: tiles, distributions and scaling.
+"""Makes an autoencoder for whole clips from a network: tiling, sampling and scaling.
 
   latent = (mean − shift) · factor, or with a sample of N(mean, std) in place of the mean.
-One tile in time of one sample, or of as many as asked for, goes through the network at once, as in the published code,
-and results are moved to the host tile by tile: memory is that of one tile, however long the clip.
+The network runs on one tile in time of `batch_size` samples at once, and results move to the host tile by tile. A clip
+of any length therefore takes the memory of one tile.
 """
 
 import functools
@@ -22,23 +22,24 @@ from nova_jax.utils.digests import digest_arrays, digest_values
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.finite import NotFinite, check_frames
 
-# By default XLA's CPU backend orders operations for concurrency, and keeps twice as many activations alive.
+# XLA's CPU backend orders operations for concurrency by default, which keeps twice as many activations alive.
 CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-_DEVICES = "devices"  # The axis of a mesh.
+_DEVICES = "devices"  # Name of the mesh axis.
 
 
 class NeuralAutoencoder:
   """Encodes and decodes clips with a network; an `Autoencoder`.
 
   Args:
-    network: one tile's, with `encode`, `decode`, `scaling`, `latent_dim` and `spatial_stride`, and its weights.
-    time_tiles: how clips are cut in time.
-    space_tile: side of tiles in space, in latents; None takes whole frames. Tiles overlap by a quarter and are blended,
-      which needs less memory and is approximate: normalisation and attention see one tile only.
-    dtype: of computation, "float32" or "bfloat16".
-    batch_size: samples that go through the network of a device at once; more of them are cut into batches.
-    devices: each holds the weights and computes a batch, in one program for all of them, so that the number of samples
-      must be a multiple of theirs; none takes the default one.
+    network: network for one tile with its weights; it has `encode`, `decode`, `scaling`, `latent_dim` and
+      `spatial_stride`.
+    time_tiles: tiling of clips in time.
+    space_tile: side of tiles in space, in latents; None takes whole frames. Tiles overlap by a quarter and are blended.
+      They need less memory, but are approximate: normalisation and attention see one tile only.
+    dtype: dtype of the computation, "float32" or "bfloat16".
+    batch_size: number of samples per device that pass through the network at once.
+    devices: devices that each hold the weights and compute a batch, in one program for all of them; the number of
+      samples must be a multiple of theirs. Empty takes the default device.
   """
 
   def __init__(
@@ -71,35 +72,35 @@ class NeuralAutoencoder:
       self, pixels: UInt8[Array, "B frames height width 3"] | Float[Array, "B frames height width 3"],
       key: jax.Array | None = None,
   ) -> Float32[np.ndarray, "B T h w C"]:
-    """Encode a clip into latents, shifted and scaled: the means, or samples drawn with `key`."""
+    """Encode a clip into latents, shifted and scaled: the means, or samples if there is a `key`."""
     mean, std = self.mean_and_std(self.moments(pixels))
     if key is not None:
       mean = mean + std * np.asarray(jax.random.normal(key, mean.shape))
     return self.scale(mean)
 
   def decode(self, latents: Float[Array, "B T h w C"]) -> UInt8[np.ndarray, "B frames height width 3"]:
-    """Decode such latents into pixels.
+    """Decode latents, shifted and scaled as `encode` returns them, into pixels.
 
     Raises:
-      ValueError: as many latents as no clip has.
-      FloatingPointError: pixels that are not finite.
+      UserError: no clip has this number of latents.
+      FloatingPointError: the pixels are not finite.
     """
     return self._decode(latents, _to_uint8)
 
   def decode_pixels(self, latents: Float[Array, "B T h w C"]) -> Float32[np.ndarray, "B frames height width 3"]:
-    """Decode such latents into pixels in about -1 … 1."""
+    """Decode latents, shifted and scaled as `encode` returns them, into pixels of about −1 … 1."""
     return self._decode(latents, lambda x: x)
 
   def moments(
       self, pixels: UInt8[Array, "B frames height width 3"] | Float[Array, "B frames height width 3"]
   ) -> Float32[np.ndarray, "B T h w M"]:
-    """Return what the network says of the latents, before sampling and scaling.
+    """Return the moments of the latents, before sampling and scaling.
 
     Args:
-      pixels: uint8, or floats in -1 … 1.
+      pixels: uint8 values, or floats in −1 … 1.
 
     Raises:
-      ValueError: a height or width that latents don't divide.
+      UserError: height or width is not a multiple of the spatial stride.
     """
     pixels = np.asarray(pixels)
     for name, size in zip(("height", "width"), pixels.shape[2:4], strict=True):
@@ -120,11 +121,11 @@ class NeuralAutoencoder:
   def mean_and_std(
       self, moments: Float[Array, "B T h w M"]
   ) -> tuple[Float[Array, "B T h w C"], Float[Array, "B T h w C"] | float]:
-    """Split moments into means and standard deviations of latents, which are not scaled."""
+    """Split moments into the means and standard deviations of unscaled latents."""
     return mean_and_std(moments, self.latent_dim)
 
   def scale(self, z: Float[Array, "... C"]) -> Float[Array, "... C"]:
-    """Return latents as models expect them."""
+    """Shift and scale latents as models expect them."""
     return (z - self.shift) * self.factor
 
   def unscale(self, z: Float[Array, "... C"]) -> Float[Array, "... C"]:
@@ -132,21 +133,21 @@ class NeuralAutoencoder:
     return z / self.factor + self.shift
 
   def num_latent_frames(self, num_frames: int) -> int:
-    """Return how many latent frames a clip of `num_frames` has."""
+    """Return the number of latent frames of a clip of `num_frames` frames."""
     return self.time_tiles.num_latents(num_frames)
 
   def num_frames(self, num_latent_frames: int) -> int:
-    """Return how many frames decode from `num_latent_frames`; as many as no clip has are a ValueError."""
+    """Return the number of frames that latents decode to; raises UserError if no clip has this number of latents."""
     return self.time_tiles.num_frames(num_latent_frames)
 
   def latent_tiles(self, num_latent_frames: int) -> list[slice]:
-    """Return the latents that are decoded together; as many as no clip has are a ValueError."""
+    """Return the latent frames of each tile; raises UserError if no clip has this number of latents."""
     return self.time_tiles.latent_tiles(num_latent_frames)
 
   def new_frames(
       self, latents: Float[Array, "B T h w C"], first: bool
   ) -> UInt8[np.ndarray, "B frames height width 3"]:
-    """Decode one such tile, without the frames that it shares with the one before."""
+    """Decode one tile of `latent_tiles`, without the frames that it shares with the previous tile."""
     shared = 0 if first else self.time_tiles.frame_overlap
     try:
       return self.decode(latents)[:, shared:]
@@ -160,7 +161,7 @@ class NeuralAutoencoder:
     return _by_time(decode, z, tiles, self.time_tiles.frame_overlap, self.batch_size)
 
   def _by_space(self, run: Callable, x: np.ndarray, stride_in: int, stride_out: int) -> np.ndarray:
-    """Run a tile in time, in tiles in space where asked for; strides are of a latent."""
+    """Run one tile in time, cut into tiles in space if `space_tile` is set; strides are those of a latent."""
     if self.space_tile is None:
       return np.asarray(run(self._state, x))
     rows, columns = (space_tiles(size // stride_in, self.space_tile) for size in x.shape[2:4])
@@ -174,9 +175,9 @@ class NeuralAutoencoder:
 def tile_function(
     graph: nnx.GraphDef, method: str, dtype: str, mesh: Mesh | None = None
 ) -> Callable[[nnx.State, Array], jax.Array]:
-  """Return the compiled (weights, tile) → result of a network's "encode" or "decode", computed in `dtype`.
+  """Return the compiled function (weights, tile) → result for a network's "encode" or "decode", computed in `dtype`.
 
-  With a mesh, each of its devices runs an equal part of the samples on its own, as one device would.
+  With a mesh, each of its devices runs an equal part of the samples independently.
   """
   run = functools.partial(run_network, graph, method, dtype)
   if mesh is not None:
@@ -186,7 +187,7 @@ def tile_function(
 
 
 def run_network(graph: nnx.GraphDef, method: str, dtype: str, state: nnx.State, x: Array) -> jax.Array:
-  """Run a network's "encode" or "decode" on a tile, computed in `dtype`."""
+  """Run a network's "encode" or "decode" on one tile in `dtype`."""
   if x.dtype == jnp.uint8:
     x = (x.astype(jnp.float32) - 127.5) / 127.5
   return getattr(nnx.merge(graph, state), method)(x.astype(dtype)).astype(jnp.float32)
@@ -200,7 +201,7 @@ def _to_uint8(pixels: Float32[np.ndarray, "B frames height width 3"]) -> UInt8[n
 def _by_time(
     run: Callable[[np.ndarray], np.ndarray], x: np.ndarray, tiles: Sequence[slice], overlap: int, batch_size: int
 ) -> np.ndarray:
-  """Run one batch of samples and one tile after the other; `overlap` is what later tiles repeat of a result."""
+  """Run batches and tiles one after another, and drop the `overlap` frames that later tiles repeat."""
   batches = (x[i:i + batch_size] for i in range(0, len(x), batch_size))
   return np.concatenate([
       np.concatenate([run(batch[:, tile])[:, overlap if tile.start else 0:] for tile in tiles], axis=1)

@@ -1,8 +1,8 @@
-"""The video autoencoder of OpenSora-Plan 1.2: 8 × 8 pixels and 4 frames a latent, the first frame alone.
+"""The video autoencoder of OpenSora-Plan 1.2: 4 frames of 8 × 8 pixels per latent; the first frame has its own latent.
 
   T frames ↔ (T − 1) / 4 + 1 latents
-Its encoder is 2-D at first and 3-D from the second downsampling on, its decoder 3-D throughout. Convolutions are
-causal, but normalisation spans time, so that a frame depends on all of its tile.
+The encoder is 2-D up to the second downsampling and 3-D from there on; the decoder is 3-D throughout. Convolutions are
+causal, but normalisation spans time, so a frame depends on all frames of its tile.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from nova_jax.autoencoders.kl import CLIP, FRAME, Decoder, Encoder, Halves, Kernel, Upsample
+from nova_jax.autoencoders.kl import CLIP, FRAME, Decoder, Encoder, EncoderDecoder, Kernel, Upsample
 from nova_jax.autoencoders.layers import Conv
 from nova_jax.autoencoders.published import COMMON, NetworkConfig, read_config
 from nova_jax.utils.errors import UserError
@@ -22,7 +22,7 @@ from nova_jax.utils.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class OpenSoraConfig(NetworkConfig):
-  """An autoencoder of four levels, two of them in 2-D in the encoder."""
+  """Config of an autoencoder of four levels, the first two of which are 2-D in the encoder."""
 
   def __post_init__(self):
     super().__post_init__()
@@ -34,15 +34,15 @@ class OpenSoraConfig(NetworkConfig):
     """Read a published config.
 
     Raises:
-      ValueError: a field has a value that this network does not compute; the text names it.
+      UserError: a field has a value that this network does not support; the error names it.
     """
     return read_config(cls, values, COMMON | {
         "down_block_types": ["DownEncoderBlock2D"] * 2 + ["DownEncoderBlock3D"] * 2,
         "up_block_types": ["UpDecoderBlock3D"] * 4})
 
 
-class OpenSoraNetwork(Halves):
-  """The autoencoder of one tile of 4k + 1 frames."""
+class OpenSoraNetwork(EncoderDecoder):
+  """The autoencoder network for one tile of 4k + 1 frames."""
 
   time_stride = 4
 
@@ -59,22 +59,22 @@ class OpenSoraNetwork(Halves):
 
 
 class ClipUpsample(nnx.Module):
-  """Double height, width and the frames after the first, linearly, then convolve."""
+  """Doubles height, width and the frames after the first by linear interpolation, then convolves."""
 
   def __init__(self, dim: int, kernel: Kernel, *, rngs: nnx.Rngs):
     self.conv = Conv(dim, dim, kernel, rngs=rngs)
 
   def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B 2T-1 2H 2W C"]:
-    # Time is interpolated first: the first frame then shares the rest of the way with the others.
+    # Time is interpolated first, so that space is interpolated for the first frame and the others together.
     if x.shape[1] > 1:
       x = jnp.concatenate([x[:, :1], double(x[:, 1:], 1)], axis=1)
     return self.conv(double(double(x, 2), 3))
 
 
 def double(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
-  """Double an axis by linear interpolation between centres; beyond the ends the last value goes on.
+  """Double an axis by linear interpolation between centres; the end values are repeated beyond the ends.
 
-  Each value makes two: ¾ itself and ¼ the one before, ¾ itself and ¼ the one after.
+  Each value yields two: ¾ of itself plus ¼ of the previous value, and ¾ of itself plus ¼ of the next.
   """
   size = x.shape[axis]
   padded = jnp.pad(x, [(int(i == axis), int(i == axis)) for i in range(x.ndim)], "edge")

@@ -1,7 +1,7 @@
-"""The autoencoder of small images: none. Latents are standardised pixels, grey or in colour.
+"""An autoencoder without a network, for small images: latents are standardised pixels, grey or in colour.
 
-  latent = ((x / 127.5 - 1) - mean) / std, and back as all our decoders end: x · 127.5 + 127.5, clamped, truncated.
-Truncation may lose one step of 255 on the way there and back, as in the published code.
+  latent = ((x / 127.5 − 1) − mean) / std, and back x · 127.5 + 127.5, clamped and truncated as in all decoders.
+As in the published code, truncation may lose one of 255 steps on a round trip.
 """
 
 import dataclasses
@@ -18,25 +18,25 @@ Array = np.ndarray | jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class PixelAutoencoder:
-  """Maps pixels to latents one to one; an `Autoencoder`. The defaults standardise the moving digits (DataConfig's)."""
+  """An `Autoencoder` that maps each pixel to a latent. The defaults standardise the moving digits of `DataConfig`."""
 
-  latent_dim: int = 1  # C, here the channels of a pixel.
+  latent_dim: int = 1  # C, which here is the number of channels of a pixel.
   spatial_stride: int = 1
-  mean: float = -0.847  # Of pixels as -1 … 1.
+  mean: float = -0.847  # Mean of pixels in −1 … 1.
   std: float = 0.46
 
   def encode(self, pixels: UInt8[Array, "*B C"]) -> Float32[Array, "*B C"]:
-    """Standardise pixels, NumPy to NumPy and JAX to JAX."""
+    """Standardise pixels; NumPy arrays stay NumPy arrays, and JAX arrays JAX arrays."""
     return (pixels.astype("float32") / 127.5 - 1 - self.mean) / self.std
 
   def decode(self, latents: Float32[Array, "*B C"]) -> UInt8[Array, "*B C"]:
-    """Undo `encode`; latents that are not finite are a `FloatingPointError`."""
+    """Undo `encode`; raises FloatingPointError if latents are not finite."""
     pixels = (latents * self.std + self.mean) * 127.5 + 127.5
     check_frames(pixels)
     return pixels.clip(0, 255).astype("uint8")
 
   def moments(self, pixels: UInt8[Array, "*B C"]) -> Float32[Array, "*B C"]:
-    """Return pixels in -1 … 1: the means of latents that are not scaled and, without log-variances, certain."""
+    """Return the moments, which are pixels in −1 … 1: means of unscaled latents, without log-variances."""
     return pixels.astype("float32") / 127.5 - 1
 
   @property
@@ -65,5 +65,5 @@ class PixelAutoencoder:
     return [slice(t, t + 1) for t in range(num_latent_frames)]
 
   def new_frames(self, latents: Float32[Array, "*B C"], first: bool) -> UInt8[Array, "*B C"]:
-    del first  # Tiles share nothing.
+    del first  # Tiles don't overlap.
     return self.decode(latents)

@@ -1,4 +1,4 @@
-"""Published `vae/config.json` files as dataclasses: each field is honoured, checked or known not to matter."""
+"""Published `vae/config.json` files as dataclasses: each field is used, checked, or known to be irrelevant."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import from_dict
 from nova_jax.utils.files import read_json
 
-NUM_GROUPS = 32  # Of every group normalisation.
-MOST_LAYERS = 64  # Of a level, and levels.
+NUM_GROUPS = 32  # Number of groups of every group normalisation.
+MOST_LAYERS = 64  # Largest number of layers per level, and of levels.
 
 _KL = {"_class_name": "AutoencoderKL", "latent_channels": 4, "down_block_types": ["DownEncoderBlock2D"] * 4,
        "up_block_types": ["UpDecoderBlock2D"] * 4}
-# The autoencoders of the released models, by the end of a model's name.
+# The autoencoders of the released models, by the suffix of the model's name.
 RELEASED: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "sdxl1024": {**_KL, "scaling_factor": 0.13025},
     "sd512": _KL,
@@ -28,10 +28,10 @@ RELEASED: Mapping[str, Mapping[str, Any]] = MappingProxyType({
 
 
 def published_autoencoder(name: str) -> Mapping[str, Any]:
-  """Return the published config of a folder's autoencoder, or of a released model's by its name if there's no folder.
+  """Return the published config of the autoencoder in the folder `name`, or else of the released model `name`.
 
   Raises:
-    ValueError: there is neither.
+    UserError: there is neither such a folder nor such a model.
   """
   for path in (Path(name) / "vae/config.json", Path(name) / "config.json"):
     if path.is_file():
@@ -45,7 +45,7 @@ def published_autoencoder(name: str) -> Mapping[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
-  """The fields that matter of a published `vae/config.json`, as far as all but LTX share them, with its defaults."""
+  """The relevant fields of a published `vae/config.json` that all autoencoders except LTX share, with its defaults."""
 
   in_channels: int = 3
   out_channels: int = 3
@@ -64,15 +64,15 @@ class NetworkConfig:
 
 
 def read_config(cls: type, values: Mapping[str, Any], fixed: Mapping[str, Any]) -> Any:
-  """Build the config `cls` from published values.
+  """Create the config `cls` from published values.
 
   Args:
-    cls: a dataclass whose fields have the published names.
-    values: the published config.
-    fixed: further fields and the only value that each may have, where it is given.
+    cls: dataclass whose fields have the published names.
+    values: published config.
+    fixed: other fields, each with the only value that is supported if the field is present.
 
   Raises:
-    ValueError: another value, or one of the wrong type; the text names the field.
+    UserError: a field has another value or a wrong type; the error names the field.
   """
   for name, expected in fixed.items():
     if values.get(name, expected) != expected:
@@ -82,7 +82,7 @@ def read_config(cls: type, values: Mapping[str, Any], fixed: Mapping[str, Any]) 
 
 
 def check_sizes(cfg: Any) -> None:
-  """Refuse sizes that no network has, before one is built, and a scale that can't be undone."""
+  """Refuse sizes that are out of range, before a network is created, and a scaling factor of 0."""
   for field in dataclasses.fields(cfg):
     value = getattr(cfg, field.name)
     largest = MOST_LAYERS if "layers" in field.name else LARGEST
@@ -93,13 +93,13 @@ def check_sizes(cfg: Any) -> None:
     raise UserError("scaling_factor: expected another number than 0")
 
 
-def of_kind(values: Mapping[str, Any], field: str, kind: str) -> dict[str, Any]:
-  """Return what `field` must be, if it is given: a list of one kind of block, however many."""
+def uniform_blocks(values: Mapping[str, Any], field: str, kind: str) -> dict[str, Any]:
+  """Return {field: expected value}: as many blocks as are given, all of the type `kind`; empty without the field."""
   given = values.get(field)
   return {field: [kind] * len(given)} if isinstance(given, list) else {}
 
 
-# What all but LTX share.
+# Supported values of fields that all autoencoders except LTX share.
 COMMON = {
     "act_fn": "silu", "norm_num_groups": NUM_GROUPS, "mid_block_add_attention": True, "latents_mean": None,
     "latents_std": None}

@@ -1,7 +1,7 @@
-"""Decoding while latents are still being made: frames are handed out as soon as the autoencoder can decode them.
+"""Streaming decoding: frames are decoded as soon as their latents have been generated.
 
-Invariants: the pieces together are what `decode` makes of the whole clip, bit for bit; no more latents are kept than
-one tile in time has.
+Invariants: the parts together equal the result of `decode` for the whole clip, bit for bit. At most one tile of latents
+is kept.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,10 +17,10 @@ from nova_jax.utils.finite import NotFinite
 def decode_finished(
     autoencoder: Autoencoder, latents: Iterable[Float[Array, "B h w C"]], num_latents: int
 ) -> Iterator[UInt8[np.ndarray, "B frames height width c"]]:
-  """Yield the frames of a clip of `num_latents` latent frames, which come one by one.
+  """Yield the frames of a clip in parts, given its `num_latents` latent frames one by one.
 
   Raises:
-    NotFinite: pixels that are not; it names the frame of the clip.
+    NotFinite: decoded pixels are not finite; the error names the frame of the clip.
   """
   tiles = iter(autoencoder.latent_tiles(num_latents))
   tile, kept, done = next(tiles), [], 0
@@ -38,18 +38,18 @@ def decode_finished(
     kept = [] if tile is None else kept[len(kept) - (t + 1 - tile.start):]
 
 
-def span_of(autoencoder: Autoencoder, latent: int) -> range:
-  """Return the frames that a clip gains by its latent frame `latent`."""
+def frames_for_latent(autoencoder: Autoencoder, latent: int) -> range:
+  """Return the frames that the latent frame `latent` adds to a clip."""
 
   def num_frames(num_latents: int) -> int:
     try:
       return autoencoder.num_frames(num_latents) if num_latents else 0
-    except ValueError:  # No clip has so many: the latent shows a frame that the ones before it show.
+    except ValueError:  # No clip has this number: the last latent only repeats a frame.
       return num_frames(num_latents - 1)
 
   return range(num_frames(latent), num_frames(latent + 1))
 
 
-def latent_of(autoencoder: Autoencoder, frame: int) -> int:
-  """Return the latent frame that shows a frame."""
-  return next(t for t in range(frame + 1) if frame in span_of(autoencoder, t))
+def latent_for_frame(autoencoder: Autoencoder, frame: int) -> int:
+  """Return the latent frame that `frame` is decoded from."""
+  return next(t for t in range(frame + 1) if frame in frames_for_latent(autoencoder, t))

@@ -1,10 +1,10 @@
-"""How clips are cut into tiles in time, which says how many latents a clip has; and tiles in space.
+"""Tiles of clips in time, which determine the number of latents of a clip, and tiles in space.
 
-A video autoencoder takes tiles of at most `frames` frames. A tile's first frame has a latent of its own:
+A video autoencoder takes tiles of at most `frames` frames. The first frame of a tile has its own latent:
   1 + stride · k frames ↔ 1 + k latents.
-A tile starts with the last frame of the one before, with OpenSora with its latent too; what is shared is dropped from
-the later tile. The published code leaves out what follows the last whole tile. Here the last tile may be shorter, and a
-clip that ends between two latents is continued with its last frame.
+A tile starts with the last frame of the previous tile, and for OpenSora also with its last latent. The shared part is
+dropped from the later tile. The published code drops the frames after the last whole tile. Here the last tile may be
+shorter, and a clip that ends between two latents is extended by repeating its last frame.
 Invariant: every frame is encoded and every latent decoded.
 """
 
@@ -19,13 +19,13 @@ from nova_jax.utils.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class TimeTiles:
-  """A law of lengths.
+  """Lengths of tiles in time.
 
   Attributes:
-    frames: of a whole tile.
-    latents: of a whole tile.
-    overlap: latents shared by consecutive tiles; frames share one, or none if a tile is one frame.
-    stride: frames a latent, after the first.
+    frames: number of frames in a whole tile.
+    latents: number of latents in a whole tile.
+    overlap: number of latents that consecutive tiles share. They share one frame, or none if a tile is one frame.
+    stride: number of frames per latent, after the first.
   """
 
   frames: int
@@ -38,18 +38,18 @@ class TimeTiles:
 
   @property
   def frame_overlap(self) -> int:
-    """Frames shared by consecutive tiles."""
+    """Number of frames that consecutive tiles share."""
     return min(1, self.frames - 1)
 
   def frame_tiles(self, num_frames: int) -> list[slice]:
-    """Return the frames of each tile; the last tile may be short."""
+    """Return the frames of each tile; the last tile may be shorter."""
     return _tiles(num_frames, self.frames, self.frame_overlap)
 
   def latent_tiles(self, num_latents: int) -> list[slice]:
-    """Return the latents of each tile; the last tile may be short.
+    """Return the latents of each tile; the last tile may be shorter.
 
     Raises:
-      ValueError: no clip has so many latents.
+      UserError: no clip has this number of latents.
     """
     tiles = _tiles(num_latents, self.latents, self.overlap)
     if len(tiles) > 1 and tiles[-1].stop - tiles[-1].start <= self.frame_overlap:
@@ -59,20 +59,20 @@ class TimeTiles:
     return tiles
 
   def latents_of_tile(self, num_frames: int) -> int:
-    """Return how many latents one tile of `num_frames` becomes."""
+    """Return the number of latents of one tile of `num_frames` frames."""
     return -(-(num_frames - 1) // self.stride) + 1
 
   def frames_of_tile(self, num_latents: int) -> int:
-    """Return how many frames one tile of `num_latents` becomes."""
+    """Return the number of frames of one tile of `num_latents` latents."""
     return self.stride * (num_latents - 1) + 1
 
   def num_latents(self, num_frames: int) -> int:
-    """Return how many latents a clip becomes."""
+    """Return the number of latents of a clip of `num_frames` frames."""
     tiles = self.frame_tiles(num_frames)
     return sum(self.latents_of_tile(tile.stop - tile.start) for tile in tiles) - self.overlap * (len(tiles) - 1)
 
   def num_frames(self, num_latents: int) -> int:
-    """Return how many frames latents become; not a possible number of latents is a ValueError."""
+    """Return the number of frames of a clip; raises UserError if no clip has this number of latents."""
     tiles = self.latent_tiles(num_latents)
     return sum(self.frames_of_tile(tile.stop - tile.start) for tile in tiles) - self.frame_overlap * (len(tiles) - 1)
 
@@ -85,7 +85,7 @@ def _tiles(length: int, size: int, overlap: int) -> list[slice]:
 
 
 def space_tiles(length: int, size: int) -> list[slice]:
-  """Return tiles of one size, or of the whole length if it is shorter, that overlap by a quarter or more."""
+  """Return tiles of equal size that overlap by at least a quarter; a single tile if `length` is smaller than `size`."""
   size = min(size, length)
   overlap = size // 4
   starts = (min(start, length - size) for start in range(0, length - overlap, size - overlap))
@@ -93,7 +93,7 @@ def space_tiles(length: int, size: int) -> list[slice]:
 
 
 def blend(parts: Iterable[tuple[slice, slice, Float[np.ndarray, "B T h w C"]]]) -> Float[np.ndarray, "B T H W C"]:
-  """Return the mean of overlapping tiles, given with their rows and columns; weights fall linearly to the edges."""
+  """Return the weighted mean of overlapping tiles, given as (rows, columns, tile); weights fall towards the edges."""
   parts = list(parts)
   batch_and_time, channels = parts[0][2].shape[:2], parts[0][2].shape[-1]
   size = (max(rows.stop for rows, _, _ in parts), max(columns.stop for _, columns, _ in parts))
@@ -106,6 +106,6 @@ def blend(parts: Iterable[tuple[slice, slice, Float[np.ndarray, "B T h w C"]]]) 
 
 
 def _ramp(size: int) -> Float[np.ndarray, "size"]:
-  """Grow over the first quarter to 1, and fall over the last."""
+  """Return weights that rise to 1 over the first quarter and fall over the last."""
   places = np.arange(size, dtype=np.float32) + 0.5
   return np.minimum(np.minimum(places, size - places) / max(size // 4, 1), 1)

@@ -31,7 +31,7 @@ from nova_jax.checkpoints.arrays import (
   some,
   stored_arrays,
 )
-from nova_jax.parallel.processes import barrier, gathered, is_first, same
+from nova_jax.parallel.processes import all_gather, barrier, broadcast_from_first, is_first
 from nova_jax.utils.errors import RunFailed, UserError, error_numbers
 
 __all__ = [
@@ -123,7 +123,7 @@ class Checkpointer:
     except Damaged as error:
       reason = error.reason
     # What is computed by all processes together comes after they know that all of them have the arrays.
-    reasons = gathered(reason)
+    reasons = all_gather(reason)
     if not any(reasons) and described is not None:
       now = array_digests.describe(flatten(state))
       altered = [name for name, text in described.items() if now[name] != text]
@@ -145,7 +145,7 @@ class Checkpointer:
       RunFailed: there are some, and none is whole; they stay where they are.
     """
     damaged: dict[int, str] = {}
-    steps = same(finished_steps(self.directory))
+    steps = broadcast_from_first(finished_steps(self.directory))
     for step in reversed(steps):
       try:
         found = Restored(step, *self.restore(step, like))

@@ -48,10 +48,10 @@ def main(args: flags.FlagValues) -> None:
   from nova_jax.data.cache.build import build
   from nova_jax.data.cache.format import REJECTED, Counts
   from nova_jax.data.cache.inspect import describe
-  from nova_jax.parallel.supervisor import share
+  from nova_jax.parallel.supervisor import shard_for_process
   from nova_jax.utils import compilation_cache
 
-  host, num_hosts = share(args.coordinator, args.num_processes, args.process_id)
+  host, num_hosts = shard_for_process(args.coordinator, args.num_processes, args.process_id)
   compilation_cache.use()
   print(f"encoding {args.source} into {args.output}", flush=True)
   with Progress("item") as progress:

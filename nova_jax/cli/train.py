@@ -49,8 +49,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(args: flags.FlagValues) -> None:
   """Train the experiment of --config in --workdir."""
-  where = supervisor.place(args.coordinator, args.num_processes, args.process_id)
-  supervisor.supervise(where, args.connect_timeout)
+  spec = supervisor.process_spec(args.coordinator, args.num_processes, args.process_id)
+  supervisor.supervise(spec, args.connect_timeout)
   # Not at the top: the process that supervises needs no JAX.
   from nova_jax.parallel.processes import session
   from nova_jax.train.loop import train
@@ -60,7 +60,7 @@ def main(args: flags.FlagValues) -> None:
   experiment = from_dict(Experiment, args.config)
   window = parse_window(args.profile, experiment.train.steps)
   check_folder("workdir", args.workdir)
-  with session(where, functools.partial(fail, args=args), args.connect_timeout):
+  with session(spec, functools.partial(fail, args=args), args.connect_timeout):
     compilation_cache.use(args.compilation_cache)
     say(f"training in {args.workdir}: loading the model and the data")
     train(experiment, args.workdir, window)

@@ -7,7 +7,7 @@ from nova_jax.data.cache.records import Record
 from nova_jax.data.shards import Cache, Shards
 from nova_jax.text import TextEncoder
 from nova_jax.text.base import shorten_text
-from nova_jax.text.fit import fit
+from nova_jax.text.truncation import truncate
 
 COUNTED = 100_000  # Records of a cache that are looked at; more would take hours to read.
 
@@ -19,7 +19,7 @@ def long_captions(caches: Sequence[Cache], encoder: TextEncoder) -> list[str]:
     total = sum(info.records for info in cache.manifest.buckets)
     count, longest = 0, ""
     for record in itertools.islice(_records(cache), COUNTED):
-      cut = [text for text in (record.caption, record.short_caption) if text and fit(encoder, text)[1]]
+      cut = [text for text in (record.caption, record.short_caption) if text and truncate(encoder, text)[1]]
       count += len(cut)
       longest = max([longest, *cut], key=len)
     if count:

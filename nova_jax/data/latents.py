@@ -21,7 +21,7 @@ from nova_jax.data.cache.records import Record
 from nova_jax.data.loader import Batch, Bucket
 from nova_jax.data.shards import Cache, Found, Shards, Whole, shuffled
 from nova_jax.text import TextEncoder
-from nova_jax.text.fit import fit
+from nova_jax.text.truncation import truncate
 from nova_jax.utils.errors import UserError
 
 Shape = tuple[int, int, int]  # Latent frames, height and width of a sample.
@@ -96,7 +96,7 @@ class LatentFeed:
     batch = {name: value for name, value in rows.items() if name not in ("caption", "position")}
     if self._text_encoder is None:
       return batch  # Embeddings stay float16, half as much to move: the model converts what it reads.
-    captions = [fit(self._text_encoder, caption.decode())[0] for caption in rows["caption"].tolist()]
+    captions = [truncate(self._text_encoder, caption.decode())[0] for caption in rows["caption"].tolist()]
     embeds, lengths = self._text_encoder.encode(captions)
     return batch | {"text_embeds": embeds, "text_lengths": lengths}
 

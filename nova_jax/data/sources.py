@@ -21,7 +21,7 @@ from nova_jax.data.loader import Feed
 from nova_jax.data.shards import Cache, read_caches
 from nova_jax.data.videos import Source, VideoFeed
 from nova_jax.text import BUILT_IN, TextEncoder
-from nova_jax.text.fit import fit
+from nova_jax.text.truncation import truncate
 from nova_jax.utils.errors import UserError
 
 
@@ -103,7 +103,7 @@ class CacheData:
       embeds = [padded_embeds(record, False, model) for record in records]
       condition = {"text_embeds": [embed[:length].astype(np.float32) for embed, length in embeds]}
     else:
-      condition = {"prompt": [fit(self._text_encoder, caption)[0] for caption in captions]}
+      condition = {"prompt": [truncate(self._text_encoder, caption)[0] for caption in captions]}
     if model.has_motion:
       condition |= {
           "motion_flow": [sample.motion_flow if r.motion_flow is None else r.motion_flow for r in records],

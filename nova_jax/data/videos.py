@@ -17,7 +17,7 @@ from nova_jax.autoencoders import Autoencoder
 from nova_jax.data import clips
 from nova_jax.data.loader import Batch, Bucket
 from nova_jax.text import TextEncoder
-from nova_jax.text.fit import fit
+from nova_jax.text.truncation import truncate
 from nova_jax.utils.errors import UserError
 
 _CACHE_BYTES = 256 * 2**20  # Sources up to this size are decoded once and kept.
@@ -83,7 +83,7 @@ class VideoFeed:
     if self._text_encoder is None:
       batch["labels"] = rows["digit"].astype(np.int32)
     else:
-      captions = [fit(self._text_encoder, caption.decode())[0] for caption in rows["caption"].tolist()]
+      captions = [truncate(self._text_encoder, caption.decode())[0] for caption in rows["caption"].tolist()]
       batch["text_embeds"], batch["text_lengths"] = self._text_encoder.encode(captions)
     return batch
 

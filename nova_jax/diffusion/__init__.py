@@ -1,8 +1,8 @@
 """Diffusion processes behind one interface, and the training loss.
 
-A scheduler is a frozen dataclass of numbers. Training asks it for times, noised tokens and targets; generation asks it
-for a `Steps` table made on the host and then takes one pure step after another inside `lax.scan`. Solvers differ in
-their tables: one of second order tells how far an estimate is extrapolated from the one before.
+A scheduler is a frozen dataclass of numbers. Training takes diffusion times, noised tokens and targets from it.
+Generation takes a table of steps, which is computed on the host, and then one pure step after another in `lax.scan`.
+Solvers differ in their tables: that of a second-order solver says how far to extrapolate from the previous estimate.
 """
 
 from collections.abc import Callable
@@ -19,59 +19,61 @@ from nova_jax.utils.fields import did_you_mean
 
 
 class Scheduler(Protocol):
-  """What training and generation need of a diffusion process."""
+  """A diffusion process, as training and generation use it."""
 
   num_train_timesteps: int
-  adds_noise: bool  # Whether the first solver's steps add fresh noise; those of the others never do.
-  solvers: tuple[str, ...]  # The published one first.
+  adds_noise: bool  # Whether steps of the first solver add noise; those of other solvers never do.
+  solvers: tuple[str, ...]  # Names of solvers; the published one is first.
 
   def sample_indices(self, key: jax.Array, shape: tuple[int, ...]) -> Int[Array, "..."]:
-    """Draw training times, as indices into the process's tables."""
+    """Sample training times, as indices into the tables of the process."""
 
   def network_time(self, indices: Int[Array, "..."]) -> Float[Array, "..."]:
-    """Return the time that the denoiser is given for these indices."""
+    """Return the times that the denoiser receives for these indices."""
 
   def add_noise(
       self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."],
   ) -> Float[Array, "... P"]:
-    """Return x noised to these times."""
+    """Return x noised to the times of these indices."""
 
   def target(
       self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."],
   ) -> Float[Array, "... P"]:
-    """Return what the denoiser should predict."""
+    """Return the denoiser's training target."""
 
   def steps(
       self, num_steps: int, shift: float | None = None, solver: str | None = None, grid: str = "published"
   ) -> Any:
-    """Return the table of a sampler of `num_steps`: a NamedTuple of arrays [K], `time` and `change` among them.
+    """Return a sampler's table: a NamedTuple of arrays [K], among them `time` and `change`.
+
+    An estimate is extrapolated by `change` times its difference from the previous step's estimate. `change` is 0 for
+    the first step, and None for solvers without extrapolation.
 
     Args:
-      num_steps: K, evaluations of the denoiser.
-      shift: of flow matching; None takes the process's own.
-      solver: one of `solvers`; None takes the first. `change` is by what share of its change since the step before an
-        estimate is extrapolated, 0 for the first step; None for solvers that look at nothing before.
-      grid: "published", or "full": all K evaluations count, and the last step ends at the sample itself.
+      num_steps: number K of denoiser evaluations.
+      shift: shift of flow matching; None takes the process's own.
+      solver: name of one of `solvers`; None takes the first.
+      grid: "published", or "full", in which the last of K steps ends at the sample itself.
     """
 
   def step(
       self, steps: Any, x: Float[Array, "B S P"], prediction: Float[Array, "B S P"],
       noise: Float[Array, "B S P"] | None, valid: Bool[Array, "S"],
   ) -> Float[Array, "B S P"]:
-    """Take the step that one row of the table describes; tokens that are not `valid` are padding.
+    """Take the step that one row of the table describes: `move` with the result of `estimate`.
 
-    It is `move` with what `estimate` returns.
+    Tokens that are not `valid` are padding.
     """
 
   def estimate(
       self, steps: Any, x: Float[Array, "B S P"], prediction: Float[Array, "B S P"], valid: Bool[Array, "S"],
   ) -> Float[Array, "B S P"]:
-    """Return what a solver extrapolates and moves by: the velocity, or the sample that is predicted."""
+    """Return the quantity that solvers extrapolate: the velocity, or the predicted sample."""
 
   def move(
       self, steps: Any, x: Float[Array, "B S P"], estimate: Float[Array, "B S P"], noise: Float[Array, "B S P"] | None,
   ) -> Float[Array, "B S P"]:
-    """Return x at the end of the step; without noise if it is None."""
+    """Return x at the end of the step, with `noise` added unless it is None."""
 
 
 _MAKERS: dict[str, Callable[[SchedulerConfig], Scheduler]] = {
@@ -82,7 +84,11 @@ _MAKERS: dict[str, Callable[[SchedulerConfig], Scheduler]] = {
 
 
 def make_scheduler(cfg: SchedulerConfig) -> Scheduler:
-  """Make the scheduler that a config names."""
+  """Create the scheduler that a config describes.
+
+  Raises:
+    UserError: the name of the process or one of its settings is unknown.
+  """
   if cfg.name not in _MAKERS:
     raise UserError(f"scheduler.name: {cfg.name!r} is not a diffusion process{did_you_mean(cfg.name, _MAKERS)}")
   return _MAKERS[cfg.name](cfg)

@@ -1,17 +1,17 @@
-"""DDPM (Ho et al. 2020), in the two kinds that share a name: NOVA's own and the one of the diffusers library.
+"""DDPM (Ho et al. 2020) in two variants: NOVA's and that of the diffusers library.
 
   x_t = √ᾱ_t·x + √(1 − ᾱ_t)·noise
-  x̂_0 = a·x_t + b·prediction                           (what a, b are depends on the prediction type)
+  x̂_0 = a·x_t + b·prediction                           (a, b depend on the prediction type)
   x_{t'} = c·x̂_0 + d·x_t + σ·noise                     (equations 6 and 7; noise only where t > 0)
 
-NOVA's kind steps to t − 1000 // K and never clips x̂_0; diffusers' steps to the next time of its list, and clips by
-default. The full grid has K times at equal distances from the last of training on, whatever the spacing, and its last
-step ends at the sample itself.
+NOVA's variant steps to t − 1000 // K and never clips x̂_0. The diffusers variant steps to the next time in its list and
+clips by default. The full grid has K equally spaced times, which start at the last training time for every spacing. Its
+last step ends at the sample itself.
 
 DDIM (Song et al. 2020) has no noise: c = √ᾱ_{t'} − d·√ᾱ_t, d = √(1 − ᾱ_{t'}) / √(1 − ᾱ_t). DPM-Solver++(2M) (Lu et al.
-2022) is the same with x̂_0 extrapolated: x̂_0 + h / 2h_last · (x̂_0 − x̂_0,last), h = λ_{t'} − λ_t, λ = log √ᾱ / √(1 − ᾱ);
-its last step, to λ = ∞, is of first order. With these two, and on the full grid, both kinds step to the next time.
-Tables are float32 whatever the model computes in: in bf16 the noise below t = 21 would vanish.
+2022) also extrapolates x̂_0: x̂_0 + h / 2h_last · (x̂_0 − x̂_0,last), h = λ_{t'} − λ_t, λ = log √ᾱ / √(1 − ᾱ). Its last
+step, to λ = ∞, is of first order. With these solvers, and on the full grid, both variants step to the next time.
+Tables are float32 whatever the model's dtype, since the noise below t = 21 would vanish in bf16.
 """
 
 import dataclasses
@@ -36,12 +36,12 @@ class DDPMSteps(NamedTuple):
   mean_x0: Float[np.ndarray, "K"]
   mean_sample: Float[np.ndarray, "K"]
   std: Float[np.ndarray, "K"]
-  change: Float[np.ndarray, "K"] | None = None  # How far x̂_0 is extrapolated (`Scheduler.steps`).
+  change: Float[np.ndarray, "K"] | None = None  # Extrapolation of x̂_0; see `Scheduler.steps`.
 
 
 @dataclasses.dataclass(frozen=True)
 class DDPM:
-  """The process and its samplers; make it with `make_ddpm`."""
+  """The process and its samplers. Use `make_ddpm` to create it."""
 
   cfg: SchedulerConfig
   like_diffusers: bool
@@ -54,14 +54,14 @@ class DDPM:
 
   @property
   def alphas_cumprod(self) -> Float[np.ndarray, "1000"]:
-    """ᾱ, the share of the signal left at each time."""
+    """Fraction ᾱ of the signal's variance that is left at each time."""
     betas = make_betas(self.cfg)
     if self.cfg.rescale_betas_zero_snr:
       betas = zero_terminal_snr(betas)
     return np.cumprod((1 - betas).astype(np.float32), dtype=np.float64).astype(np.float32)
 
   def sample_indices(self, key: jax.Array, shape: tuple[int, ...]) -> Int[Array, "..."]:
-    """Draw times uniformly."""
+    """Sample times uniformly."""
     return jax.random.randint(key, shape, 0, self.cfg.num_train_timesteps)
 
   def network_time(self, indices: Int[Array, "..."]) -> Float[Array, "..."]:
@@ -88,7 +88,7 @@ class DDPM:
     return jnp.sqrt(alphas), jnp.sqrt(1 - alphas)
 
   def timesteps(self, num_steps: int, grid: str = "published") -> Int[np.ndarray, "K"]:
-    """Return the sampler's times, falling."""
+    """Return the sampler's times in descending order."""
     total, spacing = self.cfg.num_train_timesteps, self.cfg.timestep_spacing
     if grid == "full":
       return (np.arange(num_steps, 0, -1) * total / num_steps).round().astype(np.int64) - 1
@@ -101,7 +101,7 @@ class DDPM:
   def steps(
       self, num_steps: int, shift: float | None = None, solver: str | None = None, grid: str = "published"
   ) -> DDPMSteps:
-    """Return the sampler's table; there is no shift to replace."""
+    """Return the sampler's table; DDPM has no `shift`."""
     if shift is not None:
       raise UserError(f"flow_shift: this model's sampler is DDPM, which has no shift (got {shift})")
     cfg, alphas_cumprod, solver = self.cfg, self.alphas_cumprod, solver or self.solvers[0]
@@ -115,7 +115,7 @@ class DDPM:
     beta_step = 1 - alpha_step
     variance = beta_step if cfg.variance_type == "fixed_large" else np.maximum(beta_previous / beta * beta_step, 1e-20)
     one = np.ones_like(alpha)
-    with np.errstate(divide="ignore"):  # Zero terminal SNR has no noise prediction at its first step; see make_ddpm.
+    with np.errstate(divide="ignore"):  # Zero terminal SNR has no noise prediction at its first step; see `make_ddpm`.
       x0_sample, x0_prediction = {
           "epsilon": (1 / np.sqrt(alpha), -np.sqrt(beta) / np.sqrt(alpha)),
           "sample": (0 * one, one),
@@ -140,10 +140,10 @@ class DDPM:
   def estimate(
       self, steps: DDPMSteps, x: Float[Array, "B S P"], prediction: Float[Array, "B S P"], valid: Bool[Array, "S"],
   ) -> Float[Array, "B S P"]:
-    """Return x̂_0, clipped or thresholded as the config says."""
+    """Return x̂_0, clipped or thresholded as configured."""
     x0 = steps.x0_sample * x + steps.x0_prediction * prediction
     if self.like_diffusers and self.cfg.thresholding:
-      # Dynamic thresholding (Saharia et al. 2022): one bound a sample, from its own quantile.
+      # Dynamic thresholding (Saharia et al. 2022) bounds each sample by one of its own quantiles.
       size = jnp.where(valid[:, None], jnp.abs(x0), jnp.nan)
       bound = jnp.nanquantile(size, self.cfg.dynamic_thresholding_ratio, axis=(1, 2), keepdims=True)
       bound = jnp.clip(bound, 1, self.cfg.sample_max_value)
@@ -161,7 +161,7 @@ class DDPM:
 
 
 def _changes(alpha: Float[np.ndarray, "K"], alpha_previous: Float[np.ndarray, "K"]) -> Float[np.ndarray, "K"]:
-  """Return h / 2h_last of each step; 0 for the first, for one that ends at λ = ∞, and for one after λ = −∞."""
+  """Return h / 2h_last for each step; 0 for the first, for one that ends at λ = ∞ and for one that follows λ = −∞."""
   with np.errstate(divide="ignore", invalid="ignore"):
     log_snr = lambda alpha: 0.5 * (np.log(alpha.astype(np.float64)) - np.log1p(-alpha.astype(np.float64)))
     h = log_snr(alpha_previous) - log_snr(alpha)
@@ -170,7 +170,11 @@ def _changes(alpha: Float[np.ndarray, "K"], alpha_previous: Float[np.ndarray, "K
 
 
 def make_ddpm(cfg: SchedulerConfig, like_diffusers: bool) -> DDPM:
-  """Make a DDPM process, checking the choices that its config makes by name."""
+  """Create a DDPM process, and check all settings that are names.
+
+  Raises:
+    UserError: a setting is unknown, or two of them exclude each other.
+  """
   choices = {
       "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"),
       "prediction_type": ("epsilon", "sample", "v_prediction"),
@@ -188,7 +192,7 @@ def make_ddpm(cfg: SchedulerConfig, like_diffusers: bool) -> DDPM:
 
 
 def make_betas(cfg: SchedulerConfig) -> Float[np.ndarray, "1000"]:
-  """Return the variances added at each time."""
+  """Return the variance of the noise added at each time."""
   total, start, end = cfg.num_train_timesteps, cfg.beta_start, cfg.beta_end
   if cfg.beta_schedule == "linear":
     betas = np.linspace(start, end, total)

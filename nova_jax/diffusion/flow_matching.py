@@ -2,11 +2,11 @@
 
   x_σ = σ·noise + (1 − σ)·x,   target v = noise − x,   Euler: x ← x + (σ' − σ)·v
 
-σ[i] = 1 − i/1000, shifted by s·σ / (1 + (s − 1)·σ). Quirk kept: a sampler shifts the already shifted table once more.
-The published grid of K evaluations ends at σ = 0.001, and from there at 0: its last evaluation changes nearly nothing.
-The full grid has K equal intervals before it is shifted, of which the last ends at 0.
+σ[i] = 1 − i/1000, shifted by s·σ / (1 + (s − 1)·σ). As in the published code, samplers shift the shifted table again.
+The published grid has K evaluations down to σ = 0.001, and ends at 0, so that its last step changes almost nothing. The
+full grid has K equal intervals before the shift, of which the last ends at 0.
 
-Adams-Bashforth 2 extrapolates the velocity to the middle of its step: v + (σ' − σ) / 2(σ − σ_last) · (v − v_last).
+Adams-Bashforth 2 extrapolates the velocity to the middle of each step: v + (σ' − σ) / 2(σ − σ_last) · (v − v_last).
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from nova_jax.utils.errors import UserError
 
 
 class FlowSteps(NamedTuple):
-  """Time of each step, σ' − σ, and how far the velocity is extrapolated (`Scheduler.steps`)."""
+  """Time of each step, σ' − σ, and the extrapolation of the velocity (see `Scheduler.steps`)."""
 
   time: Float[np.ndarray, "K"]
   delta: Float[np.ndarray, "K"]
@@ -29,13 +29,13 @@ class FlowSteps(NamedTuple):
 
 
 def shifted(sigmas: Float[np.ndarray, "K"], shift: float) -> Float[np.ndarray, "K"]:
-  """Move noise levels towards more noise (shift > 1)."""
+  """Shift noise levels, towards more noise if `shift` > 1."""
   return (shift * sigmas / (1 + (shift - 1) * sigmas)).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class FlowMatching:
-  """The process, and its samplers."""
+  """The process and its samplers."""
 
   num_train_timesteps: int = 1000
   shift: float = 1.0
@@ -48,12 +48,12 @@ class FlowMatching:
 
   @property
   def sigmas(self) -> Float[np.ndarray, "1000"]:
-    """The training table, from pure noise to almost none."""
+    """Training table of noise levels, from pure noise to almost none."""
     times = np.arange(self.num_train_timesteps, 0, -1, dtype=np.float32)
     return shifted(times / np.float32(self.num_train_timesteps), self.shift)
 
   def sample_indices(self, key: jax.Array, shape: tuple[int, ...]) -> Int[Array, "..."]:
-    """Draw ⌊1000·sigmoid(n)⌋, n ~ N(0, 1)."""
+    """Sample ⌊1000·sigmoid(n)⌋ with n ~ N(0, 1)."""
     share = jax.nn.sigmoid(jax.random.normal(key, shape))
     return jnp.minimum((share * self.num_train_timesteps).astype(jnp.int32), self.num_train_timesteps - 1)
 
@@ -74,7 +74,7 @@ class FlowMatching:
   def steps(
       self, num_steps: int, shift: float | None = None, solver: str | None = None, grid: str = "published"
   ) -> FlowSteps:
-    """Return the sampler's table; `shift` replaces the sampler's shift, not the training table's."""
+    """Return the sampler's table; `shift` replaces only the sampler's shift."""
     if shift is not None and shift <= 0:
       raise UserError(f"flow_shift: expected a positive number, got {shift}")
     table = self.sigmas
@@ -100,7 +100,7 @@ class FlowMatching:
   def estimate(
       self, steps: FlowSteps, x: Float[Array, "B S P"], prediction: Float[Array, "B S P"], valid: Bool[Array, "S"],
   ) -> Float[Array, "B S P"]:
-    """Return the velocity, which is what the denoiser predicts."""
+    """Return the velocity, which the denoiser predicts directly."""
     return prediction
 
   def move(

@@ -1,7 +1,8 @@
 """The denoiser: a small MLP that predicts one token's diffusion target, given its condition (paper, section 3.4).
 
-The condition is MLP(z) + MLP(sincos(t)); only the second changes along the sampler, so `condition` is a call of its
-own. Each block: x += gate · LN(MLP(LN(x) · (1 + scale) + shift)) with scale, shift, gate = Linear(SiLU(condition)).
+The condition is MLP(z) + MLP(sincos(t)). Only the second term changes between diffusion steps, so `condition` computes
+the first one separately. Each block computes x += gate · LN(MLP(LN(x) · (1 + scale) + shift)), where
+scale, shift, gate = Linear(SiLU(condition)).
 """
 
 from collections.abc import Sequence
@@ -18,13 +19,14 @@ from nova_jax.models.layers import MLP, LayerNorm, Linear, normalize, scan, stac
 from nova_jax.parallel.sharding import constrain
 
 TIME_DIM = 256
-INNER_EPS = 1e-6  # Of the modulated norms; the affine ones keep 1e-5.
+INNER_EPS = 1e-6  # For modulated norms; affine ones keep 1e-5.
 
 
 class Modulation(nnx.Module):
-  """Normalise without gains, then scale and shift by the condition; a third part, if any, is a gate.
+  """Normalises without gains, then scales and shifts by the condition.
 
-  With a rank, the condition passes through a narrow layer first; without normalisation this is NOVA's scaling & shift.
+  With `num_parts` 3 it also returns a gate. With a rank, the condition passes through a narrow layer first. Without
+  normalisation (`eps` None) this is NOVA's scaling & shift.
   """
 
   def __init__(
@@ -36,7 +38,7 @@ class Modulation(nnx.Module):
     self.proj = Linear((inputs,), (num_parts, dim), (axis, None, "mlp"), parts=1, zero=True, rngs=rngs)
 
   def __call__(self, x: Float[Array, "... D"], cond: Float[Array, "... D"]) -> tuple[Float[Array, "... D"], ...]:
-    """Return the modulated x, and the gate if there is one."""
+    """Return the modulated x, followed by the gate if there is one."""
     hidden = jax.nn.silu(cond)
     scale, shift, *gate = jnp.moveaxis(self.proj(hidden if self.lora is None else self.lora(hidden)), -2, 0)
     x = x if self.eps is None else normalize(x, self.eps).astype(x.dtype)
@@ -44,7 +46,7 @@ class Modulation(nnx.Module):
 
 
 class DenoiserBlock(nnx.Module):
-  """One gated residual MLP."""
+  """A gated residual MLP."""
 
   def __init__(self, dim: int, *, rngs: nnx.Rngs):
     self.norm1 = Modulation(dim, 3, rngs=rngs)
@@ -65,7 +67,7 @@ class TimeCondEmbed(nnx.Module):
 
 
 class Denoiser(nnx.Module):
-  """Token-wise diffusion network (`image_decoder`)."""
+  """The token-wise diffusion network (published as `image_decoder`)."""
 
   def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
     self.cfg = cfg
@@ -76,7 +78,7 @@ class Denoiser(nnx.Module):
     self.head = Linear((cfg.denoiser_width,), (cfg.patch_dim,), ("embed", "patch"), zero=True, rngs=rngs)
 
   def condition(self, z: Float[Array, "... D"]) -> Float[Array, "... E"]:
-    """Project the spatial encoder's output; the same for all diffusion steps of a token."""
+    """Project the spatial encoder's output; the result holds for all diffusion steps of a token."""
     return self.time_cond_embed.condition_proj(z)
 
   def __call__(
@@ -87,9 +89,9 @@ class Denoiser(nnx.Module):
 
     Args:
       x: patch values of noised tokens.
-      time: the process's time of each token, in [0, 1000].
-      cond: what `condition` returned for these tokens. Leading axes of all three broadcast.
-      axes: logical names of these leading axes, by which activations are spread over a mesh.
+      time: diffusion time of each token, in [0, 1000].
+      cond: output of `condition` for these tokens. The leading axes of x, time and cond broadcast.
+      axes: logical names of these leading axes, by which activations are sharded over a mesh.
 
     Returns:
       The prediction in float32.
@@ -97,37 +99,37 @@ class Denoiser(nnx.Module):
     return self.predict(x, cond + self.embed_time(time, cond.dtype), axes)
 
   def embed_time(self, time: Float[Array, "..."], dtype: str) -> Float[Array, "... E"]:
-    """Project times; the same for all tokens of a diffusion step."""
+    """Project times; the result holds for all tokens of a diffusion step."""
     return self.time_cond_embed.timestep_proj(time_embedding(time).astype(dtype))
 
   def predict(
       self, x: Float[Array, "... P"], cond: Float[Array, "... E"], axes: Sequence[str | None] | None = None,
       blocks: Sequence[DenoiserBlock] | None = None,
   ) -> Float[Array, "... P"]:
-    """Predict as `__call__` does, given the sum of condition and time.
+    """Predict as `__call__` does, given the sum of the projected condition and time.
 
     Args:
       x: patch values of noised tokens.
-      cond: what `condition` and `embed_time` returned, added. Leading axes broadcast.
-      axes: as in `__call__`.
-      blocks: the blocks one by one, from `unstack`, for a caller that loops: from a stack each is copied each time.
+      cond: sum of the outputs of `condition` and `embed_time`. Leading axes broadcast.
+      axes: logical names, as in `__call__`.
+      blocks: separate blocks from `unstack`, for callers that loop. A stack copies each block at every step.
     """
     x = self.patch_embed(x.astype(cond.dtype))
     x = jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape[:-1], cond.shape[:-1]) + x.shape[-1:])
-    # Left to itself, XLA spreads channels as the weights' are, and moves activations where it could move weights.
-    spread = lambda x: x if axes is None else constrain(x, *axes, None)
-    cond = spread(cond)
+    # On its own XLA would shard channels like the weights, and move activations instead of weights.
+    shard = lambda x: x if axes is None else constrain(x, *axes, None)
+    cond = shard(cond)
     if blocks is None:
-      x, _ = scan(self.blocks, spread(x), None, lambda block, x, _: (spread(block(x, cond)), None), self.cfg.remat)
+      x, _ = scan(self.blocks, shard(x), None, lambda block, x, _: (shard(block(x, cond)), None), self.cfg.remat)
     else:
       for block in blocks:
-        x = spread(block(x, cond))
+        x = shard(block(x, cond))
     (x,) = self.norm(x, cond)
     return self.head(x).astype(jnp.float32)
 
 
 def time_embedding(time: Float[Array, "..."]) -> Float[Array, "... 256"]:
-  """Embed diffusion time as [cosines, sines]: the other way round than positions."""
+  """Embed diffusion times as [cosines, sines], the reverse of the order for positions."""
   half = TIME_DIM // 2
   frequencies = np.exp(np.arange(half, dtype=np.float32) * np.float32(-np.log(MAX_PERIOD) / half))
   angles = jnp.asarray(time, jnp.float32)[..., None] * frequencies

@@ -1,7 +1,7 @@
 """Positions, patches and condition tokens.
 
-Two kinds of position (`ModelConfig.rotary`): absolute sines added to the tokens, or a 3-D rotation of queries and keys.
-Both count an integer grid from 0, row-major; condition tokens sit at (0, 0, 0) or have no position.
+`ModelConfig.rotary` chooses between absolute sinusoidal positions, which are added to the tokens, and a 3-D rotation of
+queries and keys. Both use a row-major integer grid from 0. Condition tokens are at (0, 0, 0) or have no position.
 """
 
 from typing import NamedTuple
@@ -15,29 +15,29 @@ from jaxtyping import Array, Float, Int
 
 from nova_jax.config import ModelConfig
 from nova_jax.models.layers import MLP, Buffer, LayerNorm, Linear, parameter
-from nova_jax.parallel.sharding import gathered
+from nova_jax.parallel.sharding import gather_weight
 from nova_jax.utils.errors import UserError
 
-MAX_TEXT_LEN = 512  # Rows of the null table in published checkpoints.
+MAX_TEXT_LEN = 512  # Number of rows of the null table in published checkpoints.
 MAX_PERIOD = 10000.0
 LABEL_AXES = ("vocab", "embed")
 
 
 class Rotation(NamedTuple):
-  """The angles' cosines and sines for each token and pair of channels."""
+  """Cosines and sines of the rotation angle of each token and pair of channels."""
 
   cos: Float[Array, "... S K/2"]
   sin: Float[Array, "... S K/2"]
 
 
 def rotary_positions(num_frames: int, grid: tuple[int, int], start: int = 0) -> Int[np.ndarray, "S 3"]:
-  """Return (t, h, w) of the tokens of `num_frames` frames, the first being frame `start`."""
+  """Return the positions (t, h, w) of the tokens of frames `start` … `start + num_frames − 1`."""
   t, h, w = np.meshgrid(np.arange(start, start + num_frames), *map(np.arange, grid), indexing="ij")
   return np.stack([t, h, w], axis=-1).reshape(-1, 3)
 
 
 def rotation(positions: Float[Array, "... S 3"], head_dim: int) -> Rotation:
-  """Return the 3-D rotary table: an eighth of the head for time, the rest halved between height and width."""
+  """Return the 3-D rotary table: an eighth of the channels for time, the rest half for height, half for width."""
   time_dim = head_dim // 8
   space_dim = (head_dim - time_dim) // 2
   angles = []
@@ -63,7 +63,7 @@ def sincos(values: Float[Array, "..."], dim: int = 256) -> Float[Array, "... dim
 
 
 def space_embedding(dim: int, grid: tuple[int, int]) -> Float[np.ndarray, "N D"]:
-  """Return the fixed absolute positions [sin w, cos w, sin h, cos h] of a row-major grid."""
+  """Return the fixed absolute embeddings [sin w, cos w, sin h, cos h] of a row-major grid."""
   frequencies = MAX_PERIOD ** -(np.arange(dim // 4, dtype=np.float32) / (dim // 4))
   h, w = np.meshgrid(*map(np.arange, grid), indexing="ij")
   h, w = h.reshape(-1, 1) * frequencies, w.reshape(-1, 1) * frequencies
@@ -71,7 +71,7 @@ def space_embedding(dim: int, grid: tuple[int, int]) -> Float[np.ndarray, "N D"]
 
 
 class VideoPosEmbed(nnx.Module):
-  """Absolute positions of video tokens: the grid's, and a learned map of the stretched time of each frame."""
+  """Absolute positions of video tokens: fixed ones within a frame, plus a learned map of the frame's stretched time."""
 
   def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
     self.cfg = cfg
@@ -79,14 +79,14 @@ class VideoPosEmbed(nnx.Module):
     self.norm = LayerNorm(cfg.width)
 
   def __call__(self, num_frames: int) -> Float[Array, "T M D"]:
-    """Return positions for a video of `num_frames` latent frames, the length asked for: time is stretched to it."""
+    """Return the positions for a video of `num_frames` latent frames, over which time is stretched."""
     time = jnp.arange(num_frames, dtype=jnp.float32) / (num_frames / self.cfg.base_frames)
     time = self.norm(self.time_proj(sincos(time).astype(self.cfg.dtype)))
     return time[:, None] + space_embedding(self.cfg.width, self.cfg.video_grid).astype(self.cfg.dtype)
 
 
 def patchify(x: Float[Array, "... h w C"], patch: int) -> Float[Array, "... N P"]:
-  """Cut frames into row-major tokens with values in the order row, column, channel."""
+  """Split frames into row-major tokens, whose values are in the order row, column, channel."""
   return rearrange(x, "... (h p) (w q) c -> ... (h w) (p q c)", p=patch, q=patch)
 
 
@@ -96,7 +96,7 @@ def unpatchify(x: Float[Array, "... N P"], grid: tuple[int, int], patch: int) ->
 
 
 class PatchEmbed(nnx.Module):
-  """A linear map of patch values: a convolution whose stride is its size."""
+  """A linear map of patch values, which is a convolution whose stride equals its kernel size."""
 
   def __init__(self, patch_dim: int, dim: int, *, rngs: nnx.Rngs):
     self.proj = Linear((patch_dim,), (dim,), ("patch", "embed"), rngs=rngs)
@@ -106,9 +106,9 @@ class PatchEmbed(nnx.Module):
 
 
 class TextEmbed(nnx.Module):
-  """Text embeddings to condition tokens; a fixed table fills the places without text.
+  """Maps text embeddings to condition tokens; a fixed null table fills positions without text.
 
-  Row i of the table stands at place i wherever the text has ended: behind a short caption, for a dropped one, and in
+  Row i of the table fills position i if the caption ends before it: after a short caption, for a dropped one, and in
   the unconditional branch of guidance (a caption of length 0).
   """
 
@@ -121,13 +121,13 @@ class TextEmbed(nnx.Module):
     self.weight = parameter(table, ("vocab", "text"), Buffer)
 
   def __call__(self, embeds: Float[Array, "B L E"], lengths: Int[Array, "B"], dtype: str) -> Float[Array, "B L D"]:
-    places = jnp.arange(embeds.shape[1])
-    padded = jnp.where((places < lengths[:, None])[..., None], embeds, self.weight[: len(places)])
+    positions = jnp.arange(embeds.shape[1])
+    padded = jnp.where((positions < lengths[:, None])[..., None], embeds, self.weight[: len(positions)])
     return self.norm(self.proj(padded.astype(dtype)))
 
 
 class LabelEmbed(nnx.Module):
-  """A class label to one condition token; the last row means "no class"."""
+  """Maps a class label to one condition token; the last row of the table means "no class"."""
 
   def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
     table = 0.02 * jax.random.normal(rngs.params(), (cfg.num_classes + 1, cfg.width))
@@ -135,11 +135,11 @@ class LabelEmbed(nnx.Module):
     self.norm = LayerNorm(cfg.width)
 
   def __call__(self, labels: Int[Array, "B"], dtype: str) -> Float[Array, "B 1 D"]:
-    return self.norm(gathered(self.weight[...], LABEL_AXES)[labels][:, None].astype(dtype))
+    return self.norm(gather_weight(self.weight[...], LABEL_AXES)[labels][:, None].astype(dtype))
 
 
 class MotionEmbed(nnx.Module):
-  """Motion score and frames per second to two condition tokens."""
+  """Maps the motion score and the frames per second to two condition tokens."""
 
   def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
     self.flow_proj = MLP(256, cfg.width, cfg.width, jax.nn.silu, rngs=rngs)

@@ -1,9 +1,9 @@
-"""The layers everything is made of, and how blocks are stacked and scanned.
+"""Basic layers, and stacks of blocks that run in a scan.
 
 Every parameter carries the logical names of its axes (`out_sharding`), which `parallel/sharding.py` maps to a mesh.
-Parameters are float32; a layer computes in the dtype of its input, normalisation in float32.
-Invariant: N stacked blocks are one block whose parameters have a leading "layers" axis, run by one `lax.scan`, so that
-compile time does not grow with depth.
+Parameters are float32. A layer computes in the dtype of its input, normalisation in float32.
+Invariant: N stacked blocks are one block whose parameters have a leading "layers" axis. One `lax.scan` runs them, so
+that compile time does not grow with depth.
 """
 
 import functools
@@ -19,10 +19,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from nova_jax.parallel.sharding import gathered
+from nova_jax.parallel.sharding import gather_weight
 from nova_jax.utils.derivatives import linear_call
 
-# By these names a rematerialisation policy finds values.
+# Names by which rematerialisation policies find values.
 BLOCK_INPUT = "block_input"
 ATTENTION_RESIDUALS = "attention_residuals"
 
@@ -30,31 +30,31 @@ Axes = tuple[str | None, ...]
 
 
 class Buffer(nnx.Variable):
-  """An array that a checkpoint carries and no optimizer touches."""
+  """An array that checkpoints contain and optimizers don't update."""
 
 
 def parameter(value: jax.Array, axes: Axes, kind: type[nnx.Variable] = nnx.Param) -> nnx.Variable:
-  """Wrap `value` with the logical names of its axes."""
+  """Return a variable with this value and these logical axis names."""
   assert value.ndim == len(axes), (value.shape, axes)
   return kind(value, out_sharding=axes, eager_sharding=False)
 
 
 def xavier_uniform(key: jax.Array, shape: tuple[int, ...], fan_in: int, fan_out: int) -> jax.Array:
-  """Draw from U(−a, a), a = √(6 / (fan_in + fan_out)) (Glorot & Bengio 2010)."""
+  """Sample from U(−a, a) with a = √(6 / (fan_in + fan_out)) (Glorot & Bengio 2010)."""
   bound = math.sqrt(6 / (fan_in + fan_out))
   return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
 class Linear(nnx.Module):
-  """A linear map between groups of axes, with a bias by choice.
+  """A linear map between groups of axes, with an optional bias.
 
   Args:
     inputs: sizes of the input's last axes, which are contracted.
     outputs: sizes of the axes that replace them.
     axes: logical names of `inputs + outputs`.
-    parts: how many leading output axes only count independent maps (q, k, v; scale, shift, gate), each initialised
-      apart.
-    zero: start at zero instead of Xavier's.
+    parts: number of leading output axes that enumerate independent maps (q, k, v; scale, shift, gate); each map is
+      initialised on its own.
+    zero: initialisation with zeros instead of Xavier's.
   """
 
   def __init__(
@@ -72,15 +72,15 @@ class Linear(nnx.Module):
     self.bias = parameter(jnp.zeros(outputs, jnp.float32), axes[len(inputs):]) if use_bias else None
 
   def __call__(self, x: Array) -> Array:
-    y = project(x, gathered(self.kernel[...].astype(x.dtype), self.axes), self.num_inputs)
+    y = project(x, gather_weight(self.kernel[...].astype(x.dtype), self.axes), self.num_inputs)
     if self.bias is None:
       return y
-    return y + gathered(self.bias[...].astype(x.dtype), self.axes[self.num_inputs:])
+    return y + gather_weight(self.bias[...].astype(x.dtype), self.axes[self.num_inputs:])
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def project(x: Array, kernel: Array, num_inputs: int) -> Array:
-  """Contract the last `num_inputs` axes of x with the first ones of the kernel."""
+  """Contract the last `num_inputs` axes of x with the first `num_inputs` axes of the kernel."""
   return jnp.tensordot(x, kernel, num_inputs)
 
 
@@ -97,7 +97,7 @@ def _project_jvp(num_inputs, primals, tangents):
 
 
 def _kernel_gradient(num_inputs: int, x: Array, dy: Array) -> Array:
-  """Contract the axes that x and dy share, which are all but the kernel's."""
+  """Contract all axes that x and dy share, which are those that the kernel does not have."""
   num_shared = x.ndim - num_inputs
 
   def contract(x, dy):
@@ -105,7 +105,7 @@ def _kernel_gradient(num_inputs: int, x: Array, dy: Array) -> Array:
     return jnp.tensordot(x, dy, (leading, leading))
 
   def contract_flat(x, dy):
-    # XLA's CPU backend transposes a whole activation to contract several axes, and none to contract one.
+    # XLA's CPU backend transposes a whole activation to contract several axes, but not to contract one.
     inputs, outputs = x.shape[num_shared:], dy.shape[num_shared:]
     size, rows, columns = (math.prod(shape) for shape in (x.shape[:num_shared], inputs, outputs))
     return (x.reshape(size, rows).T @ dy.reshape(size, columns)).reshape(inputs + outputs)
@@ -114,7 +114,7 @@ def _kernel_gradient(num_inputs: int, x: Array, dy: Array) -> Array:
 
 
 class LayerNorm(nnx.Module):
-  """Layer normalisation over the last axis, in float32; eps 1e-5 as in the published model."""
+  """Layer normalisation over the last axis in float32, with eps 1e-5 as in the published model."""
 
   def __init__(self, dim: int, *, scale: float = 1.0, eps: float = 1e-5):
     self.eps = eps
@@ -133,7 +133,7 @@ def normalize(x: Float[Array, "... D"], eps: float) -> Float[Array, "... D"]:
 
 
 class MLP(nnx.Module):
-  """Two linear maps around an activation."""
+  """Two linear maps with an activation between them."""
 
   def __init__(self, dim: int, hidden: int, out: int, activation: Callable[[Array], Array], *, rngs: nnx.Rngs):
     self.activation = activation
@@ -145,14 +145,14 @@ class MLP(nnx.Module):
 
 
 def gelu(x: Array) -> Array:
-  """The exact GELU; the tanh form would change published numbers."""
+  """Compute the exact GELU; the tanh approximation would change published numbers."""
   if x.dtype != jnp.float32:
-    return jax.nn.gelu(x, approximate=False)  # By way of erfc, which keeps the digits that 1 + erf loses.
+    return jax.nn.gelu(x, approximate=False)  # Uses erfc, which keeps digits that 1 + erf loses.
   return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))  # 2.5 times as fast on CPU.
 
 
 def stack(make_block: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
-  """Make `depth` blocks as one, parameters stacked along a leading "layers" axis."""
+  """Create `depth` blocks as one block whose parameters are stacked along a leading "layers" axis."""
 
   @nnx.vmap(in_axes=0, out_axes=0)
   @nnx.transform_metadata(in_axes=0, out_axes=0, partition="layers")
@@ -166,18 +166,18 @@ def scan(
     blocks: nnx.Module, x: Array, per_layer: Any, apply: Callable[[nnx.Module, Array, Any], tuple[Array, Any]],
     remat: str = "none", depth: int | None = None,
 ):
-  """Run stacked blocks in turn.
+  """Run stacked blocks one after another.
 
   Args:
-    blocks: what `stack` made.
-    x: the carried activations.
-    per_layer: a pytree of arrays with a leading "layers" axis (a KV cache), or None.
-    apply: (block, x, its slice of `per_layer`) → (x, output of this layer).
-    remat: what the backward pass recomputes, as in `ModelConfig.remat`.
-    depth: how many blocks to run, without `per_layer`; None for all.
+    blocks: result of `stack`.
+    x: activations, which pass from block to block.
+    per_layer: pytree of arrays with a leading "layers" axis (a KV cache), or None.
+    apply: function (block, x, slice of `per_layer`) → (x, output of this layer).
+    remat: rematerialisation policy, as in `ModelConfig.remat`.
+    depth: number of blocks to run, only without `per_layer`; None for all.
 
   Returns:
-    The activations after the last block, and the layers' outputs stacked.
+    The activations after the last block, and the stacked outputs of the layers.
   """
   graph, state = nnx.split(blocks)
 
@@ -188,33 +188,33 @@ def scan(
     body = jax.checkpoint(body, prevent_cse=False, policy=_remat_policy(remat))
   if depth is None:
     return jax.lax.scan(body, x, (state, per_layer))
-  # Parameters are picked inside the loop: a slice of the first ones would be a copy.
+  # Parameters are indexed inside the loop, since a slice of the first blocks would be a copy.
   pick = lambda i: jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), state)
   return jax.lax.scan(lambda x, i: body(x, (pick(i), None)), x, jnp.arange(depth))
 
 
 def cast_weights(module: nnx.Module, dtype: str) -> tuple[nnx.GraphDef, nnx.State]:
-  """Split a module, the weights of its linear maps in the dtype that they are used in; that changes no result."""
+  """Split a module, and cast the weights of its linear maps to the dtype they are used in; no result changes."""
   graph, state = nnx.split(module)
   maps = {path for path, node in nnx.iter_graph(module) if isinstance(node, Linear)}
   cast = lambda path, weight: weight.replace(weight[...].astype(dtype)) if path[:-1] in maps else weight
   return graph, nnx.map_state(cast, state)
 
 
-def depth_of(blocks: nnx.Module) -> int:
-  """Return how many blocks are stacked."""
+def num_layers(blocks: nnx.Module) -> int:
+  """Return the number of stacked blocks."""
   return jax.tree.leaves(nnx.state(blocks))[0].shape[0]
 
 
 def unstack(blocks: nnx.Module, first: int = 0) -> list[nnx.Module]:
-  """Return stacked blocks one by one, from block `first` on."""
+  """Return stacked blocks as a list, starting with block `first`."""
   graph, state = nnx.split(blocks)
   return [
-      nnx.merge(graph, jax.tree.map(operator.itemgetter(i), state)) for i in range(first, depth_of(blocks))]
+      nnx.merge(graph, jax.tree.map(operator.itemgetter(i), state)) for i in range(first, num_layers(blocks))]
 
 
 def _remat_policy(remat: str) -> Callable[..., Any] | None:
-  """Return what the backward pass needs not recompute; None for nothing but a block's input."""
+  """Return the policy of what the backward pass does not recompute; None saves only the input of a block."""
   policies = jax.checkpoint_policies
   if remat == "dots":
     return policies.save_from_both_policies(

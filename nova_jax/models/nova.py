@@ -1,13 +1,14 @@
-"""NOVA: frames in causal order, each frame in sets of tokens, each token by a small diffusion network.
+"""NOVA generates frames in causal order, each frame in sets of tokens, and each token by a small diffusion network.
 
-"Autoregressive Video Generation without Vector Quantization" (ICLR 2025, arXiv 2412.14169). In the paper's order:
+"Autoregressive Video Generation without Vector Quantization" (ICLR 2025, arXiv 2412.14169). The parts in the paper's
+order:
 
   temporal encoder (TAM)   [text, motion, begin, frame 0 … T−2] → c_0 … c_{T−1}, block-causal over frames
   scaling & shift          c_t ← c_0 · (1 + s(c_t)) + b(c_t) for t > 0
   spatial encoder (MAM)    c_t and the visible tokens of frame t → z, bidirectional within the frame
-  denoiser                 z, noised token, time → diffusion target, each token alone
+  denoiser                 z, noised token, time → diffusion target, for each token separately
 
-Parameters keep the published names. Invariant: modules hold parameters only; caches, masks and keys are arguments.
+Parameters keep their published names. Invariant: modules hold parameters only; caches, masks and keys are arguments.
 """
 
 import jax.numpy as jnp
@@ -20,17 +21,17 @@ from nova_jax.models import embeddings as emb
 from nova_jax.models.attention.masks import BlockCausal, ValidKeys
 from nova_jax.models.denoiser import Denoiser, Modulation
 from nova_jax.models.layers import LayerNorm, parameter
-from nova_jax.models.tokens import put, take
-from nova_jax.models.transformer import Cache, extend_blocks, make_blocks, read_blocks, run_blocks
-from nova_jax.parallel.sharding import gathered
+from nova_jax.models.tokens import gather_tokens, scatter_tokens
+from nova_jax.models.transformer import Cache, extend_blocks, make_blocks, run_blocks, run_blocks_at
+from nova_jax.parallel.sharding import gather_weight
 
-TOKEN_AXES = (None, "embed")  # Of the learned vectors.
-# text_embeds [B, L, E] and text_lengths [B], or labels [B]; by choice motion_flow [B] and fps [B].
+TOKEN_AXES = (None, "embed")  # Axes of the learned vectors.
+# text_embeds [B, L, E] and text_lengths [B], or labels [B]; optionally motion_flow [B] and fps [B].
 Condition = dict[str, Array]
 
 
 class TemporalEncoder(nnx.Module):
-  """`video_encoder`: block-causal over [condition, frame 0 … frame T−1]; output t predicts frame t."""
+  """Block-causal encoder of [condition, begin, frame 0 … T−2] (`video_encoder`); output t predicts frame t."""
 
   def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
     self.cfg = cfg
@@ -40,7 +41,7 @@ class TemporalEncoder(nnx.Module):
     self.mixer = make_mixer(cfg, rngs) if cfg.mixer_rank is not None else None
 
   def __call__(self, frames: Float[Array, "B T M D"], cond: Float[Array, "B P D"]) -> Float[Array, "B T M D"]:
-    """Encode whole videos, for training."""
+    """Encode whole clips, for training."""
     num_frames, prefix = frames.shape[1], cond.shape[1]
     x = jnp.concatenate([cond, frames.reshape(frames.shape[0], -1, frames.shape[-1])], axis=1)
     mask = BlockCausal(prefix, frames.shape[2]) if num_frames > 1 else None
@@ -50,7 +51,7 @@ class TemporalEncoder(nnx.Module):
   def extend(
       self, frame: Float[Array, "B M D"], cond: Float[Array, "B P D"] | None, cache: Cache, t: Int[Array, ""] | int
   ) -> tuple[Float[Array, "B M D"], Cache]:
-    """Encode frame `t` given the cache of all earlier ones; the condition enters with frame 0 alone."""
+    """Encode input `t`, given the cache of all earlier ones; the condition is passed with input 0 only."""
     prefix = 0 if cond is None else cond.shape[1]
     x = frame if cond is None else jnp.concatenate([cond, frame], axis=1)
     x, cache = extend_blocks(self.blocks, x, cache, self._rotation(t, 1, prefix))
@@ -59,7 +60,7 @@ class TemporalEncoder(nnx.Module):
   def scale_and_shift(
       self, first: Float[Array, "B ... M D"], later: Float[Array, "B ... M D"],
   ) -> Float[Array, "B ... M D"]:
-    """Express outputs of later frames relative to the one of frame 0; without the layer they pass unchanged."""
+    """Scale and shift the first output by each later one; without the layer, return the later ones unchanged."""
     return later if self.mixer is None else self.mixer(first, later)[0]
 
   def _rotation(self, start, num_frames: int, prefix: int) -> emb.Rotation | None:
@@ -71,12 +72,12 @@ class TemporalEncoder(nnx.Module):
 
 
 def make_mixer(cfg: ModelConfig, rngs: nnx.Rngs) -> Modulation:
-  """Make the scaling & shift layer: low rank, or full for a negative one."""
+  """Create the scaling & shift layer; a negative rank makes it full rank."""
   return Modulation(cfg.width, 2, rank=cfg.mixer_rank if cfg.mixer_rank > 0 else None, eps=None, rngs=rngs)
 
 
 class SpatialEncoder(nnx.Module):
-  """`image_encoder`: a masked autoencoder over one frame, conditioned by the temporal encoder's tokens for it."""
+  """Masked autoencoder over one frame (`image_encoder`), conditioned on the temporal encoder's output for the frame."""
 
   def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
     self.cfg = cfg
@@ -89,30 +90,30 @@ class SpatialEncoder(nnx.Module):
       self, tokens: Float[Array, "B N D"], visible_ids: Int[Array, "B V"], num_visible: Int[Array, ""] | int,
       cond: Float[Array, "B M D"], wanted: Int[Array, "B W"] | None = None,
   ) -> Float[Array, "B W D"]:
-    """Encode frames of which some tokens are known.
+    """Encode frames of which some tokens are visible.
 
     Args:
-      tokens: known tokens' embeddings, the mask token elsewhere.
-      visible_ids: the known tokens; V is a padded size, ids behind `num_visible` are ignored.
-      num_visible: how many of `visible_ids` count.
-      cond: the temporal encoder's output for these frames.
-      wanted: the tokens to return; None for all.
+      tokens: embeddings of visible tokens, the mask token for the others.
+      visible_ids: indices of the visible tokens, padded to V; those after the first `num_visible` are ignored.
+      num_visible: number of valid `visible_ids`.
+      cond: temporal encoder's output for these frames.
+      wanted: indices of the tokens to return; None for all.
     """
     num_tokens = tokens.shape[1]
     if not self.cfg.rotary:
       tokens = tokens + emb.space_embedding(self.cfg.width, self.cfg.image_grid).astype(tokens.dtype)
     num_cond = cond.shape[1]
-    # First half: only what is visible. Padding sits last, where the mask of valid keys hides it.
-    x = jnp.concatenate([cond, take(tokens, visible_ids)], axis=1)
+    # The first half sees only visible tokens. Padding comes last, where the mask of valid keys hides it.
+    x = jnp.concatenate([cond, gather_tokens(tokens, visible_ids)], axis=1)
     rotation = self.rotation(visible_ids, num_cond)
     x = run_blocks(self.encoder_blocks, x, rotation, ValidKeys(num_cond + num_visible), self.cfg.remat)
-    # Second half: the visible ones are put back in place; padding is sent out of range, where the write is dropped.
+    # The second half sees all tokens. Padding gets an index out of range, for which the write is dropped.
     cond, visible = x[:, :num_cond], x[:, num_cond:]
-    places = jnp.where(jnp.arange(visible_ids.shape[1]) < num_visible, visible_ids, num_tokens)
-    x = jnp.concatenate([cond, put(tokens, places, visible)], axis=1)
+    ids = jnp.where(jnp.arange(visible_ids.shape[1]) < num_visible, visible_ids, num_tokens)
+    x = jnp.concatenate([cond, scatter_tokens(tokens, ids, visible)], axis=1)
     rotation = self.rotation(jnp.arange(num_tokens), num_cond)
     if wanted is not None:
-      return self.norm(read_blocks(self.decoder_blocks, x, rotation, self.cfg.remat, num_cond + wanted))
+      return self.norm(run_blocks_at(self.decoder_blocks, x, rotation, self.cfg.remat, num_cond + wanted))
     x = run_blocks(self.decoder_blocks, x, rotation, None, self.cfg.remat)
     return self.norm(x[:, num_cond:])
 
@@ -126,7 +127,7 @@ class SpatialEncoder(nnx.Module):
 
 
 class MaskEmbed(nnx.Module):
-  """The learned vectors that stand for "the video begins" and "not known yet"."""
+  """The learned begin-of-video vector and the learned mask token."""
 
   def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
     self.bos_token = parameter(0.02 * rngs.params.normal((1, cfg.width)), TOKEN_AXES)
@@ -134,7 +135,7 @@ class MaskEmbed(nnx.Module):
 
 
 class NOVA(nnx.Module):
-  """The transformer; training goes through `diffusion/loss.py`, generation through `sampling/sampler.py`."""
+  """The whole model. `diffusion/loss.py` trains it, and `sampling/sampler.py` generates with it."""
 
   def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
     self.cfg = cfg
@@ -148,7 +149,7 @@ class NOVA(nnx.Module):
     self.image_decoder = Denoiser(cfg, rngs=rngs)
 
   def embed_condition(self, condition: Condition) -> Float[Array, "B P D"]:
-    """Return the prefix: text or label, then motion."""
+    """Return the condition tokens: text or label, then motion."""
     if self.text_embed is not None:
       tokens = [self.text_embed(condition["text_embeds"], condition["text_lengths"], self.cfg.dtype)]
     else:
@@ -161,18 +162,18 @@ class NOVA(nnx.Module):
     return jnp.concatenate(tokens, axis=1)
 
   def embed_frames(self, latents: Float[Array, "B T h w C"]) -> Float[Array, "B T M D"]:
-    """Embed latent frames as later ones see them, without positions; without history that is the begin vector."""
+    """Embed latent frames for the temporal encoder, without positions; a model without history ignores them."""
     if not self.cfg.history:
       return jnp.repeat(self.begin(latents.shape[0])[:, None], latents.shape[1], axis=1)
     return self.video_encoder.patch_embed(emb.patchify(latents.astype(self.cfg.dtype), 2 * self.cfg.patch_size))
 
   def begin(self, batch: int) -> Float[Array, "B M D"]:
-    """Return the embedding of the frame before the first: one vector for all its tokens."""
-    bos = gathered(self.mask_embed.bos_token[...], TOKEN_AXES).astype(self.cfg.dtype)
+    """Return the first input of the temporal encoder, in which all tokens are the begin-of-video vector."""
+    bos = gather_weight(self.mask_embed.bos_token[...], TOKEN_AXES).astype(self.cfg.dtype)
     return jnp.broadcast_to(bos, (batch, self.cfg.num_video_tokens, self.cfg.width))
 
   def temporal(self, latents: Float[Array, "B T h w C"], cond: Float[Array, "B P D"]) -> Float[Array, "B T M D"]:
-    """Run the temporal encoder over a clip; output t depends on frames before t only, and is not yet modulated."""
+    """Run the temporal encoder over a clip; output t depends on frames before t only. Scaling & shift comes later."""
     begin = self.begin(latents.shape[0])[:, None]
     frames = jnp.concatenate([begin, self.embed_frames(latents[:, :-1])], axis=1)
     if self.video_pos_embed is not None:
@@ -180,19 +181,19 @@ class NOVA(nnx.Module):
     return self.video_encoder(frames, cond)
 
   def anchor(self, outputs: Float[Array, "B T M D"]) -> Float[Array, "B T M D"]:
-    """Apply scaling & shift: frame 0 passes unchanged and anchors the others."""
+    """Apply scaling & shift: output 0 is returned unchanged and anchors the others."""
     first, later = outputs[:, :1], outputs[:, 1:]
     return jnp.concatenate([first, self.video_encoder.scale_and_shift(first, later)], axis=1)
 
   def mask_tokens(self, patches: Float[Array, "B N P"], mask: Float[Array, "B N 1"]) -> Float[Array, "B N D"]:
-    """Embed image tokens, with the mask token where `mask` is 1."""
+    """Embed the tokens of images, and replace those where `mask` is 1 by the mask token."""
     mask = mask.astype(self.cfg.dtype)
     tokens = self.image_encoder.patch_embed(patches.astype(self.cfg.dtype))
-    token = gathered(self.mask_embed.mask_token[...], TOKEN_AXES).astype(self.cfg.dtype)
+    token = gather_weight(self.mask_embed.mask_token[...], TOKEN_AXES).astype(self.cfg.dtype)
     return tokens * (1 - mask) + token * mask
 
 
 def count_parameters(cfg: ModelConfig) -> int:
-  """Return the number of trainable parameters, without making them."""
+  """Return the number of trainable parameters, without creating them."""
   state = nnx.eval_shape(lambda: nnx.state(NOVA(cfg, rngs=nnx.Rngs(0)), nnx.Param))
   return sum(int(np.prod(leaf.shape)) for _, leaf in nnx.to_flat_state(state))

@@ -1,18 +1,20 @@
-"""Tokens picked and put by number, each sample by its own.
+"""Gathers and scatters tokens by index, with separate indices for each sample.
 
-Written with an index of samples beside that of tokens, XLA cannot see that a sample reads itself alone, and sums masked
-parts over all devices. Mapped over samples it can. Invariant: nothing moves between samples.
+Both are mapped over samples. Indexed by sample and token instead, XLA could not see that each sample reads only itself,
+and would sum masked parts over all devices. Invariant: nothing moves between samples.
 """
 
 import jax
 from jaxtyping import Array, Float, Int
 
 
-def take(x: Float[Array, "B S ..."], ids: Int[Array, "B Q"]) -> Float[Array, "B Q ..."]:
-  """Return tokens `ids` of each sample."""
+def gather_tokens(x: Float[Array, "B S ..."], ids: Int[Array, "B Q"]) -> Float[Array, "B Q ..."]:
+  """Return the tokens `ids` of each sample."""
   return jax.vmap(lambda x, ids: x[ids])(x, ids)
 
 
-def put(x: Float[Array, "B S ..."], ids: Int[Array, "B Q"], values: Float[Array, "B Q ..."]) -> Float[Array, "B S ..."]:
-  """Return x with tokens `ids` of each sample replaced; ids out of range are left out."""
+def scatter_tokens(
+    x: Float[Array, "B S ..."], ids: Int[Array, "B Q"], values: Float[Array, "B Q ..."],
+) -> Float[Array, "B S ..."]:
+  """Return x with tokens `ids` of each sample replaced by `values`; ids out of range are ignored."""
   return jax.vmap(lambda x, ids, values: x.at[ids].set(values, mode="drop"))(x, ids, values)

@@ -1,7 +1,7 @@
 """The transformer block that both encoders share, with its KV cache.
 
-Post-norm inside the residual (paper, section 3; appendix A): x += LN(Attn(x)), x += LN(MLP(x)). The pre-norm that it is
-compared with: x += Attn(LN(x)), x += MLP(LN(x)).
+NOVA normalises the outputs within the residual (post-norm; paper, section 3 and appendix A): x += LN(Attn(x)),
+x += LN(MLP(x)). The alternative normalises the inputs (pre-norm): x += Attn(LN(x)), x += MLP(LN(x)).
 """
 
 from typing import NamedTuple
@@ -15,16 +15,16 @@ from nova_jax.config import ModelConfig
 from nova_jax.models.attention.dispatch import attention
 from nova_jax.models.attention.masks import BlockCausal, Mask, ValidKeys
 from nova_jax.models.embeddings import Rotation, rotate
-from nova_jax.models.layers import MLP, LayerNorm, Linear, depth_of, gelu, scan, stack, unstack
-from nova_jax.models.tokens import take
-from nova_jax.parallel.context import Layout, sharded
+from nova_jax.models.layers import MLP, LayerNorm, Linear, gelu, num_layers, scan, stack, unstack
+from nova_jax.models.tokens import gather_tokens
+from nova_jax.parallel.context import SequenceSharding, shard_activations
 
-# Small gains on the post-norms let a fresh model start near the identity; loading a checkpoint replaces them.
+# With small gains on its post-norms a new model starts near the identity. A loaded checkpoint replaces them.
 POST_NORM_SCALE = 0.3
 
 
 class Cache(NamedTuple):
-  """Keys and values of all layers, preallocated; `length` of the S places are written."""
+  """Preallocated keys and values of all layers; the first `length` of the S positions are written."""
 
   k: Float[Array, "layers B S H K"]
   v: Float[Array, "layers B S H K"]
@@ -46,29 +46,29 @@ class Attention(nnx.Module):
     self.proj = Linear((num_heads, head_dim), (dim,), ("heads", "head_dim", "embed"), rngs=rngs)
 
   def __call__(
-      self, x: Float[Array, "B S D"], rotation: Rotation | None, mask: Mask | None, layout: Layout | None,
-      places: Int[Array, "B Q"] | None = None,
+      self, x: Float[Array, "B S D"], rotation: Rotation | None, mask: Mask | None, sharding: SequenceSharding | None,
+      ids: Int[Array, "B Q"] | None = None,
   ) -> Float[Array, "B Q D"]:
-    """Attend from the tokens at `places` (None for all) to all tokens."""
+    """Attend from the tokens `ids` (None for all) to all tokens."""
     q, k, v = self.project(x, rotation)
-    q = q if places is None else take(q, places)
-    return self.proj(attention(q, k, v, mask, backend=self.backend, layout=layout))
+    q = q if ids is None else gather_tokens(q, ids)
+    return self.proj(attention(q, k, v, mask, backend=self.backend, sharding=sharding))
 
   def project(self, x: Float[Array, "B S D"], rotation: Rotation | None):
-    """Return queries, keys and values [B, S, H, K], rotated."""
+    """Return queries, keys and values, each [B, S, H, K], with the rotation applied."""
     q, k, v = jnp.moveaxis(self.qkv(x), -3, 0)
     return (q, k, v) if rotation is None else (rotate(q, rotation), rotate(k, rotation), v)
 
   def extend(self, x: Float[Array, "B Q D"], k_cache, v_cache, start, rotation: Rotation | None):
-    """Attend from new tokens to all cached ones and themselves.
+    """Attend from new tokens to all cached tokens and to themselves.
 
-    The queries are one whole frame (with the prefix, if it is the first), so that causality needs only the length.
+    The new tokens are one whole frame (the first one with its prefix), so a mask by length is causal.
 
     Args:
-      x: the new tokens.
-      k_cache, v_cache: [B, S, H, K], written up to `start`.
-      start: where the new tokens go.
-      rotation: of the new tokens.
+      x: new tokens.
+      k_cache, v_cache: cached keys and values [B, S, H, K], written up to `start`.
+      start: position of the first new token.
+      rotation: rotary table of the new tokens.
 
     Returns:
       The output [B, Q, D] and both caches with the new tokens written.
@@ -83,7 +83,8 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
   """Attention and MLP, each with its norm and a residual.
 
-  The three ways to run it differ in what attention sees: `attended` is its input, `finish` all that follows.
+  `__call__`, `run_at` and `extend` differ only in their attention. `pre_attention` and `post_attention` are the parts
+  that they share.
   """
 
   def __init__(self, dim: int, num_heads: int, backend: str, norm: str, *, rngs: nnx.Rngs):
@@ -94,24 +95,24 @@ class Block(nnx.Module):
     self.mlp = MLP(dim, 4 * dim, dim, gelu, rngs=rngs)
     self.norm2 = LayerNorm(dim, scale=scale)
 
-  def __call__(self, x, rotation, mask, layout):
-    return self.finish(x, self.attn(self.attended(x), rotation, mask, layout))
+  def __call__(self, x, rotation, mask, sharding):
+    return self.post_attention(x, self.attn(self.pre_attention(x), rotation, mask, sharding))
 
-  def read(self, x: Float[Array, "B S D"], rotation: Rotation | None, places: Int[Array, "B Q"]):
-    """Like `__call__` without a mask, for the tokens at `places` alone: [B, Q, D]."""
-    return self.finish(take(x, places), self.attn(self.attended(x), rotation, None, None, places))
+  def run_at(self, x: Float[Array, "B S D"], rotation: Rotation | None, ids: Int[Array, "B Q"]):
+    """Run the block without a mask, and return only the tokens `ids`: [B, Q, D]."""
+    return self.post_attention(gather_tokens(x, ids), self.attn(self.pre_attention(x), rotation, None, None, ids))
 
   def extend(self, x, cache, start, rotation):
-    """Like `__call__` for new tokens, with `cache` = (keys, values) of earlier ones; returns x and the new cache."""
-    update, cache = self.attn.extend(self.attended(x), *cache, start, rotation)
-    return self.finish(x, update), cache
+    """Run the block on new tokens, given `cache` = (keys, values) of earlier ones; return x and the new cache."""
+    update, cache = self.attn.extend(self.pre_attention(x), *cache, start, rotation)
+    return self.post_attention(x, update), cache
 
-  def attended(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
-    """Return what attention is computed of."""
+  def pre_attention(self, x: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+    """Return the input of attention."""
     return x if self.is_post else self.norm1(x)
 
-  def finish(self, x: Float[Array, "B Q D"], update: Float[Array, "B Q D"]) -> Float[Array, "B Q D"]:
-    """Add what attention returned for the tokens x, and the MLP."""
+  def post_attention(self, x: Float[Array, "B Q D"], update: Float[Array, "B Q D"]) -> Float[Array, "B Q D"]:
+    """Add `update`, the output of attention for the tokens x, and then the MLP's output."""
     if self.is_post:
       x = x + self.norm1(update)
       return x + self.norm2(self.mlp(x))
@@ -120,39 +121,39 @@ class Block(nnx.Module):
 
 
 def make_blocks(cfg: ModelConfig, depth: int, rngs: nnx.Rngs) -> Block:
-  """Make `depth` stacked blocks of the model's width."""
+  """Create `depth` stacked blocks of the model's width."""
   return stack(lambda rngs: Block(cfg.width, cfg.num_heads, cfg.attention, cfg.norm, rngs=rngs), depth, rngs)
 
 
 def run_blocks(
     blocks: Block, x: Float[Array, "B S D"], rotation: Rotation | None, mask: Mask | None, remat: str,
 ):
-  """Run stacked blocks over whole sequences, each spread over the mesh axis `context` if that has several devices."""
-  layout = Layout.current(x.shape[1], balanced=isinstance(mask, BlockCausal))
-  if layout is not None:
-    x = layout.spread(x)
-    rotation = None if rotation is None else Rotation(*(layout.spread(table, axis=-2) for table in rotation))
-    mask = ValidKeys(layout.length) if mask is None else mask  # Hides what `spread` pads.
-  apply = lambda block, x, _: (sharded(block(x, rotation, mask, layout)), None)
-  x, _ = scan(blocks, sharded(x), None, apply, remat)
-  return x if layout is None else layout.collect(x)
+  """Run stacked blocks over whole sequences, which are sharded if the mesh axis `context` has several devices."""
+  sharding = SequenceSharding.current(x.shape[1], balanced=isinstance(mask, BlockCausal))
+  if sharding is not None:
+    x = sharding.shard(x)
+    rotation = None if rotation is None else Rotation(*(sharding.shard(table, axis=-2) for table in rotation))
+    mask = ValidKeys(sharding.length) if mask is None else mask  # Hides the padding of `shard`.
+  apply = lambda block, x, _: (shard_activations(block(x, rotation, mask, sharding)), None)
+  x, _ = scan(blocks, shard_activations(x), None, apply, remat)
+  return x if sharding is None else sharding.unshard(x)
 
 
-def read_blocks(
-    blocks: Block, x: Float[Array, "B S D"], rotation: Rotation | None, remat: str, places: Int[Array, "B Q"],
+def run_blocks_at(
+    blocks: Block, x: Float[Array, "B S D"], rotation: Rotation | None, remat: str, ids: Int[Array, "B Q"],
 ) -> Float[Array, "B Q D"]:
-  """Like `run_blocks` without a mask, for the tokens at `places`; the last block computes no others."""
-  if Layout.current(x.shape[1], balanced=False) is not None:
-    return take(run_blocks(blocks, x, rotation, None, remat), places)
-  before = depth_of(blocks) - 1
-  apply = lambda block, x, _: (sharded(block(x, rotation, None, None)), None)
-  x, _ = scan(blocks, sharded(x), None, apply, remat, before)
+  """Run stacked blocks without a mask, and return only the tokens `ids`; the last block computes no others."""
+  if SequenceSharding.current(x.shape[1], balanced=False) is not None:
+    return gather_tokens(run_blocks(blocks, x, rotation, None, remat), ids)
+  before = num_layers(blocks) - 1
+  apply = lambda block, x, _: (shard_activations(block(x, rotation, None, None)), None)
+  x, _ = scan(blocks, shard_activations(x), None, apply, remat, before)
   (last,) = unstack(blocks, before)
-  return sharded(last.read(x, rotation, places))
+  return shard_activations(last.run_at(x, rotation, ids))
 
 
 def extend_blocks(blocks: Block, x: Float[Array, "B Q D"], cache: Cache, rotation: Rotation | None):
-  """Run stacked blocks over new tokens; return the activations and the cache that has them."""
+  """Run stacked blocks over new tokens; return the activations and the cache extended by these tokens."""
   x, (k, v) = scan(
       blocks, x, (cache.k, cache.v), lambda block, x, layer: block.extend(x, layer, cache.length, rotation))
   return x, Cache(k, v, cache.length + x.shape[1])

@@ -1,9 +1,9 @@
-"""Where arrays live on the mesh: one table from logical axis names to mesh axes.
+"""How arrays are sharded over the mesh: one table maps logical axis names to mesh axes.
 
-Mesh axes: `data` (replicas), `fsdp` (replicas that share out the parameters), `context` (parts of each sequence) and
-`tensor` (heads and MLP columns). In the scaling book's notation activations are X[B_{data,fsdp}, S_context, D], and an
-MLP's first matrix is W[D_fsdp, F_tensor]. Several slices are replicas of each other: `data` spans them, so that the
-slow network between slices carries nothing but the sum of gradients.
+Mesh axes: `data` (replicas), `fsdp` (replicas that shard the parameters among them), `context` (parts of each sequence)
+and `tensor` (heads and MLP columns). In the scaling book's notation activations are X[B_{data,fsdp}, S_context, D], and
+an MLP's first matrix is W[D_fsdp, F_tensor]. TPU slices are replicas of each other: `data` spans them, so that the slow
+network between slices carries nothing but the sum of gradients.
 Invariant: every parameter names all its axes, and no array uses a mesh axis twice.
 """
 
@@ -43,10 +43,14 @@ RULES: dict[str | None, str | tuple[str, ...] | None] = {
 
 
 def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """Arrange devices (all of them by default) as the config says; `data` spans the slices, if there are several.
+  """Arrange devices in a mesh with the axes `MESH_AXES`.
+
+  Args:
+    cfg: sizes of the axes; a -1 takes the remaining devices. `data` spans the slices if there are several.
+    devices: devices to use; None for all.
 
   Raises:
-    ValueError: the axes' sizes don't multiply to the number of devices, or `data` not to whole slices.
+    UserError: the sizes don't multiply to the number of devices, or `data` is no multiple of the number of slices.
   """
   devices = jax.devices() if devices is None else list(devices)
   sizes = [getattr(cfg, axis) for axis in MESH_AXES]
@@ -64,7 +68,7 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
     wanted = dict(zip(MESH_AXES, sizes, strict=True))
     raise UserError(f"mesh: {wanted} needs {int(np.prod(sizes))} devices, there are {len(devices)}")
   num_slices = len({getattr(device, "slice_index", 0) for device in devices})
-  # An axis lies along whole dimensions of the torus where that is possible, else along parts of them.
+  # An axis takes whole dimensions of the torus where possible, otherwise parts of them.
   arrange = functools.partial(mesh_utils.create_device_mesh, sizes, allow_split_physical_axes=True)
   if num_slices > 1:
     data, *rest = sizes
@@ -77,10 +81,10 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
 
 
 def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
-  """Map logical axis names through the table.
+  """Map logical axis names to mesh axes by the table `RULES`.
 
   Raises:
-    ValueError: two of them lie on one mesh axis.
+    UserError: two of them map to the same mesh axis.
   """
   spec = PartitionSpec(*(RULES[axis] for axis in axes))
   used = [name for entry in spec if entry for name in ([entry] if isinstance(entry, str) else entry)]
@@ -92,10 +96,11 @@ def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
 
 
 def state_shardings(mesh: Mesh, state: nnx.State) -> nnx.State:
-  """Return the sharding of every variable of `state`, in its structure.
+  """Return the sharding of every variable of `state`, in the same tree structure.
 
   Raises:
-    ValueError: a variable's axis has no name, or doesn't divide over its part of the mesh, or shares it with another.
+    UserError: a variable has an axis without a name, with a size that its mesh axis does not divide, or that maps to
+      the same mesh axis as another.
   """
 
   def shard(path, variable: nnx.Variable):
@@ -123,58 +128,58 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Return the sharding of arrays that every device holds whole."""
+  """Return the sharding of arrays that every device holds in full."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def current_mesh() -> AbstractMesh | None:
-  """Return the mesh that is set around the code being traced, if it has more than one device."""
+  """Return the mesh set around the code being traced; None without one or if it has a single device."""
   mesh = jax.sharding.get_abstract_mesh()
   return None if mesh.empty or mesh.size == 1 else mesh
 
 
 def current_platform() -> str:
-  """Return what the code being traced will run on: that of the mesh around it, if one is set."""
+  """Return the platform for which code is traced: that of the current mesh, or else JAX's default."""
   mesh = jax.sharding.get_abstract_mesh()
   return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
 
 
-def mesh_of(tree) -> Mesh | None:
-  """Return the mesh that the arrays of `tree` lie on; None if they lie on single devices."""
+def mesh_from_arrays(tree) -> Mesh | None:
+  """Return the mesh over which the arrays of `tree` are sharded; None if each is on a single device."""
   meshes = {leaf.sharding.mesh for leaf in jax.tree.leaves(tree) if isinstance(leaf.sharding, NamedSharding)}
   assert len(meshes) <= 1, meshes
   return meshes.pop() if meshes else None
 
 
-def on(mesh: Mesh | None) -> contextlib.AbstractContextManager:
-  """Set a mesh around the calls within; None changes nothing."""
+def use_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+  """Make a mesh the current one for the code within; None changes nothing."""
   return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
-def whole(x: Array, mesh: Mesh | None) -> Array:
-  """Return an array of which every device holds all, so that every process can read it."""
+def replicate(x: Array, mesh: Mesh | None) -> Array:
+  """Replicate an array over the mesh, so that every process can read it; None leaves it as it is."""
   return x if mesh is None else jax.device_put(x, replicated(mesh))
 
 
 def fitting_spec(mesh: AbstractMesh, shape: Sequence[int], axes: Sequence[str | None]) -> PartitionSpec:
-  """Like `partition_spec`, but an axis that doesn't divide over its part of the mesh is not spread."""
+  """Return `partition_spec(axes)`, except that axes whose sizes don't divide evenly are not sharded."""
   sizes = [_size(mesh, entry) for entry in partition_spec(axes)]
   return partition_spec([None if size % parts else axis for size, parts, axis in zip(shape, sizes, axes, strict=True)])
 
 
 def constrain(x: Array, *axes: str | None) -> Array:
-  """Spread an activation as the table says, where a mesh is set and the sizes divide."""
+  """Constrain the sharding of an activation to the table's, if a mesh is set and the sizes divide evenly."""
   mesh = current_mesh()
   if mesh is None:
     return x
   return jax.lax.with_sharding_constraint(x, fitting_spec(mesh, x.shape, axes))
 
 
-def gathered(weight: Array, axes: tuple[str | None, ...]) -> Array:
-  """Collect a parameter's parts from the `fsdp` devices, here and now; its gradient goes back in parts.
+def gather_weight(weight: Array, axes: tuple[str | None, ...]) -> Array:
+  """All-gather a parameter from the `fsdp` devices at this point; its gradient is reduce-scattered.
 
-  Said so, weights move to where activations are. Left to itself, XLA may do the opposite and give each device a part of
-  the channels of all samples, which costs far more memory.
+  This makes weights move to the activations. XLA on its own may do the opposite and give each device some channels of
+  all samples, which takes far more memory.
   """
   if current_mesh() is None:
     return weight

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from nova_jax.autoencoders import Autoencoder
-from nova_jax.autoencoders.streaming import span_of
+from nova_jax.autoencoders.streaming import frames_for_latent
 from nova_jax.config import ModelConfig
 from nova_jax.media import readers
 from nova_jax.pipeline.request import Request
@@ -174,7 +174,7 @@ def _edit(
   # What is made anew must not reach the known latents around it.
   latents = np.asarray(autoencoder.encode(np.where(unknown[..., None], np.uint8(readers.FILL), pixels)))
   tokens = np.stack([
-      ~_any_of(unknown[list(span_of(autoencoder, t))], cfg, autoencoder.spatial_stride)
+      ~_any_of(unknown[list(frames_for_latent(autoencoder, t))], cfg, autoencoder.spatial_stride)
       for t in range(latents.shape[1])])
   return Start(known=Known(latents, tokens), pixels=pixels, fixed=~unknown)
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from nova_jax.autoencoders import Autoencoder
-from nova_jax.autoencoders.streaming import decode_finished, latent_of, span_of
+from nova_jax.autoencoders.streaming import decode_finished, frames_for_latent, latent_for_frame
 from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
 from nova_jax.checkpoints.load import make_transformer
 from nova_jax.checkpoints.model_card import Card
@@ -311,12 +311,12 @@ class Pipeline:
         raise UserError(
             f"later_prompts: expected frames from 1 to {num_frames - 1}, within the clip of {num_frames}, got {frame}; "
             "num_frames makes the clip longer")
-      found.append((frame if self.autoencoder is None else latent_of(self.autoencoder, frame), texts))
+      found.append((frame if self.autoencoder is None else latent_for_frame(self.autoencoder, frame), texts))
     return found
 
   def _shown(self, num_latents: int) -> int:
     """Return how many frames latents show."""
-    return num_latents if self.autoencoder is None else span_of(self.autoencoder, num_latents - 1).stop
+    return num_latents if self.autoencoder is None else frames_for_latent(self.autoencoder, num_latents - 1).stop
 
   def _decode(self, frames, start: Start, num_latents: int, num_frames: int | None):
     done = 0

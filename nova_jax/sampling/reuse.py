@@ -25,9 +25,9 @@ from nova_jax.config import ModelConfig
 from nova_jax.models import embeddings as emb
 from nova_jax.models.attention.dispatch import attention
 from nova_jax.models.attention.masks import Mask, ValidKeys
-from nova_jax.models.layers import depth_of, scan, unstack
+from nova_jax.models.layers import num_layers, scan, unstack
 from nova_jax.models.nova import SpatialEncoder
-from nova_jax.models.tokens import put, take
+from nova_jax.models.tokens import gather_tokens, scatter_tokens
 from nova_jax.models.transformer import Block, Cache
 from nova_jax.sampling.sets import TokenSet
 
@@ -101,7 +101,7 @@ def encode_passes(
     z = jnp.concatenate([z, encode(1, num_passes, wide, None)[0]])
   z = z.reshape(num_passes, batch, max_kept, -1)
   places = jnp.where(start + jnp.arange(max_kept) < order.shape[1], wide, order.shape[1])
-  differences = jax.vmap(put, (0, None, 0))(differences, places, z[:1] - z[1:])
+  differences = jax.vmap(scatter_tokens, (0, None, 0))(differences, places, z[:1] - z[1:])
   return z[:, :, : ids.shape[1]], after._replace(differences=differences)
 
 
@@ -132,11 +132,11 @@ def encode_set(
   if max_new is None:
     # What is padding among the visible is hidden, and replaced when its turn comes.
     ids = order[:, :max_visible]
-    x = jnp.concatenate([cond, take(tokens, ids)], axis=1)
+    x = jnp.concatenate([cond, gather_tokens(tokens, ids)], axis=1)
     x, visible = _run(
         encoder.encoder_blocks, x, features.visible, None, encoder.rotation(ids, num_cond), num_keys, known)
     places = jnp.where(jnp.arange(max_visible) < start, ids, num_tokens)  # Out of range, where writes are dropped.
-    x = jnp.concatenate([x[:, :num_cond], put(tokens, places, x[:, num_cond:])], axis=1)
+    x = jnp.concatenate([x[:, :num_cond], scatter_tokens(tokens, places, x[:, num_cond:])], axis=1)
     ids, places, lead, queries = jnp.arange(num_tokens), None, num_cond, num_cond + wanted
   else:
     turns = start - num_new + jnp.arange(max_new)
@@ -144,9 +144,10 @@ def encode_set(
     ids = jax.lax.dynamic_slice_in_dim(jnp.pad(order, ((0, 0), (0, max_new))), start - num_new, max_new, axis=1)
     places = jnp.broadcast_to(num_cond + jnp.where(new, turns, num_tokens), ids.shape)
     x, visible = _run(
-        encoder.encoder_blocks, take(tokens, ids), features.visible, places, encoder.rotation(ids, 0), num_keys, known)
+        encoder.encoder_blocks, gather_tokens(tokens, ids), features.visible, places, encoder.rotation(ids, 0),
+        num_keys, known)
     there = start + jnp.arange(wanted.shape[1]) < num_tokens  # A set's padding may reach over the end of the order.
-    x = jnp.concatenate([x, take(tokens, wanted)], axis=1)
+    x = jnp.concatenate([x, gather_tokens(tokens, wanted)], axis=1)
     places = jnp.concatenate([jnp.where(new, ids, num_tokens), jnp.where(there, wanted, num_tokens)], axis=1)
     ids, places, lead = jnp.concatenate([ids, wanted], axis=1), num_cond + places, 0
     queries = jnp.broadcast_to(max_new + jnp.arange(wanted.shape[1]), wanted.shape)
@@ -173,22 +174,22 @@ def _run(
   """
 
   def apply(block: Block, x, layer, queries=None):
-    q, k, v = block.attn.project(block.attended(x), rotation)
+    q, k, v = block.attn.project(block.pre_attention(x), rotation)
     if places is None:
       k, v = (
           jax.lax.dynamic_update_slice_in_dim(kept, fresh, 0, axis=1)
           for kept, fresh in zip(layer, (k, v), strict=True))
     else:
-      k, v = put(layer[0], places, k), put(layer[1], places, v)
+      k, v = scatter_tokens(layer[0], places, k), scatter_tokens(layer[1], places, v)
     if queries is not None:
-      x, q = take(x, queries), take(q, queries)
+      x, q = gather_tokens(x, queries), gather_tokens(q, queries)
     out = attention(q, k[:, :num_keys], v[:, :num_keys], mask, backend=block.attn.backend)
-    return block.finish(x, block.attn.proj(out)), (k, v)
+    return block.post_attention(x, block.attn.proj(out)), (k, v)
 
   if queries is None:
     x, (k, v) = scan(blocks, x, (cache.k, cache.v), apply)
     return x, Cache(k, v, cache.length)
-  before, (last,) = depth_of(blocks) - 1, unstack(blocks, depth_of(blocks) - 1)
+  before, (last,) = num_layers(blocks) - 1, unstack(blocks, num_layers(blocks) - 1)
   graph, state = nnx.split(blocks)
   x, (k, v) = scan(
       nnx.merge(graph, jax.tree.map(lambda leaf: leaf[:before], state)), x, (cache.k[:before], cache.v[:before]), apply)

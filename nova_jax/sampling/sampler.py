@@ -19,12 +19,12 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
-from nova_jax.diffusion.loss import mask_of
+from nova_jax.diffusion.loss import visible_to_mask
 from nova_jax.models.embeddings import patchify, unpatchify
 from nova_jax.models.layers import unstack
 from nova_jax.models.nova import Condition
-from nova_jax.models.tokens import put, take
-from nova_jax.parallel.sharding import mesh_of, on, whole
+from nova_jax.models.tokens import gather_tokens, scatter_tokens
+from nova_jax.parallel.sharding import mesh_from_arrays, replicate, use_mesh
 from nova_jax.sampling.guidance import Strength
 from nova_jax.sampling.plan import Plan
 from nova_jax.sampling.reuse import Features, encode_passes, encode_set, kept_sizes
@@ -84,15 +84,15 @@ def generate(
   Raises:
     FloatingPointError: a set that is not finite; it names the frame and the set.
   """
-  cfg, mesh = plan.cfg, mesh_of(model.state)
+  cfg, mesh = plan.cfg, mesh_from_arrays(model.state)
   num_given, changes = 0 if given is None else given.shape[1], changes or {}
   order_keys, noise_keys = fold(keys, 0), fold(keys, 1)
   orders = [
       make_order(name, order_keys, cfg.image_grid) if order is None else jnp.asarray(order) for name in plan.orders]
-  with on(mesh):
+  with use_mesh(mesh):
     memory = Memory.of(model, cfg, condition, null, num_passes=plan.guidance.num_passes, window=plan.window)
   for t in range(plan.num_frames):
-    with on(mesh):
+    with use_mesh(mesh):
       if t in changes:
         memory = memory.follow(*changes[t], cfg, plan.later_context)
       if t < num_given:
@@ -104,7 +104,7 @@ def generate(
         frame, finite = _generate_frame(
             model, scheduler, plan, t, cond, orders[t > 0], fold(noise_keys, t), frame_noise, frame_known, on_set)
         _check_sets(finite, t, plan.num_frames)
-        frame = whole(frame, mesh)
+        frame = replicate(frame, mesh)
       memory = memory.add(frame)
     yield frame
 
@@ -225,7 +225,7 @@ def write_set(
   valid = jnp.arange(max_size) < size
   # Spatial encoder: what is known so far → the condition of each token of the set.
   visible = order[:, :max_visible]
-  tokens = nova.mask_tokens(x, mask_of(visible, start, num_tokens)[..., None])
+  tokens = nova.mask_tokens(x, visible_to_mask(visible, start, num_tokens)[..., None])
   ids = jax.lax.dynamic_slice_in_dim(jnp.pad(order, ((0, 0), (0, max_size))), start, max_size, axis=1)
 
   def encode(first, last, wanted, features):
@@ -248,7 +248,7 @@ def write_set(
   def denoise(passes):
     def step(carry, row):
       (sample, last), (table, time, noise) = carry, row
-      noise = None if noise is None else take(noise, ids)
+      noise = None if noise is None else gather_tokens(noise, ids)
       predictions = decoder.predict(sample[None], z[:passes] + time, (None, "batch", None), blocks)
       prediction = strength.combine(predictions, valid) if passes > 1 else predictions[0]
       now = estimate = scheduler.estimate(table, sample, prediction, valid)
@@ -258,11 +258,11 @@ def write_set(
 
     return step
 
-  sample = take(start_noise, ids)
+  sample = gather_tokens(start_noise, ids)
   last = None if table.change is None else jnp.zeros_like(sample)  # The estimate of the step before.
   end = num_before + num_guided
   for passes, part in ((1, slice(num_before)), (num_passes, slice(num_before, end)), (1, slice(end, None))):
     steps = jax.tree.map(operator.itemgetter(part), (table, times, step_noise))
     if len(steps[0].time):
       (sample, last), _ = jax.lax.scan(denoise(passes), (sample, last), steps)
-  return put(x, jnp.where(valid, ids, num_tokens), sample), features
+  return scatter_tokens(x, jnp.where(valid, ids, num_tokens), sample), features

@@ -16,10 +16,15 @@ BUILT_IN = {"words": WordEncoder}
 
 
 def make_text_encoder(name: str, cfg: ModelConfig, words: Collection[str] = ()) -> TextEncoder:
-  """Build the text encoder `name` for a model of `cfg.text_dim` and `cfg.text_len`, trained on captions of `words`.
+  """Create the built-in text encoder `name` for a model.
+
+  Args:
+    name: name of the encoder.
+    cfg: config of the model, for its `text_dim` and `text_len`.
+    words: words of the captions that the model was trained on, if they are known.
 
   Raises:
-    ValueError: an unknown name, or a model without text.
+    UserError: the name is unknown, or the model takes no text.
   """
   if name not in BUILT_IN:
     raise UserError(f"text_encoder: {name!r} is not known{did_you_mean(name, BUILT_IN)}")

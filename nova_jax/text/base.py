@@ -1,7 +1,7 @@
 """The interface of frozen text encoders.
 
-Invariant: an encoder is a pure function of its prompts; what is past the end of a text is zero and not counted in its
-length (the model puts its own padding table there).
+Invariant: an encoder is a pure function of its prompts. Embeddings after the end of a text are zero and not counted in
+its length; the model fills them from its own padding table.
 """
 
 from collections.abc import Sequence
@@ -14,36 +14,36 @@ from nova_jax.utils.errors import UserError
 
 
 class TextEncoder(Protocol):
-  """Turns prompts into embeddings; never trained.
+  """Maps prompts to embeddings; it is never trained.
 
-  A prompt of more than `max_length` tokens is cut off (`PhiEncoder`, as in the published code) or refused
-  (`WordEncoder`, whose users write short captions).
+  A prompt of more than `max_length` tokens is truncated by `PhiEncoder`, as in the published code, and refused by
+  `WordEncoder`, which is meant for short captions.
   """
 
-  dim: int  # E, width of an embedding.
-  max_length: int  # L, most tokens of a prompt.
-  digest: str  # Of all that embeddings depend on, weights included.
+  dim: int  # E, the width of an embedding.
+  max_length: int  # L, the largest number of tokens in a prompt.
+  digest: str  # Digest of all that embeddings depend on, weights included.
 
   def encode(self, prompts: Sequence[str]) -> tuple[Float32[np.ndarray, "B L E"], Int32[np.ndarray, "B"]]:
     """Embed prompts.
 
     Returns:
-      Embeddings, zeros after the text, and the number of tokens of each; an empty prompt has none.
+      Embeddings, which are zero after the text, and the number of tokens of each prompt; an empty prompt has none.
 
     Raises:
-      ValueError: a prompt is too long for an encoder that refuses, or is not text.
+      UserError: a prompt is not valid text, or too long for an encoder that does not truncate.
     """
 
   def notes(self, prompt: str) -> list[str]:
-    """Return what a person should know of how a prompt is read, such as that its end isn't."""
+    """Return notes for the user on how a prompt is read, for instance that its end is cut off."""
 
 
 def check_length(prompt: str, length: int, max_length: int):
-  """Raise a ValueError that names a prompt of more than `max_length` tokens."""
+  """Raise UserError if a prompt has more than `max_length` tokens."""
   if length > max_length:
     raise UserError(f"prompt {shorten_text(prompt)!r} has {length} tokens, at most {max_length} fit: shorten it")
 
 
 def shorten_text(prompt: str) -> str:
-  """Return what stands for a prompt in a message."""
+  """Return a prompt shortened for messages."""
   return prompt if len(prompt) <= 60 else prompt[:57] + "..."

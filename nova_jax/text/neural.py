@@ -1,6 +1,6 @@
-"""The text encoder of published checkpoints: their tokenizer, and a language model's last hidden states.
+"""The text encoder of published checkpoints: a tokenizer, and the last hidden states of a language model.
 
-Invariant: a prompt's embedding does not depend, but for rounding, on the prompts beside it or on padding.
+Invariant: except for rounding, a prompt's embedding does not depend on the other prompts of a batch or on padding.
 """
 
 import functools
@@ -18,22 +18,22 @@ from nova_jax.text.tokenizer import token_ids
 from nova_jax.utils.digests import digest_arrays, digest_values
 from nova_jax.utils.errors import UserError
 
-# Texts are padded to a multiple of the first, and run in batches of a power of two up to the second: a prompt of a few
-# words costs 64 tokens, memory is bounded, and 256 tokens make 4 · 4 programs at most, each compiled when it is needed.
+# Texts are padded to a multiple of the first number and run in batches of a power of two up to the second. A prompt of
+# a few words then costs 64 tokens, memory is bounded, and 256 tokens need at most 4 · 4 programs, compiled on demand.
 _LENGTH, _ROWS = 64, 8
-_SHOWN = 40  # Letters before the cut that a note shows.
+_SHOWN = 40  # Number of characters before the cut that a note shows.
 
 
 class PhiEncoder:
-  """Embeds prompts with a Phi, cutting off what is too long; a `TextEncoder`.
+  """A `TextEncoder` that embeds prompts with a Phi model, and truncates long ones.
 
   Args:
-    model: with its weights, which are used in place.
-    tokenizer: that `model` was trained with.
-    max_length: most tokens of a prompt, `ModelConfig.text_len`.
+    model: language model with its weights, which are used in place.
+    tokenizer: tokenizer that `model` was trained with.
+    max_length: largest number of tokens in a prompt, `ModelConfig.text_len`.
 
   Raises:
-    ValueError: the three don't fit each other.
+    UserError: model, tokenizer and `max_length` don't match.
   """
 
   def __init__(self, model: Phi, tokenizer: Tokenizer, max_length: int):
@@ -56,7 +56,7 @@ class PhiEncoder:
     return digest_values([repr(self.cfg), self.max_length, self.tokenizer.to_str(), digest_arrays(self.weights)])
 
   def notes(self, prompt: str) -> list[str]:
-    """Say where a prompt is cut off."""
+    """Return a note that shows where a long prompt is cut off."""
     ids = token_ids(self.tokenizer, prompt)
     if len(ids) <= self.max_length:
       return []
@@ -79,7 +79,7 @@ class PhiEncoder:
 def _batches(
     ids: Sequence[Sequence[int]], max_length: int
 ) -> Iterator[tuple[list[int], Int[np.ndarray, "rows length"]]]:
-  """Yield the places of prompts of about one length and their padded tokens; empty prompts are left out."""
+  """Yield batches of prompts of similar length: their indices and padded tokens; empty prompts are left out."""
   for length in range(_LENGTH, max_length + _LENGTH, _LENGTH):
     of_length = [place for place, row in enumerate(ids) if length - _LENGTH < len(row) <= length]
     for start in range(0, len(of_length), _ROWS):

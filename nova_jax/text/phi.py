@@ -1,9 +1,9 @@
-"""The Phi language model up to its last hidden states: the text encoder of published NOVA checkpoints.
+"""The Phi language model up to its last hidden states, which is the text encoder of published NOVA checkpoints.
 
-A block adds attention and MLP of one normalised input, x += Attn(LN(x)) + MLP(LN(x)), and positions turn the first
-channels of queries and keys (Li et al. 2023, "Textbooks are all you need II"; Su et al. 2021, RoFormer).
-Weights keep their stored dtype and are converted where they are used, one layer at a time; activations are float32.
-Invariant: a token's output depends on itself and the tokens before it only, so padding behind a text changes nothing.
+A block applies attention and MLP to the same normalised input, x += Attn(LN(x)) + MLP(LN(x)). The first channels of
+queries and keys are rotated by position (Li et al. 2023, "Textbooks are all you need II"; Su et al. 2021, RoFormer).
+Weights keep their stored dtype and are converted one layer at a time; activations are float32.
+Invariant: a token's output depends only on itself and earlier tokens, so padding after a text changes nothing.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ from nova_jax.models.layers import MLP, LayerNorm, Linear, parameter, stack
 from nova_jax.utils.errors import UserError
 
 MOST_LAYERS = 1000
-_CAUSAL = BlockCausal(prefix=0, frame=1)  # A token is a frame.
+_CAUSAL = BlockCausal(prefix=0, frame=1)  # Each token is a frame.
 
 
 @dataclasses.dataclass(frozen=True)
 class PhiConfig:
-  """Sizes of a Phi, under their published names; the defaults are the published library's."""
+  """Sizes of a Phi model under their published names; the defaults are those of the transformers library."""
 
   vocab_size: int
   hidden_size: int
@@ -38,7 +38,7 @@ class PhiConfig:
   num_attention_heads: int
   max_position_embeddings: int = 2048
   layer_norm_eps: float = 1e-5
-  partial_rotary_factor: float = 0.5  # The part of a head's channels that positions turn.
+  partial_rotary_factor: float = 0.5  # Fraction of a head's channels that are rotated.
   rope_theta: float = 10000.0
 
   @classmethod
@@ -46,7 +46,7 @@ class PhiConfig:
     """Read a published `text_encoder/config.json`; rotary settings are at its top or under "rope_parameters".
 
     Raises:
-      ValueError: a field that is missing or asks for something this model does not do.
+      UserError: a field is missing, or has a value that this model does not support.
     """
     rope = {}
     for key in ("rope_scaling", "rope_parameters"):
@@ -82,7 +82,7 @@ class PhiConfig:
 
 
 class Embed(nnx.Module):
-  """A table with one row for each token."""
+  """A table with one row per token of the vocabulary."""
 
   def __init__(self, num: int, dim: int, *, rngs: nnx.Rngs):
     self.weight = parameter(0.02 * jax.random.normal(rngs.params(), (num, dim)), ("vocab", "embed"))
@@ -92,7 +92,7 @@ class Embed(nnx.Module):
 
 
 def rotate(x: Float[Array, "B L H K"], fraction: float, theta: float) -> Float[Array, "B L H K"]:
-  """Turn the first `fraction` of each head's channels by the token's place; their first half pairs with the second."""
+  """Rotate the first `fraction` of each head's channels by position; their first half pairs with the second."""
   dim = int(fraction * x.shape[-1])
   half = dim // 2
   frequencies = theta ** -(2 * np.arange(half, dtype=np.float32) / dim)
@@ -120,12 +120,12 @@ class Attention(nnx.Module):
 
 
 class Block(nnx.Module):
-  """Attention and MLP beside each other, fed by one normalisation."""
+  """Attention and MLP in parallel, on the same normalised input."""
 
   def __init__(self, cfg: PhiConfig, *, rngs: nnx.Rngs):
     self.input_layernorm = LayerNorm(cfg.hidden_size, eps=cfg.layer_norm_eps)
     self.self_attn = Attention(cfg, rngs=rngs)
-    # jax.nn.gelu is the tanh form, published as "gelu_new".
+    # jax.nn.gelu is the tanh approximation, published as "gelu_new".
     self.mlp = MLP(cfg.hidden_size, cfg.intermediate_size, cfg.hidden_size, jax.nn.gelu, rngs=rngs)
 
   def __call__(self, x: Float[Array, "B L E"]) -> Float[Array, "B L E"]:
@@ -134,7 +134,7 @@ class Block(nnx.Module):
 
 
 class Phi(nnx.Module):
-  """Token numbers to hidden states."""
+  """Maps token ids to hidden states."""
 
   def __init__(self, cfg: PhiConfig, *, rngs: nnx.Rngs):
     self.cfg = cfg
@@ -143,12 +143,12 @@ class Phi(nnx.Module):
     self.final_layernorm = LayerNorm(cfg.hidden_size, eps=cfg.layer_norm_eps)
 
   def __call__(self, tokens: Int[Array, "B L"]) -> Float32[Array, "B L E"]:
-    """Return the last hidden states, normalised; float32 whatever the weights are stored in."""
+    """Return the normalised last hidden states, in float32 whatever the dtype of the weights."""
     graph, weights = nnx.split(self.layers)
 
     def run_block(x, i):
-      # XLA's CPU backend would convert a whole stack of bfloat16 to float32 ahead of the loop, did the stack not seem
-      # to change with x.
+      # Makes the stack appear to depend on x. XLA's CPU backend would otherwise convert all of it from bfloat16 to
+      # float32 before the loop.
       tied, x = jax.lax.optimization_barrier((weights, x))
       layer = jax.tree.map(lambda w: jax.lax.dynamic_index_in_dim(w, i, keepdims=False), tied)
       return nnx.merge(graph, layer)(x), None

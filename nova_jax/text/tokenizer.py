@@ -1,8 +1,8 @@
-"""The byte-level BPE tokenizer of a checkpoint (Radford et al. 2019, GPT-2), as its files define it.
+"""The byte-level BPE tokenizer of a checkpoint (Radford et al. 2019, GPT-2), read from its files.
 
-Two forms are read: `tokenizer.json`, which says everything, and the older `vocab.json` with `merges.txt`, whose rules
-are GPT-2's, with `added_tokens.json` for tokens found before any merge (Phi has runs of spaces and tabs there).
-Invariant: only the text becomes tokens; none is put before or behind it.
+There are two formats: `tokenizer.json`, which is complete, and the older `vocab.json` with `merges.txt`, for which the
+rules are those of GPT-2. `added_tokens.json` then has tokens that are matched before any merge (in Phi, runs of spaces
+and tabs). Invariant: no tokens are added before or after the text.
 """
 
 import contextlib
@@ -19,21 +19,21 @@ from nova_jax.utils.files import check_fetched, read_json
 
 WHOLE, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 VOCAB, MERGES, ADDED = "vocab.json", "merges.txt", "added_tokens.json"
-END_OF_TEXT = "<|endoftext|>"  # The one special token of GPT-2's vocabulary.
+END_OF_TEXT = "<|endoftext|>"  # The only special token of GPT-2's vocabulary.
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
   """Read the tokenizer of a published folder; `token_ids` applies it.
 
   Raises:
-    ValueError: the folder has no tokenizer, or its files are damaged or contradict each other.
+    UserError: the folder has no tokenizer, or its files are damaged or contradict each other.
   """
   folder = Path(folder)
   if (folder / WHOLE).exists() or (folder / WHOLE).is_symlink():
     _check_growth(folder / WHOLE)
     with _errors_of(f"{folder / WHOLE} is not a readable tokenizer"):
       tokenizer = Tokenizer.from_file(str(folder / WHOLE))
-    # The file may ask for both, but the encoder cuts and pads.
+    # The file may request truncation and padding, but the encoder does both.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -55,10 +55,10 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 
 def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-  """Return the numbers of a text's tokens.
+  """Return the ids of a text's tokens.
 
   Raises:
-    ValueError: half a surrogate pair, which is no text.
+    UserError: the text has half of a surrogate pair, which is not valid Unicode.
   """
   try:
     text.encode()
@@ -70,23 +70,23 @@ def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 @contextlib.contextmanager
 def _errors_of(what: str) -> Iterator[None]:
-  """Turn whatever the library raises into a ValueError that begins with `what`."""
+  """Turn any error of the library into a UserError that begins with `what`."""
   try:
     yield
   except BaseException as error:
-    # The library raises plain Exceptions, and a panic of its code, say by a pattern that backtracks, is not even one.
+    # The library raises plain Exceptions. A panic, for instance by a pattern that backtracks, is only a BaseException.
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
       raise
     raise UserError(f"{what}: {str(error)[:200]}") from None
 
 
 def _check_growth(path: Path) -> None:
-  """Refuse rules that make a prompt too long for the memory: each replacement may lengthen what the one before made."""
+  """Refuse rules that could make a prompt too long for memory, since each replacement may lengthen earlier ones."""
   check_fetched(path)
   growth, rules = 1, [read_json(path, limits.TOKENIZER_BYTES).get(part) for part in ("normalizer", "pre_tokenizer")]
   while rules:
     rule = rules.pop()
-    if not isinstance(rule, dict):  # None, or what the library refuses.
+    if not isinstance(rule, dict):  # None, or a type that the library refuses.
       continue
     if rule.get("type") == "Precompiled":
       raise UserError(f"{path}: a normalizer of the type Precompiled is not supported")
@@ -103,7 +103,7 @@ def _length(value: Any) -> int:
 
 
 def _add(tokenizer: Tokenizer, path: Path) -> None:
-  """Add tokens; the library numbers them on from the vocabulary, which must be what the file says."""
+  """Add tokens. The library numbers them after the vocabulary, and the file must have the same numbers."""
   added = read_json(path, limits.TOKENIZER_BYTES)
   for token in sorted(added, key=lambda token: added[token] if isinstance(added[token], int) else -1):
     tokenizer.add_tokens([AddedToken(token, normalized=False)])

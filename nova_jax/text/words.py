@@ -1,10 +1,10 @@
-"""A built-in text encoder that needs no download: every word has its own fixed random vector.
+"""A built-in text encoder without a network: every word has its own fixed random vector.
 
-A token's embedding is, up to a constant that gives it unit variance,
-  word[i] + 0.5 · place[i] + 0.25 · (roll(word[i-1], 1) + roll(word[i+1], -1)),
-since the transformer adds no positions to text tokens: the place and the neighbours tell the order of words.
-Vectors are digests of letters, and only additions and products follow.
-Invariant: the same prompt gives the same bytes on every machine and Python version.
+A token's embedding is, up to a constant that normalises its variance to 1,
+  word[i] + 0.5 · position[i] + 0.25 · (roll(word[i-1], 1) + roll(word[i+1], -1)).
+The transformer adds no positions to text tokens, so the position and the neighbours encode the order of words. Vectors
+are derived from digests of the letters by additions and products only.
+Invariant: a prompt gives the same bytes on every machine and with every Python version.
 """
 
 import dataclasses
@@ -26,17 +26,17 @@ _SCALE = (1 + _PLACE_WEIGHT**2 + 2 * _NEIGHBOUR_WEIGHT**2) ** -0.5
 
 @dataclasses.dataclass(frozen=True)
 class WordEncoder:
-  """Embeds lower-cased words and punctuation marks, one token each; a `TextEncoder`.
+  """A `TextEncoder` that embeds lower-cased words and punctuation marks, each as one token.
 
   Attributes:
-    dim: E.
-    max_length: L.
-    words: those that the model beside it was trained on, for `notes`; empty if they aren't known.
+    dim: width E of an embedding.
+    max_length: largest number L of tokens in a prompt.
+    words: words that the model was trained on, which `notes` needs; empty if they are unknown.
   """
 
   dim: int = 64
   max_length: int = 16
-  words: frozenset[str] = dataclasses.field(default=frozenset(), repr=False)  # `repr` stands for it in caches' digests.
+  words: frozenset[str] = dataclasses.field(default=frozenset(), repr=False)  # Caches digest `repr`.
 
   def encode(self, prompts: Sequence[str]) -> tuple[Float32[np.ndarray, "B L E"], Int32[np.ndarray, "B"]]:
     """Embed prompts: see `TextEncoder.encode`."""
@@ -53,8 +53,8 @@ class WordEncoder:
     return digest_values([self.dim, self.max_length])
 
   def notes(self, prompt: str) -> list[str]:
-    """Name the words that the model has never seen: their vectors mean nothing to it."""
-    found = dict.fromkeys(re.findall(r"\w+", prompt.lower()) or find_words(prompt))  # Signs, if there is nothing else.
+    """Return a note that names the words that the model has never seen."""
+    found = dict.fromkeys(re.findall(r"\w+", prompt.lower()) or find_words(prompt))  # Signs if there are no words.
     unknown = [word for word in found if word not in self.words]
     if not unknown or not self.words:
       return []
@@ -63,18 +63,18 @@ class WordEncoder:
         f"{', '.join(unknown)}; it knows {', '.join(sorted(self.words))}"]
 
 
-@functools.lru_cache(maxsize=4096)  # A training run meets the same few captions again and again.
+@functools.lru_cache(maxsize=4096)  # A training run encodes the same few captions again and again.
 def _embed(prompt: str, dim: int, max_length: int) -> np.ndarray:
   words = find_words(prompt)
   check_length(prompt, len(words), max_length)
   if not words:
     return np.zeros((0, dim), np.float32)
   vectors = np.stack([_vector(f"word {word}", dim) for word in words])
-  places = np.stack([_vector(f"place {i}", dim) for i in range(len(words))])
+  positions = np.stack([_vector(f"place {i}", dim) for i in range(len(words))])
   neighbours = np.zeros_like(vectors)
   neighbours[1:] += np.roll(vectors[:-1], 1, axis=1)
   neighbours[:-1] += np.roll(vectors[1:], -1, axis=1)
-  embeds = np.float32(_SCALE) * (vectors + _PLACE_WEIGHT * places + _NEIGHBOUR_WEIGHT * neighbours)
+  embeds = np.float32(_SCALE) * (vectors + _PLACE_WEIGHT * positions + _NEIGHBOUR_WEIGHT * neighbours)
   embeds.flags.writeable = False
   return embeds
 
@@ -86,7 +86,7 @@ def find_words(prompt: str) -> list[str]:
 
 @functools.lru_cache(maxsize=4096)
 def _vector(name: str, dim: int) -> np.ndarray:
-  """Return a vector of `dim` pseudo-random values of mean 0 and variance 1, uniform in ±√3."""
+  """Return `dim` pseudo-random values that are uniform in ±√3, with mean 0 and variance 1."""
   digest = hashlib.shake_256(name.encode()).digest(2 * dim)
   uniform = (np.frombuffer(digest, "<u2").astype(np.float32) + 0.5) / 2**16
   return (2 * uniform - 1) * np.float32(3**0.5)

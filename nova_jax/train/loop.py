@@ -31,9 +31,9 @@ from nova_jax.data.loader import Loader
 from nova_jax.data.rows import local_rows, spread
 from nova_jax.data.sources import CacheData, known_words, needs_text_encoder, open_caches, open_digits
 from nova_jax.diffusion import make_scheduler
-from nova_jax.diffusion.loss import draw, training_loss
+from nova_jax.diffusion.loss import sample_training_noise, training_loss
 from nova_jax.models.nova import NOVA
-from nova_jax.parallel.processes import first_alone, gathered, is_first, meet, same
+from nova_jax.parallel.processes import all_gather, broadcast_from_first, exchange_host_names, first_alone, is_first
 from nova_jax.parallel.sharding import batch_sharding, make_mesh
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.loading import describe
@@ -62,8 +62,9 @@ def make_loss(experiment: Experiment, num_frames: int) -> LossFn:
   scheduler = make_scheduler(experiment.scheduler)
 
   def loss_fn(model, batch, keys, padded_size, num_visible):
-    draws = draw(keys, experiment.model, scheduler, num_frames, padded_size, experiment.train.loss_repeat)
-    return training_loss(model, scheduler, batch, draws, num_visible)
+    noise = sample_training_noise(
+        keys, experiment.model, scheduler, num_frames, padded_size, experiment.train.loss_repeat)
+    return training_loss(model, scheduler, batch, noise, num_visible)
 
   return loss_fn
 
@@ -81,7 +82,7 @@ def train(experiment: Experiment, workdir: str | Path, profile: tuple[int, int] 
     FloatingPointError: the loss or the gradient is not finite; the message names the step and the last good checkpoint.
   """
   plan_stages(experiment.train)
-  meet()
+  exchange_host_names()
   workdir = Path(workdir)
   with naming("autoencoder"):
     autoencoder = load_autoencoder(experiment.autoencoder)
@@ -90,7 +91,7 @@ def train(experiment: Experiment, workdir: str | Path, profile: tuple[int, int] 
     text_encoder = load_text_encoder(experiment.text_encoder, experiment.model) if needed else None
   caches = open_caches(experiment, autoencoder, text_encoder)
   check(experiment, make_mesh(experiment.mesh), autoencoder, caches)
-  fresh = same(not finished_steps(workdir / "checkpoints"))
+  fresh = broadcast_from_first(not finished_steps(workdir / "checkpoints"))
   with naming("init"):
     init = load_transformer(experiment.init, experiment.model) if experiment.init and fresh else None
   with contextlib.ExitStack() as stack:
@@ -253,7 +254,7 @@ class _Run:
       return
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     meta = {"sums": self.log.state(), "versions": versions}
-    damaged = gathered(loader.damaged)
+    damaged = all_gather(loader.damaged)
     data = {"position": loader.get_state()} | ({"damaged": damaged} if any(damaged) else {})
     self.checkpoints.save(self.step, self.state, data, meta)
 

@@ -5,7 +5,7 @@ import pytest
 from autoencoders.random_weights import fill
 from flax import nnx
 
-from nova_jax.autoencoders.cogvideox import CogVideoXConfig, CogVideoXNetwork, Downsample, repeat_time, spread
+from nova_jax.autoencoders.cogvideox import CogVideoXConfig, CogVideoXNetwork, Downsample, repeat_time, repeat_to
 
 SMALL = CogVideoXConfig(
     block_out_channels=(32, 64), layers_per_block=1, latent_channels=4, use_quant_conv=True, use_post_quant_conv=True)
@@ -53,7 +53,7 @@ def test_maps_are_spread_as_pytorch_does(times):
   t = np.array([0] + [1 + i * 2 // (frames - 1) for i in range(frames - 1)])
   h, w = np.arange(height) * 2 // height, np.arange(width) * 3 // width
   expected = maps[:, t][:, :, h][:, :, :, w]
-  np.testing.assert_array_equal(spread(jnp.asarray(maps), expected.shape), expected)
+  np.testing.assert_array_equal(repeat_to(jnp.asarray(maps), expected.shape), expected)
 
 
 def test_time_is_halved_and_doubled_after_the_first_frame():

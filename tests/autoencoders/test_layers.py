@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from nova_jax.autoencoders.layers import MIN_PLACES, NONE, NUM_QUERIES, SAME, Conv, FrameAttention, GroupNorm
+from nova_jax.autoencoders.layers import MIN_POSITIONS, NONE, NUM_QUERIES, SAME, Conv, FrameAttention, GroupNorm
 
 SIDE = 32
-assert SIDE**2 >= MIN_PLACES
+assert SIDE**2 >= MIN_POSITIONS
 
 
 def clip(*shape):

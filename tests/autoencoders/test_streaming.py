@@ -5,7 +5,7 @@ import pytest
 from autoencoders.test_neural import APART, SHARED, clip, wrap
 
 from nova_jax.autoencoders import PixelAutoencoder
-from nova_jax.autoencoders.streaming import decode_finished, latent_of, span_of
+from nova_jax.autoencoders.streaming import decode_finished, frames_for_latent, latent_for_frame
 
 
 @pytest.mark.parametrize("time_tiles", [SHARED, APART], ids=["shared", "apart"])
@@ -38,6 +38,6 @@ def test_pixels_come_one_by_one():
 @pytest.mark.parametrize("time_tiles", [SHARED, APART], ids=["shared", "apart"])
 def test_every_frame_has_its_latent(time_tiles):
   autoencoder = wrap(time_tiles)
-  spans = [list(span_of(autoencoder, t)) for t in range(7)]
+  spans = [list(frames_for_latent(autoencoder, t)) for t in range(7)]
   assert sum(spans, []) == list(range(autoencoder.num_frames(7)))
-  assert all(latent_of(autoencoder, frame) == t for t, span in enumerate(spans) for frame in span)
+  assert all(latent_for_frame(autoencoder, frame) == t for t, span in enumerate(spans) for frame in span)

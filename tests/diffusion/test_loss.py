@@ -8,13 +8,13 @@ from models.test_nova import TINY, inputs
 
 from nova_jax.config import SchedulerConfig
 from nova_jax.diffusion import make_scheduler
-from nova_jax.diffusion.loss import draw, forward, reduce_loss
+from nova_jax.diffusion.loss import forward, reduce_loss, sample_training_noise
 
 
 def test_errors_of_given_frames_do_not_count():
   scheduler, keys = make_scheduler(SchedulerConfig()), jax.random.split(jax.random.key(0), 2)
   latents, condition = inputs(TINY, 3)
-  draws = draw(keys, TINY, scheduler, 3, 2, 2)
+  draws = sample_training_noise(keys, TINY, scheduler, 3, 2, 2)
   graph, state = nnx.split(make(TINY))
   run = jax.jit(lambda batch: forward(nnx.merge(graph, state), scheduler, batch, draws, 1))
   batch = {"latents": latents, **condition}

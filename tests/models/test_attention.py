@@ -10,8 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from nova_jax.config import MeshConfig
 from nova_jax.models.attention.dispatch import attention, dense
-from nova_jax.models.attention.masks import BlockCausal, ValidKeys, matrix
-from nova_jax.parallel.context import Layout
+from nova_jax.models.attention.masks import BlockCausal, ValidKeys, to_matrix
+from nova_jax.parallel.context import SequenceSharding
 from nova_jax.parallel.sharding import make_mesh
 
 MASKS = {"all": None, "frames": BlockCausal(prefix=7, frame=30), "valid": ValidKeys(100)}
@@ -35,7 +35,7 @@ def assert_close(a, b, tolerance=1e-5):
 
 
 def test_what_frames_see():
-  seen = matrix(BlockCausal(prefix=2, frame=3), jnp.arange(8), 8)
+  seen = to_matrix(BlockCausal(prefix=2, frame=3), jnp.arange(8), 8)
   np.testing.assert_array_equal(seen.sum(1), [5, 5, 5, 5, 5, 8, 8, 8])
   np.testing.assert_array_equal(seen, jnp.arange(8) < seen.sum(1)[:, None])
 
@@ -57,18 +57,18 @@ def test_few_queries_and_a_traced_length():
 
 @pytest.mark.parametrize("balanced", [True, False])
 def test_a_spread_sequence_comes_back_in_order(balanced):
-  layout = Layout(LENGTH, 4, balanced)
+  sharding = SequenceSharding(LENGTH, 4, balanced)
   x = jnp.arange(LENGTH)[None]
-  spread = layout.spread(x)
-  assert spread.shape == (1, layout.padded) and layout.padded % 4 == 0
-  np.testing.assert_array_equal(layout.collect(spread), x)
-  real = layout.positions().reshape(-1) < LENGTH
-  np.testing.assert_array_equal(spread[0, real], layout.positions().reshape(-1)[real])
+  spread = sharding.shard(x)
+  assert spread.shape == (1, sharding.padded_length) and sharding.padded_length % 4 == 0
+  np.testing.assert_array_equal(sharding.unshard(spread), x)
+  real = sharding.positions().reshape(-1) < LENGTH
+  np.testing.assert_array_equal(spread[0, real], sharding.positions().reshape(-1)[real])
 
 
 def test_balance_gives_all_devices_the_same_work():
   mask = BlockCausal(prefix=258, frame=360)
-  work = lambda balanced: mask.num_visible(Layout(258 + 9 * 360, 8, balanced).positions()).sum(1)
+  work = lambda balanced: mask.num_visible(SequenceSharding(258 + 9 * 360, 8, balanced).positions()).sum(1)
   assert work(True).max() / work(True).mean() < 1.06
   assert work(False).max() / work(False).mean() > 1.6
 
@@ -80,11 +80,11 @@ def test_a_mesh_equals_one_device(backend, mask):
   mesh = make_mesh(MeshConfig(data=1, fsdp=2, context=2, tensor=2))
 
   def compute(q, k, v, weights):
-    layout = Layout.current(LENGTH, balanced=isinstance(mask, BlockCausal))
+    sharding = SequenceSharding.current(LENGTH, balanced=isinstance(mask, BlockCausal))
     # Padding behind the sequence must be hidden.
     hidden = ValidKeys(LENGTH) if mask is None else mask
-    run = lambda q, k, v: layout.collect(attention(
-        *(layout.spread(x) for x in (q, k, v)), mask=hidden, backend=backend, layout=layout))
+    run = lambda q, k, v: sharding.unshard(attention(
+        *(sharding.shard(x) for x in (q, k, v)), mask=hidden, backend=backend, sharding=sharding))
     return outputs(run, q, k, v, weights)
 
   with jax.set_mesh(mesh):

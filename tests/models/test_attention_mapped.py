@@ -8,18 +8,18 @@ import pytest
 from models.test_attention import assert_close, outputs
 
 from nova_jax.models.attention.dispatch import dense
-from nova_jax.models.attention.mapped import MAX_RUNS, mapped, runs_of
+from nova_jax.models.attention.mapped import MAX_RUNS, mapped, split_into_runs
 from nova_jax.models.attention.masks import BlockCausal
 
 
 def test_a_run_a_frame():
-  runs = runs_of(BlockCausal(prefix=3, frame=4), 11, 11)
+  runs = split_into_runs(BlockCausal(prefix=3, frame=4), 11, 11)
   assert [tuple(run) for run in runs] == [(0, 7, 7, False), (7, 11, 11, False)]
 
 
 def test_many_frames_share_runs():
   length = 3 + 19 * 4
-  runs = runs_of(BlockCausal(prefix=3, frame=4), length, length)
+  runs = split_into_runs(BlockCausal(prefix=3, frame=4), length, length)
   assert len(runs) <= MAX_RUNS and runs[0].masked and runs[0].start == 0 and runs[-1].stop == length
   assert all(a.stop == b.start for a, b in itertools.pairwise(runs))
 

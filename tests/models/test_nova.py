@@ -94,7 +94,7 @@ def test_blocks_normalise_before_or_behind():
       y = y + block.norm2(block.mlp(y))
     np.testing.assert_allclose(block(x, None, None, None), y, atol=1e-5)
     places = jnp.array([[0, 3], [4, 1]])
-    np.testing.assert_allclose(block.read(x, None, places), jnp.take_along_axis(y, places[..., None], 1), atol=1e-5)
+    np.testing.assert_allclose(block.run_at(x, None, places), jnp.take_along_axis(y, places[..., None], 1), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_what_all_have_computed_is_said_by_process_0(monkeypatch, ended, first):
 def test_an_error_in_a_session_ends_the_process_at_once(monkeypatch, ended, capsys, error, code, said):
   monkeypatch.setattr(processes, "_join", lambda *_: None)
   with pytest.raises(Ended, match=f"^{code}$"):
-    with processes.session(processes.Place("a:1", 2, 1), entry.fail):
+    with processes.session(processes.ProcessSpec("a:1", 2, 1), entry.fail):
       raise error
   text = capsys.readouterr().err
   assert text.startswith(said) and text.count("\n") <= 1
@@ -117,7 +117,7 @@ def test_a_barrier_names_who_did_not_come(monkeypatch):
 
 @pytest.mark.parametrize("value", [None, [], "", "ä\0", {"steps": [3, 6]}, "x" * 126, "x" * 127, "x" * 1000])
 def test_values_travel_whole(monkeypatch, value):
-  assert processes.gathered(value) == [value]
+  assert processes.all_gather(value) == [value]
   other = ["another", "value"]
   texts = iter([b"20", b'["another", "value"]'])
 
@@ -129,11 +129,11 @@ def test_values_travel_whole(monkeypatch, value):
 
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   monkeypatch.setattr(processes.multihost_utils, "process_allgather", allgather)
-  assert processes.gathered(value) == [value, other]
+  assert processes.all_gather(value) == [value, other]
 
 
 def test_a_host_of_several_that_has_not_joined_is_refused(monkeypatch):
-  processes.meet()
+  processes.exchange_host_names()
   monkeypatch.setattr(jax, "process_count", lambda: 4)
   with pytest.raises(ValueError, match="this is one of 4 hosts: give --coordinator=auto"):
-    processes.meet()
+    processes.exchange_host_names()

@@ -16,7 +16,7 @@ from models.test_nova import TINY
 from nova_jax.config import MeshConfig
 from nova_jax.models.layers import parameter
 from nova_jax.models.nova import NOVA
-from nova_jax.parallel.sharding import constrain, gathered, make_mesh, state_shardings
+from nova_jax.parallel.sharding import constrain, gather_weight, make_mesh, state_shardings
 
 
 def shardings(mesh_cfg, cfg=TINY):
@@ -69,7 +69,7 @@ def test_gradients_of_gathered_weights_go_back_in_parts():
   mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
   weight = jax.device_put(jnp.ones((8, 4)), NamedSharding(mesh, P("fsdp", "tensor")))
   with jax.set_mesh(mesh):
-    whole, pull = jax.jit(lambda w: jax.vjp(lambda w: gathered(w, ("embed", "mlp")), w))(weight)
+    whole, pull = jax.jit(lambda w: jax.vjp(lambda w: gather_weight(w, ("embed", "mlp")), w))(weight)
     assert whole.sharding.spec == P(None, "tensor")
     assert jax.jit(lambda pull, g: pull(g)[0])(pull, whole).sharding.spec == P("fsdp", "tensor")
 

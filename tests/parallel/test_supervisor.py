@@ -7,7 +7,14 @@ import signal
 import pytest
 
 from nova_jax.parallel import supervisor
-from nova_jax.parallel.supervisor import Place, lost, name, place, share, supervise
+from nova_jax.parallel.supervisor import (
+  ProcessSpec,
+  describe_processes,
+  lost_processes,
+  process_spec,
+  shard_for_process,
+  supervise,
+)
 from nova_jax.utils.errors import RunFailed
 
 VARIABLES = {
@@ -51,12 +58,12 @@ def environment(request, monkeypatch):
 
 
 @pytest.mark.parametrize("args, env, expected", [
-    ((None, None, None), {}, None), (("a:1", 1, 0), {}, None), (("a:1", 2, 1), {}, Place("a:1", 2, 1)),
-    ((None, None, None), {"ADDRESS": "b:80", "NUM": "4", "ID": "3"}, Place("b:80", 4, 3)),
-    (("a:1", None, 0), {"ADDRESS": "b:80", "NUM": "4", "ID": "3"}, Place("a:1", 4, 0)),
-    (("[::1]:1", 2, 1), {}, Place("[::1]:1", 2, 1)), (("auto", None, None), {}, Place(None, None, None))])
+    ((None, None, None), {}, None), (("a:1", 1, 0), {}, None), (("a:1", 2, 1), {}, ProcessSpec("a:1", 2, 1)),
+    ((None, None, None), {"ADDRESS": "b:80", "NUM": "4", "ID": "3"}, ProcessSpec("b:80", 4, 3)),
+    (("a:1", None, 0), {"ADDRESS": "b:80", "NUM": "4", "ID": "3"}, ProcessSpec("a:1", 4, 0)),
+    (("[::1]:1", 2, 1), {}, ProcessSpec("[::1]:1", 2, 1)), (("auto", None, None), {}, ProcessSpec(None, None, None))])
 def test_place(args, env, expected):
-  assert place(*args) == expected
+  assert process_spec(*args) == expected
 
 
 @pytest.mark.parametrize("args, env, message", [
@@ -67,7 +74,7 @@ def test_place(args, env, expected):
     ((None, None, None), {"NUM": "many"}, "JAX_NUM_PROCESSES")])
 def test_what_makes_no_place(args, env, message):
   with pytest.raises(ValueError, match=message):
-    place(*args)
+    process_spec(*args)
 
 
 @pytest.mark.parametrize("args, env, expected", [
@@ -79,7 +86,7 @@ def test_what_makes_no_place(args, env, message):
     (("auto", None, None), {"MPI_RANK": "2", "MPI_SIZE": "3"}, (2, 3)),
     (("auto", 8, 7), {"RANK": "1", "TASKS": "4"}, (7, 8))])
 def test_shares_join_nothing(args, env, expected):
-  assert share(*args) == expected
+  assert shard_for_process(*args) == expected
 
 
 @pytest.mark.parametrize("args, message", [
@@ -87,13 +94,13 @@ def test_shares_join_nothing(args, env, expected):
     (("a:1", None, None), "--process_id, too"), (("auto", None, None), "no TPU VM")])
 def test_what_makes_no_share(args, message):
   with pytest.raises(ValueError, match=message):
-    share(*args)
+    shard_for_process(*args)
 
 
 @pytest.mark.parametrize("text, expected", [
     (HEARTBEATS, [2]), (LEADER, [0]), (BARRIER, [1, 2]), (JOINING, [0]), ("something new", [])])
 def test_who_is_lost(text, expected):
-  assert lost(text) == expected
+  assert lost_processes(text) == expected
 
 
 @pytest.mark.parametrize("processes, hosts, count, expected", [
@@ -101,7 +108,7 @@ def test_who_is_lost(text, expected):
     ([0, 1], ["a", "b", "c"], 3, "process 0, 1 (host a, b) of 3"), ([2], [], 3, "process 2 of 3"),
     ([2], [], None, "process 2")])
 def test_names(processes, hosts, count, expected):
-  assert name(processes, hosts, count) == expected
+  assert describe_processes(processes, hosts, count) == expected
 
 
 @pytest.fixture
@@ -135,14 +142,14 @@ def child(monkeypatch):
 def test_the_end_of_a_child(child, capsys, code, text, error, message, shown):
   child(code, text, ["a", "b", "c"])
   with pytest.raises(error, match=message):
-    supervise(Place("b:80", 3, 1), 9.0)
+    supervise(ProcessSpec("b:80", 3, 1), 9.0)
   assert capsys.readouterr().err == shown
 
 
 def test_a_child_that_is_lost_before_it_has_met_the_others(child):
   child(-signal.SIGABRT, HEARTBEATS)
   with pytest.raises(RunFailed, match="^process 2 of 3 is lost$"):
-    supervise(Place("b:80", 3, 1))
+    supervise(ProcessSpec("b:80", 3, 1))
 
 
 def test_a_process_that_is_alone_has_no_parent():

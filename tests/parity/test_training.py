@@ -9,7 +9,7 @@ from parity.reference import ROOT, channels_last, close, condition_of, files, lo
 from nova_jax.checkpoints.key_table import misfits, published_weights, to_ours, transformer_names
 from nova_jax.checkpoints.store import Stored
 from nova_jax.diffusion import make_scheduler
-from nova_jax.diffusion.loss import Draws, forward, reduce_loss
+from nova_jax.diffusion.loss import TrainingNoise, forward, reduce_loss
 
 PASSES = files("*/train_*.safetensors")
 
@@ -26,7 +26,7 @@ def inputs(path):
   # Stored with repeats outermost, then samples, then frames.
   per_sample = lambda x: np.moveaxis(x.reshape(-1, batch_size, num_frames, *x.shape[1:]), 0, 1)
   visible_ids = arrays["visible_ids"].reshape(batch_size, num_frames, -1)
-  draws = Draws(visible_ids, per_sample(arrays["timesteps"]), per_sample(arrays["noise"]))
+  draws = TrainingNoise(visible_ids, per_sample(arrays["timesteps"]), per_sample(arrays["noise"]))
   assert draws.indices.shape[1] == file.metadata["loss_repeat"]
   scheduler = make_scheduler(scheduler_of(file.metadata["scheduler"]))
   return file, model, scheduler, batch, draws, visible_ids.shape[-1]

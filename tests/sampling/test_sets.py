@@ -51,7 +51,7 @@ def test_orders_are_permutations_and_differ():
 
 
 def test_halton_by_hand():
-  # Halves 1/2, 1/4, 3/4, 1/8, 5/8 and thirds 1/3, 2/3, 1/9, 4/9, 7/9 on 2 rows and 3 columns.
+  # EncoderDecoder 1/2, 1/4, 3/4, 1/8, 5/8 and thirds 1/3, 2/3, 1/9, 4/9, 7/9 on 2 rows and 3 columns.
   assert halton_order((2, 3))[:4] == (4, 2, 3, 1)
   for grid in ((1, 1), (4, 4), (30, 48)):
     assert sorted(halton_order(grid)) == list(range(grid[0] * grid[1]))

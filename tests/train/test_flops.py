@@ -8,7 +8,7 @@ from flax import nnx
 
 from nova_jax.config import PRESETS, ModelConfig, SchedulerConfig
 from nova_jax.diffusion import make_scheduler
-from nova_jax.diffusion.loss import draw, training_loss
+from nova_jax.diffusion.loss import sample_training_noise, training_loss
 from nova_jax.models.nova import NOVA
 from nova_jax.sampling import sampler
 from nova_jax.sampling.guidance import Guidance
@@ -57,7 +57,8 @@ def test_close_to_what_xla_counts():
       "text_lengths": jnp.array([8, 3])}
 
   def loss(state):
-    return training_loss(nnx.merge(graphdef, state), scheduler, batch, draw(keys, cfg, scheduler, 1, 19, 2), 19)[0]
+    noise = sample_training_noise(keys, cfg, scheduler, 1, 19, 2)
+    return training_loss(nnx.merge(graphdef, state), scheduler, batch, noise, 19)[0]
 
   counted = jax.jit(loss).lower(state).compile().cost_analysis()["flops"]
   formula = 2 * forward_flops(cfg, 1, 19, 2)

@@ -6,7 +6,7 @@ from absl import flags
 
 from nova_jax.cli import Command
 from nova_jax.cli.entry import fail
-from nova_jax.parallel.supervisor import place, supervise
+from nova_jax.parallel.supervisor import process_spec, supervise
 from nova_jax.utils.errors import UserError
 
 
@@ -41,8 +41,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(args):
-  where = place(None, None, None)
-  supervise(where, args.timeout)
+  spec = process_spec(None, None, None)
+  supervise(spec, args.timeout)
   import toy_run
 
   from nova_jax.config import MeshConfig
@@ -55,7 +55,7 @@ def main(args):
     interrupt(*map(int, args.pause), lambda: time.sleep(1000))
   if args.fail:
     interrupt(*map(int, args.fail), break_down)
-  with session(where, fail, args.timeout):
+  with session(spec, fail, args.timeout):
     loop.train(toy_run.make_experiment(MeshConfig(*map(int, args.mesh)), **fields), args.workdir)
 
 

@@ -12,12 +12,12 @@ from models.test_nova import TINY, inputs, make
 
 from nova_jax.config import MeshConfig, SchedulerConfig
 from nova_jax.diffusion import make_scheduler
-from nova_jax.diffusion.loss import draw, training_loss
+from nova_jax.diffusion.loss import sample_training_noise, training_loss
 from nova_jax.models.attention.dispatch import attention, dense
 from nova_jax.models.attention.masks import BlockCausal, ValidKeys
 from nova_jax.models.layers import project
-from nova_jax.parallel.context import Layout
-from nova_jax.parallel.sharding import gathered, make_mesh
+from nova_jax.parallel.context import SequenceSharding
+from nova_jax.parallel.sharding import gather_weight, make_mesh
 from nova_jax.utils.derivatives import linear_call
 
 rng = np.random.default_rng(0)
@@ -85,11 +85,11 @@ def test_forward_mode_on_a_mesh(backend):
   mask, weight = BlockCausal(prefix=1, frame=2), normal(8, 8)
 
   def compute(q, k, v):
-    layout = Layout.current(9, balanced=True)
-    q = project(q, gathered(weight, ("embed", "mlp")), 1)
-    spread = (q, k, v) if layout is None else map(layout.spread, (q, k, v))
-    out = attention(*spread, mask=mask, backend=backend if layout else "dense", layout=layout)
-    return out if layout is None else layout.collect(out)
+    sharding = SequenceSharding.current(9, balanced=True)
+    q = project(q, gather_weight(weight, ("embed", "mlp")), 1)
+    spread = (q, k, v) if sharding is None else map(sharding.shard, (q, k, v))
+    out = attention(*spread, mask=mask, backend=backend if sharding else "dense", sharding=sharding)
+    return out if sharding is None else sharding.unshard(out)
 
   expected = jax.jit(lambda *qkv: jax.jvp(compute, qkv, change))(*qkv)
   with jax.set_mesh(make_mesh(MeshConfig(fsdp=2, context=2, tensor=2))):
@@ -101,7 +101,7 @@ def test_the_training_loss():
   latents, condition = inputs(TINY, 2)
   graph, params, rest = nnx.split(make(dataclasses.replace(TINY, remat="dots")), nnx.Param, ...)
   scheduler = make_scheduler(SchedulerConfig())
-  draws = draw(jax.random.split(jax.random.key(0), 2), TINY, scheduler, 2, 6, 1)
+  draws = sample_training_noise(jax.random.split(jax.random.key(0), 2), TINY, scheduler, 2, 6, 1)
   own = np.random.default_rng(0)  # What other tests have drawn changes nothing here.
   directions = [jax.tree.map(lambda p: own.standard_normal(p.shape, np.float32), params) for _ in range(2)]
 

@@ -21,7 +21,7 @@ from nova_jax.data.cache.format import AutoencoderInfo, TextEncoderInfo
 from nova_jax.data.cache.identity import describe_autoencoder, part_folder, sha256, weights_digest
 from nova_jax.data.cache.records import Record
 from nova_jax.text import TextEncoder
-from nova_jax.text.fit import fit
+from nova_jax.text.truncation import truncate
 from nova_jax.utils.errors import UserError
 
 
@@ -137,7 +137,7 @@ class Encoder:
   def _embed(self, captions: list[str]) -> list[np.ndarray | Rejected]:
     """Embed captions; one that is too long is cut, and one that the encoder refuses, or fails over, is rejected."""
     try:
-      texts, cut = zip(*(fit(self._text_encoder, caption) for caption in captions), strict=True)
+      texts, cut = zip(*(truncate(self._text_encoder, caption) for caption in captions), strict=True)
       rows = zip(*self._text_encoder.encode(texts), strict=True)
       found = [embeds[:length].astype(np.float16) for embeds, length in rows]
       self._num_cut += sum(cut)

@@ -1,13 +1,14 @@
-"""Attention head after head, for CPU: one head's scores fit the cache, and the backward pass recomputes them.
+"""Attention one head at a time, for CPU: the scores of a head fit into the cache; the backward pass recomputes them.
 
-A head's queries are cut into runs that see the same keys, and nothing hidden is computed. For a run with scores s:
+The queries of a head are split into runs that attend to the same keys, so that hidden scores are not computed. For a
+run with scores s:
 
   p = exp(s − max s),   out = p v / Σp;        backward, with p now normalised and δ = Σ(dout · out):
   ds = p · (dout vᵀ − δ),   dq = ds k,   dk = dsᵀ q,   dv = pᵀ dout;
-  in forward mode, where d stands for changes instead:
+  forward mode, where d denotes tangents instead:
   ds = dq kᵀ + q dkᵀ,   dout = (p · ds) v − Σ(p · ds) out + p dv
 
-Invariant: no array is transposed; a head is sliced from where it lies.
+Invariant: no array is transposed; a head is sliced from the array in its original layout.
 """
 
 import functools
@@ -19,16 +20,16 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from nova_jax.models.attention.masks import Mask, matrix
+from nova_jax.models.attention.masks import Mask, to_matrix
 from nova_jax.models.layers import ATTENTION_RESIDUALS
 from nova_jax.utils.derivatives import linear_call
 
-# Runs of a sequence; each is compiled on its own. With more frames than that, several make a run.
+# Each run is compiled separately. A sequence with more frames than this puts several frames into a run.
 MAX_RUNS = 8
 
 
 class Run(NamedTuple):
-  """Queries start … stop, which see the first `num_keys` keys at most; all of them if not `masked`."""
+  """Queries start … stop − 1, which attend to at most the first `num_keys` keys; to all of these unless `masked`."""
 
   start: int
   stop: int
@@ -36,11 +37,11 @@ class Run(NamedTuple):
   masked: bool
 
 
-def runs_of(mask: Mask | None, num_queries: int, num_keys: int) -> tuple[Run, ...]:
-  """Cut queries into at most `MAX_RUNS` runs."""
+def split_into_runs(mask: Mask | None, num_queries: int, num_keys: int) -> tuple[Run, ...]:
+  """Split queries into at most `MAX_RUNS` runs."""
   if mask is None:
     return (Run(0, num_queries, num_keys, False),)
-  if jax.tree.leaves(mask):  # A length that is known when the program runs.
+  if jax.tree.leaves(mask):  # The length is known only when the program runs.
     return (Run(0, num_queries, num_keys, True),)
   visible = np.minimum(mask.num_visible(np.arange(num_queries)), num_keys)
   starts = np.flatnonzero(np.diff(visible, prepend=-1))
@@ -55,25 +56,25 @@ def runs_of(mask: Mask | None, num_queries: int, num_keys: int) -> tuple[Run, ..
 def mapped(
     q: Float[Array, "B Q H K"], k: Float[Array, "B S H K"], v: Float[Array, "B S H K"], mask: Mask | None = None,
 ) -> Float[Array, "B Q H K"]:
-  """Compute attention one head at a time; arguments as of `attention`."""
+  """Compute attention one head at a time; the arguments are those of `attention`."""
   return _forward(q, k, v, mask)[0]
 
 
 def _forward(q, k, v, mask):
-  runs = runs_of(mask, q.shape[1], k.shape[1])
+  runs = split_into_runs(mask, q.shape[1], k.shape[1])
 
   def head(index, outputs):
     out, log_sum = outputs
-    q_head, k_head, v_head = _take(q, index), _take(k, index), _take(v, index)
+    q_head, k_head, v_head = _read_head(q, index), _read_head(k, index), _read_head(v, index)
     for run in runs:
       scores = _scores(q_head, k_head, mask, run)
       highest = scores.max(axis=1, keepdims=True)
-      # Two readers: without the barrier XLA computes all exponentials twice.
+      # The weights are read twice. Without the barrier XLA would compute all exponentials twice.
       weights = jax.lax.optimization_barrier(jnp.exp(scores - highest))
       total = weights.sum(axis=1, keepdims=True)
       rows = _dot(weights.astype(v.dtype), v_head[: run.num_keys]) / total
-      out = _put(out, rows.astype(q.dtype), index, run.start)
-      log_sum = _put(log_sum, highest + jnp.log(total), index, run.start)
+      out = _write_head(out, rows.astype(q.dtype), index, run.start)
+      log_sum = _write_head(log_sum, highest + jnp.log(total), index, run.start)
     return out, log_sum
 
   log_sum = jnp.zeros((*q.shape[:3], 1), jnp.float32)
@@ -91,9 +92,9 @@ def _change(residuals, tangents):
   dq, dk, dv = tangents
 
   def head(index, dout):
-    q_head, k_head, v_head, dq_head, dk_head, dv_head = (_take(x, index) for x in (q, k, v, dq, dk, dv))
-    out_head, log_sum_head = _take(out, index), _take(log_sum, index)
-    for run in runs_of(mask, q.shape[1], k.shape[1]):
+    q_head, k_head, v_head, dq_head, dk_head, dv_head = (_read_head(x, index) for x in (q, k, v, dq, dk, dv))
+    out_head, log_sum_head = _read_head(out, index), _read_head(log_sum, index)
+    for run in split_into_runs(mask, q.shape[1], k.shape[1]):
       rows, keys = slice(run.start, run.stop), slice(run.num_keys)
       weights = jnp.exp(_scores(q_head, k_head, mask, run) - log_sum_head[rows])
       dscores = _dot(dq_head[rows], k_head[keys].T) + _dot(q_head[rows], dk_head[keys].T)
@@ -101,7 +102,7 @@ def _change(residuals, tangents):
       rows_change = (
           _dot(changes.astype(v.dtype), v_head[keys]) + _dot(weights.astype(v.dtype), dv_head[keys])
           - changes.sum(axis=1, keepdims=True) * out_head[rows])
-      dout = _put(dout, rows_change.astype(q.dtype), index, run.start)
+      dout = _write_head(dout, rows_change.astype(q.dtype), index, run.start)
     return dout
 
   return jax.lax.fori_loop(0, q.shape[0] * q.shape[2], head, jnp.zeros_like(q))
@@ -109,28 +110,28 @@ def _change(residuals, tangents):
 
 def _backward(residuals, dout):
   q, k, v, mask, out, log_sum = residuals
-  runs = runs_of(mask, q.shape[1], k.shape[1])
+  runs = split_into_runs(mask, q.shape[1], k.shape[1])
   delta = (dout.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1, keepdims=True)
   scale = q.shape[-1] ** -0.5
 
   def head(index, gradients):
     dq, dk, dv = gradients
-    q_head, k_head, v_head, dout_head = (_take(x, index) for x in (q, k, v, dout))
-    log_sum_head, delta_head = (_take(x, index).reshape(-1) for x in (log_sum, delta))
+    q_head, k_head, v_head, dout_head = (_read_head(x, index) for x in (q, k, v, dout))
+    log_sum_head, delta_head = (_read_head(x, index).reshape(-1) for x in (log_sum, delta))
     dk_head = jnp.zeros(k_head.shape, jnp.float32)
     dv_head = jnp.zeros(v_head.shape, jnp.float32)
     for run in runs:
       rows, keys = slice(run.start, run.stop), slice(run.num_keys)
-      # Transposed [s, q], as two of the three products need them.
+      # Transposed to [s, q], which two of the three products need.
       weights = jnp.exp(_scores(q_head, k_head, mask, run).T - log_sum_head[rows])
       weights = jax.lax.optimization_barrier(weights)
       dweights = _dot(v_head[keys], dout_head[rows].T)
       dscores = (weights * (dweights - delta_head[rows]) * scale).astype(q.dtype)
       dscores = jax.lax.optimization_barrier(dscores)
-      dq = _put(dq, _dot(dscores.T, k_head[keys]).astype(q.dtype), index, run.start)
+      dq = _write_head(dq, _dot(dscores.T, k_head[keys]).astype(q.dtype), index, run.start)
       dk_head = dk_head.at[keys].add(_dot(dscores, q_head[rows]))
       dv_head = dv_head.at[keys].add(_dot(weights.astype(q.dtype), dout_head[rows]))
-    return dq, _put(dk, dk_head.astype(k.dtype), index, 0), _put(dv, dv_head.astype(v.dtype), index, 0)
+    return dq, _write_head(dk, dk_head.astype(k.dtype), index, 0), _write_head(dv, dv_head.astype(v.dtype), index, 0)
 
   gradients = jax.lax.fori_loop(
       0, q.shape[0] * q.shape[2], head, (jnp.zeros_like(q), jnp.zeros_like(k), jnp.zeros_like(v)))
@@ -138,23 +139,23 @@ def _backward(residuals, dout):
 
 
 def _scores(q: Float[Array, "Q K"], k: Float[Array, "S K"], mask: Mask | None, run: Run) -> Float[Array, "q s"]:
-  """Return a run's scores of one head, −∞ where keys are hidden."""
+  """Return the scores of a run for one head, −∞ where keys are hidden."""
   scores = _dot(q[run.start : run.stop] * (q.shape[-1] ** -0.5), k[: run.num_keys].T)
   if not run.masked:
     return scores
-  return jnp.where(matrix(mask, jnp.arange(run.start, run.stop), run.num_keys), scores, -jnp.inf)
+  return jnp.where(to_matrix(mask, jnp.arange(run.start, run.stop), run.num_keys), scores, -jnp.inf)
 
 
 _dot = functools.partial(jnp.dot, preferred_element_type=jnp.float32)
 
 
-def _take(x: Float[Array, "B S H K"], index) -> Float[Array, "S K"]:
-  """Return one head, counted over all samples."""
+def _read_head(x: Float[Array, "B S H K"], index) -> Float[Array, "S K"]:
+  """Return head `index`, counted over the heads of all samples."""
   start = (index // x.shape[2], 0, index % x.shape[2], 0)
   return jax.lax.dynamic_slice(x, start, (1, x.shape[1], 1, x.shape[3])).reshape(x.shape[1], x.shape[3])
 
 
-def _put(x: Float[Array, "B S H K"], rows: Float[Array, "s K"], index, first: int) -> Float[Array, "B S H K"]:
-  """Write rows of one head, from row `first` on."""
+def _write_head(x: Float[Array, "B S H K"], rows: Float[Array, "s K"], index, first: int) -> Float[Array, "B S H K"]:
+  """Write rows of head `index`, starting at row `first`."""
   start = (index // x.shape[2], first, index % x.shape[2], 0)
   return jax.lax.dynamic_update_slice(x, rows[None, :, None], start)

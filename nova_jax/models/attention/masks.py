@@ -1,7 +1,7 @@
-"""Masks as values: a query sees the first so many keys.
+"""Attention masks as prefix lengths: query i attends to the keys 0 … num_visible(i) − 1.
 
-That covers all of NOVA: whole frames in causal order, padding, and a cache that is not full. It is one number a query,
-not a matrix, so that a kernel can compute it.
+This covers all that NOVA needs: whole frames in causal order, padding, and a partly filled cache. A kernel can compute
+the number per query itself, where it would have to load a matrix.
 """
 
 import dataclasses
@@ -13,34 +13,34 @@ from jaxtyping import Array, Bool, Int
 
 
 class Mask(Protocol):
-  """What queries may see."""
+  """A mask that lets each query attend to the first keys of the sequence."""
 
   def num_visible(self, queries: Int[Array, "Q"]) -> Int[Array, "Q"]:
-    """Return how many keys the queries at these positions see, the first ones of the sequence."""
+    """Return how many keys each query attends to, given the positions of the queries."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BlockCausal:
-  """Frames see themselves and all before them; the prefix counts as part of frame 0.
+  """Each frame attends to itself and to all earlier frames; the prefix counts as part of frame 0.
 
   Attributes:
-    prefix: condition tokens before the first frame.
-    frame: tokens a frame.
+    prefix: number of condition tokens before the first frame.
+    frame: number of tokens per frame.
   """
 
   prefix: int = dataclasses.field(metadata={"static": True})
   frame: int = dataclasses.field(metadata={"static": True})
 
   def num_visible(self, queries: Int[Array, "Q"]) -> Int[Array, "Q"]:
-    frames = (queries - self.prefix) * (queries >= self.prefix) // self.frame  # For arrays of NumPy and of JAX.
+    frames = (queries - self.prefix) * (queries >= self.prefix) // self.frame  # Works for NumPy and JAX arrays.
     return self.prefix + (frames + 1) * self.frame
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ValidKeys:
-  """All queries see the first `length` keys; the rest is padding or not written yet."""
+  """All queries attend to the first `length` keys; the others are padding or not written yet."""
 
   length: Int[Array, ""] | int
 
@@ -48,6 +48,6 @@ class ValidKeys:
     return jnp.full_like(queries, self.length)
 
 
-def matrix(mask: Mask, queries: Int[Array, "Q"], num_keys: int) -> Bool[Array, "Q S"]:
-  """Return a mask as a matrix: true where the query (row) sees the key (column)."""
+def to_matrix(mask: Mask, queries: Int[Array, "Q"], num_keys: int) -> Bool[Array, "Q S"]:
+  """Return a mask as a matrix, true where the query (row) attends to the key (column)."""
   return jnp.arange(num_keys) < mask.num_visible(queries)[:, None]

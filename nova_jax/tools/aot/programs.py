@@ -22,7 +22,7 @@ from nova_jax.config import Experiment
 from nova_jax.diffusion import make_scheduler
 from nova_jax.models.nova import NOVA
 from nova_jax.models.transformer import Cache
-from nova_jax.parallel.sharding import fitting_spec, make_mesh, on, replicated, state_shardings
+from nova_jax.parallel.sharding import fitting_spec, make_mesh, replicated, state_shardings, use_mesh
 from nova_jax.sampling import sampler
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.plan import make_plan
@@ -137,7 +137,7 @@ def sample_jobs(experiment: Experiment, mesh: Mesh) -> list[Job]:
 
   def lower(function: Any, *args: Any, **options: Any) -> Callable[[], jax.stages.Lowered]:
     def run():
-      with on(mesh):
+      with use_mesh(mesh):
         return function.lower(weights, *args, **options)
     return run
 

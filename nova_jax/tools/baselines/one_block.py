@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
-from nova_jax.diffusion.loss import draw, training_loss
+from nova_jax.diffusion.loss import sample_training_noise, training_loss
 from nova_jax.models.nova import NOVA, Condition
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.plan import make_plan
@@ -68,7 +68,7 @@ class OneBlock:
 
   def loss(self, model: NOVA, batch: Condition, keys: Key[Array, "B"], padded_size: int, num_visible: Array):
     """Return NOVA's loss of stacked frames; a `LossFn`."""
-    draws = draw(keys, self.cfg, self.scheduler, 1, padded_size, self.loss_repeat)
+    draws = sample_training_noise(keys, self.cfg, self.scheduler, 1, padded_size, self.loss_repeat)
     return training_loss(
         model, self.scheduler, dict(batch) | {"latents": stack(batch["latents"])}, draws, num_visible)
 

@@ -22,7 +22,7 @@ from nova_jax.models.attention.masks import BlockCausal
 from nova_jax.models.layers import Buffer, Linear, parameter
 from nova_jax.models.nova import TOKEN_AXES, Condition
 from nova_jax.models.transformer import Cache
-from nova_jax.parallel.sharding import gathered
+from nova_jax.parallel.sharding import gather_weight
 from nova_jax.sampling.guidance import Strength
 from nova_jax.sampling.temporal import Model
 from nova_jax.tools.baselines.backbone import Backbone, clips_of, forward_flops, tokens_of, with_null
@@ -92,11 +92,11 @@ class RasterModel(nnx.Module):
 
   def first(self, batch: int) -> Float[Array, "B 1 D"]:
     """Return the input before the first code."""
-    begin = gathered(self.begin[...], TOKEN_AXES).astype(self.cfg.dtype)
+    begin = gather_weight(self.begin[...], TOKEN_AXES).astype(self.cfg.dtype)
     return jnp.broadcast_to(begin, (batch, 1, self.cfg.width))
 
   def embed(self, codes: Int[Array, "..."]) -> Float[Array, "... D"]:
-    return gathered(self.code_embed[...], CODE_AXES)[codes].astype(self.cfg.dtype)
+    return gather_weight(self.code_embed[...], CODE_AXES)[codes].astype(self.cfg.dtype)
 
   def logits(self, x: Float[Array, "... D"]) -> Float[Array, "... codes"]:
     return self.head(x).astype(jnp.float32)

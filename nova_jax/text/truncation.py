@@ -1,4 +1,4 @@
-"""Texts that are longer than an encoder reads: told from those that fit, and cut as published code does."""
+"""Truncation of texts that are longer than an encoder reads."""
 
 from nova_jax.text.base import TextEncoder
 from nova_jax.text.neural import PhiEncoder
@@ -6,13 +6,13 @@ from nova_jax.text.tokenizer import token_ids
 from nova_jax.text.words import WordEncoder, find_words
 
 
-def fit(encoder: TextEncoder, text: str) -> tuple[str, bool]:
-  """Return what to give an encoder of a text, and whether its end is lost.
+def truncate(encoder: TextEncoder, text: str) -> tuple[str, bool]:
+  """Return the text to pass to an encoder, and whether its end is lost.
 
-  A `PhiEncoder` cuts off tokens itself; a `WordEncoder` refuses what is too long, and is given its first words.
+  A `PhiEncoder` truncates long texts itself. A `WordEncoder` would refuse them, and gets their first words.
 
   Raises:
-    ValueError: it isn't text.
+    UserError: the text is not valid Unicode.
   """
   if isinstance(encoder, PhiEncoder):
     return text, len(token_ids(encoder.tokenizer, text)) > encoder.max_length
