@@ -30,6 +30,7 @@ from absl import flags, logging
 from nova_jax.cli.addresses import check_addresses
 from nova_jax.cli.flag_help import explain, help_text, name_flags, wants_help
 from nova_jax.cli.overrides import config_file, explain_config, explain_override
+from nova_jax.cli.renamed import tell_renamed
 from nova_jax.utils import notes
 from nova_jax.utils.errors import (
     BAD_INPUT,
@@ -98,6 +99,7 @@ class Command:
       check_addresses({name: values[name].value for name in values})
     except UserError as error:
       return _tell(str(error), BAD_INPUT)
+    tell_renamed(values)
     # absl's own default would show Orbax's every rename, and files that it can do without.
     if values.verbosity <= 0:
       logging.set_verbosity(logging.ERROR)

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from absl import flags
 
+from nova_jax.cli import sampling_flags
 from nova_jax.cli.entry import Command
 from nova_jax.evals import digits as digits_lib
 from nova_jax.evals.benchmarks import run
 from nova_jax.evals.benchmarks.layout import NAMES
+from nova_jax.evals.benchmarks.sampling import SAMPLED
 from nova_jax.evals.digits_run import score_digits
 from nova_jax.pipeline.loading import load_pipeline, say_first_compiles
 from nova_jax.utils.errors import FAILED, UserError
@@ -47,18 +49,6 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
       "shard", "0/1", "Part of the work to do, I/N: the part number I, counted from 0, of N parts.", flag_values=values)
   flags.DEFINE_integer(
-      "num_frames", None, "Number of frames of a video. Default: as many as the model was trained on.",
-      flag_values=values)
-  flags.DEFINE_float(
-      "motion_flow", None, "Motion score that the model is told; larger means more motion. Default: the model's own.",
-      flag_values=values)
-  flags.DEFINE_float(
-      "fps", None, "Frames per second that the model is told and that files have. Default: the model's own.",
-      lower_bound=0.1, flag_values=values)
-  flags.DEFINE_enum(
-      "dtype", "float32", ["float32", "bfloat16"], "Precision of the activations; bfloat16 is faster on accelerators.",
-      flag_values=values)
-  flags.DEFINE_integer(
       "num_prompts", 400,
       "Number of clips for --benchmark=digits; multiples of 40 hold every digit and direction equally often.",
       lower_bound=1, flag_values=values)
@@ -70,19 +60,9 @@ def define_flags(values: flags.FlagValues) -> None:
       "Number of samples that are generated together. Default: 100 for digits, 8 for other benchmarks.", lower_bound=1,
       flag_values=values)
   flags.DEFINE_integer(
-      "num_inference_steps", None,
-      "Number of sets in which the tokens of a frame are generated. Default: the model's own.", flag_values=values)
-  flags.DEFINE_integer(
-      "num_diffusion_steps", None, "Number of diffusion steps for each set of tokens. Default: the model's own.",
-      flag_values=values)
-  flags.DEFINE_float(
-      "guidance_scale", None, "Scale of classifier-free guidance; 1 means no guidance. Default: the model's own.",
-      flag_values=values)
-  flags.DEFINE_integer(
       "seed", 0, "Seed of all random numbers; the same seed gives the same samples.", flag_values=values)
-  flags.DEFINE_enum(
-      "weights", "ema", ["ema", "params"],
-      "Weights to use of a training run: the averaged ones (ema) or the last ones (params).", flag_values=values)
+  sampling_flags.define_model_flags(values)
+  sampling_flags.define_settings(SAMPLED, values)
 
 
 def main(args: flags.FlagValues) -> None:
@@ -95,7 +75,7 @@ def main(args: flags.FlagValues) -> None:
   if args.benchmark == "digits":
     _digits(args)
   else:
-    run.sample(args)
+    run.sample(args, sampling_flags.given_settings(args, SAMPLED))
 
 
 def _digits(args) -> None:
@@ -106,8 +86,7 @@ def _digits(args) -> None:
     result = score_digits(
         pipe, output, num_prompts=args.num_prompts, captions=args.captions, batch_size=args.batch_size or 100,
         seed=args.seed, show=lambda done: progress.show(done, what="generating"),
-        num_inference_steps=args.num_inference_steps, num_diffusion_steps=args.num_diffusion_steps,
-        guidance_scale=args.guidance_scale)
+        **sampling_flags.given_settings(args, [name for name in SAMPLED if name != "num_frames"]))
   print(f"{args.num_prompts} prompts, {args.captions} captions")
   print(f"{digits_lib.table(result.scores, result.real)}\nwatch {output}/grid.gif, or see {output}/sheet.png")
 

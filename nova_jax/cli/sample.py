@@ -47,9 +47,9 @@ def main(args: flags.FlagValues) -> None:
   output = check_folder_writable("output", args.output)
   compilation_cache.use(args.compilation_cache, on_cpu=True)
   weights = again.weights.split()[0] if again else args.weights
-  texts = batch_sampling.encode_first(checkpoint, clips, places) if args.low_memory else None
+  texts = batch_sampling.encode_first(checkpoint, clips, places) if args.free_text_encoder else None
   pipe = load_pipeline(
-      checkpoint, weights=weights, parts=("vae",) if args.low_memory else ("vae", "text_encoder"),
+      checkpoint, weights=weights, parts=("vae",) if args.free_text_encoder else ("vae", "text_encoder"),
       dtype=again.dtype if again else args.dtype, space_tile=again.space_tile if again else args.space_tile,
       mesh=sampling_flags.mesh(args))
   pipe.text_encoder = texts or pipe.text_encoder
@@ -72,7 +72,7 @@ def main(args: flags.FlagValues) -> None:
   for note in notes:
     tell(note)
   say_first_compiles()
-  if args.warmup:
+  if args.compile_only:
     batch_sampling.warm_up(pipe, recipes, batches)
     print(f"all programs are compiled, after {time.perf_counter() - started:.1f} s")
     return
@@ -87,4 +87,4 @@ def main(args: flags.FlagValues) -> None:
 
 
 COMMAND = Command(
-    main, sampling_flags.define, required=("output",), aliases={"later_prompts": "then", "output": "formats"})
+    main, sampling_flags.define_flags, required=("output",), aliases=sampling_flags.NAMES | {"output": "formats"})

@@ -4,7 +4,6 @@ Invariant: all of it is found out before anything is generated.
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -33,13 +32,6 @@ def check_size(batch: int, num_frames: int, size: tuple[int, int]) -> None:
         f"{batch:,} clips of {num_frames:,} frames of {size[0]} x {size[1]} are {pixels:,} pixels; expected at most "
         f"{limits.REQUEST_PIXELS:,} (limits.REQUEST_PIXELS): ask for fewer clips at once (num_samples, batch_size) or "
         "fewer frames (num_frames)")
-
-
-def check_seeds(seed: int | Sequence[int]) -> None:
-  """Refuse a seed of more than 32 bits, or one that is no whole number."""
-  for value in np.atleast_1d(np.asarray(seed, object)):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**32:
-      raise UserError(f"seed: expected 0 to {2**32 - 1}, got {value}")
 
 
 def check_arrays(cfg: ModelConfig, plan: Plan, batch: int, start: Start, request: Request) -> None:

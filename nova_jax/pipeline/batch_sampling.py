@@ -6,7 +6,6 @@ Invariants: what is in a folder depends neither on what was there before, nor on
 """
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import json
@@ -22,7 +21,6 @@ from nova_jax.pipeline.given_clips import GivenClips
 from nova_jax.pipeline.pipeline import Pipeline, Step
 from nova_jax.pipeline.prompts import naming
 from nova_jax.pipeline.provenance import (
-  FILES,
   Recipe,
   digest_files,
   digest_weights,
@@ -30,8 +28,7 @@ from nova_jax.pipeline.provenance import (
   paths_of,
   same_weights,
 )
-from nova_jax.pipeline.request import Request, Texts
-from nova_jax.pipeline.settings import SETTINGS
+from nova_jax.pipeline.request import DEFAULTS, FILES, PER_CLIP, SETTINGS, Request, Texts
 from nova_jax.text import TextEncoder
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import remove_unfinished
@@ -39,8 +36,6 @@ from nova_jax.utils.notes import tell
 from nova_jax.utils.progress import Progress
 
 STACK = "sheet.png"  # Contact sheets of all clips, one below the other.
-# What differs between the clips of a batch; all else is common to it.
-_OWN = ("prompt", "negative_prompt", "label", "image", "video", "seed")
 
 
 class _Warm(Exception):
@@ -104,7 +99,7 @@ def plan_batches(clips: Sequence[Mapping[str, Any]], batch_size: int) -> Iterato
   """Yield the clips of each batch, by their places in the list; a batch may be shorter than its rows."""
   groups: dict[str, list[int]] = {}
   for i, clip in enumerate(clips):
-    common = {name: value for name, value in clip.items() if name not in _OWN}
+    common = {name: value for name, value in clip.items() if name not in PER_CLIP}
     groups.setdefault(json.dumps([common, "image" in clip, "video" in clip], sort_keys=True), []).append(i)
   for group in groups.values():
     for start in range(0, len(group), batch_size):
@@ -132,14 +127,13 @@ def complete(pipe: Pipeline, settings: Mapping[str, Any]) -> dict[str, Any]:
   What is left out and what is stated thus gives one recipe, as do 2 and 2.0, two paths of one file, and values of
   settings that are not used; and a recipe holds when the model's card changes.
   """
-  unset = {field.name: field.default for field in dataclasses.fields(Request)}
   own = pipe.defaults
-  if Request.of(settings).is_edit:
+  if Request.from_settings(settings).is_edit:
     own.pop("num_frames")  # As many as there are.
-  given = {name: value for name, value in settings.items() if name == "seed" or value != unset[name]}
-  given |= {name: float(value) for name, value in given.items() if SETTINGS[name] is float}
+  given = {name: value for name, value in settings.items() if name == "seed" or value != DEFAULTS[name]}
+  given |= {name: float(value) for name, value in given.items() if SETTINGS[name].kind is float}
   given |= {name: str(Path(given[name]).resolve()) for name in FILES if isinstance(given.get(name), str)}
-  given |= {name: [int(side) for side in given[name]] for name in ("mask", "place") if isinstance(
+  given |= {name: [int(side) for side in given[name]] for name in ("mask", "outpaint_box") if isinstance(
       given.get(name), (list, tuple))}
   whole = own | given
   for name, value in pipe.implied(whole).items():
@@ -233,8 +227,8 @@ def make(
   for recipe in recipes:
     rows[recipe.batch[0]] = recipe
   clips = [(row or recipes[-1]).settings for row in rows]
-  settings = {name: value for name, value in clips[0].items() if name not in _OWN}
-  for name in _OWN:
+  settings = {name: value for name, value in clips[0].items() if name not in PER_CLIP}
+  for name in PER_CLIP:
     if any(name in clip for clip in clips):
       # No negative prompt is the same as an empty one.
       settings[name] = [clip.get(name, "") if name == "negative_prompt" else clip[name] for clip in clips]
@@ -249,7 +243,7 @@ def warm_up(pipe: Pipeline, recipes: Sequence[Recipe], batches: Sequence[Sequenc
   seen = set()
   for batch in batches:
     recipe = recipes[batch[0]]
-    kind = json.dumps({name: value for name, value in recipe.settings.items() if name not in _OWN}, sort_keys=True)
+    kind = json.dumps({name: value for name, value in recipe.settings.items() if name not in PER_CLIP}, sort_keys=True)
     if kind in seen:
       continue
     seen.add(kind)

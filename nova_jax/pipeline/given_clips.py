@@ -62,7 +62,7 @@ class GivenClips:
     return completed
 
   def _complete(self, settings: dict[str, Any]) -> dict[str, Any]:
-    request = Request.of(settings)
+    request = Request.from_settings(settings)
     if request.video is None:
       self._check_pictures(request, 1)
       return settings | ({"num_frames": 1} if request.is_edit and request.num_frames is None else {})
@@ -95,6 +95,6 @@ class GivenClips:
 
 def _key(settings: Mapping[str, Any]) -> str:
   """Return what decides which frames are taken of a clip, and their size."""
-  is_edit = settings.get("mask") is not None or settings.get("place") is not None
-  parts = ("place", "num_frames") if is_edit else ("window", "context_frames")
+  is_edit = settings.get("mask") is not None or settings.get("outpaint_box") is not None
+  parts = ("outpaint_box", "num_frames") if is_edit else ("window", "context_frames")
   return json.dumps([str(Path(settings["video"]).absolute()), is_edit, *map(settings.get, parts)])

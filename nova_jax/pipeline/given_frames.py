@@ -1,7 +1,8 @@
 """What a generation starts from: frames that are given, or tokens that are known.
 
   image, video               → the first latent frames are given; all of them condition the rest
-  image, video + mask, place → tokens whose pixels are all known are kept, and lead the order in which sets are written
+  image, video + mask or outpaint_box
+                             → tokens whose pixels are all known are kept, and lead the order in which sets are written
 Invariant: pixels outside a mask are those of the picture, bit for bit.
 """
 
@@ -134,26 +135,26 @@ def check_start(
   if autoencoder is None:
     raise UserError(f"{name}: pictures need an autoencoder; load a folder that has one, or give latents")
   size = tuple(side * autoencoder.spatial_stride for side in cfg.latent_size)
-  if request.place is not None:
-    box = readers.check_box(request.place, size, "place")
+  if request.outpaint_box is not None:
+    box = readers.check_box(request.outpaint_box, size, "outpaint_box")
     if request.mask is None and box == (0, 0, *size):
-      raise UserError("place: the box is the whole frame, it leaves nothing to make")
+      raise UserError("outpaint_box: the box is the whole frame, it leaves nothing to make")
   if isinstance(request.mask, Sequence) and not isinstance(request.mask, str):
     readers.check_box(request.mask, size, "mask")
   if not request.is_edit and name == "video" and longest < 1:
     raise UserError("video: this model makes single pictures, it can't continue a clip")
   if not request.is_edit and num_frames == 1:
     raise UserError(
-        f"num_frames: given frames count, too, so none is left to make of {num_frames}; ask for more, or give mask or "
-        f"place to make a part of the {name} anew")
+        f"num_frames: given frames count, too, so none is left to make of {num_frames}; ask for more, or give mask "
+        f"or outpaint_box to make a part of the {name} anew")
 
 
 def _size(request: Request, cfg: ModelConfig, autoencoder: Autoencoder) -> tuple[int, int]:
   """Return height and width of what is given: of a frame, or of the box it is put in."""
   size = tuple(side * autoencoder.spatial_stride for side in cfg.latent_size)
-  if request.place is None:
+  if request.outpaint_box is None:
     return size
-  top, left, bottom, right = readers.check_box(request.place, size, "place")
+  top, left, bottom, right = readers.check_box(request.outpaint_box, size, "outpaint_box")
   return bottom - top, right - left
 
 
@@ -163,14 +164,14 @@ def _edit(
   """Return the start of pictures or clips of which a part is made anew."""
   num_frames, size = pixels.shape[1], tuple(side * autoencoder.spatial_stride for side in cfg.latent_size)
   unknown = np.zeros((num_frames, *size), bool)
-  if request.place is not None:
-    box = readers.check_box(request.place, size, "place")
+  if request.outpaint_box is not None:
+    box = readers.check_box(request.outpaint_box, size, "outpaint_box")
     pixels = np.stack([readers.put(clip, box, size) for clip in pixels])
     unknown |= ~readers.read_mask(box, size, num_frames)
   if request.mask is not None:
     unknown |= readers.read_mask(request.mask, size, num_frames)
   if not unknown.any():
-    raise UserError("place: the box is the whole frame, it leaves nothing to make")
+    raise UserError("outpaint_box: the box is the whole frame, it leaves nothing to make")
   # What is made anew must not reach the known latents around it.
   latents = np.asarray(autoencoder.encode(np.where(unknown[..., None], np.uint8(readers.FILL), pixels)))
   tokens = np.stack([

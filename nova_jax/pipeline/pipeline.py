@@ -25,7 +25,7 @@ from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.flow_matching import FlowMatching
 from nova_jax.media.readers import Clip
 from nova_jax.models.nova import NOVA
-from nova_jax.pipeline.array_checks import check_arrays, check_seeds, check_size, noise_of
+from nova_jax.pipeline.array_checks import check_arrays, check_size, noise_of
 from nova_jax.pipeline.conditions import (
   Pair,
   add_motion,
@@ -37,7 +37,7 @@ from nova_jax.pipeline.conditions import (
   spread,
 )
 from nova_jax.pipeline.given_frames import Start, check_start, read_clip, read_start
-from nova_jax.pipeline.request import Request, Texts
+from nova_jax.pipeline.request import Request, Texts, check_seeds
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.plan import Plan, make_plan
 from nova_jax.sampling.sampler import Known, Set, generate
@@ -138,7 +138,7 @@ class Pipeline:
 
     Arguments are checked at once. Closing the iterator ends the generation.
     """
-    request = Request.of({"prompt": prompt} | settings)
+    request = Request.from_settings({"prompt": prompt} | settings)
     self._check(request)
     pair = make_conditions(request, self.card, self.text_encoder)
     longest = self._window(request, self.card.num_frames)
@@ -150,7 +150,7 @@ class Pipeline:
     if start.given is not None and request.given is None and start.given.shape[1] >= plan.num_frames:
       raise UserError(
           f"num_frames: given frames count, too, and are {self.autoencoder.num_frames(start.given.shape[1])} here, so "
-          "none is left to make; ask for more, or give fewer (context_frames); an edit needs mask or place")
+          "none is left to make; ask for more, or give fewer (context_frames); an edit needs mask or outpaint_box")
     self._check_size(request.num_samples * num_rows(pair[0]), plan.num_frames)
     pair, start, batch = _fit(pair, start, request.num_samples)
     pair = add_motion(pair, request, self.card, start.fps)
@@ -176,7 +176,7 @@ class Pipeline:
     Raises:
       ValueError: a setting that the model can't do; the text names it.
     """
-    request = Request.of({"prompt": prompt} | settings)
+    request = Request.from_settings({"prompt": prompt} | settings)
     self._check(request)
     self._check_size(rows, self.num_latent_frames(request.num_frames))
 
@@ -186,7 +186,7 @@ class Pipeline:
     Raises:
       ValueError: a setting that the model can't do, or a file that can't be read; the text names it.
     """
-    request = Request.of(settings)
+    request = Request.from_settings(settings)
     self._check(request)
     longest = self._window(request, self.card.num_frames) - 1
     return read_clip(request, request.video, self.cfg, self.autoencoder, longest)
@@ -250,7 +250,7 @@ class Pipeline:
 
   def implied(self, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what settings that are left out amount to beside those that are given."""
-    request = Request.of({name: value for name, value in settings.items() if name != "window"})
+    request = Request.from_settings({name: value for name, value in settings.items() if name != "window"})
     implied = {
         "negative_prompt": "", "min_guidance_scale": request.guidance_scale,
         "later_inference_steps": request.num_inference_steps, "solver": self.scheduler.solvers[0],

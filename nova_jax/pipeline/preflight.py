@@ -9,7 +9,7 @@ from typing import Any
 from nova_jax.media import readers
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.prompts import naming
-from nova_jax.pipeline.provenance import FILES
+from nova_jax.pipeline.request import FILES
 
 Clips = Sequence[Mapping[str, Any]]
 

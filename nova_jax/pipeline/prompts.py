@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from nova_jax.media.tables import check_rows, inner_rows, read_table
-from nova_jax.pipeline.array_checks import check_seeds
-from nova_jax.pipeline.request import Request
-from nova_jax.pipeline.settings import SETTINGS, check_settings
+from nova_jax.pipeline.request import Request, check_seeds
+from nova_jax.pipeline.settings import KINDS, RENAMED, check_settings
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
+from nova_jax.utils.notes import tell
 from nova_jax.utils.text_files import is_blank, parse_json, read_lines
 
 
@@ -54,13 +54,13 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
   table = check_rows(read_table(path))
   for row in table.rows:
     for inner in inner_rows(row, table.columns):
-      if any(SETTINGS.get(name) in (int, float) and _is_number(field) for name, field in inner.items()):
+      if any(KINDS.get(name) in (int, float) and _is_number(field) for name, field in inner.items()):
         raise UserError(f"{row.where}: a quote is open over other rows; close it, or double quotes within quotes")
     values = {}
     for name, field in row.values.items():
       if not field:
         continue
-      kind = SETTINGS.get(name, str)
+      kind = KINDS.get(name, str)
       where = f"{row.where}: {name}"
       try:
         values[name] = parse_json(field, where) if kind in (dict, list) else (
@@ -84,6 +84,8 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _check(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+  for old in RENAMED.keys() & settings.keys():
+    tell(f"{where}: {old} is called {RENAMED[old]} now; the old name works for one more release")
   with naming(where):
     settings = check_settings(settings)
     if is_blank(settings.get("prompt", "class")):
@@ -118,7 +120,7 @@ def expand(
   for line, place in itertools.zip_longest(lines, places, fillvalue=""):
     settings = {**common, **line}
     with naming(place):
-      Request.of(settings)
+      Request.from_settings(settings)
       count, first = settings.pop("num_samples", 1), line.get("seed", seed + len(clips))
       if len(clips) + count > limits.CLIPS:
         raise UserError(f"num_samples: expected at most {limits.CLIPS:,} clips in all (limits.CLIPS)")

@@ -24,7 +24,8 @@ from safetensors.numpy import save
 from nova_jax import media
 from nova_jax.config import LARGEST
 from nova_jax.pipeline import Pipeline
-from nova_jax.pipeline.settings import check_settings
+from nova_jax.pipeline.request import FILES
+from nova_jax.pipeline.settings import check_settings, to_stored
 from nova_jax.utils import limits
 from nova_jax.utils.digests import digest_values
 from nova_jax.utils.errors import UserError
@@ -34,7 +35,6 @@ from nova_jax.utils.text_files import parse_json
 FORMAT = {"format": "nova_jax sample", "version": 1}
 LATENTS = ".safetensors"
 FORMATS = ("mp4", "gif", "webp", "png", "sheet", "latents")
-FILES = ("image", "video", "mask")  # Settings that name files.
 _WHOLE = "sha256:"  # Begins a digest of all weights.
 _VERSIONED = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
 
@@ -54,14 +54,15 @@ class Recipe:
   def text(self) -> str:
     """Return it as JSON in ASCII, with the versions at hand."""
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
-    return json.dumps(FORMAT | dataclasses.asdict(self) | {"versions": versions}, sort_keys=True)
+    stored = dataclasses.asdict(self) | {"settings": to_stored(self.settings)}
+    return json.dumps(FORMAT | stored | {"versions": versions}, sort_keys=True)
 
   def name(self, index: int) -> str:
     """Return the file name of output `index`, without its ending."""
     title = re.sub(r"[\W_]+", "-", title_of(self.settings).lower()).strip("-")
     title = title.encode()[:60].decode(errors="ignore")  # File systems count bytes.
     # Where the model and pictures lie doesn't matter; what they are does.
-    what = dataclasses.asdict(self) | {"checkpoint": "", "settings": {**self.settings, **self.files}}
+    what = dataclasses.asdict(self) | {"checkpoint": "", "settings": {**to_stored(self.settings), **self.files}}
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
     return "-".join(part for part in (f"{index:03}", title, digest) if part)
 

@@ -8,22 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from nova_jax.config import LARGEST
-from nova_jax.pipeline.array_checks import check_seeds
-from nova_jax.pipeline.request import Request
+from nova_jax.pipeline.request import SETTINGS, Request, check_seeds
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
 
-# What a file may set.
-SETTINGS = {
-    "prompt": str, "negative_prompt": str, "label": int, "image": str, "video": str, "mask": (str, list), "place": list,
-    "context_frames": int, "num_samples": int, "num_frames": int, "window": int, "later_prompts": dict,
-    "later_context": int, "num_inference_steps": int, "later_inference_steps": int, "num_diffusion_steps": int,
-    "token_order": str, "later_token_order": str, "set_schedule": str, "later_set_schedule": str,
-    "solver": str, "diffusion_grid": str, "refresh_every": int, "guidance_scale": float, "min_guidance_scale": float,
-    "guidance_trunc": float, "guidance_start": float, "guidance_every": int, "temperature": float,
-    "last_temperature": float, "guidance_renorm": float, "image_guidance_scale": float, "flow_shift": float,
-    "motion_flow": float, "fps": float, "seed": int}
+# Types of what a file may set, and names that settings had or have in files, with their names of today.
+KINDS = {name: declared.kind for name, declared in SETTINGS.items() if declared.scope != "array"}
+STORED_AS = {name: declared.stored_as for name, declared in SETTINGS.items() if declared.stored_as}
+RENAMED = {stored: name for name, stored in STORED_AS.items()}
 
 
 def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,9 +27,12 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
   """
   checked = {}
   for name, value in settings.items():
-    if name not in SETTINGS:
-      raise UserError(f"{name} is not a setting of a line{did_you_mean(name, SETTINGS)}")
-    kind = SETTINGS[name]
+    name = RENAMED.get(name, name)
+    if name not in KINDS:
+      raise UserError(f"{name} is not a setting of a line{did_you_mean(name, KINDS)}")
+    if name in checked:
+      raise UserError(f"{name}: it is given twice, also by its old name, {STORED_AS[name]}")
+    kind = KINDS[name]
     if kind is int and isinstance(value, float) and value.is_integer():
       value = int(value)  # A table has 2.0 for 2 where other lines leave it empty.
     if isinstance(value, bool) or not isinstance(value, (float, int) if kind is float else kind):
@@ -53,13 +49,18 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
   checked = restore(checked)
   if isinstance(checked.get("mask"), str):
     checked["mask"] = read_box(checked["mask"])
-  for name in ("mask", "place"):
+  for name in ("mask", "outpaint_box"):
     box = checked.get(name)
     if isinstance(box, list) and ([type(side) for side in box] != [int] * 4 or min(box) < 0 or max(box) > LARGEST):
       raise UserError(f"{name}: expected TOP, LEFT, BOTTOM, RIGHT in pixels, got {str(box)[:80]}")
   check_seeds(checked.get("seed", 0))
-  Request.of(checked)
+  Request.from_settings(checked)
   return checked
+
+
+def to_stored(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Return settings by the names that files of outputs have them by; names of files depend on them."""
+  return {STORED_AS.get(name, name): value for name, value in settings.items()}
 
 
 def restore(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def test_help_in_its_other_forms():
     ("--seed=one", "--seed: expected a whole number, got 'one'"), ("--seed", "--seed: expected a value behind it"),
     ("--batch_size=0", "--batch_size: expected a positive integer, got '0'"),
     ("--dtype=half", "--dtype: expected one of float32, bfloat16, got 'half'"),
-    ("--warmup=maybe", "--warmup: expected true or false, got 'maybe'"), ("stray", "unexpected argument 'stray'"),
+    ("--compile_only=maybe", "--compile_only: expected true or false, got 'maybe'"),
+    ("stray", "unexpected argument 'stray'"),
     ("--prompt=x", "--output is needed")])
 def test_what_can_not_be_parsed(argument, message):
   done = run("sample", *([] if argument == "--prompt=x" else ["--output=x"]), argument)
@@ -71,7 +72,7 @@ def test_what_can_not_be_parsed(argument, message):
     ("guidance_scale: expected a finite number", "--guidance_scale: expected a finite number"),
     ("image and video: give one", "--image and --video: give one"),
     ("image, video and given: give one", "image, video and given: give one"),
-    ("later_prompts: frame 8", "--then: frame 8"), ("a.csv:3: image: it is gone", "a.csv:3: image: it is gone"),
+    ("later_prompts: frame 8", "--prompt_at: frame 8"), ("a.csv:3: image: it is gone", "a.csv:3: image: it is gone"),
     ("config.train.stepz is not a field", "--config.train.stepz is not a field"),
     ("train.steps=0: expected more", "--config.train.steps=0: expected more"),
     ("train.stages[1].steps: expected more", "--config.train.stages[1].steps: expected more"),
@@ -80,12 +81,12 @@ def test_what_can_not_be_parsed(argument, message):
     ("--image: it is gone", "--image: it is gone"), ("nova.json: it is gone", "nova.json: it is gone")])
 def test_errors_name_what_was_typed(text, named):
   values = flags.FlagValues()
-  for name in ("guidance_scale", "image", "video", "then"):
+  for name in ("guidance_scale", "image", "video", "prompt_at"):
     flags.DEFINE_string(name, None, "", flag_values=values)
   flags.DEFINE_string("config", None, "", flag_values=values)
   values.mark_as_parsed()
   values.config = config_dict.ConfigDict({"train": {"steps": 1, "stages": ({"steps": 1},)}, "seed": 0})
-  assert flag_help.name_flags(text, values, {"later_prompts": "then"}) == named
+  assert flag_help.name_flags(text, values, {"later_prompts": "prompt_at"}) == named
 
 
 def test_settings_of_a_list_of_prompts_are_not_called_flags():

@@ -40,12 +40,13 @@ def test_sample_writes_what_it_says(model, tmp_path):
 
 @pytest.mark.parametrize("args, message", [
     (("--num_diffusion_steps=0",), "num_diffusion_steps: expected 1 to 1000, got 0"),
-    (("--num_frames=0",), "num_frames: expected at least 1, got 0"), (("--then=up",), "--then: expected FRAME:PROMPT"),
+    (("--num_frames=0",), "num_frames: expected at least 1, got 0"),
+    (("--then=up",), "--prompt_at: expected FRAME:PROMPT"),
     (("--formats=avi",), "--formats: expected some of mp4"), (("--prompts={file}",), "expected a file of .txt"),
     (("--image={file}",), "the file is empty"), (("--reproduce={file}.mp4",), "does not exist"),
     (("--prompt=a b c d e f",), "shorten it"), (("--checkpoint=/nowhere",), "there is no folder /nowhere"),
     (("--output={file}/sub",), "Not a directory"), (("--seed=-1",), "seed"),
-    (("--then=4:a", "--then=4:b"), "--then: expected one prompt a frame"), (("--guidance=3",), "guidance_scale")])
+    (("--then=4:a", "--then=4:b"), "--prompt_at: expected one prompt a frame"), (("--guidance=3",), "guidance_scale")])
 def test_bad_input_of_sample(model, tmp_path, args, message):
   (tmp_path / "file").write_text("", encoding="utf-8")
   args = [arg.format(file=tmp_path / "file") for arg in args]

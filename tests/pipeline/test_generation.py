@@ -74,7 +74,7 @@ def test_an_edit_takes_a_clip_from_its_beginning_and_the_rate_is_told(pipe, tmp_
 
 @pytest.mark.parametrize("settings, message", [
     ({"given": [1, 2]}, "given: expected 2 clips"), ({"noise": [1]}, "noise: expected start"),
-    ({"image": CLIP[0], "place": 4}, "place: expected TOP"),
+    ({"image": CLIP[0], "outpaint_box": 4}, "outpaint_box: expected TOP"),
     ({"image": CLIP[0], "mask": [0.5] * 4}, "mask: expected TOP"),
     ({"image": np.zeros((0, 8, 3), np.uint8)}, "image: expected a file"),
     ({"prompt": None, "text_embeds": [[1.0]]}, "text_embeds: expected at most 4 rows of 8")])
@@ -95,7 +95,7 @@ def test_long_clips_slide_and_prompts_take_over(pipe):
 @pytest.mark.parametrize("settings, unknown", [
     ({"image": CLIP[0], "mask": (0, 0, 8, 3)}, np.s_[:, :, :3]),
     ({"video": CLIP, "mask": (1, 0, 5, 8)}, np.s_[:, 1:5]),
-    ({"image": CLIP[0, 2:6, 2:6], "place": (2, 2, 6, 6)}, None)])
+    ({"image": CLIP[0, 2:6, 2:6], "outpaint_box": (2, 2, 6, 6)}, None)])
 def test_what_is_known_is_kept_to_the_bit(pipe, settings, unknown):
   clip = pipe("one", seed=3, **settings)[0]
   if unknown is None:
@@ -163,7 +163,7 @@ def test_samples_are_spread_over_devices():
     ({"token_order": "spiral"}, "token_order: expected one of random"), ({"set_schedule": 3}, "set_schedule: expected"),
     ({"order": [[0]], "token_order": "halton"}, "order: it is"),
     ({"diffusion_grid": "fine"}, "diffusion_grid: expected one of publ"),
-    ({"refresh_every": 0}, "refresh_every"), ({"image": CLIP[0], "place": (0, 0, 8, 8)}, "the whole frame"),
+    ({"refresh_every": 0}, "refresh_every"), ({"image": CLIP[0], "outpaint_box": (0, 0, 8, 8)}, "the whole frame"),
     ({"image": []}, "at least one")])
 def test_what_is_refused(pipe, settings, message):
   with pytest.raises(ValueError, match=message):
@@ -183,7 +183,7 @@ def test_a_model_of_pictures_makes_no_clips():
     ({"prompt": "a" * 70_000}, "prompt: expected at most 65,536 bytes"), ({"fps": 1e9}, "fps: expected 0.01 to 1000"),
     ({"later_prompts": {1: "b" * 70_000}}, "later_prompts: expected at most"), ({"seed": 2**32}, "seed: expected 0 to"),
     ({"later_prompts": {10**9: "b"}}, "got 1000000000; num_frames makes"), ({"seed": True}, "seed: expected 0 to"),
-    ({"image": CLIP[0], "place": (0, 0, 8, 8)}, "place: the box is the whole frame"),
+    ({"image": CLIP[0], "outpaint_box": (0, 0, 8, 8)}, "outpaint_box: the box is the whole frame"),
     ({"guidance_trunc": 1001}, "guidance_trunc: expected 0 to 1000"), ({"label": 1}, "not for classes"),
     ({"video": CLIP, "mask": (0, 0, 9, 9)}, "mask: expected TOP"), ({"image": CLIP[0], "num_frames": 1}, "given fr")])
 def test_what_is_refused_without_reading_anything(pipe, settings, message, monkeypatch):

@@ -9,16 +9,20 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from absl import flags
 from pipeline.test_pipeline import fresh
 
 from nova_jax import media
 from nova_jax.checkpoints.model_folder import load_text_encoder
-from nova_jax.cli import sampling_flags
+from nova_jax.cli import renamed, sampling_flags
 from nova_jax.config import SampleConfig
+from nova_jax.evals.benchmarks.sampling import SAMPLED
 from nova_jax.media import footage, readers
 from nova_jax.pipeline import batch_sampling, preflight, prompts
 from nova_jax.pipeline.given_clips import GivenClips
-from nova_jax.pipeline.provenance import Recipe, digest_weights, paths_of, read_recipe, write_outputs
+from nova_jax.pipeline.provenance import Recipe, digest_weights, parse, paths_of, read_recipe, write_outputs
+from nova_jax.pipeline.request import SETTINGS
+from nova_jax.tools.sweeps.plan import SAMPLING
 from nova_jax.utils.files import _host, _start_of
 from nova_jax.utils.progress import Progress
 
@@ -168,7 +172,7 @@ def test_what_is_edited_keeps_its_length_and_is_made_once(tmp_path):
   (tmp_path / "lines.jsonl").write_text("".join(
       json.dumps({"prompt": "one", name: str(tmp_path / path)}) + "\n" for name, path in
       [("image", "a.png"), ("video", "b.gif")]), encoding="utf-8")
-  args = types.SimpleNamespace(**dict.fromkeys([*sampling_flags._SETTINGS, *"prompt label preset then place".split()]))
+  args = types.SimpleNamespace(**dict.fromkeys([*sampling_flags.NAMES.values(), "preset"]))
   args.prompts, args.mask, args.seed = tmp_path / "lines.jsonl", "0,0,4,8", 0
   clips, places = sampling_flags.clips(args)
   assert places == [f"{args.prompts}:1", f"{args.prompts}:2"]
@@ -266,9 +270,38 @@ def test_prompts_from_files(tmp_path):
   assert line["mask"] == [0, 0, 4, 8] and isinstance(line["guidance_scale"], float), "as the flag says it"
 
 
-def test_a_line_may_set_whatever_a_flag_may():
-  assert set(sampling_flags._SETTINGS) | {"prompt", "label", "mask", "place", "seed", "later_prompts"} == set(
-      prompts.SETTINGS)
+def test_flags_files_sweeps_and_benchmarks_take_what_a_request_declares():
+  values = flags.FlagValues()
+  sampling_flags.define_flags(values)
+  for name, declared in SETTINGS.items():
+    flag = declared.flag or name
+    assert (flag in values and flag != "output") == (name in prompts.KINDS) == (declared.scope != "array"), name
+    assert (name in SAMPLING) == (declared.scope == "sampling") == (name in SAMPLED and name != "num_frames"), name
+  assert values["solver"].parser.enum_values == list(SETTINGS["solver"].choices)
+  assert "--guidance_scale throughout" in values["min_guidance_scale"].help and "--prompt_at" in values[
+      "later_context"].help, "other settings are called by their flags"
+
+
+def test_flags_and_columns_with_an_old_name_work_and_the_new_one_is_said(tmp_path, caplog):
+  values = flags.FlagValues()
+  sampling_flags.define_flags(values)
+  values(["x", "--then=4:a", "--then", "5:b", "--place=0,0,4,8", "--warmup", "--low_memory"])
+  assert values.compile_only and values.free_text_encoder and values["prompt_at"].present
+  assert sampling_flags.given_settings(values) == {
+      "later_prompts": {4: "a", 5: "b"}, "outpaint_box": [0, 0, 4, 8]}
+  renamed.tell_renamed(values)
+  for old, new in (("then", "prompt_at"), ("place", "outpaint_box"), ("low_memory", "free_text_encoder")):
+    assert f"--{old} is called --{new} now" in caplog.text
+  (tmp_path / "a.jsonl").write_text('{"prompt": "a", "image": "a.png", "place": [0, 0, 4, 8]}', encoding="utf-8")
+  (line,) = prompts.read_prompts(tmp_path / "a.jsonl")
+  assert line["outpaint_box"] == [0, 0, 4, 8] and "a.jsonl:1: place is called outpaint_box now" in caplog.text
+
+
+def test_notes_of_outputs_keep_the_names_that_they_had():
+  recipe = Recipe("model", f"ema {'0' * 16}", "float32", {
+      "prompt": "one", "seed": 0, "image": "a.png", "outpaint_box": [0, 0, 4, 8]}, {"image": "0" * 16}, (0, 1))
+  assert '"place": [0, 0, 4, 8]' in recipe.text() and parse(recipe.text()) == recipe
+  assert recipe.name(0) == "000-one-cdadb6be", "what was made before is found"
 
 
 @pytest.mark.parametrize("lines, common, message", [

@@ -49,7 +49,7 @@ def test_what_we_write_is_read():
     (settings(seed=ABSENT), "a seed"), (settings(seed="1"), "seed: expected int"), (settings(num_samples=9), "num_sam"),
     (settings(guidance_scale=10**400), "guidance_scale: expected a finite"), (settings(image=5), "image: expected str"),
     (settings(mask="-1,0,4,4"), "mask: expected TOP"),
-    (settings(place=[[1], 2, 3, 4]), "place: expected TOP"), (settings(mask=[0, 0, 4]), "mask: expected TOP"),
+    (settings(place=[[1], 2, 3, 4]), "outpaint_box: expected TOP"), (settings(mask=[0, 0, 4]), "mask: expected TOP"),
     (settings(mask=[0, 0, 4, 10**9]), "mask: expected TOP"), (settings(seed=-1), "seed: expected 0 to"),
     (settings(later_prompts={"9" * 5000: "a"}), "later_prompts"), (settings(prompt="a" * 70_000), "at most 65,536"),
     ({"format": "another"}, "something else"), ({"version": 7}, "something else")])

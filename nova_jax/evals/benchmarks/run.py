@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from nova_jax.utils.files import check_folder_writable
 from nova_jax.utils.notes import tell
 
 
-def sample(args: Any) -> None:
+def sample(args: Any, sampling: Mapping[str, Any]) -> None:
   """Make one shard of a benchmark's samples.
 
   Args:
-    args: has `benchmark`, `prompts`, `rewritten`, `output`, `shard` and the fields of `Settings`.
+    args: has `benchmark`, `prompts`, `rewritten`, `output`, `shard` and the other fields of `Settings`.
+    sampling: settings of `Request` that are given, some of `SAMPLED`.
   """
   if not args.prompts:
     raise UserError(f"--prompts: give the prompt file that the authors of {args.benchmark} publish")
@@ -30,7 +32,8 @@ def sample(args: Any) -> None:
   for note in layout.notes:
     tell(note)
   given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(Settings)}
-  settings = Settings(**{name: value for name, value in given.items() if value is not None})
+  given = {name: value for name, value in given.items() if value is not None}
+  settings = Settings(**given | {"sampling": sampling})
   output = check_folder_writable("output", args.output)
   if generate(layout, settings, output, (int(shard[1]), int(shard[2])), _load):
     print(f"{output / args.benchmark} is complete; verify it with --check {output}")

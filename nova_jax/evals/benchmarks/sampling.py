@@ -36,6 +36,7 @@ from nova_jax.evals.benchmarks.layout import Item, Layout, check_names, seed_of
 from nova_jax.parallel.sharding import make_mesh, state_shardings
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.conditions import encode
+from nova_jax.pipeline.request import DEFAULTS, SETTINGS
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.files import read_json, write_atomically
@@ -43,6 +44,9 @@ from nova_jax.utils.notes import tell
 from nova_jax.utils.progress import Progress
 
 MANIFEST, CHECKSUMS = "manifest.json", "checksums.json"
+# Settings of `Request` that a run may choose: how to sample, and for how long.
+SAMPLED = ("num_frames", *(name for name, declared in SETTINGS.items() if declared.scope == "sampling"))
+_STORED = ("num_frames", "num_inference_steps", "num_diffusion_steps", "guidance_scale", "motion_flow", "fps")
 _WEIGHTS = ("checkpoint", "weights", "step")  # Settings that say where weights are; digests say which.
 
 
@@ -55,13 +59,14 @@ class Settings:
   step: int | None = None  # Of the checkpoint of a training run.
   dtype: str = "float32"  # Of activations.
   batch_size: int = 8
-  num_frames: int | None = None  # Of a video.
-  num_inference_steps: int | None = None
-  num_diffusion_steps: int | None = None
-  guidance_scale: float | None = None
-  motion_flow: float | None = None
-  fps: float | None = None
   seed: int = 0
+  sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Settings of `Request`, some of `SAMPLED`.
+
+  def stored(self) -> dict[str, Any]:
+    """Return all as a manifest has it; settings that manifests had from the beginning are always there."""
+    values = dataclasses.asdict(self)
+    sampling, seed = values.pop("sampling"), values.pop("seed")
+    return values | dict.fromkeys(_STORED) | sampling | {"seed": seed}
 
 
 def generate(
@@ -119,7 +124,7 @@ def generate(
 def plan(layout: Layout, settings: Settings) -> dict[str, Any]:
   """Return the manifest, but for the digests of the weights."""
   manifest = {
-      "benchmark": layout.benchmark, "settings": dataclasses.asdict(settings),
+      "benchmark": layout.benchmark, "settings": settings.stored(),
       "model": to_dict(open_folder(Path(settings.checkpoint), settings.weights, settings.step).card),
       "devices": f"{jax.local_device_count()} {jax.local_devices()[0].device_kind}",
       "files": {
@@ -194,7 +199,7 @@ def _check_model(pipe: Pipeline, layout: Layout, settings: Settings) -> None:
   if pipe.cfg.num_classes:
     raise UserError(f"--checkpoint: {settings.checkpoint} takes class labels; {layout.benchmark} needs text")
   pipe.check(**_request(layout, settings), text_embeds=[], rows=settings.batch_size)
-  if layout.is_video and pipe.num_latent_frames(settings.num_frames) == 1:
+  if layout.is_video and pipe.num_latent_frames(settings.sampling.get("num_frames")) == 1:
     raise UserError(f"{layout.benchmark} judges videos; this model was asked for one frame (--num_frames)")
   height, width = pipe.cfg.latent_size
   if layout.benchmark == "dpg" and height != width:
@@ -203,9 +208,7 @@ def _check_model(pipe: Pipeline, layout: Layout, settings: Settings) -> None:
 
 def _request(layout: Layout, settings: Settings) -> dict[str, Any]:
   """Return the settings that all samples share."""
-  names = "num_inference_steps", "num_diffusion_steps", "guidance_scale", "motion_flow", "fps"
-  return {name: getattr(settings, name) for name in names} | {
-      "num_frames": settings.num_frames if layout.is_video else 1}
+  return dict(settings.sampling) if layout.is_video else {**settings.sampling, "num_frames": 1}
 
 
 def _encode(pipe: Pipeline, output: Path, texts: Sequence[str]) -> None:
@@ -225,7 +228,7 @@ def _encode(pipe: Pipeline, output: Path, texts: Sequence[str]) -> None:
 def _run(pipe, layout, settings, output, shard, todo) -> None:
   """Make batches of files."""
   spread(pipe)
-  fps = settings.fps or pipe.card.sample.fps
+  fps = settings.sampling.get("fps") or pipe.card.sample.fps
   samples = sum(len(item.samples) for batch in todo for item in batch)
   with Progress("sample", samples) as progress:
     done = 0
@@ -286,11 +289,11 @@ def _difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
   """
   # A setting that is left out stands for the model's own.
   before, after = (
-      {name: manifest["model"]["sample"].get(name) if value is None else value
+      {name: manifest["model"]["sample"].get(name, DEFAULTS.get(name)) if value is None else value
        for name, value in manifest["settings"].items()} for manifest in (stored, now))
   fields = [
-      f"{name} was {stored['settings'].get(name)!r}, now {value!r}" for name, value in now["settings"].items()
-      if name not in _WEIGHTS and before.get(name) != after[name]]
+      f"{name} was {stored['settings'].get(name)!r}, now {now['settings'].get(name)!r}" for name in before | after
+      if name not in _WEIGHTS and before.get(name, DEFAULTS.get(name)) != after.get(name, DEFAULTS.get(name))]
   others = [
       f"{name} was {stored.get(name)!r}, now {now[name]!r}" if name in ("benchmark", "devices") else f"{name} differ"
       for name in ("benchmark", "devices", "files", "texts") if stored.get(name) != now[name]]

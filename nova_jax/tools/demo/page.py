@@ -15,6 +15,7 @@ import gradio as gr
 from absl import logging
 
 from nova_jax.pipeline.provenance import title_of
+from nova_jax.pipeline.request import SETTINGS
 from nova_jax.tools.demo import views
 from nova_jax.tools.demo.line import Line
 from nova_jax.tools.demo.space import UPLOADS, keep_room
@@ -23,10 +24,7 @@ from nova_jax.tools.demo.users import is_loopback
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError, shorten
 
-LABELS = {
-    "prompt": "Prompt", "label": "Class", "negative_prompt": "Negative prompt", "image": "Image", "mask": "Mask",
-    "num_frames": "Frames", "motion_flow": "Motion", "seed": "Seed", "num_inference_steps": "Sets / frame",
-    "num_diffusion_steps": "Steps / set", "guidance_scale": "Guidance"}
+LABELS = {name: declared.label for name, declared in SETTINGS.items() if declared.label}
 HINTS = {
     "prompt": "What to show", "negative_prompt": "What not to show", "image": "first frame", "mask": "white is new"}
 CACHE_CHECK, CACHE_AGE = 3600, 86400  # Seconds: how often copies of uploads are looked at, and how old they get.
@@ -132,12 +130,13 @@ def _make_form(studio: Studio) -> dict[str, gr.components.Component]:
   """Return the fields that the model has, by setting."""
   cfg, own = studio.pipe.cfg, studio.defaults
 
-  def number(name: str, **options: Any) -> gr.Number:
-    return gr.Number(own.get(name), label=LABELS[name], elem_id=name, min_width=100, **options)
+  def number(name: str) -> gr.Number:
+    precision = 0 if SETTINGS[name].kind is int else None
+    return gr.Number(own.get(name), label=LABELS[name], elem_id=name, min_width=100, precision=precision)
 
   form = {}
   if cfg.num_classes:
-    form["label"] = number("label", precision=0)
+    form["label"] = number("label")
   else:
     for name, lines in (("prompt", 2), ("negative_prompt", 1)):
       form[name] = gr.Textbox(
@@ -150,13 +149,13 @@ def _make_form(studio: Studio) -> dict[str, gr.components.Component]:
       picture.preprocess = lambda payload: None if payload is None else payload.path
   with gr.Row():
     if studio.makes_clips:
-      form["num_frames"] = number("num_frames", precision=0)
+      form["num_frames"] = number("num_frames")
     if cfg.has_motion:
       form["motion_flow"] = number("motion_flow")
-    form["seed"] = number("seed", precision=0)
+    form["seed"] = number("seed")
   with gr.Row():
-    form["num_inference_steps"] = number("num_inference_steps", precision=0)
-    form["num_diffusion_steps"] = number("num_diffusion_steps", precision=0)
+    form["num_inference_steps"] = number("num_inference_steps")
+    form["num_diffusion_steps"] = number("num_diffusion_steps")
     form["guidance_scale"] = number("guidance_scale")
   return form
 

@@ -22,6 +22,7 @@ from nova_jax.media import readers
 from nova_jax.pipeline.batch_sampling import make_recipes
 from nova_jax.pipeline.pipeline import Pipeline, Step
 from nova_jax.pipeline.provenance import paths_of, write_outputs
+from nova_jax.pipeline.request import SETTINGS
 from nova_jax.tools.demo.space import INPUTS, make_room
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
@@ -130,11 +131,10 @@ class Studio:
       raise UserError("mask: give the image, too, of which a part is to be made anew")
     if given.get("num_frames", 1) > self.bounds.frames:
       raise UserError(f"num_frames: expected at most {self.bounds.frames} here, got {given['num_frames']}")
-    for name in ("motion_flow", "guidance_scale"):
-      if name in given:
+    for name in given:
+      if SETTINGS[name].kind is float:
         given[name] = float(given[name])  # A form has 3 where a flag has 3.0, and a file says which.
-    for name in ("image", "mask"):
-      if name in given:
+      elif SETTINGS[name].names_file:
         given[name] = str(self._keep(Path(given[name]), name))
     # An image with a mask has one frame unless more are asked for, as launch.sample has it.
     given |= {"num_frames": 1} if "mask" in given and "num_frames" not in given else {}

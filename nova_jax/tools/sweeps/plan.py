@@ -17,14 +17,13 @@ from typing import Any
 
 from nova_jax.config import Experiment
 from nova_jax.evals.digits import SCORES
+from nova_jax.pipeline.request import SETTINGS
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean, from_dict, to_dict
 
 Point = Mapping[str, Any]
 
-SAMPLING = (
-    "num_inference_steps", "num_diffusion_steps", "guidance_scale", "min_guidance_scale", "guidance_trunc",
-    "guidance_renorm", "image_guidance_scale", "flow_shift", "motion_flow", "fps")
+SAMPLING = tuple(name for name, declared in SETTINGS.items() if declared.scope == "sampling")
 LOADING = ("weights", "step")
 TRAINING = "config."
 

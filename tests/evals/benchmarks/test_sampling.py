@@ -81,7 +81,7 @@ def write_prompts(benchmark, folder, prompts=PROMPTS):
 
 
 def settings_of(model, **fields):
-  return Settings(checkpoint=str(model), batch_size=8, **fields)
+  return Settings(checkpoint=str(model), batch_size=8, sampling=fields)
 
 
 def contents(folder):
