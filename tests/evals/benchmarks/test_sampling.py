@@ -54,7 +54,7 @@ class Fake:
   def encode(self, texts):
     return np.array([[[len(text), 1.0]] * 3 for text in texts], np.float32), np.full(len(texts), 2, np.int32)
 
-  def __call__(self, *, text_embeds, seed, num_frames, **options):
+  def __call__(self, *, text_embeds, seed, num_frames=None, **options):
     assert all(embeds.shape == (2, 2) for embeds in text_embeds)
     frames, beside = num_frames or self.frames, hashlib.sha256(repr(seed).encode()).digest()[0]
     clips = np.full((len(seed), frames, self.size, self.size, 3), beside, np.uint8)
