@@ -3,7 +3,7 @@
 Launch: `python -m launch.train --config configs/ablation.py --workdir runs/ablation`
 """
 
-from configs import digits
+from nova_jax.configs import digits
 
 
 def get_config():

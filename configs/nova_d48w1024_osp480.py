@@ -6,8 +6,8 @@ it, here with diffusers' defaults.
 Needs, launch and compile commands: see `released.py`.
 """
 
-from configs.released import released
 from nova_jax.config import SchedulerConfig, StageConfig
+from nova_jax.configs.released import released
 
 
 def get_config(chip: str = "v5e"):

@@ -5,8 +5,8 @@
 Needs, launch and compile commands: see `released.py`.
 """
 
-from configs.released import released
 from nova_jax.config import StageConfig
+from nova_jax.configs.released import released
 
 
 def get_config(chip: str = "v5e"):

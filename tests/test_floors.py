@@ -10,7 +10,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "nova_jax"
 CORE = (
     "storage", "utils", "config", "parallel", "models", "media", "autoencoders", "text", "diffusion", "sampling",
     "checkpoints", "pipeline", "data", "evals", "train")
-ABOVE = {"tools": (*CORE, "tools"), "cli": (*CORE, "tools", "cli")}
+ABOVE = {
+    "tools": (*CORE, "tools", "configs"), "configs": (*CORE, "tools", "configs"),
+    "cli": (*CORE, "tools", "configs", "cli")}
 
 
 def room_of(name):

@@ -1,52 +1,76 @@
-"""What `make` installs: pinned to the byte, by a Python that is new enough, and mended when it was cut."""
+"""What is installed: pinned to the byte, by a Python that is new enough, and mended when it was cut."""
 
+import importlib.metadata
+import itertools
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+from nova_jax import configs
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
-def pins(path):
-  """Return versions by normalised name."""
-  lines = path.read_text(encoding="utf-8").splitlines()
-  found = [re.match(r"([\w.-]+)==([\w.]+)", line) for line in lines]
-  return {re.sub(r"[-_.]+", "-", match[1]).lower(): match[2] for match in found if match}
+def pins(name):
+  """Return versions by normalised name, of a file of exact versions."""
+  found = re.findall(r"^([\w.-]+)==([\w.]+)", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+  return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in found}
 
 
-@pytest.mark.parametrize("name", ["base", "demo", "compile", "tpu"])
-def test_locks_pin_every_file(name):
-  text = (ROOT / f"locks/{name}.txt").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["constraints.txt", "requirements.txt"])
+def test_exact_versions_have_hashes(name):
+  text = (ROOT / name).read_text(encoding="utf-8")
   assert "://" not in text, "which index is asked is each user's choice"
-  entries = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)).splitlines()
-  assert entries and all(re.search(r"--hash=sha256:[0-9a-f]{64}( |$)", entry) for entry in entries)
+  entries = re.sub(r"\\\n", " ", re.sub(r"^ *#.*\n", "", text, flags=re.MULTILINE)).splitlines()
+  assert entries and all(re.search(r"==.*--hash=sha256:[0-9a-f]{64}( |$)", entry) for entry in entries)
 
 
-def test_locks_are_of_the_versions_wanted():
-  base, demo = (pins(ROOT / f"locks/{name}.txt") for name in ("base", "demo"))
-  wanted, fixed = pins(ROOT / "requirements.txt"), pins(ROOT / "constraints.txt")
-  assert wanted.items() <= base.items() <= demo.items() and "gradio" in demo
-  assert all(fixed[name] == version for name, version in demo.items() if name in fixed)
-  assert pins(ROOT / "locks/compile.txt")["libtpu"] in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+def test_exact_versions_are_those_that_the_package_asks_for():
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+  base, extras = project["dependencies"], project["optional-dependencies"].values()
+  everything, installed = pins("constraints.txt"), pins("requirements.txt")
+  assert installed.items() <= everything.items()
+  for known, wanted in ((installed, base), (everything, itertools.chain(*extras))):
+    for requirement in map(Requirement, wanted):
+      name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+      assert name == "nova-jax" or requirement.specifier.contains(known[name]), requirement
+
+
+def test_libtpu_is_the_one_that_jax_asks_for():
+  wanted = [Requirement(text) for text in importlib.metadata.requires("jax") if text.startswith("libtpu")]
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+  assert [Requirement(*project["optional-dependencies"]["compile"]).specifier] == [text.specifier for text in wanted]
+
+
+def test_shipped_configs_are_found_by_name(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for name in ("digits", "configs/digits.py", "sweeps/guidance", "configs/sweeps/guidance.py"):
+    assert Path(configs.find(name)).is_file()
+  assert configs.find("digts") == "digts" and configs.find("../setup") == "../setup"
+  Path("digits").touch()
+  assert configs.find("digits") == "digits", "a file of the user's wins"
+  assert "digits" in configs.names() and "released" not in configs.names()
 
 
 @pytest.fixture
 def project(tmp_path):
   """What `make` needs to install nothing."""
   shutil.copy(ROOT / "Makefile", tmp_path)
-  (tmp_path / "locks").mkdir()
-  for name in ("base", "compile"):
-    (tmp_path / f"locks/{name}.txt").touch()
+  (tmp_path / "constraints.txt").write_text(
+      "a==1\nuv==2 \\\n    --hash=x\n    # via nova-jax\nz==3\n", encoding="utf-8")
+  (tmp_path / "pyproject.toml").touch()
   (tmp_path / "pip").write_text(
       '#!/bin/sh\ntest ! -e broken || exit 1\n'
       'while test $# -gt 0; do if test "$1" = --target; then mkdir -p "$2"; fi; shift; done\n', encoding="utf-8")
   (tmp_path / "python").write_text(
-      '#!/bin/sh\nif test "$1" = -m; then rm -rf "$4"; mkdir -p "$4/bin"; cp python pip "$4/bin"; fi\necho runs\n',
-      encoding="utf-8")
+      '#!/bin/sh\nif test "$1" = -m; then\n  rm -rf "$4"; mkdir -p "$4/bin"; cp python pip "$4/bin"\n'
+      '  cp pip "$4/bin/uv"\nfi\necho runs\n', encoding="utf-8")
   (tmp_path / "pip").chmod(0o755)
   (tmp_path / "python").chmod(0o755)
   return tmp_path
@@ -75,6 +99,7 @@ def test_what_was_cut_is_installed_again(project):
   (project / "broken").unlink()
   assert make(project, ".venv/libtpu", "PYTHON=./python").returncode == 0
   assert "Nothing to be done" in make(project, ".venv/libtpu", "PYTHON=./python").stdout
+  assert (project / ".venv/uv.txt").read_text(encoding="utf-8") == "uv==2 \\\n    --hash=x\n    # via nova-jax\n"
   (project / ".venv/bin/python").unlink()  # As an upgrade of the system leaves it.
   assert make(project, ".venv/installed", "PYTHON=./python").returncode == 0
   assert (project / ".venv/bin/python").exists()

@@ -3,7 +3,7 @@
 Launch: `python -m launch.sweep --config configs/sweeps/image_stage.py --output runs/image_stage --runs runs/trainings`
 """
 
-from configs import ablation, digits
+from nova_jax.configs import ablation, digits
 from nova_jax.tools.sweeps.plan import Bars, Sweep
 
 SHARES = 0.25, 0.75  # Of single frames and of clips.

@@ -25,6 +25,7 @@ from nova_jax.text.phi import Phi, PhiConfig
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
 from nova_jax.utils.finite import is_finite, listed
+from nova_jax.utils.terminal import command
 
 PARTS = TRANSFORMER, VAE, TEXT_ENCODER = "transformer", "vae", "text_encoder"
 
@@ -113,7 +114,7 @@ class Part(NamedTuple):
     if self.wrappers and not problems:
       raise UserError(
           f"{self.folder}: names of weights have {self.wrappers} before them, as torch.compile or "
-          "DistributedDataParallel leaves them; take it off: python -m launch.convert --source "
+          f"DistributedDataParallel leaves them; take it off: {command('convert')} --source "
           f"{self.folder.parent if self.folder.name == self.name else self.folder} --target NEW_FOLDER")
     if problems:
       raise UserError(f"{self.folder} does not fit its config. {describe({self.name: problems})}")

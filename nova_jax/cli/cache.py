@@ -19,6 +19,7 @@ from nova_jax.cli.entry import Command
 from nova_jax.config import CacheConfig
 from nova_jax.utils.fields import from_dict
 from nova_jax.utils.progress import Progress
+from nova_jax.utils.terminal import command
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -68,7 +69,7 @@ def main(args: flags.FlagValues) -> None:
     print(f"this host's share is done; the last host to finish writes the manifest of {output}")
     return
   print(describe(manifest))
-  print(f"next: python -m launch.inspect --dataset {output} --sheet sheet.png")
+  print(f"next: {command('inspect')} --dataset {output} --sheet sheet.png")
   if manifest.counts.rejected:
     print(f"what could not be used, and why: {output / REJECTED}; when it is mended, add --retry_rejected")
 

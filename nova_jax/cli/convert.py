@@ -18,6 +18,7 @@ from nova_jax.checkpoints.published_files import INDEX
 from nova_jax.cli.entry import Command
 from nova_jax.utils.notes import tell
 from nova_jax.utils.progress import Progress
+from nova_jax.utils.terminal import command
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -55,7 +56,7 @@ def main(args: flags.FlagValues) -> None:
     tell(note)
   print(f"wrote {args.target} in {time.perf_counter() - started:.1f} s")
   if (Path(args.target) / INDEX).is_file():
-    print(f'next: python -m launch.sample --checkpoint {args.target} --output out --prompt "what to show"')
+    print(f'next: {command("sample")} --checkpoint {args.target} --output out --prompt "what to show"')
 
 
 COMMAND = Command(main, define_flags, required=("source", "target"))

@@ -5,7 +5,7 @@ Example:
 
 Open the address that it prints. All users share one model and wait in one line. The page is served to this machine
 alone, unless --host says otherwise; then give it a --password_file. --output should be a folder of its own, since the
-oldest clips in it are removed when there are too many. It needs Gradio: `pip install -r locks/demo.txt`.
+oldest clips in it are removed when there are too many. It needs Gradio, the extra `demo`.
 """
 
 import importlib.util
@@ -66,7 +66,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(args: flags.FlagValues) -> None:
   """Load the model and serve the page."""
   if importlib.util.find_spec("gradio") is None:
-    raise UserError("the demo needs Gradio: pip install -r locks/demo.txt")
+    raise UserError("gradio is not installed: pip install gradio, or nova_jax with its extra demo")
   # Gradio counts its users and looks for newer versions unless it is told not to, before it is imported.
   os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
   from nova_jax.tools.demo.page import serve

@@ -29,7 +29,7 @@ from absl import flags, logging
 
 from nova_jax.cli.addresses import check_addresses
 from nova_jax.cli.flag_help import explain, help_text, name_flags, wants_help
-from nova_jax.cli.overrides import config_file, explain_config, explain_override
+from nova_jax.cli.overrides import config_file, explain_config, explain_override, with_config_files
 from nova_jax.cli.renamed import tell_renamed
 from nova_jax.utils import notes
 from nova_jax.utils.errors import (
@@ -45,6 +45,10 @@ from nova_jax.utils.errors import (
 
 # How errors of reads begin that were under way when another one failed, which has been told.
 _OTHER_READS = ("Event loop is closed", "Encountered error while reading array index")
+
+# Modules that not every installation has: the package, and the extra that brings it.
+_EXTRAS = {
+    "cv2": ("opencv-python-headless", "data"), "pyarrow": ("pyarrow", "data"), "matplotlib": ("matplotlib", "plots")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Command:
 
   def run(self) -> None:
     """Run as this process's program, with its command line, and exit."""
-    _end(lambda: self.execute(sys.argv))
+    run_program(lambda: self.execute(sys.argv))
 
   def execute(self, argv: Sequence[str]) -> int:
     """Run within a process that goes on, and return the exit code. Any commands can run one after another.
@@ -76,6 +80,7 @@ class Command:
     Args:
       argv: name of the program and its arguments.
     """
+    argv = with_config_files(argv)
     with _command_line(argv):
       return self._execute(argv)
 
@@ -98,7 +103,7 @@ class Command:
         raise UserError(f"unexpected argument {rest[0]!r}; flags start with --")
       check_addresses({name: values[name].value for name in values})
     except UserError as error:
-      return _tell(str(error), BAD_INPUT)
+      return tell(str(error), BAD_INPUT)
     tell_renamed(values)
     # absl's own default would show Orbax's every rename, and files that it can do without.
     if values.verbosity <= 0:
@@ -120,7 +125,7 @@ def run_task(main: Callable[[dict[str, Any]], None]) -> None:
     logging.set_verbosity(logging.ERROR)
     return _attempt(task)
 
-  _end(execute_task)
+  run_program(execute_task)
 
 
 def fail(error: BaseException, args: flags.FlagValues | None = None) -> NoReturn:
@@ -147,7 +152,7 @@ def fail(error: BaseException, args: flags.FlagValues | None = None) -> NoReturn
   os._exit(code)
 
 
-def _end(execute: Callable[[], int]) -> None:
+def run_program(execute: Callable[[], int]) -> None:
   """Exit with the code that `execute` returns; a bug keeps its traceback."""
   with contextlib.suppress(OSError, RuntimeError, ValueError):  # Standard error is closed, or no file.
     faulthandler.enable()
@@ -166,7 +171,7 @@ def _end(execute: Callable[[], int]) -> None:
   except KeyboardInterrupt:
     code = INTERRUPTED
   except OSError as error:
-    code = READER_GONE if error.errno == errno.EPIPE else _tell(f"standard output: {error.strerror}", FAILED)
+    code = READER_GONE if error.errno == errno.EPIPE else tell(f"standard output: {error.strerror}", FAILED)
   if code in (0, INTERRUPTED):
     sys.exit(code)  # In order: worker processes and their semaphores are cleaned up. Ctrl-C again doesn't wait for it.
   for stream in (sys.stdout, sys.stderr):
@@ -199,7 +204,7 @@ def _attempt(
   try:
     call()
   except SystemExit as error:
-    return error.code if isinstance(error.code, int) else 0 if error.code is None else _tell(str(error.code), FAILED)
+    return error.code if isinstance(error.code, int) else 0 if error.code is None else tell(str(error.code), FAILED)
   except Exception as error:
     if _is_of_output(error):
       _flush(sys.stdout)
@@ -207,9 +212,12 @@ def _attempt(
     if args is not None and args.verbosity > 0:
       raise
     code = exit_code(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+      package, extra = _EXTRAS[error.name]
+      return tell(f"{package} is not installed: pip install {package}, or nova_jax with its extra {extra}", BAD_INPUT)
     if code == BAD_INPUT:
-      return _tell(name_flags(shorten(error), args, aliases), code)
-    return _tell(_with_traceback(error, is_bug=code is None), FAILED)
+      return tell(name_flags(shorten(error), args, aliases), code)
+    return tell(_with_traceback(error, is_bug=code is None), FAILED)
   return 0
 
 
@@ -252,7 +260,7 @@ def _flush(stream: Any) -> None:
     stream.flush()
 
 
-def _tell(message: str, code: int) -> int:
+def tell(message: str, code: int) -> int:
   """Print why a program ends; return its exit code."""
   with contextlib.suppress(OSError):
     print(f"error: {message}", file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 
 from nova_jax.utils.fields import did_you_mean
+from nova_jax.utils.terminal import command
 
 _HELP = ("help", "helpshort", "h", "?")
 _NO = ("false", "f", "no", "n", "0")
@@ -52,7 +53,7 @@ def help_text(doc: str | None, values: flags.FlagValues, required: Sequence[str]
   """
   width = min(shutil.get_terminal_size((100, 24)).columns, 120)
   own = command_flags(values)
-  sections = [(doc or "").strip()]
+  sections = [re.sub(r"python -m launch\.(\w+)", lambda match: command(match[1]), (doc or "").strip())]
   for title, chosen in (
       ("Required flags:", [flag for flag in own if flag.name in required]),
       ("Flags:", [flag for flag in own if flag.name not in required])):

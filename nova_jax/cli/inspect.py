@@ -13,7 +13,6 @@ import pathlib
 from absl import flags
 
 from nova_jax.cli.entry import Command
-from nova_jax.data.cache import inspect
 from nova_jax.data.cache.format import read_manifest
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.progress import Progress
@@ -36,6 +35,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(args: flags.FlagValues) -> None:
   """Print, write and check."""
+  from nova_jax.data.cache import inspect  # Not every installation has what it needs.
+
   folder = pathlib.Path(args.dataset)
   manifest = read_manifest(folder, check_shards=not args.verify)
   print(inspect.describe(manifest), flush=True)

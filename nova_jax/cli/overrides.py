@@ -11,33 +11,55 @@ from collections.abc import Iterator, Sequence
 from absl import flags
 from ml_collections import ConfigDict
 
+from nova_jax import configs
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
+
+
+def with_config_files(argv: Sequence[str]) -> list[str]:
+  """Return a command line whose `--config` is the path of a file, also where it named one that comes with the package.
+
+  Args:
+    argv: command line; what `--config` says may have an argument of the config behind a colon.
+  """
+  argv = list(argv)
+  for i, (_, value) in _options(argv, "config"):
+    name, *argument = value.split(":", 1)
+    path = ":".join([configs.find(name), *argument])
+    argv[i] = argv[i].removesuffix(value) + path
+  return argv
 
 
 def config_file(argv: Sequence[str]) -> str:
   """Return what the last `--config` says, FILE or FILE:ARGUMENT, or ""; checked here, since its flag fails late.
 
   Raises:
-    ValueError: there is no such file.
+    UserError: there is no such file.
   """
   value = ""
-  for name, value in _options(argv, r"config"):
+  for _, (name, value) in _options(argv, "config"):
     path = value.split(":")[0]
     if not os.path.isfile(path):
-      raise UserError(f"--{name}: there is no file {path!r}; expected a Python file such as configs/digits.py")
+      known = configs.names()
+      hint = did_you_mean(path, known) if re.fullmatch(r"\w+", path) else ""
+      raise UserError(
+          f"--{name}: there is no file {path!r}; expected a Python file such as configs/digits.py, or the name of a "
+          f"config that comes with nova_jax{hint or ', such as digits'}")
     if path.endswith(".json"):
       raise UserError(f"--{name}: {path} is JSON; expected the Python file that the run was started with")
   return value
 
 
-def _options(argv: Sequence[str], pattern: str) -> Iterator[tuple[str, str]]:
-  """Yield name and value of each flag whose name is of a pattern."""
+def _options(argv: Sequence[str], pattern: str) -> Iterator[tuple[int, tuple[str, str]]]:
+  """Yield each flag whose name is of a pattern: the index of the argument that ends with its value; name and value."""
   for i, argument in enumerate(argv):
     if argument == "--":
       return
     if match := re.fullmatch(rf"--?({pattern})(?:=(.*))?", argument, re.DOTALL):
-      yield match[1], match[2] if match[2] is not None else argv[i + 1] if i + 1 < len(argv) else ""
+      if match[2] is not None:
+        yield i, (match[1], match[2])
+      else:
+        yield min(i + 1, len(argv) - 1), (match[1], argv[i + 1] if i + 1 < len(argv) else "")
 
 
 def explain_config(error: Exception, path: str) -> str | None:
@@ -66,7 +88,7 @@ def explain_override(values: flags.FlagValues, argv: Sequence[str], value: str) 
   if not overrides or not value:
     return None
   config = values["config"].parser.parse(value)
-  for name, _ in overrides if isinstance(config, ConfigDict) else ():
+  for _, (name, _) in overrides if isinstance(config, ConfigDict) else ():
     if wrong := _find(config, name.removeprefix("config.")):
       return f"--{name}: {wrong}"
   return None

@@ -19,7 +19,6 @@ from nova_jax.cli.entry import Command
 from nova_jax.evals import aggregate
 from nova_jax.evals.features import NETWORKS, VIDEOS, features_of, find, open_features, passed_over
 from nova_jax.evals.frechet import frechet_distance
-from nova_jax.evals.motion import motion_of
 from nova_jax.evals.neighbours import diversity, precision_recall
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import write_atomically
@@ -95,6 +94,8 @@ def _frechet(args) -> dict[str, float]:
 
 
 def _motion(args) -> dict[str, float]:
+  from nova_jax.evals.motion import motion_of  # Not every installation has what it needs.
+
   _say(passed_over(Path(args.generated), VIDEOS))
   return motion_of(Path(args.generated))
 

@@ -19,7 +19,6 @@ from nova_jax.cli.entry import Command
 from nova_jax.pipeline.prompts import naming
 from nova_jax.tools.sweeps.engine import plan_tasks, run_tasks
 from nova_jax.tools.sweeps.plan import load_sweep
-from nova_jax.tools.sweeps.report import write_report
 from nova_jax.utils.errors import FAILED, UserError
 from nova_jax.utils.files import check_folder_writable
 
@@ -47,6 +46,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(args: flags.FlagValues) -> None:
   """Run a sweep, and write what came of it."""
+  from nova_jax.tools.sweeps.report import write_report  # Not every installation has what it needs.
+
   shard = re.fullmatch(r"(\d+)/(\d+)", args.shard)
   if not shard:
     raise UserError(f"--shard: expected I/N, such as 0/4, got {args.shard!r}")

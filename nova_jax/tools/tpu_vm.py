@@ -112,7 +112,9 @@ class Gcloud:
       self._call("scp", _ARCHIVE, f"{self.machines.name}:", "--node=all", "--worker=all")
       fetch = f"mkdir -p {HOME} && tar -xzf {_ARCHIVE} -C {HOME}"
     python = "{ command -v python3.11 || { sudo apt-get -q update && sudo apt-get -qy install python3.11-venv; }; }"
-    packages = ".venv/bin/pip install -q -r locks/base.txt -r locks/tpu.txt"
+    packages = (
+        ".venv/bin/pip install -q uv && "
+        ".venv/bin/uv pip install -q --python .venv/bin/python -c constraints.txt -e .[tpu]")
     lines = [code.setup] if code.setup else []
     self.ssh(" && ".join([*lines, fetch, python, f"cd {HOME}", "python3.11 -m venv .venv", packages]))
 

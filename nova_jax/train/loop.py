@@ -52,7 +52,7 @@ from nova_jax.train.step import LossFn, make_train_step
 from nova_jax.train.stop import StopRequest
 from nova_jax.train.trace import Trace
 from nova_jax.train.workdir import claim
-from nova_jax.utils.terminal import say
+from nova_jax.utils.terminal import command, say
 
 _VERSIONED = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -177,7 +177,7 @@ class _Run:
     else:
       _say(f"done: {self.cfg.steps} steps, checkpoints in {self.checkpoints.directory}")
       what = "--label 0" if self.experiment.model.num_classes else '--prompt "what to show"'
-      _say(f"next: python -m launch.sample --checkpoint {self.workdir} --output out {what}")
+      _say(f"next: {command('sample')} --checkpoint {self.workdir} --output out {what}")
 
   def _run_stage(self, stage: Stage) -> bool:
     """Run a stage to its end; return False if asked to stop before."""

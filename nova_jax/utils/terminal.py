@@ -4,6 +4,11 @@ import os
 import sys
 
 
+def command(name: str) -> str:
+  """Return how a user types one of our commands: as this one was typed."""
+  return f"nova-jax {name}" if os.path.basename(sys.argv[0]).startswith("nova-jax") else f"python -m launch.{name}"
+
+
 def say(text: str, end: str = "\n") -> None:
   """Print to stdout; if that fails, say so once on stderr and print nothing more."""
   try:

@@ -57,7 +57,8 @@ class Topology:
       raise UserError(f"TPU_LIBRARY_PATH in the environment: there is no file {library!r}; expected libtpu.so")
     if library is None and importlib.util.find_spec("libtpu") is None:
       raise UserError(
-          "libtpu, the compiler for TPUs, is not installed: make .venv/libtpu, or pip install -r locks/compile.txt")
+          "libtpu, the compiler for TPUs, is not installed: make .venv/libtpu, or install nova_jax with its extra "
+          "compile")
     options = {"chip_config_name": "megacore"} if self.chip.megacore else {}
     if self.num_slices > 1:
       options["num_slices"] = self.num_slices

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nova_jax import configs
 from nova_jax.config import Experiment
 from nova_jax.evals.digits import SCORES
 from nova_jax.pipeline.request import SETTINGS
@@ -66,7 +67,7 @@ class Sweep:
     about: what is asked, and what the small scale can say of it.
     points: in the order in which they run.
     plots: of the results.
-    config: Python file of the training config; for points with training fields.
+    config: file or name of the training config; for points with training fields.
     num_prompts: clips that each point is scored on; multiples of 40 hold every digit and direction equally often.
     captions: "plain" or "free".
     batch_size: clips generated at once.
@@ -137,7 +138,7 @@ def experiment_of(sweep: Sweep, point: Point) -> Experiment:
   Raises:
     ValueError: an unknown field, or a value that it can't have.
   """
-  values = to_dict(from_dict(Experiment, _load(Path(sweep.config)).get_config()))
+  values = to_dict(from_dict(Experiment, _load(Path(configs.find(sweep.config))).get_config()))
   for name, value in training(point).items():
     *path, last = name.split(".")
     inner = values

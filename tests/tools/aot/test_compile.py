@@ -11,7 +11,7 @@ import pytest
 
 CONFIG = """
 from nova_jax.config import Experiment, ModelConfig, StageConfig, TrainConfig
-from nova_jax.fields import to_config_dict
+from nova_jax.utils.fields import to_config_dict
 
 def get_config():
   return to_config_dict(Experiment(
@@ -39,7 +39,7 @@ def config(tmp_path):
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ,
-    reason="libtpu is not installed: pip install -r locks/compile.txt")
+    reason="libtpu is not installed: make .venv/libtpu")
 
 
 @needs_libtpu

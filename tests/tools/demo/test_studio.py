@@ -154,4 +154,4 @@ def test_texts_are_escaped_and_long_clips_shortened():
 def test_without_gradio_it_says_what_to_install():
   failed = run("-c", "import runpy, sys; sys.modules['gradio'] = None; sys.argv[1:] = ['--checkpoint=none']; "
                "runpy.run_module('launch.demo', run_name='__main__')")
-  assert failed.returncode == 2 and failed.stderr.count("\n") == 1 and "locks/demo.txt" in failed.stderr, failed.stderr
+  assert failed.returncode == 2 and failed.stderr.count("\n") == 1 and "extra demo" in failed.stderr, failed.stderr
