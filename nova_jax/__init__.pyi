@@ -2,8 +2,11 @@
 
 from nova_jax.autoencoders import make_autoencoder as make_autoencoder
 from nova_jax.checkpoints.load import load_model as load_model
+from nova_jax.checkpoints.model_folder import load_autoencoder as load_autoencoder
+from nova_jax.checkpoints.model_folder import load_text_encoder as load_text_encoder
 from nova_jax.checkpoints.model_folder import open_folder as open_folder
 from nova_jax.config import PRESETS as PRESETS
+from nova_jax.config import CacheConfig as CacheConfig
 from nova_jax.config import DataConfig as DataConfig
 from nova_jax.config import Experiment as Experiment
 from nova_jax.config import MeshConfig as MeshConfig
@@ -14,6 +17,7 @@ from nova_jax.config import SchedulerConfig as SchedulerConfig
 from nova_jax.config import SourceConfig as SourceConfig
 from nova_jax.config import StageConfig as StageConfig
 from nova_jax.config import TrainConfig as TrainConfig
+from nova_jax.data.cache.build import build as build_cache  # noqa: F401
 from nova_jax.data.loader import Loader as Loader
 from nova_jax.data.moving_digits import prepare as prepare_digits  # noqa: F401
 from nova_jax.data.videos import VideoFeed as VideoFeed

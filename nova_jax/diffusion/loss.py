@@ -130,7 +130,7 @@ def reduce_loss(
 
 
 def loss(
-    model: NOVA, scheduler: Scheduler, batch: Condition, key: Key[Array, ""], *, loss_repeat: int = 4,
+    model: NOVA, scheduler: Scheduler, batch: Condition, key: Key[Array, ""], loss_repeat: int = 4,
     mask_ratio: tuple[float, float] = (0.7, 1.0),
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
   """Return the loss of a batch and the values to report by name; a training loop needs nothing else.

@@ -1,0 +1,59 @@
+"""The examples run as their first lines say, with tiny models."""
+
+import dataclasses
+import runpy
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from pipeline.test_pipeline import CARD, save
+
+import nova_jax
+from nova_jax.media import write_mp4
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+DIGITS = nova_jax.ModelConfig(
+    latent_dim=1, latent_size=(16, 16), patch_size=4, width=32, num_heads=2, temporal_depth=1, spatial_depth=2,
+    denoiser_depth=1, denoiser_width=16, base_frames=4, text_dim=8, text_len=8, mixer_rank=-1)
+
+
+def run(monkeypatch, name, *arguments):
+  monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+  runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def test_a_training_loop_of_ones_own(monkeypatch, tmp_path, capsys):
+  lines = [line for line in (EXAMPLES / "train_loop.py").read_text(encoding="utf-8").splitlines() if line]
+  assert len(lines) <= 25
+  monkeypatch.setattr(nova_jax, "PRESETS", {"digits": DIGITS}, raising=False)
+  run(monkeypatch, "train_loop.py", tmp_path, 12)
+  losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+  assert len(losses) == 12 and np.mean(losses[-4:]) < losses[0]
+
+
+def test_sampling(monkeypatch, tmp_path):
+  save(tmp_path / "model")
+  run(monkeypatch, "sample.py", tmp_path / "model", tmp_path / "clip.mp4", "the digit one")
+  assert (tmp_path / "clip.mp4").stat().st_size > 0
+
+
+@pytest.fixture
+def clips(tmp_path):
+  for seed, caption in enumerate(("one", "two")):
+    pixels = np.random.default_rng(seed).integers(0, 255, (6, 16, 16, 3), np.uint8)
+    (tmp_path / "clips").mkdir(exist_ok=True)
+    write_mp4(tmp_path / f"clips/{caption}.mp4", pixels, 4)
+    (tmp_path / f"clips/{caption}.txt").write_text(caption, encoding="utf-8")
+  return tmp_path / "clips"
+
+
+def test_fine_tuning(monkeypatch, tmp_path, clips):
+  model = dataclasses.replace(DIGITS, latent_dim=3, patch_size=4, base_frames=2)
+  save(tmp_path / "model", dataclasses.replace(CARD, model=model, autoencoder="rgb", num_frames=2), model)
+  run(monkeypatch, "finetune.py", tmp_path / "model", clips, tmp_path / "run", 2)
+  before, after = (nnx.state(nova_jax.load_model(tmp_path / folder)) for folder in ("model", "run"))
+  moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)]
+  assert 0 < max(moved) < 1e-3  # From the model's weights, with a small learning rate.
