@@ -24,6 +24,6 @@ def train_step(model, optimizer, batch, key):
   return loss
 
 
-for step, batch in zip(range(int(sys.argv[2])), batches):
-  loss = train_step(model, optimizer, batch, jax.random.key(step))
+for step in range(int(sys.argv[2])):
+  loss = train_step(model, optimizer, next(batches), jax.random.key(step))
   print(f"step {step}: loss {loss:.3f}")
