@@ -232,7 +232,7 @@ def test_kill_9_leaves_no_target_and_the_next_run_finishes(tmp_path):
   target, partial = tmp_path / "target", tmp_path / ".target.partial"
   program = f"""
 import os
-from nova_jax.convert.convert import convert
+from nova_jax.checkpoints.convert import convert
 convert({str(VIDEO)!r}, {str(target)!r}, progress=lambda part, *_: part == "vae" and os.kill(os.getpid(), 9))
 """
   done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True)

@@ -72,7 +72,7 @@ def test_numbers_out_of_range_are_refused_by_name():
   cases = [(name, allowed, value) for name, allowed in numeric_fields(FULL).items() for value in out_of(allowed)]
   said = {(name, repr(value)): refusal(name, value) for name, _, value in cases}
   assert said == {
-      (name, repr(value)): f"ValueError: {name}: expected {allowed}, got {value!r}" for name, allowed, value in cases}
+      (name, repr(value)): f"UserError: {name}: expected {allowed}, got {value!r}" for name, allowed, value in cases}
 
 
 @pytest.mark.parametrize("allowed, text", [
