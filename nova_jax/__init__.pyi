@@ -31,7 +31,12 @@ from nova_jax.pipeline import Pipeline as Pipeline
 from nova_jax.sampling.sample import sample as sample
 from nova_jax.sampling.sampler import Noise as Noise
 from nova_jax.text import make_text_encoder as make_text_encoder
-from nova_jax.train.loop import train as train
+from nova_jax.train.callbacks import Callback as Callback
+from nova_jax.train.callbacks import SaveCheckpoints as SaveCheckpoints
+from nova_jax.train.nova import NovaTask as NovaTask
+from nova_jax.train.nova import train as train
+from nova_jax.train.task import Task as Task
+from nova_jax.train.trainer import Trainer as Trainer
 from nova_jax.utils.errors import UserError as UserError
 
 __version__: str

@@ -53,7 +53,7 @@ def main(args: flags.FlagValues) -> None:
   supervisor.supervise(spec, args.connect_timeout)
   # Not at the top: the process that supervises needs no JAX.
   from nova_jax.parallel.processes import session
-  from nova_jax.train.loop import train
+  from nova_jax.train.nova import train
   from nova_jax.train.trace import parse_window
   from nova_jax.utils import compilation_cache
 

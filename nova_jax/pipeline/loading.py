@@ -18,14 +18,14 @@ def load_pipeline(checkpoint: str, **options: Any) -> Pipeline:
   return pipe
 
 
-def describe(state: Any, dtype: str) -> str:
-  """Return "NOVA, 1.9 M parameters, float32 on 1 CPU device" for its weights and the precision of activations."""
+def describe(state: Any, dtype: str, model: str = "NOVA") -> str:
+  """Return "NOVA, 1.9 M parameters, float32 on 1 CPU device" for a model's weights and the precision of activations."""
   weights = jax.tree.leaves(state)
   size = sum(weight.size for weight in weights)
   unit, name = (1e9, "B") if size >= 1e9 else (1e6, "M")
   spread = {len(weight.sharding.device_set) for weight in weights if isinstance(weight.sharding, Sharding)}
   count, backend = max(spread, default=1), jax.default_backend().upper()
-  return f"NOVA, {size / unit:.3g} {name} parameters, {dtype} on {count} {backend} device{'s' * (count > 1)}"
+  return f"{model}, {size / unit:.3g} {name} parameters, {dtype} on {count} {backend} device{'s' * (count > 1)}"
 
 
 def say_first_compiles() -> None:

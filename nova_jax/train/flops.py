@@ -16,6 +16,7 @@ The visible count is the real one, not the padded size. Utilization (MFU) is tra
 of masks, no recomputation.
 """
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -137,6 +138,7 @@ def sample_flops(
   return batch_size * num_passes * (temporal + num_frames * spatial) + num_frames * len(sets) * num_steps * time
 
 
+@functools.cache
 def matmul_peak(dtype: str) -> float:
   """Return the FLOP/s that matrix products can reach on all devices: tabulated for TPUs, timed on others.
 

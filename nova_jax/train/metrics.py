@@ -72,8 +72,8 @@ class MetricLog:
     self._flops += flops
     self._timed_steps += 1
 
-  def add(self, step: int, stage: str, metrics: Mapping[str, float]) -> None:
-    """Add the metrics of the step that made `step` steps done; write a line if it is time to."""
+  def add(self, step: int, stage: str, metrics: Mapping[str, float]) -> dict[str, float] | None:
+    """Add the metrics of the step that made `step` steps done; write a line if it is time to, and return its values."""
     self._pace.add(step)
     for name, value in metrics.items():
       count, total = self._sums.get(name, (0, 0.0))
@@ -81,11 +81,14 @@ class MetricLog:
     if step % self._log_every == 0 or step == self._num_steps:
       means = {name: total / count for name, (count, total) in self._sums.items()}
       self._sums = {}
+      values = means | self._timings()
       if self._enabled:
-        self._write(step, stage, means | self._timings())
+        self._write(step, stage, values)
       self._reset_clock()
-    elif self._enabled and sys.stdout.isatty():
+      return values
+    if self._enabled and sys.stdout.isatty():
       self._draw_bar(step)
+    return None
 
   def close(self) -> None:
     """Close the files.

@@ -7,7 +7,7 @@ sample's place in the stream of records. Invariant: neither the number of hosts,
 restart changes what a sample draws.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,9 +22,8 @@ from nova_jax.train.state import TrainState, shardings_of
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
-# (model, batch, keys [B], padded size, visible tokens) → (loss, its parts). Equal batches weigh equally: the loss of a
-# batch is the mean of the losses of its halves.
-LossFn = Callable[[nnx.Module, Batch, jax.Array, int, jax.Array], tuple[jax.Array, Metrics]]
+# (model, batch, keys [B], traced, static) → (loss, values to report); see `Task.loss`.
+LossFn = Callable[[nnx.Module, Batch, jax.Array, Any, Hashable], tuple[jax.Array, Metrics]]
 
 
 def make_train_step(
@@ -41,7 +40,7 @@ def make_train_step(
     caption_dropout: float = 0.0,
     no_class: int | None = None,
     freeze: Sequence[str] = (),
-) -> Callable[[TrainState, Batch, Any, int], tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
   """Compile the step of a stage.
 
   Args:
@@ -59,22 +58,22 @@ def make_train_step(
     freeze: patterns of parameters that get no gradient.
 
   Returns:
-    step(state, batch, num_visible, padded_size) → (state, metrics). The given state is donated; `padded_size` is
-    static, so there are as many compilations as sizes.
+    step(state, batch, traced, static) → (state, metrics), where `traced` is a pytree of arrays and `static` a constant
+    for the loss. The given state is donated. There are as many compilations as constants.
   """
   frozen = frozen_mask(abstract.params, freeze)
   shardings = shardings_of(abstract)
   mesh = shardings.step.mesh
 
-  def loss(params, buffers, batch, keys, padded_size, num_visible):
+  def loss(params, buffers, batch, keys, traced, static):
     params = jax.tree.map(lambda p, stop: jax.lax.stop_gradient(p) if stop else p, params, frozen)
-    return loss_fn(nnx.merge(graphdef, params, buffers), batch, keys, padded_size, num_visible)
+    return loss_fn(nnx.merge(graphdef, params, buffers), batch, keys, traced, static)
 
-  def gradients(state, batch, keys, padded_size, num_visible):
+  def gradients(state, batch, keys, traced, static):
     grad_fn = jax.value_and_grad(loss, has_aux=True)
 
     def micro_gradients(batch, keys):
-      (_, parts), grads = grad_fn(state.params, state.buffers, batch, keys, padded_size, num_visible)
+      (_, parts), grads = grad_fn(state.params, state.buffers, batch, keys, traced, static)
       # Left to itself, XLA sums whole gradients on each device.
       return parts, jax.lax.with_sharding_constraint(grads, shardings.params)
 
@@ -87,12 +86,12 @@ def make_train_step(
     total, _ = jax.lax.scan(add, zeros, micro_batches)
     return jax.tree.map(lambda x: x / accumulation, total)
 
-  def train_step(state: TrainState, batch: Batch, num_visible: jax.Array, padded_size: int):
+  def train_step(state: TrainState, batch: Batch, traced: Any, static: Hashable):
     step_key = jax.random.fold_in(jax.random.key(seed), state.step)
     keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(step_key, index)))(batch["index"])
     batch = drop_captions(batch, keys[:, 0], caption_dropout, no_class)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-      parts, grads = gradients(state, batch, keys[:, 1], padded_size, num_visible)
+      parts, grads = gradients(state, batch, keys[:, 1], traced, static)
 
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

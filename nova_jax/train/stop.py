@@ -7,35 +7,37 @@ import signal
 
 import jax
 
-from nova_jax.checkpoints.store import Checkpointer
+from nova_jax.train.callbacks import Callback
+from nova_jax.train.trainer import Trainer
 
 
-class StopRequest:
-  """Notes the first SIGTERM or SIGINT instead of obeying it; a second one acts as usual.
+class StopOnSignal(Callback):
+  """Stops the run at the first SIGTERM or SIGINT, after the step in progress; a second one acts as usual.
 
   Among several processes SIGTERM is left to JAX, whose preemption service agrees on a step to stop after; SIGINT is
   passed on as a SIGTERM.
   """
 
-  def __enter__(self) -> "StopRequest":
-    self.cause: str | None = None
-    alone = jax.process_count() == 1
-    numbers = (signal.SIGTERM, signal.SIGINT) if alone else (signal.SIGINT,)
-    self._previous = {number: signal.signal(number, self._note if alone else self._pass_on) for number in numbers}
-    return self
+  def __init__(self):
+    self._cause: str | None = None
+    self._previous: dict[signal.Signals, object] = {}
 
-  def __exit__(self, *_) -> None:
+  def open(self, trainer: Trainer) -> None:
+    alone = jax.process_count() == 1
+    for number in (signal.SIGTERM, signal.SIGINT) if alone else (signal.SIGINT,):
+      self._previous[number] = signal.signal(number, self._note if alone else self._pass_on)
+
+  def should_stop(self, trainer: Trainer) -> str | None:
+    if not self._cause and trainer.checkpoints.reached_preemption(trainer.step):
+      self._cause = "a signal to one of the processes"
+    return self._cause
+
+  def close(self) -> None:
     for number, handler in self._previous.items():
       signal.signal(number, handler)
 
-  def reached(self, step: int, checkpoints: Checkpointer) -> bool:
-    """Return whether the run is to stop after `step`; all processes ask for each step."""
-    if not self.cause and checkpoints.reached_preemption(step):
-      self.cause = "a signal to one of the processes"
-    return bool(self.cause)
-
   def _note(self, number: int, _) -> None:
-    self.cause = signal.Signals(number).name
+    self._cause = signal.Signals(number).name
     signal.signal(number, self._previous[number])
 
   def _pass_on(self, number: int, _) -> None:

@@ -4,12 +4,13 @@ Steps count from 1, as in the log. Process 0 writes the profile of its own host;
 """
 
 import re
-from pathlib import Path
-from typing import Any
 
 import jax
 
 from nova_jax.parallel.processes import is_first
+from nova_jax.train.callbacks import Callback
+from nova_jax.train.step import Metrics
+from nova_jax.train.trainer import Trainer
 from nova_jax.utils.errors import UserError
 
 
@@ -27,27 +28,31 @@ def parse_window(text: str | None, num_steps: int) -> tuple[int, int] | None:
   return int(match[1]), int(match[2])
 
 
-class Trace:
+class Profile(Callback):
   """Records the steps of a window, or of what is left of it when a run continues within."""
 
-  def __init__(self, window: tuple[int, int] | None, folder: Path):
-    self._first, self._last = window if window and is_first() else (0, -1)
-    self._folder, self._running = folder, False
+  def __init__(self, window: tuple[int, int] | None):
+    """Plan a profile.
 
-  def before(self, step: int) -> None:
-    """Call before a step begins to wait for its batch."""
-    if self._first <= step <= self._last and not self._running:
-      jax.profiler.start_trace(self._folder)
-      self._running = True
+    Args:
+      window: first and last step of it; None records nothing.
+    """
+    self._window, self._running = window, False
 
-  def after(self, step: int, results: Any) -> None:
-    """Call when a step is dispatched; `results` are its arrays."""
-    if self._running and step == self._last:
-      jax.block_until_ready(results)
+  def before_step(self, trainer: Trainer) -> None:
+    if self._window and is_first() and not self._running:
+      first, last = self._window
+      if first <= trainer.step + 1 <= last:
+        jax.profiler.start_trace(trainer.workdir / "profile")
+        self._running = True
+
+  def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
+    if self._running and trainer.step == self._window[1]:
+      jax.block_until_ready((trainer.state, metrics))
       self.close()
 
   def close(self) -> None:
-    """End the trace, if one is running."""
+    """End the recording, if it is running."""
     if self._running:
       jax.profiler.stop_trace()
       self._running = False

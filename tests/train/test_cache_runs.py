@@ -5,7 +5,6 @@ import json
 import os
 import signal
 
-import jax
 import numpy as np
 import pytest
 from data.latent_caches import damage, make_cache, make_record
@@ -16,8 +15,10 @@ from nova_jax.checkpoints.store import find, stored_arrays
 from nova_jax.config import DataConfig, SourceConfig, StageConfig
 from nova_jax.data.cache.format import TextEncoderInfo
 from nova_jax.data.cache.identity import describe_autoencoder
-from nova_jax.train import loop
+from nova_jax.data.sources import open_caches
+from nova_jax.train import nova
 from nova_jax.train.metrics import TIMINGS
+from nova_jax.train.samples import NUM_CLIPS, SampleGrids
 
 PIXELS = describe_autoencoder("pixels", make_autoencoder("pixels"))
 WORDS = TextEncoderInfo("words", "1" * 64, 64, 8)
@@ -48,15 +49,10 @@ def make_experiment(caches, **fields):
   return dataclasses.replace(experiment, data=data)
 
 
-@pytest.fixture(autouse=True)
-def toy(monkeypatch):
-  toy_run.patch(monkeypatch.setattr)
-  monkeypatch.setattr(loop, "make_mesh", lambda cfg: real_make_mesh(cfg, jax.devices()[:1]))
-  # Neither is needed: the caches have embeddings.
-  monkeypatch.setattr(loop, "load_text_encoder", None)
-
-
-real_make_mesh = loop.make_mesh
+def train(experiment, workdir, *callbacks):
+  # No text encoder is needed: the caches have embeddings.
+  caches = open_caches(experiment, make_autoencoder("pixels"), None)
+  return toy_run.train(experiment, workdir, *callbacks, data=caches)
 
 
 def results(workdir):
@@ -72,31 +68,15 @@ def assert_same(workdir, other):
     np.testing.assert_array_equal(arrays[name], other_arrays[name], err_msg=name)
 
 
-def test_a_stage_compiles_once_a_bucket_and_continues_bit_for_bit(caches, tmp_path, monkeypatch):
-  programs = []
-  real = loop.make_train_step
+def test_a_stage_compiles_once_a_bucket_and_continues_bit_for_bit(caches, tmp_path):
+  steps = train(make_experiment(caches), tmp_path / "whole").program.steps
+  assert len(steps) == 1 + 3  # Stills; clips of two sizes and stills.
+  assert [step.run._cache_size() for step in steps.values()] == [1] * 4
 
-  def make(*args, **kwargs):
-    programs.append(real(*args, **kwargs))
-    return programs[-1]
-
-  monkeypatch.setattr(loop, "make_train_step", make)
-  loop.train(make_experiment(caches), tmp_path / "whole")
-  assert len(programs) == 1 + 3  # Stills; clips of two sizes and stills.
-  assert [program._cache_size() for program in programs] == [1] * 4
-
-  draw = loop.draw_num_visible
   for stop in (3, 10):
-
-    def stopping(seed, step, *args, stop=stop):
-      if step == stop:
-        os.kill(os.getpid(), signal.SIGTERM)
-      return draw(seed, step, *args)
-
-    monkeypatch.setattr(loop, "draw_num_visible", stopping)
-    loop.train(make_experiment(caches), tmp_path / "stopped")
-  monkeypatch.setattr(loop, "draw_num_visible", draw)
-  loop.train(make_experiment(caches), tmp_path / "stopped")
+    interrupt = toy_run.Do(stop, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    train(make_experiment(caches), tmp_path / "stopped", interrupt)
+  train(make_experiment(caches), tmp_path / "stopped")
   assert_same(tmp_path / "whole", tmp_path / "stopped")
 
 
@@ -106,35 +86,42 @@ def test_damage_is_logged_and_ends_the_run_at_the_limit(caches, tmp_path):
   damage(cache, 1)
   experiment = toy_run.make_experiment(steps=8, stages=(StageConfig("image", 1.0, 4, 1),))
   data = DataConfig(name="caches", sources=(SourceConfig(str(cache.path)),), max_damaged=1)
-  loop.train(dataclasses.replace(experiment, data=data), tmp_path / "run")
+  train(dataclasses.replace(experiment, data=data), tmp_path / "run")
   lines, _ = results(tmp_path / "run")
   assert lines[-1]["damaged_records"] == 1
   with pytest.raises(ValueError, match="array_record, record 1"):
-    loop.train(dataclasses.replace(experiment, data=dataclasses.replace(data, max_damaged=0)), tmp_path / "other")
+    train(dataclasses.replace(experiment, data=dataclasses.replace(data, max_damaged=0)), tmp_path / "other")
 
 
 def test_a_cache_that_does_not_fit_leaves_no_workdir(caches, tmp_path):
   experiment = make_experiment(caches)
   other = dataclasses.replace(experiment, autoencoder="rgb")
   with pytest.raises(ValueError, match=r"was made with another autoencoder \(pixels\) than the model's \(rgb\)"):
-    loop.train(other, tmp_path / "run")
+    nova.train(other, tmp_path / "run", mesh=toy_run.one_device())
   other = dataclasses.replace(experiment, text_encoder="folder")
   with pytest.raises(ValueError, match=r"embeddings of another text encoder \(words\) than the model's \(folder\)"):
-    loop.train(other, tmp_path / "run")
+    nova.train(other, tmp_path / "run", mesh=toy_run.one_device())
   data = dataclasses.replace(experiment.data, buckets=((16, 16), (8, 16)))
   with pytest.raises(ValueError, match=r"no cache has latents of \(8, 16\); there are \[\(16, 8\), \(16, 16\)\]"):
-    loop.train(dataclasses.replace(experiment, data=data), tmp_path / "run")
+    nova.train(dataclasses.replace(experiment, data=data), tmp_path / "run", mesh=toy_run.one_device())
   assert not (tmp_path / "run").exists()
 
 
-def test_sample_grids_show_records_of_the_cache(caches, tmp_path, monkeypatch):
-  shown = []
-  monkeypatch.setattr(loop, "write_grid", lambda path, pipe, examples, *_: shown.append((path.name, examples)))
-  experiment = make_experiment(caches)
-  train = dataclasses.replace(experiment.train, sample_every=5)
-  loop.train(dataclasses.replace(experiment, train=train), tmp_path)
-  assert [name for name, _ in shown] == ["step_000005.png", "step_000010.png", "step_000015.png", "step_000018.png"]
-  examples = shown[-1][1]  # Clips of the model's size.
+class Grids(SampleGrids):
+  """Notes what would be shown."""
+
+  shown = ()
+
+  def write(self, trainer, path):
+    self.shown += ((path.name, trainer.data.examples(trainer.stage.cfg, NUM_CLIPS)),)
+
+
+def test_sample_grids_show_records_of_the_cache(caches, tmp_path):
+  grids = Grids(5, None, None, None)
+  train(make_experiment(caches), tmp_path, grids)
+  assert [name for name, _ in grids.shown] == [
+      "step_000005.png", "step_000010.png", "step_000015.png", "step_000018.png"]
+  examples = grids.shown[-1][1]  # Clips of the model's size.
   assert [int(caption.split()[-1]) for caption in examples.captions] == [0, 2, 4, 6, 8, 10]
   assert examples.condition.keys() == {"text_embeds", "motion_flow", "fps"}
   assert [embeds.shape for embeds in examples.condition["text_embeds"]] == [(3, 64)] * 6

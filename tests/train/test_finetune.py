@@ -17,6 +17,7 @@ from nova_jax.config import (
   CacheConfig,
   DataConfig,
   Experiment,
+  MeshConfig,
   ModelConfig,
   OptimizerConfig,
   SampleConfig,
@@ -31,8 +32,8 @@ from nova_jax.models.nova import NOVA
 from nova_jax.parallel.sharding import make_mesh
 from nova_jax.pipeline import Pipeline
 from nova_jax.text import make_text_encoder
-from nova_jax.train import loop
 from nova_jax.train.check import check
+from nova_jax.train.nova import train
 from nova_jax.utils.fields import from_dict
 
 CAPTIONS = {
@@ -77,9 +78,7 @@ def distances(pipe, records):
 @pytest.fixture(scope="module")
 def trained(cache, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("trained")
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loop, "make_mesh", lambda cfg: make_mesh(cfg, jax.devices()[:1]))
-    loop.train(make_experiment(cache[0]), workdir)
+  train(make_experiment(cache[0]), workdir, mesh=make_mesh(MeshConfig(1, 1), jax.devices()[:1]))
   return workdir
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import random
@@ -10,24 +11,18 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from train import toy_run
 
 from nova_jax.checkpoints.store import find, latest_step, stored_arrays
-from nova_jax.config import StageConfig, TrainConfig
-from nova_jax.train import loop
+from nova_jax.config import OptimizerConfig, StageConfig, TrainConfig
+from nova_jax.train.callbacks import Callback
 from nova_jax.train.metrics import TIMINGS
+from nova_jax.train.samples import SampleGrids
+from nova_jax.train.stages import plan_stages
 from nova_jax.train.workdir import claim
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-  toy_run.patch(monkeypatch.setattr)
-  monkeypatch.setattr(loop, "make_mesh", lambda cfg: real_make_mesh(cfg, jax.devices()[:1]))
-
-
-real_make_mesh = loop.make_mesh
 
 
 def lines(workdir):
@@ -48,15 +43,12 @@ def assert_same_run(a, b, num_steps=40):
 def whole(tmp_path_factory):
   """The workdir of an uninterrupted run."""
   workdir = tmp_path_factory.mktemp("whole")
-  with pytest.MonkeyPatch.context() as patch:
-    toy_run.patch(patch.setattr)
-    patch.setattr(loop, "make_mesh", lambda cfg: real_make_mesh(cfg, jax.devices()[:1]))
-    loop.train(toy_run.make_experiment(), workdir)
+  toy_run.train(toy_run.make_experiment(), workdir)
   return workdir
 
 
 def test_stages_share_the_steps():
-  stages = loop.plan_stages(TrainConfig(steps=10, stages=(StageConfig("a", 0.25), StageConfig("b", 0.75))))
+  stages = plan_stages(TrainConfig(steps=10, stages=(StageConfig("a", 0.25), StageConfig("b", 0.75))))
   assert [(s.cfg.name, s.first, s.last) for s in stages] == [("a", 0, 2), ("b", 2, 10)]
 
 
@@ -66,12 +58,12 @@ def test_stages_share_the_steps():
     (TrainConfig(stages=(StageConfig(num_frames=0),)), "num_frames")])
 def test_a_run_that_makes_no_sense_is_refused(cfg, message):
   with pytest.raises(ValueError, match=message):
-    loop.plan_stages(cfg)
+    plan_stages(cfg)
 
 
 def test_workdir_of_a_run(whole):
   names = {path.name for path in whole.iterdir()}
-  assert names == {".lock", "config.json", "identity.json", "nova.json", "checkpoints", "metrics.jsonl", "tensorboard"}
+  assert names == {".lock", "config.json", "identity.json", "checkpoints", "metrics.jsonl", "tensorboard"}
   rows = lines(whole)
   assert [row["step"] for row in rows] == list(range(4, 41, 4))
   assert {row["stage"] for row in rows} == {"image", "video"}
@@ -81,62 +73,106 @@ def test_workdir_of_a_run(whole):
   assert latest_step(whole / "checkpoints") == 40
 
 
-def test_sigterm_saves_and_the_same_command_continues_bit_for_bit(whole, tmp_path, monkeypatch, capsys):
-  real = loop.draw_num_visible
-
-  def at(stop):
-    def draw(seed, step, *args):
-      if step == stop:
-        os.kill(os.getpid(), signal.SIGTERM)
-      return real(seed, step, *args)
-    return draw
-
+def test_sigterm_saves_and_the_same_command_continues_bit_for_bit(whole, tmp_path, capsys):
   for stop in (6, 20):
-    monkeypatch.setattr(loop, "draw_num_visible", at(stop))
-    loop.train(toy_run.make_experiment(), tmp_path)
+    toy_run.train(toy_run.make_experiment(), tmp_path, toy_run.Do(stop, lambda: os.kill(os.getpid(), signal.SIGTERM)))
     assert f"stopped by SIGTERM after step {stop + 1}; the same command continues" in capsys.readouterr().out
     assert latest_step(tmp_path / "checkpoints") == stop + 1
-  monkeypatch.setattr(loop, "draw_num_visible", real)
-  loop.train(toy_run.make_experiment(), tmp_path)
+  toy_run.train(toy_run.make_experiment(), tmp_path)
   assert_same_run(whole, tmp_path)
 
 
-def test_nan_stops_the_run_and_spares_the_checkpoints(tmp_path, monkeypatch):
-  real = loop.draw_num_visible
-  draw = lambda seed, step, *args: 2**30 if step == 8 else real(seed, step, *args)
-  monkeypatch.setattr(loop, "draw_num_visible", draw)
-  monkeypatch.setattr(loop, "padded_sizes", lambda *_: (2**30,))
-  monkeypatch.setattr(loop, "make_loss", exploding_loss)
+def test_nan_stops_the_run_and_spares_the_checkpoints(tmp_path):
   with pytest.raises(FloatingPointError, match=r"step 9: .* is (nan|inf); the last good checkpoint is .*checkpoints/6"):
-    loop.train(toy_run.make_experiment(save_every=3), tmp_path)
+    toy_run.train(toy_run.make_experiment(save_every=3), tmp_path, task=toy_run.ToyTask(fails_at=8))
   assert latest_step(tmp_path / "checkpoints") == 6
-
-
-def exploding_loss(experiment, num_frames):
-  loss_fn = toy_run.make_loss(experiment, num_frames)
-
-  def exploding(model, batch, keys, padded_size, num_visible):
-    loss, _ = loss_fn(model, batch, keys, padded_size, num_visible)
-    loss = jax.numpy.where(num_visible == 2**30, jax.numpy.nan, 1) * loss
-    return loss, {"loss": loss}
-
-  return exploding
 
 
 def test_another_experiment_is_refused(whole):
   before = (whole / "config.json").read_text(encoding="utf-8")
   with pytest.raises(ValueError, match=r"different experiment: train.ema_decay was 0.9, now 0.5; use another"):
-    loop.train(toy_run.make_experiment(ema_decay=0.5), whole)
+    toy_run.train(toy_run.make_experiment(ema_decay=0.5), whole)
   assert (whole / "config.json").read_text(encoding="utf-8") == before
-  loop.train(toy_run.make_experiment(log_every=7), whole)
-  loop.train(toy_run.make_experiment(), whole)
+  toy_run.train(toy_run.make_experiment(log_every=7), whole)
+  toy_run.train(toy_run.make_experiment(), whole)
 
 
-def test_samples_are_written_on_time(tmp_path, monkeypatch):
-  calls = []
-  monkeypatch.setattr(loop, "write_grid", lambda path, *_: calls.append((path.name, _[-1])))
-  loop.train(toy_run.make_experiment(sample_every=16), tmp_path)
-  assert calls == [("step_000016.png", 1), ("step_000032.png", 4), ("step_000040.png", 4)]
+class Grids(SampleGrids):
+  """Notes what would be written."""
+
+  def __init__(self, every):
+    super().__init__(every, None, None, None)
+    self.written = []
+
+  def write(self, trainer, path):
+    self.written.append((path.name, trainer.stage.cfg.num_frames))
+
+
+def test_samples_are_written_on_time(tmp_path):
+  grids = Grids(16)
+  toy_run.train(toy_run.make_experiment(), tmp_path, grids)
+  assert grids.written == [("step_000016.png", 1), ("step_000032.png", 4), ("step_000040.png", 4)]
+
+
+class Tracker(Callback):
+  """Evaluates after each step, stops after the seventh, and notes the order of all."""
+
+  def __init__(self, stops):
+    self.stops, self.calls, self.lines = stops, [], {}
+
+  def evaluate(self, trainer):
+    self.calls.append(("evaluate", trainer.step))
+    assert isinstance(trainer.average(), toy_run.Toy)
+    return {"held_out": float(trainer.step)}
+
+  def should_stop(self, trainer):
+    return "a tracker" if self.stops and trainer.step == 7 else None
+
+  def save(self, trainer):
+    self.calls.append(("save", trainer.step))
+
+  def before_step(self, trainer):
+    self.calls.append(("before", trainer.step))
+
+  def after_step(self, trainer, metrics):
+    self.calls.append(("after", trainer.step))
+
+  def log(self, trainer, step, values):
+    self.lines[step] = values
+
+  def close(self):
+    self.calls.append("close")
+
+
+def test_callbacks_evaluate_save_step_and_log_in_this_order(tmp_path, capsys):
+  experiment, tracker = toy_run.make_experiment(steps=12, log_every=2), Tracker(stops=True)
+  assert not toy_run.make_trainer(experiment, tmp_path, tracker).run()
+  assert "stopped by a tracker after step 7; the same command continues" in capsys.readouterr().out
+  assert tracker.calls[:6] == [
+      ("save", 0), ("before", 0), ("after", 1), ("evaluate", 1), ("save", 1), ("before", 1)]
+  assert tracker.calls[-4:] == [("after", 7), ("evaluate", 7), ("save", 7), "close"]
+  assert latest_step(tmp_path / "checkpoints") == 7
+  again = Tracker(stops=False)
+  assert toy_run.make_trainer(experiment, tmp_path, again).run()
+  assert again.calls[:3] == [("save", 7), ("before", 7), ("after", 8)] and again.calls[-2] == ("save", 12)
+  assert len([call for call in again.calls if call[0] == "evaluate"]) == 5
+  # Means since the line before; the stage of clips begins after step 5.
+  held_out = {line["step"]: line["held_out"] for line in lines(tmp_path)}
+  assert held_out == {2: 1.5, 4: 3.5, 6: 6.0, 8: 7.5, 10: 9.5, 12: 11.5}
+  seen = tracker.lines | again.lines
+  assert {step: values["held_out"] for step, values in seen.items()} == held_out
+
+
+def test_tasks_start_from_weights_of_their_own(tmp_path):
+  """Without a learning rate they stay what they were."""
+  experiment = toy_run.make_experiment(steps=1)
+  experiment = dataclasses.replace(experiment, optimizer=OptimizerConfig(learning_rate=0.0, weight_decay=0.0))
+  weights = jax.tree.map(lambda x: x + 1, nnx.state(toy_run.Toy(rngs=nnx.Rngs(5))))
+  task = toy_run.ToyTask()
+  task.initial_weights = lambda: weights
+  trainer = toy_run.train(experiment, tmp_path, task=task)
+  close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6)  # The average is rounded.
+  jax.tree.map(close, nnx.state(trainer.average()), weights)
 
 
 def test_kill_9_at_random_moments_changes_no_bit(tmp_path_factory):
@@ -200,4 +236,4 @@ def test_a_run_continues_when_fields_were_added_since(tmp_path):
 def test_two_runs_do_not_share_a_workdir(tmp_path):
   with claim(tmp_path, toy_run.make_experiment()):
     with pytest.raises(ValueError, match="another process is training here"):
-      loop.train(toy_run.make_experiment(), tmp_path)
+      toy_run.train(toy_run.make_experiment(), tmp_path)

@@ -13,13 +13,10 @@ import optax
 import pytest
 from models.test_nova import TINY
 
-from nova_jax.config import Experiment, MeshConfig, OptimizerConfig, TrainConfig
-from nova_jax.models.nova import NOVA
+from nova_jax.config import Experiment, MeshConfig, OptimizerConfig, StageConfig, TrainConfig
 from nova_jax.parallel.sharding import batch_sharding, make_mesh
-from nova_jax.train.loop import make_loss
-from nova_jax.train.optimizer import make_optimizer, make_schedule
-from nova_jax.train.state import abstract_state, init_state
-from nova_jax.train.step import make_train_step
+from nova_jax.train.nova import NovaTask
+from nova_jax.train.program import TrainProgram
 
 STEPS, BATCH, FRAMES, SEED = 3, 8, 3, 5
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4, warmup_steps=2, clip_norm=0)
@@ -36,16 +33,14 @@ def batch(step):
 
 def train(mesh=MeshConfig(fsdp=1), accumulation=1, **model):
   """Return the metrics of each step, the gradients of the first, the last weights, and the number of compilations."""
-  cfg = Experiment(model=dataclasses.replace(TINY, **model), train=TrainConfig(loss_repeat=2), optimizer=OPTIMIZER)
-  sizes = dataclasses.astuple(mesh)
-  devices = make_mesh(mesh, jax.devices()[: math.prod(sizes)])
-  tx = make_optimizer(OPTIMIZER, STEPS, ())
-  make_model = lambda rngs: NOVA(cfg.model, rngs=rngs)
-  graph, abstract = abstract_state(make_model, tx, devices)
-  state = with_noise(init_state(make_model, tx, abstract, SEED))
-  step = make_train_step(
-      graph, abstract, make_loss(cfg, FRAMES), tx, make_schedule(OPTIMIZER, STEPS), seed=SEED, ema_decay=0.9,
+  train = TrainConfig(
+      steps=STEPS, stages=(StageConfig("video", 1.0, BATCH, FRAMES),), loss_repeat=2, ema_decay=0.9,
       accumulation=accumulation, caption_dropout=0.3)
+  cfg = Experiment(model=dataclasses.replace(TINY, **model), train=train, optimizer=OPTIMIZER, seed=SEED)
+  devices = make_mesh(mesh, jax.devices()[: math.prod(dataclasses.astuple(mesh))])
+  program = TrainProgram(NovaTask.from_experiment(cfg), cfg, devices)
+  state = with_noise(program.init_state())
+  step = program.step(program.stages[0], (FRAMES, *TINY.latent_size, TINY.latent_dim))
   metrics, gradients = [], None
   for i in range(STEPS):
     rows = {name: jax.device_put(value, batch_sharding(devices)) for name, value in batch(i).items()}
@@ -54,7 +49,7 @@ def train(mesh=MeshConfig(fsdp=1), accumulation=1, **model):
     if i == 0:
       # A moment starts at zero, so after one step it is the gradient times a constant.
       gradients = jax.device_get([mu for _, mu in optax.tree.get_all_with_path(state.opt_state, "mu")])
-  return metrics, gradients, jax.device_get((state.params, state.ema)), step._cache_size()
+  return metrics, gradients, jax.device_get((state.params, state.ema)), step.run._cache_size()
 
 
 def with_noise(state):

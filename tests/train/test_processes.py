@@ -10,13 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from train import toy_run
 
 from nova_jax.checkpoints.store import find, finished_steps, stored_arrays
-from nova_jax.train import loop
 from nova_jax.train.metrics import TIMINGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,11 +94,7 @@ def assert_equal(workdir, other):
 
 def in_process(workdir):
   """Train, or continue, in this process on one device."""
-  with pytest.MonkeyPatch.context() as patch:
-    toy_run.patch(patch.setattr)
-    make_mesh = loop.make_mesh
-    patch.setattr(loop, "make_mesh", lambda cfg: make_mesh(cfg, jax.devices()[:1]))
-    loop.train(toy_run.make_experiment(steps=STEPS, log_every=1), workdir)
+  toy_run.train(toy_run.make_experiment(steps=STEPS, log_every=1), workdir)
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from nova_jax.config import (
   StageConfig,
   TrainConfig,
 )
-from nova_jax.train.loop import train
 from nova_jax.train.metrics import TIMINGS
+from nova_jax.train.nova import train
 
 EXPERIMENT = Experiment(
     model=ModelConfig(

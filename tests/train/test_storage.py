@@ -13,28 +13,18 @@ import pytest
 from train import toy_run
 
 from nova_jax.checkpoints.store import Checkpointer, find, finished_steps, stored_arrays
-from nova_jax.train import loop, restart
+from nova_jax.train import restart
 from nova_jax.train.metrics import TIMINGS, MetricLog, cut_lines
 from nova_jax.utils import terminal
 from nova_jax.utils.errors import RunFailed
 
-real_make_mesh = loop.make_mesh
 EXPERIMENT = toy_run.make_experiment(steps=12, save_every=4, log_every=2, keep=3)
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-  toy_run.patch(monkeypatch.setattr)
-  monkeypatch.setattr(loop, "make_mesh", lambda cfg: real_make_mesh(cfg, jax.devices()[:1]))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("whole")
-  with pytest.MonkeyPatch.context() as patch:
-    toy_run.patch(patch.setattr)
-    patch.setattr(loop, "make_mesh", lambda cfg: real_make_mesh(cfg, jax.devices()[:1]))
-    loop.train(EXPERIMENT, workdir)
+  toy_run.train(EXPERIMENT, workdir)
   return workdir
 
 
@@ -47,7 +37,7 @@ def test_a_run_goes_back_to_the_checkpoint_before_a_damaged_one_bit_for_bit(whol
   run = shutil.copytree(whole, tmp_path / "run")
   file = max((run / "checkpoints/12/state").rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
   file.write_bytes(file.read_bytes()[:100])
-  loop.train(EXPERIMENT, run)
+  toy_run.train(EXPERIMENT, run)
   out = capsys.readouterr().out.splitlines()
   assert out[0].startswith("note: checkpoint 12 is damaged (") and out[0].endswith("; it is kept as 12.damaged")
   assert out[1] == "continuing after step 8"
@@ -62,36 +52,37 @@ def test_a_run_without_a_whole_checkpoint_does_not_begin_anew(whole, tmp_path):
   for step in (4, 8, 12):
     shutil.rmtree(run / f"checkpoints/{step}/state")
   with pytest.raises(RunFailed, match="no checkpoint in .* is whole"):
-    loop.train(EXPERIMENT, run)
+    toy_run.train(EXPERIMENT, run)
 
 
-def test_a_checkpoint_that_leads_to_nan_is_not_called_good(whole, tmp_path, monkeypatch):
+def test_a_checkpoint_that_leads_to_nan_is_not_called_good(whole, tmp_path):
   run = shutil.copytree(whole, tmp_path / "run")
   shutil.rmtree(run / "checkpoints/12")
-  monkeypatch.setattr(loop, "make_loss", nan_loss)
   with pytest.raises(FloatingPointError, match=r"step 9: .* nan; this run continued from .*/8, which may be the cause; "
                      "to go back to step 4, remove it"):
-    loop.train(EXPERIMENT, run)
+    toy_run.train(EXPERIMENT, run, task=toy_run.ToyTask(fails_at=8))
 
 
-def nan_loss(experiment, num_frames):
-  loss_fn = toy_run.make_loss(experiment, num_frames)
+class Screen(io.StringIO):
+  """A terminal that knows which checkpoints were finished when each line was written."""
 
-  def loss(*arguments):
-    value, _ = loss_fn(*arguments)
-    return value * np.nan, {"loss": value * np.nan}
+  def __init__(self, checkpoints):
+    super().__init__()
+    self.checkpoints, self.finished = checkpoints, {}
 
-  return loss
+  def write(self, text):
+    self.finished[text.split(":")[0]] = finished_steps(self.checkpoints)
+    return super().write(text)
 
 
 def test_done_is_said_when_the_last_checkpoint_is_on_the_disk(tmp_path, monkeypatch):
-  said = []
-  monkeypatch.setattr(loop, "say", lambda text: said.append((text, finished_steps(tmp_path / "checkpoints"))))
+  screen = Screen(tmp_path / "checkpoints")
+  monkeypatch.setattr(sys, "stdout", screen)
   real = Checkpointer.close
-  monkeypatch.setattr(Checkpointer, "close", lambda self: (said.append(("close", [])), real(self)))
-  loop.train(toy_run.make_experiment(steps=2, save_every=50), tmp_path)
-  said = [(text.split(":")[0], steps) for text, steps in said]
-  assert [text for text, _ in said if text in ("close", "done")] == ["close", "done"] and dict(said)["done"] == [2]
+  monkeypatch.setattr(Checkpointer, "close", lambda self: (print("close"), real(self)))
+  toy_run.train(toy_run.make_experiment(steps=2, save_every=50), tmp_path)
+  assert screen.getvalue().index("close") < screen.getvalue().index("done: 2 steps")
+  assert screen.finished["done"] == [2]
 
 
 class Gone(io.TextIOBase):
@@ -107,7 +98,7 @@ class Gone(io.TextIOBase):
 def test_a_terminal_that_goes_away_ends_no_training(whole, tmp_path, monkeypatch, capsys):
   gone = Gone()
   monkeypatch.setattr(sys, "stdout", gone)
-  loop.train(EXPERIMENT, tmp_path)
+  toy_run.train(EXPERIMENT, tmp_path)
   monkeypatch.undo()
   assert gone.calls == 1
   assert capsys.readouterr().err == "note: stdout can't be written (Broken pipe); the work goes on without it\n"

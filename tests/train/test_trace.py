@@ -2,22 +2,19 @@ import jax
 import pytest
 from train import toy_run
 
-from nova_jax.train import loop
-from nova_jax.train.trace import parse_window
+from nova_jax.train.trace import Profile, parse_window
 
 
 def test_a_window_of_steps_is_profiled(tmp_path, monkeypatch):
-  toy_run.patch(monkeypatch.setattr)
-  make_mesh, events = loop.make_mesh, []
-  monkeypatch.setattr(loop, "make_mesh", lambda cfg: make_mesh(cfg, jax.devices()[:1]))
+  events = []
   for name in ("start_trace", "stop_trace"):
     real = getattr(jax.profiler, name)
     monkeypatch.setattr(jax.profiler, name, lambda *args, name=name, real=real: (events.append(name), real(*args)))
   experiment = toy_run.make_experiment(steps=4, save_every=2)
-  loop.train(experiment, tmp_path, profile=(3, 4))
+  toy_run.train(experiment, tmp_path, Profile((3, 4)))
   assert events == ["start_trace", "stop_trace"]
   assert list((tmp_path / "profile").rglob("*.xplane.pb"))
-  loop.train(experiment, tmp_path, profile=(1, 2))  # Done before.
+  toy_run.train(experiment, tmp_path, Profile((1, 2)))  # Done before.
   assert len(events) == 2
 
 

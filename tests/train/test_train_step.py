@@ -31,7 +31,7 @@ class Toy(nnx.Module):
     return self.time_proj(x + self.mixer["proj"](x).sum(1))
 
 
-def toy_loss(model, batch, keys, padded_size, num_visible):
+def toy_loss(model, batch, keys, num_visible, padded_size):
   noise = jax.vmap(lambda key: jax.random.normal(key, (padded_size, 16)))(keys)
   noise = jnp.where(jnp.arange(padded_size)[:, None] < num_visible, noise, 0).sum(1)
   loss = jnp.square(model(batch["latents"], batch["text_lengths"]) - noise).mean()

@@ -10,22 +10,6 @@ from nova_jax.parallel.supervisor import process_spec, supervise
 from nova_jax.utils.errors import UserError
 
 
-def interrupt(process, step, happens):
-  """Call `happens` in a process that has done `step` steps; the others wait for it in the next one."""
-  import jax
-
-  from nova_jax.train import loop
-
-  real = loop.draw_num_visible
-
-  def draw(seed, done, *args):
-    if (jax.process_index(), done) == (process, step):
-      happens()
-    return real(seed, done, *args)
-
-  loop.draw_num_visible = draw
-
-
 def break_down():
   raise UserError("the toy is broken")
 
@@ -43,20 +27,23 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(args):
   spec = process_spec(None, None, None)
   supervise(spec, args.timeout)
+  import jax
   import toy_run
 
   from nova_jax.config import MeshConfig
-  from nova_jax.parallel.processes import session
-  from nova_jax.train import loop
+  from nova_jax.parallel.processes import exchange_host_names, session
+  from nova_jax.parallel.sharding import make_mesh
 
-  toy_run.patch(setattr)
   fields = {name: int(value) for name, value in (field.split("=") for field in args.set)}
-  if args.pause:
-    interrupt(*map(int, args.pause), lambda: time.sleep(1000))
-  if args.fail:
-    interrupt(*map(int, args.fail), break_down)
+  mesh = MeshConfig(*map(int, args.mesh))
   with session(spec, fail, args.timeout):
-    loop.train(toy_run.make_experiment(MeshConfig(*map(int, args.mesh)), **fields), args.workdir)
+    actions = ((args.pause, lambda: time.sleep(1000)), (args.fail, break_down))
+    # The others wait for the process in the step that it does not take.
+    callbacks = [
+        toy_run.Do(int(step), action) for (process, step), action in ((at, do) for at, do in actions if at)
+        if int(process) == jax.process_index()]
+    exchange_host_names()
+    toy_run.train(toy_run.make_experiment(mesh, **fields), args.workdir, *callbacks, mesh=make_mesh(mesh))
 
 
 if __name__ == "__main__":

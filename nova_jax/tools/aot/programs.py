@@ -1,6 +1,6 @@
 """The programs of an experiment, ready to compile for a mesh whose devices aren't here.
 
-They are what training, sampling and decoding run: the very functions of `train/step.py`, `sampling/sampler.py` and
+They are what training, sampling and decoding run: the very functions of `train/program.py`, `sampling/sampler.py` and
 `autoencoders/`. Invariant: no array is made; everything is shapes with shardings.
 """
 
@@ -29,11 +29,10 @@ from nova_jax.sampling.plan import make_plan
 from nova_jax.sampling.temporal import begin_video, continue_video, prepare
 from nova_jax.tools.aot.topology import Topology
 from nova_jax.train.flops import executed_flops, sample_flops, train_flops
-from nova_jax.train.loop import Stage, make_loss, plan_stages
 from nova_jax.train.masking import padded_sizes
-from nova_jax.train.optimizer import make_optimizer, make_schedule
-from nova_jax.train.state import abstract_state
-from nova_jax.train.step import make_train_step
+from nova_jax.train.nova import NovaTask
+from nova_jax.train.program import TrainProgram
+from nova_jax.train.stages import Stage, plan_stages
 from nova_jax.utils.errors import UserError
 
 WHAT = ("train", "sample", "decode")
@@ -81,21 +80,17 @@ def train_job(experiment: Experiment, mesh: Mesh, stage: Stage) -> Job:
     raise UserError(
         f"train.stages: a micro-batch of {cfg.batch_size // train.accumulation} clips of {cfg.name!r} does not spread "
         f"over {shards} devices (mesh.data x mesh.fsdp)")
-  num_steps = stage.last - stage.first
-  tx = make_optimizer(experiment.optimizer, num_steps, train.freeze)
-  graphdef, abstract = abstract_state(lambda rngs: NOVA(model, rngs=rngs), tx, mesh)
-  step = make_train_step(
-      graphdef, abstract, make_loss(experiment, cfg.num_frames), tx, make_schedule(experiment.optimizer, num_steps),
-      seed=experiment.seed, ema_decay=train.ema_decay, first_step=stage.first, accumulation=train.accumulation,
-      caption_dropout=train.caption_dropout, no_class=model.num_classes, freeze=train.freeze)
-  batch = {"latents": _spread(mesh, (cfg.batch_size, cfg.num_frames, *model.latent_size, model.latent_dim)),
+  program = TrainProgram(NovaTask.from_experiment(experiment), experiment, mesh)
+  abstract, shape = program.abstract, (cfg.num_frames, *model.latent_size, model.latent_dim)
+  step = program.step(stage, shape)
+  batch = {"latents": _spread(mesh, (cfg.batch_size, *shape)),
            "index": _spread(mesh, (cfg.batch_size,), jnp.int32), **_condition(experiment, mesh, cfg.batch_size)}
   padded_size = padded_sizes(model.num_image_tokens, train.mask_ratio, train.visible_sizes)[-1]
   visible = (1 - sum(train.mask_ratio) / 2) * model.num_image_tokens
   count = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
   amount = (cfg.batch_size, cfg.num_frames)
   return Job(
-      f"train {cfg.name}", mesh, lambda: step.lower(abstract, batch, count, padded_size), model.dtype,
+      f"train {cfg.name}", mesh, lambda: step.run.lower(abstract, batch, count, padded_size), model.dtype,
       samples=cfg.batch_size, flops=train_flops(model, *amount, visible, train.loss_repeat),
       executed=executed_flops(model, *amount, padded_size, train.loss_repeat),
       inputs={

@@ -23,7 +23,7 @@ from nova_jax.utils.errors import UserError
 
 
 def clip_model(cfg: ModelConfig, depth: int) -> ModelConfig:
-  """Return the sizes of a rival of the NOVA model `cfg`: as wide, with as large tokens, and `depth` blocks.
+  """Return the sizes of a baseline of the NOVA model `cfg`: as wide, with as large tokens, and `depth` blocks.
 
   Fields of the spatial encoder and the denoiser have no meaning for it.
 

@@ -1,4 +1,4 @@
-"""A rival of NOVA: diffusion of a whole clip at once, all tokens of all frames in one bidirectional sequence.
+"""A baseline of NOVA: diffusion of a whole clip at once, all tokens of all frames in one bidirectional sequence.
 
   x_σ = σ·noise + (1 − σ)·x,   [text, time, tokens of x_σ] → v,   loss = mean ‖v − (noise − x)‖²
 
@@ -25,6 +25,8 @@ from nova_jax.models.nova import Condition
 from nova_jax.sampling.guidance import Strength
 from nova_jax.sampling.temporal import Model
 from nova_jax.tools.baselines.backbone import Backbone, clips_of, forward_flops, tokens_of, with_null
+from nova_jax.tools.baselines.task import Baseline
+from nova_jax.train.step import Batch, Metrics
 from nova_jax.utils.errors import UserError
 
 
@@ -87,8 +89,8 @@ def sample(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FullClip:
-  """The paradigm, for `training.py` and `run.py`."""
+class FullClip(Baseline):
+  """The task of the trainer."""
 
   cfg: ModelConfig
   scheduler: Scheduler
@@ -98,15 +100,14 @@ class FullClip:
     if self.scheduler.adds_noise:
       raise UserError("scheduler.name: full-clip diffusion is sampled by flow matching, got a process that adds noise")
 
-  def make_model(self, rngs: nnx.Rngs) -> FullClipModel:
+  def init(self, rngs: nnx.Rngs) -> FullClipModel:
     return FullClipModel(self.cfg, rngs=rngs)
 
-  def draw_visible(self, seed: int, step: int) -> tuple[int, int]:
-    return 0, 0  # It has no sets.
-
-  def loss(self, model: FullClipModel, batch: Condition, keys: Key[Array, "B"], padded_size: int, num_visible: Array):
-    """Return the squared error of a batch's clips, each noised once; a `LossFn`."""
-    del padded_size, num_visible
+  def loss(
+      self, model: FullClipModel, batch: Batch, keys: Key[Array, "B"], traced: None = None, static: None = None
+  ) -> tuple[Float[Array, ""], Metrics]:
+    """Return the squared error of a batch's clips, each noised once."""
+    del traced, static
     x = tokens_of(batch["latents"], self.cfg)
     index_keys, noise_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     indices = jax.vmap(lambda key: self.scheduler.sample_indices(key, ()))(index_keys)

@@ -12,7 +12,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
@@ -22,8 +22,10 @@ from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.plan import make_plan
 from nova_jax.sampling.sampler import generate
 from nova_jax.sampling.temporal import Model
+from nova_jax.tools.baselines.task import Baseline
 from nova_jax.train.flops import forward_flops
 from nova_jax.train.masking import draw_num_visible, padded_sizes
+from nova_jax.train.step import Batch, Metrics
 
 # Bounds of the share of masked tokens. NOVA's 0.7 to 1 would seldom show a token what stands at its place in other
 # frames, which here is all that carries a picture through time.
@@ -49,8 +51,8 @@ def stack(latents: Float[Array, "B T h w C"]) -> Float[Array, "B 1 T*h w C"]:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class OneBlock:
-  """The paradigm, for `training.py` and `run.py`."""
+class OneBlock(Baseline):
+  """The task of the trainer."""
 
   cfg: ModelConfig  # Of stacked frames, see `block_model`.
   scheduler: Scheduler
@@ -58,24 +60,25 @@ class OneBlock:
   num_steps: int  # K, of diffusion.
   loss_repeat: int
 
-  def make_model(self, rngs: nnx.Rngs) -> NOVA:
+  def init(self, rngs: nnx.Rngs) -> NOVA:
     return NOVA(self.cfg, rngs=rngs)
 
-  def draw_visible(self, seed: int, step: int) -> tuple[int, int]:
-    """Return the visible tokens of a step and the size that they are padded to."""
+  def host_inputs(self, seed: int, step: int) -> tuple[np.int32, int]:
+    """Return the number of visible tokens of a step, and the size that they are padded to."""
     num_tokens = self.cfg.num_image_tokens
-    return draw_num_visible(seed, step, num_tokens, MASK_RATIO), padded_sizes(num_tokens, MASK_RATIO, 1)[0]
+    return np.int32(draw_num_visible(seed, step, num_tokens, MASK_RATIO)), padded_sizes(num_tokens, MASK_RATIO, 1)[0]
 
-  def loss(self, model: NOVA, batch: Condition, keys: Key[Array, "B"], padded_size: int, num_visible: Array):
-    """Return NOVA's loss of stacked frames; a `LossFn`."""
-    draws = sample_training_noise(keys, self.cfg, self.scheduler, 1, padded_size, self.loss_repeat)
-    return training_loss(
-        model, self.scheduler, dict(batch) | {"latents": stack(batch["latents"])}, draws, num_visible)
+  def loss(
+      self, model: NOVA, batch: Batch, keys: Key[Array, "B"], traced: Int[Array, ""], static: int
+  ) -> tuple[Float[Array, ""], Metrics]:
+    """Return NOVA's loss of stacked frames."""
+    noise = sample_training_noise(keys, self.cfg, self.scheduler, 1, static, self.loss_repeat)
+    return training_loss(model, self.scheduler, dict(batch) | {"latents": stack(batch["latents"])}, noise, traced)
 
   def forward_flops(self, num_frames: int) -> float:
     """Return the operations of one sample's forward pass in training, at the mean number of visible tokens."""
     del num_frames  # A clip has one length.
-    visible = np.mean([self.draw_visible(0, step)[0] for step in range(DRAWS)])
+    visible = np.mean([self.host_inputs(0, step)[0] for step in range(DRAWS)])
     return forward_flops(self.cfg, 1, visible, self.loss_repeat)
 
   def generate(

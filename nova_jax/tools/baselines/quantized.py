@@ -1,4 +1,4 @@
-"""A rival of NOVA: autoregression over the codes of vector-quantised tokens, one after another in raster order.
+"""A baseline of NOVA: autoregression over the codes of vector-quantised tokens, one after another in raster order.
 
   code_i = argmin_c ‖token_i − codebook_c‖²,   loss = −mean_i log p(code_i | text, code_0 … code_{i−1})
 
@@ -26,6 +26,8 @@ from nova_jax.parallel.sharding import gather_weight
 from nova_jax.sampling.guidance import Strength
 from nova_jax.sampling.temporal import Model
 from nova_jax.tools.baselines.backbone import Backbone, clips_of, forward_flops, tokens_of, with_null
+from nova_jax.tools.baselines.task import Baseline
+from nova_jax.train.step import Batch, Metrics
 from nova_jax.utils.errors import UserError
 
 CODE_AXES = ("vocab", "embed")
@@ -132,21 +134,20 @@ def sample(
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Quantized:
-  """The paradigm, for `training.py` and `run.py`."""
+class Quantized(Baseline):
+  """The task of the trainer."""
 
   cfg: ModelConfig
   codebook: Float[np.ndarray, "codes P"]
 
-  def make_model(self, rngs: nnx.Rngs) -> RasterModel:
+  def init(self, rngs: nnx.Rngs) -> RasterModel:
     return RasterModel(self.cfg, self.codebook, rngs=rngs)
 
-  def draw_visible(self, seed: int, step: int) -> tuple[int, int]:
-    return 0, 0  # It has no sets.
-
-  def loss(self, model: RasterModel, batch: Condition, keys: Key[Array, "B"], padded_size: int, num_visible: Array):
-    """Return the cross-entropy of a batch's codes; a `LossFn` that draws nothing."""
-    del keys, padded_size, num_visible
+  def loss(
+      self, model: RasterModel, batch: Batch, keys: Key[Array, "B"], traced: None = None, static: None = None
+  ) -> tuple[Float[Array, ""], Metrics]:
+    """Return the cross-entropy of a batch's codes, which draws nothing."""
+    del keys, traced, static
     codes = nearest(tokens_of(batch["latents"], self.cfg), model.codebook[...])
     likely = jax.nn.log_softmax(model(codes, batch, batch["latents"].shape[1]))
     loss = -jnp.take_along_axis(likely, codes[..., None], axis=-1).mean()

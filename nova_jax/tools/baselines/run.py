@@ -22,6 +22,7 @@ from flax import nnx
 from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder
 from nova_jax.config import Experiment
 from nova_jax.data import moving_digits
+from nova_jax.data.sources import open_digits
 from nova_jax.diffusion import make_scheduler
 from nova_jax.evals import digits as digits_lib
 from nova_jax.evals.digits_run import DigitsScore, score_generator
@@ -32,17 +33,19 @@ from nova_jax.tools.baselines.backbone import clip_model, tokens_of
 from nova_jax.tools.baselines.full_clip import FullClip
 from nova_jax.tools.baselines.one_block import MASK_RATIO, OneBlock, block_model
 from nova_jax.tools.baselines.quantized import Quantized, fit_codebook, round_trip
-from nova_jax.tools.baselines.training import Paradigm, equal_compute, total_flops, train_rival
+from nova_jax.tools.baselines.task import Baseline, equal_compute, total_flops
+from nova_jax.train.callbacks import SaveCheckpoints
 from nova_jax.train.flops import train_flops
-from nova_jax.train.loop import train
 from nova_jax.train.masking import draw_num_visible
+from nova_jax.train.nova import train
 from nova_jax.train.stages import plan_stages
+from nova_jax.train.trainer import Trainer
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean, from_dict
 from nova_jax.utils.files import write_atomically
 
 PARADIGMS = ("nova", "one_block", "quantized", "full_clip")
-DEPTH = {"quantized": 8, "full_clip": 9}  # Blocks that make rivals as large as the digits model, 2 M parameters.
+DEPTH = {"quantized": 8, "full_clip": 9}  # Blocks that make baselines as large as the digits model, 2 M parameters.
 NUM_CODES = 1024
 EXAMPLES, DETAILS = "examples.npz", "details.json"  # The first clips; intervals, and scores of real clips.
 SCALES = (1.0, 1.5, 2.5, 4.0, 7.0)  # Of guidance, to choose from.
@@ -64,8 +67,8 @@ def nova_flops(experiment: Experiment) -> float:
   return total
 
 
-def make_rival(name: str, experiment: Experiment, workdir: Path) -> Paradigm:
-  """Make the paradigm `name`; the codebook is fitted to the training split once, and kept in `workdir`."""
+def make_baseline(name: str, experiment: Experiment, workdir: Path) -> Baseline:
+  """Make the baseline `name`; the codebook is fitted to the training split once, and kept in `workdir`."""
   scheduler, num_frames, sample = make_scheduler(experiment.scheduler), _num_frames(experiment), experiment.sample
   if name == "one_block":
     return OneBlock(
@@ -84,6 +87,20 @@ def make_rival(name: str, experiment: Experiment, workdir: Path) -> Paradigm:
   return Quantized(cfg, np.load(path))
 
 
+def train_baseline(baseline: Baseline, experiment: Experiment, workdir: Path) -> nnx.Module:
+  """Train in `workdir`, from its newest checkpoint if it has one; return the model with averaged weights.
+
+  Of the experiment's model only the sizes of text and latents count. Errors are those of `Trainer.run`.
+  """
+  autoencoder = load_autoencoder(experiment.autoencoder)
+  text_encoder = load_text_encoder(experiment.text_encoder, experiment.model)
+  trainer = Trainer(
+      baseline, lambda: open_digits(experiment, workdir, autoencoder, text_encoder), experiment, workdir,
+      [SaveCheckpoints(experiment.train.save_every)])
+  trainer.run()
+  return trainer.average()
+
+
 def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
   """Train and score; return scores and cost, and scores with their intervals beside those of real clips."""
   name, output = task["paradigm"], Path(task["output"])
@@ -99,14 +116,14 @@ def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
     generate = lambda prompts, seeds, scale: pipe(prompts, seed=seeds, guidance_scale=scale)
     parameters, flops = count_parameters(experiment.model), budget
   else:
-    paradigm = make_rival(name, experiment, workdir)
-    experiment = equal_compute(paradigm, experiment, budget)
-    model = train_rival(paradigm, experiment, workdir)
+    baseline = make_baseline(name, experiment, workdir)
+    experiment = equal_compute(baseline, experiment, budget)
+    model = train_baseline(baseline, experiment, workdir)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    flops = total_flops(paradigm, experiment)
-    generate = make_generator(paradigm, model, experiment)
+    flops = total_flops(baseline, experiment)
+    generate = make_generator(baseline, model, experiment)
     if name == "quantized":
-      extra = {"quantized": quantized_clips(paradigm, experiment, task["num_prompts"])}
+      extra = {"quantized": quantized_clips(baseline, experiment, task["num_prompts"])}
   # The scale's clips leave nothing to compile for those that are timed.
   scale, tried = choose_scale(
       lambda scale: score(generate, scale, experiment, task, output / "guidance", task["seed"] + 1)[0])
@@ -152,8 +169,8 @@ def score(
   return result, kept
 
 
-def make_generator(paradigm: Paradigm, module: nnx.Module, experiment: Experiment) -> GuidedGenerator:
-  """Return what makes clips of prompts by a trained rival."""
+def make_generator(baseline: Baseline, module: nnx.Module, experiment: Experiment) -> GuidedGenerator:
+  """Return what makes clips of prompts by a trained baseline."""
   autoencoder = load_autoencoder(experiment.autoencoder)
   text_encoder = load_text_encoder(experiment.text_encoder, experiment.model)
   model = Model.of(module)
@@ -161,18 +178,18 @@ def make_generator(paradigm: Paradigm, module: nnx.Module, experiment: Experimen
   def generate(prompts, seeds, scale):
     embeds, lengths = text_encoder.encode(prompts)
     condition = {"text_embeds": embeds, "text_lengths": lengths}
-    latents = paradigm.generate(model, condition, sample_keys(seeds, len(prompts)), _num_frames(experiment), scale)
+    latents = baseline.generate(model, condition, sample_keys(seeds, len(prompts)), _num_frames(experiment), scale)
     return np.asarray(autoencoder.decode(latents))
 
   return generate
 
 
-def quantized_clips(paradigm: Quantized, experiment: Experiment, num_clips: int) -> dict[str, list[float]]:
+def quantized_clips(baseline: Quantized, experiment: Experiment, num_clips: int) -> dict[str, list[float]]:
   """Return the scores of real held-out clips whose tokens are replaced by their codes."""
   autoencoder = load_autoencoder(experiment.autoencoder)
   real, digits, directions = digits_lib.real_clips(
       num_clips, experiment.model.latent_size[0], _num_frames(experiment))
-  shown = autoencoder.decode(round_trip(autoencoder.encode(real[..., None]), paradigm.codebook, paradigm.cfg))
+  shown = autoencoder.decode(round_trip(autoencoder.encode(real[..., None]), baseline.codebook, baseline.cfg))
   return _plain(digits_lib.score(np.asarray(shown)[..., 0], digits, directions, digits_lib.DigitClassifier()))
 
 

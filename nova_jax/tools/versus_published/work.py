@@ -5,7 +5,6 @@ same.
 """
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,11 +20,9 @@ from nova_jax.parallel.sharding import make_mesh
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.plan import make_plan
 from nova_jax.sampling.sampler import Model, generate
-from nova_jax.train.loop import make_loss
 from nova_jax.train.masking import padded_sizes
-from nova_jax.train.optimizer import make_optimizer, make_schedule
-from nova_jax.train.state import abstract_state, init_state
-from nova_jax.train.step import make_train_step
+from nova_jax.train.nova import NovaTask
+from nova_jax.train.program import TrainProgram
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,22 +59,18 @@ class Run(NamedTuple):
 
 def make_training(work: Work, num_frames: int) -> Run:
   """Return one training step. The optimizer is the published one's."""
-  train = TrainConfig(
-      stages=(StageConfig(batch_size=work.batch_size, num_frames=num_frames),), loss_repeat=work.loss_repeat,
-      visible_sizes=4)
+  stage = StageConfig(batch_size=work.batch_size, num_frames=num_frames)
+  train = TrainConfig(stages=(stage,), loss_repeat=work.loss_repeat, visible_sizes=4, caption_dropout=0.0)
   experiment = Experiment(model=work.model, train=train, optimizer=OptimizerConfig(clip_norm=0))
   mesh = make_mesh(MeshConfig(data=1, fsdp=1), jax.local_devices()[:1])
-  tx = make_optimizer(experiment.optimizer, train.steps)
-  make_model = functools.partial(_make_model, work.model)
-  graph, abstract = abstract_state(make_model, tx, mesh)
-  step = make_train_step(
-      graph, abstract, make_loss(experiment, num_frames), tx, make_schedule(experiment.optimizer, train.steps), seed=0,
-      ema_decay=train.ema_decay)
-  latents = np.zeros((work.batch_size, num_frames, *work.model.latent_size, work.model.latent_dim), np.float32)
+  program = TrainProgram(NovaTask.from_experiment(experiment), experiment, mesh)
+  shape = (num_frames, *work.model.latent_size, work.model.latent_dim)
+  step = program.step(program.stages[0], shape)
+  latents = np.zeros((work.batch_size, *shape), np.float32)
   batch = {"latents": latents, "index": np.arange(work.batch_size), **condition(work, 1)}
   sizes = padded_sizes(work.model.num_image_tokens, train.mask_ratio, train.visible_sizes)
   padded = next(size for size in sizes if size >= work.num_visible)
-  state = init_state(make_model, tx, abstract, seed=0)
+  state = program.init_state()
 
   def take_step():
     nonlocal state
@@ -89,7 +82,7 @@ def make_training(work: Work, num_frames: int) -> Run:
 def make_generation(work: Work, num_frames: int, refresh_every: int = 1) -> Run:
   """Return the generation of latents; with `refresh_every` above 1 it is approximate (`sampling/reuse.py`)."""
   scheduler = make_scheduler(Experiment(model=work.model).scheduler)
-  model = Model.of(_make_model(work.model, nnx.Rngs(0)))
+  model = Model.of(NOVA(work.model, rngs=nnx.Rngs(0)))
   plan = make_plan(
       work.model, scheduler, num_frames=num_frames, num_sets=work.num_sets, num_steps=work.num_steps,
       guidance=Guidance(work.guidance_scale), refresh_every=refresh_every)
@@ -110,7 +103,3 @@ def condition(work: Work, share: float) -> dict[str, Any]:
       "text_embeds": np.ones((work.batch_size, cfg.text_len, cfg.text_dim), np.float32),
       "text_lengths": np.full(work.batch_size, int(share * cfg.text_len), np.int32),
       "motion_flow": np.full(work.batch_size, 5.0, np.float32), "fps": np.full(work.batch_size, 12.0, np.float32)}
-
-
-def _make_model(cfg: ModelConfig, rngs: nnx.Rngs) -> NOVA:
-  return NOVA(cfg, rngs=rngs)

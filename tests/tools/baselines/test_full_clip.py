@@ -36,9 +36,9 @@ def test_every_token_sees_all_tokens_the_time_and_the_caption(model):
 
 def test_a_fresh_model_predicts_nothing_and_its_loss_is_the_targets_square():
   latents, condition = inputs(4)
-  model = FULL_CLIP.make_model(nnx.Rngs(0))
+  model = FULL_CLIP.init(nnx.Rngs(0))
   keys = jax.random.split(jax.random.key(1), 4)
-  loss, _ = FULL_CLIP.loss(model, {"latents": latents, **condition}, keys, 0, None)
+  loss, _ = FULL_CLIP.loss(model, {"latents": latents, **condition}, keys)
   noise = [jax.random.normal(jax.random.split(key)[1], (NUM_TOKENS, 16)) for key in keys]
   assert loss == pytest.approx(float(jnp.square(jnp.stack(noise) - tokens_of(latents, CFG)).mean()), rel=1e-5)
 
@@ -47,7 +47,7 @@ def test_loss_gives_each_clip_its_own_time(model):
   latents, condition = inputs(4)
   keys = jax.random.split(jax.random.key(1), 4)
   loss = lambda rows: FULL_CLIP.loss(
-      model, jax.tree.map(lambda x: x[rows], {"latents": latents, **condition}), keys[rows], 0, None)[0]
+      model, jax.tree.map(lambda x: x[rows], {"latents": latents, **condition}), keys[rows])[0]
   apart = [float(loss(np.array([row]))) for row in range(4)]
   assert float(loss(np.arange(4))) == pytest.approx(np.mean(apart), rel=1e-5)
   times = [int(FULL_CLIP.scheduler.sample_indices(jax.random.split(key)[0], ())) for key in keys]

@@ -28,11 +28,11 @@ def test_tokens_of_a_clip_are_those_of_its_frames():
 def test_loss_compares_tokens_of_all_frames_and_a_clip_draws_from_its_own_key(model):
   latents, condition = inputs()
   keys = jax.random.split(jax.random.key(1), 2)
-  num_visible, padded_size = ONE_BLOCK.draw_visible(0, 0)
+  num_visible, padded_size = ONE_BLOCK.host_inputs(0, 0)
 
   @jax.jit
   def loss(latents, condition, keys):
-    return ONE_BLOCK.loss(model, condition | {"latents": latents}, keys, padded_size, jnp.asarray(num_visible))[0]
+    return ONE_BLOCK.loss(model, condition | {"latents": latents}, keys, jnp.asarray(num_visible), padded_size)[0]
 
   apart = [loss(latents[i : i + 1], jax.tree.map(lambda x: x[i : i + 1], condition), keys[i : i + 1]) for i in (0, 1)]
   assert float(loss(latents, condition, keys)) == pytest.approx(np.mean(apart), rel=1e-5)
@@ -41,7 +41,7 @@ def test_loss_compares_tokens_of_all_frames_and_a_clip_draws_from_its_own_key(mo
 
 
 def test_any_draw_fits_its_padded_size():
-  draws = [ONE_BLOCK.draw_visible(0, step) for step in range(200)]
+  draws = [ONE_BLOCK.host_inputs(0, step) for step in range(200)]
   assert {size for _, size in draws} == {11}  # 90 % of 12 tokens.
   counts = {count for count, _ in draws}
   assert {0, 1, 2, 3, 4, 5} < counts <= set(range(12)), "other frames are seen"

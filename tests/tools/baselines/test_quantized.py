@@ -89,7 +89,7 @@ def test_sampling_with_a_cache_equals_recomputation(model):
 
 def test_loss_is_the_cross_entropy_of_the_nearest_codes(model):
   latents, condition = inputs()
-  loss, parts = QUANTIZED.loss(model, {"latents": latents, **condition}, None, 0, None)
+  loss, parts = QUANTIZED.loss(model, {"latents": latents, **condition}, None)
   codes = nearest(tokens_of(latents, CFG), CODEBOOK)
   odds = np.asarray(jax.nn.softmax(model(codes, condition, NUM_FRAMES)))
   expected = -np.mean([np.log(odds[b, i, codes[b, i]]) for b in range(2) for i in range(NUM_TOKENS)])

@@ -1,4 +1,4 @@
-"""From a trained rival to clips and scores, and from results to the report."""
+"""From a trained baseline to clips and scores, and from results to the report."""
 
 import json
 
@@ -21,25 +21,25 @@ EXPERIMENT = Experiment(
     train=TrainConfig(steps=10, stages=(StageConfig(batch_size=2, num_frames=4),)))
 
 
-def test_rivals_are_as_large_as_nova_and_cost_as_much(tmp_path, monkeypatch):
+def test_baselines_are_as_large_as_nova_and_cost_as_much(tmp_path, monkeypatch):
   monkeypatch.setattr(run, "fit_codebook", lambda tokens, num_codes, seed: np.zeros((num_codes, 16), np.float32))
   monkeypatch.setattr(run.moving_digits, "prepare", lambda folder, cfg: {
       "train": [{"video": np.zeros((4, 16, 16, 1), np.uint8)}]})
   nova = run.count_parameters(EXPERIMENT.model)
   for name in run.PARADIGMS[1:]:
-    rival = run.make_rival(name, EXPERIMENT, tmp_path)
-    model = nnx.eval_shape(lambda: rival.make_model(nnx.Rngs(0)))
+    baseline = run.make_baseline(name, EXPERIMENT, tmp_path)
+    model = nnx.eval_shape(lambda: baseline.init(nnx.Rngs(0)))
     size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     assert size == pytest.approx(nova, rel=0.05)
 
 
 def test_the_codebook_is_fitted_once_and_real_clips_tell_what_it_costs(tmp_path, monkeypatch):
   monkeypatch.setattr(run, "NUM_CODES", 64)
-  rival = run.make_rival("quantized", EXPERIMENT, tmp_path)
+  baseline = run.make_baseline("quantized", EXPERIMENT, tmp_path)
   monkeypatch.setattr(run, "fit_codebook", None)
-  again = run.make_rival("quantized", EXPERIMENT, tmp_path)
-  np.testing.assert_array_equal(rival.codebook, again.codebook)
-  shown = run.quantized_clips(rival, EXPERIMENT, 40)
+  again = run.make_baseline("quantized", EXPERIMENT, tmp_path)
+  np.testing.assert_array_equal(baseline.codebook, again.codebook)
+  shown = run.quantized_clips(baseline, EXPERIMENT, 40)
   assert shown["digit"][0] > 0.7 and shown["direction"][0] > 0.95
   assert shown["retrieval@1"][0] < 1, "a codebook of 64 can't show all digits"
 

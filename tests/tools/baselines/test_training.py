@@ -1,4 +1,4 @@
-"""Rivals are trained: they learn, continue where they were, and cost what NOVA costs."""
+"""Baselines are trained: they learn, continue where they were, and cost what NOVA costs."""
 
 import json
 
@@ -8,14 +8,17 @@ import pytest
 from flax import nnx
 from tools.baselines.tiny import FULL_CLIP, NOVA, NUM_FRAMES, ONE_BLOCK, QUANTIZED
 
+from nova_jax.autoencoders import make_autoencoder
 from nova_jax.config import DataConfig, Experiment, MeshConfig, OptimizerConfig, StageConfig, TrainConfig
 from nova_jax.data.sources import DigitData
 from nova_jax.parallel.sharding import make_mesh
-from nova_jax.tools.baselines import training
+from nova_jax.text import make_text_encoder
 from nova_jax.tools.baselines.run import nova_flops
-from nova_jax.tools.baselines.training import equal_compute, step_flops, total_flops, train_rival
+from nova_jax.tools.baselines.task import equal_compute, total_flops
+from nova_jax.train.callbacks import Callback, SaveCheckpoints
 from nova_jax.train.flops import train_flops
 from nova_jax.train.masking import draw_num_visible
+from nova_jax.train.trainer import Trainer
 
 NUM_STEPS = 24
 EXPERIMENT = Experiment(
@@ -25,28 +28,29 @@ EXPERIMENT = Experiment(
     optimizer=OptimizerConfig(name="muon", learning_rate=1e-2))
 
 
-def open_digits(experiment, workdir, autoencoder, text_encoder):
+def make_data():
   rng = np.random.default_rng(0)
   records = [
       {"video": rng.integers(0, 256, (NUM_FRAMES, 8, 8, 1), np.uint8), "caption": f"number {i}".encode(), "digit": i,
        "wall": NUM_FRAMES, "turn": NUM_FRAMES} for i in range(4)]
-  return DigitData({"train": records, "test": records}, experiment, autoencoder, text_encoder)
+  return DigitData(
+      {"train": records, "test": records}, EXPERIMENT, make_autoencoder("pixels"), make_text_encoder("words", NOVA))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def stand_ins():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(training, "open_digits", open_digits)
-    patch.setattr(training, "make_mesh", lambda cfg: make_mesh(cfg, jax.devices()[:1]))
-    patch.setattr(training, "matmul_peak", lambda dtype: 1e12)
-    yield
+def train(baseline, workdir, *callbacks):
+  """Train; return the averaged model."""
+  trainer = Trainer(
+      baseline, make_data(), EXPERIMENT, workdir, [SaveCheckpoints(EXPERIMENT.train.save_every), *callbacks],
+      mesh=make_mesh(EXPERIMENT.mesh, jax.devices()[:1]))
+  trainer.run()
+  return trainer.average()
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
   """An uninterrupted run: its folder and its model."""
   workdir = tmp_path_factory.mktemp("whole")
-  return workdir, train_rival(QUANTIZED, EXPERIMENT, workdir)
+  return workdir, train(QUANTIZED, workdir)
 
 
 def losses(workdir):
@@ -59,40 +63,43 @@ def test_codes_of_a_few_clips_are_learned(whole):
   assert found[-1] < 0.5 * found[0]
 
 
-def test_a_run_that_was_killed_continues_with_the_same_numbers(whole, tmp_path, monkeypatch):
-  finite = training._finite
+class Steps(Callback):
+  """Notes the steps, and dies after one of them."""
 
-  def die(step, metrics):
-    if step == 13:
+  def __init__(self, dies_after=None):
+    self.dies_after, self.steps = dies_after, []
+
+  def after_step(self, trainer, metrics):
+    self.steps.append(trainer.step)
+    if trainer.step == self.dies_after:
       raise KeyboardInterrupt
-    return finite(step, metrics)
 
-  monkeypatch.setattr(training, "_finite", die)
+
+def test_a_run_that_was_killed_continues_with_the_same_numbers(whole, tmp_path):
   with pytest.raises(KeyboardInterrupt):
-    train_rival(QUANTIZED, EXPERIMENT, tmp_path)
-  monkeypatch.undo()
-  monkeypatch.setattr(training, "_finite", lambda step, metrics: [finite(step, metrics), steps.append(step)][0])
-  steps = []
-  model = train_rival(QUANTIZED, EXPERIMENT, tmp_path)
-  assert steps[0] == 11 and steps[-1] == NUM_STEPS
+    train(QUANTIZED, tmp_path, Steps(dies_after=13))
+  again = Steps()
+  model = train(QUANTIZED, tmp_path, again)
+  assert again.steps == list(range(11, NUM_STEPS + 1))
   jax.tree.map(np.testing.assert_array_equal, nnx.state(model), nnx.state(whole[1]))
   assert losses(tmp_path) == losses(whole[0])
 
 
-def test_a_finished_run_is_read_and_not_trained_again(whole, monkeypatch):
-  monkeypatch.setattr(training, "_run_stage", None)
-  model = train_rival(QUANTIZED, EXPERIMENT, whole[0])
+def test_a_finished_run_is_read_and_not_trained_again(whole):
+  again = Steps()
+  model = train(QUANTIZED, whole[0], again)
+  assert not again.steps
   jax.tree.map(np.testing.assert_array_equal, nnx.state(model), nnx.state(whole[1]))
 
 
-@pytest.mark.parametrize("rival", [FULL_CLIP, ONE_BLOCK], ids=["full_clip", "one_block"])
-def test_diffusion_of_a_few_clips_is_learned(rival, tmp_path):
-  train_rival(rival, EXPERIMENT, tmp_path)
+@pytest.mark.parametrize("baseline", [FULL_CLIP, ONE_BLOCK], ids=["full_clip", "one_block"])
+def test_diffusion_of_a_few_clips_is_learned(baseline, tmp_path):
+  train(baseline, tmp_path)
   found = losses(tmp_path)
   assert np.mean(found[-2:]) < 0.8 * found[0]
 
 
-def test_rivals_get_the_steps_that_cost_what_nova_costs():
+def test_baselines_get_the_steps_that_cost_what_nova_costs():
   stages = (StageConfig("image", 0.25, 4, 1), StageConfig("video", 0.75, 2, 3))
   experiment = Experiment(model=NOVA, train=TrainConfig(steps=200, stages=stages))
   budget = nova_flops(experiment)
@@ -100,7 +107,7 @@ def test_rivals_get_the_steps_that_cost_what_nova_costs():
   costs = [train_flops(NOVA, 4, 1, count, 4) for count in visible[:50]]
   costs += [train_flops(NOVA, 2, 3, count, 4) for count in visible[50:]]
   assert budget == pytest.approx(sum(costs))
-  for rival in (QUANTIZED, FULL_CLIP):
-    theirs = equal_compute(rival, experiment, budget)
+  for baseline in (QUANTIZED, FULL_CLIP):
+    theirs = equal_compute(baseline, experiment, budget)
     assert theirs.train.stages == stages
-    assert total_flops(rival, theirs) == pytest.approx(budget, abs=step_flops(rival, 2, 3))
+    assert total_flops(baseline, theirs) == pytest.approx(budget, abs=baseline.step_flops(2, 3))

@@ -26,8 +26,8 @@ ONE_BLOCK = OneBlock(
     block_model(NOVA, NUM_FRAMES), make_scheduler(SchedulerConfig()), num_sets=3, num_steps=4, loss_repeat=2)
 
 
-def make(paradigm, noise=0.1):
-  model = paradigm.make_model(nnx.Rngs(0))
+def make(baseline, noise=0.1):
+  model = baseline.init(nnx.Rngs(0))
   rng = np.random.default_rng(0)  # NumPy's: each shape would be a program to compile for JAX's.
   noisy = lambda p: jnp.asarray(np.asarray(p) + np.float32(noise) * rng.standard_normal(p.shape, np.float32))
   nnx.update(model, jax.tree.map(noisy, nnx.state(model, nnx.Param)))

@@ -1,0 +1,134 @@
+"""NOVA's training: the task, and `train`, which puts it together with data and callbacks as an experiment says."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key
+
+from nova_jax.checkpoints.model_card import Card, card_of, write_card
+from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder, load_transformer
+from nova_jax.checkpoints.store import finished_steps
+from nova_jax.config import Experiment, ModelConfig, TrainConfig
+from nova_jax.data.sources import known_words, needs_text_encoder, open_caches, open_digits
+from nova_jax.diffusion import Scheduler, make_scheduler
+from nova_jax.diffusion.loss import sample_training_noise, training_loss
+from nova_jax.models.nova import NOVA
+from nova_jax.parallel.processes import broadcast_from_first, exchange_host_names, is_first
+from nova_jax.parallel.sharding import make_mesh
+from nova_jax.pipeline.prompts import naming
+from nova_jax.train.callbacks import Callback, SaveCheckpoints
+from nova_jax.train.check import check
+from nova_jax.train.flops import train_flops
+from nova_jax.train.masking import draw_num_visible, padded_sizes
+from nova_jax.train.restart import notes
+from nova_jax.train.samples import SampleGrids
+from nova_jax.train.stages import plan_stages
+from nova_jax.train.step import Batch, Metrics
+from nova_jax.train.stop import StopOnSignal
+from nova_jax.train.task import Task
+from nova_jax.train.trace import Profile
+from nova_jax.train.trainer import Trainer
+from nova_jax.utils.terminal import command, say
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NovaTask(Task):
+  """NOVA and its loss.
+
+  The number of visible tokens changes from step to step: it is the traced input. Its padded size is the static one.
+  """
+
+  model: ModelConfig
+  scheduler: Scheduler
+  cfg: TrainConfig
+  weights: nnx.State | None = None  # What a new run starts from; None takes random ones.
+
+  @classmethod
+  def from_experiment(cls, experiment: Experiment, weights: nnx.State | None = None) -> "NovaTask":
+    """Make the task of an experiment."""
+    return cls(experiment.model, make_scheduler(experiment.scheduler), experiment.train, weights)
+
+  def init(self, rngs: nnx.Rngs) -> NOVA:
+    return NOVA(self.model, rngs=rngs)
+
+  def loss(
+      self, model: NOVA, batch: Batch, keys: Key[Array, "B"], traced: Int[Array, ""], static: int
+  ) -> tuple[Float[Array, ""], Metrics]:
+    num_frames = batch["latents"].shape[1]
+    noise = sample_training_noise(keys, self.model, self.scheduler, num_frames, static, self.cfg.loss_repeat)
+    return training_loss(model, self.scheduler, batch, noise, traced)
+
+  def host_inputs(self, seed: int, step: int) -> tuple[np.int32, int]:
+    num_tokens = self.model.num_image_tokens
+    num_visible = draw_num_visible(seed, step, num_tokens, self.cfg.mask_ratio)
+    sizes = padded_sizes(num_tokens, self.cfg.mask_ratio, self.cfg.visible_sizes)
+    return np.int32(num_visible), next(size for size in sizes if size >= num_visible)
+
+  def flops(self, batch: Batch, traced: np.int32) -> float:
+    batch_size, num_frames = batch["latents"].shape[:2]
+    return train_flops(self.model, batch_size, num_frames, int(traced), self.cfg.loss_repeat)
+
+  def for_shape(self, shape: tuple[int, ...]) -> "NovaTask":
+    """Return the task for latents [B, *shape]: the positions alone tell its model from others."""
+    return dataclasses.replace(self, model=dataclasses.replace(self.model, latent_size=shape[1:3]))
+
+  def initial_weights(self) -> nnx.State | None:
+    return self.weights
+
+
+class ModelCard(Callback):
+  """Writes the card of the model into the workdir, and says what a person should know before the run begins."""
+
+  def __init__(self, card: Card, lines: Sequence[str] = ()):
+    self._card, self._lines = card, lines
+
+  def open(self, trainer: Trainer) -> None:
+    if is_first():
+      write_card(trainer.workdir, self._card)
+      for line in self._lines:
+        say(f"note: {line}")
+
+
+def train(
+    experiment: Experiment, workdir: str | Path, profile: tuple[int, int] | None = None, *, mesh: Mesh | None = None
+) -> None:
+  """Train in `workdir`, from its newest checkpoint if it has one, to the last step or until asked to stop.
+
+  Args:
+    experiment: what to train.
+    workdir: folder of the run, which all processes see.
+    profile: first and last step of those that are profiled.
+    mesh: devices to train on; None arranges all of them as the experiment says.
+
+  Raises:
+    UserError: an experiment that can't run, or a workdir of another one.
+    FloatingPointError: the loss or the gradient is not finite; the message names the step and the last good checkpoint.
+  """
+  plan_stages(experiment.train)
+  exchange_host_names()
+  workdir = Path(workdir)
+  with naming("autoencoder"):
+    autoencoder = load_autoencoder(experiment.autoencoder)
+  with naming("text_encoder"):
+    needed = needs_text_encoder(experiment)
+    text_encoder = load_text_encoder(experiment.text_encoder, experiment.model) if needed else None
+  caches = open_caches(experiment, autoencoder, text_encoder)
+  mesh = make_mesh(experiment.mesh) if mesh is None else mesh
+  check(experiment, mesh, autoencoder, caches)
+  fresh = broadcast_from_first(not finished_steps(workdir / "checkpoints"))
+  with naming("init"):
+    weights = load_transformer(experiment.init, experiment.model) if experiment.init and fresh else None
+  card, cfg = card_of(experiment, known_words(experiment)), experiment.train
+  callbacks = [
+      ModelCard(card, [*notes(experiment, caches)] if fresh and is_first() else ()), StopOnSignal(),
+      SampleGrids(cfg.sample_every, card, text_encoder, autoencoder), SaveCheckpoints(cfg.save_every),
+      Profile(profile)]
+  data = caches or (lambda: open_digits(experiment, workdir, autoencoder, text_encoder))
+  if Trainer(NovaTask.from_experiment(experiment, weights), data, experiment, workdir, callbacks, mesh=mesh).run():
+    what = "--label 0" if experiment.model.num_classes else '--prompt "what to show"'
+    if is_first():
+      say(f"next: {command('sample')} --checkpoint {workdir} --output out {what}")

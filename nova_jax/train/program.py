@@ -1,0 +1,88 @@
+"""The programs of a training run: the one place that builds them, to run them here or to compile them for elsewhere.
+
+Invariant: all stages and shapes of batches share one abstract state, so a step of any of them takes what any other
+returned; each has a program of its own, which is compiled once for each static input.
+"""
+
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from nova_jax.config import Experiment
+from nova_jax.train.optimizer import make_optimizer, make_schedule
+from nova_jax.train.stages import Stage, plan_stages
+from nova_jax.train.state import TrainState, abstract_state, init_state, start_stage
+from nova_jax.train.step import Batch, Metrics, make_train_step
+from nova_jax.train.task import Task
+
+
+class TrainStep(NamedTuple):
+  """The training step of a stage, for batches of one shape.
+
+  Attributes:
+    task: task for this shape.
+    run: compiled function (state, batch, traced, static) → (state, metrics); the given state is donated. `run.lower`
+      takes the same arguments, or their shapes.
+  """
+
+  task: Task
+  run: jax.stages.Wrapped
+
+  def __call__(self, state: TrainState, batch: Batch, traced: Any, static: Hashable) -> tuple[TrainState, Metrics]:
+    return self.run(state, batch, traced, static)
+
+
+class TrainProgram:
+  """The state and the steps of a run.
+
+  Attributes:
+    stages: stages of the run.
+    abstract: shapes and shardings of the state.
+    steps: the steps that were built, by stage and shape.
+  """
+
+  def __init__(self, task: Task, cfg: Experiment, mesh: Mesh):
+    self.stages = plan_stages(cfg.train)
+    self._task, self._cfg = task, cfg
+    # The optimizer's state has the same structure in all stages.
+    self._graphdef, self.abstract = abstract_state(task.init, self._optimizer(self.stages[0]), mesh)
+    self.steps: dict[tuple[Stage, tuple[int, ...]], TrainStep] = {}
+
+  @property
+  def model_name(self) -> str:
+    """Name of the model's class."""
+    return type(self.average(self.abstract)).__name__
+
+  def init_state(self) -> TrainState:
+    """Create the state before the first step, with random weights."""
+    return init_state(self._task.init, self._optimizer(self.stages[0]), self.abstract, self._cfg.seed)
+
+  def start_stage(self, state: TrainState, stage: Stage) -> TrainState:
+    """Return the state at the start of a stage: the weights continue, the optimizer is new."""
+    return start_stage(state, self._optimizer(stage), self.abstract)
+
+  def step(self, stage: Stage, shape: tuple[int, ...]) -> TrainStep:
+    """Return a stage's step for latents [B, *shape]."""
+    if (stage, shape) not in self.steps:
+      self.steps[stage, shape] = self._make_step(stage, self._task.for_shape(shape))
+    return self.steps[stage, shape]
+
+  def average(self, state: TrainState) -> nnx.Module:
+    """Return the model with averaged weights."""
+    return nnx.merge(self._graphdef, state.ema, state.buffers)
+
+  def _make_step(self, stage: Stage, task: Task) -> TrainStep:
+    cfg, train = self._cfg, self._cfg.train
+    graphdef = nnx.split(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))[0]
+    return TrainStep(task, make_train_step(
+        graphdef, self.abstract, task.loss, self._optimizer(stage),
+        make_schedule(cfg.optimizer, stage.last - stage.first), seed=cfg.seed, ema_decay=train.ema_decay,
+        first_step=stage.first, accumulation=train.accumulation, caption_dropout=train.caption_dropout,
+        no_class=cfg.model.num_classes, freeze=train.freeze))
+
+  def _optimizer(self, stage: Stage) -> optax.GradientTransformation:
+    return make_optimizer(self._cfg.optimizer, stage.last - stage.first, self._cfg.train.freeze)

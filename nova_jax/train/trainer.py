@@ -1,0 +1,248 @@
+"""The trainer: stages, each of which takes step after step, with callbacks between them.
+
+Order within the loop: evaluate → save → next batch → step → log. Step n is dispatched, and its batch on its way to the
+devices, before the metrics of step n − 1 are fetched, so the device never waits for the host. Batches of each shape
+have a program of their own. Invariant: a run that is killed and started again computes the same numbers, bit for bit,
+as one that is not; no checkpoint is written whose loss or gradient is not finite. All processes make the same
+decisions, and process 0 alone writes logs.
+"""
+
+import contextlib
+import importlib.metadata
+import math
+import time
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from nova_jax.checkpoints.store import Checkpointer
+from nova_jax.config import Experiment
+from nova_jax.data.loader import Loader
+from nova_jax.data.rows import local_rows, spread
+from nova_jax.data.sources import Data
+from nova_jax.parallel.processes import all_gather, first_alone, is_first
+from nova_jax.parallel.sharding import batch_sharding, make_mesh
+from nova_jax.pipeline.loading import describe
+from nova_jax.train.callbacks import Callback
+from nova_jax.train.flops import matmul_peak
+from nova_jax.train.metrics import MetricLog
+from nova_jax.train.program import TrainProgram
+from nova_jax.train.restart import own_damaged, way_back
+from nova_jax.train.stages import Stage
+from nova_jax.train.state import adopt
+from nova_jax.train.step import Metrics
+from nova_jax.train.task import Task
+from nova_jax.train.workdir import claim
+from nova_jax.utils.terminal import say
+
+_VERSIONED = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+class _Pending(NamedTuple):
+  """A step that was dispatched, and whose metrics are not logged yet."""
+
+  step: int
+  stage: str
+  metrics: Metrics
+  evaluated: dict[str, float]  # What callbacks add.
+
+
+class Trainer:
+  """One process's part of a training run.
+
+  Attributes:
+    cfg: experiment.
+    workdir: folder of the run.
+    mesh: devices of the run.
+    program: compiled steps.
+    num_steps: steps of all stages together.
+    step: number of steps done.
+    first_step: number of steps that were done when this process began.
+    stage: current stage.
+    state: parameters, their average and the optimizer's state after `step` steps.
+    data: data of all stages.
+    stop_cause: what stops the run after `step` steps; None if nothing does.
+  """
+
+  def __init__(
+      self, task: Task, data: Data | Callable[[], Data], cfg: Experiment, workdir: str | Path,
+      callbacks: Sequence[Callback] = (), *, mesh: Mesh | None = None,
+  ):
+    """Plan a run; nothing is written yet.
+
+    Args:
+      task: what to train.
+      data: what to learn from, or a function that opens it once the workdir belongs to the run.
+      cfg: experiment; its stages, optimizer, mesh and seed, but not its model, which the task creates.
+      workdir: folder of the run, which all processes see.
+      callbacks: what happens between steps. Without `SaveCheckpoints` no checkpoint is written.
+      mesh: devices to train on; None arranges all of them as the config says.
+
+    Raises:
+      UserError: an experiment that can't run.
+    """
+    self.cfg, self.workdir, self.callbacks = cfg, Path(workdir), tuple(callbacks)
+    self.mesh = make_mesh(cfg.mesh) if mesh is None else mesh
+    self.program = TrainProgram(task, cfg, self.mesh)
+    self.num_steps, self.stop_cause = cfg.train.steps, None
+    self._task, self._open_data = task, data if callable(data) else lambda: data
+    self._sharding = batch_sharding(self.mesh)
+    self._pending: _Pending | None = None
+    self._compiled: set[Hashable] = set()
+
+  def run(self) -> bool:
+    """Train from the workdir's newest checkpoint, if it has one, to the last step or until a callback stops the run.
+
+    Returns:
+      Whether the last step is done.
+
+    Raises:
+      UserError: a workdir of another experiment, or data that doesn't fit.
+      FloatingPointError: the loss or the gradient is not finite; the message names the step and the last good
+        checkpoint.
+    """
+    with contextlib.ExitStack() as stack:
+      with first_alone("workdir"):
+        if is_first():
+          stack.enter_context(claim(self.workdir, self.cfg))
+        for callback in self.callbacks:
+          stack.callback(callback.close)
+          callback.open(self)
+      with first_alone("dataset"):
+        self.data = self._open_data()
+      with contextlib.closing(Checkpointer(self.workdir / "checkpoints", self.cfg.train.keep)) as self.checkpoints:
+        self._resume()
+        with contextlib.closing(self._log):
+          stages = (stage for stage in self.program.stages if stage.first <= self.step < stage.last)
+          finished = all(self._run_stage(stage) for stage in stages)
+      # Only now is the last checkpoint on the disk.
+      if finished:
+        _say(f"done: {self.num_steps} steps, checkpoints in {self.checkpoints.directory}")
+      else:
+        _say(f"stopped by {self.stop_cause} after step {self.step}; the same command continues")
+      return finished
+
+  def average(self) -> nnx.Module:
+    """Return the model with averaged weights."""
+    return self.program.average(self.state)
+
+  def save_checkpoint(self) -> None:
+    """Save what the run needs to continue after this step, unless it is where this process began."""
+    self._settle()  # Never save what a step that failed has left.
+    if self.step == self.first_step:
+      return
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
+    damaged = all_gather(self._loader.damaged)
+    data = {"position": self._loader.get_state()} | ({"damaged": damaged} if any(damaged) else {})
+    self.checkpoints.save(self.step, self.state, data, {"sums": self._log.state(), "versions": versions})
+
+  def _resume(self) -> None:
+    """Set state, step, data position and log to where the newest checkpoint ends, or to the start."""
+    # 1. Put the arrays of the newest checkpoint that is whole onto today's mesh; half-written ones are gone already.
+    found = self.checkpoints.restore_newest(self.program.abstract)
+    # 2. Or make them.
+    if found is None:
+      self.step, self._data_state, sums = 0, {}, {}
+      self.state = self.program.init_state()
+      if (weights := self._task.initial_weights()) is not None:
+        self.state = adopt(self.state, weights)
+    else:
+      # 3. Keep the loader's position, for the stage that the step is in.
+      self.step, self.state, self._data_state, sums = found.step, found.state, found.data, found.meta["sums"]
+      for line in found.set_aside:
+        _say(f"note: {line}")
+      _say(f"continuing after step {self.step}")
+      versions = found.meta.get("versions", {})
+      changed = [name for name, version in versions.items() if version != importlib.metadata.version(name)]
+      if changed:
+        _say(f"note: other versions of {', '.join(changed)} began this run; last bits may differ")
+    self.first_step = self.step
+    # 4. Continue the log: lines after the step are cut, sums of the unfinished line return.
+    self._log = MetricLog(
+        self.workdir, log_every=self.cfg.train.log_every, num_steps=self.num_steps, first_step=self.step, sums=sums,
+        peak=matmul_peak(self.cfg.model.dtype) if is_first() else math.inf, enabled=is_first())
+
+  def _run_stage(self, stage: Stage) -> bool:
+    """Run a stage to its end; return False if it is stopped before."""
+    self.stage, cfg, data = stage, stage.cfg, self.cfg.data
+    what = describe(self.state.params, self.cfg.model.dtype, self.program.model_name)
+    _say(f"stage {cfg.name}, to step {stage.last}: {what}; programs compile before its first step")
+    self._rows = local_rows(self._sharding, cfg.batch_size)
+    self._loader = Loader(
+        self.data.feed(cfg), batch_size=cfg.batch_size, rows=self._rows, num_workers=data.num_workers,
+        max_damaged=data.max_damaged)
+    if self.step == stage.first:
+      self._log.start_stage()
+      self.state = self.program.start_stage(self.state, stage)
+    else:
+      start = (self.step - stage.first) * cfg.batch_size  # Older runs of baselines don't say.
+      self._loader.set_state(
+          self._data_state.get("position", start), own_damaged(self._data_state.get("damaged", ())))
+    with contextlib.closing(self._loader):
+      while True:
+        self._between_steps()
+        if self.stop_cause or self.step == stage.last:
+          self._settle()
+          return not self.stop_cause or self.step == self.num_steps
+        self._take_step()
+
+  def _between_steps(self) -> None:
+    if self.step not in (self.first_step, self.stage.first):
+      for callback in self.callbacks:
+        self._pending.evaluated.update(callback.evaluate(self) or {})
+    causes = [callback.should_stop(self) for callback in self.callbacks]  # Each of them is asked after each step.
+    self.stop_cause = next(filter(None, causes), None)
+    for callback in self.callbacks:
+      callback.save(self)
+
+  def _take_step(self) -> None:
+    for callback in self.callbacks:
+      callback.before_step(self)
+    started = time.perf_counter()
+    batch = spread(self._sharding, self.stage.cfg.batch_size, self._rows, next(self._loader))
+    waited = time.perf_counter() - started
+    shape = batch["latents"].shape[1:]
+    step = self.program.step(self.stage, shape)
+    traced, static = step.task.host_inputs(self.cfg.seed, self.step)
+    self.state, metrics = step(self.state, batch, traced, static)
+    if self._loader.damaged:
+      metrics |= {"damaged_records": len(self._loader.damaged)}
+    self._settle()
+    self.step += 1
+    self._pending = _Pending(self.step, self.stage.cfg.name, metrics, {})
+    for callback in self.callbacks:
+      callback.after_step(self, metrics)
+    # A step's time counts unless it went into compiling.
+    if (self.stage, shape, static) in self._compiled:
+      flops = step.task.flops(batch, traced)
+      self._log.clock(time.perf_counter() - started, waited, self.stage.cfg.batch_size, flops)
+    self._compiled.add((self.stage, shape, static))
+
+  def _settle(self) -> None:
+    """Fetch and log the metrics of the last step, if that is still to be done.
+
+    Raises:
+      FloatingPointError: they are not finite.
+    """
+    if self._pending is None:
+      return
+    (step, stage, metrics, evaluated), self._pending = self._pending, None
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+      self.checkpoints.wait()
+      way = way_back(self.checkpoints.directory, self.first_step)
+      raise FloatingPointError(f"step {step}: {bad[0]} is {values[bad[0]]}; {way}")
+    line = self._log.add(step, stage, values | evaluated)
+    if line is not None and is_first():
+      for callback in self.callbacks:
+        callback.log(self, step, line)
+
+
+def _say(text: str) -> None:
+  if is_first():
+    say(text)
