@@ -15,8 +15,8 @@ from absl import flags
 from flax import nnx
 
 from nova_jax.checkpoints import key_table
-from nova_jax.checkpoints.components import kind_of
-from nova_jax.checkpoints.store import Stored
+from nova_jax.checkpoints.components import kind_from_config
+from nova_jax.checkpoints.store import LazyArray
 from nova_jax.checkpoints.weight_files import CONFIG, write_safetensors
 from nova_jax.cli import Command
 from nova_jax.utils.errors import UserError
@@ -46,12 +46,12 @@ def main(args: flags.FlagValues) -> None:
   index = {"_class_name": "NOVAPipeline"}
   for part, table in PARTS.items():
     config = json.loads((TESTS / "tables" / f"{table}.json").read_text(encoding="utf-8"))["config"]
-    _, make, names = kind_of(config)
+    _, make, names = kind_from_config(config)
     shapes = nnx.state(nnx.eval_shape(lambda make=make: make(nnx.Rngs(0))))
     weights = {}
     for seed, listed in enumerate(key_table.published_weights(shapes, names)):
       read = functools.partial(weight, listed.name, listed.shape, seed)
-      weights[listed.name] = Stored(listed.shape, np.dtype(np.float16), read)
+      weights[listed.name] = LazyArray(listed.shape, np.dtype(np.float16), read)
     (target / part).mkdir(parents=True)
     (target / part / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
     name = "model.safetensors" if part == "text_encoder" else "diffusion_pytorch_model.safetensors"
@@ -67,18 +67,18 @@ def main(args: flags.FlagValues) -> None:
   print(f"wrote {target}")
 
 
-def counted(weights: dict[str, Stored], progress: Progress, part: str) -> dict[str, Stored]:
+def counted(weights: dict[str, LazyArray], progress: Progress, part: str) -> dict[str, LazyArray]:
   """Return the weights with their bytes counted as they are read."""
   done = 0
 
-  def read(stored: Stored) -> np.ndarray:
+  def read(stored: LazyArray) -> np.ndarray:
     nonlocal done
     done += stored.nbytes
     progress.show(done, what=part)
     return stored.read()
 
   return {
-      name: Stored(stored.shape, stored.dtype, functools.partial(read, stored)) for name, stored in weights.items()}
+      name: LazyArray(stored.shape, stored.dtype, functools.partial(read, stored)) for name, stored in weights.items()}
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def make_autoencoder(name: str) -> Autoencoder:
   return BUILT_IN[name]()
 
 
-class Kind(NamedTuple):
+class NetworkKind(NamedTuple):
   """A published kind of autoencoder: its config, its network and its tiling in time."""
 
   config: type
@@ -73,11 +73,11 @@ class Kind(NamedTuple):
 
 
 # Kinds by the class name in a published config.
-NETWORKS: Mapping[str, Kind] = MappingProxyType({
-    "AutoencoderKL": Kind(KLConfig, KLNetwork, TimeTiles(frames=1, latents=1, overlap=0, stride=1)),
-    "AutoencoderKLOpenSora": Kind(OpenSoraConfig, OpenSoraNetwork, TimeTiles(17, 5, overlap=1, stride=4)),
-    "AutoencoderKLCogVideoX": Kind(CogVideoXConfig, CogVideoXNetwork, TimeTiles(17, 5, overlap=0, stride=4)),
-    "AutoencoderKLLTXVideo": Kind(LTXConfig, LTXNetwork, TimeTiles(249, 32, overlap=0, stride=8)),
+NETWORKS: Mapping[str, NetworkKind] = MappingProxyType({
+    "AutoencoderKL": NetworkKind(KLConfig, KLNetwork, TimeTiles(frames=1, latents=1, overlap=0, stride=1)),
+    "AutoencoderKLOpenSora": NetworkKind(OpenSoraConfig, OpenSoraNetwork, TimeTiles(17, 5, overlap=1, stride=4)),
+    "AutoencoderKLCogVideoX": NetworkKind(CogVideoXConfig, CogVideoXNetwork, TimeTiles(17, 5, overlap=0, stride=4)),
+    "AutoencoderKLLTXVideo": NetworkKind(LTXConfig, LTXNetwork, TimeTiles(249, 32, overlap=0, stride=8)),
 })
 
 

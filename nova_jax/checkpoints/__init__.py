@@ -1,1 +1,1 @@
-"""Published checkpoints: their files, configs and parameter names."""
+"""Checkpoints of training runs, model folders, and conversion from and to published models."""

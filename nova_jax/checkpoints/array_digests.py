@@ -1,11 +1,12 @@
-"""Digests of arrays: 32 bits that tell whether an array is the one that was saved, on whatever devices it lies.
+"""Digests of arrays: 32 bits that show whether an array is the one that was saved, wherever it is stored.
 
   digest = Σ mix(bits[i] ⊕ i · 0x9e3779b9)  (mod 2³²)
 
 `mix` is a bijection of 32 bits (the constants are Chris Wellons's lowbias32), so one changed value always changes the
-sum; two or more that cancel out have a chance of 1 in 2³². Addition has no order: each device sums over its own part.
-The cost is one pass over the arrays, on the accelerator that holds them; a core of a processor does 2 GB a second.
-Invariant: neither mesh, nor hosts, nor the processor change a digest; both ways of computing it agree.
+sum. Several changes cancel out with a probability of 1 in 2³². The order of additions doesn't matter, so each device
+sums over its own part. A digest takes one pass over the array, on the accelerator that holds it; a CPU core digests
+2 GB per second.
+Invariant: a digest depends on neither mesh, hosts nor processor, and both implementations agree.
 """
 
 import functools
@@ -19,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 _STRIDE, _FACTORS = 0x9E3779B9, (0x7FEB352D, 0x846CA68B)
-_CHUNK = 1 << 16  # Values at once on a processor: they stay in its cache.
+_CHUNK = 1 << 16  # Values per step on a CPU, which fit into its cache.
 
 
 def describe(arrays: Mapping[str, jax.Array | np.ndarray]) -> dict[str, str]:
-  """Return dtype, shape and digest of each array, by name; all processes must call it if arrays span them."""
+  """Return dtype, shape and digest of each array by name. All processes must call it if arrays span them."""
   here = {name: _on_host(np.asarray(array)) for name, array in arrays.items() if _is_at_hand(array)}
   there = {name: array for name, array in arrays.items() if name not in here}
   sums = here | (jax.device_get(_on_devices(there)) if there else {})
@@ -31,18 +32,18 @@ def describe(arrays: Mapping[str, jax.Array | np.ndarray]) -> dict[str, str]:
 
 
 def shape_text(array: Any) -> str:
-  """Return how a description begins: what is known of an array without its values."""
+  """Return dtype and shape of an array, with which its description begins."""
   return f"{np.dtype(array.dtype).name}[{','.join(map(str, array.shape))}]"
 
 
-def of_json(value: Any) -> str:
-  """Return the digest of a value as it will be read back from JSON."""
+def digest_json(value: Any) -> str:
+  """Return the digest of a value in the form in which it is read back from JSON."""
   text = json.dumps(json.loads(json.dumps(value)), sort_keys=True)
   return f"{zlib.crc32(text.encode()):08x}"
 
 
 def _is_at_hand(array: jax.Array | np.ndarray) -> bool:
-  """Whether the values are in this process's memory; compiling a program for them would take longer than the sums."""
+  """Return whether the values are in this process's memory, where summing is faster than compiling a program."""
   return not isinstance(array, jax.Array) or (
       array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices()))
 

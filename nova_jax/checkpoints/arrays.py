@@ -1,6 +1,6 @@
-"""Arrays in files (Orbax): a checkpoint's, or a converted part's.
+"""Files of arrays (Orbax), for checkpoints and converted parts.
 
-Invariant: what is read is what was saved, or `Damaged` is raised; storage that fails is an `OSError` and no damage.
+Invariant: arrays are read exactly as they were saved, or `Damaged` is raised. Failing storage is an `OSError` instead.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ from nova_jax.checkpoints import array_digests
 from nova_jax.utils.errors import UserError, error_numbers
 from nova_jax.utils.files import read_json, write_atomically
 
-STATE, DIGESTS = "state", "digests"  # Items of a checkpoint, and their folders.
+STATE, DIGESTS = "state", "digests"  # Items of a checkpoint, whose folders have these names.
 _NAMES_IN_AN_ERROR = 5
 
 
 class Damaged(UserError):
-  """A checkpoint that isn't what was saved."""
+  """A checkpoint differs from what was saved."""
 
   def __init__(self, folder: Path, reason: str):
     super().__init__(f"{folder} is damaged: {reason}{_advice(folder)}")
@@ -35,8 +35,8 @@ class Damaged(UserError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
-  """An array that is somewhere else; `read` reads or makes it."""
+class LazyArray:
+  """An array whose values are not in memory; `read` reads or computes them."""
 
   shape: tuple[int, ...]
   dtype: np.dtype
@@ -47,11 +47,11 @@ class Stored:
     return math.prod(self.shape) * self.dtype.itemsize
 
 
-def save_arrays(folder: str | Path, arrays: Mapping[str, Stored]) -> None:
-  """Write arrays by name, and their digests, into a folder that has none; memory holds one array after the other."""
+def save_arrays(folder: str | Path, arrays: Mapping[str, LazyArray]) -> None:
+  """Write arrays and their digests into a folder without arrays; only one array at a time is in memory."""
   described = {}
 
-  def noted(name: str, stored: Stored) -> Stored:
+  def noted(name: str, stored: LazyArray) -> LazyArray:
     def read() -> np.ndarray:
       array = stored.read()
       described.update(array_digests.describe({name: array}))
@@ -60,7 +60,7 @@ def save_arrays(folder: str | Path, arrays: Mapping[str, Stored]) -> None:
     return dataclasses.replace(stored, read=read)
 
   registry = ocp.type_handlers.create_type_handler_registry(
-      (Stored, _StoredHandler(deepcopy_host_arrays=False)), (jax.Array, ocp.type_handlers.ArrayHandler()))
+      (LazyArray, _LazyArrayHandler(deepcopy_host_arrays=False)), (jax.Array, ocp.type_handlers.ArrayHandler()))
   # Weights hardly compress, and writing them takes three times as long with compression.
   handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
   with ocp.Checkpointer(handler) as checkpointer:
@@ -69,25 +69,25 @@ def save_arrays(folder: str | Path, arrays: Mapping[str, Stored]) -> None:
   write_atomically(Path(folder) / DIGESTS / "metadata", json.dumps({"arrays": described, "json": {}}))
 
 
-class _StoredHandler(ocp.type_handlers.NumpyHandler):
-  """Writes a `Stored` as the numpy array that it reads."""
+class _LazyArrayHandler(ocp.type_handlers.NumpyHandler):
+  """Writes a `LazyArray` as the NumPy array that it reads."""
 
   async def serialize(self, values, infos, args=None):
     args = args or [ocp.SaveArgs()] * len(values)
     for value, info, arg in zip(values, infos, args, strict=True):
       for future in await super().serialize([value.read()], [info], [arg]):
-        future.result()  # Ends before the next array is read.
+        future.result()  # Finishes before the next array is read.
     return []
 
   def memory_size(self, values):
     return [(value.nbytes, value.nbytes) for value in values]
 
 
-def stored_arrays(folder: str | Path) -> dict[str, Stored]:
-  """Return the arrays of a checkpoint or of a converted part, by name, not read yet.
+def open_arrays(folder: str | Path) -> dict[str, LazyArray]:
+  """Return the arrays of a checkpoint or a converted part by name, without reading their values.
 
   Raises:
-    Damaged: the folder holds none; or, on reading an array, it isn't what was saved.
+    Damaged: the folder has no arrays. Reading an array also raises it if the array differs from what was saved.
   """
   folder = Path(folder).absolute()
   metadata, described = _stored(folder), read_digests(folder)
@@ -101,12 +101,12 @@ def stored_arrays(folder: str | Path) -> dict[str, Stored]:
     return array
 
   return {
-      name: Stored(tuple(leaf.shape), np.dtype(leaf.dtype), functools.partial(read, name))
+      name: LazyArray(tuple(leaf.shape), np.dtype(leaf.dtype), functools.partial(read, name))
       for name, leaf in metadata.items()}
 
 
 def read_arrays(folder: Path, like: Any, described: Mapping[str, str] | None) -> Any:
-  """Read the arrays that `like` names; there must be no others."""
+  """Read the arrays that `like` names; raises UserError if the folder has other ones."""
   wanted, stored = flatten(like), _stored(folder)
   if described is not None:
     _check_names(folder, stored, described)
@@ -117,7 +117,7 @@ def read_arrays(folder: Path, like: Any, described: Mapping[str, str] | None) ->
       for name, leaf in wanted.items()
       if name in stored and (tuple(stored[name].shape), stored[name].dtype) != (tuple(leaf.shape), leaf.dtype)]
   problems = [
-      f"{what}: {some(names)}"
+      f"{what}: {summarize_names(names)}"
       for what, names in (("missing", missing), ("not expected", unknown), ("different", differ)) if names]
   if problems:
     raise UserError(f"checkpoint {folder} does not fit the model: {'; '.join(problems)}")
@@ -132,7 +132,7 @@ def _check_names(folder: Path, stored: Mapping[str, Any], described: Mapping[str
 
 
 def _stored(folder: Path) -> dict[str, Any]:
-  """Return shape and dtype of the stored arrays, by name."""
+  """Return shape and dtype of the stored arrays by name."""
   if not (folder / STATE).is_dir():
     raise Damaged(folder, f"it has no {STATE}/, the arrays of a checkpoint")
   with _reading(folder), ocp.PyTreeCheckpointer() as checkpointer:
@@ -145,14 +145,14 @@ def _stored(folder: Path) -> dict[str, Any]:
 
 def _restore(folder: Path, wanted: Mapping[str, Any], restore_args: Mapping[str, Any]) -> dict[str, Any]:
   args = ocp.args.PyTreeRestore(dict(wanted), restore_args=dict(restore_args), partial_restore=True)
-  # The handler alone: a checkpointer would wait for other processes, which may have found damage and not come.
+  # Uses the handler directly. A checkpointer would wait for other processes, which may have stopped over damage.
   with _reading(folder), contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
     return handler.restore(folder / STATE, args=args)
 
 
 @contextlib.contextmanager
 def _reading(folder: Path) -> Iterator[None]:
-  """Turn what Orbax and TensorStore raise, of many types and over many lines, into damage or an error of storage."""
+  """Turn errors of Orbax and TensorStore, which have many types and lines, into `Damaged` or an `OSError`."""
   try:
     yield
   except (MemoryError, jax.errors.JaxRuntimeError):
@@ -165,7 +165,7 @@ def _reading(folder: Path) -> Iterator[None]:
 
 
 def read_digests(folder: Path) -> dict[str, dict[str, str]] | None:
-  """Return the descriptions of a checkpoint's `arrays` and `json`; None for one of an older version."""
+  """Return the descriptions of a checkpoint's `arrays` and `json`; None for an older checkpoint without them."""
   if not (folder / DIGESTS).is_dir():
     return None
   described = read_item(folder, DIGESTS)
@@ -175,7 +175,7 @@ def read_digests(folder: Path) -> dict[str, dict[str, str]] | None:
 
 
 def read_item(folder: Path, name: str) -> dict[str, Any]:
-  """Read an item that is JSON."""
+  """Read a JSON item of a checkpoint."""
   try:
     return read_json(folder / name / "metadata")
   except ValueError as error:
@@ -185,12 +185,12 @@ def read_item(folder: Path, name: str) -> dict[str, Any]:
 
 
 def finished_steps(directory: str | Path) -> list[int]:
-  """Return the steps of the finished checkpoints in `directory`, which need not exist."""
+  """Return the steps of the finished checkpoints in `directory`, which may be missing."""
   return sorted(ocp.utils.checkpoint_steps(Path(directory).absolute())) if Path(directory).is_dir() else []
 
 
 def _advice(folder: Path) -> str:
-  """Return what to do about a damaged checkpoint of a training run that has others, or a damaged converted part."""
+  """Return advice for a damaged checkpoint of a run that has others, or for a damaged converted part."""
   if not folder.name.isdigit():
     return "; convert the model anew"
   before = [step for step in finished_steps(folder.parent) if step < int(folder.name)]
@@ -199,14 +199,14 @@ def _advice(folder: Path) -> str:
   return f"; launch.convert --step={before[-1]} takes the one before it, and training goes back to that one by itself"
 
 
-def some(names: Iterable[str]) -> str:
-  """Return a list of names for an error, of which only the first are shown."""
+def summarize_names(names: Iterable[str]) -> str:
+  """Return the first names, sorted, and the number of the others, for errors."""
   names = sorted(names)
   more = len(names) - _NAMES_IN_AN_ERROR
   return ", ".join(names[:_NAMES_IN_AN_ERROR]) + (f" and {more} more" if more > 0 else "")
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-  """Return the leaves by their paths, in the order of `jax.tree.leaves`."""
+  """Return the leaves of a tree by path, in the order of `jax.tree.leaves`."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -1,10 +1,10 @@
-"""One part of a model (transformer, autoencoder, text encoder), whichever form it is stored in.
+"""One part of a model (transformer, autoencoder, text encoder), stored in any of three forms.
 
-  published   config.json, *.safetensors or *.bin     as PyTorch users have it
+  published   config.json, *.safetensors or *.bin     the files of PyTorch users
   converted   config.json, state/                     our arrays in Orbax, the same config
   trained     a checkpoint of a training run          the run's nova.json has the config
 
-All three look alike here: the published config, and the weights under their published names, read when asked for.
+All three forms appear here as a published config and lazy weights under their published names.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,14 +17,14 @@ from flax import nnx
 
 from nova_jax import autoencoders
 from nova_jax.checkpoints import key_table, published_configs, store
-from nova_jax.checkpoints.model_card import Card
-from nova_jax.checkpoints.store import Stored
+from nova_jax.checkpoints.arrays import LazyArray, summarize_names
+from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.checkpoints.weight_files import CONFIG, open_weights, read_config
 from nova_jax.models.nova import NOVA
 from nova_jax.text.phi import Phi, PhiConfig
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
-from nova_jax.utils.finite import is_finite, listed
+from nova_jax.utils.finite import is_finite
 from nova_jax.utils.terminal import command
 
 PARTS = TRANSFORMER, VAE, TEXT_ENCODER = "transformer", "vae", "text_encoder"
@@ -36,8 +36,8 @@ _CLASSES = {
 }
 
 
-class Kind(NamedTuple):
-  """What a config says: which part it is of, how to make our module, and the table of its names."""
+class PartKind(NamedTuple):
+  """A kind of part: its name, a function that creates our module, and the table of its parameter names."""
 
   part: str
   make: Callable[[nnx.Rngs], nnx.Module]
@@ -45,27 +45,26 @@ class Kind(NamedTuple):
 
 
 class Part(NamedTuple):
-  """A part that has been opened; none of its weights is in memory.
+  """An opened part, none of whose weights is in memory.
 
   Attributes:
-    name: one of `PARTS`.
-    folder: where it lies.
-    config: the published one.
-    weights: by published name.
-    ours: the same as our arrays, or None if it is stored as published.
+    name: name of the part, one of `PARTS`.
+    folder: folder of the part.
+    config: published config.
+    weights: weights by published name.
+    ours: weights as our arrays; None if the part is stored in the published form.
     graph: our module without its arrays.
-    shapes: their shapes.
-    names: the table between the two.
+    shapes: shapes of the module's arrays.
+    names: table of published names and ours.
     dim: channels of its latents or embeddings; None for a transformer.
-    wrappers: what stands before the stored names and not before those of `weights`: "_orig_mod.", "module.", both or
-      nothing.
+    wrappers: prefixes of the stored names that `weights` omits, "_orig_mod.", "module." or both; "" for none.
   """
 
   name: str
   folder: Path
   config: Mapping[str, Any]
-  weights: Mapping[str, Stored]
-  ours: Mapping[str, Stored] | None
+  weights: Mapping[str, LazyArray]
+  ours: Mapping[str, LazyArray] | None
   graph: nnx.GraphDef
   shapes: nnx.State
   names: key_table.Names
@@ -74,11 +73,11 @@ class Part(NamedTuple):
 
   @property
   def class_name(self) -> str:
-    return published_configs.class_of(self.config)
+    return published_configs.class_name_from_config(self.config)
 
   @property
   def is_converted(self) -> bool:
-    """Whether it is stored as our arrays with a published config: neither published nor of a training run."""
+    """Whether the part is in a converted folder, which has our arrays and a published config."""
     return self.ours is not None and (self.folder / CONFIG).is_file()
 
   @property
@@ -90,25 +89,25 @@ class Part(NamedTuple):
     return ", ".join(sorted({str(stored.dtype) for stored in self.weights.values()}))
 
   def misfits(self) -> list[list[str]]:
-    """Return a line for each weight that doesn't fit our module; see `keys.misfits`."""
+    """Return a line for each weight that does not fit our module; see `key_table.misfits`."""
     if self.ours is not None:
       return key_table.misfits(self.ours, key_table.our_shapes(self.shapes), key_table.CARRIED + ".*")
     expected = {weight.name: weight.shape for weight in key_table.published_weights(self.shapes, self.names)}
     return key_table.misfits(self.weights, expected, self.names.carried)
 
-  def arrays(self) -> Mapping[str, Stored]:
-    """Return our arrays; there must be no misfits."""
+  def arrays(self) -> Mapping[str, LazyArray]:
+    """Return our arrays. All weights must fit our module."""
     return key_table.to_ours(self.weights, self.shapes, self.names) if self.ours is None else self.ours
 
   def state(self, dtype: np.dtype | str | None = None) -> nnx.State:
-    """Read our module's state onto a device of this host, one array after the other.
+    """Read our module's state onto a device of this host, one array at a time.
 
     Args:
-      dtype: of the weights; None keeps what is stored.
+      dtype: dtype of the weights; None keeps the stored one.
 
     Raises:
-      ValueError: weights that don't fit the config, or whose names are a wrapper's.
-      FloatingPointError: weights that are not finite, by their names.
+      UserError: weights don't fit the config, or their names have a wrapper's prefix.
+      FloatingPointError: weights are not finite; the error names them.
     """
     problems = self.misfits()
     if self.wrappers and not problems:
@@ -131,55 +130,55 @@ class Part(NamedTuple):
     state = nnx.map_state(read, self.shapes)
     if broken:
       raise FloatingPointError(
-          f"{self.folder}: the {self.name} has weights that are not finite: {listed(broken)}; the file is damaged, or "
-          "its training had failed")
+          f"{self.folder}: the {self.name} has weights that are not finite: {summarize_names(broken)}; the file is "
+          "damaged, or its training had failed")
     return state
 
   def load(self) -> nnx.Module:
-    """Build our module, its weights in the dtype that is stored; see `state`."""
+    """Create our module with its weights in the stored dtype; raises as `state` does."""
     return nnx.merge(self.graph, self.state())
 
 
-def kind_of(config: Mapping[str, Any]) -> Kind:
-  """Return what a published `config.json` describes.
+def kind_from_config(config: Mapping[str, Any]) -> PartKind:
+  """Return the kind of part that a published `config.json` describes.
 
   Raises:
-    ValueError: a class that isn't known, or sizes that we can't build.
+    UserError: its class is unknown, or its sizes are not supported.
   """
-  class_name = published_configs.class_of(config)
+  class_name = published_configs.class_name_from_config(config)
   if class_name not in _CLASSES:
     raise UserError(f"class {class_name!r} is not known{did_you_mean(class_name, _CLASSES)}")
   part = _CLASSES[class_name]
   if part == TRANSFORMER:
     cfg = published_configs.model_config(config)
-    return Kind(part, lambda rngs: NOVA(cfg, rngs=rngs), key_table.transformer_names(cfg))
+    return PartKind(part, lambda rngs: NOVA(cfg, rngs=rngs), key_table.transformer_names(cfg))
   if part == VAE:
-    return Kind(
+    return PartKind(
         part, lambda rngs: autoencoders.make_network({**config, "_class_name": class_name}, rngs),
         key_table.AUTOENCODER_NAMES)
   cfg = PhiConfig.from_published(config)
-  return Kind(part, lambda rngs: Phi(cfg, rngs=rngs), key_table.PHI_NAMES)
+  return PartKind(part, lambda rngs: Phi(cfg, rngs=rngs), key_table.PHI_NAMES)
 
 
 def open_part(folder: Path) -> Part:
   """Open a published or a converted part.
 
   Raises:
-    ValueError: it is neither, or its config says what we can't do.
+    UserError: the folder is neither, or its config is not supported.
   """
   config = read_config(folder / CONFIG)
   converted = (folder / store.STATE).is_dir()
   weights, wrappers = ({}, "") if converted else open_unwrapped(folder)
   config = published_configs.with_mixer(config, weights)
   try:
-    name, make, names = kind_of(config)
+    name, make, names = kind_from_config(config)
     module = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
   except ValueError as error:
     raise UserError(f"{folder / CONFIG}: {error}") from None
   dim = {VAE: lambda: module.latent_dim, TEXT_ENCODER: lambda: module.cfg.hidden_size}.get(name, lambda: None)()
   graph, shapes = nnx.split(module)
   if converted:
-    ours = store.stored_arrays(folder)
+    ours = store.open_arrays(folder)
     return Part(name, folder, config, key_table.to_published(ours, shapes, names), ours, graph, shapes, names, dim)
   try:
     weights = key_table.renamed(weights, names)
@@ -188,8 +187,8 @@ def open_part(folder: Path) -> Part:
   return Part(name, folder, config, weights, None, graph, shapes, names, dim, wrappers)
 
 
-def open_unwrapped(folder: Path) -> tuple[dict[str, Stored], str]:
-  """Open a published part's weights by their plain names; see `keys.unwrapped`."""
+def open_unwrapped(folder: Path) -> tuple[dict[str, LazyArray], str]:
+  """Open a published part's weights by names without wrappers' prefixes; see `key_table.unwrapped`."""
   weights = open_weights(folder)
   try:
     return key_table.unwrapped(weights)
@@ -197,23 +196,23 @@ def open_unwrapped(folder: Path) -> tuple[dict[str, Stored], str]:
     raise UserError(f"{folder}: {error}") from None
 
 
-def open_trained(workdir: Path, card: Card, which: str, step: int | None) -> Part:
-  """Open the transformer of a training run; it has no published config yet.
+def open_trained(workdir: Path, card: ModelCard, which: str, step: int | None) -> Part:
+  """Open the transformer of a training run, which has no published config.
 
   Args:
-    workdir: of the run.
-    card: the run's.
-    which: "ema" or "params".
-    step: of the checkpoint; None takes the newest.
+    workdir: workdir of the run.
+    card: model card of the run.
+    which: set of weights, "ema" or "params".
+    step: step of the checkpoint; None takes the newest.
 
   Raises:
-    ValueError: no such checkpoint.
+    UserError: there is no such checkpoint.
   """
   names = key_table.transformer_names(card.model)
   graph, shapes = nnx.split(nnx.eval_shape(lambda: NOVA(card.model, rngs=nnx.Rngs(0))))
   folder = store.find(workdir / "checkpoints", which, step)
   ours = {}
-  for name, stored in store.stored_arrays(folder).items():
+  for name, stored in store.open_arrays(folder).items():
     item, _, path = name.partition("/")
     if item in (which, "buffers"):
       ours[path] = stored
@@ -221,7 +220,7 @@ def open_trained(workdir: Path, card: Card, which: str, step: int | None) -> Par
 
 
 def describe(problems: Mapping[str, list[list[str]]]) -> str:
-  """Return one short line about the misfits of all parts: how many there are, and the first of each kind."""
+  """Return one line about weights of all parts that don't fit: their number, and the first of each kind."""
   shown = 2 if sum(map(bool, problems.values())) == 1 else 1
   texts = []
   for name, kinds in problems.items():

@@ -1,7 +1,7 @@
-"""Conversion between published folders and ours, whole or not at all.
+"""Conversion between published folders and ours.
 
-Invariants: a folder is written under another name and renamed when it is complete; weights that are converted and
-written back in the same dtype are the same bytes, and a digest checks it.
+Invariants: a folder is written under a temporary name and renamed when it is complete. Weights that are converted and
+written back in the same dtype have the same bytes, which a digest checks.
 """
 
 import contextlib
@@ -20,24 +20,23 @@ from typing import Any
 import numpy as np
 
 from nova_jax import autoencoders, text
-from nova_jax.checkpoints import export, key_table, published_configs, store
-from nova_jax.checkpoints import model_card as cards
+from nova_jax.checkpoints import export, key_table, model_card, published_configs, store
 from nova_jax.checkpoints.components import PARTS, TEXT_ENCODER, TRANSFORMER, VAE, Part, describe
-from nova_jax.checkpoints.model_card import Card, PartCard
+from nova_jax.checkpoints.model_card import ModelCard, PartCard
 from nova_jax.checkpoints.model_folder import TOKENIZER, Folder, is_ours, open_folder
 from nova_jax.checkpoints.part_digest import Digest, check_same, listed_digest
 from nova_jax.checkpoints.published_files import INDEX, SCHEDULER
-from nova_jax.checkpoints.store import Stored
+from nova_jax.checkpoints.store import LazyArray
 from nova_jax.checkpoints.weight_files import CONFIG, DTYPES, read_config, write_safetensors
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
 from nova_jax.utils.files import check_folder
 
-# Called with a part's name, and bytes of all parts that are done and to do.
-Report = Callable[[str, int, int], None]
+# Called with the name of a part, and the bytes of all parts that are done and in total.
+ProgressCallback = Callable[[str, int, int], None]
 
 CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-_DIFFUSERS_VERSION = "0.32.2"  # That published folders were saved by.
+_DIFFUSERS_VERSION = "0.32.2"  # Version that saved the published folders.
 
 _WEIGHTS = {
     TRANSFORMER: "diffusion_pytorch_model.safetensors", VAE: "diffusion_pytorch_model.safetensors",
@@ -61,26 +60,26 @@ def convert(
     base: str | Path | None = None,
     weights: str = "ema",
     step: int | None = None,
-    progress: Report = lambda part, done, total: None,
+    progress: ProgressCallback = lambda part, done, total: None,
 ) -> list[str]:
-  """Convert a published folder to ours, or ours to a published one; which, is told from what `source` is.
+  """Convert a published folder to ours, or ours to a published one; the form of `source` decides which.
 
   Args:
-    source: a published folder, whole or one part of it; a converted folder; or the workdir of a training run.
-    target: a folder that doesn't exist yet.
-    parts: which to convert; None for all there are.
-    dtype: of the weights written, "float32", "float16" or "bfloat16"; None keeps what is stored.
-    base: a model folder of any form that gives what `source` lacks.
-    weights: of a training run, "ema" or "params".
-    step: of the checkpoint of a training run; None takes the newest.
-    progress: told of every weight.
+    source: published folder or a part of one, converted folder, or workdir of a training run.
+    target: new folder, which must not exist.
+    parts: names of the parts to convert; None for all.
+    dtype: dtype to write weights in, "float32", "float16" or "bfloat16"; None keeps the stored one.
+    base: model folder of any form that provides what `source` lacks.
+    weights: set of weights of a training run, "ema" or "params".
+    step: step of the checkpoint of a training run; None takes the newest.
+    progress: function that is called for every weight.
 
   Returns:
-    Notes: what was decided or left out, for a person to read.
+    Notes for the user on what was decided or left out.
 
   Raises:
-    ValueError: what can't be converted. Weights of all parts that are unknown, missing or misshapen are counted in one
-      error, which names the first of them. Nothing is left at `target`.
+    UserError: the source can't be converted. One error counts the unknown, missing or misshapen weights of all parts,
+      and names the first of them. Nothing is left at `target`.
   """
   source, target = Path(source), Path(target)
   for part in parts or ():
@@ -103,21 +102,21 @@ def convert(
   _check(chosen, opened, None if dtype is None else DTYPES[CODES[dtype]])
   watch = _Watch(None if dtype is None else DTYPES[CODES[dtype]], progress, sum(part.num_bytes for part in chosen))
   write = _write_published if is_ours(source) else _write_ours
-  with _whole(target, sum(watch.size(part) for part in chosen)) as folder:
+  with _new_folder(target, sum(watch.size(part) for part in chosen)) as folder:
     write(folder, opened, chosen, watch)
   return [*opened.notes, *_decisions(opened, chosen)]
 
 
-def _with_config(part: Part, card: Card) -> Part:
-  """Return a part with a published config, which a training run's transformer hasn't."""
+def _with_config(part: Part, card: ModelCard) -> Part:
+  """Return the part with a published config, which the transformer of a training run lacks."""
   return part if part.config else part._replace(config=published_configs.published_model(card.model))
 
 
 def _check(parts: Sequence[Part], opened: Folder, dtype: np.dtype | None) -> None:
-  """Refuse parts whose weights don't fit their configs, naming all that don't, or that don't fit each other."""
+  """Refuse parts whose weights don't fit their configs, or that don't fit each other; the error covers all parts."""
   problems, hint = {part.name: part.misfits() for part in parts}, ""
   if not any(problems.values()) and dtype is None:
-    problems = {part.name: key_table.mixed(part.weights, part.shapes, part.names) for part in parts}
+    problems = {part.name: key_table.mixed_dtypes(part.weights, part.shapes, part.names) for part in parts}
     hint = "; give a dtype for all weights"
   if any(problems.values()):
     raise UserError(f"{opened.path} does not fit its config; nothing was written. {describe(problems)}{hint}")
@@ -131,7 +130,7 @@ def _check(parts: Sequence[Part], opened: Folder, dtype: np.dtype | None) -> Non
 
 
 def _decisions(opened: Folder, parts: Sequence[Part]) -> Iterator[str]:
-  """Yield what a person should know of a conversion."""
+  """Yield notes for the user on a conversion."""
   card, kept = opened.card, {part.name for part in parts}
   for part in parts:
     if part.wrappers:
@@ -158,16 +157,16 @@ def _write_ours(folder: Path, opened: Folder, parts: Sequence[Part], watch: "_Wa
     listed.append(PartCard(part.name, part.class_name, len(watched.weights), watched.dtypes, digest.hexdigest()))
   _copy(opened, folder, parts)
   kept = {part.name for part in parts}
-  cards.write_card(folder, dataclasses.replace(
+  model_card.write_card(folder, dataclasses.replace(
       opened.card, model=opened.card.model if TRANSFORMER in kept else None,
-      autoencoder=_place(opened.card.autoencoder, VAE in kept, VAE, autoencoders.BUILT_IN),
-      text_encoder=_place(opened.card.text_encoder, TEXT_ENCODER in kept, TEXT_ENCODER, text.BUILT_IN),
+      autoencoder=_location(opened.card.autoencoder, VAE in kept, VAE, autoencoders.BUILT_IN),
+      text_encoder=_location(opened.card.text_encoder, TEXT_ENCODER in kept, TEXT_ENCODER, text.BUILT_IN),
       parts=tuple(listed), source=str(opened.path),
       versions=", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "orbax-checkpoint"))))
 
 
-def _place(name: str | None, is_here: bool, folder: str, built_in: Collection[str]) -> str | None:
-  """Return where a part of a converted folder is: in it, built in, or nowhere."""
+def _location(name: str | None, is_here: bool, folder: str, built_in: Collection[str]) -> str | None:
+  """Return the name of a part of a converted folder: its folder, a built-in name, or None."""
   return folder if is_here else name if name in built_in else None
 
 
@@ -200,17 +199,17 @@ def _write_published(folder: Path, opened: Folder, parts: Sequence[Part], watch:
 
 
 class _Watch:
-  """Casts, digests and counts the weights of parts as they are read."""
+  """Casts, digests and counts weights as they are read."""
 
-  def __init__(self, dtype: np.dtype | None, progress: Report, total: int):
+  def __init__(self, dtype: np.dtype | None, progress: ProgressCallback, total: int):
     self.dtype, self.progress, self.done, self.total = dtype, progress, 0, total
 
   def __call__(self, part: Part) -> tuple[Part, Digest, Digest]:
-    """Return the part with its weights watched, and digests of what is read and of what is written."""
+    """Return the part with watched weights, and the digests of the weights as read and as written."""
     before = Digest()
     after = before if self.dtype is None else Digest()
 
-    def read(name: str, stored: Stored) -> np.ndarray:
+    def read(name: str, stored: LazyArray) -> np.ndarray:
       array = stored.read()
       self.done += array.nbytes
       before.add(name, array)
@@ -221,12 +220,12 @@ class _Watch:
       return array
 
     weights = {
-        name: Stored(stored.shape, self.dtype or stored.dtype, functools.partial(read, name, stored))
+        name: LazyArray(stored.shape, self.dtype or stored.dtype, functools.partial(read, name, stored))
         for name, stored in part.weights.items()}
     return part._replace(weights=weights, ours=None), before, after
 
   def size(self, part: Part) -> int:
-    """Return the bytes of what is written of a part."""
+    """Return the number of bytes to write for a part."""
     return sum(math.prod(stored.shape) * (self.dtype or stored.dtype).itemsize for stored in part.weights.values())
 
   def _cast(self, name: str, array: np.ndarray) -> np.ndarray:
@@ -238,7 +237,7 @@ class _Watch:
 
 
 def _copy(opened: Folder, folder: Path, parts: Sequence[Part]) -> None:
-  """Copy the files of a published pipeline that belong to these parts."""
+  """Copy the other files of a published pipeline that belong to these parts."""
   kept = {part.name for part in parts}
   for name, file in opened.files.items():
     if (TEXT_ENCODER if name.startswith(TOKENIZER) else TRANSFORMER) in kept:
@@ -247,11 +246,11 @@ def _copy(opened: Folder, folder: Path, parts: Sequence[Part]) -> None:
 
 
 @contextlib.contextmanager
-def _whole(target: Path, num_bytes: int) -> Iterator[Path]:
-  """Yield a folder beside `target` that becomes it at the end; on any error it goes away.
+def _new_folder(target: Path, num_bytes: int) -> Iterator[Path]:
+  """Yield a temporary folder that is renamed to `target` at the end, or removed on any error.
 
   Raises:
-    ValueError: another process is at it or made it meanwhile, or the disk is too small.
+    UserError: another process is writing or has created `target`, or the disk is too small.
   """
   target = target.absolute()
   check_folder("target", target.parent)
@@ -264,10 +263,10 @@ def _whole(target: Path, num_bytes: int) -> Iterator[Path]:
   lock = os.open(partial, os.O_RDONLY)
   try:
     try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Goes with the process, however it ends.
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # The lock ends with the process, however that ends.
     except BlockingIOError:
       raise UserError(f"target: another process is writing {target}") from None
-    for left in partial.iterdir():  # Of a process that was killed.
+    for left in partial.iterdir():  # Left by a process that was killed.
       shutil.rmtree(left) if left.is_dir() else left.unlink()
     try:
       yield partial

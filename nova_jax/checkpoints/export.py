@@ -1,7 +1,7 @@
-"""What the published form of a model can't say: `nova_jax.json`, beside `model_index.json`.
+"""`nova_jax.json`, which holds what the published form of a model can't express, beside `model_index.json`.
 
-It names parts that are built into nova_jax, how long the clips were, and the defaults of generation. The published code
-reads no such file, so whatever it reads stays as it is; a folder whose published files say everything has none.
+It names parts that are built into nova_jax, the length of clips, and the defaults of generation. The published code
+ignores the file. A folder whose published files are complete has none.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from nova_jax import autoencoders, text
-from nova_jax.checkpoints.model_card import Card
+from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.checkpoints.weight_files import read_config
 from nova_jax.config import SampleConfig
 from nova_jax.utils.errors import UserError
@@ -21,7 +21,7 @@ FORMAT = {"format": "nova_jax export", "version": 1}
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-  """Fields of a `Card` under their names there; parts are built-in ones, or null where the folder's own count."""
+  """Fields of a `ModelCard` under the same names; a part is a built-in one, or null if the folder contains it."""
 
   text_encoder: str | None
   autoencoder: str | None
@@ -36,13 +36,13 @@ class Export:
       raise UserError(f"num_frames: expected 1 or more, got {self.num_frames}")
 
 
-def write_export(folder: Path, card: Card, published: Card) -> None:
-  """Write into a published folder what a card says beyond it, if anything.
+def write_export(folder: Path, card: ModelCard, published: ModelCard) -> None:
+  """Write the information of a card that a published folder lacks, if there is any.
 
   Args:
-    folder: of the published form.
-    card: of the model that was written there.
-    published: the card that the folder's published files lead to.
+    folder: published folder.
+    card: card of the model in the folder.
+    published: card that follows from the published files alone.
   """
   export = Export(
       card.text_encoder if card.text_encoder in text.BUILT_IN else None,
@@ -53,15 +53,15 @@ def write_export(folder: Path, card: Card, published: Card) -> None:
 
 
 def has_export(folder: Path) -> bool:
-  """Whether a published folder was written here and says more than its published files."""
+  """Return whether a published folder has a file written by `write_export`."""
   return (folder / NAME).is_file()
 
 
-def with_export(folder: Path, card: Card) -> Card:
-  """Return the card of a published folder with what `write_export` wrote, if it did.
+def with_export(folder: Path, card: ModelCard) -> ModelCard:
+  """Return the card of a published folder, completed with the file written by `write_export` if there is one.
 
   Raises:
-    ValueError: the file isn't one that this version reads.
+    UserError: this version can't read the file.
   """
   if card.model is None or not has_export(folder):
     return card

@@ -1,30 +1,30 @@
-"""What was probably meant by a path that is no model folder, said at the end of the error."""
+"""Suggestions for paths that are not model folders, which end the error."""
 
 import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from nova_jax.checkpoints import model_card as cards
+from nova_jax.checkpoints import model_card
 from nova_jax.checkpoints.components import PARTS
 from nova_jax.checkpoints.weight_files import CONFIG
 
-_LOOKED_AT = 1000  # Entries of a folder.
+_LOOKED_AT = 1000  # Largest number of entries of a folder to look at.
 _NAMED = 3
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".zst", ".7z")
 
 
 def is_model(path: Path) -> bool:
-  """Whether a folder looks like a model of any form."""
-  return (path / cards.NAME).is_file() or any((path / part / CONFIG).is_file() for part in PARTS)
+  """Return whether a folder looks like a model of any form."""
+  return (path / model_card.NAME).is_file() or any((path / part / CONFIG).is_file() for part in PARTS)
 
 
-def meant(path: Path) -> str:
-  """Return how to go on, as the end of an error; empty if there is no telling."""
+def suggestion(path: Path) -> str:
+  """Return a suggestion that ends an error; empty if there is none."""
   if not path.exists():
     if str(path).startswith("~"):
       return f"; the shell leaves ~ as it is behind =: write --flag {path}, or {path.expanduser()}"
-    # ORG/NAME, and no path that a person would have made.
+    # ORG/NAME on the hub, which is unlikely to be a path.
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)) and not path.parent.exists():
       return (f"; if that is the name of a model on the Hugging Face hub, download it first, "
               f"`hf download {path} --local-dir {path.name}`, and give the folder {path.name}")
@@ -40,7 +40,7 @@ def meant(path: Path) -> str:
   if (path / "snapshots").is_dir():
     return "; it is a folder of the Hugging Face cache, but none of its snapshots/ holds a model: download it again"
   if (path / "checkpoints").is_dir():
-    return f"; it has checkpoints/ but no {cards.NAME}, which training writes beside them: copy that file too"
+    return f"; it has checkpoints/ but no {model_card.NAME}, which training writes beside them: copy that file too"
   above = _above(path)
   if above:
     step = f" (and --step={path.name})" if path.name.isdecimal() and path.parent.name == "checkpoints" else ""
@@ -50,14 +50,14 @@ def meant(path: Path) -> str:
 
 
 def _above(path: Path) -> Path | None:
-  """Return the nearest of the three folders above that looks like a model."""
+  """Return the nearest of three parent folders that looks like a model; None if none does."""
   if path.name in ("", ".", ".."):
     path = path.absolute().resolve()
   return next((folder for folder in path.parents[:3] if is_model(folder)), None)
 
 
 def _newest(path: Path, snapshots: list[Path]) -> list[Path]:
-  """Return the snapshot that the cache calls the main one, or all."""
+  """Return the snapshot that the cache's main reference names, or all snapshots."""
   main = path / "refs" / "main"
   try:
     name = main.read_text(encoding="utf-8").strip() if main.is_file() else ""

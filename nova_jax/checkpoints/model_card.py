@@ -1,9 +1,9 @@
-"""The model card: a JSON file that says what a folder holds and how to generate from it.
+"""The model card: a JSON file that describes the model in a folder and how to generate with it.
 
   nova.json   {"format": "nova_jax", "version": 1, "model": {…}, "scheduler": {…}, "text_encoder": "words", …}
 
-It lies beside the `checkpoints/` of a training run, or in a folder that was converted from a published one.
-Invariant: a folder with a card can be loaded without the config that trained it.
+It is beside the `checkpoints/` of a training run, or in a folder that was converted from a published one.
+Invariant: a folder with a card can be loaded without the config that trained its model.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ class PartCard:
   """A part of a converted folder.
 
   Attributes:
-    name: of its folder.
-    class_name: of the published code.
-    weights: how many there are.
-    dtype: they are stored in.
-    sha256: of the published weights' names, dtypes, shapes and values (`convert.digest.Digest`).
+    name: name of its folder.
+    class_name: name of its class in the published code.
+    weights: number of weights.
+    dtype: dtype of the stored weights.
+    sha256: digest of names, dtypes, shapes and values of the published weights (`part_digest.Digest`).
   """
 
   name: str
@@ -42,32 +42,32 @@ class PartCard:
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
-  """What a model is.
+class ModelCard:
+  """Describes a model.
 
-  The text encoder and the autoencoder are built-in ones, by name, or folders, relative to the card's.
+  The text encoder and the autoencoder are names of built-in ones, or folders relative to that of the card.
   """
 
-  model: ModelConfig | None  # None in a folder of other parts alone.
+  model: ModelConfig | None  # None in a folder without a transformer.
   scheduler: SchedulerConfig
   text_encoder: str | None
   autoencoder: str | None
-  num_frames: int  # Latent frames of the longest clip it was trained on.
+  num_frames: int  # Latent frames of the longest training clip.
   sample: SampleConfig
-  parts: tuple[PartCard, ...] = ()  # This and the following: converted folders only.
-  source: str = ""  # What was converted.
-  versions: str = ""  # Of what converted it.
-  words: tuple[str, ...] = ()  # Of the captions it was trained on, for the built-in text encoder; empty: not known.
+  parts: tuple[PartCard, ...] = ()  # This field and the next two: converted folders only.
+  source: str = ""  # Folder that was converted.
+  versions: str = ""  # Versions of the packages that converted it.
+  words: tuple[str, ...] = ()  # Words of the training captions, for the built-in text encoder; empty if unknown.
 
 
-def card_of(experiment: Experiment, words: Sequence[str] = ()) -> Card:
+def card_from_experiment(experiment: Experiment, words: Sequence[str] = ()) -> ModelCard:
   """Return the card of the model that an experiment trains.
 
   Args:
-    experiment: what is trained, and on which data.
-    words: words of the captions, for the built-in text encoder; empty if they aren't known.
+    experiment: config of the run.
+    words: words of the captions, for the built-in text encoder; empty if they are unknown.
   """
-  return Card(
+  return ModelCard(
       model=experiment.model, scheduler=experiment.scheduler,
       text_encoder=_place(experiment.text_encoder, text.BUILT_IN),
       autoencoder=_place(experiment.autoencoder, autoencoders.BUILT_IN),
@@ -76,20 +76,20 @@ def card_of(experiment: Experiment, words: Sequence[str] = ()) -> Card:
 
 
 def _place(name: str, built_in: Collection[str]) -> str:
-  """Return a name that holds wherever the card is read."""
+  """Return a name that is valid wherever the card is read."""
   return name if name in built_in else str(Path(name).absolute())
 
 
-def write_card(folder: str | Path, card: Card) -> None:
-  """Write the card into a folder, whole or not at all."""
+def write_card(folder: str | Path, card: ModelCard) -> None:
+  """Write the card into a folder atomically."""
   write_atomically(Path(folder) / NAME, json.dumps(FORMAT | to_dict(card), indent=2) + "\n")
 
 
-def read_card(folder: str | Path) -> Card:
+def read_card(folder: str | Path) -> ModelCard:
   """Read the card of a folder.
 
   Raises:
-    ValueError: there is none, or it isn't one that this version reads.
+    UserError: there is no card, or this version can't read it.
   """
   folder = Path(folder)
   path = folder / NAME
@@ -104,4 +104,4 @@ def read_card(folder: str | Path) -> Card:
         found["version"] > FORMAT["version"])
     hint = "; it was written by a newer version of nova_jax" if newer else ""
     raise UserError(f"{path}: expected {FORMAT}, got {shown(found)}{hint}")
-  return from_dict(Card, values, str(path))
+  return from_dict(ModelCard, values, str(path))

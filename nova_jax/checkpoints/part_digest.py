@@ -1,16 +1,16 @@
-"""Digests by which a converted part that is written back is told to be the one that was converted."""
+"""Digests that show whether a converted part is unchanged when it is written back."""
 
 import hashlib
 
 import numpy as np
 
-from nova_jax.checkpoints import model_card as cards
+from nova_jax.checkpoints import model_card
 from nova_jax.checkpoints.components import Part
 from nova_jax.utils.errors import UserError
 
 
 class Digest:
-  """A checksum of a part's published weights that depends neither on their order nor on the form of the file."""
+  """A checksum of a part's published weights, which depends on neither their order nor the file format."""
 
   def __init__(self):
     self._lines: list[str] = []
@@ -24,23 +24,23 @@ class Digest:
 
 
 def listed_digest(part: Part) -> str | None:
-  """Return the digest that a converted part was given; None for one of a run, a published one or one without a card.
+  """Return the digest of a converted part from its card; None for other parts and without a card.
 
   Raises:
-    ValueError: there is a card, but no digest.
+    UserError: the card has no digest.
   """
   folder = part.folder.parent
-  if not part.is_converted or not (folder / cards.NAME).is_file():
+  if not part.is_converted or not (folder / model_card.NAME).is_file():
     return None
-  digests = {listed.name: listed.sha256 for listed in cards.read_card(folder).parts}
+  digests = {listed.name: listed.sha256 for listed in model_card.read_card(folder).parts}
   if part.name not in digests:
     raise UserError(
-        f"{folder / cards.NAME} has no digest of the {part.name}: whether its weights are still those that were "
+        f"{folder / model_card.NAME} has no digest of the {part.name}: whether its weights are still those that were "
         "converted can't be told; convert the model anew")
   return digests[part.name]
 
 
 def check_same(part: Part, digest: Digest) -> None:
-  """Refuse weights of a converted part that aren't those that were converted."""
+  """Refuse weights of a converted part that changed since the conversion."""
   if listed_digest(part) not in (None, digest.hexdigest()):
     raise UserError(f"{part.folder}: the weights are not the ones that were converted; convert them anew")

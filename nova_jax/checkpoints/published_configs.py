@@ -1,19 +1,19 @@
-"""Configs of published models: from their JSON to ours and back."""
+"""Conversion between the JSON configs of published models and our configs."""
 
 import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from nova_jax.checkpoints.store import Stored
+from nova_jax.checkpoints.store import LazyArray
 from nova_jax.config import ModelConfig, SchedulerConfig
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import from_dict
 
 TRANSFORMER_CLASS = "NOVATransformer3DModel"
-NUM_CLASSES = 1000  # Of class-conditional models; their config doesn't say.
+NUM_CLASSES = 1000  # Number of classes of class-conditional models, which their config lacks.
 
-# Heads by width. The published sizes are the last three; the small ones are those of reference models.
+# Number of heads by width. The last three are published sizes, the others belong to reference models.
 _HEADS = {64: 2, 96: 3, 128: 4, 768: 12, 1024: 16, 1536: 16}
 
 
@@ -26,7 +26,7 @@ def parse_arch(arch: str, kind: str) -> tuple[int, int]:
 
 
 def num_heads(width: int) -> int:
-  """Return the published number of heads for a width."""
+  """Return the number of heads that the published code uses for a width."""
   if width not in _HEADS:
     raise UserError(
         f"arch: the number of heads for width {width} is not known; known widths: {', '.join(map(str, _HEADS))}")
@@ -37,28 +37,28 @@ def num_heads(width: int) -> int:
 class PublishedTransformer:
   """The fields of a published `transformer/config.json`."""
 
-  image_dim: int  # C.
-  image_size: tuple[int, int]  # In pixels.
-  image_stride: int  # Pixels a latent.
-  image_base_size: tuple[int, int]  # Image tokens a frame.
-  video_base_size: tuple[int, int, int]  # Latent frames that time is stretched to, and video tokens a frame.
-  arch: tuple[str, str, str]  # Temporal encoder, spatial encoder, denoiser.
+  image_dim: int  # C, the number of latent channels.
+  image_size: tuple[int, int]  # Size in pixels.
+  image_stride: int  # Pixels per latent.
+  image_base_size: tuple[int, int]  # Grid of image tokens per frame.
+  video_base_size: tuple[int, int, int]  # Latent frames that time is stretched to, and grid of video tokens per frame.
+  arch: tuple[str, str, str]  # Names of temporal encoder, spatial encoder and denoiser.
   text_token_dim: int | None = None
   text_token_len: int | None = None
   video_mixer_rank: int | None = None
   rotary_pos_embed: bool = False
 
 
-def class_of(published: Mapping[str, Any]) -> str:
-  """Return the class that a published config is of; empty if it doesn't say."""
+def class_name_from_config(published: Mapping[str, Any]) -> str:
+  """Return the class name in a published config; empty if it has none."""
   named = published.get("_class_name") or published.get("architectures") or ""
   return str(named[0] if isinstance(named, list) else named)
 
 
-def with_mixer(published: Mapping[str, Any], weights: Mapping[str, Stored]) -> Mapping[str, Any]:
-  """Return a transformer's config with the scaling & shift layer that its weights have, even if it omits it.
+def with_mixer(published: Mapping[str, Any], weights: Mapping[str, LazyArray]) -> Mapping[str, Any]:
+  """Return a transformer's config, completed with the scaling & shift layer if the weights have one.
 
-  The published video config omits `video_mixer_rank`, and so do folders that were trained with it.
+  The published video config omits `video_mixer_rank`, and so do folders that were trained from it.
   """
   if published.get("video_mixer_rank") or "video_encoder.mixer.proj.weight" not in weights:
     return published
@@ -70,7 +70,7 @@ def model_config(published: Mapping[str, Any]) -> ModelConfig:
   """Turn a published `transformer/config.json` into a `ModelConfig`.
 
   Raises:
-    ValueError: fields that are missing or of the wrong type, or sizes that don't fit each other.
+    UserError: fields are missing or have a wrong type, or sizes don't fit each other.
   """
   known = _known(PublishedTransformer, published)
   if isinstance(known.get("image_size"), int):
@@ -106,13 +106,13 @@ def scheduler_config(published: Mapping[str, Any], library: str) -> SchedulerCon
   """Turn a published `scheduler_config.json` into a `SchedulerConfig`.
 
   Args:
-    published: its fields; the class is under "_class_name".
-    library: whose class of that name it is, "nova" or "diffusers".
+    published: fields of the file, with the class under "_class_name".
+    library: library that the class belongs to, "nova" or "diffusers".
 
   Raises:
-    ValueError: a class or a field that we can't do, or one of the wrong type.
+    UserError: the class or a field is not supported, or a field has a wrong type.
   """
-  name = class_of(published)
+  name = class_name_from_config(published)
   if name == "FlowMatchEulerDiscreteScheduler" and library == "nova":
     if published.get("use_dynamic_shifting"):
       raise UserError(
@@ -127,12 +127,12 @@ def scheduler_config(published: Mapping[str, Any], library: str) -> SchedulerCon
         f"scheduler: expected NOVA's FlowMatchEulerDiscreteScheduler or a DDPMScheduler, got {library}'s {name}")
   known = _known(SchedulerConfig, published) | {"name": ours}
   if "rescale_betas_zero_snr" in known:
-    known["rescale_betas_zero_snr"] = bool(known["rescale_betas_zero_snr"])  # NOVA's own has a number.
+    known["rescale_betas_zero_snr"] = bool(known["rescale_betas_zero_snr"])  # NOVA's config has a number here.
   return from_dict(SchedulerConfig, known, "scheduler")
 
 
 def _known(cls: type, published: Mapping[str, Any]) -> dict[str, Any]:
-  """Return the fields that `cls` has too and that are set."""
+  """Return the fields of `published` that are set and that `cls` also has."""
   names = {field.name for field in dataclasses.fields(cls)}
   return {name: value for name, value in published.items() if name in names and value is not None}
 
@@ -141,7 +141,7 @@ def published_model(cfg: ModelConfig) -> dict[str, Any]:
   """Turn a `ModelConfig` into a published `transformer/config.json`.
 
   Raises:
-    ValueError: the published code can't build this model.
+    UserError: the published code does not support this model.
   """
   heads = num_heads(cfg.width)
   if heads != cfg.num_heads:
@@ -151,7 +151,7 @@ def published_model(cfg: ModelConfig) -> dict[str, Any]:
       raise UserError(f"model.{name}: the published code has {published!r} only, got {getattr(cfg, name)!r}")
   if cfg.num_classes not in (None, NUM_CLASSES):
     raise UserError(f"model.num_classes: the published code has {NUM_CLASSES} classes, got {cfg.num_classes}")
-  # The published code derives the patch from the stride of a latent, and needs nothing else of the stride.
+  # The published code uses the stride of a latent only to derive the patch size.
   stride = next((stride for stride in (16, 8, 4, 2, 1) if 15 // stride + 1 == cfg.patch_size), None)
   if stride is None:
     raise UserError(f"model.patch_size: the published code has 1, 2, 4, 8 and 16, got {cfg.patch_size}")

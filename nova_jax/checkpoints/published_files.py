@@ -1,4 +1,4 @@
-"""What the small files of a published folder say: its index, its scheduler and its transformer's config."""
+"""Reads the small files of a published folder: its index, its scheduler and its transformer's config."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +16,12 @@ SCHEDULER = "scheduler/scheduler_config.json"
 
 
 def is_there(file: Path) -> bool:
-  """Return whether there is a file; a link to nothing, as downloads that were cut leave it, is a ValueError."""
+  """Return whether a file exists; raises UserError for a broken link, as cut downloads leave it."""
   return (file.exists() or file.is_symlink()) and check_regular(file) is not None
 
 
 def published_model(folder: Path, notes: list[str]) -> ModelConfig:
-  """Return the model of a published transformer's folder; what a person should know is added to `notes`."""
+  """Return the model config of a published transformer folder, and append notes for the user to `notes`."""
   config = read_config(folder / CONFIG)
   completed = published_configs.with_mixer(config, open_unwrapped(folder)[0])
   if completed != config:
@@ -32,7 +32,7 @@ def published_model(folder: Path, notes: list[str]) -> ModelConfig:
 
 
 def published_scheduler(path: Path) -> SchedulerConfig:
-  """Return the scheduler of a published folder; the default one if it has none and names none."""
+  """Return the scheduler config of a published folder; the default if it neither has nor names one."""
   named = read_config(path / INDEX).get("scheduler") if is_there(path / INDEX) else None
   if not is_there(path / SCHEDULER):
     if named:
@@ -41,12 +41,12 @@ def published_scheduler(path: Path) -> SchedulerConfig:
   module = str(named[0]) if isinstance(named, list) and named else ""
   library = "diffusers" if module.split(".")[0] == "diffusers" else "nova"
   cfg = naming(path / SCHEDULER, published_configs.scheduler_config, read_config(path / SCHEDULER), library)
-  naming(path / SCHEDULER, make_scheduler, cfg)  # It has further checks.
+  naming(path / SCHEDULER, make_scheduler, cfg)  # Performs further checks.
   return cfg
 
 
 def naming(file: Path, function: Callable, *arguments):
-  """Call a function whose errors don't name the file."""
+  """Call a function, and add the name of the file to its errors."""
   try:
     return function(*arguments)
   except ValueError as error:

@@ -21,22 +21,22 @@ from nova_jax.checkpoints import array_digests
 from nova_jax.checkpoints.arrays import (
   STATE,
   Damaged,
-  Stored,
+  LazyArray,
   finished_steps,
   flatten,
+  open_arrays,
   read_arrays,
   read_digests,
   read_item,
   save_arrays,
-  some,
-  stored_arrays,
+  summarize_names,
 )
 from nova_jax.parallel.processes import all_gather, barrier, broadcast_from_first, is_first
 from nova_jax.utils.errors import RunFailed, UserError, error_numbers
 
 __all__ = [
-    "STATE", "Checkpointer", "Damaged", "Restored", "Stored", "find", "finished_steps", "latest_step", "save_arrays",
-    "stored_arrays"]
+    "STATE", "Checkpointer", "Damaged", "Restored", "LazyArray", "find", "finished_steps", "latest_step", "save_arrays",
+    "open_arrays"]
 
 
 class Restored(NamedTuple):
@@ -92,7 +92,7 @@ class Checkpointer:
     flat = flatten(state)
     described = {
         "arrays": array_digests.describe(flat),
-        "json": {"data": array_digests.of_json(data), "meta": array_digests.of_json(meta)}}
+        "json": {"data": array_digests.digest_json(data), "meta": array_digests.digest_json(meta)}}
     with self._storing():
       self._manager.wait_until_finished()
       self._saving = step
@@ -127,7 +127,7 @@ class Checkpointer:
     if not any(reasons) and described is not None:
       now = array_digests.describe(flatten(state))
       altered = [name for name, text in described.items() if now[name] != text]
-      reasons = [f"{some(altered)} changed since" if altered else ""]
+      reasons = [f"{summarize_names(altered)} changed since" if altered else ""]
     if any(reasons):
       raise Damaged(folder, next(filter(None, reasons)))
     return state, data, meta
@@ -246,6 +246,6 @@ def _read_items(folder: Path) -> tuple[dict[str, str] | None, dict[str, Any], di
   items = {name: read_item(folder, name) for name in ("data", "meta")}
   if described is not None:
     for name, value in items.items():
-      if described["json"].get(name) != array_digests.of_json(value):
+      if described["json"].get(name) != array_digests.digest_json(value):
         raise Damaged(folder, f"{name}/ changed since")
   return described and described["arrays"], items["data"], items["meta"]

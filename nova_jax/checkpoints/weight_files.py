@@ -1,6 +1,6 @@
-"""The files of published (diffusers-style) model folders: JSON, safetensors and PyTorch's own.
+"""The files of published (diffusers-style) model folders: JSON, safetensors and PyTorch files.
 
-A weight is read when it is asked for, and written as soon as it is known: a part needs the memory of one weight.
+Weights are read on demand and written one by one, so reading or writing a part needs the memory of one weight.
 """
 
 import functools
@@ -16,16 +16,16 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from nova_jax.checkpoints.store import Stored
+from nova_jax.checkpoints.store import LazyArray
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_fetched, check_regular, read_json, read_start
 
 CONFIG = "config.json"
-# Names that published folders give to weights; each may be in shards, listed in NAME.index.json.
+# Names of weight files in published folders. Each may be split into shards, which NAME.index.json lists.
 SAFETENSORS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 PICKLES = ("diffusion_pytorch_model.bin", "pytorch_model.bin")
-NAME_LENGTH = 80  # Of a name from a stranger's file, in an error.
+NAME_LENGTH = 80  # Longest name from an untrusted file that errors show.
 
 DTYPES = {
     "F64": np.dtype(np.float64), "F32": np.dtype(np.float32), "F16": np.dtype(np.float16),
@@ -33,15 +33,15 @@ DTYPES = {
 
 
 def read_config(path: Path) -> dict[str, Any]:
-  """Read a JSON file of a model folder; errors as of `read_json`."""
+  """Read a JSON file of a model folder; raises as `read_json` does."""
   return read_json(path, limits.CONFIG_BYTES)
 
 
 def weight_files(folder: Path) -> list[Path]:
-  """Return the files that hold the weights of one part: safetensors if there are any, else PyTorch's.
+  """Return the files that hold the weights of one part: safetensors if there are any, otherwise PyTorch files.
 
   Raises:
-    ValueError: there are none, or an index that names what isn't a file of this folder.
+    UserError: there are none, or an index names a file that is not in this folder.
   """
   for name in SAFETENSORS + PICKLES:
     index = folder / f"{name}.index.json"
@@ -50,15 +50,15 @@ def weight_files(folder: Path) -> list[Path]:
       if not isinstance(shards, dict) or not shards:
         raise UserError(f'{index}: expected a "weight_map" from weights to files')
       for shard in shards.values():
-        # A name like ../../x would read elsewhere.
+        # A name like ../../x would lead outside the folder.
         if not isinstance(shard, str) or Path(shard).name != shard:
-          raise UserError(f"{index}: {cut(repr(shard))} is not a file of {folder}")
+          raise UserError(f"{index}: {shorten_name(repr(shard))} is not a file of {folder}")
       files = [folder / shard for shard in sorted(set(shards.values()))]
       missing = [file.name for file in files if not file.exists()]
       if missing:
         raise UserError(
-            f"{index}: {cut(missing[0])} is not a file of {folder}; {len(missing)} of {len(files)} shards are missing"
-            f"{_link(folder / missing[0])}: download it again")
+            f"{index}: {shorten_name(missing[0])} is not a file of {folder}; {len(missing)} of {len(files)} shards are "
+            f"missing{_link(folder / missing[0])}: download it again")
       return [check_regular(file) for file in files]
     if (folder / name).is_symlink() or (folder / name).exists():
       return [check_regular(folder / name)]
@@ -67,14 +67,14 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _link(path: Path) -> str:
-  return f" ({cut(path.name)} is a link to nothing)" if path.is_symlink() else ""
+  return f" ({shorten_name(path.name)} is a link to nothing)" if path.is_symlink() else ""
 
 
 def _other_name(folder: Path) -> str:
-  """Return what to do about weights whose file has another name; empty if there are none."""
+  """Return advice for weights whose file has an unexpected name; empty if there are none."""
   names = sorted(path.name for path in folder.iterdir() if path.name.endswith((".safetensors", ".bin", ".json")))
   for name in names:
-    # Of a variant's index too: diffusion_pytorch_model.safetensors.index.fp16.json.
+    # Includes the index of a variant: diffusion_pytorch_model.safetensors.index.fp16.json.
     for stem in SAFETENSORS + PICKLES:
       base, ending = stem.rsplit(".", 1)
       whole = re.fullmatch(rf"{base}\.(\w+)\.{ending}", name)
@@ -82,48 +82,52 @@ def _other_name(folder: Path) -> str:
       if whole or index:
         variant = (whole or index)[1]
         new = stem if whole else f"{stem}.index.json"
-        return f"; {cut(name)} is the variant {cut(variant)!r}: to use it, rename it to {new}"
+        return f"; {shorten_name(name)} is the variant {shorten_name(variant)!r}: to use it, rename it to {new}"
   shards = [name for name in names if re.search(r"-\d+-of-\d+\.", name)]
   if shards:
-    return f"; {cut(shards[0])} is a shard, and the index that lists the shards is missing: download it too"
+    return f"; {shorten_name(shards[0])} is a shard, and the index that lists the shards is missing: download it too"
   weights = [name for name in names if not name.endswith(".json")]
-  return f"; if {cut(weights[0])} holds them, rename it to {SAFETENSORS[0]}" if len(weights) == 1 else ""
+  return f"; if {shorten_name(weights[0])} holds them, rename it to {SAFETENSORS[0]}" if len(weights) == 1 else ""
 
 
-def cut(text: str, length: int = NAME_LENGTH) -> str:
-  """Return a text from a stranger's file, short enough for an error."""
+def shorten_name(text: str, length: int = NAME_LENGTH) -> str:
+  """Return text from an untrusted file, shortened for an error."""
   return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def open_weights(folder: Path) -> dict[str, Stored]:
-  """Return the weights of one part by name, not read yet.
+def open_weights(folder: Path) -> dict[str, LazyArray]:
+  """Return the weights of one part by name, without reading their values.
 
   Raises:
-    ValueError: files are missing, damaged, hold anything but numbers, or hold one weight twice.
+    UserError: files are missing or damaged, contain other objects than numbers, or contain a weight twice.
   """
-  weights: dict[str, Stored] = {}
+  weights: dict[str, LazyArray] = {}
   for file in weight_files(folder):
     found = open_file(file)
     twice = weights.keys() & found.keys()
     if twice:
-      raise UserError(f"{file}: {cut(min(twice))} is in another shard too")
+      raise UserError(f"{file}: {shorten_name(min(twice))} is in another shard too")
     weights |= found
   return weights
 
 
-def open_file(file: Path, without: tuple[str, ...] = ()) -> dict[str, Stored]:
-  """Return the weights of one file by name, not read yet, but for those whose names end with one of `without`.
+def open_file(file: Path, without: tuple[str, ...] = ()) -> dict[str, LazyArray]:
+  """Return the weights of one file by name, without reading their values.
+
+  Args:
+    file: path of the file.
+    without: suffixes of names to leave out.
 
   Raises:
-    ValueError: the file is damaged, or holds anything but numbers.
+    UserError: the file is damaged, or contains other objects than numbers.
   """
   check_fetched(file)
   return (_open_safetensors if file.suffix == ".safetensors" else _open_pickle)(file, without)
 
 
-def _open_safetensors(file: Path, without: tuple[str, ...]) -> dict[str, Stored]:
+def _open_safetensors(file: Path, without: tuple[str, ...]) -> dict[str, LazyArray]:
   weights = {}
-  # Before the library makes an object of each of a million entries.
+  # Checked before the library creates an object for each of a million entries.
   header = int.from_bytes(read_start(file, 8), "little")
   if limits.HEADER_BYTES < header <= file.stat().st_size:
     raise UserError(f"{file}: expected a header of at most {limits.HEADER_BYTES:,} bytes, got {header:,}")
@@ -135,23 +139,23 @@ def _open_safetensors(file: Path, without: tuple[str, ...]) -> dict[str, Stored]
       for name in (name for name in names if not name.endswith(without)):
         piece = reader.get_slice(name)
         if piece.get_dtype() not in DTYPES:
-          raise UserError(f"{file}: {cut(name)} is {piece.get_dtype()}; expected one of {', '.join(DTYPES)}")
-        weights[name] = Stored(
+          raise UserError(f"{file}: {shorten_name(name)} is {piece.get_dtype()}; expected one of {', '.join(DTYPES)}")
+        weights[name] = LazyArray(
             tuple(piece.get_shape()), DTYPES[piece.get_dtype()], lambda name=name: _read_safetensors(file, name))
   except (SafetensorError, OSError) as error:
     raise UserError(
-        f"{file} is not a readable safetensors file: {cut(str(error), 200)}; if its download or copy was cut, fetch it "
-        "again") from None
+        f"{file} is not a readable safetensors file: {shorten_name(str(error), 200)}; if its download or copy was cut, "
+        "fetch it again") from None
   return weights
 
 
 def _read_safetensors(file: Path, name: str) -> np.ndarray:
-  # The file is mapped anew for each weight: pages of a mapping that stays open add up to the whole file in memory.
+  # The file is mapped again for each weight, since the pages of an open mapping would add up to the whole file.
   with safe_open(file, framework="numpy") as reader:
     return reader.get_tensor(name)
 
 
-def _open_pickle(file: Path, without: tuple[str, ...]) -> dict[str, Stored]:
+def _open_pickle(file: Path, without: tuple[str, ...]) -> dict[str, LazyArray]:
   try:
     import torch
   except ImportError:
@@ -159,7 +163,7 @@ def _open_pickle(file: Path, without: tuple[str, ...]) -> dict[str, Stored]:
         f"{file} is a PyTorch file, which needs PyTorch to read: pip install torch, "
         "or save the weights as safetensors") from None
 
-  mapped = zipfile.is_zipfile(file)  # Such a file can be mapped instead of read whole.
+  mapped = zipfile.is_zipfile(file)  # These files can be mapped instead of read.
 
   def load():
     return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
@@ -172,7 +176,7 @@ def _open_pickle(file: Path, without: tuple[str, ...]) -> dict[str, Stored]:
 
   try:
     tensors = load()
-  except Exception as error:  # The loader's errors for foreign bytes are of many types.
+  except Exception as error:  # For invalid bytes the loader raises many types.
     reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
     raise UserError(f"{file} is not a PyTorch file of plain weights, and is refused: {reason}") from None
   known = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -183,20 +187,20 @@ def _open_pickle(file: Path, without: tuple[str, ...]) -> dict[str, Stored]:
   for name, tensor in tensors.items():
     if tensor.dtype not in known or tensor.layout != torch.strided or tensor.device.type != "cpu":
       raise UserError(
-          f"{file}: {cut(name)} is {tensor.dtype}, {tensor.layout}, {tensor.device.type}; expected floating-point "
-          "weights")
+          f"{file}: {shorten_name(name)} is {tensor.dtype}, {tensor.layout}, {tensor.device.type}; expected "
+          "floating-point weights")
   return {
-      name: Stored(tuple(tensor.shape), DTYPES[known[tensor.dtype]], functools.partial(read, name))
+      name: LazyArray(tuple(tensor.shape), DTYPES[known[tensor.dtype]], functools.partial(read, name))
       for name, tensor in tensors.items()}
 
 
-def write_safetensors(file: Path, weights: Mapping[str, Stored]) -> None:
-  """Write weights one by one, in the order given; the library's own writer needs all of them in memory.
+def write_safetensors(file: Path, weights: Mapping[str, LazyArray]) -> None:
+  """Write weights one by one, in the given order; the library's writer would need all of them in memory.
 
-  The format: the header's length in 8 bytes, the header as JSON (name → dtype, shape, place), the values.
+  The file has the length of the header in 8 bytes, the header as JSON (name → dtype, shape, offsets), and the values.
   """
   codes = {dtype: code for code, dtype in DTYPES.items()}
-  # Wide values first, as the library has it, so that all are aligned.
+  # Wide dtypes come first, as in the library, so that all values are aligned.
   items = sorted(weights.items(), key=lambda item: -item[1].dtype.itemsize)
   header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
   end = 0

@@ -17,7 +17,7 @@ from absl import flags
 
 from nova_jax.cli.entry import Command
 from nova_jax.evals import aggregate
-from nova_jax.evals.features import NETWORKS, VIDEOS, features_of, find, open_features, passed_over
+from nova_jax.evals.features import NETWORKS, VIDEOS, compute_features, find, open_features, passed_over
 from nova_jax.evals.frechet import frechet_distance
 from nova_jax.evals.neighbours import diversity, precision_recall
 from nova_jax.utils.errors import UserError
@@ -81,7 +81,7 @@ def _frechet(args) -> dict[str, float]:
   for name in folders:
     _say(passed_over(Path(getattr(args, name))))
   function = open_features(args.features, args.weights)
-  real, made = (features_of(paths, function, name) for name, paths in folders.items())
+  real, made = (compute_features(paths, function, name) for name, paths in folders.items())
   if real.clip_frames != made.clip_frames:
     raise UserError(
         f"clips of --real have {real.clip_frames or 1} frames, those of --generated {made.clip_frames or 1}; expected "
@@ -94,10 +94,10 @@ def _frechet(args) -> dict[str, float]:
 
 
 def _motion(args) -> dict[str, float]:
-  from nova_jax.evals.motion import motion_of  # Not every installation has what it needs.
+  from nova_jax.evals.motion import motion_statistics  # Not every installation has what it needs.
 
   _say(passed_over(Path(args.generated), VIDEOS))
-  return motion_of(Path(args.generated))
+  return motion_statistics(Path(args.generated))
 
 
 def _say(note: str) -> None:

@@ -1,1 +1,1 @@
-"""Scores of generated clips."""
+"""Evaluation of generated clips: scores, features and benchmarks."""

@@ -1,9 +1,9 @@
-"""Totals of the official scorers' outputs.
+"""Totals of the results of official scorers.
 
 VBench   each of 16 dimensions x becomes (x − min) / (max − min) by published bounds; quality and semantic score are
-         means over their dimensions, the dynamic degree counting half; total = (4 · quality + semantic) / 5.
-GenEval  the mean over tasks of the share of correct pictures.
-Invariant: a total is of all dimensions or tasks, or there is none.
+         means over their dimensions, where the dynamic degree has half weight; total = (4 · quality + semantic) / 5.
+GenEval  the mean over tasks of the fraction of correct pictures.
+Invariant: a total needs all dimensions or tasks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ def vbench_totals(scores: Mapping[str, float]) -> dict[str, float]:
   """Return quality, semantic and total score of VBench's dimensions, all in [0, 1].
 
   Raises:
-    ValueError: a dimension is missing or unknown, or its score isn't in [0, 1].
+    UserError: a dimension is missing or unknown, or its score is not in [0, 1].
   """
   missing = [name for name in VBENCH_DIMENSIONS if name not in scores]
   unknown = [name for name in scores if name not in VBENCH_DIMENSIONS]
@@ -58,7 +58,10 @@ def read_vbench(paths: Sequence[Path]) -> dict[str, float]:
   """Collect dimensions from VBench's `…_eval_results.json`: {dimension: [score, details of videos], …}.
 
   Args:
-    paths: files, or folders of them; each dimension stands in one.
+    paths: files, or folders of files; each dimension is in one of them.
+
+  Raises:
+    UserError: there are no such files, one is malformed, or a dimension occurs twice.
   """
   scores, origin = {}, {}
   found = [sorted(path.glob("**/*_eval_results.json")) if path.is_dir() else [path] for path in paths]
@@ -77,13 +80,13 @@ def read_vbench(paths: Sequence[Path]) -> dict[str, float]:
 
 
 def read_geneval(path: Path) -> dict[str, float]:
-  """Aggregate GenEval's results, a JSON object a picture: {"tag", "correct", …}.
+  """Aggregate GenEval's results, which have a JSON object per picture: {"tag", "correct", …}.
 
   Returns:
-    The share of correct pictures by task, and `overall`.
+    Fraction of correct pictures by task, and `overall`.
 
   Raises:
-    ValueError: the file isn't one of these, or lacks a task.
+    UserError: the file is malformed, or lacks a task.
   """
   correct: dict[str, list[bool]] = {}
   for number, values in read_json_lines(path):
@@ -101,6 +104,6 @@ def read_geneval(path: Path) -> dict[str, float]:
 
 
 def _mean(scores: Mapping[str, float], dimensions: Mapping[str, _Dimension]) -> float:
-  """Return the weighted mean of normalised scores; above its bound one may exceed 1, as in the official sum."""
+  """Return the weighted mean of normalised scores, which may exceed 1 as in the official code."""
   total = sum(d.weight * (scores[name] - d.low) / (d.high - d.low) for name, d in dimensions.items())
   return total / sum(d.weight for d in dimensions.values())

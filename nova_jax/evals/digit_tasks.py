@@ -97,7 +97,7 @@ class Tasks:
     there = [ways[direction] for direction in self.directions]
     later = {frame: [captions.caption(digit, direction) for digit, direction in zip(self.digits, there, strict=True)]}
     clips = self._generate(later_prompts=later, **settings)
-    moves = digits_lib.moves_of(np.stack([clips[:, frame - 1], clips[:, frame + 1]]))
+    moves = digits_lib.movement_directions(np.stack([clips[:, frame - 1], clips[:, frame + 1]]))
     read = np.stack([self.classifier.read(frame) for frame in clips.swapaxes(0, 1)])
     return clips, moves == np.array(there), read == self.digits
 

@@ -1,15 +1,15 @@
-"""A score of generated moving digits that needs no one's opinion.
+"""An objective score for generated moving digits.
 
-Over clips of asked digits and directions, five shares:
-  digit           the first frame reads as the digit asked for;
-  direction       over the first frames the digit moves as asked;
-  same_digit      all frames read as the same digit as the first;
-  retrieval@1     the digit cut from frame 1 is nearer to frame 0 of its own clip than to that of any other clip of the
-  retrieval@last  same asked digit; and the same for the last frame. A model that draws a fresh digit of the right
-                  class in each frame passes all but these; chance is 1 / clips of the digit.
-Digits are read by a classifier trained on digits of the training split alone, found and cut as they are here.
-Invariant: finding, cutting and reading a digit do not depend on where in the frame it is, nor on its clip's others.
-Scores mean something beside those of real held-out clips: see `real_clips` and `table`.
+Five proportions over clips with requested digits and directions:
+  digit           the first frame is read as the requested digit;
+  direction       over the first frames the digit moves in the requested direction;
+  same_digit      all frames are read as the same digit as the first;
+  retrieval@1     the digit in frame 1 is nearer to frame 0 of its own clip than to that of any other clip of the same
+  retrieval@last  requested digit; and the same for the last frame. A model that draws a new digit of the right class
+                  in each frame passes all others; chance is 1 / number of clips of the digit.
+A classifier reads the digits. It is trained only on digits of the training split, located and cropped as here.
+Invariant: locating, cropping and reading a digit do not depend on its position or on the other frames of its clip.
+Compare scores with those of real held-out clips; see `real_clips` and `table`.
 """
 
 import math
@@ -24,18 +24,18 @@ from nova_jax.data import clips as clips_lib
 from nova_jax.utils.errors import UserError
 
 _SIDE = clips_lib.DIGIT_SIZE
-_BACKGROUND = 24  # Darker pixels are no ink: generated backgrounds are noisy.
-_NEAR_MOST = 0.98  # Windows with this share of the most ink in any are as good as the best.
-_COPIES = 6  # Noisy, shifted copies of each digit that the classifier learns from.
-_NOISE = 12  # Standard deviation, in steps of 255.
+_BACKGROUND = 24  # Darker pixels don't count as ink, since generated backgrounds are noisy.
+_NEAR_MOST = 0.98  # Windows with this fraction of the largest amount of ink count as equally good.
+_COPIES = 6  # Number of noisy, shifted copies of each digit to train the classifier on.
+_NOISE = 12  # Standard deviation of their noise, in steps of 255.
 _SHIFTS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
 
 
 SCORES = ("digit", "direction", "same_digit", "retrieval@1", "retrieval@last")
 
 
-class Share(NamedTuple):
-  """A share of `count` clips, with its Wilson 95 % interval."""
+class Proportion(NamedTuple):
+  """A proportion of `count` clips with its 95 % Wilson interval."""
 
   value: float
   low: float
@@ -46,11 +46,11 @@ class Share(NamedTuple):
 def locate(frames: UInt8[np.ndarray, "n h w"]) -> Int[np.ndarray, "n 2"]:
   """Find the 8x8 window with the most ink in each frame.
 
-  Several windows can hold all the ink of a narrow digit: the middle of those that hold nearly the most is taken, so
-  that a digit is cut in the same way wherever it is. Windows may reach over the frame's edge for the same reason.
+  Several windows can contain all the ink of a narrow digit. The middle one of those with nearly the most ink is chosen,
+  so that a digit is cropped in the same way at every position. For the same reason windows may extend over the edge.
 
   Returns:
-    Row and column of the window's upper left corner, from -7 on.
+    Row and column of the window's upper left corner; both are at least −7.
   """
   pad = _SIDE - 1
   ink = np.where(frames < _BACKGROUND, 0, frames).astype(np.int64)
@@ -64,8 +64,8 @@ def locate(frames: UInt8[np.ndarray, "n h w"]) -> Int[np.ndarray, "n 2"]:
   return np.floor(np.stack([rows, columns], 1) + 0.5).astype(np.int64) - pad
 
 
-def cut(frames: UInt8[np.ndarray, "n h w"], places: Int[np.ndarray, "n 2"]) -> UInt8[np.ndarray, "n 8 8"]:
-  """Cut the 8x8 windows at `places`, black beyond the edge."""
+def crop(frames: UInt8[np.ndarray, "n h w"], places: Int[np.ndarray, "n 2"]) -> UInt8[np.ndarray, "n 8 8"]:
+  """Crop the 8x8 windows whose corners are at `places`, with black beyond the edge."""
   pad = 2 * _SIDE
   padded = np.pad(frames, ((0, 0), (pad, pad), (pad, pad)))
   windows = np.lib.stride_tricks.sliding_window_view(padded, (_SIDE, _SIDE), (1, 2))
@@ -74,7 +74,7 @@ def cut(frames: UInt8[np.ndarray, "n h w"], places: Int[np.ndarray, "n 2"]) -> U
 
 
 class DigitClassifier:
-  """Reads a digit anywhere in a frame. Trained in about two seconds, always to the same."""
+  """Reads a digit anywhere in a frame. Training takes about two seconds and is deterministic."""
 
   def __init__(self):
     images = clips_lib.source_images()
@@ -86,13 +86,13 @@ class DigitClassifier:
       if copy:
         frames = np.clip(frames + rng.normal(0, _NOISE, frames.shape), 0, 255).astype(np.uint8)
       shifts = rng.integers(-1, 2, (len(frames), 2)) if copy else 0
-      crops.append(cut(frames, locate(frames) + shifts))
+      crops.append(crop(frames, locate(frames) + shifts))
     self._svc = sklearn.svm.SVC(C=10.0, gamma="scale")
     self._svc.fit(_features(np.concatenate(crops)), np.tile(clips_lib.source_classes()[sources], _COPIES))
 
   def read(self, frames: UInt8[np.ndarray, "n h w"]) -> Int[np.ndarray, "n"]:
     """Return the digit that each frame shows."""
-    return self._svc.predict(_features(cut(frames, locate(frames))))
+    return self._svc.predict(_features(crop(frames, locate(frames))))
 
 
 def score(
@@ -100,17 +100,17 @@ def score(
     digits: Sequence[int],
     directions: Sequence[str],
     classifier: DigitClassifier,
-) -> dict[str, Share]:
-  """Score clips against what was asked.
+) -> dict[str, Proportion]:
+  """Score clips against the requested digits and directions.
 
   Args:
-    clips: pixels, any length and size.
-    digits: asked for, one a clip.
-    directions: asked for, of `captions.DIRECTIONS`.
-    classifier: reads the digits.
+    clips: pixels of clips of any length and size.
+    digits: requested digit of each clip.
+    directions: requested direction of each clip, one of `captions.DIRECTIONS`.
+    classifier: classifier that reads the digits.
 
   Returns:
-    The shares described above, by name; for single frames "digit" alone.
+    The proportions described above by name; only "digit" for single frames.
   """
   if not len(clips) == len(digits) == len(directions) > 0:
     raise UserError(
@@ -121,17 +121,17 @@ def score(
   num_frames = clips.shape[1]
   frames = clips.swapaxes(0, 1)  # [T,n,h,w]
   read = np.stack([classifier.read(frame) for frame in frames])
-  shares = {"digit": _share(read[0] == digits)}
+  shares = {"digit": _proportion(read[0] == digits)}
   if num_frames > 1:
-    shares["direction"] = _share(moves_of(frames) == np.asarray(directions))
-    shares["same_digit"] = _share((read == read[0]).all(0))
-    shares["retrieval@1"] = _share(_retrieved(frames[0], frames[1], digits))
-    shares["retrieval@last"] = _share(_retrieved(frames[0], frames[-1], digits))
+    shares["direction"] = _proportion(movement_directions(frames) == np.asarray(directions))
+    shares["same_digit"] = _proportion((read == read[0]).all(0))
+    shares["retrieval@1"] = _proportion(_retrieved(frames[0], frames[1], digits))
+    shares["retrieval@last"] = _proportion(_retrieved(frames[0], frames[-1], digits))
   return shares
 
 
 def real_clips(num_clips: int, canvas: int, num_frames: int) -> tuple[np.ndarray, list[int], list[str]]:
-  """Return held-out clips to score beside generated ones: uint8 [n,T,h,w], digits and directions.
+  """Return held-out clips to compare with: pixels uint8 [n, T, h, w], digits and directions.
 
   Up to 400 clips show different images, so that retrieval can reach 1.
   """
@@ -140,8 +140,8 @@ def real_clips(num_clips: int, canvas: int, num_frames: int) -> tuple[np.ndarray
   return videos, [clip.digit for clip in clips], [clip.direction for clip in clips]
 
 
-def table(generated: Mapping[str, Share], real: Mapping[str, Share]) -> str:
-  """Lay out scores of generated clips beside those of real ones, a line each, with 95 % intervals."""
+def table(generated: Mapping[str, Proportion], real: Mapping[str, Proportion]) -> str:
+  """Format scores of generated and real clips as a table with 95 % intervals."""
   lines = [f"{'score':<16}{'generated':>10}{'95 % interval':>18}{'real clips':>12}"]
   for name, share in generated.items():
     interval = f"{share.low:.3f} - {share.high:.3f}"
@@ -153,8 +153,8 @@ def _features(crops: np.ndarray) -> np.ndarray:
   return crops.reshape(len(crops), -1) / 255
 
 
-def moves_of(frames: np.ndarray) -> np.ndarray:
-  """Return the direction in which the digits of `frames` [T,n,h,w] move before a bounce can come; "" if undecided."""
+def movement_directions(frames: np.ndarray) -> np.ndarray:
+  """Return the direction in which digits in `frames` [T, n, h, w] move before any bounce; "" if undecided."""
   last = min(len(frames) - 1, clips_lib.free_moves(min(frames.shape[2:])))
   rows, columns = (locate(frames[last]) - locate(frames[0])).T
   vertical = np.where(rows > 0, "down", "up")
@@ -164,13 +164,13 @@ def moves_of(frames: np.ndarray) -> np.ndarray:
 
 
 def _retrieved(first: np.ndarray, later: np.ndarray, digits: np.ndarray) -> np.ndarray:
-  """Return, per clip, whether `later` finds its own `first` [n,h,w]; equally near ones share the success.
+  """Return whether the digit in `later` is nearest to its own `first` [n, h, w], per clip; ties share the success.
 
-  Distances are the least over shifts of `later` by a pixel, as a noisy digit can be cut that much off.
+  Distances are minimal over shifts of `later` by one pixel, since noise can displace a crop by that much.
   """
-  wanted = _features(cut(first, locate(first)))
+  wanted = _features(crop(first, locate(first)))
   places = locate(later)
-  queries = [_features(cut(later, places + shift)) for shift in _SHIFTS]
+  queries = [_features(crop(later, places + shift)) for shift in _SHIFTS]
   found = np.zeros(len(first))
   for digit in np.unique(digits):
     own = np.flatnonzero(digits == digit)
@@ -180,14 +180,14 @@ def _retrieved(first: np.ndarray, later: np.ndarray, digits: np.ndarray) -> np.n
   return found
 
 
-def _share(successes: np.ndarray) -> Share:
-  """Average successes (0 … 1)."""
+def _proportion(successes: np.ndarray) -> Proportion:
+  """Return the proportion of successes, which are from 0 to 1."""
   n, p = len(successes), float(np.mean(successes))
-  return Share(p, *wilson(p, n), n)
+  return Proportion(p, *wilson(p, n), n)
 
 
 def wilson(p: float, n: int) -> tuple[float, float]:
-  """Return the 95 % interval of a share `p` of `n` clips: Wilson's, at z = 1.96; it contains `p`."""
+  """Return the 95 % Wilson interval (z = 1.96) of a proportion `p` of `n` clips."""
   z = 1.96
   middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
   half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)

@@ -1,4 +1,4 @@
-"""The digits score of a model, or of anything else that makes clips of prompts, in numbers and pictures."""
+"""Computes the digits score of a model, or of any function from prompts to clips, as numbers and pictures."""
 
 import json
 import time
@@ -18,18 +18,18 @@ from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import write_atomically
 
 SHEET_CLIPS = 20
-GRID_CLIPS, GRID_COLUMNS = 40, 10  # A column a digit, a row a direction.
-COMBINATIONS = 40  # Digits times directions.
+GRID_CLIPS, GRID_COLUMNS = 40, 10  # A column per digit, a row per direction.
+COMBINATIONS = 40  # Number of digits times number of directions.
 
-Generator = Callable[[Sequence[str], Sequence[int]], UInt8[np.ndarray, "B T height width 1"]]  # Of prompts and seeds.
+Generator = Callable[[Sequence[str], Sequence[int]], UInt8[np.ndarray, "B T height width 1"]]  # From prompts and seeds.
 
 
 class DigitsScore(NamedTuple):
-  """What a model reached."""
+  """Scores of a model."""
 
-  scores: Mapping[str, digits_lib.Share]
-  real: Mapping[str, digits_lib.Share]  # What real held-out clips reach.
-  seconds_per_clip: float  # In the fastest batch.
+  scores: Mapping[str, digits_lib.Proportion]
+  real: Mapping[str, digits_lib.Proportion]  # Scores of real held-out clips.
+  seconds_per_clip: float  # Time in the fastest batch.
 
 
 def score_digits(
@@ -39,13 +39,13 @@ def score_digits(
   """Score a pipeline as `score_generator` does.
 
   Args:
-    pipe: the model.
+    pipe: pipeline of the model.
     output: folder to write to.
-    num_prompts, captions, batch_size, seed, show: as of `score_generator`.
+    num_prompts, captions, batch_size, seed, show: arguments of `score_generator`.
     **sampling: further arguments of `Pipeline.__call__`.
 
   Raises:
-    ValueError: the model isn't one of captioned moving digits.
+    UserError: the model does not generate moving digits from captions.
   """
   if pipe.autoencoder is None or pipe.autoencoder.latent_dim != 1 or pipe.text_encoder is None:
     raise UserError("--checkpoint: the digits score needs a model of captioned moving digits")
@@ -62,19 +62,19 @@ def score_generator(
   """Generate clips of digits and directions, score them, and write `scores.json`, `sheet.png` and `grid.gif`.
 
   Args:
-    generate: makes a clip of each prompt from its seed.
+    generate: function (prompts, seeds) → clips.
     output: folder to write to.
-    canvas: pixels a side.
-    num_frames: of a clip.
-    num_prompts: clips; multiples of 40 hold every digit and direction equally often.
+    canvas: side of a frame in pixels.
+    num_frames: number of frames per clip.
+    num_prompts: number of clips; multiples of 40 contain every digit and direction equally often.
     captions: "plain" for one wording, "free" for all paraphrases in turn.
-    batch_size: clips generated at once.
-    seed: of all randomness.
-    show: called with the number of clips that are done.
+    batch_size: number of clips generated at once.
+    seed: seed of all randomness.
+    show: function that is called with the number of finished clips.
   """
   if num_prompts > limits.CLIPS:
     raise UserError(f"num_prompts: expected at most {limits.CLIPS:,} (limits.CLIPS), got {num_prompts:,}")
-  if not 0 <= seed <= (2**32 - num_prompts) // num_prompts:  # Clips have their own, after those of smaller seeds.
+  if not 0 <= seed <= (2**32 - num_prompts) // num_prompts:  # Each clip has its own seed, after those of smaller seeds.
     raise UserError(
         f"seed: expected 0 to {(2**32 - num_prompts) // num_prompts} for {num_prompts} prompts, got {seed}")
   real, digits, directions = digits_lib.real_clips(num_prompts, canvas, num_frames)

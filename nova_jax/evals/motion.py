@@ -1,4 +1,4 @@
-"""How much the videos of a folder move: the motion score that captions of training data carry, of each video."""
+"""Statistics of the motion scores of a folder's videos; the scores are those of the training data."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from nova_jax.utils.errors import UserError
 from nova_jax.utils.progress import Progress
 
 
-def motion_of(folder: Path) -> dict[str, float]:
-  """Return the number of videos, and mean, deviation and quartiles of their motion scores.
+def motion_statistics(folder: Path) -> dict[str, float]:
+  """Return the number of videos, and the mean, standard deviation and quartiles of their motion scores.
 
   Raises:
-    ValueError: there are no videos, or one can't be read or has a single frame.
+    UserError: there are no videos, or one can't be read or has a single frame.
   """
   paths, scores = find(folder, VIDEOS), []
   with Progress("video", len(paths)) as progress:

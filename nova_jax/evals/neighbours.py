@@ -1,9 +1,10 @@
 """Precision, recall and diversity of features.
 
-Precision is the share of generated features inside the real ones' manifold, recall the share of real ones inside the
-generated ones'; a set's manifold is the union of balls around its features that reach their k-th nearest neighbour
-("Improved Precision and Recall Metric", Kynkäänniemi et al., 2019, section 2). Diversity is the mean distance of pairs.
-Invariant: all in float64; memory is bounded by blocks of rows.
+Precision is the fraction of generated features in the manifold of the real ones, and recall the fraction of real
+features in the manifold of the generated ones. The manifold of a set is the union of balls around its features that
+extend to their k-th nearest neighbours ("Improved Precision and Recall Metric", Kynkäänniemi et al., 2019, section 2).
+Diversity is the mean distance between pairs.
+Invariant: all computation is in float64, in blocks of rows that bound memory.
 """
 
 import numpy as np
@@ -21,7 +22,7 @@ def precision_recall(real: Points, generated: Points, neighbours: int = NEIGHBOU
   """Return precision and recall.
 
   Raises:
-    ValueError: features that don't fit, or not more of them than neighbours.
+    UserError: dimensions differ, values are not finite, or there are too few features.
   """
   real, generated = _checked(real), _checked(generated)
   if real.shape[1] != generated.shape[1]:
@@ -33,7 +34,7 @@ def precision_recall(real: Points, generated: Points, neighbours: int = NEIGHBOU
 
 
 def diversity(features: Points) -> float:
-  """Return the mean distance of two different features."""
+  """Return the mean distance between two different features."""
   features = _checked(features)
   if len(features) < 2:
     raise UserError(f"diversity: expected at least 2 features, got {len(features)}")
@@ -42,20 +43,20 @@ def diversity(features: Points) -> float:
 
 
 def _inside(points: Points, manifold: Points, neighbours: int) -> float:
-  """Return the share of points in a ball of the manifold."""
-  # A feature's nearest neighbour is itself, in place 0.
+  """Return the fraction of points that are in the manifold."""
+  # The nearest neighbour of a feature is the feature itself, at index 0.
   radii = np.concatenate([np.partition(block, neighbours, axis=1)[:, neighbours]
                           for block in _blocks(manifold, manifold)])
   return float(np.mean(np.concatenate([(block <= radii).any(1) for block in _blocks(points, manifold)])))
 
 
 def _blocks(rows: Points, columns: Points):
-  """Yield squared distances of some rows to all columns."""
+  """Yield the squared distances of blocks of rows to all columns."""
   lengths = (columns**2).sum(1)
   for start in range(0, len(rows), _ROWS):
     part = rows[start : start + _ROWS]
     squares = np.maximum((part**2).sum(1)[:, None] + lengths - 2 * part @ columns.T, 0)
-    if rows is columns:  # Rounding must not move a feature away from itself.
+    if rows is columns:  # The distance of a feature to itself must not suffer from rounding.
       squares[np.arange(len(part)), start + np.arange(len(part))] = 0
     yield squares
 

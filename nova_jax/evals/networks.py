@@ -1,7 +1,7 @@
-"""Networks whose features judge pictures and clips: layers as data, and published weights for them.
+"""Networks that provide features of pictures and clips: layers as data, and their published weights.
 
-Both Inceptions are rows of convolutions and pools, some side by side. What is here works in any number of dimensions of
-space and time. Normalisations have fixed statistics, and are folded into the convolutions before them.
+Both Inceptions consist of convolutions and pools, some of them in parallel branches. The functions here work in any
+number of dimensions. Normalisations have fixed statistics and are folded into the preceding convolutions.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,16 +17,16 @@ from jaxtyping import Array, Float, UInt8
 from nova_jax.checkpoints.weight_files import open_file
 from nova_jax.utils.errors import UserError
 
-_EPS = 1e-3  # Of batch normalisation, in TensorFlow's Inceptions.
+_EPS = 1e-3  # Epsilon of batch normalisation in TensorFlow's Inceptions.
 _NORM = ("weight", "bias", "running_mean", "running_var")
-_COUNTERS = (".num_batches_tracked",)  # Of PyTorch's normalisations, of use in training.
+_COUNTERS = (".num_batches_tracked",)  # Counters of PyTorch's normalisations, which only training uses.
 
 Params = Mapping[str, Array]
 Padding = Literal["SAME", "VALID"]
 
 
 class Conv(NamedTuple):
-  """A convolution, its normalisation and a ReLU."""
+  """A convolution with its normalisation and a ReLU."""
 
   name: str
   channels: int
@@ -36,7 +36,7 @@ class Conv(NamedTuple):
 
 
 class Pool(NamedTuple):
-  """The maximum, or the mean of what is not padding."""
+  """A pool that takes the maximum, or the mean without padding."""
 
   window: tuple[int, ...]
   strides: tuple[int, ...]
@@ -45,16 +45,16 @@ class Pool(NamedTuple):
 
 
 class Mixed(NamedTuple):
-  """Branches side by side, whose channels are joined in order."""
+  """Parallel branches whose channels are concatenated in order."""
 
-  branches: tuple[tuple[Any, ...], ...]  # Each a row of layers.
+  branches: tuple[tuple[Any, ...], ...]  # A sequence of layers for each branch.
 
 
 Layers = Sequence[Conv | Pool | Mixed]
 
 
 def apply(params: Params, layers: Layers, x: Float[Array, "B *space C"]) -> Float[Array, "B *outer D"]:
-  """Return what layers make of x."""
+  """Apply layers to x."""
   for layer in layers:
     if isinstance(layer, Mixed):
       x = jnp.concatenate([apply(params, branch, x) for branch in layer.branches], axis=-1)
@@ -89,7 +89,7 @@ def convolutions(layers: Layers, channels: int = 3) -> Iterator[tuple[Conv, int]
 
 
 def width(layers: Layers, channels: int = 3) -> int:
-  """Return the number of channels that layers make of `channels`."""
+  """Return the number of output channels of layers, given that of input channels."""
   for layer in layers:
     if isinstance(layer, Mixed):
       channels = sum(width(branch, channels) for branch in layer.branches)
@@ -99,11 +99,11 @@ def width(layers: Layers, channels: int = 3) -> int:
 
 
 def published_shapes(layers: Layers, kernel: str) -> dict[str, tuple[int, ...]]:
-  """Return the published names of all weights, and PyTorch's shapes.
+  """Return the shapes of all weights in PyTorch by published name.
 
   Args:
-    layers: of the network.
-    kernel: what follows a layer's name in that of its kernel.
+    layers: layers of the network.
+    kernel: suffix that turns a layer's name into that of its kernel.
   """
   shapes = {}
   for layer, inputs in convolutions(layers):
@@ -113,10 +113,10 @@ def published_shapes(layers: Layers, kernel: str) -> dict[str, tuple[int, ...]]:
 
 
 def read_weights(path: str | Path, network: str) -> dict[str, np.ndarray]:
-  """Read weights in safetensors, or in PyTorch's file (which needs `pip install -e .[torch]`).
+  """Read weights from safetensors, or from a PyTorch file (which needs `pip install -e .[torch]`).
 
   Raises:
-    ValueError: the file can't be read, or holds something else.
+    UserError: the file can't be read, or has no weights.
   """
   path = Path(path)
   if not path.is_file():
@@ -127,10 +127,10 @@ def read_weights(path: str | Path, network: str) -> dict[str, np.ndarray]:
 def check_weights(
     weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], network: str, unused: tuple[str, ...] = ()
 ) -> None:
-  """Check that weights are those of a network; others may begin with `unused`.
+  """Check that weights are those of a network; names that begin with `unused` are ignored.
 
   Raises:
-    ValueError: weights are missing, misshapen or unknown.
+    UserError: weights are missing, misshapen or unknown.
   """
   wrong = [
       f"{name} {'missing' if name not in weights else f'of shape {tuple(weights[name].shape)}, expected {shape}'}"
@@ -143,7 +143,7 @@ def check_weights(
 
 
 def fold(weights: Mapping[str, np.ndarray], layers: Layers, kernel: str) -> Params:
-  """Return kernels [*window, in, out] with the normalisation after them folded in, and biases."""
+  """Return kernels [*window, in, out] and biases, with the following normalisation folded in."""
   params = {}
   for layer, _ in convolutions(layers):
     scale, bias, mean, variance = (np.asarray(weights[f"{layer.name}.bn.{key}"], np.float64) for key in _NORM)
@@ -155,9 +155,9 @@ def fold(weights: Mapping[str, np.ndarray], layers: Layers, kernel: str) -> Para
 
 
 def scaled(frames: UInt8[Array, "*B height width 3"], side: int) -> Float[Array, "*B side side 3"]:
-  """Return frames in [-1, 1], stretched to a square.
+  """Return frames in [−1, 1], stretched to a square.
 
-  Between pixels' middles and without smoothing, as PyTorch's `interpolate` does.
+  Interpolation is linear between pixel centres without antialiasing, as in PyTorch's `interpolate`.
   """
   x = frames.astype(jnp.float32) / 255
   return 2 * jax.image.resize(x, (*x.shape[:-3], side, side, 3), "linear", antialias=False) - 1

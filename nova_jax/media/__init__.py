@@ -1,4 +1,4 @@
-"""Pictures and videos: `footage` and `pictures` read them; `write`, `animations` and `sheets` make files to look at."""
+"""Pictures and videos: `footage` and `pictures` read them; `write`, `animations` and `sheets` write files to view."""
 
 from nova_jax.media.animations import write_gif, write_webp
 from nova_jax.media.sheets import write_sheet, write_stack

@@ -1,11 +1,11 @@
-"""Clips as GIF and WebP, with a frame in the file for each of the clip.
+"""Writes clips as GIF and WebP, with one frame in the file for each frame of the clip.
 
-Pillow, and WebP's own library below it, write what stands still as one frame that is shown for longer: such a file
-can't be told from a shorter clip. So frames are put together here, each as the box in which it differs from the one
-before, a pixel at least; Pillow compresses them.
-Invariants: frames begin at the times that the rate gives, rounded down to what the format counts in (GIF: 1/100 s,
-WebP: 1/1000 s). Browsers take frames of less than 2/100 s in a GIF, or 11/1000 s in a WebP, for a mistake and show them
-for 1/10 s: more than 50 frames a second become 50, and more than 90 become 90.
+Pillow and the WebP library below it merge equal frames into one that is shown for longer, so the number of frames would
+be lost. The files are therefore assembled here. Each frame is stored as the box that differs from the previous frame,
+at least one pixel, which Pillow compresses.
+Invariants: frames begin at the times that the rate gives, rounded down to the unit of the format (GIF: 1/100 s, WebP:
+1/1000 s). Browsers show frames shorter than 2/100 s in a GIF or 11/1000 s in a WebP for 1/10 s, so rates are limited to
+50 and 90 frames per second.
 """
 
 import io
@@ -27,7 +27,7 @@ _MOVES, _HAS_EXIF, _REPLACES = 0x02, 0x08, 0x02
 
 
 def write_gif(path: str | Path, clip: Clip, fps: float, short_side: int = SHORT_SIDE, note: str = "") -> None:
-  """Write an endless GIF."""
+  """Write a GIF that loops forever."""
   times = _times(len(clip), min(fps, _GIF_FPS), 100)
   info = {"loop": 0} | ({"comment": note.encode()} if note else {})
 
@@ -46,7 +46,7 @@ def write_gif(path: str | Path, clip: Clip, fps: float, short_side: int = SHORT_
 
 
 def write_webp(path: str | Path, clip: Clip, fps: float, note: str = "") -> None:
-  """Write a WebP without loss, which moves if it has several frames."""
+  """Write a lossless WebP, which is animated if the clip has several frames."""
   exif = Image.Exif()
   if note:
     exif[DESCRIPTION] = note
@@ -58,7 +58,7 @@ def write_webp(path: str | Path, clip: Clip, fps: float, note: str = "") -> None
   flags = _MOVES | (_HAS_EXIF if note else 0)
   chunks = [
       _chunk(b"VP8X", struct.pack("<I", flags) + _three_bytes(width - 1) + _three_bytes(height - 1)),
-      _chunk(b"ANIM", bytes(6))]  # Without a background, without end.
+      _chunk(b"ANIM", bytes(6))]  # No background, endless loop.
   times = _times(len(clip), min(fps, _WEBP_FPS), 1000)
   for (left, top, frame), time in zip(_changes(clip, SHORT_SIDE), times, strict=True):
     still = io.BytesIO()
@@ -71,19 +71,19 @@ def write_webp(path: str | Path, clip: Clip, fps: float, note: str = "") -> None
 
 
 def _times(count: int, fps: float, unit: int) -> list[int]:
-  """Return how long each of `count` frames is shown, in whole parts of which `unit` make a second."""
+  """Return the duration of each of `count` frames in whole units, of which there are `unit` per second."""
   starts = [int(i * unit / fps + 1e-6) for i in range(count + 1)]
   return [end - start for start, end in itertools.pairwise(starts)]
 
 
 def _changes(clip: Clip, short_side: int) -> Iterator[tuple[int, int, Image.Image]]:
-  """Yield for each frame the left and upper end, both even, of the box that changes, and what is in it."""
+  """Yield, for each frame, the left and top edge (both even) of the box that changes, and its content."""
   before = None
   for frame in clip:
     frame = Image.fromarray(np.ascontiguousarray(enlarge(frame[None], short_side)[0]))
     left, top, right, bottom = (0, 0, *frame.size) if before is None else (
         ImageChops.difference(before, frame).getbbox() or (0, 0, 1, 1))
-    left, top = left // 2 * 2, top // 2 * 2  # WebP counts places in pairs of pixels.
+    left, top = left // 2 * 2, top // 2 * 2  # WebP stores positions in units of two pixels.
     yield left, top, frame.crop((left, top, right, bottom))
     before = frame
 

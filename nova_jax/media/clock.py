@@ -1,32 +1,32 @@
-"""The times of frames, which some files leave out, or let go back."""
+"""Times of frames for files in which they are missing or decrease."""
 
-RATES = (0.1, 240.0)  # Frames a second that are believed: nothing that is watched was recorded beyond.
+RATES = (0.1, 240.0)  # Plausible frames per second; other values in files are ignored.
 
 
 def is_rate(rate: float | None) -> bool:
-  """Return whether something may have been recorded at so many frames a second."""
+  """Return whether `rate` is a plausible number of frames per second."""
   return rate is not None and RATES[0] <= rate <= RATES[1]
 
 
 class Clock:
-  """Tells at which time each frame is shown, in seconds from the file's beginning.
+  """Computes the time of each frame, in seconds from the beginning of the file.
 
   Args:
-    rate: frames a second where times are missing.
-    base: the time at which the file begins; None for that of its first frame.
-    careless: a small step back is of one frame, and those after it are right again.
+    rate: frames per second where times are missing.
+    base: time at which the file begins; None for that of its first frame.
+    careless: whether a small step back affects only one frame, so that the times after it are valid.
   """
 
   def __init__(self, rate: float, base: float | None, careless: bool):
     self._step, self._base, self._last, self._careless = 1 / rate, base, None, careless
 
   def time(self, seen: float | None) -> float:
-    """Return the time of the next frame in order, of which the file says that it is shown at `seen`."""
+    """Return the time of the next frame, given its time `seen` in the file (None if missing)."""
     following = 0.0 if self._last is None else self._last + self._step
     if self._base is None and seen is not None:
       self._base = seen - following
     time = following if seen is None else seen - self._base
-    if self._last is not None and time < self._last - 1:  # Clips that were joined start again.
+    if self._last is not None and time < self._last - 1:  # The times of joined clips restart.
       self._base -= following - time
       time = following
     elif self._last is not None and time <= self._last:

@@ -1,8 +1,8 @@
-"""Packets of a video become pictures: damage is told from what a cut, a join or a careless writer leaves behind.
+"""Decodes the packets of a video, and distinguishes damage from traces of cuts, joins and careless writers.
 
-A damaged picture is an error, never a concealed one. No damage are pictures before the first key frame of a clip that
-was cut, and notes within the stream that can't be parsed.
-Invariant: pictures come in the order in which they are shown, and one of them is in memory at a time.
+A damaged picture is an error and never concealed. Pictures before the first key frame of a clip that was cut, and
+metadata in the stream that can't be parsed, are not damage.
+Invariant: pictures are yielded in the order in which they are shown, with one of them in memory at a time.
 """
 
 from collections.abc import Iterator
@@ -14,45 +14,45 @@ from av.bitstream import BitStreamFilterContext
 from nova_jax.media.formats import Unreadable
 from nova_jax.utils import limits
 
-_JOINED = 2  # Packets that may follow the loss of some without a key frame.
+_JOINED = 2  # Largest number of packets after a loss that may come without a key frame.
 _OPTIONS = {"err_detect": "crccheck+explode", "max_pixels": str(limits.FRAME_PIXELS)}
-_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these pass over transparency.
-_WAITING = ("h264", "hevc")  # Their decoders wait for a whole picture themselves, also if it is refreshed bit by bit.
-_COMPLAINING = ("ffv1",)  # Pictures with a wrong checksum are concealed, and only the log tells.
-_NOTES = {"h264": "6", "hevc": "39-40"}  # Units that say something about pictures (SEI).
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders for these codecs ignore transparency.
+_WAITING = ("h264", "hevc")  # Their decoders wait for a complete picture, even if it is refreshed in parts.
+_COMPLAINING = ("ffv1",)  # Pictures with a wrong checksum are concealed, and only the log reports them.
+_NOTES = {"h264": "6", "hevc": "39-40"}  # Units with metadata on pictures (SEI).
 
 
 class CutOff(Unreadable):
-  """A file that ends before it says: what was read until then is sound."""
+  """A file is shorter than its index says; the frames before the end are valid."""
 
 
 def images(container: av.container.InputContainer, stream: av.VideoStream, whole: bool) -> Iterator[av.VideoFrame]:
-  """Yield decoded pictures, but none before the first that is whole.
+  """Yield decoded pictures, starting with the first complete one.
 
   Args:
-    container: where to read on.
-    stream: of it.
-    whole: whether it is read from its beginning.
+    container: container to read from, at its current position.
+    stream: stream of the container.
+    whole: whether the stream is read from its beginning.
 
   Raises:
-    CutOff: there is less in the file than its index says.
+    CutOff: the file is shorter than its index says.
     Unreadable, av.error.FFmpegError: a picture is damaged.
   """
   decoder = _decoder(stream)
-  began, key, number, packets = False, None, 0, 0  # Whether a key frame came, and the time of the first.
-  waiting = False  # For the first whole picture.
-  lost = 0  # How many packets ago some were lost.
+  began, key, number, packets = False, None, 0, 0  # Whether a key frame was read, and the time of the first.
+  waiting = False  # Whether the first complete picture is still to come.
+  lost = 0  # Number of packets since some were lost.
   for packet in container.demux(stream):
     waiting |= not packets and not packet.is_keyframe and stream.codec_context.name not in _WAITING
     packets += bool(packet.size)
-    # A transport stream that loses packets says so; between clips that were joined it may say so, too.
+    # A transport stream flags lost packets; it may also do so where clips were joined.
     lost = 0 if packet.is_keyframe else lost + (lost > 0 or packet.is_corrupt)
     if lost > _JOINED:
       raise Unreadable(f"data are missing before frame {number}")
     try:
       found = _decode(stream if decoder is stream.codec_context else decoder, packet, decoder.name, number)
     except av.error.InvalidDataError:
-      # A picture that is shown before the first key frame, though stored after it, refers to one that was cut off.
+      # A picture stored after the first key frame but shown before it refers to a picture that was cut off.
       if not packet.is_keyframe and (not began or (packet.pts is not None and key is not None and packet.pts < key)):
         continue
       if stream.codec_context.name not in _NOTES:
@@ -73,10 +73,10 @@ def images(container: av.container.InputContainer, stream: av.VideoStream, whole
 
 
 def count_packets(container: av.container.InputContainer, stream: av.VideoStream) -> int:
-  """Return of how many packets `images` makes pictures, without decoding them.
+  """Return the number of packets that `images` would decode, without decoding them.
 
   Raises:
-    CutOff: as `images`.
+    CutOff: the file is shorter than its index says.
   """
   began, key, count, packets = False, None, 0, 0
   for packet in container.demux(stream):
@@ -125,6 +125,6 @@ def _decode(
 
 
 def _decode_without_notes(stream: av.VideoStream, packet: av.Packet) -> list[av.VideoFrame]:
-  """Decode a packet in which something can't be parsed again, without what is not picture; that may be all there is."""
+  """Decode a packet again without its metadata, which may be all it has, after something in it can't be parsed."""
   notes = BitStreamFilterContext(f"filter_units=remove_types={_NOTES[stream.codec_context.name]}", stream)
   return [image for part in notes.filter(packet) for image in stream.decode(part)]

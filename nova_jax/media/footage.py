@@ -1,9 +1,9 @@
-"""Footage: frames of a video, of a moving picture or of a still, in order, each with its time and how it is seen.
+"""Footage: the frames of a video, an animated picture or a still in order, with their times and display geometry.
 
-Times are seconds from the file's beginning, as players count them. A scene has the frames that decoding from the
-beginning gives: a seek counts only if it lands on a whole picture at or before the start. Videos are decoded by PyAV in
-one thread, since there is one process a core, and a damaged frame is an error, never a concealed one.
-Invariant: a footage's frames depend on the file's bytes alone, and one of them is in memory at a time.
+Times are seconds from the beginning of the file, as in players. A part of a video has the same frames as if all were
+decoded: a seek is used only if it lands on a complete picture at or before the start. PyAV decodes videos in one
+thread, since there is one process per core. A damaged frame is an error and never concealed.
+Invariant: frames depend only on the bytes of the file, and one of them is in memory at a time.
 """
 
 import contextlib
@@ -17,21 +17,21 @@ import numpy as np
 from PIL import Image
 
 from nova_jax.media import moving, pictures, videos
-from nova_jax.media.formats import File, content_of, name_of, open_picture, reading
+from nova_jax.media.formats import File, name_for_errors, open_content, open_picture, reading
 from nova_jax.media.frame import Frame
 
-NEAR = 1e-4  # Seconds by which rounded times may be off.
+NEAR = 1e-4  # Largest rounding error of times in seconds.
 
 
 @dataclasses.dataclass(frozen=True)
 class Footage:
-  """Frames in order.
+  """The frames of an open file in order.
 
   Attributes:
-    frames: to go through once.
-    rate: frames a second; None if it isn't known, or it is a picture.
-    still: whether it is a picture.
-    num_frames: how many the file says there are; None if it doesn't.
+    frames: iterator over the frames, which can be used once.
+    rate: frames per second; None if unknown, and for pictures.
+    still: whether the file is a still picture.
+    num_frames: number of frames according to the file; None if it does not say.
   """
 
   frames: Iterator[Frame]
@@ -47,43 +47,43 @@ def open_footage(
   """Open a video or a picture, or the part of a video between two times in seconds.
 
   Args:
-    file: its path, its bytes, or what is open.
-    start: None for the beginning.
-    end: None for the end.
-    name: what errors call it; "" for its path.
-    background: the colour that shows where it is transparent, white or black.
+    file: path, bytes, or open file.
+    start: time to start at; None for the beginning.
+    end: time to end at; None for the end.
+    name: name of the file in errors; "" for its path.
+    background: colour behind transparent pixels, white or black.
 
   Raises:
-    ValueError: it can't be read; also raised while going through the frames.
-    OSError: storage fails; likewise.
+    UserError: the file can't be read; iterating over the frames also raises it.
+    OSError: the storage fails; iterating over the frames also raises it.
   """
-  name = name_of(file, name)
+  name = name_for_errors(file, name)
   with contextlib.ExitStack() as stack:
     with reading(name):
-      content = stack.enter_context(content_of(file))
+      content = stack.enter_context(open_content(file))
       footage = _open(content, start, background, stack)
     frames = between(_named(footage.frames, name), start, end)
     yield dataclasses.replace(footage, frames=frames, num_frames=None if start or end else footage.num_frames)
 
 
 def count_frames(file: File, name: str = "") -> int:
-  """Return how many frames a video or a picture has, as a rule without decoding any.
+  """Return the number of frames of a video or a picture, usually without decoding them.
 
   Raises:
-    ValueError: it can't be read.
-    OSError: storage fails.
+    UserError: the file can't be read.
+    OSError: the storage fails.
   """
-  with reading(name_of(file, name)), content_of(file) as content:
+  with reading(name_for_errors(file, name)), open_content(file) as content:
     image = open_picture(content)
     if image is None:
       with videos.open_video(content) as video:
         return video.count()
     with image:
-      return len(moving.durations(content, image)) if moving.moves(image) else 1
+      return len(moving.durations(content, image)) if moving.is_animated(image) else 1
 
 
 def between(frames: Iterator[Frame], start: float | None, end: float | None) -> Iterator[Frame]:
-  """Yield the frames that are shown from one time to another."""
+  """Yield the frames that are shown between two times in seconds; None for no bound."""
   for frame in frames:
     if end is not None and frame.time >= end - NEAR:
       return
@@ -97,7 +97,7 @@ def _open(content: BinaryIO, start: float | None, background: str, stack: contex
     video = stack.enter_context(videos.open_video(content))
     return Footage(video.frames(start or 0.0, background), video.rate, num_frames=video.num_frames)
   stack.enter_context(image)
-  if moving.moves(image):
+  if moving.is_animated(image):
     seconds = moving.durations(content, image)
     return Footage(_moving(image, seconds, background), len(seconds) / sum(seconds), num_frames=len(seconds))
   return Footage(iter([Frame(0.0, _image(pictures.flatten(image, background)))]), still=True)

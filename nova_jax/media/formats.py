@@ -1,8 +1,8 @@
-"""What a file is, by its content and never by its name, and which kinds of pictures and videos are opened at all.
+"""Recognises formats of pictures and videos by content, never by name, and opens only those that are listed.
 
-Both lists are short on purpose. What isn't listed can start programs (PostScript), open files and addresses that the
-file names (playlists, session descriptions), or is taken for another kind (formats without a signature).
-Invariant: a file that is no listed kind is refused by name; nothing but the file itself is read.
+The lists are short on purpose. Other formats can start programs (PostScript), open files and addresses that the file
+names (playlists, session descriptions), or be mistaken for another format (formats without a signature).
+Invariant: files of other formats are refused by name, and only the file itself is read.
 """
 
 import contextlib
@@ -25,23 +25,23 @@ from nova_jax.utils.files import NoFile, check_regular
 
 File = str | Path | bytes | BinaryIO
 
-# Of Pillow's formats those with a signature: TGA, PCX, SGI and ICO would claim parts of MPEG streams.
+# Pillow's formats that have a signature: TGA, PCX, SGI and ICO would match parts of MPEG streams.
 PICTURES = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TIFF", "WEBP")
 
-# Of FFmpeg's demuxers those that read one file of video.
+# FFmpeg's demuxers that read a single video file.
 CONTAINERS = (
     "mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "h264", "hevc", "vvc", "av1", "obu", "ivf", "m4v", "h261",
     "h263", "flv", "asf", "ogg", "mxf", "gxf", "nut", "wtv", "rm", "dv", "yuv4mpegpipe", "vc1", "dnxhd",
     "cavsvideo", "dirac", "swf", "nsv",
-    # Sound, to say that there is no video in it.
+    # Sound, which is recognised only to report that it has no video.
     "mp3", "wav", "flac", "aac", "aiff", "caf")
 
 _OPTIONS = {
     "format_whitelist": ",".join(CONTAINERS),
-    "protocol_whitelist": "pipe",  # The file itself is read by Python.
+    "protocol_whitelist": "pipe",  # Python reads the file.
 }
 
-# Other kinds that people give, by what they begin with, and what to do about them.
+# Other formats that users may pass, by their first bytes, with advice.
 _OTHERS = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind in (
     (rb"version https://git-lfs", "is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`"),
     (rb".{4}ftyp(heic|heix|hevc|hevx|heim|heis|mif1|msf1)", "is a HEIC picture: convert it to JPEG or PNG"),
@@ -57,30 +57,30 @@ _OTHERS = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind in (
     (rb"(\x89PNG|\xff\xd8\xff|GIF8|RIFF.{4}WEBP|BM.{4}\0\0\0\0)", "is a damaged picture")))
 
 
-# Where a picture says what its values mean: primaries and transfer of ITU-T H.273, which Pillow doesn't look at.
+# Where a picture states the meaning of its values: primaries and transfer of ITU-T H.273, which Pillow ignores.
 COLOURS = "nova_jax colours"
 _COLOURS = {
     "AVIF": re.compile(rb"colrnclx(..)(..)", re.DOTALL), "PNG": re.compile(rb"\0\0\0\x04cICP(.)(.)", re.DOTALL)}
 
 
 class Unreadable(UserError):
-  """Why a file can't be used as a picture or a video: `reason`, after the file's name."""
+  """A file can't be used as a picture or a video, for the given `reason`."""
 
   def __init__(self, reason: str, name: str = ""):
     super().__init__(f"{name}: {reason}" if name else reason)
     self.reason = reason
 
 
-def name_of(file: File, name: str = "") -> str:
-  """Return what errors call a file: `name`, or its path."""
+def name_for_errors(file: File, name: str = "") -> str:
+  """Return the name of a file in errors: `name`, or its path."""
   return name or (str(file) if isinstance(file, (str, Path)) else "")
 
 
 @contextlib.contextmanager
 def reading(name: str) -> Iterator[None]:
-  """Turn whatever Pillow and FFmpeg raise over a file into an `Unreadable` that names it.
+  """Turn any error of Pillow and FFmpeg into an `Unreadable` that names the file.
 
-  Storage that fails is no fault of the file: such an OSError goes through.
+  An OSError of failing storage is not the file's fault, and is not changed.
   """
   try:
     yield
@@ -92,7 +92,7 @@ def reading(name: str) -> Iterator[None]:
     raise Unreadable(str(error)) from None
   except MemoryError:
     raise Unreadable("takes more memory than there is", name) from None
-  except Exception as error:  # Pillow raises anything over files that are made to break it.
+  except Exception as error:  # For malicious files Pillow raises any type.
     if isinstance(error, OSError) and error.errno:
       error.filename = error.filename or name
       raise
@@ -103,11 +103,11 @@ def reading(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def content_of(file: File) -> Iterator[BinaryIO]:
-  """Open a file, its bytes, or what is open already, at its beginning.
+def open_content(file: File) -> Iterator[BinaryIO]:
+  """Open a file, given as path, bytes or open file, at its beginning.
 
   Raises:
-    NoFile: it is no regular file.
+    NoFile: it is not a regular file.
     Unreadable: it is empty.
   """
   with contextlib.ExitStack() as stack:
@@ -123,16 +123,16 @@ def content_of(file: File) -> Iterator[BinaryIO]:
 
 
 def open_picture(content: BinaryIO) -> Image.Image | None:
-  """Open a picture, of which only the header is decoded; None if it isn't one of a listed format.
+  """Open a picture, decoding only its header; None if its format is not listed.
 
   Raises:
-    Unreadable: it has more pixels than `limits.PICTURE_PIXELS`, or a PNG's checksums show that it is damaged.
+    Unreadable: it has more than `limits.PICTURE_PIXELS` pixels, or is a PNG with wrong checksums.
   """
   content.seek(0)
   _check_webp(content.read(30))
   content.seek(0)
   with warnings.catch_warnings():
-    # Of what Pillow sees past, such as damaged notes on the camera, and of sizes, which are checked here.
+    # Pillow warns of harmless damage, such as to camera metadata, and of sizes, which are checked here.
     warnings.simplefilter("ignore")
     try:
       image = Image.open(content, formats=PICTURES)
@@ -156,10 +156,10 @@ def open_picture(content: BinaryIO) -> Image.Image | None:
 
 
 def require_picture(content: BinaryIO) -> Image.Image:
-  """Open a picture, as `open_picture` does.
+  """Open a picture as `open_picture` does.
 
   Raises:
-    Unreadable: it is none; the error says what it is, if that shows.
+    Unreadable: the file is not a picture; the error says what it is, if that is recognised.
   """
   image = open_picture(content)
   if image is None:
@@ -175,7 +175,7 @@ def _check_pixels(width: int, height: int) -> None:
 
 
 def _check_png(content: BinaryIO) -> None:
-  """Check the checksums of pixels, over which Pillow passes: after a bit that flipped the rest would be black."""
+  """Check the checksums of pixels, which Pillow ignores: the pixels after a flipped bit would be black."""
   content.seek(8)
   while len(head := content.read(8)) == 8:
     left, kind = int.from_bytes(head[:4]), head[4:]
@@ -186,13 +186,13 @@ def _check_png(content: BinaryIO) -> None:
     while left and (part := content.read(min(left, 1 << 20))):
       found, left = zlib.crc32(part, found), left - len(part)
     if left:
-      return  # It is cut off, as whoever decodes it will say.
+      return  # The file is cut off, which decoding will report.
     if content.read(4) != found.to_bytes(4):
       raise Unreadable("is damaged: the checksum of its pixels is wrong")
 
 
 def _check_webp(head: bytes) -> None:
-  """Check the size that a WebP says it has: Pillow takes the memory of two frames as soon as it opens one."""
+  """Check the size in the header of a WebP, since Pillow allocates two frames when it opens the file."""
   kind, number = head[8:16], functools.partial(int.from_bytes, byteorder="little")
   if kind == b"WEBPVP8X":
     _check_pixels(number(head[24:27]) + 1, number(head[27:30]) + 1)
@@ -207,8 +207,8 @@ def open_container(content: BinaryIO) -> av.container.InputContainer:
   """Open a video.
 
   Raises:
-    Unreadable: it isn't one of a listed format.
-    av.error.FFmpegError: it is one that is damaged.
+    Unreadable: its format is not listed.
+    av.error.FFmpegError: its format is listed, but it is damaged.
   """
   head = _head(content)
   if other := _other(head):
@@ -231,18 +231,18 @@ def _head(content: BinaryIO) -> bytes:
 
 
 def _other(head: bytes) -> str | None:
-  """Return what a file that is not opened is, and what to do about it; None if that isn't known."""
+  """Return the kind of a file that is not opened, with advice; None if unknown."""
   return next((kind for pattern, kind in _OTHERS if pattern.match(head)), None)
 
 
 class _Nameless:
-  """A file without its name, from which FFmpeg would tell the format."""
+  """A file without a name, since FFmpeg would derive the format from it."""
 
   def __init__(self, content: BinaryIO):
     self.read, self.seek, self.tell = content.read, content.seek, content.tell
 
 
-# Pillow's own limits are for all of a process: of pixels, where it raises at twice the number, and of texts in a PNG,
-# whose programs write down all that they did.
+# Pillow's limits hold for the whole process. It raises at twice the limit of pixels. Texts in a PNG may be long, since
+# some programs record the history of the picture there.
 Image.MAX_IMAGE_PIXELS = limits.PICTURE_PIXELS
 PngImagePlugin.MAX_TEXT_CHUNK = limits.PICTURE_TEXT_BYTES

@@ -1,4 +1,4 @@
-"""A frame as it is stored, and how it is meant to be seen."""
+"""A frame as it is stored, with the geometry in which it is displayed."""
 
 import dataclasses
 import math
@@ -12,14 +12,14 @@ from nova_jax.media import hdr
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-  """A frame.
+  """A frame of a video or a picture.
 
   Attributes:
-    time: at which it is shown, in seconds from the file's beginning.
-    image: its pixels, without transparency.
-    stretch: width of a pixel by its height.
-    turns: quarter turns to the left that make it upright.
-    mirrored: whether left and right are to be swapped, before the turns.
+    time: time at which it is shown, in seconds from the beginning of the file.
+    image: pixels, without transparency.
+    stretch: width of a pixel divided by its height.
+    turns: number of quarter turns to the left that make it upright.
+    mirrored: whether left and right are swapped before the turns.
   """
 
   time: float
@@ -30,22 +30,22 @@ class Frame:
 
   @property
   def shape(self) -> tuple[float, float]:
-    """Height and width as it is meant to be seen."""
+    """Height and width as displayed."""
     height, width = self.image.height, self.image.width * self.stretch
     return (width, height) if self.turns % 2 else (height, width)
 
   def stored(self, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-    """Return its pixels as they lie in the file, resized."""
+    """Return the pixels as stored in the file, resized."""
     if hdr.is_hdr(self.image):
       return hdr.tone_mapped(self.image, height, width)
     return self.image.reformat(width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
 
   def turn(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Return pixels as they lie in the file upright."""
+    """Turn pixels, given as stored in the file, upright."""
     return np.rot90(pixels[:, ::-1] if self.mirrored else pixels, self.turns)
 
   def upright(self) -> UInt8[np.ndarray, "height width 3"]:
-    """Return its pixels as they are meant to be seen, square and upright."""
+    """Return the pixels as displayed, square and upright."""
     height, width = self.image.height, self.image.width
     if self.stretch > 1:  # No pixel is lost.
       width = max(1, round(width * self.stretch))
@@ -55,7 +55,7 @@ class Frame:
 
 
 def orientation(image: av.VideoFrame) -> tuple[int, bool]:
-  """Return the quarter turns to the left, after a mirroring or none, that a video's display matrix asks for."""
+  """Return the quarter turns to the left and the mirroring before them that a video's display matrix specifies."""
   data = image.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
   if data is None:
     return 0, False

@@ -1,8 +1,8 @@
-"""Frames of high dynamic range as the eight bits that screens show: PQ and HLG (ITU-R BT.2100), primaries of BT.2020.
+"""Tone mapping from high dynamic range to eight bits: PQ and HLG (ITU-R BT.2100) with primaries of BT.2020.
 
-Code values become light relative to paper white, 203 cd/m² (BT.2408); light up to `_KNEE` is kept, and what is brighter
-is compressed into the rest, by the largest of the three primaries, so that hues stay. HLG is shown as by a screen of
-1000 cd/m², whose system gamma is 1.2.
+Code values are converted to light relative to paper white, 203 cd/m² (BT.2408). Light up to `_KNEE` is kept, and
+brighter light is compressed into the rest by the largest of the three primaries, which preserves hues. HLG is rendered
+for a screen of 1000 cd/m², whose system gamma is 1.2.
 """
 
 import functools
@@ -15,10 +15,10 @@ from nova_jax.media.formats import Unreadable
 
 _PQ, _HLG = 16, 18  # Transfer characteristics, ITU-T H.273.
 _BT2020 = 9  # Primaries.
-_NOT_YUV = (14, 15)  # Matrix coefficients of ICtCp, which needs more than a matrix.
+_NOT_YUV = (14, 15)  # Matrix coefficients of ICtCp, which a matrix alone can't convert.
 _WHITE = 203.0
 _KNEE, _PEAK = 0.75, 1000.0 / _WHITE
-_ROWS = 64  # At once, for the sake of memory.
+_ROWS = 64  # Rows at once, which bounds memory.
 _SCREEN_GAMMA = 2.2
 _TO_BT709 = np.array(
     [[1.660491, -0.587641, -0.072850], [-0.124550, 1.132900, -0.008349], [-0.018151, -0.100579, 1.118730]], np.float32)
@@ -26,10 +26,10 @@ _LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)
 
 
 def is_hdr(image: av.VideoFrame) -> bool:
-  """Whether a frame's values mean more than a common screen shows.
+  """Return whether a frame has high dynamic range.
 
   Raises:
-    Unreadable: they are stored in a way that isn't known here.
+    Unreadable: its colours are stored in an unsupported way.
   """
   if image.colorspace in _NOT_YUV:
     raise Unreadable("its colours are ICtCp (Dolby Vision), which can't be shown: convert it to BT.709 or HDR10")
@@ -37,7 +37,7 @@ def is_hdr(image: av.VideoFrame) -> bool:
 
 
 def tone_mapped(image: av.VideoFrame, height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-  """Return a frame of high dynamic range resized, in eight bits."""
+  """Return a frame of high dynamic range in eight bits, resized."""
   codes = image.reformat(width, height, "rgb48le", interpolation="BICUBIC").to_ndarray()
   return shown(codes, image.color_trc, image.color_primaries)
 
@@ -45,11 +45,11 @@ def tone_mapped(image: av.VideoFrame, height: int, width: int) -> UInt8[np.ndarr
 def shown(
     codes: UInt16[np.ndarray, "h w 3"] | UInt8[np.ndarray, "h w 3"], transfer: int, primaries: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-  """Return what a common screen shows of code values of 8 or 16 bits.
+  """Convert code values of 8 or 16 bits to eight bits of standard range.
 
   Args:
-    codes: red, green and blue, of the full range.
-    transfer, primaries: numbers of ITU-T H.273; of another transfer the values are left as they are.
+    codes: red, green and blue in full range.
+    transfer, primaries: numbers of ITU-T H.273; values with a transfer other than PQ and HLG are not changed.
   """
   if transfer not in (_PQ, _HLG):
     return codes
@@ -73,7 +73,7 @@ def _shown(codes: UInt16[np.ndarray, "h w 3"], transfer: int, primaries: int) ->
 
 
 def _compressed(light: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-  """Keep what is below the knee, and bring what is above below 1; the peak becomes 1."""
+  """Keep light below the knee, and compress brighter light so that the peak becomes 1."""
   above = (light - _KNEE).clip(0) / (1 - _KNEE)
   limit = (_PEAK - _KNEE) / (1 - _KNEE)
   return np.where(light <= _KNEE, light, _KNEE + (1 - _KNEE) * above * (1 + above / limit**2) / (1 + above))
@@ -81,7 +81,7 @@ def _compressed(light: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 
 @functools.cache
 def _light(transfer: int) -> Float[np.ndarray, "65536"]:
-  """Return the light of each 16-bit code: relative to white for PQ, of the scene from 0 to 1 for HLG."""
+  """Return the light for each 16-bit code: relative to white for PQ, scene light from 0 to 1 for HLG."""
   codes = np.arange(65536) / 65535
   if transfer == _PQ:
     root = codes ** (1 / 78.84375)

@@ -1,4 +1,4 @@
-"""Interlaced video: each picture has lines of two moments, of which one is kept and its missing lines are made anew."""
+"""Deinterlacing: each picture has lines of two moments; one is kept, and its missing lines are interpolated."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -7,7 +7,7 @@ import av
 
 
 def progressive(timed: Iterable[tuple[float, av.VideoFrame]]) -> Iterator[tuple[float, av.VideoFrame]]:
-  """Yield pictures with their times, deinterlaced from the first that says it needs it (FFmpeg's bwdif)."""
+  """Yield pictures with their times, deinterlaced by FFmpeg's bwdif from the first that is marked as interlaced."""
   graph, shape, times = None, None, deque()
   for time, image in timed:
     if graph is not None and shape != (image.format.name, image.width, image.height):

@@ -1,7 +1,7 @@
-"""Moving pictures: frames of GIF, APNG, WebP and AVIF files, which Pillow puts together, and how long each is shown.
+"""Animated pictures: frames of GIF, APNG, WebP and AVIF files, which Pillow composes, and their durations.
 
-Durations are read from the structure of the file, where nothing needs to be decoded for them. GIF: graphic control
-extensions. PNG: fcTL chunks. WebP: ANMF chunks. AVIF has none that are as simple; Pillow tells them.
+Durations are read from the structure of the file, without decoding. GIF: graphic control extensions. PNG: fcTL chunks.
+WebP: ANMF chunks. AVIF has no such simple structure, so Pillow provides its durations.
 Invariant: one frame is in memory at a time.
 """
 
@@ -14,15 +14,15 @@ from nova_jax.media.formats import Unreadable
 from nova_jax.utils import limits
 
 _KINDS = ("GIF", "PNG", "WEBP", "AVIF")
-_SHORTEST = 0.011  # Seconds; what is shorter is shown for `_USUAL`, by browsers too.
+_SHORTEST = 0.011  # Seconds. Shorter frames are shown for `_USUAL`, as in browsers.
 _USUAL = 0.1
 
 
-def moves(image: Image.Image) -> bool:
-  """Whether an open picture has several frames that follow one another in time.
+def is_animated(image: Image.Image) -> bool:
+  """Return whether an open picture has several frames that follow one another in time.
 
   Raises:
-    Unreadable: they have more pixels than `limits.FRAME_PIXELS`.
+    Unreadable: its frames have more than `limits.FRAME_PIXELS` pixels.
   """
   if image.format not in _KINDS or not getattr(image, "is_animated", False):
     return False
@@ -31,7 +31,7 @@ def moves(image: Image.Image) -> bool:
 
 
 def durations(content: BinaryIO, image: Image.Image) -> list[float]:
-  """Return for how many seconds each frame is shown."""
+  """Return the duration of each frame in seconds."""
   content.seek(0)
   read = {"GIF": _gif, "PNG": _png, "WEBP": _webp}.get(image.format)
   found = list(read(content)) if read else _avif(image)
@@ -42,10 +42,10 @@ def durations(content: BinaryIO, image: Image.Image) -> list[float]:
 
 
 def frames(image: Image.Image) -> Iterator[Image.Image]:
-  """Yield the frames as they are seen, to be used before the next is asked for."""
+  """Yield the frames as displayed; each is valid only until the next."""
   for number in range(_first(image), image.n_frames):
     image.seek(number)
-    _check_size(image)  # A frame of a GIF may be larger than those before it.
+    _check_size(image)  # A frame of a GIF may be larger than earlier ones.
     image.load()
     yield image
 
@@ -56,7 +56,7 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _first(image: Image.Image) -> int:
-  """Return the number of the first frame: a PNG may begin with another picture, for viewers that only show stills."""
+  """Return the number of the first frame; a PNG may begin with a picture for viewers that show only stills."""
   return int(getattr(image, "default_image", False))
 
 
@@ -83,7 +83,7 @@ def _gif(content: BinaryIO) -> Iterator[float]:
 
 
 def _gif_blocks(content: BinaryIO) -> bytes:
-  """Pass over blocks of data; return the first."""
+  """Skip blocks of data, and return the first."""
   first = None
   while (size := content.read(1)) not in (b"", b"\0"):
     data = content.read(size[0])

@@ -1,8 +1,7 @@
-"""Parquet tables, a few rows at a time: a row group may be larger than memory has room for it in every process.
+"""Reads Parquet tables a few rows at a time, since a row group in every process may exceed the memory.
 
-Texts are columns of any type that pandas, polars and Hugging Face write them as; media are bytes, or structs of bytes
-and path.
-Invariant: a cell that isn't what its column promises is one cell's problem; the others are read.
+Texts may have any type in which pandas, polars and Hugging Face write them. Media are bytes, or structs of bytes and
+path. Invariant: a cell that does not match its column's type affects no other cell.
 """
 
 import contextlib
@@ -14,16 +13,16 @@ from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_fetched, check_regular
 
-_ROWS = 1024  # Of texts that are read together.
-_BUFFER = 1 << 16  # Bytes read ahead; without, a column of a row group is read whole.
-_SHORT = 4096  # Bytes a row below which binary cells may be texts.
+_ROWS = 1024  # Rows of text that are read together.
+_BUFFER = 1 << 16  # Bytes read ahead; without it the column of a row group is read as a whole.
+_SHORT = 4096  # Bytes per row below which binary cells may be texts.
 
 
-def columns_of(path: Path) -> tuple[str, ...]:
+def column_names(path: Path) -> tuple[str, ...]:
   """Return the names of a table's columns.
 
   Raises:
-    ValueError: it isn't Parquet, or a name is there twice.
+    UserError: the file is not Parquet, or two columns have the same name.
   """
   with _open(path) as file:
     names = tuple(file.schema_arrow.names)
@@ -34,9 +33,9 @@ def columns_of(path: Path) -> tuple[str, ...]:
 
 
 def holds_text(path: Path, column: str) -> bool:
-  """Return whether the cells of a column are texts; else they are bytes of media, or something else.
+  """Return whether the cells of a column are texts, rather than bytes of media or other values.
 
-  Binary cells are texts if all of them are short and UTF-8 without control characters, as no media is.
+  Binary cells are texts if all of them are short UTF-8 without control characters, which no media is.
 
   Raises:
     ValueError: the table can't be read.
@@ -57,7 +56,7 @@ def holds_text(path: Path, column: str) -> bool:
 
 
 def _is_string(kind: Any) -> bool:
-  """Return whether a type of Arrow is one of texts, each of which may be stored once."""
+  """Return whether an Arrow type is one of texts, possibly dictionary-encoded."""
   import pyarrow as pa
 
   kind = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -81,15 +80,15 @@ def _looks_like_text(content: bytes) -> bool:
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
   """Yield row group, row in the group, and cells by column.
 
-  A text that isn't UTF-8 stays bytes, and of one that is longer than any caption may be only the beginning is read.
+  A text that is not UTF-8 is returned as bytes. A text that is longer than any valid caption is truncated.
 
   Raises:
-    ValueError: the table can't be read, or has more rows than `limits.ROWS`.
+    UserError: the table can't be read, or has more than `limits.ROWS` rows.
   """
   count = 0
   with _open(path) as file:
     texts = [name for name in columns if _is_string(kind := file.schema_arrow.field(name).type) or _is_binary(kind)]
-  # Texts stay as the file has them, each once: a small file may say a long one a million times.
+  # Texts stay dictionary-encoded: a small file may contain a long text a million times.
   with _open(path, read_dictionary=texts) as file:
     for group in range(file.num_row_groups):
       _check_count(path, count + file.metadata.row_group(group).num_rows)
@@ -121,7 +120,7 @@ def _values(column: Any) -> list[Any]:
 
 
 def _value(cell: Any) -> Any:
-  """Return a cell, or the beginning of one that is too long."""
+  """Return a cell, truncated if it is too long."""
   if not hasattr(cell, "as_buffer") or not cell.is_valid:
     return cell.as_py()
   content = bytes(memoryview(cell.as_buffer())[: limits.CAPTION_BYTES + 1])
@@ -134,7 +133,7 @@ def _value(cell: Any) -> Any:
 
 
 def read_cell(path: Path, group: int, row: int, column: str) -> Any:
-  """Return a cell. Those of a row group are best read in their order: what precedes them is skipped.
+  """Return a cell. Reading the cells of a row group in order is fastest, since earlier rows are skipped.
 
   Raises:
     ValueError: the table can't be read.
@@ -146,12 +145,12 @@ def read_cell(path: Path, group: int, row: int, column: str) -> Any:
 
 
 class _Reader:
-  """Reads a column of a row group row after row.
+  """Reads one column of a row group row by row.
 
   Args:
-    path: of the table.
-    group: the row group.
-    column: its name.
+    path: path of the table.
+    group: number of the row group.
+    column: name of the column.
   """
 
   def __init__(self, path: Path, group: int, column: str):
@@ -159,11 +158,11 @@ class _Reader:
     self._rows = self._read()
 
   def is_before(self, path: Path, group: int, row: int, column: str) -> bool:
-    """Return whether a cell is still to be read."""
+    """Return whether this reader can still reach a cell."""
     return self._place == (path, group, column) and self._row <= row
 
   def read(self, row: int) -> Any:
-    """Return the cell of a row, and skip those before it."""
+    """Return the cell of a row, and skip earlier rows."""
     for cell in self._rows:
       self._row += 1
       if self._row > row:
@@ -177,16 +176,16 @@ class _Reader:
         yield from batch.column(0)
 
 
-_reader: _Reader | None = None  # The last one: rows are read in their order, mostly.
+_reader: _Reader | None = None  # The last reader; rows are mostly read in order.
 
 
 @contextlib.contextmanager
 def _open(path: Path, **options: Any) -> Iterator[Any]:
-  """Open a table; what the library raises over it, here or while it is read, names the file."""
-  import pyarrow as pa  # Slow to import, and only these tables need it.
+  """Open a table, and turn errors of the library into ones that name the file, also while it is read."""
+  import pyarrow as pa  # Slow to import, and needed only for these tables.
   import pyarrow.parquet as pq
 
-  check_regular(path)  # The library would wait for what a pipe may hold.
+  check_regular(path)  # The library would block on a pipe.
   try:
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER, **options) as file:
       yield file

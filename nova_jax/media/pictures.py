@@ -1,6 +1,6 @@
-"""Pictures as arrays: upright, in eight bits a channel, on white where they are transparent.
+"""Reads pictures as arrays: upright, with eight bits per channel, and on a white background where transparent.
 
-Invariant: memory is that of the picture as it is stored, and a picture larger than any frame is shrunk at once.
+Invariant: a picture takes the memory of its stored form, and one that is larger than any frame is shrunk at once.
 """
 
 import warnings
@@ -10,54 +10,54 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
 from nova_jax.media import hdr
-from nova_jax.media.formats import COLOURS, File, Unreadable, content_of, name_of, reading, require_picture
+from nova_jax.media.formats import COLOURS, File, Unreadable, name_for_errors, open_content, reading, require_picture
 from nova_jax.utils import limits
 
-# EXIF's orientations: what makes each upright.
+# Transpositions that make each EXIF orientation upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90}
 
-# Tags of a TIFF, and values of them, to which Pillow pays no heed where there are more than eight bits.
+# TIFF tags and values that Pillow ignores for pictures with more than eight bits.
 _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
 _WHITE_IS_ZERO, _SIGNED = 0, 2
 
 
 def read_picture(file: File, name: str = "", background: str = "white") -> UInt8[np.ndarray, "height width 3"]:
-  """Read a picture, or the first of a file that has several.
+  """Read a picture, or the first one of a file with several.
 
   Args:
-    file: its path, its bytes, or what is open.
-    name: what errors call it; "" for its path.
-    background: the colour that shows where it is transparent.
+    file: path, bytes, or open file.
+    name: name of the file in errors; "" for its path.
+    background: colour behind transparent pixels.
 
   Raises:
-    ValueError: it isn't a picture that can be read; the error names it.
+    UserError: the file is not a readable picture; the error names it.
   """
-  with reading(name_of(file, name)), content_of(file) as content:
+  with reading(name_for_errors(file, name)), open_content(file) as content:
     with require_picture(content) as image:
       return np.asarray(flatten(image, background))
 
 
 def flatten(image: Image.Image, background: str = "white") -> Image.Image:
-  """Return an open picture upright, as RGB on one colour.
+  """Return an open picture upright, as RGB on a background of one colour.
 
   Raises:
-    Unreadable: it isn't known which of its values are black and white.
+    Unreadable: the values of black and white are unknown.
   """
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     turn = _UPRIGHT.get(_orientation(image))
     primaries, transfer = image.info.get(COLOURS, (0, 0))
-    image = put_on(background, _eight_bits(_small(image)))
+    image = composite_on(background, _eight_bits(_small(image)))
     if transfer:
       image = Image.fromarray(hdr.shown(np.asarray(image), transfer, primaries))
     return image if turn is None else image.transpose(turn)
 
 
-def put_on(background: str, image: Image.Image) -> Image.Image:
-  """Return a picture as RGB, on one colour where it is transparent."""
+def composite_on(background: str, image: Image.Image) -> Image.Image:
+  """Return a picture as RGB, composited on one colour where it is transparent."""
   if image.has_transparency_data:
     image = image.convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, background), image)
@@ -66,22 +66,22 @@ def put_on(background: str, image: Image.Image) -> Image.Image:
 
 def _orientation(image: Image.Image) -> int:
   if image.format == "TIFF":
-    return 1  # Pillow turns these when it reads them.
+    return 1  # Pillow turns these while reading.
   try:
     return image.getexif().get(ExifTags.Base.Orientation, 1)
-  except Exception:  # Notes on the camera that are damaged are passed over, as viewers do; Pillow raises anything.
+  except Exception:  # Damaged EXIF data are ignored, as viewers do; Pillow raises any type.
     return 1
 
 
 def _small(image: Image.Image) -> Image.Image:
-  """Shrink a picture that is larger than a frame can be, by a whole factor."""
+  """Shrink a picture that is larger than any frame by an integer factor."""
   factor = 1
   while image.width * image.height > factor**2 * limits.FRAME_PIXELS:
     factor *= 2
   if factor == 1:
     return image
   if image.format in ("JPEG", "MPO"):
-    image.draft(None, (image.width // factor, image.height // factor))  # Decodes no more than is needed.
+    image.draft(None, (image.width // factor, image.height // factor))  # Decodes at reduced size.
     return _small(image) if image.width * image.height > limits.FRAME_PIXELS else image
   if image.mode in ("1", "P"):
     image = image.convert("RGBA" if image.has_transparency_data else "RGB")

@@ -1,9 +1,9 @@
-"""What a person gives to start from, as arrays of the model's size: pictures, clips, boxes and masks.
+"""Reads the pictures, clips, boxes and masks that a generation starts from, as arrays of the model's size.
 
-Pictures and clips may be files, PIL images or arrays of any size. They are scaled to cover the frame, and what sticks
-out is cut off on both sides. Masks are true where something is to be made anew.
-Invariants: an array of the right size passes unchanged, to the bit; of a file no more than a frame is in memory beside
-what is returned.
+Pictures and clips may be files, PIL images or arrays of any size. They are scaled to cover the frame, and cropped
+equally on both sides. Masks are true where something is generated.
+Invariants: an array of the right size is returned unchanged, bit for bit. At most one frame of a file is in memory
+besides the returned frames.
 """
 
 import contextlib
@@ -18,23 +18,23 @@ from PIL import Image, ImageOps
 
 from nova_jax.media import footage, moving, pictures
 from nova_jax.media.clock import is_rate
-from nova_jax.media.formats import content_of, open_picture, reading, require_picture
+from nova_jax.media.formats import open_content, open_picture, reading, require_picture
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_regular
 
-Box = tuple[int, int, int, int]  # Top, left, bottom, right, in pixels of the model's frame.
-FILL = 127  # Where nothing is known, the middle of the range.
+Box = tuple[int, int, int, int]  # Top, left, bottom and right edge in pixels of the model's frame.
+FILL = 127  # Value of unknown pixels, the middle of the range.
 
 
 class Clip(NamedTuple):
-  """Frames of a clip that is given.
+  """Frames of a given clip.
 
   Attributes:
-    frames: those that were asked for.
-    fps: of the file; None if it isn't known.
-    before: how many frames come before them.
-    more: whether there are frames after them.
+    frames: requested frames.
+    fps: frames per second of the file; None if unknown.
+    before: number of frames before the requested ones.
+    more: whether there are frames after the requested ones.
   """
 
   frames: UInt8[np.ndarray, "T h w c"]
@@ -44,24 +44,24 @@ class Clip(NamedTuple):
 
 
 def read_picture(source: Any, size: tuple[int, int], channels: int, name: str = "image") -> UInt8[np.ndarray, "h w c"]:
-  """Return a picture of the model's size; of a moving one the first frame.
+  """Return a picture in the model's size; the first frame of an animated one.
 
   Args:
-    source: a path, a PIL image or uint8 [h, w], [h, w, 1] or [h, w, 3].
+    source: path, PIL image, or uint8 array [h, w], [h, w, 1] or [h, w, 3].
     size: height and width of a frame.
-    channels: 1 for grey or 3.
-    name: of the argument, for errors.
+    channels: number of channels, 1 for grey or 3.
+    name: name of the argument in errors.
 
   Raises:
-    ValueError: it is none of these.
+    UserError: the source is none of these, or can't be read.
   """
-  return fit(_open(source, name), size, channels)
+  return scale_to_cover(_open(source, name), size, channels)
 
 
 def read_clip(
     source: Any, size: tuple[int, int], channels: int, last: int | None = None, name: str = "video"
 ) -> UInt8[np.ndarray, "T h w c"]:
-  """Return the `last` frames of a clip (None for all), or all it has; arguments are those of `open_clip`."""
+  """Return the `last` frames of a clip, or all if it has fewer or `last` is None; see `open_clip`."""
   return open_clip(source, size, channels, last=last, name=name).frames
 
 
@@ -72,13 +72,15 @@ def open_clip(
   """Read the first frames of a clip, or the last ones.
 
   Args:
-    source: a path of a video or of a picture, or uint8 [T, h, w, 1 or 3].
-    size, channels, name: as of `read_picture`.
-    first: how many frames from the beginning, at most; None for all.
-    last: how many up to the end, at most; None for all.
+    source: path of a video or a picture, or uint8 array [T, h, w, 1 or 3].
+    size: height and width of a frame.
+    channels: number of channels, 1 for grey or 3.
+    first: largest number of frames from the beginning; None for all.
+    last: largest number of frames up to the end; None for all.
+    name: name of the argument in errors.
 
   Raises:
-    ValueError: it is none of these.
+    UserError: the source is none of these, or can't be read.
   """
   if isinstance(source, (str, Path)):
     with _about(name):
@@ -91,19 +93,19 @@ def open_clip(
     raise UserError(f"{name}: expected a file or uint8 [time, height, width, channel], got shape {source.shape}")
   before = 0 if last is None else max(0, len(source) - last)
   taken = source[before:][:first]
-  frames = np.stack([fit(_open(frame, name), size, channels) for frame in taken])
+  frames = np.stack([scale_to_cover(_open(frame, name), size, channels) for frame in taken])
   return Clip(frames, before=before, more=before + len(taken) < len(source))
 
 
 def check_file(path: str | Path, name: str) -> None:
-  """Refuse a file that `read_picture`, `read_clip` or `read_mask` would, as far as its beginning tells.
+  """Check by its beginning whether `read_picture`, `read_clip` or `read_mask` can read a file.
 
   Args:
-    path: of the file.
-    name: of the argument, "image", "video" or "mask".
+    path: path of the file.
+    name: name of the argument, "image", "video" or "mask".
 
   Raises:
-    ValueError: it isn't there, or no picture or video that can be read.
+    UserError: the file does not exist, or is not a readable picture or video.
   """
   with _about(name):
     check_regular(path)
@@ -111,22 +113,22 @@ def check_file(path: str | Path, name: str) -> None:
       with footage.open_footage(path) as found:
         next(found.frames, None)
       return
-    with reading(str(path)), content_of(path) as content:
+    with reading(str(path)), open_content(path) as content:
       require_picture(content).close()
 
 
 def count_frames(path: str | Path) -> int:
-  """Return how many frames a video or a moving picture has."""
+  """Return the number of frames of a video or an animated picture."""
   with _about("video"):
     return footage.count_frames(path)
 
 
-def fit(image: Image.Image, size: tuple[int, int], channels: int) -> UInt8[np.ndarray, "h w c"]:
-  """Scale a picture to cover a frame, and cut off what sticks out."""
+def scale_to_cover(image: Image.Image, size: tuple[int, int], channels: int) -> UInt8[np.ndarray, "h w c"]:
+  """Scale a picture to cover a frame, and crop it to the frame."""
   image = image.convert("L" if channels == 1 else "RGB")
   height, width = size
   if image.size != (width, height):
-    # Whole factors undo the enlarging of small clips exactly.
+    # Integer factors exactly undo the enlargement of small clips.
     whole = image.width % width == 0 == image.height % height and image.width // width == image.height // height
     image = ImageOps.fit(image, (width, height), Image.Resampling.BOX if whole else Image.Resampling.LANCZOS)
   return np.asarray(image).reshape(height, width, channels)
@@ -135,14 +137,17 @@ def fit(image: Image.Image, size: tuple[int, int], channels: int) -> UInt8[np.nd
 def read_mask(
     source: Any, size: tuple[int, int], num_frames: int, name: str = "mask"
 ) -> Bool[np.ndarray, "T h w"]:
-  """Return where each frame is made anew.
+  """Return a mask that is true where frames are generated.
 
   Args:
-    source: a box, four numbers; a picture that is white there, or a video or moving picture, for each frame; or bool
-      [h, w] or [T, h, w].
+    source: box of four numbers; path of a picture that is white there, or of a video with a mask per frame; or bool
+      array [h, w] or [T, h, w].
     size: height and width of a frame.
-    num_frames: T.
-    name: of the argument, for errors.
+    num_frames: number of frames T.
+    name: name of the argument in errors.
+
+  Raises:
+    UserError: the source is none of these, can't be read, or leaves nothing to generate.
   """
   if isinstance(source, Sequence) and not isinstance(source, str):
     top, left, bottom, right = check_box(source, size, name)
@@ -152,7 +157,7 @@ def read_mask(
     mask = source
   elif isinstance(source, (str, Path)):
     with _about(name):
-      mask = _mask_of_file(Path(source), size)
+      mask = _read_mask_file(Path(source), size)
   else:
     mask = read_picture(source, size, 1, name)[..., 0] >= 128
   if mask.shape[-2:] != size or mask.ndim not in (2, 3) or (mask.ndim == 3 and len(mask) not in (1, num_frames)):
@@ -163,7 +168,7 @@ def read_mask(
 
 
 def check_box(box: Sequence[int], size: tuple[int, int], name: str) -> Box:
-  """Return a box that lies in a frame, or raise a ValueError."""
+  """Return the box; raises UserError if it is not within the frame."""
   box = tuple(np.atleast_1d(np.asarray(box, object)))
   if len(box) == 4 and all(isinstance(side, (int, np.integer)) for side in box):
     top, left, bottom, right = box
@@ -173,8 +178,8 @@ def check_box(box: Sequence[int], size: tuple[int, int], name: str) -> Box:
       f"{name}: expected TOP, LEFT, BOTTOM, RIGHT within a frame of {size[0]} x {size[1]} pixels, got {box}")
 
 
-def put(frames: UInt8[np.ndarray, "T h w c"], box: Box, size: tuple[int, int]) -> UInt8[np.ndarray, "T H W c"]:
-  """Return frames of `size` that show `frames` within the box and nothing around it."""
+def paste(frames: UInt8[np.ndarray, "T h w c"], box: Box, size: tuple[int, int]) -> UInt8[np.ndarray, "T H W c"]:
+  """Return frames of `size` with `frames` in the box and `FILL` around it."""
   top, left, bottom, right = box
   canvas = np.full((len(frames), *size, frames.shape[-1]), FILL, np.uint8)
   canvas[:, top:bottom, left:right] = frames
@@ -202,9 +207,10 @@ def _read(
   """Read a clip from a file.
 
   Args:
-    path, size, channels, first, last: as of `open_clip`.
-    trust: whether frames that come before the last ones by the file's own count need not be fitted.
-    background: the colour that shows where it is transparent.
+    path: path of the file.
+    size, channels, first, last: arguments of `open_clip`.
+    trust: whether the file's frame count decides which frames need not be scaled, since they precede the last ones.
+    background: colour behind transparent pixels.
   """
   kept, count, more = deque(maxlen=last), 0, False
   with footage.open_footage(path, background=background) as shown:
@@ -214,13 +220,13 @@ def _read(
         more = True
         break
       if count >= start:
-        kept.append(fit(Image.fromarray(frame.upright()), size, channels))
+        kept.append(scale_to_cover(Image.fromarray(frame.upright()), size, channels))
       count += 1
       if last is None and count * size[0] * size[1] > limits.REQUEST_PIXELS:
         raise UserError(
             f"{path}: more than {count - 1} frames of {size[0]} x {size[1]} are more pixels than REQUEST_PIXELS, "
             f"{limits.REQUEST_PIXELS:,}; say how many frames to take (num_frames)")
-    fps = round(shown.rate, 6) if is_rate(shown.rate) else None  # Sums of durations are not exact.
+    fps = round(shown.rate, 6) if is_rate(shown.rate) else None  # Sums of durations have rounding errors.
   if not count:
     raise UserError(f"{path}: there are no frames in it")
   if last is not None and len(kept) < min(last, count):
@@ -228,26 +234,26 @@ def _read(
   return Clip(np.stack(kept), fps, count - len(kept), more)
 
 
-def _mask_of_file(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "..."]:
-  """Return where a picture, or each frame of a moving one, is white.
+def _read_mask_file(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "..."]:
+  """Return where a picture, or each frame of an animated one, is white.
 
   Raises:
-    ValueError: it is transparent, and what shows says neither that this is made anew nor that it is not.
+    UserError: it is transparent in parts, and has both black and white in others, so that its meaning is unclear.
   """
-  with reading(str(path)), content_of(path) as content:
+  with reading(str(path)), open_content(path) as content:
     image = open_picture(content)
-    is_still = image is not None and not moving.moves(image)
+    is_still = image is not None and not moving.is_animated(image)
 
   def seen(background: str) -> Bool[np.ndarray, "..."]:
     if is_still:
-      return fit(Image.fromarray(pictures.read_picture(path, background=background)), size, 1)[..., 0] >= 128
+      return scale_to_cover(Image.fromarray(pictures.read_picture(path, background=background)), size, 1)[..., 0] >= 128
     return _read(path, size, 1, None, None, background=background).frames[..., 0] >= 128
 
   on_white, on_black = seen("white"), seen("black")
   shown = on_black[on_white == on_black]
-  if shown.size == on_black.size or shown.all():  # White on nothing.
+  if shown.size == on_black.size or shown.all():  # White on a transparent background.
     return on_black
-  if not shown.any():  # Black with holes.
+  if not shown.any():  # Black with transparent holes.
     return on_white
   raise UserError(
       f"{path}: it is transparent in parts, both black and white in others, so that it isn't clear what is made anew; "
@@ -256,7 +262,7 @@ def _mask_of_file(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "..."]:
 
 @contextlib.contextmanager
 def _about(name: str) -> Iterator[None]:
-  """Name the argument in errors."""
+  """Prefix errors with the name of the argument."""
   try:
     yield
   except ValueError as error:

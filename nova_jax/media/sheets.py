@@ -1,7 +1,7 @@
-"""Contact sheets: clips as one picture, a clip a row under its caption, a frame a column.
+"""Contact sheets: clips as one picture, with a row per clip below its caption and a column per frame.
 
-Invariant: a page has a largest size, whatever is put on it. Frames are made smaller first, down to `SMALLEST`; then
-frames are left out evenly, which the caption says; then clips, which the last line counts.
+Invariant: the size of a page is bounded. Frames are first made smaller, down to `SMALLEST`. Then frames are omitted
+evenly, which the caption says, and finally clips, which the last line counts.
 """
 
 import functools
@@ -13,19 +13,19 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from nova_jax.media.formats import content_of, reading, require_picture
+from nova_jax.media.formats import open_content, reading, require_picture
 from nova_jax.media.pictures import read_picture
 from nova_jax.media.write import Clip, enlarge, save_png
 
 MARGIN = 4
 TEXT_HEIGHT = 14
-SMALLEST = 128  # The short side of a frame that is made smaller, in pixels.
-PAGE_WIDTH = 32_000  # Pixels; viewers and browsers show no wider pictures.
-PAGE_PIXELS = 64_000_000  # Pillow warns of pictures of more than 89 million.
-LEAST_WIDTH = 4000  # Pixels of a page's width that frames have even if clips must be left out for them.
-CAPTION_WIDTH = 1600  # Pixels that a caption may widen a page to.
-_CAPTION_LETTERS = 2000  # Of a caption that are looked at: more don't fit on any page.
-# Where Pillow's own font has no letter for a caption. Matplotlib brings the first; the others are of operating systems.
+SMALLEST = 128  # Smallest short side in pixels that frames are reduced to.
+PAGE_WIDTH = 32_000  # Pixels; viewers and browsers don't show wider pictures.
+PAGE_PIXELS = 64_000_000  # Pillow warns from 89 million on.
+LEAST_WIDTH = 4000  # Width in pixels that frames keep, even if clips must be omitted.
+CAPTION_WIDTH = 1600  # Largest width in pixels to which captions widen a page.
+_CAPTION_LETTERS = 2000  # Characters of a caption that are used, since no page has room for more.
+# Fonts for letters that Pillow's font lacks. Matplotlib has the first one; the others come with operating systems.
 _FONTS = (
     "DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "PingFang.ttc", "msyh.ttc", "Arial Unicode.ttf")
 
@@ -33,8 +33,8 @@ _FONTS = (
 class _Row(NamedTuple):
   """A clip on a page."""
 
-  frames: list[int]  # Those that are shown.
-  height: int  # Of a frame.
+  frames: list[int]  # Numbers of the frames that are shown.
+  height: int  # Height of a frame.
   width: int
 
 
@@ -44,11 +44,11 @@ def write_sheet(
   """Write clips as a PNG.
 
   Args:
-    path: of the file.
-    clips: of any sizes.
-    captions: one for each; what is too long for a line is cut.
-    short_side: pixels that small frames are enlarged to, at least.
-    note: of how it was made.
+    path: path of the file.
+    clips: clips of any sizes.
+    captions: one caption per clip; long ones are truncated to a line.
+    short_side: smallest short side in pixels, to which frames are enlarged.
+    note: text to store on how the picture was made.
   """
   rows = _plan([_shape(clip, short_side) for clip in clips])
   lines = [_line(caption, row, len(clip)) for caption, row, clip in zip(captions, rows, clips, strict=True)]
@@ -57,7 +57,7 @@ def write_sheet(
   width = max(width, *(round(_font(line).getlength(line)) + 2 * MARGIN for line in lines))
   bottoms = np.cumsum([row.height + TEXT_HEIGHT + MARGIN for row in rows]) + MARGIN
   count = len(rows)
-  if bottoms[-1] * width > PAGE_PIXELS:  # The last line needs room, too.
+  if bottoms[-1] * width > PAGE_PIXELS:  # Keeps room for the last line.
     count = max(1, int(np.searchsorted(bottoms, PAGE_PIXELS // width - TEXT_HEIGHT, side="right")))
   left_out = len(rows) - count
   sheet = Image.new("RGB", (width, int(bottoms[count - 1]) + TEXT_HEIGHT * bool(left_out)), "white")
@@ -77,8 +77,8 @@ def write_sheet(
 
 
 def write_stack(path: str | Path, pictures: Sequence[str | Path]) -> None:
-  """Write sheets from files as one PNG, one below the other, all smaller if a page has no room for them."""
-  sizes = list(map(_size_of, pictures))
+  """Write the pictures of several files below each other as one PNG, reduced if a page has no room for them."""
+  sizes = list(map(_read_size, pictures))
   width, height = max(width for width, _ in sizes), sum(height for _, height in sizes)
   scale = min(1, PAGE_WIDTH / width, (PAGE_PIXELS / (width * height)) ** 0.5)
   sizes = [(max(1, int(width * scale)), max(1, int(height * scale))) for width, height in sizes]
@@ -90,19 +90,19 @@ def write_stack(path: str | Path, pictures: Sequence[str | Path]) -> None:
   save_png(path, stack, "")
 
 
-def _size_of(path: str | Path) -> tuple[int, int]:
-  """Return width and height of a picture."""
-  with reading(str(path)), content_of(path) as content:
+def _read_size(path: str | Path) -> tuple[int, int]:
+  """Return width and height of the picture in a file."""
+  with reading(str(path)), open_content(path) as content:
     return require_picture(content).size
 
 
 def _shape(clip: Clip, short_side: int) -> tuple[int, int, int]:
-  """Return frames, height and width of an enlarged clip."""
+  """Return the number of frames, height and width of an enlarged clip."""
   return (len(clip), *enlarge(clip[:1], short_side).shape[1:3])
 
 
 def _plan(shapes: Sequence[tuple[int, int, int]]) -> list[_Row]:
-  """Choose the size and the frames that are shown of each clip."""
+  """Choose the size and the frames to show for each clip."""
   scale, largest = 1.0, max(min(height, width) for _, height, width in shapes)
   while True:
     sizes = []
@@ -122,18 +122,18 @@ def _plan(shapes: Sequence[tuple[int, int, int]]) -> list[_Row]:
 
 
 def _line(caption: str, row: _Row, num_frames: int) -> str:
-  """Return a caption in one line, which says so if some frames are not shown."""
+  """Return a caption in one line, which says whether frames are omitted."""
   caption = " ".join(caption[:_CAPTION_LETTERS].encode(errors="replace").decode().split())
   return caption if len(row.frames) == num_frames else f"[{len(row.frames)} of {num_frames} frames] {caption}"
 
 
 def _cut(line: str, width: int) -> str:
-  """Return as much of a line as fits."""
+  """Return a line truncated to a width in pixels."""
   font = _font(line)
   if font.getlength(line) <= width:
     return line
   low, high = 0, len(line)
-  while high - low > 1:  # The longest beginning that fits.
+  while high - low > 1:  # Bisection for the longest prefix that fits.
     middle = (low + high) // 2
     low, high = (middle, high) if font.getlength(line[:middle] + "…") <= width else (low, middle)
   return line[:low] + "…"
@@ -141,7 +141,7 @@ def _cut(line: str, width: int) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-  """Return the first font that has every letter of a text; Pillow's own if none has."""
+  """Return the first font that has every letter of a text; Pillow's font if none does."""
   own = ImageFont.load_default()
   for font in (own, *map(_load, _FONTS)):
     if font is not None and all(map(functools.partial(_has, font), set(text))):
@@ -153,7 +153,7 @@ def _font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def _load(name: str) -> ImageFont.FreeTypeFont | None:
   matplotlib = importlib.util.find_spec("matplotlib")
   folders = matplotlib.submodule_search_locations if matplotlib else []
-  # A bare name is looked for where the system has its fonts.
+  # Pillow looks for a bare name in the system's font folders.
   for place in (*(Path(folder) / "mpl-data/fonts/ttf" / name for folder in folders), name):
     try:
       return ImageFont.truetype(str(place), 10)
@@ -163,5 +163,5 @@ def _load(name: str) -> ImageFont.FreeTypeFont | None:
 
 
 def _has(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, letter: str) -> bool:
-  """Whether a font has a letter: what it lacks looks like what no font has."""
+  """Return whether a font has a letter, which then looks different from a letter that no font has."""
   return letter.isspace() or bytes(font.getmask(letter)) != bytes(font.getmask("\U0010fffe"))

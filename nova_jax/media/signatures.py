@@ -1,13 +1,13 @@
-"""Whether a file looks like media by how it begins, whatever its name: for counting what a folder has.
+"""Recognises media files by their first bytes, in order to count the files of a folder.
 
-What the file is, and whether it can be used, opening it finds out.
+Only opening a file decides which format it has and whether it can be used.
 """
 
 import re
 
-HEAD = 1024  # Bytes that tell.
+HEAD = 1024  # Number of bytes to look at.
 _SIGNATURES = re.compile("|".join((
-    # Videos: MP4 and its kin, Matroska, AVI, MPEG streams with and without a container, Flash, ASF, Ogg, and others.
+    # Videos: the MP4 family, Matroska, AVI, MPEG streams with and without a container, Flash, ASF, Ogg and others.
     r".{4}(ftyp|moov|mdat|wide|free|skip|pnot)", r"\x1a\x45\xdf\xa3", r"RIFF.{4}AVI ", r"\0\0\x01[\xb0\xb3\xba]",
     r"(?:.{4})?\x47.{187}(?:.{4})?\x47.{187}(?:.{4})?\x47", r"\0?\0\0\x01[\x09\x27\x67]", r"\0?\0\0\x01[\x40\x46]\x01",
     r"FLV\x01", r"[FC]WS[\x03-\x20]", r"\x30\x26\xb2\x75\x8e\x66\xcf\x11", r"OggS\0", r"DKIF", r"YUV4MPEG2 ",
@@ -16,7 +16,7 @@ _SIGNATURES = re.compile("|".join((
     # Pictures.
     r"\xff\xd8\xff", r"\x89PNG\r\n", r"GIF8[79]a", r"BM.{4}\0\0\0\0", r"II\*\0", r"MM\0\*", r"RIFF.{4}WEBP",
     r"\0\0\0\x0cjP  ", r"\xff\x4f\xff\x51", r"qoif", r"P[1-6]\s+[0-9#]", r"\0\0\0\x0cJXL ", r"8BPS\0\x01",
-    # Sound, which is named as such.
+    # Sound, which is reported as such.
     r"ID3[\x02-\x04]", r"fLaC", r"RIFF.{4}WAVE", r"FORM.{4}AIF", r"\xff[\xf1\xf9][\x40-\x6c]")).encode("latin-1"),
     re.DOTALL)
 

@@ -1,11 +1,11 @@
-"""Tables, strictly: CSV, JSON lines and JSON arrays as rows; a row that can't be read says why.
+"""Reads CSV, JSON lines and JSON arrays strictly, as rows; an unreadable row has the reason.
 
-  .csv     commas and double quotes, as RFC 4180 has them. A column without a name may be empty or hold the row numbers
-           that pandas writes, and is left out. Lines without any cell are left out.
-  .jsonl   an object a line; blank lines are left out, but count
-  .json    an array of objects, which may also lie under the name .jsonl
-null and NaN are no value, and become None.
-Invariant: a row is what its line says, or a problem; a table whose rows can't be told apart is refused.
+  .csv     commas and double quotes as in RFC 4180. A column without a name may be empty or hold the row numbers that
+           pandas writes, and is skipped. Lines without any cell are skipped.
+  .jsonl   one object per line; blank lines are skipped, but counted
+  .json    an array of objects, which may also be in a file named .jsonl
+null and NaN stand for missing values, and become None.
+Invariant: a row has exactly the values of its line, or a problem. A table is refused if its rows can't be separated.
 """
 
 import contextlib
@@ -28,24 +28,24 @@ ENDINGS = (".csv", ".jsonl", ".json")
 class Row(NamedTuple):
   """A row of a table."""
 
-  number: int  # From 1: of the row in CSV and arrays, of the line in JSON lines.
-  where: str  # File and line, or file and entry.
-  values: dict[str, Any]  # Cells by column; None where there is no value. With a problem, what may be in them.
-  problem: str = ""  # Why the row can't be used.
+  number: int  # Number from 1: of the row in CSV and arrays, of the line in JSON lines.
+  where: str  # File and line, or file and entry, for errors.
+  values: dict[str, Any]  # Cells by column; None for missing ones. With a problem, their possible values.
+  problem: str = ""  # Reason why the row can't be used; "" if it can.
 
 
 class Table(NamedTuple):
-  """All of a table."""
+  """A table with its columns and rows."""
 
-  columns: tuple[str, ...]  # Names, in their order.
+  columns: tuple[str, ...]  # Names in order.
   rows: list[Row]
 
 
 def read_table(path: str | Path) -> Table:
-  """Read a table; rows that can't be used are among its rows, with the reason.
+  """Read a table. Its rows include those that can't be used, with the reason.
 
   Raises:
-    ValueError: the file can't be read, or what is wrong with it concerns more than a row.
+    UserError: the file can't be read, or has a problem that affects more than one row.
   """
   path = Path(path)
   content = read_bytes(path, limits.TEXT_FILE_BYTES)
@@ -63,10 +63,10 @@ def read_table(path: str | Path) -> Table:
 
 
 def check_rows(table: Table) -> Table:
-  """Return a table all of whose rows can be used.
+  """Return the table if all of its rows can be used.
 
   Raises:
-    ValueError: there is another; file and line are named.
+    UserError: a row can't be used; the error names file and line.
   """
   for row in table.rows:
     if row.problem:
@@ -75,7 +75,7 @@ def check_rows(table: Table) -> Table:
 
 
 def inner_rows(row: Row, columns: Sequence[str]) -> Iterator[dict[str, str]]:
-  """Yield the lines within a row's cells that would be rows of their own: a quote may be open that was not meant."""
+  """Yield lines within a row's cells that would be valid rows, which suggest an unintended open quote."""
   for cell in row.values.values():
     for line in re.split("\r\n|\r|\n", cell)[1:] if isinstance(cell, str) else ():
       with contextlib.suppress(csv.Error):
@@ -85,7 +85,7 @@ def inner_rows(row: Row, columns: Sequence[str]) -> Iterator[dict[str, str]]:
 
 
 def is_missing(value: Any) -> bool:
-  """Return whether a cell has no value: null or NaN."""
+  """Return whether a cell is missing, as null or NaN."""
   return value is None or isinstance(value, float) and math.isnan(value)
 
 
@@ -112,7 +112,7 @@ def _csv(text: str, path: Path) -> Table:
 
 
 def _csv_lines(text: str, path: Path) -> list[tuple[int, list[str]]]:
-  """Return the cells of each row, and the line on which it begins."""
+  """Return the first line and the cells of each row."""
   lines, begun = [], 1
   with _any_length():
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -130,7 +130,7 @@ def _csv_lines(text: str, path: Path) -> list[tuple[int, list[str]]]:
 
 @contextlib.contextmanager
 def _any_length() -> Iterator[None]:
-  """Let cells be of any length: the csv module would refuse the whole table for a long one."""
+  """Lift the csv module's limit on the length of cells, since it would refuse the whole table."""
   before = csv.field_size_limit(limits.TEXT_FILE_BYTES)
   try:
     yield
@@ -139,7 +139,7 @@ def _any_length() -> Iterator[None]:
 
 
 def _check_names(names: Sequence[str], where: str) -> None:
-  """Refuse a header that leaves open which column is which."""
+  """Refuse a header with ambiguous names of columns."""
   if len(names) == 1 and (found := re.search(r"[;\t|]", names[0])):
     raise UserError(f"{where}: the header is parted by {found[0]!r}; expected commas")
   for i, name in enumerate(names):
@@ -154,7 +154,7 @@ def _check_names(names: Sequence[str], where: str) -> None:
 
 
 def _is_filler(column: int, lines: Sequence[tuple[int, Sequence[str]]]) -> bool:
-  """Return whether a column is empty, or is the first and numbers the rows."""
+  """Return whether a column is empty, or is the first one and has the numbers of the rows."""
   cells = [cells[column] for _, cells in lines if column < len(cells)]
   return not any(cells) or column == 0 and cells == [str(i) for i in range(len(lines))]
 
@@ -202,7 +202,7 @@ def _json_array(text: str, path: Path) -> Iterator[Row]:
 
 
 def _is_array(text: str) -> bool:
-  """Return whether a file that should have an object a line is an array of objects."""
+  """Return whether a file for JSON lines holds an array of objects instead."""
   if not text.lstrip().startswith("[") or len(text) > limits.JSON_FILE_BYTES:
     return False
   try:

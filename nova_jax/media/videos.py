@@ -1,6 +1,6 @@
-"""Videos as FFmpeg decodes them: which stream, which frames, and at which times.
+"""Videos as FFmpeg decodes them: the choice of the stream, its frames and their times.
 
-Invariant: the frames of a part are those that decoding from the beginning gives.
+Invariant: a part of a video has the same frames as if the video were decoded from the beginning.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from nova_jax.media.frame import Frame, orientation
 from nova_jax.media.interlaced import progressive
 from nova_jax.utils import limits
 
-# Codecs of which each packet in these containers is a frame that is shown.
+# Codecs whose packets in these containers are each one displayed frame.
 _ONE_EACH = ("h264", "hevc", "vp9", "av1", "libdav1d", "mjpeg", "prores", "ffv1", "png", "qtrle", "dnxhd")
 _Timed = tuple[float, av.VideoFrame]
 
-_NEAR = 1e-4  # Seconds by which rounded times may be off.
-_BACK = (0.0, 2.0, 12.0)  # Seconds before the start from which it is tried, before the beginning.
-_USUAL_RATE = 25.0  # Of frames without times, in a stream that doesn't tell its rate.
+_NEAR = 1e-4  # Largest rounding error of times in seconds.
+_BACK = (0.0, 2.0, 12.0)  # Seconds before the start at which decoding is tried, before starting from the beginning.
+_USUAL_RATE = 25.0  # Rate of frames without times in a stream without a rate.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Video:
   """An open video.
 
   Attributes:
-    content: the file.
-    rate: frames a second; None if it isn't known.
-    num_frames: how many the file says there are; None if it doesn't.
+    content: open file.
+    rate: frames per second; None if unknown.
+    num_frames: number of frames according to the file; None if it does not say.
   """
 
   content: BinaryIO
@@ -46,7 +46,7 @@ class Video:
   _stream: av.VideoStream
 
   def frames(self, start: float, background: str) -> Iterator[Frame]:
-    """Yield frames from one that is shown at `start` seconds or before, on white or black; only once."""
+    """Yield frames from one shown at or before `start` seconds, on white or black. Call it only once."""
     behind = 255 if background == "white" else 0
     stretch = float(self._stream.sample_aspect_ratio or 1) or 1.0
     colours = None
@@ -56,19 +56,19 @@ class Video:
       yield Frame(time, self._opaque(image, behind), stretch, *orientation(image))
 
   def count(self) -> int:
-    """Return how many frames there are; where each packet is one, none is decoded."""
+    """Return the number of frames; they are decoded only if packets and frames differ."""
     container = self._container.format.name
     if self._stream.codec_context.name in _ONE_EACH and container.startswith(("mov", "matroska")):
       return count_packets(self._container, self._stream)
     return sum(1 for _ in self._from(0.0))
 
   def _opaque(self, image: av.VideoFrame, behind: int) -> av.VideoFrame:
-    """Put a frame on a grey, 0 to 255, where it is transparent."""
+    """Composite a frame on grey of a value from 0 to 255 where it is transparent."""
     if not any(component.is_alpha for component in image.format.components):
       return image
     pixels = image.to_ndarray(format="rgba")
     alpha = pixels[..., 3:]
-    # Raw 32-bit video in an AVI has a fourth byte that means nothing.
+    # The fourth byte of raw 32-bit video in an AVI has no meaning.
     raw = self._container.format.name == "avi" and self._stream.codec_context.name == "rawvideo"
     if alpha.min() == 255 or (raw and not alpha.any()):
       return image
@@ -82,15 +82,15 @@ class Video:
     for back in itertools.takewhile(lambda back: back < start, _BACK):
       try:
         self._container.seek(round((start - back + base) * av.time_base))
-      except av.error.FFmpegError:  # SWF and RealMedia without an index can't.
+      except av.error.FFmpegError:  # SWF and RealMedia without an index can't seek.
         break
       decoded = _timed(self._container, self._stream, self.rate, base, whole=False)
       try:
         first = next(decoded, None)
-      except (Unreadable, av.error.FFmpegError):  # Whether there is damage shows when all before it is known.
+      except (Unreadable, av.error.FFmpegError):  # Only decoding from the beginning shows whether this is damage.
         continue
       if first is not None and _is_landing(first[1]):
-        # Deinterlacing looks at the picture before.
+        # Deinterlacing uses the previous picture.
         latest = start - 1.5 * step if first[1].interlaced_frame else start + _NEAR
         if first[0] <= latest:
           return itertools.chain([first], decoded)
@@ -101,14 +101,14 @@ class Video:
       yield from _timed(container, container.streams[self._stream.index], self.rate, base, whole=True)
 
   def _base(self) -> float | None:
-    """Return the time at which the file begins; None for that of its first frame."""
+    """Return the time at which the file begins; None for the time of its first frame."""
     if self._container.start_time is None or _reordered_avi(self._container, self._stream):
       return None
     return self._container.start_time / av.time_base
 
   def _seeks(self) -> bool:
-    """Whether frames have the times that they have when all are decoded, wherever decoding begins."""
-    return self._base() is not None and self._container.format.name != "mpeg"  # A program stream has few times.
+    """Return whether frames have the same times wherever decoding begins."""
+    return self._base() is not None and self._container.format.name != "mpeg"  # Program streams have few times.
 
 
 @contextlib.contextmanager
@@ -116,8 +116,8 @@ def open_video(content: BinaryIO) -> Iterator[Video]:
   """Open the best video stream of a file.
 
   Raises:
-    Unreadable: there is none that can be decoded.
-    av.error.FFmpegError: it is damaged.
+    Unreadable: there is no stream that can be decoded.
+    av.error.FFmpegError: the file is damaged.
   """
   with open_container(content) as container:
     stream = _best(container)
@@ -127,14 +127,14 @@ def open_video(content: BinaryIO) -> Iterator[Video]:
       raise Unreadable(
           f"frames of {stream.width} x {stream.height} are larger than FRAME_PIXELS, {limits.FRAME_PIXELS:,}")
     rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
-    rate = next(filter(is_rate, rates), rates[0] if rates else None)  # Of DV the first is the unit of its times.
+    rate = next(filter(is_rate, rates), rates[0] if rates else None)  # The first rate of DV is the unit of its times.
     yield Video(content, rate, stream.frames or None, container, stream)
 
 
 def _best(container: av.container.InputContainer) -> av.VideoStream:
-  """Return the stream that players show: one that moves, before others the default, then the largest.
+  """Return the stream that players show: preferably a moving one, then the default one, then the largest.
 
-  FFmpeg's own choice decides between equals; a picture that is attached, such as a cover, is none.
+  FFmpeg's choice decides between equal streams. Attached pictures, such as covers, don't count.
   """
   streams = [stream for stream in container.streams.video if not _is_attached(stream)]
   if not streams:
@@ -155,7 +155,7 @@ def _is_attached(stream: av.VideoStream) -> bool:
 
 
 def _is_landing(image: av.VideoFrame) -> bool:
-  """Whether what is decoded from here on is what decoding from the beginning gives."""
+  """Return whether decoding from this picture on gives the same frames as decoding from the beginning."""
   return image.time is not None and image.key_frame and image.pict_type not in (PictureType.P, PictureType.B)
 
 
@@ -169,8 +169,8 @@ def _timed(
 
 
 def _reordered_avi(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
-  """Whether the times in a file are those at which its pictures are decoded, and others than they are shown at."""
-  context = stream.codec_context  # H.264 may say only later that it reorders.
+  """Return whether the times in a file are decoding times that differ from display times."""
+  context = stream.codec_context  # H.264 may signal reordering only later.
   return container.format.name == "avi" and (bool(context.has_b_frames) or context.name == "h264")
 
 
@@ -179,7 +179,7 @@ def _decoding_time(image: av.VideoFrame) -> float | None:
 
 
 def _check_colours(image: av.VideoFrame) -> None:
-  """Raise an Unreadable if a frame's colours can't be shown."""
+  """Raise Unreadable if a frame's colours can't be converted."""
   try:
     Frame(0.0, image).stored(16, 16)
   except (OSError, av.error.FFmpegError):

@@ -1,8 +1,8 @@
-"""Clips as files that a person looks at: mp4 and PNG; `animations` writes GIF and WebP, `sheets` contact sheets.
+"""Writes clips as files to view: MP4 and PNG; `animations` writes GIF and WebP, `sheets` contact sheets.
 
-Each can carry a note of how it was made. Clips are uint8 [T, height, width, C] with one channel (grey) or three. Small
-ones are enlarged by whole factors, so that a pixel stays a square.
-Invariant: a file is written whole or not at all, and the same clip and note always give the same bytes.
+Each file can hold a note on how it was made. Clips are uint8 [T, height, width, C] with one channel (grey) or three.
+Small clips are enlarged by integer factors, so that pixels stay square.
+Invariant: files are written atomically, and the same clip and note always give the same bytes.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from einops import rearrange
 from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 
-from nova_jax.media.formats import content_of, open_container, open_picture, reading
+from nova_jax.media.formats import open_container, open_content, open_picture, reading
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import replacing, write_atomically
 
-SHORT_SIDE = 128  # Pixels that small clips are enlarged to, at least.
-NOTE = "nova_jax"  # The name of the text in a PNG.
-DESCRIPTION = 270  # EXIF's ImageDescription.
+SHORT_SIDE = 128  # Smallest short side in pixels, to which clips are enlarged.
+NOTE = "nova_jax"  # Key of the text in a PNG.
+DESCRIPTION = 270  # EXIF tag ImageDescription.
 
 Clip = UInt8[np.ndarray, "T height width C"]
 
@@ -38,12 +38,12 @@ def enlarge(clip: Clip, short_side: int = SHORT_SIDE) -> UInt8[np.ndarray, "T he
 def write_png(
     path: str | Path, frame: UInt8[np.ndarray, "height width C"], short_side: int = SHORT_SIDE, note: str = ""
 ) -> None:
-  """Write a picture."""
+  """Write a frame as a PNG, enlarged if it is small."""
   save_png(path, Image.fromarray(enlarge(frame[None], short_side)[0]), note)
 
 
 def tile(clips: Sequence[Clip], columns: int) -> Clip:
-  """Lay out clips of one shape as one, row by row, a pixel apart."""
+  """Arrange clips of one shape in a grid, row by row and one pixel apart."""
   clips = np.pad(np.stack(clips), ((0, -len(clips) % columns), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=96)
   return rearrange(clips, "(r c) t h w d -> t (r h) (c w) d", c=columns)
 
@@ -51,7 +51,7 @@ def tile(clips: Sequence[Clip], columns: int) -> Clip:
 def write_mp4(
     path: str | Path, clip: Clip, fps: float, short_side: int = SHORT_SIDE, note: str = ""
 ) -> None:
-  """Write an H.264 video that browsers play, the same bytes on any number of cores."""
+  """Write an H.264 video that browsers play; its bytes don't depend on the number of cores."""
   with growing_mp4(path, fps, short_side, note) as add:
     add(clip)
 
@@ -60,18 +60,18 @@ def write_mp4(
 def growing_mp4(
     path: str | Path, fps: float, short_side: int = SHORT_SIDE, note: str = ""
 ) -> Iterator[Callable[[Clip], None]]:
-  """Open such a video; yield a function that appends frames, none of which is kept."""
+  """Open an H.264 video for writing, and yield a function that appends frames without keeping them."""
   with replacing(path) as temporary, av.open(str(temporary), "w") as container:
     if note:
       container.metadata["comment"] = note
-    # Several threads write other bytes than one, and x264's macroblock tree other ones now and then, for some clips.
+    # The number of threads changes the bytes, and for some clips x264's macroblock tree varies between runs.
     options = {"crf": "12", "threads": "1", "x264-params": "mbtree=0"}
     stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
     stream.pix_fmt = "yuv420p"
 
     def add(clip: Clip) -> None:
       for frame in enlarge(clip, short_side):
-        # H.264 in 4:2:0 has half the colour pixels a side: the last row and column are there twice if need be.
+        # 4:2:0 halves the resolution of colours, so the last row and column are repeated if sizes are odd.
         frame = np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), "edge")
         if not stream.codec_context.is_open:
           stream.height, stream.width = frame.shape[:2]
@@ -82,12 +82,12 @@ def growing_mp4(
 
 
 def read_note(path: str | Path) -> str:
-  """Return the text that a file carries.
+  """Return the note that a file holds.
 
   Raises:
-    ValueError: it can't be read or carries none.
+    UserError: the file can't be read, or has no note.
   """
-  with reading(str(path)), content_of(path) as content:
+  with reading(str(path)), open_content(path) as content:
     image = open_picture(content)
     if image is None:
       with open_container(content) as container:
@@ -106,7 +106,7 @@ def read_note(path: str | Path) -> str:
 
 
 def save_png(path: str | Path, image: Image.Image, note: str) -> None:
-  """Write a picture as it is."""
+  """Write a picture as a PNG with a note, without enlarging it."""
   info = PngImagePlugin.PngInfo()
   if note:
     info.add_text(NOTE, note)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float32, Int32
 
-from nova_jax.checkpoints.model_card import Card
+from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.config import ModelConfig
 from nova_jax.models.nova import Condition
 from nova_jax.pipeline.request import Request, TextEmbeds, Texts
@@ -20,7 +20,7 @@ from nova_jax.utils.notes import tell
 Pair = tuple[Condition, Condition]  # What the conditional and the unconditional passes see.
 
 
-def make_conditions(request: Request, card: Card, text_encoder: TextEncoder | None) -> Pair:
+def make_conditions(request: Request, card: ModelCard, text_encoder: TextEncoder | None) -> Pair:
   """Return the conditions of a request, without motion.
 
   Raises:
@@ -42,7 +42,7 @@ def make_conditions(request: Request, card: Card, text_encoder: TextEncoder | No
   return condition, spread(null, batch)
 
 
-def check_conditions(request: Request, card: Card, text_encoder: TextEncoder | None) -> None:
+def check_conditions(request: Request, card: ModelCard, text_encoder: TextEncoder | None) -> None:
   """Refuse what `make_conditions`, `add_motion` and `later_condition` would, as far as settings alone tell.
 
   Raises:
@@ -69,7 +69,7 @@ def check_conditions(request: Request, card: Card, text_encoder: TextEncoder | N
     raise UserError("this model has no motion tokens: give neither motion_flow nor fps")
 
 
-def add_motion(pair: Pair, request: Request, card: Card, rates: Float[np.ndarray, "B"] | None = None) -> Pair:
+def add_motion(pair: Pair, request: Request, card: ModelCard, rates: Float[np.ndarray, "B"] | None = None) -> Pair:
   """Add motion score and frame rate, where the model takes them.
 
   Args:

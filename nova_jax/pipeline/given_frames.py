@@ -166,7 +166,7 @@ def _edit(
   unknown = np.zeros((num_frames, *size), bool)
   if request.outpaint_box is not None:
     box = readers.check_box(request.outpaint_box, size, "outpaint_box")
-    pixels = np.stack([readers.put(clip, box, size) for clip in pixels])
+    pixels = np.stack([readers.paste(clip, box, size) for clip in pixels])
     unknown |= ~readers.read_mask(box, size, num_frames)
   if request.mask is not None:
     unknown |= readers.read_mask(request.mask, size, num_frames)

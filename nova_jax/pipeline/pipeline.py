@@ -18,7 +18,7 @@ from nova_jax.autoencoders import Autoencoder
 from nova_jax.autoencoders.streaming import decode_finished, frames_for_latent, latent_for_frame
 from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
 from nova_jax.checkpoints.load import make_transformer
-from nova_jax.checkpoints.model_card import Card
+from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.checkpoints.model_folder import check_complete, load_autoencoder, load_text_encoder, open_folder
 from nova_jax.config import MeshConfig
 from nova_jax.diffusion import make_scheduler
@@ -63,7 +63,8 @@ class Pipeline:
   """Generates images and videos; see `__call__` and `stream`."""
 
   def __init__(
-      self, card: Card, module: NOVA, text_encoder: TextEncoder | None = None, autoencoder: Autoencoder | None = None
+      self, card: ModelCard, module: NOVA, text_encoder: TextEncoder | None = None,
+      autoencoder: Autoencoder | None = None,
   ):
     self.card = card
     self.cfg = module.cfg

@@ -31,7 +31,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
   folder = Path(folder)
   if (folder / WHOLE).exists() or (folder / WHOLE).is_symlink():
     _check_growth(folder / WHOLE)
-    with _errors_of(f"{folder / WHOLE} is not a readable tokenizer"):
+    with _library_errors(f"{folder / WHOLE} is not a readable tokenizer"):
       tokenizer = Tokenizer.from_file(str(folder / WHOLE))
     # The file may request truncation and padding, but the encoder does both.
     tokenizer.no_truncation()
@@ -43,7 +43,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     check_fetched(folder / name)
     if (folder / name).stat().st_size > limits.TOKENIZER_BYTES:
       raise UserError(f"{folder / name}: expected at most {limits.TOKENIZER_BYTES:,} bytes")
-  with _errors_of(f"{folder / VOCAB} is not a readable tokenizer"):
+  with _library_errors(f"{folder / VOCAB} is not a readable tokenizer"):
     tokenizer = Tokenizer(BPE.from_file(str(folder / VOCAB), str(folder / MERGES)))
   settings = read_json(folder / SETTINGS, limits.CONFIG_BYTES) if (folder / SETTINGS).is_file() else {}
   tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(settings.get("add_prefix_space")))
@@ -64,12 +64,13 @@ def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     text.encode()
   except UnicodeEncodeError as error:
     raise UserError(f"prompt {text[:60]!r} is not valid Unicode: {error.reason}") from None
-  with _errors_of(f"the model's tokenizer can't read the prompt {text[:60]!r}; its rules, in {WHOLE}, may be broken"):
+  with _library_errors(
+      f"the model's tokenizer can't read the prompt {text[:60]!r}; its rules, in {WHOLE}, may be broken"):
     return tokenizer.encode(text, add_special_tokens=False).ids
 
 
 @contextlib.contextmanager
-def _errors_of(what: str) -> Iterator[None]:
+def _library_errors(what: str) -> Iterator[None]:
   """Turn any error of the library into a UserError that begins with `what`."""
   try:
     yield

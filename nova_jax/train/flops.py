@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from nova_jax.config import ModelConfig
-from nova_jax.utils.chips import chip_of, peak_flops
+from nova_jax.utils.chips import find_chip, peak_flops
 
 SINCOS_DIM = 256
 
@@ -145,7 +145,7 @@ def matmul_peak(dtype: str) -> float:
   On TPUs it depends on JAX's matmul precision, `jax_default_matmul_precision`; see `peak_flops`.
   """
   device = jax.local_devices()[0]
-  chip = chip_of(device.device_kind)
+  chip = find_chip(device.device_kind)
   if chip is not None:
     return peak_flops(chip, dtype, jax.config.jax_default_matmul_precision) * jax.device_count()
   size = 1536 if device.platform == "cpu" else 8192

@@ -13,7 +13,7 @@ from typing import Any
 
 from nova_jax import autoencoders, text
 from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
-from nova_jax.checkpoints.model_folder import open_folder, open_of_kind
+from nova_jax.checkpoints.model_folder import open_folder, open_single_part
 from nova_jax.config import Experiment, SourceConfig
 from nova_jax.data.cache.identity import manifest_digest, part_folder, weights_digest
 from nova_jax.data.moving_digits import MovingDigits
@@ -83,7 +83,7 @@ def _folders(experiment: Experiment) -> Iterator[tuple[str, str, Callable[[], st
     path = getattr(experiment, name)
     if path not in built_in:
       yield name, path, lambda path=path, kind=kind, built_in=built_in: weights_digest(
-          open_of_kind(part_folder(path, kind), kind, built_in))
+          open_single_part(part_folder(path, kind), kind, built_in))
   if experiment.init:
     yield "init", experiment.init, lambda: weights_digest(open_folder(Path(experiment.init)).parts[TRANSFORMER]())
 

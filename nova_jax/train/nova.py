@@ -9,7 +9,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from nova_jax.checkpoints.model_card import Card, card_of, write_card
+from nova_jax.checkpoints.model_card import Card, card_from_experiment, write_card
 from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder, load_transformer
 from nova_jax.checkpoints.store import finished_steps
 from nova_jax.config import Experiment, ModelConfig, TrainConfig
@@ -122,7 +122,7 @@ def train(
   fresh = broadcast_from_first(not finished_steps(workdir / "checkpoints"))
   with naming("init"):
     weights = load_transformer(experiment.init, experiment.model) if experiment.init and fresh else None
-  card, cfg = card_of(experiment, known_words(experiment)), experiment.train
+  card, cfg = card_from_experiment(experiment, known_words(experiment)), experiment.train
   callbacks = [
       ModelCard(card, [*notes(experiment, caches)] if fresh and is_first() else ()), StopOnSignal(),
       SampleGrids(cfg.sample_every, card, text_encoder, autoencoder), SaveCheckpoints(cfg.save_every),

@@ -44,7 +44,7 @@ CHIPS: Mapping[str, Chip] = MappingProxyType({chip.name: chip for chip in (
 )})
 
 
-def chip_of(device_kind: str) -> Chip | None:
+def find_chip(device_kind: str) -> Chip | None:
   """Return the chip that JAX calls `device_kind`, or None if it isn't in the table."""
   kind = {"TPU v5p": "TPU v5", "TPU v5e": "TPU v5 lite", "TPU v6e": "TPU v6 lite"}.get(device_kind, device_kind)
   return next((chip for chip in CHIPS.values() if chip.device_kind == kind), None)

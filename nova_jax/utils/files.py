@@ -105,7 +105,7 @@ def remove_unfinished(folder: str | Path, names: Collection[str]) -> None:
 
 def _writer() -> str:
   """Return what tells this process from all others, before and after, of all hosts: host, process and its start."""
-  return f"{_host()}-{os.getpid()}-{_start_of(os.getpid())}"
+  return f"{_host()}-{os.getpid()}-{_start_time(os.getpid())}"
 
 
 @functools.cache
@@ -116,7 +116,7 @@ def _host() -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
-def _start_of(process: int) -> str:
+def _start_time(process: int) -> str:
   """Return when a process was started, as the system counts it; "0" where it doesn't say."""
   try:
     content = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
@@ -139,7 +139,7 @@ def _is_dead(writer: str, path: Path) -> bool:
     return True
   except PermissionError:
     pass
-  return start != _start_of(int(process))  # Else its number was given to another process.
+  return start != _start_time(int(process))  # Else its number was given to another process.
 
 
 def storage_error(error: Exception, path: str | Path) -> OSError | None:

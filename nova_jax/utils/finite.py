@@ -3,7 +3,6 @@
 Invariant: a check of an array on the host reads it once and makes no copy of it.
 """
 
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,6 @@ import numpy as np
 
 LARGEST_LATENT = 1e6  # Latents have a standard deviation of about 1.
 _CHUNK = 1 << 18  # Numbers looked at together: they stay in the processor's cache.
-_SHOWN = 3
 # The bits of an exponent, all of which are set in infinities and NaN and in nothing else.
 _EXPONENTS = {
     np.dtype(np.float16): np.uint16(0x7C00), np.dtype(ml_dtypes.bfloat16): np.uint16(0x7F80),
@@ -66,9 +64,3 @@ def check_frames(pixels: np.ndarray | jax.Array) -> None:
     frames = np.asarray(pixels)
     frames = frames.reshape(*frames.shape[:2], -1) if frames.ndim > 2 else frames.reshape(1, 1, -1)
     raise NotFinite(int(np.argmin(np.isfinite(frames).all(axis=(0, 2)))))
-
-
-def listed(names: Sequence[str]) -> str:
-  """Return the first few names, and how many more there are."""
-  more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-  return ", ".join(names[:_SHOWN]) + more

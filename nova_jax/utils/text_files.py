@@ -134,12 +134,12 @@ def decode(content: bytes, where: str) -> str:
   try:
     text = content.decode()
   except UnicodeDecodeError as error:
-    number, byte = _line_of(content, error.start)
+    number, byte = _line_and_byte(content, error.start)
     raise UserError(
         f"{where}:{number} is not UTF-8: byte {byte} of the line is 0x{content[error.start]:02x}; "
         "save the file as UTF-8") from None
   if "\0" in text:
-    number, byte = _line_of(content, content.index(0))
+    number, byte = _line_and_byte(content, content.index(0))
     raise UserError(f"{where}:{number}: byte {byte} of the line is zero, which no text has")
   return without_marks(text)
 
@@ -168,7 +168,7 @@ def without_marks(text: str) -> str:
   return text.removeprefix(_MARK).replace(f"\n{_MARK}", "\n") if _MARK in text else text
 
 
-def _line_of(content: bytes, position: int) -> tuple[int, int]:
+def _line_and_byte(content: bytes, position: int) -> tuple[int, int]:
   """Return which line of a content a byte is in, and which of the line's bytes it is, both from 1."""
   before = re.sub(b"\r\n?", b"\n", content[:position])
   return before.count(b"\n") + 1, len(before) - before.rfind(b"\n")

@@ -5,7 +5,7 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from nova_jax.checkpoints.store import Checkpointer, Stored, find, latest_step, save_arrays, stored_arrays
+from nova_jax.checkpoints.store import Checkpointer, LazyArray, find, latest_step, open_arrays, save_arrays
 from nova_jax.config import MeshConfig
 from nova_jax.parallel.sharding import make_mesh
 
@@ -92,13 +92,13 @@ def test_names_what_does_not_fit(saved):
 def test_single_arrays(saved, tmp_path):
   """Each is read when asked for, and a part is written array by array."""
   state = make_state()
-  arrays = stored_arrays(find(saved.directory, "ema"))
+  arrays = open_arrays(find(saved.directory, "ema"))
   kernel = arrays["ema/blocks/kernel"]
   assert (kernel.shape, kernel.dtype) == ((8, 4), np.float32) and kernel.nbytes == 128
   assert np.array_equal(kernel.read(), state["ema"]["blocks"]["kernel"])
   half = np.arange(6, dtype=np.float16).reshape(2, 3)
-  save_arrays(tmp_path / "part", {"a/b": Stored((2, 3), half.dtype, lambda: half), "scalar": kernel})
-  found = stored_arrays(tmp_path / "part")
+  save_arrays(tmp_path / "part", {"a/b": LazyArray((2, 3), half.dtype, lambda: half), "scalar": kernel})
+  found = open_arrays(tmp_path / "part")
   assert found.keys() == {"a/b", "scalar"} and found["a/b"].dtype == np.float16
   assert np.array_equal(found["a/b"].read(), half) and np.array_equal(found["scalar"].read(), kernel.read())
 
@@ -109,7 +109,7 @@ def test_damaged_arrays_give_one_line(saved, tmp_path):
     if file.is_file() and file.parent.name == "d":
       file.write_bytes(file.read_bytes()[:10])
   with pytest.raises(ValueError, match="damaged") as error:
-    stored_arrays(folder)["ema/blocks/kernel"].read()
+    open_arrays(folder)["ema/blocks/kernel"].read()
   assert "\n" not in str(error.value)
 
 

@@ -14,7 +14,7 @@ from nova_jax.checkpoints.published_configs import (
   scheduler_config,
   with_mixer,
 )
-from nova_jax.checkpoints.store import Stored
+from nova_jax.checkpoints.store import LazyArray
 from nova_jax.config import PRESETS, SchedulerConfig
 from nova_jax.utils.files import read_json
 
@@ -79,7 +79,7 @@ def test_missing_fields_are_named():
 @pytest.mark.parametrize("weights, rank", [
     ({}, None), ({"mixer.proj": (128, 64)}, -1), ({"mixer.proj": (128, 8), "mixer.lora": (8, 64)}, 8)])
 def test_the_rank_of_scaling_and_shift_is_found_in_the_weights(weights, rank):
-  stored = {f"video_encoder.{name}.weight": Stored(shape, None, None) for name, shape in weights.items()}
+  stored = {f"video_encoder.{name}.weight": LazyArray(shape, None, None) for name, shape in weights.items()}
   for omitted in ({}, {"video_mixer_rank": None}):
     assert with_mixer(omitted, stored).get("video_mixer_rank") == rank
   assert with_mixer({"video_mixer_rank": 4}, stored) == {"video_mixer_rank": 4}

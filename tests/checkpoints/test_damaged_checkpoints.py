@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from checkpoints.test_checkpoint import like, make_state, same
 
-from nova_jax.checkpoints.store import Checkpointer, Damaged, finished_steps, stored_arrays
+from nova_jax.checkpoints.store import Checkpointer, Damaged, finished_steps, open_arrays
 from nova_jax.utils.errors import FAILED, RunFailed, exit_code
 
 
@@ -126,7 +126,7 @@ def test_single_bits(tmp_path):
     content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     file.write_bytes(content)
     try:
-      for name, array in stored_arrays(step).items():
+      for name, array in open_arrays(step).items():
         np.testing.assert_array_equal(array.read(), state[name])
     except Damaged as error:
       noticed += 1
@@ -139,7 +139,7 @@ def test_a_flipped_value_is_named_and_the_step_before_offered(copy, monkeypatch)
   described = json.loads((copy / "8/digests/metadata").read_text(encoding="utf-8"))
   described["arrays"]["ema/blocks/kernel"] = described["arrays"]["ema/blocks/kernel"].split()[0] + " 00000000"
   (copy / "8/digests/metadata").write_text(json.dumps(described), encoding="utf-8")
-  arrays = stored_arrays(copy / "8")
+  arrays = open_arrays(copy / "8")
   arrays["params/blocks/kernel"].read()
   with pytest.raises(Damaged, match=r"8 is damaged: ema/blocks/kernel changed since; launch.convert --step=4 takes"):
     arrays["ema/blocks/kernel"].read()
@@ -150,7 +150,7 @@ def test_checkpoints_of_older_versions_have_no_digests(copy):
   checkpoints = Checkpointer(copy, keep=2)
   assert checkpoints.restore_newest(like(make_state())).step == 8
   checkpoints.close()
-  stored_arrays(copy / "8")["step"].read()
+  open_arrays(copy / "8")["step"].read()
 
 
 def test_a_disk_that_is_full_is_one_line_and_keeps_the_others(copy, monkeypatch, capfd):

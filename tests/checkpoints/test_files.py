@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from nova_jax.checkpoints.store import Stored
+from nova_jax.checkpoints.store import LazyArray
 from nova_jax.checkpoints.weight_files import SAFETENSORS, open_weights, write_safetensors
 from nova_jax.utils.files import read_json
 
@@ -21,7 +21,7 @@ ARRAYS = {
 
 
 def stored(array):
-  return Stored(array.shape, array.dtype, lambda: array)
+  return LazyArray(array.shape, array.dtype, lambda: array)
 
 
 def same(weights, arrays):

@@ -7,14 +7,14 @@ from parity.reference import ROOT, files
 from tables.read import NAMES, read_table
 
 from nova_jax.checkpoints import key_table
-from nova_jax.checkpoints.components import kind_of, open_part
-from nova_jax.checkpoints.store import Stored
+from nova_jax.checkpoints.components import kind_from_config, open_part
+from nova_jax.checkpoints.store import LazyArray
 
 PARTS = [path.parent for path in files("*/pipeline/*/config.json") + files("vaes/*/config.json")]
 
 
 def stored(array):
-  return Stored(array.shape, array.dtype, lambda: array)
+  return LazyArray(array.shape, array.dtype, lambda: array)
 
 
 @pytest.mark.parametrize("path", PARTS, ids=str)
@@ -72,7 +72,7 @@ def test_older_names_of_attention():
 def test_full_size_parts_have_the_published_weights(name):
   """Every name and shape of the released sizes, as the published code's own constructors give them."""
   config, published = read_table(name)
-  _, make, names = kind_of(config)
+  _, make, names = kind_from_config(config)
   shapes = nnx.state(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
   ours = {weight.name: weight.shape for weight in key_table.published_weights(shapes, names)}
   carried = {name for name in published if name not in ours}

@@ -19,7 +19,7 @@ from nova_jax.checkpoints import convert as module
 from nova_jax.checkpoints.components import PARTS, open_part
 from nova_jax.checkpoints.convert import convert
 from nova_jax.checkpoints.model_folder import load_text_encoder, open_folder
-from nova_jax.checkpoints.store import Stored, save_arrays, stored_arrays
+from nova_jax.checkpoints.store import LazyArray, open_arrays, save_arrays
 from nova_jax.checkpoints.weight_files import open_weights, write_safetensors
 from nova_jax.utils.files import read_json
 
@@ -88,7 +88,7 @@ def rewrite(folder, change):
   weights = {}
   for name, weight in open_weights(folder).items():
     array = change(name, weight.read())
-    weights[name] = Stored(array.shape, array.dtype, lambda array=array: array)
+    weights[name] = LazyArray(array.shape, array.dtype, lambda array=array: array)
   write_safetensors(folder / "new", weights)
   (folder / "new").rename(next(folder.glob("*.safetensors")))
 
@@ -109,9 +109,9 @@ def test_a_bit_that_flips_in_a_converted_folder_is_found_on_loading(ours, tmp_pa
 def test_a_transposed_array_of_ours_is_not_taken_for_a_published_one(ours, tmp_path):
   shutil.copytree(ours / VIDEO.relative_to(ROOT), tmp_path / "source")
   folder = tmp_path / "source/transformer"
-  arrays = stored_arrays(folder)
+  arrays = open_arrays(folder)
   kernel = arrays["video_encoder/mixer/lora/kernel"].read()
-  arrays["video_encoder/mixer/lora/kernel"] = Stored(kernel.T.shape, kernel.dtype, lambda: kernel.T)
+  arrays["video_encoder/mixer/lora/kernel"] = LazyArray(kernel.T.shape, kernel.dtype, lambda: kernel.T)
   save_arrays(tmp_path / "new", arrays)
   for item in ("state", "digests"):
     shutil.rmtree(folder / item)
@@ -211,7 +211,7 @@ def test_an_error_in_the_middle_leaves_nothing(tmp_path, monkeypatch):
   def fail(*_):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(module.cards, "write_card", fail)
+  monkeypatch.setattr(module.model_card, "write_card", fail)
   with pytest.raises(KeyboardInterrupt):
     convert(VIDEO, tmp_path / "target")
   assert not list(tmp_path.iterdir())

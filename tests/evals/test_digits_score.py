@@ -38,9 +38,9 @@ def test_a_little_noise_does_not_matter(classifier, real):
 
 def test_a_digit_off_by_a_pixel_is_read(classifier, real):
   videos, digits, _ = real
-  crops = digits_lib.cut(videos[:, 0], digits_lib.locate(videos[:, 0]))
+  crops = digits_lib.crop(videos[:, 0], digits_lib.locate(videos[:, 0]))
   for shift in digits_lib._SHIFTS:
-    shifted = digits_lib.cut(crops, np.tile(shift, (len(crops), 1)))
+    shifted = digits_lib.crop(crops, np.tile(shift, (len(crops), 1)))
     read = classifier._svc.predict(digits_lib._features(shifted))
     assert np.mean(read == digits) >= 0.93
 
@@ -71,7 +71,7 @@ def test_fresh_digit_in_each_frame_is_caught(classifier, real):
       own = np.flatnonzero((digits == digit) & (directions == direction))
       places = [digits_lib.locate(frames) for frames in videos[own].swapaxes(0, 1)]
       for t in range(1, 4):
-        crops = digits_lib.cut(videos[own, 0], places[0])
+        crops = digits_lib.crop(videos[own, 0], places[0])
         for i, clip in enumerate(own):
           canvas = np.zeros((32, 32), np.uint8)
           y, x = places[t][i] + 8
@@ -110,7 +110,7 @@ def test_a_digit_is_cut_alike_everywhere():
     for y in range(9):
       for x in range(9):
         frames[y, x, y:y + 8, x:x + 8] = image
-    crops = digits_lib.cut(frames.reshape(-1, 16, 16), digits_lib.locate(frames.reshape(-1, 16, 16)))
+    crops = digits_lib.crop(frames.reshape(-1, 16, 16), digits_lib.locate(frames.reshape(-1, 16, 16)))
     assert (crops == crops[0]).all() and crops[0].sum() > 0.97 * image.sum()
 
 
@@ -120,7 +120,7 @@ def test_empty_frames_are_no_error(classifier):
 
 
 def test_wilson_interval():
-  share = digits_lib._share(np.array([1.0] * 90 + [0.0] * 10))
+  share = digits_lib._proportion(np.array([1.0] * 90 + [0.0] * 10))
   assert share.value == 0.9 and share.count == 100
   assert (share.low, share.high) == (pytest.approx(0.8256, abs=1e-4), pytest.approx(0.9448, abs=1e-4))
 

@@ -12,7 +12,7 @@ from evals.judges import close, random_weights
 from safetensors.numpy import load_file, save_file
 
 from nova_jax.evals import i3d
-from nova_jax.evals.features import features_of, find, open_features
+from nova_jax.evals.features import compute_features, find, open_features
 from nova_jax.media import write_mp4
 
 REFERENCE = load_file(Path(__file__).parent / "i3d.safetensors")
@@ -43,12 +43,12 @@ def test_a_folder_of_videos_has_a_feature_a_clip(function, tmp_path):
   for i in range(2):
     frames = rng.integers(0, 256, (9, 270, 320, 3)).astype(np.uint8)  # Of a size that is compiled already.
     write_mp4(tmp_path / f"{i}.mp4", frames, 8, short_side=1)
-  found = features_of(find(tmp_path), function, "clips")
+  found = compute_features(find(tmp_path), function, "clips")
   assert found.features.shape == (2, 400) and found.statistics.mean.shape == (400,) and found.clip_frames == 9
   assert np.abs(found.features[0] - found.features[1]).max() > 0.1
   write_mp4(tmp_path / "0.mp4", np.zeros((8, 32, 32, 3), np.uint8), 8, short_side=1)
   with pytest.raises(ValueError, match="0.mp4: I3D needs clips of at least 9 frames, got 8"):
-    features_of(find(tmp_path), function, "clips")
+    compute_features(find(tmp_path), function, "clips")
 
 
 def test_weights_of_other_classes(weights):

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from nova_jax.evals import inception
-from nova_jax.evals.features import VIDEOS, features_of, find, open_features, passed_over, read_clip
+from nova_jax.evals.features import VIDEOS, compute_features, find, open_features, passed_over, read_clip
 from nova_jax.evals.inception import Inception
 from nova_jax.media import write_mp4
 
@@ -66,7 +66,7 @@ def test_a_function_that_the_user_brings(tmp_path):
   for i in range(3):
     Image.new("RGB", (4, 4), (i, 10 * i, 0)).save(tmp_path / f"{i}.png")
   function = open_features("evals.judges:Mean", "2")
-  found = features_of(find(tmp_path), function, "made")
+  found = compute_features(find(tmp_path), function, "made")
   assert found.features.tolist() == [[0, 0, 0], [2, 20, 0], [4, 40, 0]]
   assert found.statistics.mean.tolist() == [2, 20, 0] and found.clip_frames is None
   write_mp4(tmp_path / "v.mp4", np.full((5, 16, 16, 3), 128, np.uint8), 8, short_side=1)
@@ -74,13 +74,13 @@ def test_a_function_that_the_user_brings(tmp_path):
   assert clip.shape == (5, 16, 16, 3) and abs(int(clip.mean()) - 128) < 3
   write_mp4(tmp_path / "w.mp4", np.full((4, 16, 16, 3), 128, np.uint8), 8, short_side=1)
   with pytest.raises(ValueError, match="w.mp4 has 4 frames, clips before it 5; expected as many in all"):
-    features_of(find(tmp_path), function, "made")
+    compute_features(find(tmp_path), function, "made")
   (tmp_path / "w.mp4").write_bytes(b"none")
   for name, message in (("none", "expected inception, i3d or"), ("nova_jax:none", "none"), ("builtins:str", "dim")):
     with pytest.raises(ValueError, match=message):
       open_features(name, "2")
   with pytest.raises(ValueError, match="w.mp4: is neither a picture nor a video"):
-    features_of(find(tmp_path), function, "made")
+    compute_features(find(tmp_path), function, "made")
 
 
 def test_a_file_without_pictures(tmp_path):

@@ -140,14 +140,14 @@ def test_the_end_of_a_clip_that_has_less_frames_than_it_says(tmp_path, monkeypat
 
 def test_frames_are_fitted_as_they_come(tmp_path, monkeypatch):
   write_video(tmp_path / "a.mp4", np.zeros((12, 64, 64, 3), np.uint8))
-  images, alive, fit = [], [], readers.fit
+  images, alive, fit = [], [], readers.scale_to_cover
 
   def counting(image, *args):
     images.append(weakref.ref(image))
     alive.append(sum(image() is not None for image in images))
     return fit(image, *args)
 
-  monkeypatch.setattr(readers, "fit", counting)
+  monkeypatch.setattr(readers, "scale_to_cover", counting)
   readers.read_clip(tmp_path / "a.mp4", (8, 8), 3)
   assert len(alive) == 12 and max(alive) <= 2
 

@@ -7,7 +7,7 @@ from flax import nnx
 from parity.reference import ROOT, channels_last, close, condition_of, files, load_model, read, scheduler_of
 
 from nova_jax.checkpoints.key_table import misfits, published_weights, to_ours, transformer_names
-from nova_jax.checkpoints.store import Stored
+from nova_jax.checkpoints.store import LazyArray
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.loss import TrainingNoise, forward, reduce_loss
 
@@ -23,7 +23,7 @@ def inputs(path):
   batch_size, num_frames = latents.shape[:2]
   batch = {"latents": latents, **condition_of(arrays, model.cfg)}
   batch |= {key: arrays[key] for key in ("motion_flow", "fps") if key in arrays}
-  # Stored with repeats outermost, then samples, then frames.
+  # LazyArray with repeats outermost, then samples, then frames.
   per_sample = lambda x: np.moveaxis(x.reshape(-1, batch_size, num_frames, *x.shape[1:]), 0, 1)
   visible_ids = arrays["visible_ids"].reshape(batch_size, num_frames, -1)
   draws = TrainingNoise(visible_ids, per_sample(arrays["timesteps"]), per_sample(arrays["noise"]))
@@ -80,7 +80,7 @@ def test_gradients(path):
   theirs = {name.removeprefix("grad/"): array for name, array in file.arrays.items() if name.startswith("grad/")}
   if theirs:
     flat = {"/".join(path): variable[...] for path, variable in nnx.to_flat_state(ours)}
-    theirs = {name: Stored(array.shape, array.dtype, lambda array=array: array) for name, array in theirs.items()}
+    theirs = {name: LazyArray(array.shape, array.dtype, lambda array=array: array) for name, array in theirs.items()}
     names = transformer_names(model.cfg)
     expected = {weight.name: weight.shape for weight in published_weights(params, names)}
     assert not misfits(theirs, expected, names.carried)

@@ -23,7 +23,7 @@ from nova_jax.pipeline.given_clips import GivenClips
 from nova_jax.pipeline.provenance import Recipe, digest_weights, parse, paths_of, read_recipe, write_outputs
 from nova_jax.pipeline.request import SETTINGS
 from nova_jax.tools.sweeps.plan import SAMPLING
-from nova_jax.utils.files import _host, _start_of
+from nova_jax.utils.files import _host, _start_time
 from nova_jax.utils.progress import Progress
 
 LINES = [{"prompt": "one", "num_samples": 2}, {"prompt": "two", "negative_prompt": "one"}, {"prompt": "one", "seed": 9}]
@@ -66,7 +66,7 @@ def test_a_stopped_run_goes_on_to_the_same_files(pipe, tmp_path):
   gone = subprocess.Popen(["true"])
   gone.wait()
   left = [
-      tmp_path / "stopped" / f".{stem}.{_host()}-{process.pid}-{_start_of(process.pid)}-123456.{ending}"
+      tmp_path / "stopped" / f".{stem}.{_host()}-{process.pid}-{_start_time(process.pid)}-123456.{ending}"
       for process in (gone, writing)]
   for path in left:
     path.write_text("half a clip", encoding="utf-8")

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from configs.digits import get_config
-from nova_jax.checkpoints.model_card import Card, read_card, write_card
+from nova_jax.checkpoints.model_card import ModelCard, read_card, write_card
 from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder
 from nova_jax.checkpoints.store import Checkpointer
 from nova_jax.config import DEFAULT_FPS, PRESETS, Experiment, ModelConfig, SampleConfig, SchedulerConfig
@@ -20,7 +20,7 @@ from nova_jax.utils.fields import from_dict
 TINY = ModelConfig(
     latent_dim=1, latent_size=(8, 8), patch_size=2, width=32, num_heads=2, temporal_depth=1, spatial_depth=2,
     denoiser_depth=1, denoiser_width=16, base_frames=3, text_dim=8, text_len=4, mixer_rank=-1)
-CARD = Card(TINY, SchedulerConfig(), "words", "pixels", 3, SampleConfig(3, 2, 2.0))
+CARD = ModelCard(TINY, SchedulerConfig(), "words", "pixels", 3, SampleConfig(3, 2, 2.0))
 CLASSES = dataclasses.replace(TINY, text_dim=None, num_classes=3, base_frames=1)
 
 

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from nova_jax.checkpoints.model_card import card_of
+from nova_jax.checkpoints.model_card import card_from_experiment
 from nova_jax.config import PRESETS, Experiment
 from nova_jax.data.captions import paraphrase, vocabulary
 from nova_jax.data.sources import known_words
@@ -79,4 +79,4 @@ def test_a_card_says_the_words_of_the_digits():
   free = dataclasses.replace(digits, data=dataclasses.replace(digits.data, free_captions=0.5))
   assert "slides" in known_words(free)
   assert known_words(dataclasses.replace(digits, data=dataclasses.replace(digits.data, name="caches"))) == ()
-  assert card_of(digits, known_words(digits)).words == vocabulary(False)
+  assert card_from_experiment(digits, known_words(digits)).words == vocabulary(False)

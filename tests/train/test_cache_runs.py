@@ -11,7 +11,7 @@ from data.latent_caches import damage, make_cache, make_record
 from train import toy_run
 
 from nova_jax.autoencoders import make_autoencoder
-from nova_jax.checkpoints.store import find, stored_arrays
+from nova_jax.checkpoints.store import find, open_arrays
 from nova_jax.config import DataConfig, SourceConfig, StageConfig
 from nova_jax.data.cache.format import TextEncoderInfo
 from nova_jax.data.cache.identity import describe_autoencoder
@@ -57,7 +57,7 @@ def train(experiment, workdir, *callbacks):
 
 def results(workdir):
   lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-  arrays = {name: array.read() for name, array in stored_arrays(find(workdir / "checkpoints")).items()}
+  arrays = {name: array.read() for name, array in open_arrays(find(workdir / "checkpoints")).items()}
   return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines], arrays
 
 

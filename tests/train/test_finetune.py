@@ -10,9 +10,9 @@ from flax import nnx
 
 from configs import finetune
 from nova_jax.autoencoders import make_autoencoder
-from nova_jax.checkpoints.model_card import card_of
+from nova_jax.checkpoints.model_card import card_from_experiment
 from nova_jax.checkpoints.model_folder import load_transformer
-from nova_jax.checkpoints.store import find, stored_arrays
+from nova_jax.checkpoints.store import find, open_arrays
 from nova_jax.config import (
   CacheConfig,
   DataConfig,
@@ -88,7 +88,7 @@ def test_a_model_learns_clips_and_shows_them_when_told_their_captions(cache, tra
   records = [reader[i] for i in range(3)]
   assert {record.caption for record in records} == set(CAPTIONS.values())
   untrained = Pipeline(
-      card_of(make_experiment(folder)), NOVA(MODEL, rngs=nnx.Rngs(0)), make_text_encoder("words", MODEL),
+      card_from_experiment(make_experiment(folder)), NOVA(MODEL, rngs=nnx.Rngs(0)), make_text_encoder("words", MODEL),
       make_autoencoder("rgb"))
   before = np.diag(distances(untrained, records))
   after = distances(Pipeline.load(trained), records)
@@ -107,7 +107,7 @@ def test_the_config_starts_from_a_checkpoint_of_its_own_kind(cache, trained):
   autoencoder = make_autoencoder("rgb")
   check(experiment, make_mesh(experiment.mesh), autoencoder, open_caches(experiment, autoencoder, None))
   weights = nnx.to_pure_dict(load_transformer(experiment.init, experiment.model))
-  ours = stored_arrays(find(trained / "checkpoints"))["ema/image_encoder/norm/scale"].read()
+  ours = open_arrays(find(trained / "checkpoints"))["ema/image_encoder/norm/scale"].read()
   np.testing.assert_array_equal(weights["image_encoder"]["norm"]["scale"], ours)
 
 

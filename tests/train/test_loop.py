@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 from train import toy_run
 
-from nova_jax.checkpoints.store import find, latest_step, stored_arrays
+from nova_jax.checkpoints.store import find, latest_step, open_arrays
 from nova_jax.config import OptimizerConfig, StageConfig, TrainConfig
 from nova_jax.train.callbacks import Callback
 from nova_jax.train.metrics import TIMINGS
@@ -32,7 +32,7 @@ def lines(workdir):
 
 def assert_same_run(a, b, num_steps=40):
   assert latest_step(a / "checkpoints") == latest_step(b / "checkpoints") == num_steps
-  stored = [stored_arrays(find(folder / "checkpoints")) for folder in (a, b)]
+  stored = [open_arrays(find(folder / "checkpoints")) for folder in (a, b)]
   assert stored[0].keys() == stored[1].keys()
   for name in stored[0]:
     np.testing.assert_array_equal(*(arrays[name].read() for arrays in stored), err_msg=name)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from train import toy_run
 
-from nova_jax.checkpoints.store import find, finished_steps, stored_arrays
+from nova_jax.checkpoints.store import find, finished_steps, open_arrays
 from nova_jax.train.metrics import TIMINGS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,7 +66,7 @@ class Run:
 
 
 def arrays(workdir, step=STEPS):
-  return {name: array.read() for name, array in stored_arrays(find(workdir / "checkpoints", step=step)).items()}
+  return {name: array.read() for name, array in open_arrays(find(workdir / "checkpoints", step=step)).items()}
 
 
 def metrics(workdir):

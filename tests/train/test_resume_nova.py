@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from nova_jax.checkpoints.store import find, stored_arrays
+from nova_jax.checkpoints.store import find, open_arrays
 from nova_jax.config import (
   DataConfig,
   Experiment,
@@ -54,7 +54,7 @@ def test_continuing_changes_nothing(finished, tmp_path, step):
     if checkpoint.name.isdigit() and int(checkpoint.name) > step:
       shutil.rmtree(checkpoint)
   train(EXPERIMENT, workdir)
-  ours, expected = (stored_arrays(find(folder / "checkpoints", step=6)) for folder in (workdir, finished))
+  ours, expected = (open_arrays(find(folder / "checkpoints", step=6)) for folder in (workdir, finished))
   assert ours.keys() == expected.keys()
   for name in ours:
     assert np.array_equal(ours[name].read(), expected[name].read()), name
@@ -87,7 +87,7 @@ def test_a_run_starts_from_another_model(finished, tmp_path):
       train(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()
   train(experiment, tmp_path / "run")
-  started, given = stored_arrays(find(tmp_path / "run/checkpoints")), stored_arrays(find(finished / "checkpoints"))
+  started, given = open_arrays(find(tmp_path / "run/checkpoints")), open_arrays(find(finished / "checkpoints"))
   for name in started:
     item, _, path = name.partition("/")
     if item in ("params", "ema"):

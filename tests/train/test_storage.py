@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from train import toy_run
 
-from nova_jax.checkpoints.store import Checkpointer, find, finished_steps, stored_arrays
+from nova_jax.checkpoints.store import Checkpointer, find, finished_steps, open_arrays
 from nova_jax.train import restart
 from nova_jax.train.metrics import TIMINGS, MetricLog, cut_lines
 from nova_jax.utils import terminal
@@ -42,8 +42,8 @@ def test_a_run_goes_back_to_the_checkpoint_before_a_damaged_one_bit_for_bit(whol
   assert out[0].startswith("note: checkpoint 12 is damaged (") and out[0].endswith("; it is kept as 12.damaged")
   assert out[1] == "continuing after step 8"
   assert finished_steps(run / "checkpoints") == [4, 8, 12] and rows(run) == rows(whole)
-  expected = stored_arrays(find(whole / "checkpoints"))
-  for name, array in stored_arrays(find(run / "checkpoints")).items():
+  expected = open_arrays(find(whole / "checkpoints"))
+  for name, array in open_arrays(find(run / "checkpoints")).items():
     np.testing.assert_array_equal(array.read(), expected[name].read(), err_msg=name)
 
 

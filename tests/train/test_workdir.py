@@ -84,7 +84,7 @@ def test_model_folders_are_told_by_their_weights(tmp_path, monkeypatch):
     read.append(folder)
     return (folder / "weights").read_text(encoding="utf-8")
 
-  monkeypatch.setattr(identity, "open_of_kind", lambda folder, *_: folder)
+  monkeypatch.setattr(identity, "open_single_part", lambda folder, *_: folder)
   monkeypatch.setattr(identity, "weights_digest", digest)
   experiment = lambda name: dataclasses.replace(toy_run.make_experiment(), autoencoder=str(tmp_path / name))
   run = tmp_path / "run"

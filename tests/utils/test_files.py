@@ -36,11 +36,11 @@ def test_two_writers_never_share_a_temporary_name(tmp_path, monkeypatch):
 def test_only_what_dead_writers_left_is_removed(tmp_path):
   gone, writing = subprocess.Popen(["true"]), subprocess.Popen(["sleep", "60"])
   gone.wait()
-  host, start = files._host(), files._start_of(writing.pid)
+  host, start = files._host(), files._start_time(writing.pid)
   dead = leave(tmp_path, host, gone.pid, "1")
   reused = leave(tmp_path, host, writing.pid, "1")  # The number of a process that ended, given to another.
   alive = leave(tmp_path, host, writing.pid, start)
-  own = leave(tmp_path, host, os.getpid(), files._start_of(os.getpid()))
+  own = leave(tmp_path, host, os.getpid(), files._start_time(os.getpid()))
   elsewhere, long_ago = leave(tmp_path, "ffffff", gone.pid, "1"), leave(tmp_path, "eeeeee", gone.pid, "1")
   os.utime(long_ago, (time.time() - 2 * 24 * 3600,) * 2)
   others = leave(tmp_path, host, gone.pid, "1", ".another.{}-{}-{}-0a1b2c.mp4")

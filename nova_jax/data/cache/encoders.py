@@ -14,7 +14,7 @@ import numpy as np
 from nova_jax import autoencoders, text
 from nova_jax.autoencoders import Autoencoder, PixelAutoencoder
 from nova_jax.checkpoints.components import TEXT_ENCODER, VAE
-from nova_jax.checkpoints.model_folder import TOKENIZER, open_of_kind
+from nova_jax.checkpoints.model_folder import TOKENIZER, open_single_part
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.clips import Clip, Rejected
 from nova_jax.data.cache.format import AutoencoderInfo, TextEncoderInfo
@@ -40,7 +40,7 @@ def open_autoencoder(
   if cfg.autoencoder in autoencoders.BUILT_IN:
     found = autoencoders.make_autoencoder(cfg.autoencoder)
   else:
-    network = open_of_kind(part_folder(cfg.autoencoder, VAE), VAE, autoencoders.BUILT_IN).load()
+    network = open_single_part(part_folder(cfg.autoencoder, VAE), VAE, autoencoders.BUILT_IN).load()
     found = autoencoders.wrap(network, dtype=cfg.dtype, batch_size=cfg.batch_size, devices=devices)
   _check_buckets(cfg, found)
   return found, describe_autoencoder(cfg.autoencoder, found)
@@ -53,7 +53,7 @@ def open_text_encoder(cfg: CacheConfig) -> tuple[TextEncoder, TextEncoderInfo] |
   if cfg.text_encoder in text.BUILT_IN:
     encoder = text.BUILT_IN[cfg.text_encoder](dim=cfg.text_dim, max_length=cfg.text_len)
     return encoder, TextEncoderInfo(cfg.text_encoder, sha256(repr(encoder)), encoder.dim, encoder.max_length)
-  part = open_of_kind(part_folder(cfg.text_encoder, TEXT_ENCODER), TEXT_ENCODER, text.BUILT_IN)
+  part = open_single_part(part_folder(cfg.text_encoder, TEXT_ENCODER), TEXT_ENCODER, text.BUILT_IN)
   tokenizer = text.load_tokenizer(part.folder.parent / TOKENIZER)
   encoder = text.PhiEncoder(part.load(), tokenizer, cfg.text_len)
   digest = sha256(weights_digest(part) + tokenizer.to_str())

@@ -115,7 +115,7 @@ def _parquet(path: Path, name: str, tars: set[str], cfg: CacheConfig, found: Fou
   """Return the items of a table in a folder: its rows, or one that says what is wrong with it."""
   try:
     # Tools that make tars write what they know of them beside them.
-    if path.stem not in tars and cfg.path_field in parquet.columns_of(path):
+    if path.stem not in tars and cfg.path_field in parquet.column_names(path):
       return table_items(path, cfg, f"{name}/")
   except ValueError as error:
     return [Item(name, None, {}, str(error).replace(f"{path.parent}/", ""))]

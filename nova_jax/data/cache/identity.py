@@ -13,7 +13,7 @@ import numpy as np
 from nova_jax import autoencoders
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.checkpoints.components import VAE, Part
-from nova_jax.checkpoints.model_folder import open_of_kind
+from nova_jax.checkpoints.model_folder import open_single_part
 from nova_jax.checkpoints.part_digest import Digest
 from nova_jax.data.cache.format import AutoencoderInfo, read_manifest
 from nova_jax.utils.fields import to_dict
@@ -29,7 +29,7 @@ def describe_autoencoder(name: str, autoencoder: Autoencoder) -> AutoencoderInfo
   if name in autoencoders.BUILT_IN:
     kind, digest, time_stride = name, sha256(repr(autoencoder)), 1
   else:
-    part = open_of_kind(part_folder(name, VAE), VAE, autoencoders.BUILT_IN)
+    part = open_single_part(part_folder(name, VAE), VAE, autoencoders.BUILT_IN)
     kind, digest, time_stride = part.class_name, weights_digest(part), autoencoder.time_tiles.stride
   scaling = (tuple(np.ravel(value).tolist()) for value in (autoencoder.shift, autoencoder.factor))
   return AutoencoderInfo(

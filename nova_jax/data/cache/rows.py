@@ -37,7 +37,7 @@ def table_items(path: Path, cfg: CacheConfig, prefix: str = "") -> list[Item]:
   """
   fields = (cfg.caption_field, cfg.short_caption_field, "start", "end")
   if path.suffix.lower() == ".parquet":
-    columns = parquet.columns_of(path)
+    columns = parquet.column_names(path)
     _check_columns(path, columns, cfg)
     holds_text = parquet.holds_text(path, cfg.path_field)
     wanted = [name for name in (*fields, *([cfg.path_field] if holds_text else [])) if name in columns]
@@ -72,7 +72,7 @@ def read_metadata(path: Path, folder: Path, cfg: CacheConfig) -> list[tuple[str,
   """
   is_parquet = path.suffix.lower() == ".parquet"
   table = None if is_parquet else read_table(path)
-  columns = parquet.columns_of(path) if table is None else table.columns
+  columns = parquet.column_names(path) if table is None else table.columns
   if FILE_NAME not in columns:
     return None
   caption = TEXT if cfg.caption_field not in columns and TEXT in columns else cfg.caption_field

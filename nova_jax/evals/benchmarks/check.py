@@ -16,7 +16,7 @@ from nova_jax.evals.benchmarks.layout import Item, Layout
 from nova_jax.evals.benchmarks.sampling import MANIFEST, checksum
 from nova_jax.media import moving
 from nova_jax.media.footage import open_footage
-from nova_jax.media.formats import content_of, open_container, open_picture, reading
+from nova_jax.media.formats import open_container, open_content, open_picture, reading
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_regular, read_json
 from nova_jax.utils.progress import Progress
@@ -61,7 +61,7 @@ class Report(NamedTuple):
     return lines
 
 
-def layout_of(output: Path) -> Layout:
+def layout_from_manifest(output: Path) -> Layout:
   """Read the layout that a run's manifest records.
 
   Raises:
@@ -80,7 +80,7 @@ def layout_of(output: Path) -> Layout:
 def is_ours(output: Path) -> bool:
   """Whether a folder's manifest is one of our runs."""
   try:
-    layout_of(output)
+    layout_from_manifest(output)
   except ValueError:
     return False
   return True
@@ -145,7 +145,7 @@ class _Sample(NamedTuple):
 
 def _read(path: Path) -> _Sample | None:
   """Read a sample whole; None if it is of another kind than its name says."""
-  with reading(str(path)), content_of(path) as content:
+  with reading(str(path)), open_content(path) as content:
     image, kind = open_picture(content), path.suffix[1:]
     if image is not None:
       if image.format.lower() != kind or moving.moves(image):

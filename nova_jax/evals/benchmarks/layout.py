@@ -141,7 +141,7 @@ def read_layout(benchmark: str, path: Path, rewritten: Path | None = None) -> La
   return Layout(benchmark, tuple(items.values()), texts, tuple(notes))
 
 
-def seed_of(benchmark: str, prompt: str, sample: int, seed: int) -> int:
+def seed_for_sample(benchmark: str, prompt: str, sample: int, seed: int) -> int:
   """Return a sample's own seed in 32 bits, which depends on nothing else."""
   digest = hashlib.sha256("\0".join((benchmark, prompt, str(sample), str(seed))).encode()).digest()
   return int.from_bytes(digest[:4], "little")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nova_jax.evals.benchmarks.check import check, how_to_score, is_ours, layout_of
+from nova_jax.evals.benchmarks.check import check, how_to_score, is_ours, layout_from_manifest
 from nova_jax.evals.benchmarks.layout import NAMES, read_layout
 from nova_jax.evals.benchmarks.sampling import CHECKSUMS, MANIFEST, Settings, generate
 from nova_jax.pipeline import Pipeline
@@ -54,7 +54,7 @@ def check_folder(folder: Path, benchmark: str, prompts: str | None) -> bool:
     Whether all is well.
   """
   if (folder / MANIFEST).is_file() and (not prompts or is_ours(folder)):
-    layout, sums = layout_of(folder), folder / CHECKSUMS
+    layout, sums = layout_from_manifest(folder), folder / CHECKSUMS
     scored = folder / layout.benchmark
   else:
     if benchmark not in NAMES or not prompts:

@@ -32,7 +32,7 @@ from nova_jax.checkpoints.components import TEXT_ENCODER, VAE
 from nova_jax.checkpoints.model_folder import is_trained, open_folder
 from nova_jax.checkpoints.store import latest_step
 from nova_jax.config import MeshConfig
-from nova_jax.evals.benchmarks.layout import Item, Layout, check_names, seed_of
+from nova_jax.evals.benchmarks.layout import Item, Layout, check_names, seed_for_sample
 from nova_jax.parallel.sharding import make_mesh, state_shardings
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.conditions import encode
@@ -130,7 +130,8 @@ def plan(layout: Layout, settings: Settings) -> dict[str, Any]:
       "files": {
           item.path: {
               "prompt": item.prompt, "text": item.text,
-              "seeds": [seed_of(layout.benchmark, item.prompt, sample, settings.seed) for sample in item.samples]}
+              "seeds": [
+                  seed_for_sample(layout.benchmark, item.prompt, sample, settings.seed) for sample in item.samples]}
           for item in layout.items},
       "texts": dict(layout.texts)}
   return json.loads(_json(manifest))
@@ -238,7 +239,7 @@ def _run(pipe, layout, settings, output, shard, todo) -> None:
       full = list(itertools.islice(itertools.cycle(pairs), settings.batch_size))
       clips = pipe(
           text_embeds=[np.load(_place(output, item.text)) for item, _ in full], **_request(layout, settings),
-          seed=[seed_of(layout.benchmark, item.prompt, sample, settings.seed) for item, sample in full])
+          seed=[seed_for_sample(layout.benchmark, item.prompt, sample, settings.seed) for item, sample in full])
       for item in batch:
         own = [clip for (other, _), clip in zip(pairs, clips, strict=False) if other is item]
         _put(output, shard, output / layout.benchmark / item.path, functools.partial(_write, item, own, fps))

@@ -88,8 +88,8 @@ def _collective(
   name = re.search(r'op_name="([^"]*)"', line.attributes + outer.attributes)
   shapes = tuple(array.dims for array in arrays)
   return Collective(
-      kind, name[1] if name else "", times, depth, size, shapes, len(groups[0]), axes_of(groups, mesh),
-      _dims_of(groups, mesh))
+      kind, name[1] if name else "", times, depth, size, shapes, len(groups[0]), spanned_axes(groups, mesh),
+      _spanned_dims(groups, mesh))
 
 
 def _between_slices(line: Instruction, times: int, depth: int, mesh: Mesh) -> Collective:
@@ -146,28 +146,28 @@ def _named_groups(mesh_text: str, order_text: str | None, axes_text: str) -> np.
   return grid.transpose(*outside, *inside).reshape(-1, num)
 
 
-def axes_of(groups: np.ndarray, mesh: Mesh) -> tuple[str, ...]:
+def spanned_axes(groups: np.ndarray, mesh: Mesh) -> tuple[str, ...]:
   """Return the mesh axes along which the members of a group differ."""
   coords = np.stack(np.unravel_index(groups, mesh.devices.shape), axis=-1)
   varies = (coords != coords[:, :1]).any(axis=(0, 1))
   return tuple(name for name, differs in zip(mesh.axis_names, varies, strict=True) if differs)
 
 
-def _dims_of(groups: np.ndarray, mesh: Mesh) -> tuple[int, ...]:
+def _spanned_dims(groups: np.ndarray, mesh: Mesh) -> tuple[int, ...]:
   """Return the dimensions of the torus that the groups' devices span; none if they lie in several slices."""
   devices = mesh.devices.reshape(-1)
   group = [devices[place] for place in groups[0]]
-  if len({slice_of(device) for device in group}) > 1:
+  if len({slice_number(device) for device in group}) > 1:
     return ()
   coords = np.array([device.coords for device in group])
   return tuple(map(int, np.flatnonzero((coords != coords[0]).any(axis=0)))) or (0,)
 
 
 def _num_slices(mesh: Mesh) -> int:
-  return len({slice_of(device) for device in mesh.devices.reshape(-1)})
+  return len({slice_number(device) for device in mesh.devices.reshape(-1)})
 
 
-def slice_of(device: jax.Device) -> int:
+def slice_number(device: jax.Device) -> int:
   """Return which slice a device is in."""
   return getattr(device, "slice_index", None) or 0
 

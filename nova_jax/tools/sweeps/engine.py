@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from nova_jax.checkpoints.model_folder import is_trained
 from nova_jax.checkpoints.store import latest_step
-from nova_jax.tools.sweeps.plan import LOADING, SAMPLING, Point, Sweep, digest, experiment_of, label, training
+from nova_jax.tools.sweeps.plan import LOADING, SAMPLING, Point, Sweep, digest, experiment_for_point, label, training
 from nova_jax.utils.digests import digest_folder
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
@@ -71,7 +71,7 @@ def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | 
     loading = {name: point[name] for name in LOADING if name in point}
     experiment, place = None, checkpoint
     if training(point):
-      experiment = json.loads(json.dumps(to_dict(experiment_of(sweep, point))))
+      experiment = json.loads(json.dumps(to_dict(experiment_for_point(sweep, point))))
       place = str((runs or output / "runs") / digest(experiment))
     elif checkpoint is None:
       raise UserError(f"--checkpoint: the point {label(point)} trains no model of its own; give one")

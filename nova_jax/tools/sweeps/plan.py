@@ -112,7 +112,7 @@ def load_sweep(path: str | Path) -> Sweep:
     if training(point):
       if "step" in point:
         raise UserError(f"{path}: a point that trains its own model can't name the step of a checkpoint")
-      experiment_of(sweep, point)
+      experiment_for_point(sweep, point)
   fields = {name for point in sweep.points for name in point}
   for plot in sweep.plots:
     by = plot.by if isinstance(plot, Bars) else plot.line
@@ -132,7 +132,7 @@ def training(point: Point) -> Point:
   return {name.removeprefix(TRAINING): value for name, value in point.items() if name.startswith(TRAINING)}
 
 
-def experiment_of(sweep: Sweep, point: Point) -> Experiment:
+def experiment_for_point(sweep: Sweep, point: Point) -> Experiment:
   """Return the training of a point: the sweep's config with its fields.
 
   Raises:

@@ -42,9 +42,9 @@ def write_report(sweep: Sweep, tasks: Sequence[Task], output: Path) -> list[Path
   for plot in sweep.plots:
     picture = draw(plot, tasks)
     if picture is not None:
-      path = output / "plots" / f"{_slug(name_of(plot))}.png"
+      path = output / "plots" / f"{_slug(plot_name(plot))}.png"
       write_atomically(path, picture)
-      pictures.append((name_of(plot), picture))
+      pictures.append((plot_name(plot), picture))
       paths.append(path)
   paths.append(output / "index.html")
   write_atomically(paths[-1], page(sweep, columns, rows, pictures))
@@ -65,7 +65,7 @@ def table(tasks: Sequence[Task]) -> tuple[list[str], list[list[str]]]:
   return [*fields, *measured, STATUS], rows
 
 
-def name_of(plot: Plot | Bars) -> str:
+def plot_name(plot: Plot | Bars) -> str:
   """Return what a plot shows."""
   return f"scores by {plot.by}" if isinstance(plot, Bars) else f"{plot.y} over {plot.x}"
 

@@ -14,8 +14,8 @@ from PIL import Image
 from pipeline.test_pipeline import CARD, TINY, save
 
 from nova_jax.evals.benchmarks import sampling
-from nova_jax.evals.benchmarks.check import check, layout_of
-from nova_jax.evals.benchmarks.layout import read_layout, seed_of
+from nova_jax.evals.benchmarks.check import check, layout_from_manifest
+from nova_jax.evals.benchmarks.layout import read_layout, seed_for_sample
 from nova_jax.evals.benchmarks.sampling import Settings, generate
 from nova_jax.pipeline import Pipeline
 from nova_jax.sampling.sampler import Model
@@ -93,7 +93,7 @@ def test_what_the_official_scorer_finds(model, tmp_path, benchmark):
   layout = read_layout(benchmark, write_prompts(benchmark, tmp_path))
   assert generate(layout, settings_of(model), tmp_path / "out", load=Fake)
   scored = tmp_path / "out" / benchmark
-  assert check(layout_of(tmp_path / "out"), scored, tmp_path / "out" / "checksums.json").is_good
+  assert check(layout_from_manifest(tmp_path / "out"), scored, tmp_path / "out" / "checksums.json").is_good
   if benchmark == "geneval":
     assert official.read_geneval(scored) == {
         f"{i:05}": (text, 4) for i, text in enumerate([*PROMPTS, LONG, "a/b"])}
@@ -108,7 +108,7 @@ def test_what_the_official_scorer_finds(model, tmp_path, benchmark):
     found = official.read_dpg(scored, 8)
     assert sorted(found) == [f"item{i}" for i in range(len(PROMPTS) + 2)]
     tops = [[np.asarray(tile)[0, 0, 0] for tile in found[f"item{i}"]] for i in range(len(PROMPTS))]
-    assert tops == [[seed_of("dpg", text, i, 0) % 251 for i in range(4)] for text in PROMPTS]
+    assert tops == [[seed_for_sample("dpg", text, i, 0) % 251 for i in range(4)] for text in PROMPTS]
   else:
     assert official.read_t2i_compbench(scored) == [text for text in PROMPTS for _ in range(10)]
 
@@ -160,7 +160,7 @@ def test_a_model_makes_the_same_whatever_was_there_before(model, tmp_path):
   manifest = json.loads((tmp_path / "whole/manifest.json").read_text(encoding="utf-8"))
   assert manifest["settings"]["step"] == 7, "the newest checkpoint, by name"
   picture = np.asarray(Image.open(tmp_path / "whole/geneval/00001/samples/0002.png"))
-  seeds = [seed_of("geneval", "two", i, 0) for i in range(4)]
+  seeds = [seed_for_sample("geneval", "two", i, 0) for i in range(4)]
   clip = Pipeline.load(model)(["two"] * 4, num_frames=1, seed=seeds)[2, 0]
   assert picture.shape == (8, 8, 3) and np.abs(picture.astype(int) - clip).max() <= 1
 

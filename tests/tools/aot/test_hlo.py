@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nova_jax.tools.aot import hlo
-from nova_jax.tools.aot.collectives import axes_of, find_collectives, gathers_outside_layers, replica_groups
+from nova_jax.tools.aot.collectives import find_collectives, gathers_outside_layers, replica_groups, spanned_axes
 from nova_jax.tools.aot.report import network_seconds, summarize
 from nova_jax.utils.chips import CHIPS
 
@@ -157,5 +157,5 @@ def test_groups_in_an_unknown_spelling_are_an_error():
 
 
 def test_axes_of_groups():
-  assert axes_of(np.array([[0, 1], [2, 3]]), RING) == ("tensor",)
-  assert axes_of(np.array([[0, 1, 2, 3]]), RING) == ("fsdp", "tensor")
+  assert spanned_axes(np.array([[0, 1], [2, 3]]), RING) == ("tensor",)
+  assert spanned_axes(np.array([[0, 1, 2, 3]]), RING) == ("fsdp", "tensor")

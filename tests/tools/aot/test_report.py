@@ -10,7 +10,7 @@ from nova_jax.tools.aot import report as report_lib
 from nova_jax.tools.aot.collectives import Collective
 from nova_jax.tools.aot.programs import Job
 from nova_jax.tools.aot.report import lines, out_of_memory, roofline, total_seconds
-from nova_jax.utils.chips import CHIPS, GIB, chip_of, peak_flops
+from nova_jax.utils.chips import CHIPS, GIB, find_chip, peak_flops
 
 V5E = CHIPS["v5e"]
 JOB = Job("toy", types.SimpleNamespace(size=4, shape={"fsdp": 4}), lambda: None, "bfloat16")
@@ -57,11 +57,11 @@ def test_out_of_memory_errors(message, expected):
 
 
 def test_float32_peak_depends_on_the_precision():
-  chip = chip_of("TPU v5 lite")
+  chip = find_chip("TPU v5 lite")
   assert chip is V5E
   assert peak_flops(chip, "float32") == peak_flops(chip, "bfloat16", "highest") == 197e12
   assert peak_flops(chip, "float32", "high") == 197e12 / 3 and peak_flops(chip, "float32", "highest") == 197e12 / 6
-  assert chip_of("cpu") is None
+  assert find_chip("cpu") is None
 
 
 def test_what_does_not_fit_says_so():

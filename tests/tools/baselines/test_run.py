@@ -9,7 +9,7 @@ from flax import nnx
 from PIL import Image
 
 from nova_jax.config import PRESETS, DataConfig, Experiment, StageConfig, TrainConfig
-from nova_jax.evals.digits import Share
+from nova_jax.evals.digits import Proportion
 from nova_jax.evals.digits_run import DigitsScore
 from nova_jax.tools.baselines import run
 from nova_jax.tools.baselines.report import write_report
@@ -62,7 +62,7 @@ def test_the_best_scale_of_guidance_is_chosen_over_all_scores():
   shares = {1.0: (0.2, 0.9), 1.5: (0.8, 0.8), 2.5: (0.9, 0.6), 4.0: (1.0, 0.1), 7.0: (1.0, 0.0)}
   names = "digit", "retrieval@1"
   measure = lambda scale: DigitsScore(
-      {name: Share(value, 0, 1, 40) for name, value in zip(names, shares[scale], strict=True)}, {}, 1.0)
+      {name: Proportion(value, 0, 1, 40) for name, value in zip(names, shares[scale], strict=True)}, {}, 1.0)
   best, tried = run.choose_scale(measure)
   assert best == 1.5
   assert tried["2.5"] == {"digit": 0.9, "retrieval@1": 0.6} and len(tried) == 5

@@ -20,7 +20,7 @@ from configs import digits
 from nova_jax.config import Experiment
 from nova_jax.tools.baselines.run import nova_flops
 from nova_jax.tools.sweeps import engine, point, report
-from nova_jax.tools.sweeps.plan import Bars, Plot, Sweep, experiment_of, grid, label, load_sweep
+from nova_jax.tools.sweeps.plan import Bars, Plot, Sweep, experiment_for_point, grid, label, load_sweep
 from nova_jax.tools.sweeps.report import write_report
 from nova_jax.utils.fields import from_dict
 
@@ -179,7 +179,7 @@ def test_shipped_sweeps_can_be_planned(name, tmp_path, monkeypatch):
 def test_training_with_images_first_costs_the_same(monkeypatch):
   monkeypatch.chdir(ROOT)
   sweep = load_sweep("configs/sweeps/image_stage.py")
-  without, with_images = (nova_flops(experiment_of(sweep, point)) for point in sweep.points)
+  without, with_images = (nova_flops(experiment_for_point(sweep, point)) for point in sweep.points)
   assert with_images == pytest.approx(without, rel=1e-3)
 
 
@@ -213,4 +213,4 @@ def test_other_bad_input(tmp_path):
   with pytest.raises(ValueError, match="several points have the same weights"):
     load_sweep(tmp_path / "sweep.py")
   with pytest.raises(ValueError, match="is not a field"):
-    experiment_of(Sweep("", "", [], config=str(ROOT / "configs/digits.py")), {"config.steps": 1})
+    experiment_for_point(Sweep("", "", [], config=str(ROOT / "configs/digits.py")), {"config.steps": 1})
