@@ -148,7 +148,7 @@ def _read(path: Path) -> _Sample | None:
   with reading(str(path)), open_content(path) as content:
     image, kind = open_picture(content), path.suffix[1:]
     if image is not None:
-      if image.format.lower() != kind or moving.moves(image):
+      if image.format.lower() != kind or moving.is_animated(image):
         return None
     else:
       with open_container(content) as container:
