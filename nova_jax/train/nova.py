@@ -9,7 +9,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from nova_jax.checkpoints.model_card import Card, card_from_experiment, write_card
+from nova_jax.checkpoints.model_card import ModelCard, card_from_experiment, write_card
 from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder, load_transformer
 from nova_jax.checkpoints.store import finished_steps
 from nova_jax.config import Experiment, ModelConfig, TrainConfig
@@ -83,7 +83,7 @@ class NovaTask(Task):
 class ModelCard(Callback):
   """Writes the card of the model into the workdir, and says what a person should know before the run begins."""
 
-  def __init__(self, card: Card, lines: Sequence[str] = ()):
+  def __init__(self, card: ModelCard, lines: Sequence[str] = ()):
     self._card, self._lines = card, lines
 
   def open(self, trainer: Trainer) -> None:

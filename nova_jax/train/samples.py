@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from nova_jax.autoencoders import Autoencoder
-from nova_jax.checkpoints.model_card import Card
+from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.media import write_sheet
 from nova_jax.parallel.processes import is_first
 from nova_jax.pipeline import Pipeline
@@ -17,7 +17,7 @@ NUM_CLIPS = 8
 class SampleGrids(Callback):
   """Generates clips for the captions (or classes) of some records, and writes them as a PNG with a clip in each row."""
 
-  def __init__(self, every: int, card: Card, text_encoder: TextEncoder | None, autoencoder: Autoencoder):
+  def __init__(self, every: int, card: ModelCard, text_encoder: TextEncoder | None, autoencoder: Autoencoder):
     """Plan a grid every `every` steps and after the last one; 0 writes none.
 
     Args:
