@@ -125,7 +125,7 @@ class Encoder:
     shorts = self._embed_batches([clip.texts.short_caption or "" for _, _, clip in group])
     return [
         (number, _record(name, clip, *row))
-        for (number, name, clip), *row in zip(group, moments, embeds, shorts, strict=True)]
+        for (number, name, clip), *row in zip(group, moments, embeds, shorts, strict=False)]
 
   def _embed_batches(self, captions: list[str]) -> list[np.ndarray | Rejected | None]:
     """Embed the captions of some batches, each on its own."""
