@@ -13,6 +13,7 @@ tried again for half a minute before. No address ever becomes the name of a loca
 import contextlib
 import errno
 import fnmatch
+import functools
 import io
 import logging
 import os
@@ -25,7 +26,8 @@ from typing import Any, NamedTuple
 from etils import epath
 
 _ADDRESS = re.compile(r"(gs|gcs|s3|az|abfs|hf|memory)://")
-_COLLAPSED = re.compile(r"(gs|gcs|s3|az|abfs|hf|memory):/")  # What `pathlib.Path` makes of an address.
+# What `pathlib.Path` makes of an address, and of a path in a bucket.
+_COLLAPSED = re.compile(r"(gs|gcs|s3|az|abfs|hf|memory):/|/gs/")
 _LONGEST = 200  # Characters of a server's message that are told.
 
 
@@ -42,7 +44,7 @@ def as_path(path: str | os.PathLike) -> pathlib.Path:
   """
   text = os.fspath(path)
   if not is_remote(text):
-    if _COLLAPSED.match(text):
+    if _COLLAPSED.match(text) and not os.path.isdir(text[: (text + "/").index("/", 1)]):
       raise ValueError(f"{text} was the address of a bucket before it became a local path")
     return pathlib.Path(path)
   if isinstance(path, RemotePath):
@@ -276,3 +278,53 @@ def _explain(error: Exception) -> tuple[int | None, str]:
   if isinstance(error, TimeoutError):
     return errno.ETIMEDOUT, "the bucket does not answer"
   return None, ""
+
+
+def read_version(path: RemotePath) -> tuple[bytes, int] | None:
+  """Return the content of an object and the generation of it, which changes with every write; None if there is none."""
+  blob = _blob(path)
+  with contextlib.suppress(FileNotFoundError), telling(path):
+    content = blob.download_as_bytes()
+    return content, int(blob.generation)
+  return None
+
+
+def write_version(path: RemotePath, content: bytes, generation: int) -> int | None:
+  """Write an object if nobody else has written it meanwhile.
+
+  Args:
+    path: of the object.
+    content: of it; no two writers write the same.
+    generation: which the object must have; 0 if there must be none.
+
+  Returns:
+    The new generation; None if the object has another one.
+  """
+  blob = _blob(path)
+  try:
+    with telling(path):
+      blob.upload_from_string(content, if_generation_match=generation)
+      return int(blob.generation)
+  except FileExistsError:
+    # A write whose answer was lost is tried again, and then meets itself.
+    found = read_version(path)
+    return found[1] if found is not None and found[0] == content else None
+
+
+def remove_version(path: RemotePath, generation: int) -> None:
+  """Remove an object, unless it has another generation by now."""
+  with contextlib.suppress(FileExistsError, FileNotFoundError), telling(path):
+    _blob(path).delete(if_generation_match=generation)
+
+
+def _blob(path: RemotePath) -> Any:
+  return _client(os.getpid()).bucket(path.parts[2]).blob("/".join(path.parts[3:]))
+
+
+@functools.cache
+def _client(process: int) -> Any:
+  """Return the client of a process, whose connections no other one can use."""
+  from google.cloud import storage
+
+  with telling("gs://"):
+    return storage.Client()

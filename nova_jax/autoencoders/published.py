@@ -2,11 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from nova_jax.config import LARGEST
+from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import from_dict
 from nova_jax.utils.files import read_json
@@ -33,10 +33,10 @@ def published_autoencoder(name: str) -> Mapping[str, Any]:
   Raises:
     UserError: there is neither such a folder nor such a model.
   """
-  for path in (Path(name) / "vae/config.json", Path(name) / "config.json"):
+  for path in (as_path(name) / "vae/config.json", as_path(name) / "config.json"):
     if path.is_file():
       return read_json(path)
-  kind = Path(name).name.rsplit("-")[-1]
+  kind = as_path(name).name.rsplit("-")[-1]
   if kind not in RELEASED:
     raise UserError(
         f"autoencoder: {name!r} is neither a published folder nor a released model; known: {', '.join(RELEASED)}")

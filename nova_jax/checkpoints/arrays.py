@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from nova_jax.checkpoints import array_digests
+from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError, error_numbers
 from nova_jax.utils.files import read_json, write_atomically
 
@@ -64,9 +65,9 @@ def save_arrays(folder: str | Path, arrays: Mapping[str, LazyArray]) -> None:
   # Weights hardly compress, and writing them takes three times as long with compression.
   handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
   with ocp.Checkpointer(handler) as checkpointer:
-    checkpointer.save(Path(folder).absolute() / STATE, args=ocp.args.PyTreeSave(
+    checkpointer.save(as_path(folder).absolute() / STATE, args=ocp.args.PyTreeSave(
         {name: noted(name, stored) for name, stored in arrays.items()}))
-  write_atomically(Path(folder) / DIGESTS / "metadata", json.dumps({"arrays": described, "json": {}}))
+  write_atomically(as_path(folder) / DIGESTS / "metadata", json.dumps({"arrays": described, "json": {}}))
 
 
 class _LazyArrayHandler(ocp.type_handlers.NumpyHandler):
@@ -89,7 +90,7 @@ def open_arrays(folder: str | Path) -> dict[str, LazyArray]:
   Raises:
     Damaged: the folder has no arrays. Reading an array also raises it if the array differs from what was saved.
   """
-  folder = Path(folder).absolute()
+  folder = as_path(folder).absolute()
   metadata, described = _stored(folder), read_digests(folder)
   if described is not None:
     _check_names(folder, metadata, described["arrays"])
@@ -186,7 +187,42 @@ def read_item(folder: Path, name: str) -> dict[str, Any]:
 
 def finished_steps(directory: str | Path) -> list[int]:
   """Return the steps of the finished checkpoints in `directory`, which may be missing."""
-  return sorted(ocp.utils.checkpoint_steps(Path(directory).absolute())) if Path(directory).is_dir() else []
+  directory = as_path(directory).absolute()
+  return sorted(ocp.utils.checkpoint_steps(directory)) if directory.is_dir() else []
+
+
+def latest_step(directory: str | Path) -> int:
+  """Return the step of the newest finished checkpoint in `directory`.
+
+  Raises:
+    ValueError: there is no such folder, or no finished checkpoint in it.
+  """
+  if not as_path(directory).is_dir():
+    raise UserError(f"{directory} is not a folder; expected the checkpoints/ folder of a training run")
+  steps = finished_steps(directory)
+  if not steps:
+    raise UserError(f"{directory} has no finished checkpoint; expected the checkpoints/ folder of a training run")
+  return max(steps)
+
+
+def find(directory: str | Path, which: str = "ema", step: int | None = None) -> Path:
+  """Return the folder of a checkpoint.
+
+  Args:
+    directory: the checkpoints/ folder of a training run.
+    which: "ema" for the average, "params" for the last weights.
+    step: of the checkpoint; None takes the newest.
+
+  Raises:
+    ValueError: no such checkpoint there.
+  """
+  if which not in ("ema", "params"):
+    raise UserError(f'weights: expected "ema" or "params", got {which!r}')
+  newest = latest_step(directory)
+  folder = as_path(directory).absolute() / str(newest if step is None else step)
+  if not folder.is_dir():
+    raise UserError(f"{directory} has no checkpoint of step {step}; the newest is {newest}")
+  return folder
 
 
 def _advice(folder: Path) -> str:

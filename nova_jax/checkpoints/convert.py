@@ -28,6 +28,7 @@ from nova_jax.checkpoints.part_digest import Digest, check_same, listed_digest
 from nova_jax.checkpoints.published_files import INDEX, SCHEDULER
 from nova_jax.checkpoints.store import LazyArray
 from nova_jax.checkpoints.weight_files import CONFIG, DTYPES, read_config, write_safetensors
+from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
 from nova_jax.utils.files import check_folder
@@ -81,7 +82,7 @@ def convert(
     UserError: the source can't be converted. One error counts the unknown, missing or misshapen weights of all parts,
       and names the first of them. Nothing is left at `target`.
   """
-  source, target = Path(source), Path(target)
+  source, target = as_path(source), as_path(target)
   for part in parts or ():
     if part not in PARTS:
       raise UserError(f"parts: {part!r} is not a part{did_you_mean(part, PARTS)}")
@@ -93,7 +94,7 @@ def convert(
     raise UserError(f"target: {target} exists; give a new name, or remove it")
   opened = open_folder(source, weights, step)
   if base is not None:
-    opened = opened.completed(open_folder(Path(base)))
+    opened = opened.completed(open_folder(as_path(base)))
   missing = [name for name in parts or () if name not in opened.parts]
   if missing:
     raise UserError(f"{source} has no {' and no '.join(missing)}; it has {', '.join(opened.parts)}")

@@ -11,6 +11,7 @@ from nova_jax.checkpoints.model_folder import Folder, check_complete, open_folde
 from nova_jax.config import MeshConfig
 from nova_jax.models.nova import NOVA
 from nova_jax.parallel.sharding import make_mesh, state_shardings
+from nova_jax.storage import as_path
 
 
 def load_model(
@@ -34,7 +35,7 @@ def load_model(
     UserError: the folder, its transformer or the checkpoint is missing, or isn't what the folder says it is.
     FloatingPointError: weights that are not finite.
   """
-  folder = open_folder(Path(path), weights, step)
+  folder = open_folder(as_path(path), weights, step)
   check_complete(folder, ())
   return make_transformer(folder, dtype=dtype, remat=remat, mesh=mesh)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nova_jax import autoencoders, text
 from nova_jax.config import Experiment, ModelConfig, SampleConfig, SchedulerConfig
+from nova_jax.storage import as_path
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import from_dict, shown, to_dict
@@ -77,12 +78,12 @@ def card_from_experiment(experiment: Experiment, words: Sequence[str] = ()) -> M
 
 def _place(name: str, built_in: Collection[str]) -> str:
   """Return a name that is valid wherever the card is read."""
-  return name if name in built_in else str(Path(name).absolute())
+  return name if name in built_in else str(as_path(name).absolute())
 
 
 def write_card(folder: str | Path, card: ModelCard) -> None:
   """Write the card into a folder atomically."""
-  write_atomically(Path(folder) / NAME, json.dumps(FORMAT | to_dict(card), indent=2) + "\n")
+  write_atomically(as_path(folder) / NAME, json.dumps(FORMAT | to_dict(card), indent=2) + "\n")
 
 
 def read_card(folder: str | Path) -> ModelCard:
@@ -91,7 +92,7 @@ def read_card(folder: str | Path) -> ModelCard:
   Raises:
     UserError: there is no card, or this version can't read it.
   """
-  folder = Path(folder)
+  folder = as_path(folder)
   path = folder / NAME
   if not folder.is_dir():
     raise UserError(f"{folder} is not a folder; expected one with a {NAME}, as training and conversion write it")

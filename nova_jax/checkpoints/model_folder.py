@@ -44,6 +44,7 @@ from nova_jax.checkpoints.published_files import (
 )
 from nova_jax.checkpoints.weight_files import CONFIG, read_config
 from nova_jax.config import ModelConfig, SampleConfig, SchedulerConfig
+from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_regular
 
@@ -158,7 +159,7 @@ def load_transformer(path: str | Path, cfg: ModelConfig) -> nnx.State:
   Raises:
     UserError: the folder has no transformer, or one that differs from `cfg`; the error names the fields that differ.
   """
-  folder = open_folder(Path(path))
+  folder = open_folder(as_path(path))
   found = folder.card.model
   if found is None:
     raise UserError(f"{path} has {', '.join(folder.parts)}, but no {TRANSFORMER}")
@@ -184,7 +185,7 @@ def load_autoencoder(name: str | None, base: str | Path = "", **options: Any) ->
   """
   if name is None or name in autoencoders.BUILT_IN:
     return None if name is None else autoencoders.make_autoencoder(name)
-  return autoencoders.wrap(open_single_part(Path(base) / name, VAE, autoencoders.BUILT_IN).load(), **options)
+  return autoencoders.wrap(open_single_part(as_path(base) / name, VAE, autoencoders.BUILT_IN).load(), **options)
 
 
 def load_text_encoder(
@@ -202,7 +203,7 @@ def load_text_encoder(
     return None
   if name in text.BUILT_IN:
     return text.make_text_encoder(name, cfg, words)
-  part = open_single_part(Path(base) / name, TEXT_ENCODER, text.BUILT_IN)
+  part = open_single_part(as_path(base) / name, TEXT_ENCODER, text.BUILT_IN)
   cfg.check_fit(text_dim=part.dim)
   return text.PhiEncoder(part.load(), text.load_tokenizer(part.folder.parent / TOKENIZER), cfg.text_len)
 

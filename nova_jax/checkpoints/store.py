@@ -8,22 +8,26 @@ killed the process; leftovers of other names are ignored, and swept up by the ne
 was saved (`stored.py`).
 """
 
-import contextlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
 from nova_jax.checkpoints import array_digests
 from nova_jax.checkpoints.arrays import (
+  DIGESTS,
   STATE,
   Damaged,
   LazyArray,
+  find,
   finished_steps,
   flatten,
+  latest_step,
   open_arrays,
   read_arrays,
   read_digests,
@@ -32,11 +36,17 @@ from nova_jax.checkpoints.arrays import (
   summarize_names,
 )
 from nova_jax.parallel.processes import all_gather, barrier, broadcast_from_first, is_first
+from nova_jax.storage import as_path
 from nova_jax.utils.errors import RunFailed, UserError, error_numbers
+from nova_jax.utils.lease import check_held
+from nova_jax.utils.terminal import say
 
 __all__ = [
     "STATE", "Checkpointer", "Damaged", "Restored", "LazyArray", "find", "finished_steps", "latest_step", "save_arrays",
     "open_arrays"]
+
+_TRIES = 3  # Saves that may fail in a row before the run ends.
+_PAUSE = 5.0  # Seconds before the last save of a run is tried again.
 
 
 class Restored(NamedTuple):
@@ -58,18 +68,37 @@ class Restored(NamedTuple):
 
 
 class Checkpointer:
-  """Saves a run's checkpoints in the background, keeping the newest `keep`."""
+  """Saves a run's checkpoints in the background, keeping the newest ones.
 
-  def __init__(self, directory: str | Path, keep: int):
+  A save that fails is told and costs nothing but this checkpoint: training goes on, and the next save tries again. The
+  last save of a run is tried again by itself.
+  """
+
+  def __init__(self, directory: str | Path, keep: int, keep_every: int = 0):
+    """Open the folder of a run's checkpoints.
+
+    Args:
+      directory: folder on a disk or in a bucket; it need not exist.
+      keep: number of the newest checkpoints that are kept.
+      keep_every: steps whose multiples are kept as well, for evaluation; 0 keeps no others.
+    """
     if keep < 1:
       raise UserError(f"train.keep: expected 1 or more checkpoints, got {keep}")
-    self.directory = Path(directory).absolute()
-    self._saving: int | None = None
+    self.directory = as_path(directory).absolute()
+    self._saving: tuple[int, ocp.args.Composite] | None = None  # What is under way, or failed.
+    self._failed, self._begun = 0, True
     logging.get_absl_logger().addFilter(_is_news)
+    kept = [ocp.checkpoint_managers.LatestN(keep)]
+    if keep_every:
+      kept.append(ocp.checkpoint_managers.EveryNSteps(keep_every))
+    # Weights hardly compress: without, a save takes two thirds of the time and 8 % more room.
+    state = ocp.PyTreeCheckpointHandler(use_compression=False)
+    rest = {name: ocp.JsonCheckpointHandler() for name in ("data", "meta", DIGESTS)}
     self._manager = ocp.CheckpointManager(
-        self.directory,
+        self.directory, item_handlers={STATE: state} | rest,
         options=ocp.CheckpointManagerOptions(
-            cleanup_tmp_directories=True, preservation_policy=ocp.checkpoint_managers.LatestN(keep)))
+            cleanup_tmp_directories=True,
+            preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(kept)))
 
   def latest_step(self) -> int | None:
     """Return the step of the newest checkpoint whose writing has begun in this process or ended in any."""
@@ -85,20 +114,20 @@ class Checkpointer:
       meta: anything else, ready for JSON.
 
     Raises:
-      RunFailed: this checkpoint, or the one before, can't be written; those that were finished are kept.
+      RunFailed: this checkpoint and those before it can't be written, or another process has taken over the folder;
+        checkpoints that were finished are kept.
     """
     if step in self._manager.all_steps():
       return
+    check_held(self.directory)
     flat = flatten(state)
     described = {
         "arrays": array_digests.describe(flat),
         "json": {"data": array_digests.digest_json(data), "meta": array_digests.digest_json(meta)}}
-    with self._storing():
-      self._manager.wait_until_finished()
-      self._saving = step
-      self._manager.save(step, args=ocp.args.Composite(
-          state=ocp.args.StandardSave(flat), data=ocp.args.JsonSave(data), meta=ocp.args.JsonSave(meta),
-          digests=ocp.args.JsonSave(described)))
+    self._finish()
+    self._begin(step, ocp.args.Composite(
+        state=ocp.args.PyTreeSave(flat), data=ocp.args.JsonSave(data), meta=ocp.args.JsonSave(meta),
+        digests=ocp.args.JsonSave(described)))
 
   def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Read a checkpoint onto any mesh.
@@ -179,65 +208,64 @@ class Checkpointer:
     return self._manager.reached_preemption(step)
 
   def wait(self) -> None:
-    """Block until all checkpoints are on disk; errors as of `save`."""
-    with self._storing():
-      self._manager.wait_until_finished()
+    """Block until all checkpoints are stored; errors as of `save`."""
+    while not self._finish() and self._saving is not None:
+      if any(leaf.is_deleted() for leaf in self._saving[1].state.item.values() if isinstance(leaf, jax.Array)):
+        return  # A step has taken the arrays since; the next save stores what it made.
+      time.sleep(_PAUSE)
+      self._begin(*self._saving)
 
   def close(self) -> None:
     """Wait, and free the threads; errors as of `save`."""
-    with self._storing():
-      self._manager.close()
+    self.wait()
+    self._manager.close()
 
-  @contextlib.contextmanager
-  def _storing(self) -> Iterator[None]:
+  def _begin(self, step: int, args: ocp.args.Composite) -> None:
+    self._saving, self._begun = (step, args), True
     try:
-      yield
-    except Exception as error:  # Of several types, with a text of many lines.
-      numbers = [*error_numbers(error)]
-      if not numbers:
-        raise
-      raise RunFailed(
-          f"{self.directory / str(self._saving)}: this checkpoint can't be written: {os.strerror(numbers[0])}; those "
-          "before it are kept, and the same command continues from them") from None
+      self._manager.save(step, args=args)
+    except Exception as error:
+      self._begun = False
+      self._tell(_reason(error), is_last=jax.process_count() > 1)  # The others wait for this one within `save`.
+
+  def _finish(self) -> bool:
+    """Wait for the save that is under way; return whether it went well, or there is none."""
+    reason = ""
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      reason = _reason(error)
+    if self._saving is None or not self._begun:
+      return self._saving is None
+    reason = next(filter(None, all_gather(reason)), "")  # All processes save again, or none.
+    if reason:
+      self._tell(reason)
+      return False
+    self._saving, self._failed = None, 0
+    return True
+
+  def _tell(self, reason: str, is_last: bool = False) -> None:
+    """Note that a save failed; raise a RunFailed if none is tried any more."""
+    self._failed += 1
+    what = f"{self.directory / str(self._saving[0])}: this checkpoint can't be written: {reason}"
+    if is_last or self._failed == _TRIES:
+      raise RunFailed(f"{what}; those before it are kept, and the same command continues from them")
+    if is_first():
+      say(f"note: {what}; training goes on, and the next save tries again")
+    self._manager.reload()  # Else the step would count as saved.
+
+
+def _reason(error: Exception) -> str:
+  """Return why storage failed; raises an error of another kind, of several types, with a text of many lines."""
+  numbers = [*error_numbers(error)]
+  if not numbers:
+    raise error
+  return os.strerror(numbers[0])
 
 
 def _is_news(record: Any) -> bool:
   """Whether a log record isn't one of an error that Orbax's threads print, with traceback, and pass on as well."""
   return not (record.exc_info and "orbax" in record.pathname)
-
-
-def latest_step(directory: str | Path) -> int:
-  """Return the step of the newest finished checkpoint in `directory`.
-
-  Raises:
-    ValueError: there is no such folder, or no finished checkpoint in it.
-  """
-  if not Path(directory).is_dir():
-    raise UserError(f"{directory} is not a folder; expected the checkpoints/ folder of a training run")
-  steps = finished_steps(directory)
-  if not steps:
-    raise UserError(f"{directory} has no finished checkpoint; expected the checkpoints/ folder of a training run")
-  return max(steps)
-
-
-def find(directory: str | Path, which: str = "ema", step: int | None = None) -> Path:
-  """Return the folder of a checkpoint.
-
-  Args:
-    directory: the checkpoints/ folder of a training run.
-    which: "ema" for the average, "params" for the last weights.
-    step: of the checkpoint; None takes the newest.
-
-  Raises:
-    ValueError: no such checkpoint there.
-  """
-  if which not in ("ema", "params"):
-    raise UserError(f'weights: expected "ema" or "params", got {which!r}')
-  newest = latest_step(directory)
-  folder = Path(directory).absolute() / str(newest if step is None else step)
-  if not folder.is_dir():
-    raise UserError(f"{directory} has no checkpoint of step {step}; the newest is {newest}")
-  return folder
 
 
 def _read_items(folder: Path) -> tuple[dict[str, str] | None, dict[str, Any], dict[str, Any]]:

@@ -10,7 +10,7 @@ from nova_jax import storage
 from nova_jax.utils.errors import UserError
 
 # Flags, and fields of a config, that may be an address in a bucket.
-_ALLOWED = frozenset(("compilation_cache",))
+_ALLOWED = frozenset(("compilation_cache", "workdir"))
 _TEXTS = ("prompt", "negative_prompt")  # What a picture may show.
 
 

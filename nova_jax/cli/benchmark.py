@@ -10,12 +10,12 @@ minutes, and needs a machine that does nothing else.
 """
 
 import json
-import pathlib
 import sys
 
 from absl import flags
 
 from nova_jax.cli.entry import Command
+from nova_jax.storage import as_path
 from nova_jax.tools.versus_published.measure import measure
 from nova_jax.tools.versus_published.memory import keep_freed_memory
 from nova_jax.tools.versus_published.peer import Peer
@@ -46,7 +46,7 @@ def main(args: flags.FlagValues) -> None:
   if peer is not None:
     peer.close()
   if args.json:
-    write_atomically(pathlib.Path(args.json), json.dumps(results, indent=2) + "\n")
+    write_atomically(as_path(args.json), json.dumps(results, indent=2) + "\n")
 
 
 COMMAND = Command(main, define_flags)

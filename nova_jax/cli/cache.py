@@ -10,13 +10,13 @@ output. What can't be used is named in rejected.jsonl, and tried again with --re
 """
 
 import os
-import pathlib
 
 from absl import flags
 from ml_collections import config_flags
 
 from nova_jax.cli.entry import Command
 from nova_jax.config import CacheConfig
+from nova_jax.storage import as_path
 from nova_jax.utils.fields import from_dict
 from nova_jax.utils.progress import Progress
 from nova_jax.utils.terminal import command
@@ -61,7 +61,7 @@ def main(args: flags.FlagValues) -> None:
       skipped = counts.too_short + counts.no_bucket
       progress.show(done, total, f"{counts.cached} cached, {skipped} skipped, {counts.rejected} rejected")
 
-    output = pathlib.Path(args.output)  # `build` sees that it can be written to.
+    output = as_path(args.output)  # `build` sees that it can be written to.
     manifest = build(
         args.source, output, from_dict(CacheConfig, args.config), host=host, num_hosts=num_hosts,
         num_workers=args.num_workers, retry_rejected=args.retry_rejected, progress=show)

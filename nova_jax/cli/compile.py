@@ -10,13 +10,13 @@ don't fit.
 import dataclasses
 import json
 import sys
-from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
 from nova_jax.cli.entry import Command
 from nova_jax.config import Experiment
+from nova_jax.storage import as_path
 from nova_jax.tools.aot.programs import WHAT
 from nova_jax.tools.aot.report import total_seconds
 from nova_jax.tools.aot.search import cheapest_change, compile_all, search
@@ -81,7 +81,7 @@ def main(args: flags.FlagValues) -> None:
       result["change"] = found[0] if found else None
       say(f"the cheapest change that fits: {found[0]}" if found else NO_CHANGE[args.what])
   if args.json:
-    write_atomically(Path(args.json), json.dumps(result, indent=1) + "\n")
+    write_atomically(as_path(args.json), json.dumps(result, indent=1) + "\n")
   sys.exit(0 if fits else FAILED)
 
 

@@ -8,7 +8,6 @@ training run becomes a published one. The direction follows from what --source i
 """
 
 import time
-from pathlib import Path
 
 from absl import flags
 
@@ -16,6 +15,7 @@ from nova_jax.checkpoints.components import PARTS
 from nova_jax.checkpoints.convert import CODES, convert
 from nova_jax.checkpoints.published_files import INDEX
 from nova_jax.cli.entry import Command
+from nova_jax.storage import as_path
 from nova_jax.utils.notes import tell
 from nova_jax.utils.progress import Progress
 from nova_jax.utils.terminal import command
@@ -55,7 +55,7 @@ def main(args: flags.FlagValues) -> None:
   for note in notes:
     tell(note)
   print(f"wrote {args.target} in {time.perf_counter() - started:.1f} s")
-  if (Path(args.target) / INDEX).is_file():
+  if (as_path(args.target) / INDEX).is_file():
     print(f'next: {command("sample")} --checkpoint {args.target} --output out --prompt "what to show"')
 
 

@@ -9,7 +9,6 @@ of all digits and directions, prints each score beside what real clips reach, an
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -21,6 +20,7 @@ from nova_jax.evals.benchmarks.layout import NAMES
 from nova_jax.evals.benchmarks.sampling import SAMPLED
 from nova_jax.evals.digits_run import score_digits
 from nova_jax.pipeline.loading import load_pipeline, say_first_compiles
+from nova_jax.storage import as_path
 from nova_jax.utils.errors import FAILED, UserError
 from nova_jax.utils.files import check_folder_writable
 from nova_jax.utils.progress import Progress
@@ -68,7 +68,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(args: flags.FlagValues) -> None:
   """Check, score or sample."""
   if args.check:
-    sys.exit(0 if run.check_folder(Path(args.check), args.benchmark, args.prompts) else FAILED)
+    sys.exit(0 if run.check_folder(as_path(args.check), args.benchmark, args.prompts) else FAILED)
   for name in ("checkpoint", "output"):
     if not getattr(args, name):
       raise UserError(f"--{name} is needed (only --check does without)")

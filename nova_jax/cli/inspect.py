@@ -8,12 +8,12 @@ clips. --verify reads every record and names the damaged ones by shard and index
 not 0.
 """
 
-import pathlib
 
 from absl import flags
 
 from nova_jax.cli.entry import Command
 from nova_jax.data.cache.format import read_manifest
+from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.progress import Progress
 
@@ -37,7 +37,7 @@ def main(args: flags.FlagValues) -> None:
   """Print, write and check."""
   from nova_jax.data.cache import inspect  # Not every installation has what it needs.
 
-  folder = pathlib.Path(args.dataset)
+  folder = as_path(args.dataset)
   manifest = read_manifest(folder, check_shards=not args.verify)
   print(inspect.describe(manifest), flush=True)
   with Progress("record") as progress:
@@ -48,7 +48,7 @@ def main(args: flags.FlagValues) -> None:
       ("motion", found.motion), ("frames a second", found.fps)):
     print(inspect.histogram(name, values), end="\n" if values else "")
   if args.sheet:
-    titles = inspect.write_sheet(pathlib.Path(args.sheet), folder, manifest, args.clips, args.autoencoder)
+    titles = inspect.write_sheet(as_path(args.sheet), folder, manifest, args.clips, args.autoencoder)
     print("\n".join([f"{args.sheet}:", *titles]))
   for damage in found.damage:
     print(f"damaged: {damage}")

@@ -8,7 +8,6 @@ docs/generation.md shows every task.
 """
 
 import time
-from pathlib import Path
 
 from absl import flags
 
@@ -21,6 +20,7 @@ from nova_jax.pipeline.loading import load_pipeline, say_first_compiles
 from nova_jax.pipeline.preflight import check_clips
 from nova_jax.pipeline.prompts import naming
 from nova_jax.pipeline.provenance import read_recipe
+from nova_jax.storage import as_path
 from nova_jax.utils import compilation_cache
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_folder_writable
@@ -35,7 +35,7 @@ def main(args: flags.FlagValues) -> None:
   """Generate a clip for each prompt or class, or one again."""
   started = time.perf_counter()
   with naming("--reproduce"):
-    again = read_recipe(Path(args.reproduce)) if args.reproduce else None
+    again = read_recipe(as_path(args.reproduce)) if args.reproduce else None
   if again:
     sampling_flags.check_alone(args)
     batch_sampling.check_files(again)

@@ -11,7 +11,6 @@ bring (inception for FID, i3d for FVD): --real DIR --generated DIR --weights FIL
 
 import itertools
 import json
-from pathlib import Path
 
 from absl import flags
 
@@ -20,6 +19,7 @@ from nova_jax.evals import aggregate
 from nova_jax.evals.features import NETWORKS, VIDEOS, compute_features, find, open_features, passed_over
 from nova_jax.evals.frechet import frechet_distance
 from nova_jax.evals.neighbours import diversity, precision_recall
+from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import write_atomically
 from nova_jax.utils.notes import tell
@@ -66,20 +66,20 @@ def main(args: flags.FlagValues) -> None:
 
 
 def _vbench(args) -> dict[str, float]:
-  scores = aggregate.read_vbench([Path(path) for path in args.results])
+  scores = aggregate.read_vbench([as_path(path) for path in args.results])
   return scores | aggregate.vbench_totals(scores)
 
 
 def _geneval(args) -> dict[str, float]:
   if len(args.results) > 1:
     raise UserError(f"--results: geneval's are one file, got {len(args.results)}")
-  return aggregate.read_geneval(Path(args.results[0]))
+  return aggregate.read_geneval(as_path(args.results[0]))
 
 
 def _frechet(args) -> dict[str, float]:
-  folders = {name: find(Path(getattr(args, name))) for name in ("real", "generated")}
+  folders = {name: find(as_path(getattr(args, name))) for name in ("real", "generated")}
   for name in folders:
-    _say(passed_over(Path(getattr(args, name))))
+    _say(passed_over(as_path(getattr(args, name))))
   function = open_features(args.features, args.weights)
   real, made = (compute_features(paths, function, name) for name, paths in folders.items())
   if real.clip_frames != made.clip_frames:
@@ -96,8 +96,8 @@ def _frechet(args) -> dict[str, float]:
 def _motion(args) -> dict[str, float]:
   from nova_jax.evals.motion import motion_statistics  # Not every installation has what it needs.
 
-  _say(passed_over(Path(args.generated), VIDEOS))
-  return motion_statistics(Path(args.generated))
+  _say(passed_over(as_path(args.generated), VIDEOS))
+  return motion_statistics(as_path(args.generated))
 
 
 def _say(note: str) -> None:

@@ -10,13 +10,13 @@ plots/ and index.html, also while points are missing.
 
 import re
 import sys
-from pathlib import Path
 
 from absl import flags
 
 from nova_jax.checkpoints.model_folder import open_folder
 from nova_jax.cli.entry import Command
 from nova_jax.pipeline.prompts import naming
+from nova_jax.storage import as_path
 from nova_jax.tools.sweeps.engine import plan_tasks, run_tasks
 from nova_jax.tools.sweeps.plan import load_sweep
 from nova_jax.utils.errors import FAILED, UserError
@@ -54,8 +54,8 @@ def main(args: flags.FlagValues) -> None:
   sweep, output = load_sweep(args.config), check_folder_writable("output", args.output)
   if args.checkpoint and not args.report:
     with naming("--checkpoint"):
-      open_folder(Path(args.checkpoint))
-  tasks = plan_tasks(sweep, args.checkpoint, output, Path(args.runs) if args.runs else None)
+      open_folder(as_path(args.checkpoint))
+  tasks = plan_tasks(sweep, args.checkpoint, output, as_path(args.runs) if args.runs else None)
   if not args.report:
     run_tasks(tasks, args.processes, (int(shard[1]), int(shard[2])), lambda line: print(line, flush=True))
   paths = write_report(sweep, tasks, output)

@@ -22,6 +22,7 @@ import numpy as np
 from nova_jax.config import Bucket, SourceConfig
 from nova_jax.data.cache.format import Manifest, read_manifest
 from nova_jax.data.cache.records import DamagedRecord, Record, ShardReader
+from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.ranges import check_ranges
 
@@ -49,7 +50,7 @@ def read_caches(sources: Sequence[SourceConfig]) -> tuple[Cache, ...]:
     raise UserError("data.sources: name a cache, as launch.cache writes it")
   for i, source in enumerate(sources):
     check_ranges(source, f"data.sources[{i}]")
-  return tuple(Cache(Path(source.path), source.weight, read_manifest(source.path)) for source in sources)
+  return tuple(Cache(as_path(source.path), source.weight, read_manifest(source.path)) for source in sources)
 
 
 class Shards:

@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float, UInt8
 
 from nova_jax.checkpoints.weight_files import open_file
+from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 
 _EPS = 1e-3  # Epsilon of batch normalisation in TensorFlow's Inceptions.
@@ -118,7 +119,7 @@ def read_weights(path: str | Path, network: str) -> dict[str, np.ndarray]:
   Raises:
     UserError: the file can't be read, or has no weights.
   """
-  path = Path(path)
+  path = as_path(path)
   if not path.is_file():
     raise UserError(f"{path} is not a file; expected weights of {network}")
   return {name: stored.read() for name, stored in open_file(path, without=_COUNTERS).items()}

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from nova_jax.media import footage, moving, pictures
 from nova_jax.media.clock import is_rate
 from nova_jax.media.formats import open_content, open_picture, reading, require_picture
+from nova_jax.storage import as_path
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_regular
@@ -84,7 +85,7 @@ def open_clip(
   """
   if isinstance(source, (str, Path)):
     with _about(name):
-      return _read(Path(source), size, channels, first, last)
+      return _read(as_path(source), size, channels, first, last)
   try:
     source = np.asarray(source)
   except ValueError:
@@ -157,7 +158,7 @@ def read_mask(
     mask = source
   elif isinstance(source, (str, Path)):
     with _about(name):
-      mask = _read_mask_file(Path(source), size)
+      mask = _read_mask_file(as_path(source), size)
   else:
     mask = read_picture(source, size, 1, name)[..., 0] >= 128
   if mask.shape[-2:] != size or mask.ndim not in (2, 3) or (mask.ndim == 3 and len(mask) not in (1, num_frames)):

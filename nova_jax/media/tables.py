@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nova_jax.storage import as_path
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import read_bytes
@@ -47,7 +48,7 @@ def read_table(path: str | Path) -> Table:
   Raises:
     UserError: the file can't be read, or has a problem that affects more than one row.
   """
-  path = Path(path)
+  path = as_path(path)
   content = read_bytes(path, limits.TEXT_FILE_BYTES)
   check_encoding(content, str(path))
   text = without_marks(content.decode("utf-8", "surrogateescape"))

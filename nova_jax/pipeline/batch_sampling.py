@@ -29,6 +29,7 @@ from nova_jax.pipeline.provenance import (
   same_weights,
 )
 from nova_jax.pipeline.request import DEFAULTS, FILES, PER_CLIP, SETTINGS, Request, Texts
+from nova_jax.storage import as_path
 from nova_jax.text import TextEncoder
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import remove_unfinished
@@ -75,7 +76,7 @@ def encode_first(
     checkpoint: str | Path, clips: Sequence[Mapping[str, Any]], places: Sequence[str] = ()
 ) -> KnownTexts | None:
   """Embed all prompts with the text encoder of a model folder, before anything else is loaded; None if it has none."""
-  card = open_folder(Path(checkpoint)).card
+  card = open_folder(as_path(checkpoint)).card
   encoder = load_text_encoder(card.text_encoder, card.model, checkpoint, card.words) if card.model else None
   return known_texts(encoder, clips, places)
 
@@ -116,7 +117,7 @@ def make_recipes(
     for row, i in enumerate(batch):
       settings = complete(pipe, clips[i])
       recipes[i] = Recipe(
-          str(Path(checkpoint).absolute()), f"{weights} {digest}", pipe.cfg.dtype, settings, digest_files(settings),
+          str(as_path(checkpoint).absolute()), f"{weights} {digest}", pipe.cfg.dtype, settings, digest_files(settings),
           (row, batch_size), tile)
   return [recipes[i] for i in range(len(clips))]
 
@@ -132,7 +133,7 @@ def complete(pipe: Pipeline, settings: Mapping[str, Any]) -> dict[str, Any]:
     own.pop("num_frames")  # As many as there are.
   given = {name: value for name, value in settings.items() if name == "seed" or value != DEFAULTS[name]}
   given |= {name: float(value) for name, value in given.items() if SETTINGS[name].kind is float}
-  given |= {name: str(Path(given[name]).resolve()) for name in FILES if isinstance(given.get(name), str)}
+  given |= {name: str(as_path(given[name]).resolve()) for name in FILES if isinstance(given.get(name), str)}
   given |= {name: [int(side) for side in given[name]] for name in ("mask", "outpaint_box") if isinstance(
       given.get(name), (list, tuple))}
   whole = own | given

@@ -17,6 +17,7 @@ from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.given_frames import unused
 from nova_jax.pipeline.prompts import naming
 from nova_jax.pipeline.request import Request
+from nova_jax.storage import as_path
 from nova_jax.utils import limits
 
 
@@ -97,4 +98,4 @@ def _key(settings: Mapping[str, Any]) -> str:
   """Return what decides which frames are taken of a clip, and their size."""
   is_edit = settings.get("mask") is not None or settings.get("outpaint_box") is not None
   parts = ("outpaint_box", "num_frames") if is_edit else ("window", "context_frames")
-  return json.dumps([str(Path(settings["video"]).absolute()), is_edit, *map(settings.get, parts)])
+  return json.dumps([str(as_path(settings["video"]).absolute()), is_edit, *map(settings.get, parts)])

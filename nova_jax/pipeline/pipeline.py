@@ -42,6 +42,7 @@ from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.plan import Plan, make_plan
 from nova_jax.sampling.sampler import Known, Set, generate
 from nova_jax.sampling.temporal import Model
+from nova_jax.storage import as_path
 from nova_jax.text import TextEncoder
 from nova_jax.utils.digests import digest_arrays, digest_values
 from nova_jax.utils.errors import UserError
@@ -100,7 +101,7 @@ class Pipeline:
     for part in [parts] if isinstance(parts, str) else parts:
       if part not in (VAE, TEXT_ENCODER):
         raise UserError(f"parts: expected some of {VAE!r} and {TEXT_ENCODER!r}, got {part!r}")
-    folder = open_folder(Path(path), weights, step)
+    folder = open_folder(as_path(path), weights, step)
     card = folder.card
     for note in folder.notes:
       tell(note)

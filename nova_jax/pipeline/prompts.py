@@ -16,6 +16,7 @@ from typing import Any
 from nova_jax.media.tables import check_rows, inner_rows, read_table
 from nova_jax.pipeline.request import Request, check_seeds
 from nova_jax.pipeline.settings import KINDS, RENAMED, check_settings
+from nova_jax.storage import as_path
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.notes import tell
@@ -33,7 +34,7 @@ def read_named(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
   Raises:
     ValueError: the file can't be read, or a line doesn't say what to make.
   """
-  path = Path(path)
+  path = as_path(path)
   readers = {".txt": _text, ".csv": _csv, ".jsonl": _json, ".json": _json}
   if path.suffix.lower() not in readers:
     raise UserError(f"{path}: expected a file of {', '.join(readers)}")

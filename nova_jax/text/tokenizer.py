@@ -13,6 +13,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 
+from nova_jax.storage import as_path
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_fetched, read_json
@@ -28,7 +29,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
   Raises:
     UserError: the folder has no tokenizer, or its files are damaged or contradict each other.
   """
-  folder = Path(folder)
+  folder = as_path(folder)
   if (folder / WHOLE).exists() or (folder / WHOLE).is_symlink():
     _check_growth(folder / WHOLE)
     with _library_errors(f"{folder / WHOLE} is not a readable tokenizer"):

@@ -17,6 +17,7 @@ from nova_jax.checkpoints.model_folder import open_folder, open_single_part
 from nova_jax.config import Experiment, SourceConfig
 from nova_jax.data.cache.identity import manifest_digest, part_folder, weights_digest
 from nova_jax.data.moving_digits import MovingDigits
+from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 
 NAME = "identity.json"
@@ -39,9 +40,9 @@ def identify(experiment: Experiment, known: Identities) -> Identities:
   if experiment.data.name == "moving_digits":
     found["data"] = {"digest": f"moving_digits {MovingDigits.VERSION}"}
   for name, path, digest in _folders(experiment):
-    if not Path(path).is_dir():
+    if not as_path(path).is_dir():
       continue
-    files = _files(Path(path))
+    files = _files(as_path(path))
     before = known.get(name, {})
     found[name] = {"digest": before["digest"] if before.get("files") == files else digest(), "files": files}
   return found
@@ -85,7 +86,7 @@ def _folders(experiment: Experiment) -> Iterator[tuple[str, str, Callable[[], st
       yield name, path, lambda path=path, kind=kind, built_in=built_in: weights_digest(
           open_single_part(part_folder(path, kind), kind, built_in))
   if experiment.init:
-    yield "init", experiment.init, lambda: weights_digest(open_folder(Path(experiment.init)).parts[TRANSFORMER]())
+    yield "init", experiment.init, lambda: weights_digest(open_folder(as_path(experiment.init)).parts[TRANSFORMER]())
 
 
 def _files(folder: Path) -> str:

@@ -5,8 +5,10 @@ yet written travel with the checkpoint. Invariants: after a restart the file end
 for `TIMINGS`; what can't be written is said once and ends no training.
 """
 
+import contextlib
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from nova_jax.storage import is_remote, upload
 from nova_jax.utils.files import write_atomically
 from nova_jax.utils.progress import Pace
 from nova_jax.utils.terminal import say
@@ -53,7 +56,9 @@ class MetricLog:
       dropped = cut_lines(path, first_step)
       if dropped:
         say(f"note: {path}: dropped {dropped} line{'s' * (dropped > 1)} that no training wrote")
-      self._file, self._board = _Lines(path), _Board(workdir / "tensorboard", first_step + 1)
+      self._mirror = _Mirror(workdir)
+      local = self._mirror.local
+      self._file, self._board = _Lines(local / path.name), _Board(local / "tensorboard", first_step + 1)
 
   def state(self) -> dict[str, Any]:
     """Return the sums of the line in progress, for the checkpoint."""
@@ -99,6 +104,7 @@ class MetricLog:
     if self._enabled:
       self._board.close()
       self._file.close()
+      self._mirror.close()
 
   def _reset_clock(self) -> None:
     self._seconds = self._waited = self._flops = 0.0
@@ -114,6 +120,7 @@ class MetricLog:
   def _write(self, step: int, stage: str, values: Mapping[str, float]) -> None:
     self._file.add(json.dumps({"step": step, "stage": stage, **values}) + "\n")
     self._board.add(step, values)
+    self._mirror.send()
     clear = "\r\x1b[K" if sys.stdout.isatty() else ""
     say(f"{clear}{_line(step, self._num_steps, stage, values)}{self._time_left()}")
 
@@ -130,6 +137,47 @@ class MetricLog:
   def _time_left(self) -> str:
     left = self._pace.left(self._num_steps)
     return f", {left}" if left else ""
+
+
+class _Mirror:
+  """The folder in which log files are written: the workdir, or a local one whose files are sent to it in a bucket.
+
+  An object can't be appended to. What can't be sent waits for the next line, like lines for a full disk.
+  """
+
+  def __init__(self, workdir: Path):
+    self.local, self._workdir, self._folder, self._error = workdir, workdir, None, None
+    self._sent: dict[Path, int] = {}
+    if is_remote(workdir):
+      self._folder = tempfile.TemporaryDirectory(prefix="nova_jax-")
+      self.local = Path(self._folder.name)
+      with contextlib.suppress(FileNotFoundError):
+        (self.local / "metrics.jsonl").write_bytes((workdir / "metrics.jsonl").read_bytes())
+
+  def send(self) -> None:
+    """Upload the files that grew."""
+    if self._folder is None:
+      return
+    try:
+      for path in sorted(path for path in self.local.rglob("*") if path.is_file()):
+        size = path.stat().st_size
+        if self._sent.get(path) != size:
+          upload(path, self._workdir / path.relative_to(self.local))
+          self._sent[path] = size
+    except OSError as error:
+      if self._error is None:
+        say(f"note: {self._workdir}: metrics can't be uploaded ({error.strerror}); training goes on, and they wait")
+      self._error = error
+    else:
+      self._error = None
+
+  def close(self) -> None:
+    """Upload what is left; errors as of `MetricLog.close`."""
+    self.send()
+    if self._folder is not None:
+      self._folder.cleanup()
+    if self._error is not None:
+      raise OSError(self._error.errno, f"{self._error.strerror}; its last lines are lost", self._error.filename)
 
 
 class _Lines:

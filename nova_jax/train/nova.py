@@ -20,6 +20,7 @@ from nova_jax.models.nova import NOVA
 from nova_jax.parallel.processes import broadcast_from_first, exchange_host_names, is_first
 from nova_jax.parallel.sharding import make_mesh
 from nova_jax.pipeline.prompts import naming
+from nova_jax.storage import as_path
 from nova_jax.train.callbacks import Callback, SaveCheckpoints
 from nova_jax.train.check import check
 from nova_jax.train.flops import train_flops
@@ -110,7 +111,7 @@ def train(
   """
   plan_stages(experiment.train)
   exchange_host_names()
-  workdir = Path(workdir)
+  workdir = as_path(workdir)
   with naming("autoencoder"):
     autoencoder = load_autoencoder(experiment.autoencoder)
   with naming("text_encoder"):

@@ -4,10 +4,13 @@ Steps count from 1, as in the log. Process 0 writes the profile of its own host;
 """
 
 import re
+import tempfile
+from pathlib import Path
 
 import jax
 
 from nova_jax.parallel.processes import is_first
+from nova_jax.storage import is_remote, upload
 from nova_jax.train.callbacks import Callback
 from nova_jax.train.step import Metrics
 from nova_jax.train.trainer import Trainer
@@ -38,12 +41,16 @@ class Profile(Callback):
       window: first and last step of it; None records nothing.
     """
     self._window, self._running = window, False
+    self._local: tempfile.TemporaryDirectory | None = None  # JAX writes no profile into a bucket.
 
   def before_step(self, trainer: Trainer) -> None:
     if self._window and is_first() and not self._running:
       first, last = self._window
       if first <= trainer.step + 1 <= last:
-        jax.profiler.start_trace(trainer.workdir / "profile")
+        self._folder = trainer.workdir / "profile"
+        if is_remote(self._folder):
+          self._local = tempfile.TemporaryDirectory(prefix="nova_jax-")
+        jax.profiler.start_trace(self._local.name if self._local else self._folder)
         self._running = True
 
   def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
@@ -56,3 +63,8 @@ class Profile(Callback):
     if self._running:
       jax.profiler.stop_trace()
       self._running = False
+      if self._local:
+        for path in Path(self._local.name).rglob("*"):
+          if path.is_file():
+            upload(path, self._folder / path.relative_to(self._local.name))
+        self._local.cleanup()

@@ -27,6 +27,7 @@ from nova_jax.data.sources import Data
 from nova_jax.parallel.processes import all_gather, first_alone, is_first
 from nova_jax.parallel.sharding import batch_sharding, make_mesh
 from nova_jax.pipeline.loading import describe
+from nova_jax.storage import as_path
 from nova_jax.train.callbacks import Callback
 from nova_jax.train.flops import matmul_peak
 from nova_jax.train.metrics import MetricLog
@@ -85,7 +86,7 @@ class Trainer:
     Raises:
       UserError: an experiment that can't run.
     """
-    self.cfg, self.workdir, self.callbacks = cfg, Path(workdir), tuple(callbacks)
+    self.cfg, self.workdir, self.callbacks = cfg, as_path(workdir), tuple(callbacks)
     self.mesh = make_mesh(cfg.mesh) if mesh is None else mesh
     self.program = TrainProgram(task, cfg, self.mesh)
     self.num_steps, self.stop_cause = cfg.train.steps, None

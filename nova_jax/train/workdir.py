@@ -15,10 +15,13 @@ from typing import Any
 
 from nova_jax.checkpoints.store import finished_steps
 from nova_jax.config import Experiment
+from nova_jax.storage import is_remote
 from nova_jax.train.identity import NAME, Identities, check_identities, identify, same_content
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import from_dict, to_dict
 from nova_jax.utils.files import read_json, write_atomically
+from nova_jax.utils.lease import Taken, held
+from nova_jax.utils.terminal import say
 
 # What may change between restarts: it alters no number of the training.
 FREE_FIELDS = (
@@ -44,14 +47,26 @@ def claim(workdir: Path, experiment: Experiment) -> Iterator[None]:
   now = identify(experiment, known)
   if path.exists():
     _check_same(workdir, _read(path), config, known, now)
-  workdir.mkdir(parents=True, exist_ok=True)
-  with open(workdir / ".lock", "w", encoding="utf-8") as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Goes with the process, however it ends.
-    except BlockingIOError:
-      raise UserError(f"{workdir}: another process is training here; wait for it or use another --workdir") from None
+  with _alone(workdir):
     write_atomically(identity, json.dumps(known | now, indent=2) + "\n")
     write_atomically(path, json.dumps(config, indent=2) + "\n")
+    yield
+
+
+@contextlib.contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+  """Keep other processes out of a workdir: by a lock that goes with this process, or in a bucket by a lease."""
+  with contextlib.ExitStack() as stack:
+    try:
+      if is_remote(workdir):
+        stack.enter_context(held(workdir, lambda text: say(f"note: {text}")))
+      else:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = stack.enter_context(open(workdir / ".lock", "w", encoding="utf-8"))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, Taken) as error:
+      who = error if isinstance(error, Taken) else "another process"
+      raise UserError(f"{workdir}: {who} is training here; wait for it or use another --workdir") from None
     yield
 
 

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nova_jax.storage import as_path
+
 _LENGTH = 32  # Hexadecimal digits that are kept.
 _FILES = "nova.json", "model_index.json", "scheduler", "tokenizer", "transformer", "vae", "text_encoder"
 _THREADS = 4  # Arrays that are fetched to the host at once, at most.
@@ -43,7 +45,7 @@ def digest_folder(folder: str | Path, step: int | None = None) -> str:
     folder: its path, of which the digest doesn't depend.
     step: of the checkpoint of a training run.
   """
-  folder, files = Path(folder), []
+  folder, files = as_path(folder), []
   for name in _FILES if step is None else ("nova.json", f"checkpoints/{step}"):
     files += sorted(path for path in [folder / name, *(folder / name).rglob("*")] if path.is_file())
   digests = {}

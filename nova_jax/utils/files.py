@@ -61,7 +61,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     return
   path.parent.mkdir(parents=True, exist_ok=True)
   # The suffix stays last: writers of pictures and videos tell the format by it.
-  end = f".{_writer()}-{secrets.token_hex(3)}{path.suffix}"
+  end = f".{writer()}-{secrets.token_hex(3)}{path.suffix}"
   stem = os.fsencode(path.stem)[: _LONGEST_NAME - len(os.fsencode(end)) - 1]
   temporary = path.with_name(f".{os.fsdecode(stem)}{end}")
   try:
@@ -99,11 +99,11 @@ def remove_unfinished(folder: str | Path, names: Collection[str]) -> None:
     return
   for path in Path(folder).glob(".*"):
     match = re.fullmatch(r"\.(.+)\.(\w+-\d+-\w+)-\w+(\.[^.]+)", path.name)
-    if match and match[1] + match[3] in names and _is_dead(match[2], path):
+    if match and match[1] + match[3] in names and is_dead(match[2], path):
       path.unlink(missing_ok=True)
 
 
-def _writer() -> str:
+def writer() -> str:
   """Return what tells this process from all others, before and after, of all hosts: host, process and its start."""
   return f"{_host()}-{os.getpid()}-{_start_time(os.getpid())}"
 
@@ -125,10 +125,17 @@ def _start_time(process: int) -> str:
   return f"{int(content.rpartition(')')[2].split()[19]):x}"  # What precedes may hold spaces and brackets.
 
 
-def _is_dead(writer: str, path: Path) -> bool:
-  """Whether the writer of a temporary file has ended, as far as one can tell; this process is no such writer."""
-  host, process, start = writer.split("-")
+def is_dead(name: str, path: Path | None = None) -> bool:
+  """Return whether a writer has ended, as far as one can tell; this process is no such writer.
+
+  Args:
+    name: what `writer` returned there.
+    path: of its temporary file, whose age tells of a writer on another host.
+  """
+  host, process, start = name.split("-")
   if host != _host():
+    if path is None:
+      return False
     try:
       return time.time() - path.stat().st_mtime > _DEAD_AFTER
     except OSError:
@@ -185,7 +192,7 @@ def check_folder_writable(flag: str, folder: str | Path) -> Path:
     raise UserError(f"--{flag}: {folder} is a file; expected a folder, new or of an earlier run")
   try:
     if is_remote(folder):
-      probe = folder / f".{_writer()}-{secrets.token_hex(3)}"
+      probe = folder / f".{writer()}-{secrets.token_hex(3)}"
       probe.write_bytes(b"?")
       probe.unlink()
       return folder

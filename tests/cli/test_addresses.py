@@ -40,7 +40,7 @@ def test_what_is_no_address_is_left_alone(gcsfs):
 
 
 @pytest.mark.parametrize("write", [lambda path: check_folder("workdir", path), lambda path: write_atomically(path, "")])
-@pytest.mark.parametrize("address", ["gs:/bucket/run", "s3://bucket/run"])
+@pytest.mark.parametrize("address", ["gs:/bucket/run", "/gs/bucket/run", "s3://bucket/run"])
 def test_no_address_becomes_the_name_of_a_local_folder(tmp_path, monkeypatch, write, address):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(ValueError, match=address):

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from nova_jax.autoencoders.moments import mean_and_std
 from nova_jax.config import Bucket, CacheConfig
 from nova_jax.data.cache.records import Record, encode_record, write_shard
+from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import from_dict, to_dict
 from nova_jax.utils.files import read_json, write_atomically
@@ -178,7 +179,7 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
   Raises:
     ValueError: the folder is no cache, an unfinished one, or one that this version does not read.
   """
-  folder = Path(folder)
+  folder = as_path(folder)
   if not folder.is_dir():
     raise UserError(f"there is no folder {folder}; expected a latent cache, as launch.cache writes it")
   if not (folder / MANIFEST).is_file():
@@ -240,7 +241,7 @@ def write_cache(
     settings: CacheConfig = CacheConfig(),
 ) -> Manifest:
   """Write a whole cache of records in memory, each `settings.shard_items` in a row making one shard a bucket."""
-  folder, records = Path(folder), list(records)
+  folder, records = as_path(folder), list(records)
   folder.mkdir(parents=True, exist_ok=True)
   shards = []
   for part, start in enumerate(range(0, len(records), settings.shard_items)):

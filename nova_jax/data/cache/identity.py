@@ -16,6 +16,7 @@ from nova_jax.checkpoints.components import VAE, Part
 from nova_jax.checkpoints.model_folder import open_single_part
 from nova_jax.checkpoints.part_digest import Digest
 from nova_jax.data.cache.format import AutoencoderInfo, read_manifest
+from nova_jax.storage import as_path
 from nova_jax.utils.fields import to_dict
 
 
@@ -38,7 +39,7 @@ def describe_autoencoder(name: str, autoencoder: Autoencoder) -> AutoencoderInfo
 
 def part_folder(name: str, part: str) -> Path:
   """Return the folder of a part, which may lie in that of a model."""
-  return Path(name) / part if (Path(name) / part).is_dir() else Path(name)
+  return as_path(name) / part if (as_path(name) / part).is_dir() else as_path(name)
 
 
 def weights_digest(part: Part) -> str:

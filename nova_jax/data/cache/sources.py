@@ -16,7 +16,6 @@ import errno
 import hashlib
 import stat
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from nova_jax.config import CacheConfig
@@ -26,6 +25,7 @@ from nova_jax.data.cache.found import Found
 from nova_jax.data.cache.items import Cell, Example, Item, Piece
 from nova_jax.data.cache.rows import ENDINGS, table_items
 from nova_jax.data.cache.tars import is_tar, tar_items
+from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 
 _NO_FILE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG))
@@ -43,9 +43,9 @@ def open_source(source: str, cfg: CacheConfig) -> Listing:
   Raises:
     ValueError: it isn't one, or has none.
   """
-  path, split = Path(source), ""
+  path, split = as_path(source), ""
   if not path.exists() and ":" in source:
-    path, split = Path(source.rpartition(":")[0]), source.rpartition(":")[2]
+    path, split = as_path(source.rpartition(":")[0]), source.rpartition(":")[2]
   expected = f"a folder, {', '.join(ENDINGS)}, .tar or a TFDS dataset"
   if not path.exists():
     raise UserError(f"--source: there is no {source}; expected {expected}")

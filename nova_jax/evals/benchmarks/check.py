@@ -97,7 +97,7 @@ def check(layout: Layout, scored: Path, checksums: Path | None = None) -> Report
   if not scored.is_dir():
     raise UserError(f"--check: there is no folder {scored}")
   found = {
-      (Path(folder) / name).relative_to(scored).as_posix() for folder, _, names in os.walk(scored) for name in names}
+      (as_path(folder) / name).relative_to(scored).as_posix() for folder, _, names in os.walk(scored) for name in names}
   if layout.benchmark == "t2i_compbench":  # Its scorer writes its results beside `samples`.
     found = {path for path in found if path.startswith("samples/")}
   expected = layout.paths

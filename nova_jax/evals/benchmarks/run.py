@@ -11,6 +11,7 @@ from nova_jax.evals.benchmarks.layout import NAMES, read_layout
 from nova_jax.evals.benchmarks.sampling import CHECKSUMS, MANIFEST, Settings, generate
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.loading import load_pipeline, say_first_compiles
+from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_folder_writable
 from nova_jax.utils.notes import tell
@@ -28,7 +29,7 @@ def sample(args: Any, sampling: Mapping[str, Any]) -> None:
   shard = re.fullmatch(r"(\d+)/(\d+)", args.shard)
   if not shard:
     raise UserError(f"--shard: expected I/N, such as 0/4, got {args.shard!r}")
-  layout = read_layout(args.benchmark, Path(args.prompts), Path(args.rewritten) if args.rewritten else None)
+  layout = read_layout(args.benchmark, as_path(args.prompts), as_path(args.rewritten) if args.rewritten else None)
   for note in layout.notes:
     tell(note)
   given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(Settings)}
@@ -60,7 +61,7 @@ def check_folder(folder: Path, benchmark: str, prompts: str | None) -> bool:
     if benchmark not in NAMES or not prompts:
       raise UserError(
           f"--check: {folder} has no {MANIFEST}; of a folder that something else made, give --benchmark and --prompts")
-    layout, scored, sums = read_layout(benchmark, Path(prompts)), folder, None
+    layout, scored, sums = read_layout(benchmark, as_path(prompts)), folder, None
   report = check(layout, scored, sums)
   print("\n".join(report.lines()))
   print(f"score it: {how_to_score(layout, scored, report.shape)}" if report.is_good else "not complete")

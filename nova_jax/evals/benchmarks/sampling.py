@@ -37,6 +37,7 @@ from nova_jax.parallel.sharding import make_mesh, state_shardings
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.conditions import encode
 from nova_jax.pipeline.request import DEFAULTS, SETTINGS
+from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.files import read_json, write_atomically
@@ -125,7 +126,7 @@ def plan(layout: Layout, settings: Settings) -> dict[str, Any]:
   """Return the manifest, but for the digests of the weights."""
   manifest = {
       "benchmark": layout.benchmark, "settings": settings.stored(),
-      "model": to_dict(open_folder(Path(settings.checkpoint), settings.weights, settings.step).card),
+      "model": to_dict(open_folder(as_path(settings.checkpoint), settings.weights, settings.step).card),
       "devices": f"{jax.local_device_count()} {jax.local_devices()[0].device_kind}",
       "files": {
           item.path: {
@@ -183,7 +184,7 @@ def _stored(output: Path, manifest: Mapping[str, Any] | None = None) -> dict[str
 
 def _pin(settings: Settings, stored: Mapping[str, Any] | None) -> Settings:
   """Name the checkpoint of a training run by its step: that of the run so far, since training may have gone on."""
-  folder = Path(settings.checkpoint)
+  folder = as_path(settings.checkpoint)
   if settings.step is not None or not is_trained(folder):
     return settings
   step = stored["settings"]["step"] if stored else None

@@ -75,8 +75,8 @@ def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | 
       place = str((runs or output / "runs") / digest(experiment))
     elif checkpoint is None:
       raise UserError(f"--checkpoint: the point {label(point)} trains no model of its own; give one")
-    elif is_trained(Path(checkpoint)):
-      loading.setdefault("step", latest_step(Path(checkpoint) / "checkpoints"))
+    elif is_trained(as_path(checkpoint)):
+      loading.setdefault("step", latest_step(as_path(checkpoint) / "checkpoints"))
     identity = experiment if experiment is not None else model_of(place, loading.get("step"))
     folder = output / "points" / digest(identity, loading, {n: point[n] for n in SAMPLING if n in point}, measured)
     content = measured | {
@@ -92,7 +92,7 @@ def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | 
 
 def _identity(checkpoint: str, step: int | None) -> str:
   """Return what tells a model from others, whatever its path."""
-  return digest_folder(checkpoint, step) if Path(checkpoint).is_dir() else checkpoint
+  return digest_folder(checkpoint, step) if as_path(checkpoint).is_dir() else checkpoint
 
 
 def run_tasks(

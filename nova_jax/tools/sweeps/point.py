@@ -5,7 +5,6 @@ that a clip takes once everything is compiled. What fails here fails alone.
 """
 
 import json
-from pathlib import Path
 
 from nova_jax.checkpoints.store import finished_steps
 from nova_jax.config import Experiment
@@ -21,14 +20,14 @@ def measure(task: dict) -> dict[str, float]:
   if task["experiment"] is not None:
     experiment = from_dict(Experiment, task["experiment"])
     # A finished one isn't claimed: several sweeps may be reading it.
-    if experiment.train.steps not in finished_steps(Path(task["checkpoint"]) / "checkpoints"):
+    if experiment.train.steps not in finished_steps(as_path(task["checkpoint"]) / "checkpoints"):
       train(experiment, task["checkpoint"])
   pipe = Pipeline.load(task["checkpoint"], **task["loading"])
   options = {name: task[name] for name in ("captions", "batch_size", "seed")}
   # A whole batch of the same shape, so that nothing is left to compile.
   pipe(["the digit one moves left"] * task["batch_size"], seed=task["seed"], **task["sampling"])
   result = score_digits(
-      pipe, Path(task["output"]), num_prompts=task["num_prompts"], **options, **task["sampling"])
+      pipe, as_path(task["output"]), num_prompts=task["num_prompts"], **options, **task["sampling"])
   return {name: share.value for name, share in result.scores.items()} | {
       "seconds_per_clip": result.seconds_per_clip}
 
