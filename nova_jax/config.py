@@ -1,8 +1,8 @@
 """Configuration: frozen dataclasses and their defaults.
 
-A config file's `get_config()` returns `to_config_dict(Experiment(...))`, so each field exists once, with its default,
-here, and its type says which numbers it may be; `fields.py` leads to flags and files, and back.
-Invariant: an impossible value is a `ValueError` that names the field.
+A config file's `get_config()` returns `to_config_dict(Experiment(...))`. Each field is declared here, once, with its
+default and with the range of its values in its type. `utils/fields.py` converts to flags and files, and back.
+Invariant: an invalid value is a `UserError` that names the field.
 """
 
 import dataclasses
@@ -13,65 +13,65 @@ from typing import Annotated
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.ranges import Range, check_ranges
 
-LARGEST = 2**20  # What any size of a model may be; a larger one is a mistake, found before anything is built.
-# What the backward pass does about the activations of a block.
+LARGEST = 2**20  # Largest size in a model. A larger one is a mistake, which is found before anything is created.
+# What the backward pass does with the activations of a block.
 REMAT = {
     "none": "keeps all of them",
     "dots": "keeps the results of matrix products and attention, recomputes the rest",
-    "block": "keeps the block's input alone, recomputes the block",
-    "offload": "the same, and keeps the input in the host's memory",
+    "block": "keeps only the block's input, recomputes the block",
+    "offload": "keeps only the block's input, in the host's memory",
 }
-# Where a transformer block normalises.
+# What a transformer block normalises.
 NORMS = {
-    "post": "what attention and MLP return, before it is added: NOVA's way",
-    "pre": "what attention and MLP see",
+    "post": "the outputs of attention and MLP, before they are added, as in NOVA",
+    "pre": "the inputs of attention and MLP",
 }
-# Who computes attention.
+# Implementations of attention.
 ATTENTION = {
     "auto": "the fastest for the platform: splash on TPU, mapped on CPU, dense elsewhere",
     "dense": "one matrix of scores for all heads: the reference",
-    "mapped": "head after head, recomputed in the backward pass: for CPU",
+    "mapped": "one head at a time, recomputed in the backward pass: for CPU",
     "splash": "the Pallas kernel for TPU (interpreted, slowly, elsewhere)",
 }
 DATASETS = ("moving_digits", "caches")
 DEFAULT_MOTION_FLOW = 5.0
 DEFAULT_FPS = 12.0
-# Kinds of numbers.
+# Types of numbers.
 Size = Annotated[int, Range(1, LARGEST)]
-Count = Annotated[int, Range(1, 2**31 - 1)]  # Of steps and records; the step is an int32.
-CountOrNone = Annotated[int, Range(0, 2**31 - 1)]  # 0 for none.
-Share = Annotated[float, Range(0, 1)]
-Decay = Annotated[float, Range(0, 1, "high")]  # At 1 nothing would move any more.
+Count = Annotated[int, Range(1, 2**31 - 1)]  # Number of steps or records; the step is an int32.
+CountOrNone = Annotated[int, Range(0, 2**31 - 1)]  # 0 stands for none.
+Fraction = Annotated[float, Range(0, 1)]
+Decay = Annotated[float, Range(0, 1, "high")]  # At 1 nothing would change any more.
 Positive = Annotated[float, Range(0, open="low")]
 NotNegative = Annotated[float, Range(0)]
-Bucket = tuple[Size, Size, Size]  # Of clips: frames, height and width, in pixels.
+Bucket = tuple[Size, Size, Size]  # Frames, and height and width in pixels, of clips.
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """Sizes of one NOVA transformer and how it computes. `PRESETS` has the released ones."""
+  """Sizes of a NOVA transformer, and how it computes. `PRESETS` has the released models."""
 
-  latent_dim: Size  # C, channels of a latent.
+  latent_dim: Size  # C, the number of channels of a latent.
   latent_size: tuple[Size, Size]  # Height and width of a latent frame.
-  patch_size: Size  # Side of an image token, in latents; a video token is twice as wide.
-  width: Size  # D, of both encoders.
-  num_heads: Size  # H, of both encoders.
-  temporal_depth: Size  # Blocks of the temporal encoder.
-  spatial_depth: Annotated[int, Range(2, LARGEST)]  # Blocks of the spatial encoder, at least one for each half.
+  patch_size: Size  # Side of an image token in latents; the side of a video token is twice as long.
+  width: Size  # Width D of both encoders.
+  num_heads: Size  # Number of heads H of both encoders.
+  temporal_depth: Size  # Number of blocks of the temporal encoder.
+  spatial_depth: Annotated[int, Range(2, LARGEST)]  # Number of blocks of the spatial encoder.
   denoiser_depth: Size
   denoiser_width: Size
   base_frames: Size = 1  # Latent frames that absolute time positions are stretched to; > 1 adds the motion tokens.
   text_dim: Size | None = None  # Width of a text embedding; None for a class-conditional model.
-  text_len: Size = 256  # L, text tokens.
-  num_classes: Size | None = None  # Classes, without the "no class" row; None for a text-conditional model.
-  # Scaling & shift: None absent, negative full rank, else the rank.
+  text_len: Size = 256  # Number of text tokens L.
+  num_classes: Size | None = None  # Number of classes, without the "no class" row; None with text.
+  # Rank of scaling & shift; None for no such layer, negative for full rank.
   mixer_rank: Annotated[int, Range(-LARGEST, LARGEST)] | None = None
   rotary: bool = False  # 3-D rotary positions instead of absolute ones.
-  norm: str = "post"  # Where blocks normalise; see `NORMS`.
-  history: bool = True  # Whether frames see earlier ones; else each is made independently, by its time and the text.
-  dtype: str = "float32"  # Of activations; parameters are always float32.
+  norm: str = "post"  # What blocks normalise; see `NORMS`.
+  history: bool = True  # Whether frames attend to earlier ones; otherwise each is generated independently.
+  dtype: str = "float32"  # Dtype of activations; parameters are always float32.
   remat: str = "none"  # What the backward pass recomputes; see `REMAT`.
-  attention: str = "auto"  # Who computes attention; see `ATTENTION`.
+  attention: str = "auto"  # Implementation of attention; see `ATTENTION`.
 
   def __post_init__(self):
     if (self.text_dim is None) == (self.num_classes is None):
@@ -100,7 +100,7 @@ class ModelConfig:
         raise UserError(f"model.{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
 
   def check_fit(self, latent_dim: int | None = None, text_dim: int | None = None) -> None:
-    """Refuse an autoencoder or a text encoder of other channels than the model's; None is not checked."""
+    """Refuse an autoencoder or a text encoder whose channels differ from the model's; None is not checked."""
     if latent_dim is not None and latent_dim != self.latent_dim:
       raise UserError(f"the autoencoder's latents have {latent_dim} channels, the model's {self.latent_dim}")
     if text_dim is not None and self.text_dim is None:
@@ -118,17 +118,17 @@ class ModelConfig:
 
   @property
   def num_image_tokens(self) -> int:
-    """N."""
+    """Number N of image tokens per frame."""
     return self.image_grid[0] * self.image_grid[1]
 
   @property
   def num_video_tokens(self) -> int:
-    """M."""
+    """Number M of video tokens per frame."""
     return self.video_grid[0] * self.video_grid[1]
 
   @property
   def patch_dim(self) -> int:
-    """Values in an image token."""
+    """Number of values in an image token."""
     return self.patch_size**2 * self.latent_dim
 
   @property
@@ -137,14 +137,14 @@ class ModelConfig:
 
   @property
   def num_condition_tokens(self) -> int:
-    """P, length of the prefix: text or label, then motion."""
+    """Length P of the prefix: text or label, then motion."""
     return (self.text_len if self.text_dim else 1) + 2 * self.has_motion
 
 
 def _released(
     width: int, num_heads: int, denoiser: tuple[int, int], latent_size: tuple[int, int], **fields,
 ) -> ModelConfig:
-  """A model of the released family: 16 temporal and 32 spatial blocks over 4-channel latents, Phi-2 text."""
+  """Return a model of the released family: 16 temporal and 32 spatial blocks, 4-channel latents, Phi-2 text."""
   return ModelConfig(
       latent_dim=4, latent_size=latent_size, patch_size=2, width=width, num_heads=num_heads, temporal_depth=16,
       spatial_depth=32, denoiser_depth=denoiser[0], denoiser_width=denoiser[1], text_dim=2560, text_len=256, **fields)
@@ -166,9 +166,9 @@ PRESETS: Mapping[str, ModelConfig] = types.MappingProxyType({
 class SchedulerConfig:
   """The diffusion process, with the field names of the published `scheduler_config.json`."""
 
-  name: str = "flow_matching"  # "flow_matching", "ddpm" (as NOVA defines it) or "diffusers_ddpm".
+  name: str = "flow_matching"  # "flow_matching", "ddpm" (NOVA's) or "diffusers_ddpm".
   num_train_timesteps: Size = 1000
-  shift: Positive = 1.0  # Flow matching only; the fields below are DDPM's.
+  shift: Positive = 1.0  # Flow matching only. The fields below are for DDPM only.
   beta_schedule: str = "linear"  # "linear", "scaled_linear", "squaredcos_cap_v2" or "sigmoid".
   beta_start: Decay = 0.0001
   beta_end: Decay = 0.02
@@ -177,10 +177,10 @@ class SchedulerConfig:
   timestep_spacing: str = "leading"  # "leading", "trailing" or "linspace".
   steps_offset: Annotated[int, Range(0, LARGEST)] = 0
   rescale_betas_zero_snr: bool = False
-  clip_sample: bool = True  # This and the following: diffusers' DDPM only.
+  clip_sample: bool = True  # This field and those below: diffusers' DDPM only.
   clip_sample_range: Positive = 1.0
   thresholding: bool = False
-  dynamic_thresholding_ratio: Share = 0.995
+  dynamic_thresholding_ratio: Fraction = 0.995
   sample_max_value: Positive = 1.0
 
   def __post_init__(self):
@@ -189,10 +189,10 @@ class SchedulerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SourceConfig:
-  """A latent cache that records are drawn from."""
+  """A latent cache to draw records from."""
 
   path: str  # Folder that `launch.cache` wrote.
-  weight: Positive = 1.0  # Its share of records is this over the sum of all weights.
+  weight: Positive = 1.0  # Relative frequency of its records.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,45 +200,45 @@ class DataConfig:
   """Where training records come from."""
 
   name: str = "moving_digits"  # One of `DATASETS`.
-  num_workers: Annotated[int, Range(0, 4096)] = 0  # Loader processes; 0 reads in threads of this one.
+  num_workers: Annotated[int, Range(0, 4096)] = 0  # Loader processes; 0 reads in threads of this process.
   # Moving digits.
-  data_dir: str = ""  # Where the dataset is written and read; empty: `data/` in the workdir.
-  num_records: Count = 4000  # Clips of the training split.
-  num_frames: Size = 4  # Frames of a stored clip.
-  canvas: Size = 16  # Pixels a side.
-  jitter: CountOrNone = 0  # Pixels by which a digit may start off its place.
-  free_captions: Share = 0.0  # Share of captions in free words instead of the one wording.
-  turning: Share = 0.0  # Share of stored clips whose digit turns on its way, and whose caption changes with it.
-  later: Share = 0.0  # Share of clips cut from later in stored ones: their first frames are given, not learned.
+  data_dir: str = ""  # Folder of the dataset; empty for `data/` in the workdir.
+  num_records: Count = 4000  # Number of clips in the training split.
+  num_frames: Size = 4  # Number of frames of a stored clip.
+  canvas: Size = 16  # Side of a frame in pixels.
+  jitter: CountOrNone = 0  # Largest offset in pixels of a digit's first position.
+  free_captions: Fraction = 0.0  # Fraction of captions that are paraphrased.
+  turning: Fraction = 0.0  # Fraction of stored clips in which digit and caption change direction.
+  later: Fraction = 0.0  # Fraction of clips cut from the middle of stored ones; their first frames are given.
   # Caches.
-  sources: tuple[SourceConfig, ...] = ()  # Of stages that don't name their own.
-  buckets: tuple[tuple[Size, Size], ...] = ()  # Heights and widths of latents to train on; empty: the model's alone.
-  short_captions: Share = 0.5  # Share of visits that show the short caption, where a record has one.
-  motion_dropout: Share = 0.0  # Share of visits that show the default motion score and rate, not the record's.
-  max_damaged: CountOrNone = 10  # Damaged records that a process skips before it gives up.
+  sources: tuple[SourceConfig, ...] = ()  # Caches of stages that don't name their own.
+  buckets: tuple[tuple[Size, Size], ...] = ()  # Heights and widths of latents to train on; empty for the model's.
+  short_captions: Fraction = 0.5  # Fraction of visits that show the short caption, if there is one.
+  motion_dropout: Fraction = 0.0  # Fraction of visits that show default motion score and rate.
+  max_damaged: CountOrNone = 10  # Number of damaged records that a process skips before it ends.
 
 
 @dataclasses.dataclass(frozen=True)
 class CacheConfig:
-  """How `launch.cache` turns clips and stills into a latent cache."""
+  """How `launch.cache` encodes clips and stills into a latent cache."""
 
-  # Frames, height and width that clips are cut, resized and cropped to, in pixels; stills go where there is one frame.
+  # Frames, height and width in pixels that clips are cut, resized and cropped to. Stills go into buckets of one frame.
   buckets: tuple[Bucket, ...] = ((33, 480, 768),)
-  fps: NotNegative = 0.0  # Frames a second that are taken before `stride`; 0 takes those that the file has.
-  stride: Size = 1  # Every n-th of those frames is stored.
-  autoencoder: str = "rgb"  # Built in, or a folder of a published or converted model, as is the text encoder.
+  fps: NotNegative = 0.0  # Frames per second to take before `stride`; 0 takes the file's rate.
+  stride: Size = 1  # Distance of the frames to store.
+  autoencoder: str = "rgb"  # Built-in name, or a folder of a published or converted model, as for the text encoder.
   text_encoder: str = ""  # Empty stores captions alone.
-  text_dim: Size = 64  # Of embeddings of a built-in text encoder.
-  text_len: Size = 256  # Most tokens of a caption.
+  text_dim: Size = 64  # Width of the embeddings of a built-in text encoder.
+  text_len: Size = 256  # Largest number of tokens in a caption.
   path_field: str = "path"  # Names in tables and TFDS datasets: of files, video or image,
   caption_field: str = "caption"  # of captions, also in .json files beside clips,
   short_caption_field: str = "short_caption"  # and of shorter ones, which may be missing.
-  shard_items: Size = 256  # Items of the source that shards are made of, and that are done anew after a crash.
-  batch_size: Size = 4  # Clips that go through the autoencoder at once.
-  dtype: str = "float32"  # Of the autoencoder's activations, or "bfloat16".
-  # Largest share of items that may be rejected; with more, and 20 items or more, the cache is not finished. It changes
-  # no byte of a cache.
-  max_rejected: Share = 0.5
+  shard_items: Size = 256  # Number of source items per shard, which a crash makes it repeat.
+  batch_size: Size = 4  # Number of clips that are encoded at once.
+  dtype: str = "float32"  # Dtype of the autoencoder's activations, or "bfloat16".
+  # Largest fraction of rejected items with which a cache of 20 items or more is finished. It does not change the bytes
+  # of a cache.
+  max_rejected: Fraction = 0.5
 
   def __post_init__(self):
     if not self.buckets or any(min(bucket) < 1 or max(bucket) > LARGEST for bucket in self.buckets):
@@ -252,58 +252,58 @@ class CacheConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
-  """A part of a training run with its own length of clip; it starts from the weights of the stage before."""
+  """A part of a training run with its own length of clips; it starts with the weights of the previous stage."""
 
   name: str = "video"
   share: NotNegative = 1.0  # Of `train.steps`.
-  batch_size: Size = 32  # Global, in clips.
-  num_frames: Size = 1  # Latent frames; 1 trains on images.
-  sources: tuple[SourceConfig, ...] = ()  # Caches that this stage draws from; empty: those of `data`.
+  batch_size: Size = 32  # Number of clips in a global batch.
+  num_frames: Size = 1  # Number of latent frames; 1 trains on images.
+  sources: tuple[SourceConfig, ...] = ()  # Caches of this stage; empty for those of `data`.
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-  """Optimizer and learning rate, anew in each stage."""
+  """Optimizer and learning rate, which restart in each stage."""
 
   name: str = "adamw"  # "adamw", or "muon" for matrices with AdamW for the rest.
   learning_rate: NotNegative = 1e-4
   b1: Decay = 0.9
   b2: Decay = 0.95
   weight_decay: NotNegative = 0.02
-  clip_norm: NotNegative = 1.0  # Of the whole gradient; 0 clips nothing.
+  clip_norm: NotNegative = 1.0  # Largest norm of the whole gradient; 0 for no clipping.
   schedule: str = "constant"  # "constant", "cosine" or "multistep", after the warm-up.
   warmup_steps: CountOrNone = 0
-  final_fraction: Share = 0.0  # Cosine: of the learning rate, at the end.
-  # Multi-step: shares of the stage at which the rate is multiplied by `gamma`.
+  final_fraction: Fraction = 0.0  # Cosine: final fraction of the learning rate.
+  # Multi-step: fractions of the stage after which the rate is multiplied by `gamma`.
   milestones: tuple[Annotated[float, Range(0, 1, "both")], ...] = ()
-  gamma: Share = 0.1
+  gamma: Fraction = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
   """The training run."""
 
-  steps: Count = 1000  # Of all stages together.
+  steps: Count = 1000  # Number of steps of all stages together.
   stages: tuple[StageConfig, ...] = (StageConfig(),)
-  accumulation: Size = 1  # Micro-batches a step.
-  loss_repeat: Size = 4  # Noised copies of each token.
-  # Bounds of the truncated normal that share of masked tokens is drawn from.
-  mask_ratio: tuple[Share, Share] = (0.7, 1.0)
-  visible_sizes: Size = 1  # Padded sizes for the random number of visible tokens; each is one more compilation.
-  caption_dropout: Share = 0.1
+  accumulation: Size = 1  # Number of micro-batches per step.
+  loss_repeat: Size = 4  # Number of noised copies of each token.
+  # Bounds of the truncated normal distribution of the fraction of masked tokens.
+  mask_ratio: tuple[Fraction, Fraction] = (0.7, 1.0)
+  visible_sizes: Size = 1  # Number of padded sizes for visible tokens; each needs a compilation.
+  caption_dropout: Fraction = 0.1
   ema_decay: Decay = 0.99
   freeze: tuple[str, ...] = ()  # Regular expressions over parameter paths, "video_encoder/patch_embed".
   log_every: Count = 20
   sample_every: CountOrNone = 0  # Steps between sample grids; 0 writes none.
   save_every: Count = 1000
-  keep: Count = 2  # Newest checkpoints to keep.
+  keep: Count = 2  # Number of newest checkpoints to keep.
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Devices along each mesh axis; -1 takes what is left (one axis at most)."""
+  """Number of devices along each mesh axis; -1, for at most one axis, takes the remaining devices."""
 
-  data: Annotated[int, Range(-1, LARGEST)] = 1  # Over several slices this is the axis that spans them.
+  data: Annotated[int, Range(-1, LARGEST)] = 1  # The axis that spans slices if there are several.
   fsdp: Annotated[int, Range(-1, LARGEST)] = -1
   tensor: Annotated[int, Range(-1, LARGEST)] = 1
   context: Annotated[int, Range(-1, LARGEST)] = 1
@@ -311,14 +311,14 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-  """Defaults of generation, stored with a checkpoint."""
+  """Defaults of generation, which are stored with a checkpoint."""
 
-  num_inference_steps: Size = 64  # S, sets a frame.
-  num_diffusion_steps: Size = 25  # K.
+  num_inference_steps: Size = 64  # Number of token sets per frame.
+  num_diffusion_steps: Size = 25  # Number of diffusion steps K.
   guidance_scale: Annotated[float, Range(-100, 1000)] = 5.0
   motion_flow: Annotated[float, Range(-1e6, 1e6)] = DEFAULT_MOTION_FLOW
-  fps: Positive = DEFAULT_FPS  # Of files.
-  # What the model is told, if it was trained with one rate alone; None tells it `fps`.
+  fps: Positive = DEFAULT_FPS  # Frames per second of files.
+  # Frame rate to condition the model on, if it was trained with only one rate; None for `fps`.
   told_fps: Positive | None = None
 
   def __post_init__(self):
@@ -327,12 +327,12 @@ class SampleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """Everything that defines a run: same experiment, same numbers."""
+  """Everything that defines a run: the same experiment gives the same numbers."""
 
   model: ModelConfig
   seed: Annotated[int, Range(0, 2**32 - 1)] = 0
-  init: str = ""  # Model folder of any form to start from; empty starts from random weights.
-  text_encoder: str = "words"  # Built in, or a folder of a published or converted model, as is the autoencoder.
+  init: str = ""  # Model folder of any form to start from; empty for random weights.
+  text_encoder: str = "words"  # Built-in name, or a folder of a published or converted model, as for the autoencoder.
   autoencoder: str = "pixels"
   scheduler: SchedulerConfig = SchedulerConfig()
   data: DataConfig = DataConfig()

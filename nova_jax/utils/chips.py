@@ -1,11 +1,11 @@
-"""What a TPU chip can do, in one table, and which slices of it there are.
+"""A table of TPU chips: their peak rates, memory and slices.
 
-Peaks, memory bandwidth, interconnect (ICI) and pod sizes: the Cloud TPU pages of each version,
-cloud.google.com/tpu/docs (v4, v5e, v5p, v6e). ICI is what one link carries one way: the page's Gbps a chip over its
-links (v5p 4,800 over six, v5e 1,600 and v6e 3,200 over four). DCN is the network of the hosts, shared by their chips:
-v5e 6.4 and v6e 25.6 Tbps a pod of 256 chips, v5p 50 Gbps a chip. v4's page gives neither: its links are taken to be
-v5e's, as in the table of the scaling book (jax-ml.github.io/scaling-book), its DCN to be v5p's. `limit` is what the
-compiler lets a program use: the number in its own out-of-memory error.
+Peaks, memory bandwidth, interconnect (ICI) and pod sizes are from the Cloud TPU pages of each version,
+cloud.google.com/tpu/docs (v4, v5e, v5p, v6e). The ICI bandwidth is that of one link in one direction: the page's Gbps
+per chip divided by its links (v5p 4,800 over six, v5e 1,600 and v6e 3,200 over four). DCN is the network of the hosts,
+which their chips share: v5e 6.4 and v6e 25.6 Tbps per pod of 256 chips, v5p 50 Gbps per chip. The page for v4 gives
+neither. Its links are assumed to equal v5e's, as in the scaling book (jax-ml.github.io/scaling-book), and its DCN
+v5p's. `limit` is the memory that the compiler lets a program use, according to its out-of-memory error.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 GIB = 2**30
-# How many bf16 products a float32 product is made of, by JAX's matmul precision.
+# Number of bf16 products per float32 product, by JAX's matmul precision.
 FLOAT32_PASSES: Mapping[str | None, int] = MappingProxyType({
     None: 1, "default": 1, "fastest": 1, "bfloat16": 1, "high": 3, "bfloat16_3x": 3, "tensorfloat32": 3, "highest": 6,
     "float32": 6})
@@ -21,19 +21,19 @@ FLOAT32_PASSES: Mapping[str | None, int] = MappingProxyType({
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One kind of chip; rates are a second and a chip."""
+  """A kind of chip; rates are per second and chip."""
 
   name: str
-  device_kind: str  # What JAX calls it.
-  flops: float  # Dense bf16.
-  limit: float  # Bytes that the compiler lets a program use.
-  hbm_bandwidth: float  # Bytes.
-  link: float  # Bytes over one ICI link, one way; a torus has two links a dimension.
+  device_kind: str  # Name in JAX.
+  flops: float  # Dense bf16 FLOPs.
+  limit: float  # Bytes of memory that the compiler lets a program use.
+  hbm_bandwidth: float  # Bytes to and from memory.
+  link: float  # Bytes over one ICI link in one direction; a torus has two links per dimension.
   dcn: float  # Bytes between slices.
-  dimensions: int  # Of the torus.
-  largest: int  # Chips of the largest slice.
-  libtpu: str  # The compiler's name for it.
-  megacore: bool  # Two cores that act as one device.
+  dimensions: int  # Number of dimensions of the torus.
+  largest: int  # Number of chips in the largest slice.
+  libtpu: str  # Name in the compiler.
+  megacore: bool  # Whether two cores act as one device.
 
 
 CHIPS: Mapping[str, Chip] = MappingProxyType({chip.name: chip for chip in (
@@ -45,18 +45,18 @@ CHIPS: Mapping[str, Chip] = MappingProxyType({chip.name: chip for chip in (
 
 
 def find_chip(device_kind: str) -> Chip | None:
-  """Return the chip that JAX calls `device_kind`, or None if it isn't in the table."""
+  """Return the chip with the name `device_kind` in JAX; None if it is not in the table."""
   kind = {"TPU v5p": "TPU v5", "TPU v5e": "TPU v5 lite", "TPU v6e": "TPU v6 lite"}.get(device_kind, device_kind)
   return next((chip for chip in CHIPS.values() if chip.device_kind == kind), None)
 
 
 def peak_flops(chip: Chip, dtype: str, precision: str | None = None) -> float:
-  """Return the FLOP/s of one chip's matrix products.
+  """Return the peak FLOP/s of matrix products on one chip.
 
   Args:
-    chip: of which kind.
-    dtype: of their operands.
-    precision: JAX's matmul precision. By default float32 operands are rounded to bf16 and multiplied once; "high" makes
-      three such products of one, "highest" six.
+    chip: kind of chip.
+    dtype: dtype of the operands.
+    precision: JAX's matmul precision. By default float32 operands are rounded to bf16 and multiplied once; "high" takes
+      three such products and "highest" six.
   """
   return chip.flops / (FLOAT32_PASSES[precision] if dtype == "float32" else 1)

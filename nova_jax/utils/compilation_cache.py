@@ -1,7 +1,7 @@
-"""Where compiled programs are kept from one start to the next.
+"""The persistent cache of compiled programs.
 
-JAX warns of an entry that it can't read, compiles the program, and never writes over the entry; so a file that was cut
-is warned of at every start. Here the first warning removes what is damaged, before JAX writes the program anew.
+When JAX can't read an entry, it warns, compiles the program and keeps the old entry, so that a truncated file causes a
+warning at every start. Here the first warning removes damaged entries before JAX writes the program again.
 """
 
 import hashlib
@@ -20,15 +20,16 @@ DEFAULT, OFF = "auto", "off"
 
 
 def use(folder: str = DEFAULT, on_cpu: bool = False) -> None:
-  """Keep compiled programs in a folder; call after JAX has found its devices.
+  """Cache compiled programs in a folder; call it after JAX has found its devices.
+
+  If the folder can't be written, a note says so and nothing is cached.
 
   Args:
-    folder: or gs:// address; "off" for none; "auto" for `~/.cache/nova_jax/programs`, but none on CPU unless
-      `on_cpu`. One that can't be written is said, and none is used. Programs for a TPU depend on its kind alone, which
-      is part of the name that JAX gives an entry.
-    on_cpu: keep programs on CPU too, also those that compile in less than a second. XLA's programs for a CPU have the
-      instructions of the machine that compiled them, and may crash on another one that shares the home folder: each
-      kind of processor has a folder of its own.
+    folder: folder or gs:// address; "off" for no cache; "auto" for `~/.cache/nova_jax/programs`, but no cache on CPU
+      unless `on_cpu`. Programs for a TPU depend only on its kind, which is part of the name of an entry.
+    on_cpu: whether to cache programs on CPU, including those that compile in less than a second. Programs for a CPU use
+      the instructions of the machine that compiled them, and may crash on another one that shares the home folder, so
+      each kind of processor has its own folder.
   """
   if folder == DEFAULT:
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -48,7 +49,7 @@ def use(folder: str = DEFAULT, on_cpu: bool = False) -> None:
 
 
 def _why_not(folder: str) -> str | None:
-  """Return why nothing can be written to a folder, which is made; None if it can."""
+  """Create a folder, and return the reason why it can't be written; None if it can."""
   try:
     os.makedirs(folder, exist_ok=True)
   except OSError as error:
@@ -57,7 +58,7 @@ def _why_not(folder: str) -> str | None:
 
 
 class _Mender:
-  """Hears of JAX's warnings about the folder of programs; removes entries that are damaged, and says so once."""
+  """Intercepts JAX's warnings about the cache, removes damaged entries, and reports them once."""
 
   _WARNING = r"Error (reading|writing) persistent compilation cache entry for '(.*?)': (.*)"
 
@@ -66,7 +67,7 @@ class _Mender:
     self.said: set[str] = set()
 
   def install(self) -> None:
-    """Begin to listen; other warnings are shown as before."""
+    """Start to intercept warnings; other warnings are shown as before."""
     show = warnings.showwarning
 
     def listen(message, *arguments, **more):
@@ -74,20 +75,20 @@ class _Mender:
       self.hear(*match.groups()) if match else show(message, *arguments, **more)
 
     warnings.showwarning = listen
-    warnings.filterwarnings("always", self._WARNING)  # Else the second of its kind would not be heard of.
+    warnings.filterwarnings("always", self._WARNING)  # Otherwise Python would suppress the second warning of this kind.
 
   def hear(self, doing: str, module: str, reason: str) -> None:
-    """Mend after a warning.
+    """Handle one warning.
 
     Args:
-      doing: "reading" or "writing".
-      module: the program's name, with which the names of its entries begin.
-      reason: the type of an error and its text.
+      doing: operation that failed, "reading" or "writing".
+      module: name of the program, which is the prefix of its entries.
+      reason: type and text of the error.
     """
     try:
       removed = [path for path in self.folder.glob("*-cache") if _is_damaged(path)]
       if doing == "reading" and not removed and "[Errno" not in reason:
-        removed = list(self.folder.glob(f"{module}-*-cache"))  # Whole, but of no use to JAX.
+        removed = list(self.folder.glob(f"{module}-*-cache"))  # Intact entries that JAX can't use.
       for path in removed:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -104,7 +105,7 @@ class _Mender:
 
 
 def _is_damaged(path: epath.Path) -> bool:
-  """Whether an entry was cut or changed: it has a checksum. One that is gone, or packed in another way, is not."""
+  """Return whether an entry was truncated or changed, by its checksum; false if it is missing or not Zstandard."""
   try:
     content = path.read_bytes()
   except OSError:
@@ -118,7 +119,7 @@ def _is_damaged(path: epath.Path) -> bool:
 
 
 def processor() -> str:
-  """Return a digest of what the processor can do: the same for machines that can run each other's programs."""
+  """Return a digest of the processor's features, which is equal for machines that can run each other's programs."""
   about = Path("/proc/cpuinfo")
   lines = about.read_text(encoding="utf-8").splitlines() if about.exists() else [platform.processor()]
   kinds = {line for line in lines if line.split("\t")[0] in ("flags", "Features", "model name", "cpu family", "model")}

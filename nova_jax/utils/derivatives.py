@@ -1,11 +1,11 @@
-"""Functions with a backward pass of their own, which forward mode passes through as well.
+"""Functions with a custom backward pass that also support forward mode.
 
-`jax.custom_vjp` fixes how a function's gradient is computed, and forbids `jax.jvp`. Here a function says instead how it
-changes (its `jax.custom_jvp` rule), by a linear map that knows its own transpose: reverse mode transposes that map, so
-the transpose is the backward pass.
+`jax.custom_vjp` defines the gradient of a function, but forbids `jax.jvp`. Instead a function here has a
+`jax.custom_jvp` rule that applies a linear map with a given transpose. Reverse mode transposes the map, so its
+transpose is the backward pass.
 
-Invariant: both passes are ordinary programs, so that derivatives of any order, `jax.vmap` and all that build on them
-(`jax.jacobian`, `jax.hessian`) work.
+Invariant: both passes are ordinary programs, so derivatives of any order, `jax.vmap`, `jax.jacobian` and `jax.hessian`
+work.
 """
 
 from collections.abc import Callable
@@ -20,15 +20,16 @@ from jax.interpreters import ad, batching, mlir
 def linear_call(
     fun: Callable[[Any, Any], Any], transpose: Callable[[Any, Any], Any], residuals: Any, arguments: Any
 ) -> Any:
-  """Call a function that is linear in `arguments`, with a transpose of one's own.
+  """Call a function that is linear in `arguments` and has a custom transpose.
 
-  The function of the same name in `jax.custom_derivatives` can neither be batched nor differentiated by its residuals.
+  Unlike the function of the same name in `jax.custom_derivatives`, it can be batched, and differentiated with respect
+  to its residuals.
 
   Args:
-    fun: (residuals, arguments) → outputs.
-    transpose: (residuals, cotangents of the outputs) → cotangents of the arguments.
-    residuals: values that both need; neither has to be linear in them.
-    arguments: values that `fun` is linear in.
+    fun: function (residuals, arguments) → outputs.
+    transpose: function (residuals, cotangents of the outputs) → cotangents of the arguments.
+    residuals: values that both functions use; neither has to be linear in them.
+    arguments: values in which `fun` is linear.
 
   Returns:
     The outputs of `fun`.
@@ -81,14 +82,14 @@ def _transpose(cotangents, *operands, forward, backward, num_residuals):
   out = linear_call_p.bind(
       *residuals, *map(ad.instantiate_zeros, cotangents), forward=backward, backward=forward,
       num_residuals=num_residuals)
-  # An argument that does not change is a zero here, which nothing is asked of.
+  # Constant arguments appear as zeros, which need no cotangent.
   wanted = [x if ad.is_undefined_primal(argument) else None for x, argument in zip(out, arguments, strict=True)]
   return [None] * num_residuals + wanted
 
 
 def _batch(operands, axes, *, forward, backward, num_residuals):
   size = next(x.shape[axis] for x, axis in zip(operands, axes, strict=True) if axis is not None)
-  # Each sample has arguments of its own, as each has cotangents of its own.
+  # Each sample has its own arguments and its own cotangents.
   operands = [
       jnp.broadcast_to(x, (size, *jnp.shape(x))) if axis is None and i >= num_residuals else x
       for i, (x, axis) in enumerate(zip(operands, axes, strict=True))]

@@ -1,6 +1,6 @@
-"""Digests of weights: whether two models are the same, whatever their folders are called and however they are stored.
+"""Digests of weights, which show whether two models are equal, regardless of their folders and forms of storage.
 
-Invariant: every bit of every array counts, and so do names, shapes and types.
+Invariant: a digest depends on every bit of every array, and on names, shapes and dtypes.
 """
 
 import concurrent.futures
@@ -16,17 +16,17 @@ import numpy as np
 
 from nova_jax.storage import as_path
 
-_LENGTH = 32  # Hexadecimal digits that are kept.
+_LENGTH = 32  # Number of hexadecimal digits that are kept.
 _FILES = "nova.json", "model_index.json", "scheduler", "tokenizer", "transformer", "vae", "text_encoder"
-_THREADS = 4  # Arrays that are fetched to the host at once, at most.
+_THREADS = 4  # Largest number of arrays that are fetched to the host at once.
 
 
 def digest_arrays(tree: Any) -> str:
-  """Return a digest of all arrays of a pytree; gigabytes take seconds."""
+  """Return a digest of all arrays of a pytree; a gigabyte takes seconds."""
 
   def digest(item: tuple[Any, jax.Array]) -> str:
     path, leaf = item
-    # An array of an accelerator would keep its copy on the host, which adds up to as much again as all weights.
+    # The array would keep its copy on the host, and all copies together would be as large as the weights.
     at_hand = all(device.platform == "cpu" for device in leaf.devices())
     array = np.asarray(leaf if at_hand else jnp.copy(leaf))
     head = f"{jax.tree_util.keystr(path, simple=True, separator='/')} {array.dtype} {array.shape}\n"
@@ -39,11 +39,11 @@ def digest_arrays(tree: Any) -> str:
 
 
 def digest_folder(folder: str | Path, step: int | None = None) -> str:
-  """Return a digest of the files of a model folder that say what the model is, without loading it.
+  """Return a digest of the files that identify the model in a folder, without loading it.
 
   Args:
-    folder: its path, of which the digest doesn't depend.
-    step: of the checkpoint of a training run.
+    folder: path of the folder, on which the digest does not depend.
+    step: step of the checkpoint of a training run.
   """
   folder, files = as_path(folder), []
   for name in _FILES if step is None else ("nova.json", f"checkpoints/{step}"):
@@ -56,5 +56,5 @@ def digest_folder(folder: str | Path, step: int | None = None) -> str:
 
 
 def digest_values(values: Any) -> str:
-  """Return a digest of what JSON can hold."""
+  """Return a digest of a JSON value."""
   return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:_LENGTH]

@@ -1,8 +1,8 @@
-"""Errors by whose fault they are, with the exit code and the one line that belong to each.
+"""Classifies errors by their cause, with an exit code and a one-line message for each class.
 
-`UserError` is bad input: what you gave can't be used, and the line says what to give instead. `RunFailed`, numbers that
-are not finite, and errors of memory, storage and the network are the world's: started again, the same may succeed.
-Anything else is a bug of ours.
+`UserError` is bad input: the message says what was given and what to give instead. `RunFailed`, values that are not
+finite, and errors of memory, storage and the network have external causes, and the same command may succeed later. Any
+other error is a bug in nova_jax.
 """
 
 import errno
@@ -14,31 +14,31 @@ FAILED = 1
 INTERRUPTED = 130
 READER_GONE = 141
 
-# What a wrong path or command leads to; other errors of the system may pass.
+# Error numbers that a wrong path or command causes; other system errors may be temporary.
 _BAD_PATH = frozenset((
     errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG,
     errno.EROFS, errno.ENOEXEC))
-# XLA's words for what is not a bug.
+# XLA's status codes for errors that are not bugs.
 _DEVICE_FAILURES = frozenset(("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "DATA_LOSS"))
 # TensorStore's words for failures of a bucket.
 _BUCKET_FAILURES = {
     "PERMISSION_DENIED": errno.EACCES, "UNAUTHENTICATED": errno.EACCES, "NOT_FOUND": errno.ENOENT,
     "UNAVAILABLE": errno.EREMOTEIO, "RESOURCE_EXHAUSTED": errno.EREMOTEIO, "ABORTED": errno.EREMOTEIO,
     "DEADLINE_EXCEEDED": errno.ETIMEDOUT}
-_LONGEST = 300  # Characters of a message of XLA's that are shown; some are pages.
-_LONGEST_LINE = 1500  # Characters of any message: it may show what a stranger's file holds.
+_LONGEST = 300  # Largest number of characters shown of an XLA message, which may have pages.
+_LONGEST_LINE = 1500  # Largest number of characters of any message, which may quote an untrusted file.
 
 
 class UserError(ValueError):
-  """Bad input: its message is one line that says what was given, what was expected, and what to do."""
+  """Bad input. The message is one line that says what was given, what was expected, and what to do."""
 
 
 class RunFailed(Exception):
-  """A run failed, and not by bad input."""
+  """A run failed for a reason other than bad input."""
 
 
 def exit_code(error: BaseException) -> int | None:
-  """Return the exit code for what a program raised; None for a bug."""
+  """Return the exit code for an error; None for a bug."""
   if isinstance(error, KeyboardInterrupt):
     return INTERRUPTED
   if isinstance(error, (FloatingPointError, TimeoutError, MemoryError, RunFailed)) or _device_failure(error):
@@ -46,25 +46,25 @@ def exit_code(error: BaseException) -> int | None:
   numbers = set(error_numbers(error))
   if isinstance(error, UserError):
     return BAD_INPUT if numbers <= _BAD_PATH else FAILED
-  if isinstance(error, (OSError, ValueError)) and numbers:  # TensorStore's errors of the system are ValueErrors.
+  if isinstance(error, (OSError, ValueError)) and numbers:  # TensorStore reports system errors as ValueErrors.
     return BAD_INPUT if numbers <= _BAD_PATH else FAILED
   return FAILED if isinstance(error, OSError) else None
 
 
 def _device_failure(error: BaseException) -> str | None:
-  """Return XLA's word for what failed on a device or between devices; None for other errors, bugs among them."""
-  if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError"):  # JAX need not be imported for it.
+  """Return XLA's status code for a failure of or between devices; None for other errors, including bugs."""
+  if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError"):  # By name, so that JAX need not be imported.
     return None
   word = str(error).partition(":")[0]
   return word if word in _DEVICE_FAILURES else None
 
 
 def error_numbers(error: BaseException | None) -> Iterator[int]:
-  """Yield the system's numbers for an error and for those that led to it."""
+  """Yield the system's error numbers of an error and of its causes."""
   while error:
     if isinstance(error, OSError) and error.errno is not None:
       yield error.errno
-    elif match := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore says it so, in a ValueError.
+    elif match := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore puts it into the text of a ValueError.
       yield int(match[1])
     elif isinstance(error, ValueError) and (number := _BUCKET_FAILURES.get(str(error).partition(":")[0])):
       yield number
@@ -84,9 +84,9 @@ def shorten(error: BaseException) -> str:
   if isinstance(error, OSError) and error.strerror:
     return error.strerror
   text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
-  text = text.replace("\\n", " ").replace("\\'", "'")  # ml_collections quotes a message within a message.
+  text = text.replace("\\n", " ").replace("\\'", "'")  # ml_collections quotes messages within messages.
   text = text[1:-1] if len(text) > 1 and text[0] == text[-1] == "'" else text
   text = " ".join(text.split()) or type(error).__name__
   if len(text) <= _LONGEST_LINE:
     return text
-  return f"{text[: _LONGEST_LINE - 400]} […] {text[-390:]}"  # What to do often stands at the end.
+  return f"{text[: _LONGEST_LINE - 400]} […] {text[-390:]}"  # Advice is often at the end.

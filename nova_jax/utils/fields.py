@@ -1,7 +1,7 @@
-"""The way from dataclasses to absl flags and JSON, and back.
+"""Conversion between dataclasses, absl flags and JSON.
 
-`to_config_dict` makes the ConfigDict that flags override; `from_dict` turns it into dataclasses again at the boundary
-of a program. Invariant: an unknown field or a wrong type is a `ValueError` that names the field.
+`to_config_dict` creates the ConfigDict that flags override, and `from_dict` converts it back to dataclasses at the
+boundary of a program. Invariant: an unknown field or a wrong type is a `UserError` that names the field.
 """
 
 import dataclasses
@@ -17,16 +17,16 @@ import ml_collections
 
 from nova_jax.utils.errors import UserError
 
-_LONGEST = 200  # Characters of a value in an error.
+_LONGEST = 200  # Largest number of characters of a value in an error.
 
 
 def to_dict(config: Any) -> Any:
-  """Turn a dataclass into plain dicts, tuples and scalars, ready for JSON."""
+  """Convert a dataclass to dicts, tuples and scalars, ready for JSON."""
   return dataclasses.asdict(config)
 
 
 def to_config_dict(config: Any) -> ml_collections.ConfigDict:
-  """Turn an experiment into the locked ConfigDict that command-line flags override."""
+  """Convert an experiment to the locked ConfigDict that command-line flags override."""
 
   def convert(value):
     if isinstance(value, dict):
@@ -39,15 +39,15 @@ def to_config_dict(config: Any) -> ml_collections.ConfigDict:
 
 
 def from_dict(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:
-  """Build dataclass `cls` from nested mappings, checking names and types.
+  """Create the dataclass `cls` from nested mappings, and check names and types.
 
   Args:
-    cls: a frozen dataclass.
-    values: a mapping or ConfigDict of its fields; missing ones take their defaults.
-    path: prefix for error messages.
+    cls: frozen dataclass.
+    values: mapping or ConfigDict of its fields; missing ones take their defaults.
+    path: prefix of names in error messages.
 
   Raises:
-    ValueError: an unknown field (with the nearest known one), a missing field or a wrong type.
+    UserError: a field is unknown (the error suggests the nearest one), missing or of a wrong type.
   """
   if not isinstance(values, (Mapping, ml_collections.ConfigDict)):
     raise UserError(f"{path}: expected the fields of a {cls.__name__}, got {values!r}")
@@ -63,13 +63,13 @@ def from_dict(cls: type, values: Mapping[str, Any], path: str = "config") -> Any
 
 
 def shown(value: Any) -> str:
-  """Return how an error shows a value, which may come from a stranger's file."""
+  """Return a value as errors show it; it may come from an untrusted file."""
   text = repr(value)
   return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
-  """Return the hint that ends an error about an unknown name."""
+  """Return a hint that ends an error about an unknown name."""
   known = list(known)
   if nearest := _nearest(name, known):
     *others, last = map(repr, nearest)
@@ -78,7 +78,7 @@ def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
 
 
 def _nearest(name: str, known: list[str]) -> list[str]:
-  """Return the known names that were most likely meant, three at most: the first rule that finds any decides."""
+  """Return at most three known names that were most likely meant, by the first rule that finds any."""
   plain = lambda text: re.sub(r"[^a-z0-9]", "", text.lower())
   typed = plain(name)
   if not typed:
@@ -97,7 +97,7 @@ def _nearest(name: str, known: list[str]) -> list[str]:
 
 
 def _check(hint: Any, value: Any, path: str) -> Any:
-  """Return `value` as type `hint` (a dataclass, scalar, optional or tuple), or raise a ValueError naming `path`."""
+  """Return `value` as type `hint` (a dataclass, scalar, optional or tuple); raises UserError that names `path`."""
   if dataclasses.is_dataclass(hint):
     return from_dict(hint, value, path)
   origin, args = typing.get_origin(hint), typing.get_args(hint)

@@ -1,6 +1,6 @@
-"""Whether numbers are finite: a weight, a latent or a pixel that is not would end as a black picture.
+"""Checks that numbers are finite, since others in weights, latents or pixels end as black pictures.
 
-Invariant: a check of an array on the host reads it once and makes no copy of it.
+Invariant: checking an array on the host reads it once and does not copy it.
 """
 
 
@@ -9,20 +9,20 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-LARGEST_LATENT = 1e6  # Latents have a standard deviation of about 1.
-_CHUNK = 1 << 18  # Numbers looked at together: they stay in the processor's cache.
-# The bits of an exponent, all of which are set in infinities and NaN and in nothing else.
+LARGEST_LATENT = 1e6  # Larger values come only from an overflow, since latents have a standard deviation of about 1.
+_CHUNK = 1 << 18  # Numbers checked at once, which fit into the processor's cache.
+# The bits of the exponent, which are all set only in infinities and NaN.
 _EXPONENTS = {
     np.dtype(np.float16): np.uint16(0x7C00), np.dtype(ml_dtypes.bfloat16): np.uint16(0x7F80),
     np.dtype(np.float32): np.uint32(0x7F800000), np.dtype(np.float64): np.uint64(0x7FF0000000000000)}
 
 
 class NotFinite(FloatingPointError):
-  """Pixels that are not finite.
+  """Decoded pixels are not finite.
 
   Attributes:
-    frame: the first such frame, from 0.
-    of: what the frame is counted in.
+    frame: index of the first such frame.
+    of: description of the frames among which it is counted.
   """
 
   def __init__(self, frame: int, of: str = "the frames that were decoded together"):
@@ -31,7 +31,7 @@ class NotFinite(FloatingPointError):
 
 
 def is_finite(array: np.ndarray | jax.Array) -> bool:
-  """Return whether an array holds neither an infinity nor NaN."""
+  """Return whether an array has neither infinities nor NaN."""
   if isinstance(array, jax.Array):
     return bool(all_finite(array))
   exponent = _EXPONENTS.get(array.dtype)
@@ -44,21 +44,21 @@ def is_finite(array: np.ndarray | jax.Array) -> bool:
 
 @jax.jit
 def all_finite(x: jax.Array) -> jax.Array:
-  """Return the same as a value on the device, for whoever doesn't want to wait for it."""
+  """Return whether an array is finite as a value on the device, without waiting for it."""
   return jnp.isfinite(x).all()
 
 
 @jax.jit
 def are_latents(x: jax.Array) -> jax.Array:
-  """Return, likewise, whether numbers may be latents: finite, and not as large as only an overflow makes them."""
+  """Return, as a value on the device, whether numbers may be latents: finite and at most `LARGEST_LATENT`."""
   return (jnp.abs(x) < LARGEST_LATENT).all()
 
 
 def check_frames(pixels: np.ndarray | jax.Array) -> None:
-  """Refuse pixels [B, frames, ...] that are not finite.
+  """Check that pixels [B, frames, ...] are finite.
 
   Raises:
-    NotFinite: it names the frame.
+    NotFinite: they are not; the error names the frame.
   """
   if not is_finite(pixels):
     frames = np.asarray(pixels)

@@ -1,34 +1,34 @@
-"""The largest sizes of what comes from outside. Each is a bound on memory or time; docs/limits.md explains them.
+"""Limits on the sizes of inputs, which bound memory and time; docs/limits.md explains them.
 
-Invariant: a limit is checked before the memory is taken. The error says what was given, the limit, and its name here.
+Invariant: a limit is checked before memory is allocated. The error has the given size, the limit, and its name here.
 """
 
 # Pictures and videos.
-PICTURE_PIXELS = 256_000_000  # Of a picture; 200 megapixels of a photographer take 0.6 GB as RGB.
-PICTURE_TEXT_BYTES = 16 << 20  # Of a text in a PNG.
-FRAME_PIXELS = 8192 * 8192  # Of a frame of a video or of a moving picture.
+PICTURE_PIXELS = 256_000_000  # Pixels of a picture; 200 megapixels take 0.6 GB as RGB.
+PICTURE_TEXT_BYTES = 16 << 20  # A text in a PNG.
+FRAME_PIXELS = 8192 * 8192  # Pixels of a frame of a video or an animated picture.
 
 # Text.
-CAPTION_BYTES = 64 << 10  # Of a caption or a prompt.
-CELL_BYTES = 1 << 20  # Of a cell of a CSV table, or a line of JSON.
-TEXT_FILE_BYTES = 1 << 30  # Of a table or a list of prompts, all of it.
-ROWS = 10_000_000  # Of a table.
-JSON_FILE_BYTES = 256 << 20  # Of a JSON file that is read as a whole.
-JSON_DEPTH = 64  # Of lists and objects within each other in such a file.
+CAPTION_BYTES = 64 << 10  # A caption or a prompt.
+CELL_BYTES = 1 << 20  # A cell of a CSV table, or a line of JSON.
+TEXT_FILE_BYTES = 1 << 30  # A whole table or list of prompts.
+ROWS = 10_000_000  # Rows of a table.
+JSON_FILE_BYTES = 256 << 20  # A JSON file that is read as a whole.
+JSON_DEPTH = 64  # Nested lists and objects in a JSON file.
 
 # Files around media.
-NOTE_BYTES = 1 << 20  # Of what an output says of how it was made.
-TAR_HEADER_BYTES = 1 << 20  # Of a tar's extended header (long names).
-ROW_BYTES = 512 << 20  # Of media bytes in a cell of a Parquet table.
-REQUEST_PIXELS = 4_000_000_000  # Of a request: clips x frames x height x width; also of a given or scored video.
-GIVEN_BYTES = 1 << 30  # Of given clips, in the model's size, that a run keeps so as not to decode them again.
-ITEM_SECONDS = 1800  # To decode an item of a source, in a process of its own; then it is rejected.
+NOTE_BYTES = 1 << 20  # The note in an output on how it was generated.
+TAR_HEADER_BYTES = 1 << 20  # An extended header of a tar, which has long names.
+ROW_BYTES = 512 << 20  # Media in a cell of a Parquet table.
+REQUEST_PIXELS = 4_000_000_000  # Clips × frames × height × width of a request; also of a given or scored video.
+GIVEN_BYTES = 1 << 30  # Decoded given clips, in the model's size, that a run keeps.
+ITEM_SECONDS = 1800  # Time to decode an item of a source in its own process, after which the item is rejected.
 BATCH = 4096  # Clips generated together.
-CLIPS = 1_000_000  # Of a list of prompts, all samples included.
+CLIPS = 1_000_000  # Clips of a list of prompts, including all samples.
 
 # Model folders.
-CONFIG_BYTES = 16 << 20  # Of a JSON file that describes a model or lists its shards.
-HEADER_BYTES = 16 << 20  # Of a safetensors file's header.
-WEIGHTS = 50_000  # In a file.
-TOKENIZER_BYTES = 64 << 20  # Of a file of a tokenizer.
-TOKENIZER_GROWTH = 1000  # Times that the rules of a tokenizer may lengthen a prompt.
+CONFIG_BYTES = 16 << 20  # A JSON file that describes a model or lists its shards.
+HEADER_BYTES = 16 << 20  # The header of a safetensors file.
+WEIGHTS = 50_000  # Weights in a file.
+TOKENIZER_BYTES = 64 << 20  # A file of a tokenizer.
+TOKENIZER_GROWTH = 1000  # Factor by which the rules of a tokenizer may lengthen a prompt.

@@ -1,6 +1,6 @@
-"""What a person should know of how a thing was read, such as a prompt that was cut: in Python by `logging`.
+"""Notes for the user on how inputs were read, such as a prompt that was truncated, through `logging`.
 
-Invariant: the launchers print each note to stderr, once, whatever they show of other libraries' logs.
+Invariant: commands print each note once to stderr, whatever they show of other libraries' logs.
 """
 
 import logging
@@ -10,14 +10,14 @@ _LOG = logging.getLogger("nova_jax")
 
 
 def tell(note: str) -> None:
-  """Tell a person."""
+  """Emit a note for the user."""
   _LOG.warning("%s", note)
 
 
 def print_once() -> None:
-  """Print notes of this process as the launchers do: "note: …"."""
+  """Print the notes of this process as commands do: "note: …"."""
   _LOG.handlers, _LOG.propagate = [_Printer()], False
-  _LOG.setLevel(logging.WARNING)  # Else it would have the root's level, by which launchers hide other logs.
+  _LOG.setLevel(logging.WARNING)  # Otherwise the root's level would apply, with which commands hide other logs.
 
 
 class _Printer(logging.Handler):

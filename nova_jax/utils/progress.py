@@ -1,7 +1,7 @@
-"""Progress of long work: a bar on a terminal, and now and then a line in a log.
+"""Shows progress: a bar on a terminal, or a line every few seconds in a log.
 
-Invariant: the rate and the time that is left are measured from the first item on, over the last ones, without the
-compilation of programs: items of a new shape wait for it, and it says nothing about the others.
+Invariant: the rate and the remaining time are measured over the latest items, without the time for compiling programs.
+Only items of new shapes wait for compilation, so it does not predict the time of others.
 """
 
 import collections
@@ -13,15 +13,15 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-LOG_EVERY = 10.0  # Seconds between lines of a log.
-# With our own rate: tqdm's would count the compilation.
+LOG_EVERY = 10.0  # Seconds between lines in a log.
+# The rate is our own, since tqdm's includes compilation.
 _LAYOUT = "{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {unit} [{elapsed}{postfix}]"
 _LAYOUT_OF_UNKNOWN = "{desc}{n_fmt} {unit} [{elapsed}{postfix}]"
-_RECENT = 100  # Measurements that a rate is made from.
+_RECENT = 100  # Number of measurements from which a rate is computed.
 
 
 class _Compilation:
-  """Counts the seconds that this process has spent on compiling."""
+  """Counts the seconds that this process has spent compiling."""
 
   _PARTS = frozenset(f"/jax/core/compile/{name}_duration" for name in ("jaxpr_to_mlir_module", "backend_compile"))
 
@@ -43,31 +43,31 @@ class Pace:
     self._points: collections.deque[tuple[float, int]] = collections.deque(maxlen=_RECENT)
 
   def add(self, done: int) -> None:
-    """Note that `done` items are done now."""
+    """Record that `done` items are done now."""
     if not self._points or done != self._points[-1][1]:
       self._points.append((time.monotonic() - _compilation.seconds, done))
 
   @property
   def rate(self) -> float | None:
-    """Items per second; None before two of them have been measured."""
+    """Items per second; None before two measurements."""
     if len(self._points) < 2:
       return None
     (start, before), (end, done) = self._points[0], self._points[-1]
     return (done - before) / (end - start) if end > start and done > before else None
 
   def left(self, total: int) -> str:
-    """Return "0:00:10 left", or "" if that is not known yet."""
+    """Return the remaining time as "0:00:10 left"; "" if it is not yet known."""
     if not self.rate:
       return ""
     return f"{datetime.timedelta(seconds=round((total - self._points[-1][1]) / self.rate))} left"
 
 
 class Progress:
-  """Shows how far work is, at which rate, and how long it will take; a context manager.
+  """A context manager that shows progress, rate and remaining time.
 
   Args:
-    unit: what is counted; "B" is scaled to kB, MB and GB.
-    total: how many there are, if it is known yet.
+    unit: unit of the count; "B" is scaled to kB, MB and GB.
+    total: total count, if it is already known.
   """
 
   def __init__(self, unit: str, total: int | None = None):
@@ -84,7 +84,7 @@ class Progress:
     self._bar.close()
 
   def show(self, done: int, total: int | None = None, what: str = "") -> None:
-    """Say that `done` of `total` are done, and what is being done."""
+    """Show that `done` of `total` are done, with the label `what`."""
     if total is not None and total != self._total:
       self._total = self._bar.total = total
       self._bar.bar_format = _LAYOUT
@@ -101,7 +101,7 @@ class Progress:
       print(self.line(what), file=sys.stderr, flush=True)
 
   def line(self, what: str) -> str:
-    """Return "what: 3/8 set, 0.5 set/s, 0:00:10 left"."""
+    """Return a line such as "what: 3/8 set, 0.5 set/s, 0:00:10 left"."""
     counted = self._scale(self._done)
     counted += "" if self._total is None else f"/{self._scale(self._total)}"
     return ", ".join(filter(None, (f"{what + ': ' if what else ''}{counted} {self._unit}", self._speed())))

@@ -1,6 +1,6 @@
-"""Ranges of numbers, declared in the type of a dataclass's field: `steps: Annotated[int, Range(1, 10)]`.
+"""Ranges of numbers, declared in the type of a dataclass field: `steps: Annotated[int, Range(1, 10)]`.
 
-Invariant: a value outside its range is a `ValueError` that names the field in full, what was expected and what came.
+Invariant: a value outside its range is a `UserError` with the full name of the field, the range and the value.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from nova_jax.utils.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-  """Finite numbers from `low` to `high`; `open` says which of the two are outside: "low", "high" or "both"."""
+  """Finite numbers from `low` to `high`; `open` names excluded bounds: "low", "high" or "both"."""
 
   low: float
   high: float = math.inf
@@ -38,14 +38,14 @@ class Range:
 
 
 def check_ranges(config: Any, path: str = "") -> None:
-  """Check all numbers of a dataclass and of those within it.
+  """Check all numbers of a dataclass and of the dataclasses in it.
 
   Args:
-    config: the dataclass.
-    path: its name, which begins the names of its fields.
+    config: dataclass to check.
+    path: name of the dataclass, which prefixes the names of its fields.
 
   Raises:
-    ValueError: a number is out of its range, or not finite.
+    UserError: a number is outside its range, or not finite.
   """
   for name, hint in _hints(type(config)).items():
     for place, value, allowed in _numbers(f"{path}.{name}" if path else name, getattr(config, name), hint):
@@ -54,7 +54,7 @@ def check_ranges(config: Any, path: str = "") -> None:
 
 
 def numeric_fields(config: Any, path: str = "") -> dict[str, Range | None]:
-  """Return the range of each number that a dataclass and those within it hold, by name; None for one without."""
+  """Return the range of each number in a dataclass and the dataclasses in it, by name; None without a range."""
   return {
       place: allowed for name, hint in _hints(type(config)).items()
       for place, _, allowed in _numbers(f"{path}.{name}" if path else name, getattr(config, name), hint)}
@@ -67,7 +67,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _numbers(place: str, value: Any, hint: Any) -> Iterator[tuple[str, int | float, Range | None]]:
-  """Yield the numbers in a value: their names, themselves and their ranges."""
+  """Yield name, value and range of each number in a value."""
   if dataclasses.is_dataclass(value):
     for name, inner in _hints(type(value)).items():
       yield from _numbers(f"{place}.{name}", getattr(value, name), inner)
@@ -80,7 +80,7 @@ def _numbers(place: str, value: Any, hint: Any) -> Iterator[tuple[str, int | flo
 
 
 def _range(hint: Any) -> Range | None:
-  """Return the range that a type declares, also one of `Annotated[…] | None`."""
+  """Return the range that a type declares, including a type `Annotated[…] | None`."""
   if typing.get_origin(hint) is typing.Annotated:
     return next((extra for extra in hint.__metadata__ if isinstance(extra, Range)), None)
   return next(filter(None, map(_range, typing.get_args(hint))), None)

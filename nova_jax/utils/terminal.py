@@ -1,4 +1,4 @@
-"""Lines for a person, whose loss ends no work: the terminal may be gone, or the log's disk full."""
+"""Lines for the user. Failing to print one does not end the work, since the terminal may be closed or the disk full."""
 
 import os
 import sys
@@ -10,11 +10,11 @@ def command(name: str) -> str:
 
 
 def say(text: str, end: str = "\n") -> None:
-  """Print to stdout; if that fails, say so once on stderr and print nothing more."""
+  """Print to stdout; if that fails, report it once on stderr and print nothing more."""
   try:
     try:
       print(text, end=end, flush=True)
-    except UnicodeEncodeError:  # A locale without these letters.
+    except UnicodeEncodeError:  # The locale lacks these letters.
       encoding = sys.stdout.encoding
       print(text.encode(encoding, "backslashreplace").decode(encoding), end=end, flush=True)
   except OSError as error:
@@ -24,8 +24,8 @@ def say(text: str, end: str = "\n") -> None:
 def _give_up(error: OSError) -> None:
   null = open(os.devnull, "w", encoding="utf-8")
   try:
-    os.dup2(null.fileno(), sys.stdout.fileno())  # What is buffered must have somewhere to go when the program ends.
-  except (OSError, ValueError):  # No file, or closed.
+    os.dup2(null.fileno(), sys.stdout.fileno())  # Buffered output needs a target when the program ends.
+  except (OSError, ValueError):  # stdout has no file, or is closed.
     pass
   sys.stdout = null
   try:

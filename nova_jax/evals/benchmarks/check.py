@@ -1,7 +1,7 @@
-"""Whether a folder is what its official scorer reads: nothing missing, nothing else, every file whole.
+"""Checks that a folder has exactly the files that its official scorer reads, and that each file is intact.
 
-Scorers list folders, and are led astray by strangers: VBench takes the ending of all videos from the first name it
-sees, T2I-CompBench reads a number from every name, DPG-Bench opens every file.
+Other files mislead scorers, which list folders: VBench takes the suffix of all videos from the first name,
+T2I-CompBench reads a number from every name, and DPG-Bench opens every file.
 """
 
 import os
@@ -22,21 +22,21 @@ from nova_jax.utils.files import check_regular, read_json
 from nova_jax.utils.progress import Progress
 from nova_jax.utils.text_files import read_text
 
-_SHOWN = 20  # Names of a kind that are printed.
-_SAME = 2  # Steps of 255 between pixels of one colour: compression may add some.
+_SHOWN = 20  # Largest number of names of each kind to print.
+_SAME = 2  # Largest difference, in steps of 255, between pixels of one colour after compression.
 
 
 class Report(NamedTuple):
-  """What is wrong with a folder: names of files."""
+  """Problems of a folder, as names of files."""
 
   missing: list[str]
-  strange: list[str]  # Not part of the layout.
-  broken: list[str]  # Can't be read.
-  misnamed: list[str]  # Of another kind than their names say.
-  unlike: list[str]  # Of another size or length than most.
-  changed: list[str]  # Not what was written, by checksum.
-  plain: list[str]  # Of one colour, as are all files in their folder: whatever made them failed.
-  shape: tuple[int, ...]  # Of most files: frames, height, width.
+  strange: list[str]  # Files that are not part of the layout.
+  broken: list[str]  # Files that can't be read.
+  misnamed: list[str]  # Files of another format than their names say.
+  unlike: list[str]  # Files of another size or length than most.
+  changed: list[str]  # Files that differ from what was written, by checksum.
+  plain: list[str]  # Files of one colour, like all others in their folder, which suggests that generation failed.
+  shape: tuple[int, ...]  # Frames, height and width of most files.
   count: int
 
   @property
@@ -44,7 +44,7 @@ class Report(NamedTuple):
     return not any(self[:7])
 
   def lines(self) -> list[str]:
-    """Return what a person reads."""
+    """Return the report as lines of text."""
     frames, height, width = self.shape
     found = f"{frames} frames of {width} x {height}" if frames > 1 else f"{width} x {height} pixels"
     lines = [f"{self.count - len(self.missing)} of {self.count} files, {found}"]
@@ -62,10 +62,10 @@ class Report(NamedTuple):
 
 
 def layout_from_manifest(output: Path) -> Layout:
-  """Read the layout that a run's manifest records.
+  """Read the layout from the manifest of a run.
 
   Raises:
-    ValueError: there is no manifest, or another tool wrote it.
+    UserError: there is no manifest, or another tool wrote it.
   """
   manifest = read_json(output / MANIFEST)
   try:
@@ -78,7 +78,7 @@ def layout_from_manifest(output: Path) -> Layout:
 
 
 def is_ours(output: Path) -> bool:
-  """Whether a folder's manifest is one of our runs."""
+  """Return whether the manifest in a folder is that of a run of `launch.evaluate`."""
   try:
     layout_from_manifest(output)
   except ValueError:
@@ -90,15 +90,15 @@ def check(layout: Layout, scored: Path, checksums: Path | None = None) -> Report
   """Compare a scored folder with a layout, and open every sample.
 
   Args:
-    layout: what should be there.
-    scored: the folder that the scorer is given.
-    checksums: of the files as they were written, if there are any.
+    layout: expected layout.
+    scored: folder that the scorer reads.
+    checksums: file with the checksums of the files as they were written; None without one.
   """
   if not scored.is_dir():
     raise UserError(f"--check: there is no folder {scored}")
   found = {
       (as_path(folder) / name).relative_to(scored).as_posix() for folder, _, names in os.walk(scored) for name in names}
-  if layout.benchmark == "t2i_compbench":  # Its scorer writes its results beside `samples`.
+  if layout.benchmark == "t2i_compbench":  # This scorer writes its results beside `samples`.
     found = {path for path in found if path.startswith("samples/")}
   expected = layout.paths
   sums = read_json(checksums) if checksums is not None and checksums.is_file() else {}
@@ -126,7 +126,7 @@ def check(layout: Layout, scored: Path, checksums: Path | None = None) -> Report
 
 
 def how_to_score(layout: Layout, scored: Path, shape: Sequence[int]) -> str:
-  """Return how the official scorer is called on a finished folder."""
+  """Return the command of the official scorer for a finished folder."""
   return {
       "geneval": f"python evaluation/evaluate_images.py {scored} --outfile results.jsonl --model-path DETECTORS",
       "vbench": f"python evaluate.py --videos_path {scored}/SUITE --dimension DIMENSION, for each of its dimensions; "
@@ -137,14 +137,14 @@ def how_to_score(layout: Layout, scored: Path, shape: Sequence[int]) -> str:
 
 
 class _Sample(NamedTuple):
-  """What is in a file."""
+  """Content of a file."""
 
   shape: tuple[int, ...]  # Frames, height, width.
-  is_plain: bool  # Whether each frame is of one colour.
+  is_plain: bool  # Whether each frame has only one colour.
 
 
 def _read(path: Path) -> _Sample | None:
-  """Read a sample whole; None if it is of another kind than its name says."""
+  """Read a whole sample; None if its format differs from its name."""
   with reading(str(path)), open_content(path) as content:
     image, kind = open_picture(content), path.suffix[1:]
     if image is not None:
@@ -166,6 +166,6 @@ def _read(path: Path) -> _Sample | None:
 
 
 def _plain(samples: Mapping[str, _Sample]) -> list[str]:
-  """Return the files of folders in which every file is of one colour."""
+  """Return the files in folders in which every file has only one colour."""
   pictured = {os.path.dirname(path) for path, sample in samples.items() if not sample.is_plain}
   return [path for path in samples if os.path.dirname(path) not in pictured]

@@ -1,13 +1,13 @@
-"""Which files each official scorer reads, and what each of them shows.
+"""The files that each official scorer reads, and their contents.
 
-  geneval          00000/metadata.jsonl, 00000/samples/0000.png … 0003.png, a folder a prompt
+  geneval          00000/metadata.jsonl, 00000/samples/0000.png … 0003.png, one folder per prompt
   vbench           {suite}/{prompt}-{0…4}.mp4; temporal_flickering has 25, of which VBench's filter keeps static ones
   dpg              {name}.png, one picture of 2 × 2 samples
-  t2i_compbench    samples/{prompt}_{000000}.png, ten a prompt, numbered through
+  t2i_compbench    samples/{prompt}_{000000}.png, ten per prompt, numbered consecutively
 
-Scorers find files by their exact names: VBench asks for "{prompt}-{i}.mp4" in a folder's list, T2I-CompBench reads the
-prompt back from what stands before the first "_", and DPG-Bench the item from what stands before the first ".".
-Invariant: a prompt whose name a scorer or the file system can't hold is refused, never changed.
+Scorers find files by their exact names: VBench looks for "{prompt}-{i}.mp4" in the list of a folder, T2I-CompBench
+takes the part before the first "_" as the prompt, and DPG-Bench the part before the first "." as the item.
+Invariant: a prompt whose name is impossible for a scorer or the file system is refused and never changed.
 """
 
 import hashlib
@@ -21,19 +21,19 @@ from nova_jax.evals.benchmarks import prompts as files
 from nova_jax.evals.benchmarks.prompts import Prompt
 from nova_jax.utils.errors import UserError
 
-LONGEST_NAME = 255  # Bytes, of Linux's and macOS's file systems.
-GRID = 4  # Samples in a picture of DPG-Bench.
+LONGEST_NAME = 255  # Bytes in the file systems of Linux and macOS.
+GRID = 4  # Number of samples in a picture of DPG-Bench.
 _FLICKERING = "temporal_flickering"
-_SHOWN = 3  # Names that a message lists.
+_SHOWN = 3  # Largest number of names in a message.
 
 
 class Item(NamedTuple):
   """A file that a scorer reads."""
 
-  path: str  # Within the scored folder.
-  prompt: str  # Official, from which seeds derive.
-  text: str  # What the model reads.
-  samples: tuple[int, ...]  # Which of the prompt's samples it shows: one, or the four of a grid.
+  path: str  # Path within the scored folder.
+  prompt: str  # Official prompt, from which seeds derive.
+  text: str  # Text that the model reads.
+  samples: tuple[int, ...]  # Numbers of the samples in it: one, or the four of a grid.
 
 
 class Layout(NamedTuple):
@@ -41,8 +41,8 @@ class Layout(NamedTuple):
 
   benchmark: str
   items: tuple[Item, ...]
-  texts: Mapping[str, str]  # Path and content of files beside the samples.
-  notes: tuple[str, ...]  # What a person should know.
+  texts: Mapping[str, str]  # Content of other files by path.
+  notes: tuple[str, ...]  # Notes for the user.
 
   @property
   def is_video(self) -> bool:
@@ -55,9 +55,9 @@ class Layout(NamedTuple):
 
 class _Benchmark(NamedTuple):
   read: Callable[[Path], list[Prompt]]
-  official: int  # Prompts of the published file.
+  official: int  # Number of prompts in the published file.
   place: Callable[[Sequence[Prompt]], list[tuple[str, Prompt, tuple[int, ...]]]]
-  refuse: Callable[[str], str | None]  # What can't be in a name.
+  refuse: Callable[[str], str | None]  # Returns the problem of a name, if it has one.
 
 
 def _place_geneval(prompts):
@@ -102,15 +102,16 @@ NAMES = tuple(_BENCHMARKS)
 
 
 def read_layout(benchmark: str, path: Path, rewritten: Path | None = None) -> Layout:
-  """Lay out the samples of a benchmark's prompt file.
+  """Return the layout of the samples for a benchmark's prompt file.
 
   Args:
-    benchmark: one of `NAMES`.
-    path: the official prompt file or folder; see `prompts`.
-    rewritten: NOVA's longer prompts, one for each of `path`'s; the model reads them, names stay official.
+    benchmark: name of the benchmark, one of `NAMES`.
+    path: official prompt file or folder; see `prompts`.
+    rewritten: file with NOVA's longer prompt for each of the official ones; the model reads these, while names stay
+      official.
 
   Raises:
-    ValueError: the file isn't the benchmark's, or a prompt can't have the name that its scorer asks for.
+    UserError: the file does not belong to the benchmark, or the name for a prompt is impossible.
   """
   rules = _BENCHMARKS[benchmark]
   if not path.exists():
@@ -125,7 +126,7 @@ def read_layout(benchmark: str, path: Path, rewritten: Path | None = None) -> La
   _refuse({name: problem for name in names if (problem := rules.refuse(name))})
   items, notes = {}, []
   for name, prompt, samples in rules.place(prompts):
-    # A prompt that stands in a suite twice has one set of videos, which the scorer reads twice.
+    # A prompt that occurs twice in a suite has one set of videos, which the scorer reads twice.
     items.setdefault(name, Item(
         name, prompt.text, prompt.text if longer is None else longer[_key(benchmark, prompt)], samples))
   _refuse({
@@ -142,16 +143,16 @@ def read_layout(benchmark: str, path: Path, rewritten: Path | None = None) -> La
 
 
 def seed_for_sample(benchmark: str, prompt: str, sample: int, seed: int) -> int:
-  """Return a sample's own seed in 32 bits, which depends on nothing else."""
+  """Return the 32-bit seed of a sample, which depends only on the arguments."""
   digest = hashlib.sha256("\0".join((benchmark, prompt, str(sample), str(seed))).encode()).digest()
   return int.from_bytes(digest[:4], "little")
 
 
 def check_names(layout: Layout, folder: Path) -> None:
-  """Refuse names that differ, but not to the file system of `folder`: it may ignore case, or ways to write an accent.
+  """Refuse different names that are equal for the file system of `folder`, which may ignore case or Unicode forms.
 
   Raises:
-    ValueError: there are some; it names them.
+    UserError: there are such names; the error lists them.
   """
   for fold in (str.casefold, lambda name: unicodedata.normalize("NFC", name)):
     alike = defaultdict(set)
@@ -164,7 +165,7 @@ def check_names(layout: Layout, folder: Path) -> None:
 
 
 def _same_file(folder: Path, first: str, second: str) -> bool:
-  """Return whether the file system takes two names for one."""
+  """Return whether two names are equal for the file system."""
   probe = folder / f".{hashlib.sha256(first.encode()).hexdigest()[:16]}"
   names = [probe / name.rpartition("/")[2] for name in (first, second)]
   probe.mkdir(exist_ok=True)

@@ -1,14 +1,14 @@
-"""Prompt files of the benchmarks, as their authors publish them.
+"""Reads the prompt files of the benchmarks in their published forms.
 
-  GenEval         evaluation_metadata.jsonl: a JSON object with `prompt` a line
+  GenEval         evaluation_metadata.jsonl: one JSON object with `prompt` per line
   VBench          VBench_full_info.json: [{"prompt_en", "dimension"}, …]; or NOVA's prompts.json: [{"prompt", "tag"},
-                  …]; or the folder prompts_per_dimension/ with a prompt a line in {dimension}.txt
-  DPG-Bench       the folder prompts/ with one {name}.txt a prompt, or dpg_bench.csv with `item_id` and `text`
-  T2I-CompBench   {category}_val.txt: a prompt a line; what follows a tab is not part of it
+                  …]; or the folder prompts_per_dimension/ with one prompt per line in {dimension}.txt
+  DPG-Bench       the folder prompts/ with one {name}.txt per prompt, or dpg_bench.csv with `item_id` and `text`
+  T2I-CompBench   {category}_val.txt: one prompt per line, up to a tab
 
-Rewritten prompts, of which the model reads the longer one, are NOVA's prompts.json: [{"prompt", "dense_prompt"}, …],
-in VBench's with `tag`.
-Invariant: a prompt is what the official scorer takes it for, character by character.
+Rewritten prompts are in NOVA's prompts.json: [{"prompt", "dense_prompt"}, …], with `tag` for VBench. The model reads
+the dense prompt.
+Invariant: prompts equal those that the official scorer reads, character by character.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from nova_jax.media.tables import check_rows, read_table
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.text_files import is_blank, parse_json, read_json_value, read_lines, read_text
 
-# VBench judges 16 dimensions on videos of 11 suites of prompts, each in its own folder.
+# VBench scores 16 dimensions on the videos of 11 suites of prompts, each of which has its own folder.
 VBENCH_FOLDERS = {
     "subject_consistency": "subject_consistency", "background_consistency": "scene",
     "temporal_flickering": "temporal_flickering", "motion_smoothness": "subject_consistency",
@@ -31,11 +31,11 @@ VBENCH_FOLDERS = {
 
 
 class Prompt(NamedTuple):
-  """One prompt of a benchmark."""
+  """A prompt of a benchmark."""
 
   text: str
-  group: str = ""  # VBench: the folder; DPG-Bench: the file's name.
-  metadata: str = ""  # GenEval: the line it comes from.
+  group: str = ""  # VBench: name of the folder; DPG-Bench: name of the file.
+  metadata: str = ""  # GenEval: line of the prompt file.
 
 
 def read_geneval(path: Path) -> list[Prompt]:
@@ -56,12 +56,12 @@ def read_geneval(path: Path) -> list[Prompt]:
 
 
 def read_vbench(path: Path) -> list[Prompt]:
-  """Read VBench's list, NOVA's, or the folder of a text file a dimension."""
+  """Read VBench's list, NOVA's list, or the folder with a text file per dimension."""
   if path.is_dir():
     files = _text_files(path)
     for file in files:
       _known_dimension(file.stem, file)
-    # A suite's own file alone: the other dimensions are judged on its videos.
+    # Only the suite's own file, since the other dimensions are scored on its videos.
     return [
         Prompt(_text(line.strip(), file), file.stem) for file in files if VBENCH_FOLDERS[file.stem] == file.stem
         for line in _lines(file)]
@@ -79,13 +79,13 @@ def read_vbench(path: Path) -> list[Prompt]:
 
 
 def read_dpg(path: Path) -> list[Prompt]:
-  """Read the folder of text files, or the table of questions."""
+  """Read the folder of text files or the table of questions."""
   if path.is_dir():
     return [Prompt(_text(read_text(file), file), file.stem) for file in _text_files(path)]
   table = read_table(path) if path.suffix.lower() == ".csv" else None
   if table is None or not {"item_id", "text"} <= set(table.columns):
     raise UserError(f"{path}: expected the folder of prompts or dpg_bench.csv with item_id and text")
-  texts: dict[str, str] = {}  # A row a question, several an item.
+  texts: dict[str, str] = {}  # The table has several questions per item, one per row.
   for row in check_rows(table).rows:
     name, text = (_text(row.values.get(column), f"{row.where}: {column}") for column in ("item_id", "text"))
     if texts.setdefault(name, text) != text:
@@ -94,13 +94,13 @@ def read_dpg(path: Path) -> list[Prompt]:
 
 
 def read_t2i_compbench(path: Path) -> list[Prompt]:
-  """Read a category's text file."""
+  """Read the text file of a category."""
   return [
       Prompt(_text(line.split("\t")[0], f"{path}:{number}")) for number, line in enumerate(_lines(path), 1)]
 
 
 def read_rewritten(path: Path) -> Mapping[tuple[str, str], str]:
-  """Read NOVA's rewritten prompts: the longer text by prompt and VBench folder ("" elsewhere)."""
+  """Return NOVA's rewritten prompts by prompt and VBench folder ("" for other benchmarks)."""
   longer = {}
   for number, values in enumerate(_json_list(path), 1):
     where = f"{path}, entry {number}"
@@ -124,15 +124,15 @@ def _json_list(path: Path) -> Sequence[Mapping[str, Any]]:
 
 
 def _text_files(folder: Path) -> list[Path]:
-  """Return the text files of a folder, without hidden ones such as those that macOS adds."""
+  """Return the text files of a folder, without hidden ones such as metadata of macOS."""
   return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".txt" and not path.name.startswith("."))
 
 
 def _lines(path: Path) -> list[str]:
-  """Return the lines, without blank ones at the end.
+  """Return the lines of a file without blank ones at the end.
 
   Raises:
-    ValueError: one between others is blank, which would be a prompt with no words.
+    UserError: a blank line is followed by others; it would be a prompt without words.
   """
   lines = read_lines(path)
   while lines and not lines[-1].strip():

@@ -1,1 +1,1 @@
-"""Ahead-of-time compilation for TPU pods that aren't here, and what the compiled programs say about themselves."""
+"""Ahead-of-time compilation for TPU pods without access to them, and analysis of the compiled programs."""

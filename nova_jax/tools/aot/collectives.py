@@ -1,6 +1,6 @@
-"""Collectives of a compiled program: kind, bytes, how often, and over which axes of the mesh.
+"""Collectives of a compiled program: their kind, bytes, number of runs and mesh axes.
 
-A device sends over the wire, with n devices in a group and the array's bytes before or after whichever is larger:
+With n devices in a group and the bytes of the larger of operand and result, a device sends:
   all-gather, reduce-scatter, all-to-all  (n − 1)/n · bytes;   all-reduce  twice that;   permute  bytes
 Invariant: a collective that XLA split into asynchronous parts is counted once.
 """
@@ -17,7 +17,7 @@ from nova_jax.tools.aot.hlo import Instruction, Program
 from nova_jax.utils.errors import UserError
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-# Between slices, arrays go through the hosts: a send and a receive that name what becomes of them there.
+# Between slices, arrays pass through the hosts, as a send and a receive that name the collective.
 _BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 
@@ -26,18 +26,18 @@ class Collective:
   """One collective instruction."""
 
   kind: str
-  name: str  # Of the JAX operation that it comes from.
-  times: int  # That it runs.
-  depth: int  # Loops around it.
-  bytes: int  # Of the whole array, each time.
-  shapes: tuple[tuple[int, ...], ...]  # Of what it makes.
+  name: str  # Name of the JAX operation.
+  times: int  # Number of runs.
+  depth: int  # Number of loops around it.
+  bytes: int  # Bytes of the whole array per run.
+  shapes: tuple[tuple[int, ...], ...]  # Shapes of its results.
   group_size: int
-  axes: tuple[str, ...]  # Of the mesh, that its groups span.
-  dims: tuple[int, ...]  # Of the torus, that its groups span; none if they span slices.
+  axes: tuple[str, ...]  # Mesh axes that its groups span.
+  dims: tuple[int, ...]  # Dimensions of the torus that its groups span; none if they span slices.
 
   @property
   def wire_bytes(self) -> float:
-    """Bytes that a device sends, each time."""
+    """Bytes that a device sends per run."""
     if self.kind == "collective-permute":
       return self.bytes
     return (2 if self.kind == "all-reduce" else 1) * self.bytes * (self.group_size - 1) / self.group_size
@@ -62,9 +62,9 @@ def find_collectives(program: Program, mesh: Mesh) -> list[Collective]:
 
 
 def _identity(line: Instruction, outer: Instruction) -> str:
-  """Return what the parts of a collective share that was split over fusions, and nothing else does.
+  """Return a name that only the parts of a collective share that was split over fusions.
 
-  Copies of a collective that stand on their own share a channel too, but each moves its own array.
+  Separate copies of a collective also share a channel, but each moves its own array.
   """
   if line is outer:
     return line.name
@@ -76,12 +76,12 @@ def _collective(
     line: Instruction, outer: Instruction, kind: str, times: int, depth: int, mesh: Mesh) -> Collective:
   arrays = [array for array in line.arrays if array.dims]
   if line.opcode == "all-gather-start":
-    arrays = arrays[len(arrays) // 2:]  # (operands, results).
+    arrays = arrays[len(arrays) // 2:]  # The tuple holds operands and results.
   elif line.opcode == "collective-permute-start":
     arrays = arrays[1:2] or arrays
   size = sum(array.bytes for array in arrays)
   if kind == "all-reduce" and "all-reduce-scatter" in outer.attributes:
-    kind = "reduce-scatter"  # A fusion of an all-reduce and the slice that is left of it.
+    kind = "reduce-scatter"  # A fusion of an all-reduce and a slice of its result.
   groups = replica_groups(line.attributes, mesh.size // _num_slices(mesh))
   if kind == "reduce-scatter" and line.opcode.startswith("reduce-scatter"):
     size *= len(groups[0])
@@ -102,12 +102,12 @@ def _between_slices(line: Instruction, times: int, depth: int, mesh: Mesh) -> Co
 
 
 def replica_groups(attributes: str, num_devices: int) -> np.ndarray:
-  """Return the groups of a collective [groups, devices], as places in the mesh's order of devices.
+  """Return the groups of a collective [groups, devices], as indices into the mesh's devices.
 
-  Of several slices, which all run one program, the groups are those of the first.
+  Several slices run the same program, so the groups are those of the first slice.
 
   Raises:
-    ValueError: they are written in a way that is not known.
+    UserError: their notation is unknown.
   """
   pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", attributes)
   if pairs:
@@ -128,12 +128,12 @@ def replica_groups(attributes: str, num_devices: int) -> np.ndarray:
 
 
 def _named_groups(mesh_text: str, order_text: str | None, axes_text: str) -> np.ndarray:
-  """Read groups given as axes of a mesh of XLA's own: mesh['a'=4,'b'=2] {'b'}, parts of axes as 'a':(2)2."""
+  """Read groups given as axes of an XLA mesh: mesh['a'=4,'b'=2] {'b'}, with parts of axes as 'a':(2)2."""
   if order_text is not None:
     raise UserError(f"replica_groups: an order of devices is not understood, {order_text[:80]!r}")
   axes = [(name, int(size)) for name, size in re.findall(r"'?([\w.]+)'?=(\d+)", mesh_text)]
   wanted = re.findall(r"'?([A-Za-z_][\w.]*)'?(?::\((\d+)\)(\d+))?", axes_text)
-  # Split each axis into what is before, in and behind the part that is wanted.
+  # Split each axis into the parts before, in and after the requested one.
   shape, inside = [], []
   for name, size in axes:
     part = next(((int(before or 1), int(length or size)) for other, before, length in wanted if other == name), None)
@@ -154,7 +154,7 @@ def spanned_axes(groups: np.ndarray, mesh: Mesh) -> tuple[str, ...]:
 
 
 def _spanned_dims(groups: np.ndarray, mesh: Mesh) -> tuple[int, ...]:
-  """Return the dimensions of the torus that the groups' devices span; none if they lie in several slices."""
+  """Return the dimensions of the torus that the groups' devices span; none if they are in several slices."""
   devices = mesh.devices.reshape(-1)
   group = [devices[place] for place in groups[0]]
   if len({slice_number(device) for device in group}) > 1:
@@ -168,22 +168,22 @@ def _num_slices(mesh: Mesh) -> int:
 
 
 def slice_number(device: jax.Device) -> int:
-  """Return which slice a device is in."""
+  """Return the number of the slice that a device is in."""
   return getattr(device, "slice_index", None) or 0
 
 
 def gathers_outside_layers(
     collectives: Sequence[Collective], stacks: Sequence[tuple[int, ...]], parts: int,
 ) -> list[Collective]:
-  """Return the all-gathers of parameters that don't happen in the layer that needs them.
+  """Return the all-gathers of parameters that happen outside the layer that needs them.
 
-  Those are gathers of all layers of a stacked parameter at once, and gathers that the compiler moved out of the loop
-  that they were written in: a scan is a loop, and an operation's name tells the loops around it.
+  These are gathers of all layers of a stacked parameter at once, and gathers that the compiler moved out of their loop.
+  A scan is a loop, and the name of an operation shows the loops around it.
 
   Args:
-    collectives: of the program.
+    collectives: collectives of the program.
     stacks: shapes of the stacked parameters, layers first.
-    parts: devices that may still share a parameter out after the gathering (the mesh axis `tensor`).
+    parts: number of devices over which a parameter may stay sharded after the gather (mesh axis `tensor`).
   """
   whole = {_dims(shape) for shape in stacks}
   for shape in stacks:
@@ -194,5 +194,5 @@ def gathers_outside_layers(
 
 
 def _dims(shape: Sequence[int]) -> tuple[int, ...]:
-  """Return a shape without axes of one, which XLA adds and removes at will."""
+  """Return a shape without axes of size 1, which XLA adds and removes freely."""
   return tuple(size for size in shape if size > 1)

@@ -1,8 +1,8 @@
-"""Compiled programs read as text: computations, how often each runs, and what they move through memory.
+"""Parses the text of compiled programs: computations, how often each runs, and its memory traffic.
 
-XLA's text holds one computation after the other, `%name (…) -> … {`, of one instruction a line:
+XLA's text consists of computations, `%name (…) -> … {`, with one instruction per line:
   %name = type opcode(operands), attributes
-A loop's body runs as often as its condition's bound says. Invariant: what can't be read is an error, not a guess.
+The bound in a loop's condition is the number of its runs. Invariant: unreadable text is an error and never guessed.
 """
 
 import dataclasses
@@ -16,11 +16,11 @@ from nova_jax.utils.errors import UserError
 _DTYPE_BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\](\{[^{}]*\})?")
 _LINE = re.compile(r"^\s+(ROOT )?%?[^\s=]+ = ")
-_END = re.compile(r"^\}(, execution_thread=\S+)?$")  # A thread is named where it isn't the main one.
+_END = re.compile(r"^\}(, execution_thread=\S+)?$")  # Threads other than the main one are named.
 _HEADER = re.compile(r"^(ENTRY )?%?([^\s(]+) \(.*\{$")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([^\s,()}]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
-# Neither reads nor writes memory, or is counted where it starts.
+# Instructions that don't use memory, or are counted where they start.
 _FREE = frozenset({
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "while", "conditional", "call",
     "partition-id", "replica-id", "opt-barrier", "domain", "iota"})
@@ -32,7 +32,7 @@ class Array:
 
   dtype: str
   dims: tuple[int, ...]
-  space: int  # Of memory: 0 is HBM.
+  space: int  # Memory space; 0 is HBM.
 
   @property
   def size(self) -> int:
@@ -47,7 +47,7 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line."""
+  """One instruction."""
 
   name: str
   type: str
@@ -58,29 +58,29 @@ class Instruction:
 
   @functools.cached_property
   def arrays(self) -> tuple[Array, ...]:
-    """The arrays that it makes."""
+    """Arrays of its result."""
     return tuple(
         Array(dtype, tuple(int(size.removeprefix("<=")) for size in dims.split(",") if size), _space(layout))
         for dtype, dims, layout in _ARRAY.findall(self.type))
 
   @functools.cached_property
   def called(self) -> tuple[str, ...]:
-    """The computations that it names."""
+    """Names of the computations that it calls."""
     branches = [name.strip().lstrip("%") for group in _BRANCHES.findall(self.attributes) for name in group.split(",")]
     return tuple(_CALLED.findall(self.attributes)) + tuple(branches)
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A module: its computations, and which of them starts."""
+  """A module: its computations and the name of its entry."""
 
   computations: Mapping[str, Sequence[Instruction]]
   entry: str
 
   def walk(self) -> Iterator[tuple[int, int, str]]:
-    """Yield (times it runs in all, loops around it, name) for each computation but those inside instructions.
+    """Yield (total number of runs, number of loops around it, name) for each computation outside instructions.
 
-    Loops are counted as they were written: the compiler may run the first round of one ahead of it.
+    Loops are counted as they were written, although the compiler may move the first iteration in front of a loop.
     """
     yield from self._walk(self.entry, 1, 0)
 
@@ -97,7 +97,7 @@ class Program:
           yield from self._walk(called, times, depth)
 
   def within(self, instruction: Instruction) -> Iterator[Instruction]:
-    """Yield an instruction and all those of the computations fused into it."""
+    """Yield an instruction and all instructions of the computations fused into it."""
     yield instruction
     if instruction.opcode in ("fusion", "async-start", "custom-call"):
       for called in instruction.called:
@@ -105,16 +105,16 @@ class Program:
           yield from self.within(inner)
 
   def trip_count(self, loop: Instruction) -> int:
-    """Return how often a loop runs.
+    """Return the number of iterations of a loop.
 
     Raises:
-      ValueError: the text doesn't say.
+      UserError: the text does not show it.
     """
     known = re.search(r'known_trip_count\W+n\W+(\d+)', loop.attributes)
     if known:
       return int(known[1])
     condition = re.search(r"condition=%?([^\s,]+)", loop.attributes)[1]
-    # A scan counts from 0 up to the one integer that its condition compares with.
+    # A scan counts from 0 to the only integer in its condition.
     bounds = {
         int(inner.operands[0]) for instruction in self.computations[condition] for inner in self.within(instruction)
         if inner.opcode == "constant" and re.match(r"[su]\d+\[\]", inner.type)}
@@ -124,7 +124,7 @@ class Program:
 
 
 def parse(text: str) -> Program:
-  """Parse a compiled module's text."""
+  """Parse the text of a compiled module."""
   computations: dict[str, list[str]] = {}
   entry, lines = "", None
   for line in text.splitlines():
@@ -137,7 +137,7 @@ def parse(text: str) -> Program:
       lines = None
     elif _LINE.match(line):
       lines.append(line)
-    else:  # Attributes of kernels run over several lines.
+    else:  # Attributes of kernels extend over several lines.
       lines[-1] += line
   if not entry:
     raise UserError("the compiled program's text has no entry computation")
@@ -145,9 +145,9 @@ def parse(text: str) -> Program:
 
 
 def hbm_bytes(program: Program) -> float:
-  """Return the bytes that all instructions read from and write to HBM, each run of a loop counted.
+  """Return the bytes that all instructions read from and write to HBM, counting every iteration of loops.
 
-  A fusion that reads slices of an array, or writes one in place, moves the slices only.
+  A fusion that reads slices of an array, or writes a slice in place, moves only the slices.
   """
   total = 0.0
   for times, _, name in program.walk():
@@ -160,7 +160,7 @@ def _traffic(program: Program, instruction: Instruction, types: Mapping[str, Ins
   opcode = instruction.opcode
   if opcode in _FREE or opcode.endswith("-done"):
     return 0
-  if opcode.endswith("-start"):  # (destination, source, …): both ends of a copy, of the destination's size.
+  if opcode.endswith("-start"):  # (destination, source, …): both ends of a copy have the size of the destination.
     ends = [array for array in instruction.arrays if array.dims][:2]
     return sum(min(end.bytes for end in ends) for end in ends if end.space == 0) if ends else 0
   if opcode == "dynamic-slice":
@@ -179,7 +179,7 @@ def _traffic(program: Program, instruction: Instruction, types: Mapping[str, Ins
 
 
 def _read(parameter: Instruction, inner: Mapping[str, Instruction]) -> int:
-  """Return the bytes that a fused computation reads of a parameter."""
+  """Return the bytes of a parameter that a fused computation reads."""
   total = 0
   for line in inner.values():
     if parameter.name not in line.operands:
@@ -215,14 +215,14 @@ def _instruction(line: str) -> Instruction:
   start = rest.index("(")
   end = _closing(rest, start)
   inside = rest[start + 1:end - 1]
-  # Operands are names, at times with their types before them; of a constant or parameter it is the value.
+  # Operands are names, sometimes preceded by types; those of a constant or parameter are values.
   names = re.findall(r"%([^\s,()]+)", inside) or [inside.strip()]
   return Instruction(
       left.strip().removeprefix("ROOT ").lstrip("%"), kind, rest[:start], tuple(names), rest[end:], root)
 
 
 def _closing(text: str, start: int) -> int:
-  """Return where the bracket that opens at `start` has closed."""
+  """Return the position after the bracket that closes the one at `start`."""
   depth = 0
   for place in range(start, len(text)):
     depth += (text[place] == "(") - (text[place] == ")")

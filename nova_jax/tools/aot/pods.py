@@ -1,6 +1,7 @@
-"""Which slice of each chip to train the released models on, and how: the one table that their configs read.
+"""The table of slices and settings for training the released models on each chip, which their configs read.
 
-`data` takes what is left, so that a config serves any number of slices. `benchmarks/pods.py` compiles every row.
+The axis `data` takes the remaining devices, so that a config works for any number of slices. `benchmarks/pods.py`
+compiles every row.
 """
 
 import dataclasses
@@ -14,24 +15,24 @@ from nova_jax.utils.fields import did_you_mean
 TOPOLOGIES: Mapping[str, str] = MappingProxyType({
     "v4": "v4:4x4x4", "v5e": "v5e:16x16", "v5p": "v5p:4x4x4", "v6e": "v6e:8x8"})
 
-# Generation reads all weights for every set of tokens: each device better has them all.
+# Generation reads all weights for every set of tokens, so each device should hold all of them.
 SAMPLE_MESH = "data=-1"
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """How to train on one kind of chip."""
+  """Settings for training on one kind of chip."""
 
   mesh: MeshConfig
   accumulation: int = 1
   remat: str = "dots"
 
 
-# 1.4 B parameters with optimizer and average are then 1.5 GiB a device; an axis lies along whole dimensions of a torus.
+# 1.4 B parameters with optimizer and average then take 1.5 GiB per device. An axis takes whole dimensions of a torus.
 _SIXTEEN = MeshConfig(data=-1, fsdp=16)
 
-# Nothing but elementwise work is computed again: there is memory enough, and it saves a quarter of the products.
-# Smaller micro-batches make room for that where a device has many samples; each gathers the weights once more, which
+# Only elementwise work is recomputed, since memory suffices; this saves a quarter of the products.
+# Smaller micro-batches make room for this where a device has many samples. Each gathers the weights again, which
 # these networks hide.
 RECIPES: Mapping[str, Recipe] = MappingProxyType({
     "v4": Recipe(_SIXTEEN, accumulation=4),
@@ -41,7 +42,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType({
 
 
 def recipe(chip: str) -> Recipe:
-  """Return the recipe for a chip; an unknown one is a ValueError."""
+  """Return the recipe for a chip.
+
+  Raises:
+    UserError: the chip is unknown.
+  """
   if chip not in RECIPES:
     raise UserError(f"--config=FILE:CHIP: {chip!r} is not a known chip{did_you_mean(chip, RECIPES)}")
   return RECIPES[chip]

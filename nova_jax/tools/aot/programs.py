@@ -1,7 +1,7 @@
-"""The programs of an experiment, ready to compile for a mesh whose devices aren't here.
+"""The programs of an experiment, ready to be compiled for a mesh without its devices.
 
 They are what training, sampling and decoding run: the very functions of `train/program.py`, `sampling/sampler.py` and
-`autoencoders/`. Invariant: no array is made; everything is shapes with shardings.
+`autoencoders/`. Invariant: no array is created; all values are shapes with shardings.
 """
 
 import dataclasses
@@ -45,13 +45,13 @@ class Job:
   name: str
   mesh: Mesh
   lower: Callable[[], jax.stages.Lowered]
-  dtype: str  # Of its products.
-  runs: int = 1  # For a whole generation.
-  samples: int = 0  # Clips that one run of all its jobs makes or learns from.
-  flops: float = 0.0  # Of the model, by formula, on all devices; 0 takes what XLA counts.
-  executed: float = 0.0  # With what is computed again.
-  inputs: dict[str, int] = dataclasses.field(default_factory=dict)  # Bytes a device, by what they are.
-  state: Any = None  # Shardings of a state that the program takes first and must return alike.
+  dtype: str  # Dtype of its products.
+  runs: int = 1  # Number of runs in a whole generation.
+  samples: int = 0  # Clips that one run of all jobs generates or trains on.
+  flops: float = 0.0  # FLOPs of the model on all devices, by formula; 0 takes XLA's count.
+  executed: float = 0.0  # FLOPs including recomputation.
+  inputs: dict[str, int] = dataclasses.field(default_factory=dict)  # Bytes per device by kind of input.
+  state: Any = None  # Shardings of a state that the program takes as its first argument and must return unchanged.
   stacks: tuple[tuple[int, ...], ...] = ()  # Shapes of stacked parameters.
 
 
@@ -59,7 +59,7 @@ def make_jobs(experiment: Experiment, topology: Topology, what: str) -> list[Job
   """Return the programs of `what`, in the order in which they run.
 
   Raises:
-    ValueError: a mesh that doesn't fit the slice, or a batch that doesn't spread over it.
+    UserError: the mesh does not fit the slice, or the batch can't be sharded over it.
   """
   devices = topology.devices()
   if what == "decode":
@@ -100,7 +100,7 @@ def train_job(experiment: Experiment, mesh: Mesh, stage: Stage) -> Job:
 
 
 def sample_jobs(experiment: Experiment, mesh: Mesh) -> list[Job]:
-  """Return the programs that generate one clip for each data × fsdp part of the mesh; of all sets the largest one."""
+  """Return the programs that generate one clip per data × fsdp part of the mesh, with the largest set of tokens."""
   model, cfg = experiment.model, experiment.sample
   scheduler, guidance = make_scheduler(experiment.scheduler), Guidance(cfg.guidance_scale)
   num_frames = max(stage.num_frames for stage in experiment.train.stages)
@@ -158,7 +158,7 @@ def sample_jobs(experiment: Experiment, mesh: Mesh) -> list[Job]:
 
 
 def decode_job(experiment: Experiment, mesh: Mesh) -> Job:
-  """Return the decoding of one tile in time of one clip, which runs on one device."""
+  """Return the program that decodes one tile in time of one clip on one device."""
   if experiment.autoencoder in BUILT_IN:
     raise UserError(f"autoencoder: {experiment.autoencoder!r} has no network to compile")
   published = published_autoencoder(experiment.autoencoder)
@@ -174,7 +174,7 @@ def decode_job(experiment: Experiment, mesh: Mesh) -> Job:
 
 
 def abstract_model(experiment: Experiment, mesh: Mesh) -> sampler.Model:
-  """Return the transformer as the sampler takes it, of shapes with shardings."""
+  """Return the transformer as the sampler takes it, as shapes with shardings."""
   graph, state = nnx.eval_shape(lambda: sampler.Model.of(NOVA(experiment.model, rngs=nnx.Rngs(0))))
   place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
   leaves, structure = jax.tree.flatten(state)
@@ -183,12 +183,12 @@ def abstract_model(experiment: Experiment, mesh: Mesh) -> sampler.Model:
 
 
 def num_shards(mesh: Mesh) -> int:
-  """Return over how many parts of the mesh a batch is spread."""
+  """Return the number of parts over which a batch is sharded."""
   return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def device_bytes(tree: Any) -> int:
-  """Return what a device holds of arrays with shardings."""
+  """Return the bytes per device of arrays with shardings."""
   return sum(
       int(np.prod(leaf.sharding.shard_shape(leaf.shape), dtype=np.int64)) * leaf.dtype.itemsize
       for leaf in jax.tree.leaves(tree))
@@ -203,7 +203,7 @@ def _condition(experiment: Experiment, mesh: Mesh, batch: int) -> dict[str, jax.
 
 
 def _spread(mesh: Mesh, shape: Sequence[int], dtype: Any = np.float32) -> jax.ShapeDtypeStruct:
-  """Return an array of which each part of the mesh has its samples."""
+  """Return the shape of an array that is sharded over the mesh by samples."""
   return _place(mesh, jax.ShapeDtypeStruct(tuple(shape), dtype), ("batch", *[None] * (len(shape) - 1)))
 
 

@@ -1,12 +1,12 @@
-"""What a compiled program says: memory against the compiler's limit, collectives, and a roofline estimate of its time.
+"""Reports on a compiled program: memory and its limit, collectives, and a roofline estimate of the time.
 
   time ≥ max(compute, memory, network), as if all three overlapped fully:
     compute   executed products / peak          memory   bytes to and from HBM / bandwidth
     network   Σ wire bytes / bandwidth of the busiest links: a ring both ways along each dimension of the torus that a
               group spans, or the hosts' network between slices
-The largest of the three is the bottleneck. A real program is slower, since little overlaps fully; memory's part may be
-too high, since what the program text doesn't say to be a slice is counted whole.
-Invariant: every number is a formula's or the compiled program's; nothing is measured.
+The largest of the three is the bottleneck. A real program is slower, since overlap is never perfect. The memory part
+may be too high, since an array counts in full unless the text shows that only a slice is used.
+Invariant: every number comes from a formula or the compiled program; nothing is measured.
 """
 
 import re
@@ -28,9 +28,9 @@ Report = dict[str, Any]
 
 
 def compile_job(job: Job, topology: Topology, say: Callable[[str], None]) -> Report:
-  """Compile a program, say what became of it, and return its report.
+  """Compile a program, print the outcome with `say`, and return the report.
 
-  A program that needs more memory than there is has `fits` false.
+  `fits` is false in the report if the program needs too much memory.
   """
   say(f"compiling {job.name} for {topology.name} ...")
   report = _compile(job, topology)
@@ -56,7 +56,7 @@ def _compile(job: Job, topology: Topology) -> Report:
   try:
     program = hlo.parse(text)
     moves, traffic = coll.find_collectives(program, job.mesh), hlo.hbm_bytes(program)
-  except ValueError as error:  # Something is written in a way that we don't know.
+  except ValueError as error:  # The text has an unknown notation.
     return report | {"unreadable": str(error).splitlines()[0], "resharded": resharded(job, compiled)}
   count = compiled.cost_analysis()["flops"] * job.mesh.size
   flops, executed = job.flops or count, job.executed or job.flops or count
@@ -70,9 +70,9 @@ def _compile(job: Job, topology: Topology) -> Report:
 
 
 def compile_with_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
-  """Compile, and return the compiled program's text, too.
+  """Compile a program, and also return the text of the compiled program.
 
-  The compiler itself writes it: libtpu knows instructions that JAX fails to print.
+  The compiler writes the text, since libtpu has instructions that JAX can't print.
   """
   with tempfile.TemporaryDirectory() as folder:
     compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
@@ -81,8 +81,8 @@ def compile_with_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled,
 
 
 def out_of_memory(message: str) -> tuple[float, float] | None:
-  """Return the bytes needed and the limit from the compiler's error; None if it is another error."""
-  # Two stages of the compiler find out; the first names temporaries alone.
+  """Return the required bytes and the limit from an out-of-memory error of the compiler; None for other errors."""
+  # Two stages of the compiler raise it; the first one counts only temporaries.
   found = (re.search(r"required[^(]*\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)", message)
            or re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", message))
   if "RESOURCE_EXHAUSTED" not in message or not found:
@@ -92,10 +92,10 @@ def out_of_memory(message: str) -> tuple[float, float] | None:
 
 
 def memory(job: Job, compiled: jax.stages.Compiled, topology: Topology) -> dict[str, float]:
-  """Return bytes a device: the inputs by what they are, temporaries, code, host memory, the peak and the limit."""
+  """Return bytes per device: inputs by kind, temporaries, code, host memory, peak and limit."""
   stats = compiled.memory_analysis()
   outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
-  # Inputs that a program doesn't read are dropped from it, but stay where they are.
+  # Unused inputs are dropped from the program, but stay in memory.
   inputs = max(stats.argument_size_in_bytes, sum(job.inputs.values()))
   peak = inputs + outputs + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
   return {
@@ -104,7 +104,7 @@ def memory(job: Job, compiled: jax.stages.Compiled, topology: Topology) -> dict[
 
 
 def resharded(job: Job, compiled: jax.stages.Compiled) -> list[str]:
-  """Return the arrays of a state that a step returns on other devices than it takes them from."""
+  """Return the arrays of a state that a step returns with another sharding than it takes."""
   if job.state is None:
     return []
   after = jax.tree.leaves(compiled.output_shardings[0])
@@ -117,7 +117,7 @@ def resharded(job: Job, compiled: jax.stages.Compiled) -> list[str]:
 
 
 def summarize(moves: Sequence[coll.Collective], chip: Chip) -> list[dict[str, Any]]:
-  """Add up collectives by kind and mesh axes, the costliest first."""
+  """Sum collectives by kind and mesh axes, in order of decreasing cost."""
   table: dict[tuple[str, str], dict[str, Any]] = {}
   for move in moves:
     key = (move.kind, "+".join(move.axes))
@@ -129,7 +129,7 @@ def summarize(moves: Sequence[coll.Collective], chip: Chip) -> list[dict[str, An
 
 
 def network_seconds(move: coll.Collective, chip: Chip) -> float:
-  """Return how long all runs of a collective take at full bandwidth."""
+  """Return the seconds that all runs of a collective take at full bandwidth."""
   bandwidth = 2 * len(move.dims) * chip.link if move.dims else chip.dcn
   return move.times * move.wire_bytes / bandwidth
 
@@ -137,9 +137,9 @@ def network_seconds(move: coll.Collective, chip: Chip) -> float:
 def roofline(
     chip: Chip, job: Job, flops: float, executed: float, hbm_bytes: float, moves: Sequence[coll.Collective]
 ) -> dict[str, Any]:
-  """Return the seconds of each resource, the bottleneck, and the utilization if it were the only cost."""
+  """Return the seconds per resource, the bottleneck, and the utilisation if it were the only cost."""
   peak, devices = peak_flops(chip, job.dtype), job.mesh.size
-  links: dict[int | str, float] = {}  # By dimension of the torus, or between slices: they carry at the same time.
+  links: dict[int | str, float] = {}  # By dimension of the torus, or between slices; all transfer at once.
   for move in moves:
     for link in move.dims or ("slices",):
       links[link] = links.get(link, 0.0) + network_seconds(move, chip)
@@ -186,5 +186,5 @@ def lines(report: Report) -> list[str]:
 
 
 def total_seconds(reports: Sequence[Report]) -> float:
-  """Return the least time of one run of all programs, each as often as it runs."""
+  """Return the least time of all programs, each multiplied by the number of its runs."""
   return sum(report["runs"] * report["roofline"]["seconds"] for report in reports)

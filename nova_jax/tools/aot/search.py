@@ -1,8 +1,8 @@
-"""What to change so that a program fits, and what is the most that fits: found by compiling, not by guessing.
+"""Searches, by compiling, for the change that makes a program fit, and for the largest program that fits.
 
-Candidates come in order of what they cost: parameters shared out over more devices; two micro-batches, each of which
-gathers the weights again; recomputing more; more micro-batches; a mesh that splits activations too; a smaller batch,
-which is another run. From recomputing on, each keeps the changes before it.
+Candidates are in order of their cost: parameters sharded over more devices; two micro-batches, each of which gathers
+the weights again; more recomputation; more micro-batches; a mesh that also splits activations; and a smaller batch,
+which changes the run. From recomputation on, each candidate includes the earlier ones.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ _MOST_DOUBLINGS = 6
 def compile_all(
     experiment: Experiment, topology: Topology, what: str, say: Callable[[str], None], stop: bool = False,
 ) -> list[Report]:
-  """Compile all programs of `what`; with `stop`, none after the first that doesn't fit."""
+  """Compile all programs of `what`; with `stop`, end at the first that does not fit."""
   reports = []
   for job in make_jobs(experiment, topology, what):
     reports.append(compile_job(job, topology, say))
@@ -33,7 +33,7 @@ def compile_all(
 def cheapest_change(
     experiment: Experiment, topology: Topology, what: str, say: Callable[[str], None],
 ) -> tuple[str, list[Report]] | None:
-  """Return the flags of the cheapest change that fits, and its reports; None if none of those known does."""
+  """Return the flags of the cheapest change that fits, and its reports; None if no known change fits."""
   for flags, candidate in candidates(experiment, what, topology.num_slices):
     say(f"trying {flags}")
     try:
@@ -47,7 +47,7 @@ def cheapest_change(
 
 
 def candidates(experiment: Experiment, what: str, num_slices: int = 1) -> Iterator[tuple[str, Experiment]]:
-  """Yield changes with more and more cost, as flags and as experiments; decoding, on one device, knows none."""
+  """Yield changes in order of cost, as flags and experiments; decoding, which runs on one device, has none."""
   flags: dict[str, str] = {}
 
   def result():
@@ -86,7 +86,7 @@ def candidates(experiment: Experiment, what: str, num_slices: int = 1) -> Iterat
 
 
 def _accumulate(experiment: Experiment, flags: dict[str, str], factor: int) -> tuple[str, Experiment]:
-  """Return the experiment in more micro-batches, and its flags; one that doesn't divide is refused where it is used."""
+  """Return the flags and the experiment with more micro-batches; using it raises an error if they don't divide."""
   changed = dataclasses.replace(experiment.train, accumulation=factor * experiment.train.accumulation)
   flags["config.train.accumulation"] = str(changed.accumulation)
   text = " ".join(f"--{name}={value}" for name, value in flags.items())
@@ -94,19 +94,19 @@ def _accumulate(experiment: Experiment, flags: dict[str, str], factor: int) -> t
 
 
 def search(experiment: Experiment, topology: Topology, say: Callable[[str], None]) -> dict[str, Any]:
-  """Find the lightest remat for the batch as it is, and the largest batch with remat "block", of at most 32 times.
+  """Find the lightest remat for the given batch, and the largest batch, up to 32 times as large, with remat "block".
 
   Returns:
-    `tried`: what was compiled, in order: remat, batch of each stage, whether it fits, and its clips a second at the
-    roofline. `lightest_remat` and `largest_batch`: the rows that won, or None. `batch_limit`: whether the search ended
-    at the largest batch that it tries, and not at one that doesn't fit.
+    `tried`: compiled candidates in order, with remat, batch of each stage, whether it fits, and its clips per second at
+    the roofline. `lightest_remat` and `largest_batch`: the best candidates, or None. `batch_limit`: whether the search
+    ended at its largest batch rather than at one that does not fit.
   """
   tried: list[dict] = []
 
   def fits(candidate: Experiment) -> dict | None:
     try:
       reports = compile_all(candidate, topology, "train", say, stop=True)
-    except ValueError as error:  # A batch that doesn't spread over the mesh.
+    except ValueError as error:  # The batch can't be sharded over the mesh.
       say(f"  not possible: {error}")
       return None
     row = {"remat": candidate.model.remat, "batch": [stage.batch_size for stage in candidate.train.stages],
@@ -138,7 +138,7 @@ def with_remat(experiment: Experiment, remat: str) -> Experiment:
 
 
 def with_batch(experiment: Experiment, factor: float) -> Experiment:
-  """Return the experiment with its stages' batches multiplied."""
+  """Return the experiment with the batches of its stages multiplied by `factor`."""
   stages = tuple(
       dataclasses.replace(stage, batch_size=max(int(stage.batch_size * factor), 1))
       for stage in experiment.train.stages)

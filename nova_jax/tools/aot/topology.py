@@ -1,6 +1,6 @@
-"""Slices of TPU pods by name, from the compiler alone: `v5e:16x16`, `v4:4x4x4`, `v5e:16x16*2` for two slices.
+"""Slices of TPU pods by name, as the compiler describes them: `v5e:16x16`, `v4:4x4x4`, `v5e:16x16*2` for two slices.
 
-Invariant: libtpu is loaded here and nowhere else, once; it finds no TPU and looks for none.
+Invariant: only this module loads libtpu, and only once. It does not look for a TPU.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from nova_jax.utils.chips import CHIPS, Chip
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
 
-# Before the library is loaded: don't ask the cloud what machine this is, don't warn about it, share the lock file.
+# Set before the library is loaded: don't query the cloud about this machine, don't warn, share the lock file.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0",
@@ -31,10 +31,10 @@ ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-  """Chips of one kind, in one slice or several equal ones."""
+  """Chips of one kind, in one or several equal slices."""
 
   chip: Chip
-  shape: tuple[int, ...]  # Of a slice.
+  shape: tuple[int, ...]  # Shape of a slice.
   num_slices: int = 1
 
   @property
@@ -47,10 +47,10 @@ class Topology:
     return math.prod(self.shape) * self.num_slices
 
   def devices(self) -> list[jax.Device]:
-    """Return the slice's devices, for a mesh to compile for.
+    """Return the devices of the slices, for a mesh to compile for.
 
     Raises:
-      ValueError: libtpu is missing (or not where TPU_LIBRARY_PATH says), or knows no such slice.
+      UserError: libtpu is missing, TPU_LIBRARY_PATH is wrong, or there is no such slice.
     """
     library = os.environ.get("TPU_LIBRARY_PATH")
     if library is not None and not os.path.isfile(library):
@@ -66,7 +66,7 @@ class Topology:
     try:
       with muted():
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)
-    except Exception as error:  # JAX has no type of its own for what the library refuses.
+    except Exception as error:  # JAX has no type for errors of the library.
       reason = str(error).splitlines()[0].partition(": ")[2] or str(error).splitlines()[0]
       raise UserError(f"--topology: the TPU compiler refuses {self.name}: {reason}") from None
 
@@ -75,7 +75,7 @@ def parse_topology(text: str) -> Topology:
   """Parse CHIP:AxB or CHIP:AxBxC, with *N for N slices.
 
   Raises:
-    ValueError: another form, an unknown chip, or a slice that no pod has.
+    UserError: the form is wrong, the chip unknown, or the slice impossible.
   """
   match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)(?:\*(\d+))?", text)
   if not match:
@@ -94,10 +94,10 @@ def parse_topology(text: str) -> Topology:
 
 
 def parse_mesh(text: str) -> MeshConfig:
-  """Parse data=1,fsdp=64,tensor=4; an axis that isn't named has one device, -1 stands for what is left.
+  """Parse data=1,fsdp=64,tensor=4; other axes have one device, and -1 takes the remaining devices.
 
   Raises:
-    ValueError: another form, or an axis that is unknown or given twice.
+    UserError: the form is wrong, or an axis is unknown or given twice.
   """
   axes = [field.name for field in dataclasses.fields(MeshConfig)]
   given = {}
@@ -114,10 +114,10 @@ def parse_mesh(text: str) -> MeshConfig:
 
 
 def prepare_environment() -> None:
-  """Set what libtpu reads when it is loaded, and JAX to CPU; call before JAX starts."""
+  """Set the environment of libtpu, and JAX to CPU; call it before JAX starts."""
   for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
-  beside = Path(sys.prefix) / "libtpu/libtpu/libtpu.so"  # Where `make .venv/libtpu` puts it.
+  beside = Path(sys.prefix) / "libtpu/libtpu/libtpu.so"  # Target of `make .venv/libtpu`.
   if beside.is_file():
     os.environ.setdefault("TPU_LIBRARY_PATH", str(beside))
   os.environ["JAX_PLATFORMS"] = "cpu"
@@ -126,7 +126,7 @@ def prepare_environment() -> None:
 
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
-  """Keep what C++ code prints to stderr off the terminal."""
+  """Hide the output of C++ code to stderr."""
   sys.stderr.flush()
   saved = os.dup(2)
   with tempfile.TemporaryFile() as sink:

@@ -1,1 +1,1 @@
-"""Sweeps: many settings of sampling or training, each scored on the digits, in one table with plots."""
+"""Sweeps score many settings of sampling or training on the digits, in one table with plots."""

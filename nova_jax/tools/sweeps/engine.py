@@ -1,12 +1,12 @@
-"""Runs the points of a sweep, each in its own process, and keeps what is done.
+"""Runs the points of a sweep, each in its own process, and keeps their results.
 
   OUTPUT/points/{digest}/   task.json, result.json when it is done, log.txt, error.txt when it failed, pictures
   RUNS/{digest}/            the workdir of a training, shared by points that differ in sampling alone; RUNS is
                             OUTPUT/runs, or a folder that several sweeps share
 
-Points with one training form a group, which runs in order in one place; groups are dealt out to shards in turn.
-Invariants: a point with a result is never run again; one that failed or was interrupted is, and its training continues.
-A point is of a model's files, and not of their path. A sweep that is stopped stops its points.
+Points that share a training form a group, which one shard runs in order. Groups are distributed to shards in turn.
+Invariants: a point with a result is never run again. A point that failed or was interrupted is run again, and its
+training continues. A point is identified by the files of its model, not their path. Stopping a sweep stops its points.
 """
 
 import concurrent.futures
@@ -30,17 +30,17 @@ from nova_jax.utils.fields import to_dict
 from nova_jax.utils.files import read_json, write_atomically
 
 COMMAND = (sys.executable, "-m", "nova_jax.cli.task", "nova_jax.tools.sweeps.point")
-MEASURED = ("num_prompts", "captions", "batch_size", "seed")  # What a result depends on beside the point.
+MEASURED = ("num_prompts", "captions", "batch_size", "seed")  # Settings besides the point on which a result depends.
 
 
 class Task(NamedTuple):
-  """A point, and where it is kept."""
+  """A point and its folder."""
 
   point: Point
   folder: Path
-  group: str  # Points of one group run one after the other.
+  group: str  # Points of a group run one after another.
   content: Mapping[str, Any]
-  command: Sequence[str] = ()  # Of its process; empty for `COMMAND`.
+  command: Sequence[str] = ()  # Command of its process; empty for `COMMAND`.
 
   @property
   def result(self) -> Mapping[str, float] | None:
@@ -57,13 +57,13 @@ def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | 
   """Return a task for each point, in order.
 
   Args:
-    sweep: what to run.
-    checkpoint: model folder, for points that train none of their own.
-    output: the sweep's folder.
+    sweep: sweep to run.
+    checkpoint: model folder for points that don't train a model.
+    output: folder of the sweep.
     runs: folder of trainings; None for `output / "runs"`.
 
   Raises:
-    ValueError: a point needs a checkpoint, and none is given; or two points are the same.
+    UserError: a point needs a checkpoint and none is given, or two points are equal.
   """
   tasks, model_of = [], functools.cache(_identity)
   for point in sweep.points:
@@ -91,24 +91,24 @@ def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | 
 
 
 def _identity(checkpoint: str, step: int | None) -> str:
-  """Return what tells a model from others, whatever its path."""
+  """Return a digest that identifies a model regardless of its path."""
   return digest_folder(checkpoint, step) if as_path(checkpoint).is_dir() else checkpoint
 
 
 def run_tasks(
     tasks: Sequence[Task], processes: int, shard: tuple[int, int], say: Callable[[str], None] = print
 ) -> None:
-  """Run what has no result yet of one shard's tasks.
+  """Run the tasks of one shard that have no result yet.
 
   Args:
-    tasks: of the whole sweep.
-    processes: how many points run at once.
-    shard: this one's number, from 0, and how many there are.
-    say: takes a line when a point begins or ends.
+    tasks: tasks of the whole sweep.
+    processes: number of points that run at once.
+    shard: number of this shard, from 0, and number of shards.
+    say: function that is called with a line when a point starts or ends.
   """
   if not 0 <= shard[0] < shard[1]:
     raise UserError(f"--shard: expected I/N with I from 0 to N - 1, got {shard[0]}/{shard[1]}")
-  # A checkpoint that isn't trained here needs no one to wait: each of its points is a group.
+  # Points with a given checkpoint need not wait for each other, so each is a group.
   groups: dict[str, list[Task]] = {}
   for task in tasks:
     groups.setdefault(task.group if task.content["experiment"] else str(task.folder), []).append(task)
@@ -130,7 +130,7 @@ def run_tasks(
 
 @contextlib.contextmanager
 def _exit_on_sigterm() -> Iterator[None]:
-  """Turn SIGTERM into an exception, so that what was started is ended, too."""
+  """Turn SIGTERM into an exception, so that child processes are ended too."""
   previous = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
   try:
     yield

@@ -1,9 +1,9 @@
-"""What a sweep is: points in order, each of which sets some fields.
+"""Defines sweeps: points in order, each of which sets some fields.
 
 A field is an argument of the pipeline (`guidance_scale`), `weights` or `step` of the checkpoint, or a field of the
-training config (`config.model.mixer_rank`). A point with training fields trains its own model, from the sweep's config;
-points that differ in sampling alone share it.
-Invariant: a point's result belongs to its fields and to what it is measured with, not to its place among the others.
+training config (`config.model.mixer_rank`). A point with training fields trains a model with the sweep's config, which
+points that differ only in sampling share.
+Invariant: a point's result depends on its fields and on how it is measured, not on its position in the sweep.
 """
 
 import dataclasses
@@ -31,12 +31,12 @@ TRAINING = "config."
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-  """One plot: y over x, a line for each value of a field.
+  """A plot of y over x, with a line for each value of a field.
 
   Attributes:
-    x, y: fields, or columns of the results.
-    line: field that tells lines apart; "" draws one.
-    log: whether x is logarithmic.
+    x, y: names of fields, or of columns of the results.
+    line: field with a line for each of its values; "" for one line.
+    log: whether the x-axis is logarithmic.
   """
 
   x: str
@@ -47,11 +47,11 @@ class Plot:
 
 @dataclasses.dataclass(frozen=True)
 class Bars:
-  """One plot: shares of clips side by side, a bar for each value of a field, with 95 % intervals.
+  """A plot of proportions of clips, with a bar and its 95 % interval for each value of a field.
 
   Attributes:
-    by: field that tells bars apart.
-    y: some of `SCORES`.
+    by: field with a bar for each of its values.
+    y: names of scores, from `SCORES`.
   """
 
   by: str
@@ -60,18 +60,18 @@ class Bars:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-  """Points, and how each is measured.
+  """Points of a sweep, and how each is measured.
 
   Attributes:
-    title: of the page.
-    about: what is asked, and what the small scale can say of it.
-    points: in the order in which they run.
-    plots: of the results.
-    config: file or name of the training config; for points with training fields.
-    num_prompts: clips that each point is scored on; multiples of 40 hold every digit and direction equally often.
-    captions: "plain" or "free".
-    batch_size: clips generated at once.
-    seed: of the generation.
+    title: title of the page.
+    about: question that the sweep asks, and what its small scale can answer.
+    points: points in the order in which they run.
+    plots: plots of the results.
+    config: file or name of the training config, for points with training fields.
+    num_prompts: number of clips to score per point; multiples of 40 contain every digit and direction equally often.
+    captions: kind of captions, "plain" or "free".
+    batch_size: number of clips generated at once.
+    seed: seed of the generation.
   """
 
   title: str
@@ -86,16 +86,16 @@ class Sweep:
 
 
 def grid(**axes: Sequence[Any]) -> list[Point]:
-  """Return all combinations, the last axis fastest; `config__model__mixer_rank` stands for config.model.mixer_rank."""
+  """Return all combinations, with the last axis varying fastest; `a__b` in a name stands for `a.b`."""
   names = [name.replace("__", ".") for name in axes]
   return [dict(zip(names, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def load_sweep(path: str | Path) -> Sweep:
-  """Read the `get_sweep()` of a Python file, and check all its points before any runs.
+  """Load a sweep from the `get_sweep()` of a Python file, and check all points before any runs.
 
   Raises:
-    ValueError: the file has none, or a point sets what there is not.
+    UserError: the file has no sweep, or a point sets an unknown field.
   """
   module = _load(Path(path))
   if not hasattr(module, "get_sweep"):
@@ -128,15 +128,15 @@ def load_sweep(path: str | Path) -> Sweep:
 
 
 def training(point: Point) -> Point:
-  """Return the training fields of a point, without their prefix."""
+  """Return the training fields of a point without their prefix."""
   return {name.removeprefix(TRAINING): value for name, value in point.items() if name.startswith(TRAINING)}
 
 
 def experiment_for_point(sweep: Sweep, point: Point) -> Experiment:
-  """Return the training of a point: the sweep's config with its fields.
+  """Return the training of a point: the sweep's config with the point's fields.
 
   Raises:
-    ValueError: an unknown field, or a value that it can't have.
+    UserError: a field is unknown, or a value is invalid.
   """
   values = to_dict(from_dict(Experiment, _load(Path(configs.find(sweep.config))).get_config()))
   for name, value in training(point).items():
@@ -152,17 +152,17 @@ def experiment_for_point(sweep: Sweep, point: Point) -> Experiment:
 
 
 def digest(*values: Any) -> str:
-  """Return a short name that depends on the values alone."""
+  """Return a short digest of the values."""
   return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def label(point: Point) -> str:
-  """Return a point in words."""
+  """Return a point as text."""
   return ", ".join(f"{name}={shown(value)}" for name, value in point.items()) or "defaults"
 
 
 def shown(value: Any) -> str:
-  """Return a value as tables have it; a list of stages by their names."""
+  """Return a value as tables show it; stages are shown by name."""
   if isinstance(value, Iterable) and not isinstance(value, str):
     return "+".join(str(part.get("name", part)) if isinstance(part, Mapping) else str(part) for part in value)
   return str(value)

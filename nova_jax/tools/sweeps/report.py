@@ -1,6 +1,6 @@
-"""Results of a sweep: results.csv, results.md, plots as PNG, and index.html that has it all in one file.
+"""Writes the results of a sweep: results.csv, results.md, plots as PNG, and index.html with everything in one file.
 
-Invariant: the same results give the same table; points that failed or didn't run yet are listed as such.
+Invariant: the same results give the same table. Points that failed or have not run yet are listed as such.
 """
 
 import base64
@@ -29,7 +29,7 @@ tr.failed { color: #a00 } img { max-width: 100% }
 
 
 def write_report(sweep: Sweep, tasks: Sequence[Task], output: Path) -> list[Path]:
-  """Write all files; return their paths."""
+  """Write all files, and return their paths."""
   columns, rows = table(tasks)
   text = io.StringIO()
   csv.writer(text, lineterminator="\n").writerows([columns, *rows])
@@ -52,7 +52,7 @@ def write_report(sweep: Sweep, tasks: Sequence[Task], output: Path) -> list[Path
 
 
 def table(tasks: Sequence[Task]) -> tuple[list[str], list[list[str]]]:
-  """Return the names of columns and a row a point: its fields, its results, and how it stands."""
+  """Return the names of columns, and a row per point with its fields, results and status."""
   fields = list(dict.fromkeys(name for task in tasks for name in task.point))
   results = [task.result or {} for task in tasks]
   measured = list(dict.fromkeys(name for result in results for name in result))
@@ -66,12 +66,12 @@ def table(tasks: Sequence[Task]) -> tuple[list[str], list[list[str]]]:
 
 
 def plot_name(plot: Plot | Bars) -> str:
-  """Return what a plot shows."""
+  """Return the title of a plot."""
   return f"scores by {plot.by}" if isinstance(plot, Bars) else f"{plot.y} over {plot.x}"
 
 
 def draw(plot: Plot | Bars, tasks: Sequence[Task]) -> bytes | None:
-  """Return a plot as PNG; None if no point has its numbers."""
+  """Return a plot as PNG; None if no point has its values."""
   figure = Figure(figsize=(6, 4), layout="constrained")
   axes = figure.subplots()
   if not (_draw_bars if isinstance(plot, Bars) else _draw_lines)(axes, plot, tasks):
@@ -90,7 +90,7 @@ def _draw_lines(axes: Axes, plot: Plot, tasks: Sequence[Task]) -> bool:
           (values[plot.x], values[plot.y]))
   for name, pairs in lines.items():
     numbers = all(not isinstance(x, str) for x, _ in pairs)
-    # What was measured, such as seconds, is joined in the order of the points: as a field grows.
+    # Measured values, such as seconds, are connected in the order of the points, in which a field grows.
     pairs = sorted(pairs) if numbers and plot.x in tasks[0].point else pairs
     axes.plot(*zip(*pairs, strict=True), "o-" if numbers else "o", label=f"{plot.line} {name}")
   if plot.log:
@@ -122,7 +122,7 @@ def _draw_bars(axes: Axes, plot: Bars, tasks: Sequence[Task]) -> bool:
 def page(
     sweep: Sweep, columns: Sequence[str], rows: Sequence[Sequence[str]], pictures: Sequence[tuple[str, bytes]]
 ) -> str:
-  """Return a page that needs no other file; pictures are named PNGs."""
+  """Return a page that needs no other files; pictures are (name, PNG) pairs."""
   cells = lambda tag, row: "".join(f"<{tag}>{html.escape(_short(cell))}</{tag}>" for cell in row)
   body = "\n".join(
       f"<tr{' class=failed' if row[-1].startswith('failed') else ''}>{cells('td', row)}</tr>" for row in rows)
@@ -135,12 +135,12 @@ def page(
 
 
 def _axis(value):
-  """Return a field's value as a place on an axis."""
+  """Return the position of a field's value on an axis."""
   return value if isinstance(value, (int, float)) and not isinstance(value, bool) else shown(value)
 
 
 def _short(cell: str) -> str:
-  """Return a number with four digits; other cells as they are."""
+  """Return a number with four digits, and other cells unchanged."""
   return f"{float(cell):.4g}" if re.fullmatch(r"-?\d+\.\d+(e-?\d+)?", cell) else cell
 
 
