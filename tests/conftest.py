@@ -6,6 +6,8 @@ import platform
 import shutil
 from pathlib import Path
 
+import pytest
+
 os.environ["JAX_PLATFORMS"] = "cpu"
 # A device waits for the others on a thread of a pool that has one a device: a second wait of any of them, and all wait
 # for ever. XLA makes as many as this says.
@@ -37,3 +39,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     shutil.rmtree(folder, ignore_errors=True)
   os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _lines_are_printed():
+  """Print what commands print, since tests read it there: a library would only log it."""
+  from nova_jax.utils import terminal  # After what is set above for JAX.
+
+  terminal.print_lines()

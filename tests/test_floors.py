@@ -1,6 +1,7 @@
 """The house has three floors: core, cli, tools. An import may go down or stay on its floor, never up."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,19 @@ def test_only_the_command_line_reads_flags_or_exits():
   wrong = [
       f"{path.relative_to(PACKAGE)}: {word}" for room in CORE for path in (PACKAGE / room).rglob("*.py")
       for word in ("flags.FLAGS", "sys.exit(", "import absl.flags") if word in path.read_text(encoding="utf-8")]
+  assert not wrong
+
+
+# A process that watches over another one ends with it at once, whatever that one is doing.
+WATCHERS = ("parallel/supervisor.py", "parallel/processes.py", "data/cache/workers.py")
+SPEAKERS = ("utils/terminal.py", "utils/progress.py", "utils/notes.py")
+
+
+def test_core_prints_by_way_of_utils_alone():
+  wrong = [
+      f"{path.relative_to(PACKAGE)}: {word}" for room in CORE for path in (PACKAGE / room).rglob("*.py")
+      for word, own in ((r"(?<![\w.])print\(", SPEAKERS), (r"os\._exit\(", WATCHERS))
+      if str(path.relative_to(PACKAGE)) not in own and re.search(word, path.read_text(encoding="utf-8"))]
   assert not wrong
 
 

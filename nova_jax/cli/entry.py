@@ -31,7 +31,7 @@ from nova_jax.cli.addresses import check_addresses
 from nova_jax.cli.flag_help import explain, help_text, name_flags, wants_help
 from nova_jax.cli.overrides import config_file, explain_config, explain_override, with_config_files
 from nova_jax.cli.renamed import tell_renamed
-from nova_jax.utils import notes
+from nova_jax.utils import notes, terminal
 from nova_jax.utils.errors import (
     BAD_INPUT,
     FAILED,
@@ -80,6 +80,7 @@ class Command:
     Args:
       argv: name of the program and its arguments.
     """
+    terminal.print_lines()
     argv = with_config_files(argv)
     with _command_line(argv):
       return self._execute(argv)
@@ -122,6 +123,7 @@ def run_task(main: Callable[[dict[str, Any]], None]) -> None:
     main(values)
 
   def execute_task() -> int:
+    terminal.print_lines()
     logging.set_verbosity(logging.ERROR)
     return _attempt(task)
 

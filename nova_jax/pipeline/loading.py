@@ -7,14 +7,15 @@ import jax
 from jax.sharding import Sharding
 
 from nova_jax.pipeline import Pipeline
+from nova_jax.utils.terminal import say
 
 
 def load_pipeline(checkpoint: str, **options: Any) -> Pipeline:
-  """Load a model as `Pipeline.load` does, and print a line before and one after."""
-  print(f"loading {checkpoint}", flush=True)
+  """Load a model as `Pipeline.load` does, and say so before and after."""
+  say(f"loading {checkpoint}")
   started = time.perf_counter()
   pipe = Pipeline.load(checkpoint, **options)
-  print(f"loaded {describe(pipe.model.state, pipe.cfg.dtype)}, in {time.perf_counter() - started:.1f} s", flush=True)
+  say(f"loaded {describe(pipe.model.state, pipe.cfg.dtype)}, in {time.perf_counter() - started:.1f} s")
   return pipe
 
 
@@ -29,7 +30,7 @@ def describe(state: Any, dtype: str, model: str = "NOVA") -> str:
 
 
 def say_first_compiles() -> None:
-  """Print that the first step takes longer, and where programs are kept, if they are."""
+  """Say that the first step takes longer, and where programs are kept, if they are."""
   folder = jax.config.jax_compilation_cache_dir
   kept = f"; programs are kept in {folder} for the next start" if folder else ""
-  print(f"the first set of tokens of each shape takes longer, while its programs compile{kept}", flush=True)
+  say(f"the first set of tokens of each shape takes longer, while its programs compile{kept}")

@@ -8,13 +8,14 @@ import hashlib
 import os
 import platform
 import re
-import sys
 import warnings
 import zlib
 from pathlib import Path
 
 import jax
 from etils import epath
+
+from nova_jax.utils.notes import tell
 
 DEFAULT, OFF = "auto", "off"
 
@@ -40,7 +41,7 @@ def use(folder: str = DEFAULT, on_cpu: bool = False) -> None:
     return
   reason = None if "://" in folder else _why_not(folder)
   if reason:
-    print(f"note: compiled programs are not kept: {folder}: {reason}", file=sys.stderr)
+    tell(f"compiled programs are not kept: {folder}: {reason}")
     return
   jax.config.update("jax_compilation_cache_dir", folder)
   if on_cpu:
@@ -100,7 +101,7 @@ class _Mender:
 
   def _say(self, note: str, kind: str) -> None:
     if kind not in self.said:
-      print(f"note: {note}", file=sys.stderr)
+      tell(note)
     self.said.add(kind)
 
 

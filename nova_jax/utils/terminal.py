@@ -1,7 +1,21 @@
-"""Lines for the user. Failing to print one does not end the work, since the terminal may be closed or the disk full."""
+"""Lines for the user. Failing to print one does not end the work, since the terminal may be closed or the disk full.
 
+Commands print them. A program that uses the package as a library is not printed at: it gets them from the logger
+"nova_jax", at the level INFO.
+"""
+
+import logging
 import os
 import sys
+
+_LOG = logging.getLogger("nova_jax")
+_prints = False
+
+
+def print_lines() -> None:
+  """Print lines to stdout from now on, as commands do."""
+  global _prints
+  _prints = True
 
 
 def command(name: str) -> str:
@@ -10,7 +24,16 @@ def command(name: str) -> str:
 
 
 def say(text: str, end: str = "\n") -> None:
-  """Print to stdout; if that fails, report it once on stderr and print nothing more."""
+  """Print a line, or log it in a library. If printing fails, report it once on stderr and print nothing more.
+
+  Args:
+    text: the line.
+    end: text after it. A piece of a line, such as a progress bar, is never logged.
+  """
+  if not _prints:
+    if end == "\n":
+      _LOG.info("%s", text)
+    return
   try:
     try:
       print(text, end=end, flush=True)

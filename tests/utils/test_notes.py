@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from nova_jax.utils import notes
+from nova_jax.utils import notes, terminal
 
 
 @pytest.fixture
@@ -29,3 +29,14 @@ def test_a_launcher_prints_each_once_whatever_is_hidden_of_other_logs(log, capsy
 def test_python_logs_them(caplog):
   notes.tell("a prompt was cut")
   assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("WARNING", "a prompt was cut")]
+
+
+def test_a_library_logs_what_a_command_prints(monkeypatch, caplog, capsys):
+  monkeypatch.setattr(terminal, "_prints", False)
+  with caplog.at_level(logging.INFO, "nova_jax"):
+    terminal.say("step 10")
+    terminal.say("[##..]", end="")
+  assert [record.getMessage() for record in caplog.records] == ["step 10"] and not capsys.readouterr().out
+  terminal.print_lines()
+  terminal.say("step 20")
+  assert capsys.readouterr().out == "step 20\n"

@@ -15,6 +15,7 @@ from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_folder_writable
 from nova_jax.utils.notes import tell
+from nova_jax.utils.terminal import say
 
 
 def sample(args: Any, sampling: Mapping[str, Any]) -> None:
@@ -37,9 +38,9 @@ def sample(args: Any, sampling: Mapping[str, Any]) -> None:
   settings = Settings(**given | {"sampling": sampling})
   output = check_folder_writable("output", args.output)
   if generate(layout, settings, output, (int(shard[1]), int(shard[2])), _load):
-    print(f"{output / args.benchmark} is complete; verify it with --check {output}")
+    say(f"{output / args.benchmark} is complete; verify it with --check {output}")
   else:
-    print(f"shard {args.shard} is done; other shards are not")
+    say(f"shard {args.shard} is done; other shards are not")
 
 
 def _load(checkpoint: str, **options: Any) -> Pipeline:
@@ -63,6 +64,6 @@ def check_folder(folder: Path, benchmark: str, prompts: str | None) -> bool:
           f"--check: {folder} has no {MANIFEST}; of a folder that something else made, give --benchmark and --prompts")
     layout, scored, sums = read_layout(benchmark, as_path(prompts)), folder, None
   report = check(layout, scored, sums)
-  print("\n".join(report.lines()))
-  print(f"score it: {how_to_score(layout, scored, report.shape)}" if report.is_good else "not complete")
+  say("\n".join(report.lines()))
+  say(f"score it: {how_to_score(layout, scored, report.shape)}" if report.is_good else "not complete")
   return report.is_good
