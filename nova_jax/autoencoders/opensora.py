@@ -64,7 +64,7 @@ class ClipUpsample(nnx.Module):
   def __init__(self, dim: int, kernel: Kernel, *, rngs: nnx.Rngs):
     self.conv = Conv(dim, dim, kernel, rngs=rngs)
 
-  def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B 2T-1 2H 2W C"]:
+  def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B 2*T-1 2*H 2*W C"]:
     # Time is interpolated first, so that space is interpolated for the first frame and the others together.
     if x.shape[1] > 1:
       x = jnp.concatenate([x[:, :1], double(x[:, 1:], 1)], axis=1)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from nova_jax.config import SchedulerConfig
 from nova_jax.diffusion.ddpm import make_ddpm
@@ -28,16 +28,16 @@ class Scheduler(Protocol):
   def sample_indices(self, key: jax.Array, shape: tuple[int, ...]) -> Int[Array, "..."]:
     """Sample training times, as indices into the tables of the process."""
 
-  def network_time(self, indices: Int[Array, "..."]) -> Float[Array, "..."]:
+  def network_time(self, indices: Int[ArrayLike, "..."]) -> Float[Array, "..."]:
     """Return the times that the denoiser receives for these indices."""
 
   def add_noise(
-      self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."],
+      self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
   ) -> Float[Array, "... P"]:
     """Return x noised to the times of these indices."""
 
   def target(
-      self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."],
+      self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
   ) -> Float[Array, "... P"]:
     """Return the denoiser's training target."""
 
@@ -57,8 +57,8 @@ class Scheduler(Protocol):
     """
 
   def step(
-      self, steps: Any, x: Float[Array, "B S P"], prediction: Float[Array, "B S P"],
-      noise: Float[Array, "B S P"] | None, valid: Bool[Array, "S"],
+      self, steps: Any, x: Float[ArrayLike, "B S P"], prediction: Float[ArrayLike, "B S P"],
+      noise: Float[ArrayLike, "B S P"] | None, valid: Bool[ArrayLike, "S"],
   ) -> Float[Array, "B S P"]:
     """Take the step that one row of the table describes: `move` with the result of `estimate`.
 
@@ -66,12 +66,14 @@ class Scheduler(Protocol):
     """
 
   def estimate(
-      self, steps: Any, x: Float[Array, "B S P"], prediction: Float[Array, "B S P"], valid: Bool[Array, "S"],
+      self, steps: Any, x: Float[ArrayLike, "B S P"], prediction: Float[ArrayLike, "B S P"],
+      valid: Bool[ArrayLike, "S"],
   ) -> Float[Array, "B S P"]:
     """Return the quantity that solvers extrapolate: the velocity, or the predicted sample."""
 
   def move(
-      self, steps: Any, x: Float[Array, "B S P"], estimate: Float[Array, "B S P"], noise: Float[Array, "B S P"] | None,
+      self, steps: Any, x: Float[ArrayLike, "B S P"], estimate: Float[ArrayLike, "B S P"],
+      noise: Float[ArrayLike, "B S P"] | None,
   ) -> Float[Array, "B S P"]:
     """Return x at the end of the step, with `noise` added unless it is None."""
 

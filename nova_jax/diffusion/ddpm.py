@@ -21,7 +21,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from nova_jax.config import SchedulerConfig
 from nova_jax.utils.errors import UserError
@@ -64,17 +64,17 @@ class DDPM:
     """Sample times uniformly."""
     return jax.random.randint(key, shape, 0, self.cfg.num_train_timesteps)
 
-  def network_time(self, indices: Int[Array, "..."]) -> Float[Array, "..."]:
+  def network_time(self, indices: Int[ArrayLike, "..."]) -> Float[Array, "..."]:
     return indices.astype(jnp.float32)
 
   def add_noise(
-      self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."],
+      self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
   ) -> Float[Array, "... P"]:
     signal, sigma = self._levels(indices)
     return signal * x + sigma * noise
 
   def target(
-      self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."],
+      self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
   ) -> Float[Array, "... P"]:
     if self.cfg.prediction_type == "epsilon":
       return noise
@@ -132,13 +132,14 @@ class DDPM:
     return DDPMSteps(*(None if column is None else column.astype(np.float32) for column in table))
 
   def step(
-      self, steps: DDPMSteps, x: Float[Array, "B S P"], prediction: Float[Array, "B S P"], noise: Float[Array, "B S P"],
-      valid: Bool[Array, "S"],
+      self, steps: DDPMSteps, x: Float[ArrayLike, "B S P"], prediction: Float[ArrayLike, "B S P"],
+      noise: Float[ArrayLike, "B S P"], valid: Bool[ArrayLike, "S"],
   ) -> Float[Array, "B S P"]:
     return self.move(steps, x, self.estimate(steps, x, prediction, valid), noise)
 
   def estimate(
-      self, steps: DDPMSteps, x: Float[Array, "B S P"], prediction: Float[Array, "B S P"], valid: Bool[Array, "S"],
+      self, steps: DDPMSteps, x: Float[ArrayLike, "B S P"], prediction: Float[ArrayLike, "B S P"],
+      valid: Bool[ArrayLike, "S"],
   ) -> Float[Array, "B S P"]:
     """Return x̂_0, clipped or thresholded as configured."""
     x0 = steps.x0_sample * x + steps.x0_prediction * prediction
@@ -153,8 +154,8 @@ class DDPM:
     return x0
 
   def move(
-      self, steps: DDPMSteps, x: Float[Array, "B S P"], estimate: Float[Array, "B S P"],
-      noise: Float[Array, "B S P"] | None,
+      self, steps: DDPMSteps, x: Float[ArrayLike, "B S P"], estimate: Float[ArrayLike, "B S P"],
+      noise: Float[ArrayLike, "B S P"] | None,
   ) -> Float[Array, "B S P"]:
     mean = steps.mean_x0 * estimate + steps.mean_sample * x
     return mean if noise is None else mean + steps.std * noise

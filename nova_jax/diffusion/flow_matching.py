@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from nova_jax.utils.errors import UserError
 
@@ -57,17 +57,17 @@ class FlowMatching:
     share = jax.nn.sigmoid(jax.random.normal(key, shape))
     return jnp.minimum((share * self.num_train_timesteps).astype(jnp.int32), self.num_train_timesteps - 1)
 
-  def network_time(self, indices: Int[Array, "..."]) -> Float[Array, "..."]:
+  def network_time(self, indices: Int[ArrayLike, "..."]) -> Float[Array, "..."]:
     return jnp.asarray(self.sigmas * np.float32(self.num_train_timesteps))[indices]
 
   def add_noise(
-      self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."],
+      self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
   ) -> Float[Array, "... P"]:
     sigma = jnp.asarray(self.sigmas)[indices][..., None]
     return sigma * noise + (1 - sigma) * x
 
   def target(
-      self, x: Float[Array, "... P"], noise: Float[Array, "... P"], indices: Int[Array, "..."],
+      self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
   ) -> Float[Array, "... P"]:
     return noise - x
 
@@ -92,18 +92,19 @@ class FlowMatching:
     return FlowSteps(sigmas * np.float32(scale), delta, change)
 
   def step(
-      self, steps: FlowSteps, x: Float[Array, "B S P"], prediction: Float[Array, "B S P"], noise: None,
-      valid: Bool[Array, "S"],
+      self, steps: FlowSteps, x: Float[ArrayLike, "B S P"], prediction: Float[ArrayLike, "B S P"], noise: None,
+      valid: Bool[ArrayLike, "S"],
   ):
     return self.move(steps, x, self.estimate(steps, x, prediction, valid), noise)
 
   def estimate(
-      self, steps: FlowSteps, x: Float[Array, "B S P"], prediction: Float[Array, "B S P"], valid: Bool[Array, "S"],
+      self, steps: FlowSteps, x: Float[ArrayLike, "B S P"], prediction: Float[ArrayLike, "B S P"],
+      valid: Bool[ArrayLike, "S"],
   ) -> Float[Array, "B S P"]:
     """Return the velocity, which the denoiser predicts directly."""
     return prediction
 
   def move(
-      self, steps: FlowSteps, x: Float[Array, "B S P"], estimate: Float[Array, "B S P"], noise: None,
+      self, steps: FlowSteps, x: Float[ArrayLike, "B S P"], estimate: Float[ArrayLike, "B S P"], noise: None,
   ) -> Float[Array, "B S P"]:
     return x + steps.delta * estimate

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
@@ -52,7 +52,7 @@ def sample_training_noise(
 
 
 def training_loss(
-    model: NOVA, scheduler: Scheduler, batch: Condition, noise: TrainingNoise, num_visible: Int[Array, ""] | int
+    model: NOVA, scheduler: Scheduler, batch: Condition, noise: TrainingNoise, num_visible: Int[ArrayLike, ""]
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
   """Return the loss of a batch and its parts.
 
@@ -72,7 +72,7 @@ def training_loss(
 
 
 def forward(
-    model: NOVA, scheduler: Scheduler, batch: Condition, noise: TrainingNoise, num_visible: Int[Array, ""] | int
+    model: NOVA, scheduler: Scheduler, batch: Condition, noise: TrainingNoise, num_visible: Int[ArrayLike, ""]
 ) -> dict[str, Array]:
   """Run all parts of the model on a batch, and return the output of each part by name.
 
@@ -108,7 +108,7 @@ def forward(
 
 
 def visible_to_mask(
-    visible_ids: Int[Array, "B V"], num_visible: Int[Array, ""] | int, num_tokens: int,
+    visible_ids: Int[Array, "B V"], num_visible: Int[ArrayLike, ""], num_tokens: int,
 ) -> Float[Array, "B N"]:
   """Return 1 for masked tokens and 0 for visible ones; ids after the first `num_visible` are padding."""
   ids = jnp.where(jnp.arange(visible_ids.shape[1]) < num_visible, visible_ids, num_tokens)

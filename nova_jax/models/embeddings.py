@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, Real
 
 from nova_jax.config import ModelConfig
 from nova_jax.models.layers import MLP, Buffer, LayerNorm, Linear, parameter
@@ -26,8 +26,8 @@ LABEL_AXES = ("vocab", "embed")
 class Rotation(NamedTuple):
   """Cosines and sines of the rotation angle of each token and pair of channels."""
 
-  cos: Float[Array, "... S K/2"]
-  sin: Float[Array, "... S K/2"]
+  cos: Float[Array, "... S pairs"]
+  sin: Float[Array, "... S pairs"]
 
 
 def rotary_positions(num_frames: int, grid: tuple[int, int], start: int = 0) -> Int[np.ndarray, "S 3"]:
@@ -36,7 +36,7 @@ def rotary_positions(num_frames: int, grid: tuple[int, int], start: int = 0) -> 
   return np.stack([t, h, w], axis=-1).reshape(-1, 3)
 
 
-def rotation(positions: Float[Array, "... S 3"], head_dim: int) -> Rotation:
+def rotation(positions: Real[Array, "... S 3"], head_dim: int) -> Rotation:
   """Return the 3-D rotary table: an eighth of the channels for time, the rest half for height, half for width."""
   time_dim = head_dim // 8
   space_dim = (head_dim - time_dim) // 2
@@ -120,7 +120,9 @@ class TextEmbed(nnx.Module):
     table = 0.02 * jax.random.normal(rngs.params(), (MAX_TEXT_LEN, cfg.text_dim))
     self.weight = parameter(table, ("vocab", "text"), Buffer)
 
-  def __call__(self, embeds: Float[Array, "B L E"], lengths: Int[Array, "B"], dtype: str) -> Float[Array, "B L D"]:
+  def __call__(
+      self, embeds: Float[ArrayLike, "B L E"], lengths: Int[ArrayLike, "B"], dtype: str
+  ) -> Float[Array, "B L D"]:
     positions = jnp.arange(embeds.shape[1])
     padded = jnp.where((positions < lengths[:, None])[..., None], embeds, self.weight[: len(positions)])
     return self.norm(self.proj(padded.astype(dtype)))
@@ -134,7 +136,7 @@ class LabelEmbed(nnx.Module):
     self.weight = parameter(table, LABEL_AXES)
     self.norm = LayerNorm(cfg.width)
 
-  def __call__(self, labels: Int[Array, "B"], dtype: str) -> Float[Array, "B 1 D"]:
+  def __call__(self, labels: Int[ArrayLike, "B"], dtype: str) -> Float[Array, "B 1 D"]:
     return self.norm(gather_weight(self.weight[...], LABEL_AXES)[labels][:, None].astype(dtype))
 
 
@@ -145,5 +147,5 @@ class MotionEmbed(nnx.Module):
     self.flow_proj = MLP(256, cfg.width, cfg.width, jax.nn.silu, rngs=rngs)
     self.fps_proj = MLP(256, cfg.width, cfg.width, jax.nn.silu, rngs=rngs)
 
-  def __call__(self, flow: Float[Array, "B"], fps: Float[Array, "B"], dtype: str) -> Float[Array, "B 2 D"]:
+  def __call__(self, flow: Float[ArrayLike, "B"], fps: Float[ArrayLike, "B"], dtype: str) -> Float[Array, "B 2 D"]:
     return jnp.stack([self.flow_proj(sincos(flow).astype(dtype)), self.fps_proj(sincos(fps).astype(dtype))], axis=1)

@@ -46,7 +46,7 @@ class SequenceSharding:
     """Number of tokens including padding."""
     return -(-self.length // self.num_chunks) * self.num_chunks
 
-  def positions(self) -> Int[np.ndarray, "C S/C"]:
+  def positions(self) -> Int[np.ndarray, "C Q"]:
     """Return the positions in the sequence of each device's tokens."""
     chunks = np.arange(self.padded_length, dtype=np.int32).reshape(self.num_chunks, -1)
     if self.balanced:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from nova_jax.config import ModelConfig
 from nova_jax.models import embeddings as emb
@@ -75,7 +75,7 @@ def kept_sizes(sets: Sequence[TokenSet], guidance_every: int) -> list[int | None
 
 def encode_passes(
     encode: Callable[..., tuple[Float[Array, "rows W D"], "Features | None"]], order: Int[Array, "B N"],
-    ids: Int[Array, "B W"], start: Int[Array, ""], features: Features, max_kept: int | None,
+    ids: Int[Array, "B W"], start: Int[ArrayLike, ""], features: Features, max_kept: int | None,
 ) -> tuple[Float[Array, "passes B W D"], Features]:
   """Encode the tokens of one set for all passes, of which only the conditional one is run if `max_kept` is None.
 
@@ -106,9 +106,9 @@ def encode_passes(
 
 
 def encode_set(
-    encoder: SpatialEncoder, tokens: Float[Array, "B N D"], order: Int[Array, "B N"], start: Int[Array, ""],
+    encoder: SpatialEncoder, tokens: Float[Array, "B N D"], order: Int[Array, "B N"], start: Int[ArrayLike, ""],
     cond: Float[Array, "B M D"], wanted: Int[Array, "B W"], features: Features, max_visible: int,
-    num_new: Int[Array, ""], max_new: int | None,
+    num_new: Int[ArrayLike, ""], max_new: int | None,
 ) -> tuple[Float[Array, "B W D"], Features]:
   """Encode the tokens of one set.
 

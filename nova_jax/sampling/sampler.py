@@ -192,7 +192,7 @@ def draw_noise(
     jax.jit, donate_argnames=("features",), static_argnames=(
         "scheduler", "num_passes", "num_before", "num_guided", "max_visible", "max_size", "max_new", "max_kept"))
 def write_set(
-    model: Model, x: Float[Array, "B N P"], cond: Float[Array, "passes*B M D"], order: Int[Array, "B N"], start: int,
+    model: Model, x: Float[Array, "B N P"], cond: Float[Array, "rows M D"], order: Int[Array, "B N"], start: int,
     size: int, start_noise: Float[Array, "B N P"], step_noise: Float[Array, "K B N P"] | None, table: Any,
     strength: Strength, *, scheduler: Scheduler, num_passes: int, num_guided: int, max_visible: int, max_size: int,
     features: Features | None = None, num_new: int = 0, max_new: int | None = None, num_before: int = 0,

@@ -45,8 +45,8 @@ class Memory(NamedTuple):
   window: int  # W.
   start: int  # Tokens of the prefix and the begin frame.
   positions: Float[Array, "W M D"] | None
-  anchor: Float[Array, "passes*B M D"]  # c_0.
-  cond: Float[Array, "passes*B M D"]  # The condition after the frames in the cache.
+  anchor: Float[Array, "rows M D"]  # c_0.
+  cond: Float[Array, "rows M D"]  # The condition after the frames in the cache.
   cache: Cache
   frames: tuple[Float[Array, "B h w C"], ...] = ()  # In the cache, the oldest first.
   waiting: tuple[Float[Array, "B h w C"], ...] = ()  # To be read next.
@@ -79,7 +79,7 @@ class Memory(NamedTuple):
     known = (*self.frames, *self.waiting)
     return fresh._replace(waiting=known[len(known) - min(len(known), context or len(known)):])
 
-  def read(self) -> tuple[Float[Array, "passes*B M D"], "Memory"]:
+  def read(self) -> tuple[Float[Array, "rows M D"], "Memory"]:
     """Return the condition of the next frame."""
     cond, cache = self.cond, self.cache
     if self.slid:
@@ -122,7 +122,7 @@ def begin_video(model: Model, prefix: Float[Array, "B P D"], positions, cache: C
 
 @functools.partial(jax.jit, static_argnames=("num_passes",), donate_argnames=("cache",))
 def continue_video(
-    model: Model, last: Float[Array, "B h w C"], anchor: Float[Array, "passes*B M D"], positions, cache: Cache, t: int,
+    model: Model, last: Float[Array, "B h w C"], anchor: Float[Array, "rows M D"], positions, cache: Cache, t: int,
     *, num_passes: int,
 ):
   """Extend the temporal encoder by the frame before `t`; return the modulated c_t [passes·B, M, D] and the cache."""

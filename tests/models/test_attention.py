@@ -20,7 +20,7 @@ LENGTH = 7 + 5 * 30
 
 def make(length=LENGTH, batch=2, heads=4, dim=32):
   rng = np.random.default_rng(0)
-  return [rng.normal(size=(batch, length, heads, dim)).astype(np.float32) for _ in range(4)]
+  return [jnp.asarray(rng.normal(size=(batch, length, heads, dim)), jnp.float32) for _ in range(4)]
 
 
 def outputs(compute, q, k, v, weights):

@@ -5,17 +5,21 @@ the number per query itself, where it would have to load a matrix.
 """
 
 import dataclasses
+import typing
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Int
+
+AnyArray = Array | np.ndarray
 
 
 class Mask(Protocol):
   """A mask that lets each query attend to the first keys of the sequence."""
 
-  def num_visible(self, queries: Int[Array, "Q"]) -> Int[Array, "Q"]:
+  def num_visible(self, queries: Int[AnyArray, "Q"]) -> Int[AnyArray, "Q"]:
     """Return how many keys each query attends to, given the positions of the queries."""
 
 
@@ -32,22 +36,23 @@ class BlockCausal:
   prefix: int = dataclasses.field(metadata={"static": True})
   frame: int = dataclasses.field(metadata={"static": True})
 
-  def num_visible(self, queries: Int[Array, "Q"]) -> Int[Array, "Q"]:
+  def num_visible(self, queries: Int[AnyArray, "Q"]) -> Int[AnyArray, "Q"]:
     frames = (queries - self.prefix) * (queries >= self.prefix) // self.frame  # Works for NumPy and JAX arrays.
     return self.prefix + (frames + 1) * self.frame
 
 
+@typing.no_type_check  # JAX puts tangents and other objects in the place of a pytree's arrays.
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ValidKeys:
   """All queries attend to the first `length` keys; the others are padding or not written yet."""
 
-  length: Int[Array, ""] | int
+  length: Int[ArrayLike, ""]
 
-  def num_visible(self, queries: Int[Array, "Q"]) -> Int[Array, "Q"]:
+  def num_visible(self, queries: Int[AnyArray, "Q"]) -> Int[AnyArray, "Q"]:
     return jnp.full_like(queries, self.length)
 
 
-def to_matrix(mask: Mask, queries: Int[Array, "Q"], num_keys: int) -> Bool[Array, "Q S"]:
+def to_matrix(mask: Mask, queries: Int[AnyArray, "Q"], num_keys: int) -> Bool[Array, "Q S"]:
   """Return a mask as a matrix, true where the query (row) attends to the key (column)."""
   return jnp.arange(num_keys) < mask.num_visible(queries)[:, None]

@@ -102,6 +102,6 @@ def _block(length: int) -> int:
   return min(_BLOCKS, key=lambda block: (-length % block, -block))
 
 
-def _heads_first(x: Float[Array, "B S H K"], block: int) -> Float[Array, "B H S K"]:
+def _heads_first(x: Float[Array, "B S H K"], block: int) -> Float[Array, "B H padded K"]:
   x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % block), (0, 0), (0, 0)))
   return jnp.swapaxes(x, 1, 2)

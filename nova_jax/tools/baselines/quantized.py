@@ -84,7 +84,7 @@ class RasterModel(nnx.Module):
     return self.predict(self.embed(codes[:, :-1]), condition, num_frames)
 
   def predict(
-      self, earlier: Float[Array, "B S-1 D"], condition: Condition, num_frames: int
+      self, earlier: Float[Array, "B before D"], condition: Condition, num_frames: int
   ) -> Float[Array, "B S codes"]:
     """Return the logits of every code, given the embedded codes but the last."""
     prefix = self.backbone.embed_text(condition)
