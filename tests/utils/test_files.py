@@ -24,11 +24,11 @@ def test_two_writers_never_share_a_temporary_name(tmp_path, monkeypatch):
     two.write_text("two", encoding="utf-8")
     assert one != two and one.suffix == ".mp4"
   assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
-  here = files._writer()
+  here = files.writer()
   monkeypatch.setattr(files.socket, "gethostname", lambda: "another")
   files._host.cache_clear()
   try:
-    assert files._writer().split("-")[1:] == here.split("-")[1:] and files._writer() != here
+    assert files.writer().split("-")[1:] == here.split("-")[1:] and files.writer() != here
   finally:
     files._host.cache_clear()
 
