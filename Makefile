@@ -1,6 +1,6 @@
 # make demo: install, train on moving digits, generate, score.
 # make test: install, run the tests that are not slow.   make test-all: all tests.   make lint: check the code's style.
-# make lock: pin new versions in constraints.txt and requirements.txt.
+# make docs: build the docs site into build/site.   make lock: pin new versions in constraints.txt and requirements.txt.
 # make clean: remove what was installed and built.   make clean-runs: remove the trained models in runs/.
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11)
 VENV := .venv
@@ -21,7 +21,7 @@ $(shell rm -f $(VENV)/installed*)
 endif
 endif
 
-.PHONY: demo test test-all lint lock clean clean-runs $(VENV)/libtpu
+.PHONY: demo test test-all lint docs lock clean clean-runs $(VENV)/libtpu
 
 demo: $(VENV)/installed
 	$(BIN)/python -m launch.train --config configs/digits.py --workdir $(RUN)
@@ -36,6 +36,9 @@ test-all: $(VENV)/installed-dev $(VENV)/libtpu
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
+
+docs: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 lock: $(VENV)/installed-dev
 	$(BIN)/$(LOCK) --all-extras --output-file constraints.txt

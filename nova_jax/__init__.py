@@ -1,19 +1,20 @@
 """NOVA, autoregressive video generation without vector quantization, in JAX.
 
-The loss of a small model on a batch, and a frame that it generates from the batch's conditions:
+Examples:
+  The loss of a small model on a batch, and a frame that it generates from the batch's conditions:
 
->>> import jax, nova_jax
->>> from flax import nnx
->>> cfg = nova_jax.ModelConfig(
-...     latent_dim=1, latent_size=(8, 8), patch_size=2, width=32, num_heads=2, temporal_depth=1, spatial_depth=2,
-...     denoiser_depth=1, denoiser_width=32, num_classes=10)
->>> model = nnx.jit(lambda: nova_jax.NOVA(cfg, rngs=nnx.Rngs(0)))()
->>> scheduler = nova_jax.FlowMatching()
->>> batch = {"latents": jax.numpy.zeros((2, 1, 8, 8, 1)), "labels": jax.numpy.array([3, 7])}
->>> nnx.jit(lambda model: nova_jax.loss(model, scheduler, batch, jax.random.key(0))[0])(model).shape
-()
->>> nova_jax.sample(model, scheduler, batch, jax.random.key(0), num_inference_steps=2).shape
-(2, 1, 8, 8, 1)
+  >>> import jax, nova_jax
+  >>> from flax import nnx
+  >>> cfg = nova_jax.ModelConfig(
+  ...     latent_dim=1, latent_size=(8, 8), patch_size=2, width=32, num_heads=2, temporal_depth=1, spatial_depth=2,
+  ...     denoiser_depth=1, denoiser_width=32, num_classes=10)
+  >>> model = nnx.jit(lambda: nova_jax.NOVA(cfg, rngs=nnx.Rngs(0)))()
+  >>> scheduler = nova_jax.FlowMatching()
+  >>> batch = {"latents": jax.numpy.zeros((2, 1, 8, 8, 1)), "labels": jax.numpy.array([3, 7])}
+  >>> nnx.jit(lambda model: nova_jax.loss(model, scheduler, batch, jax.random.key(0))[0])(model).shape
+  ()
+  >>> nova_jax.sample(model, scheduler, batch, jax.random.key(0), num_inference_steps=2).shape
+  (2, 1, 8, 8, 1)
 
 `Pipeline.load(folder)` goes from texts to pixels, `load_model(folder)` returns a trained transformer alone, and
 `PRESETS` has the sizes of the released models. `examples/` holds a training loop of one's own, sampling and

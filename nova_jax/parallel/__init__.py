@@ -1,0 +1,1 @@
+"""Arrays over a mesh of devices (`sharding.py`), and several processes as one run."""

@@ -1,0 +1,1 @@
+"""Training: the trainer with its tasks and callbacks, the step that is compiled, optimizers and logs."""
