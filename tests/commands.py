@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import os
 import subprocess
 from pathlib import Path
 
@@ -18,11 +19,13 @@ def run(command: str | Command, *args) -> subprocess.CompletedProcess:
   """Run a command, by name or itself, as if a user had typed it in the repository's root."""
   if isinstance(command, str):
     command = importlib.import_module(f"nova_jax.cli.{command}").COMMAND
-  out, errors, verbosity = io.StringIO(), io.StringIO(), logging.get_verbosity()
+  out, errors, verbosity, environment = io.StringIO(), io.StringIO(), logging.get_verbosity(), dict(os.environ)
   try:
     with flagsaver.flagsaver(), contextlib.chdir(ROOT), contextlib.redirect_stdout(out), (
         contextlib.redirect_stderr(errors)):
       code = command.execute(["command", *map(str, args)])
   finally:
+    os.environ.clear()
+    os.environ.update(environment)
     logging.set_verbosity(verbosity)
   return subprocess.CompletedProcess(args, code, out.getvalue(), errors.getvalue())

@@ -4,6 +4,7 @@ import json
 import os
 import re
 
+import commands
 import pytest
 from launched import launch
 from PIL import Image
@@ -34,7 +35,7 @@ def test_sample_writes_what_it_says(model, tmp_path):
   assert again.returncode == 0, again.stderr
   assert [path.read_bytes() for path in (tmp_path / "again").iterdir()] == [made.read_bytes()]
   for flag in ("--num_frames=2", "--seed=0"):
-    other = run("launch.sample", "--output", tmp_path / "again", "--reproduce", made, flag)
+    other = commands.run("sample", "--output", tmp_path / "again", "--reproduce", made, flag)
     assert other.returncode == 2 and f"{flag[:-2]}: an output that is made again" in other.stderr, other.stderr
 
 
@@ -50,9 +51,9 @@ def test_sample_writes_what_it_says(model, tmp_path):
 def test_bad_input_of_sample(model, tmp_path, args, message):
   (tmp_path / "file").write_text("", encoding="utf-8")
   args = [arg.format(file=tmp_path / "file") for arg in args]
-  failed = run(
-      "launch.sample", "--checkpoint", model, "--output", tmp_path / "out", "--prompt", "one",
-      "--compilation_cache=off", *args)
+  failed = commands.run(
+      "sample", "--checkpoint", model, "--output", tmp_path / "out", "--prompt", "one", "--compilation_cache=off",
+      *args)
   assert failed.returncode == 2
   assert failed.stderr.count("\n") == 1 and message in failed.stderr, failed.stderr
 
@@ -67,7 +68,7 @@ def test_bad_input_of_sample(model, tmp_path, args, message):
     (("--coordinator=host", "--num_processes=2", "--process_id=1"), "expected HOST:PORT"),
     (("--config=configs/none.py",), "configs/none.py")])
 def test_bad_input_of_train(tmp_path, args, message):
-  failed = run("launch.train", "--config=configs/digits.py", "--workdir", tmp_path / "run", *args)
+  failed = commands.run("train", "--config=configs/digits.py", "--workdir", tmp_path / "run", *args)
   assert failed.returncode == 2
   assert failed.stderr.count("\n") == 1 and message in failed.stderr, failed.stderr
   assert not (tmp_path / "run").exists()
@@ -75,15 +76,16 @@ def test_bad_input_of_train(tmp_path, args, message):
 
 def test_folders_for_a_benchmark_and_scores(model, tmp_path):
   (tmp_path / "color_val.txt").write_text("one two\n", encoding="utf-8")
-  evaluate = ("launch.evaluate", "--benchmark=t2i_compbench")
-  done = run(*evaluate, "--checkpoint", model, "--prompts", tmp_path / "color_val.txt", "--output", tmp_path / "out")
+  evaluate = ("evaluate", "--benchmark=t2i_compbench")
+  prompts = tmp_path / "color_val.txt"
+  done = commands.run(*evaluate, "--checkpoint", model, "--prompts", prompts, "--output", tmp_path / "out")
   assert done.returncode == 0 and "is complete" in done.stdout, done.stderr
-  assert run("launch.evaluate", "--check", tmp_path / "out").returncode == 0
+  assert commands.run("evaluate", "--check", tmp_path / "out").returncode == 0
   (tmp_path / "out/t2i_compbench/samples/one two_000003.png").unlink()
-  failed = run("launch.evaluate", "--check", tmp_path / "out")
+  failed = commands.run("evaluate", "--check", tmp_path / "out")
   assert failed.returncode == 1 and "1 missing:\n  samples/one two_000003.png" in failed.stdout
   (tmp_path / "results.jsonl").write_text('{"tag": "colors", "correct": true}\n', encoding="utf-8")
-  failed = run("launch.score", "--benchmark=geneval", "--results", tmp_path / "results.jsonl")
+  failed = commands.run("score", "--benchmark=geneval", "--results", tmp_path / "results.jsonl")
   assert failed.returncode == 2 and "the overall score is of the tasks" in failed.stderr
 
 
@@ -92,15 +94,15 @@ def test_folders_are_compared(tmp_path):
     (tmp_path / folder).mkdir()
     for grey in greys:
       Image.new("RGB", (4, 4), (grey,) * 3).save(tmp_path / folder / f"{grey}.png")
-  args = ("launch.score", "--benchmark=frechet", "--generated", tmp_path / "made", "--real", tmp_path / "real")
-  done = run(*args, "--features=tests.evals.judges:Mean", "--weights=1", "--json", tmp_path / "scores.json")
+  args = ("score", "--benchmark=frechet", "--generated", tmp_path / "made", "--real", tmp_path / "real")
+  done = commands.run(*args, "--features=tests.evals.judges:Mean", "--weights=1", "--json", tmp_path / "scores.json")
   assert done.returncode == 0 and "features                           4" in done.stdout, done.stderr
   scores = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
   # In each of three equal colours: means 2.5 and 8.5, variances 7 and 77 / 3.
   assert scores["frechet"] == pytest.approx(3 * (6**2 + (7**0.5 - (77 / 3) ** 0.5) ** 2))
   # The ball of 6 reaches to 12.
   assert (scores["precision"], scores["recall"], scores["features_real"]) == (0.75, 1, 4)
-  failed = run(*args, "--weights=1", "--results=x")
+  failed = commands.run(*args, "--weights=1", "--results=x")
   assert (failed.returncode, failed.stderr) == (2, "error: --results is given, but not used by frechet\n")
 
 
@@ -108,6 +110,6 @@ def test_folders_are_compared(tmp_path):
     ((), "--checkpoint is needed"),
     (("--benchmark=vbench", "--checkpoint={model}", "--output={file}"), "--prompts: give the prompt file")])
 def test_bad_input_of_evaluate(model, tmp_path, args, message):
-  failed = run("launch.evaluate", *[arg.format(model=model, file=tmp_path / "out") for arg in args])
+  failed = commands.run("evaluate", *[arg.format(model=model, file=tmp_path / "out") for arg in args])
   assert failed.returncode == 2
   assert failed.stderr.count("\n") == 1 and message in failed.stderr, failed.stderr

@@ -5,7 +5,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-import launched
+import commands
 import pytest
 
 from nova_jax.tools.tpu_vm import Code, Gcloud, Machines
@@ -129,8 +129,8 @@ def test_a_number_of_before_a_reboot_is_no_run(fake):
   child.wait()
 
 
-def launch(*args, path=os.environ["PATH"]):
-  return launched.launch("launch.tpu_vm", "--name=nova", "--zone=us-west4-a", *args, PATH=path)
+def launch(*args):
+  return commands.run("tpu_vm", "--name=nova", "--zone=us-west4-a", *args)
 
 
 def test_dry_run_prints_what_a_shell_would_run():
@@ -151,6 +151,7 @@ def test_dry_run_prints_what_a_shell_would_run():
     (("start", "--dry_run"), "--workdir"), (("delete",), "gcloud is not installed"),
     (("create", "--dry_run", "--type=a", "--version=b", "--spot", "--reserved"), "not both"),
     (("install", "--source=/nowhere", "--dry_run"), "expected the folder of this code")])
-def test_bad_input_gives_one_line(args, message):
-  failed = launch(*args, path="/nowhere")
+def test_bad_input_gives_one_line(monkeypatch, args, message):
+  monkeypatch.setenv("PATH", "/nowhere")
+  failed = launch(*args)
   assert failed.returncode == 2 and message in failed.stderr and failed.stderr.count("\n") == 1, failed.stderr

@@ -6,9 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+import commands
 import pytest
 from data.cache.footage import CLIPS
-from launched import launch
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMAND = [
@@ -58,6 +58,6 @@ def test_killed_and_continued(source, tmp_path):
 @pytest.mark.parametrize("args, message", [
     (["--config.strid=2"], "did you mean 'stride'"), (["--source=/nowhere"], "--source: there is no /nowhere")])
 def test_bad_input(source, tmp_path, args, message):
-  failed = launch(*COMMAND[2:], f"--source={source}", f"--output={tmp_path / 'out'}", *args)
+  failed = commands.run("cache", *COMMAND[3:], f"--source={source}", f"--output={tmp_path / 'out'}", *args)
   assert failed.returncode == 2 and failed.stderr.count("\n") == 1 and message in failed.stderr, failed.stderr
   assert not (tmp_path / "out").exists()

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from launched import launch
+from commands import run
 from PIL import Image
 
 from nova_jax.autoencoders import make_autoencoder
@@ -120,11 +120,8 @@ def test_words(cache):
 
 
 def test_command_line(copy, tmp_path):
-  def run(*args):
-    return launch("launch.inspect", "--dataset", copy, *args)
-
   flip(copy / read_manifest(copy).shards[0].file, 200)
-  done = run("--verify", "--sheet", str(tmp_path / "a.png"), "--clips", "3")
+  done = run("inspect", "--dataset", copy, "--verify", "--sheet", str(tmp_path / "a.png"), "--clips", "3")
   assert done.returncode == 2 and (tmp_path / "a.png").is_file()
   assert done.stderr.count("\n") == 1 and "damaged" in done.stderr, done.stderr
   assert f"damaged: {read_manifest(copy).shards[0].file}, record 0: " in done.stdout

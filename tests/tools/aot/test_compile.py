@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 
-import launched
 import pytest
+from commands import run
 
 CONFIG = """
 from nova_jax.config import Experiment, ModelConfig, StageConfig, TrainConfig
@@ -75,7 +75,7 @@ def test_a_generation_compiles_for_one_chip(config, tmp_path):
     (["--topology=v5e:2x2", "--json=/nowhere/out.json"], "--json: there is no folder '/nowhere' to write to"),
 ])
 def test_bad_input_is_one_line(config, args, message):
-  done = launched.launch("launch.compile", f"--config={config}", *args)
+  done = run("compile", f"--config={config}", *args)
   assert done.returncode == 2 and done.stdout == ""
   assert message in done.stderr and done.stderr.count("\n") == 1
 

@@ -10,7 +10,7 @@ import sys
 from benchmarks import paradigms
 from nova_jax import cli
 paradigms.COMMAND = (sys.executable, sys.argv.pop(1))
-cli.Command(paradigms.main, required=("output",)).run()
+cli.Command(paradigms.main, paradigms.define_flags, required=("output",)).run()
 """
 # Fails for the paradigm that the environment names.
 STAND_IN = """

@@ -1,15 +1,14 @@
 """The demo without its page: settings of a form, frames one by one, cancelling, and the file of launch.sample."""
 
 import dataclasses
-import os
 import shlex
-import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run
 from PIL import Image
 from pipeline.test_pipeline import CARD, TINY, save
 
@@ -32,12 +31,6 @@ def picture(tmp_path_factory):
   path = tmp_path_factory.mktemp("uploads") / "noise.PNG"
   Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12), np.uint8)).save(path)
   return path
-
-
-def run(*command):
-  return subprocess.run(
-      [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=300,
-      env=os.environ | {"XDG_CACHE_HOME": os.devnull + "/none"}, encoding="utf-8")
 
 
 def test_what_is_the_models_own_is_left_out(studio):
@@ -96,8 +89,8 @@ def test_the_file_is_that_of_the_command_line(studio, picture, tmp_path):
   counts = [len(news.frames) for news in told if news.making is None]
   assert counts == [1, 2, 3, 4, 4] and [news.path for news in told[:-1]] == [None] * (len(told) - 1)
   command = shlex.split(studio.command(settings))
-  assert command[0] == "python"
-  done = run(*command[1:], f"--output={tmp_path}")
+  assert command[:3] == ["python", "-m", "launch.sample"]
+  done = run("sample", *command[3:], f"--output={tmp_path}", "--compilation_cache=off")
   assert done.returncode == 0, done.stderr
   made, = tmp_path.iterdir()
   assert made.name == told[-1].path.name and made.read_bytes() == told[-1].path.read_bytes()
@@ -151,7 +144,7 @@ def test_texts_are_escaped_and_long_clips_shortened():
   assert views.show_strip(news).count("<img") == views.STRIP_FRAMES + 1 and "52 more" in views.show_strip(news)
 
 
-def test_without_gradio_it_says_what_to_install():
-  failed = run("-c", "import runpy, sys; sys.modules['gradio'] = None; sys.argv[1:] = ['--checkpoint=none']; "
-               "runpy.run_module('launch.demo', run_name='__main__')")
+def test_without_gradio_it_says_what_to_install(monkeypatch):
+  monkeypatch.setitem(sys.modules, "gradio", None)
+  failed = run("demo", "--checkpoint=none")
   assert failed.returncode == 2 and failed.stderr.count("\n") == 1 and "extra demo" in failed.stderr, failed.stderr
