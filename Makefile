@@ -21,7 +21,7 @@ $(shell rm -f $(VENV)/installed*)
 endif
 endif
 
-.PHONY: demo test test-all lint docs lock clean clean-runs $(VENV)/libtpu
+.PHONY: demo test test-all lint docs lock browser clean clean-runs $(VENV)/libtpu
 
 demo: $(VENV)/installed
 	$(BIN)/python -m launch.train --config configs/digits.py --workdir $(RUN)
@@ -31,7 +31,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-test
 	$(PYTEST) -m "not slow"
 
-test-all: $(VENV)/installed-dev $(VENV)/libtpu
+test-all: $(VENV)/installed-dev $(VENV)/libtpu browser
 	TPU_LIBRARY_PATH=$(abspath $(VENV)/libtpu/libtpu/libtpu.so) $(PYTEST)
 
 lint: $(VENV)/installed-dev
@@ -72,6 +72,12 @@ $(VENV)/libtpu/installed: $(VENV)/installed
 	rm -rf $(VENV)/libtpu
 	$(UV) --no-deps --target $(VENV)/libtpu libtpu
 	touch $@
+
+# Chromium, for the test of the demo's page, where Debian's package can be installed.
+browser:
+	@command -v chromium > /dev/null || command -v google-chrome > /dev/null || \
+	{ test "$$(id -u)" = 0 && apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy install chromium; } || \
+	echo "note: there is no Chromium, so the test of the demo's page is skipped"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

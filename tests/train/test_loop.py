@@ -175,6 +175,7 @@ def test_tasks_start_from_weights_of_their_own(tmp_path):
   jax.tree.map(close, nnx.state(trainer.average()), weights)
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_moments_changes_no_bit(tmp_path_factory):
   """Six kills, spread over start-up, compilation, steps and saves; each continues where the one before was killed."""
   base = tmp_path_factory.mktemp("kill")

@@ -74,12 +74,12 @@ def assert_close(actual, expected, rtol):
 
 
 @pytest.mark.parametrize("changes", [
-    dict(mesh=MeshConfig(data=8, fsdp=1), remat="dots", attention="mapped"),
-    dict(mesh=MeshConfig(fsdp=8), remat="block"),
-    dict(mesh=MeshConfig(fsdp=1, tensor=2), accumulation=2),
-    dict(mesh=MeshConfig(fsdp=1, context=8), remat="offload"),
-    dict(mesh=MeshConfig(fsdp=2, tensor=2, context=2), accumulation=4),
     dict(mesh=MeshConfig(data=2, fsdp=2, tensor=2)),
+    dict(mesh=MeshConfig(fsdp=2, tensor=2, context=2), accumulation=4),
+    pytest.param(dict(mesh=MeshConfig(data=8, fsdp=1), remat="dots", attention="mapped"), marks=pytest.mark.slow),
+    pytest.param(dict(mesh=MeshConfig(fsdp=8), remat="block"), marks=pytest.mark.slow),
+    pytest.param(dict(mesh=MeshConfig(fsdp=1, tensor=2), accumulation=2), marks=pytest.mark.slow),
+    pytest.param(dict(mesh=MeshConfig(fsdp=1, context=8), remat="offload"), marks=pytest.mark.slow),
 ], ids=str)
 def test_numbers_depend_on_nothing_but_the_experiment(one_device, changes):
   assert_equal_runs(train(**changes), one_device)
@@ -93,6 +93,7 @@ def assert_equal_runs(ours, theirs):
   assert ours[3] == 1
 
 
+@pytest.mark.slow
 def test_eight_devices_share_eight_heads():
   # XLA's collectives between so many threads can stall on two cores: a process of its own is given up and tried again.
   env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

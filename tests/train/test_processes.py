@@ -132,23 +132,37 @@ def wait_for_checkpoint(workdir, after=0):
     time.sleep(0.05)
 
 
-def test_a_killed_process_ends_the_other_and_the_same_command_continues(one, two, tmp_path):
-  """Bit for bit, or closely with four processes, of which pairs share the work on a sample, and so its rows."""
-  run = Run(tmp_path / "run", 2, "--mesh=2,1", "--pause=1,5")
-  wait_for_checkpoint(tmp_path / "run")
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+  """The run of two processes, of which one was killed after a checkpoint."""
+  workdir = tmp_path_factory.mktemp("killed")
+  run = Run(workdir, 2, "--mesh=2,1", "--pause=1,5")
+  wait_for_checkpoint(workdir)
   time.sleep(1.0)
   run.processes[1].kill()
   (code, _, err), (killed, *_) = run.end()
   assert (code, killed) == (1, -signal.SIGKILL)
   assert err.splitlines()[-1] == f"error: process 1 (host {socket.gethostname()}) of 2 is lost"
   assert "stack trace" not in err and "Aborted" not in err
-  shutil.copytree(tmp_path / "run", tmp_path / "four")
+  return workdir
+
+
+def test_a_killed_process_ends_the_other(killed):
+  assert finished_steps(killed / "checkpoints")
+
+
+@pytest.mark.slow
+def test_after_a_kill_the_same_command_continues(one, two, killed, tmp_path):
+  """Bit for bit, or closely with four processes, of which pairs share the work on a sample, and so its rows."""
+  for name in ("run", "four"):
+    shutil.copytree(killed, tmp_path / name)
   Run(tmp_path / "run", 2, "--mesh=2,1").done()
   assert_equal(tmp_path / "run", two)
   Run(tmp_path / "four", 4, "--mesh=2,1,2").done()
   assert_close(tmp_path / "four", one)
 
 
+@pytest.mark.slow
 def test_an_error_in_one_ends_all_and_a_signal_to_one_stops_all_after_the_same_step(tmp_path):
   args = (tmp_path, 2, "--mesh=2,1", "--set=steps=100000", "--set=log_every=1000")
   (code, _, err), (others, _, said) = Run(*args, "--fail=0,5").end()

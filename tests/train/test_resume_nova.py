@@ -46,7 +46,9 @@ def metrics(folder):
   return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
 
 
-@pytest.mark.parametrize("step", [1, 3, 5])  # Within the image stage, at its end, within the video stage.
+# Within the image stage, at its end, within the video stage.
+@pytest.mark.parametrize(
+    "step", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)])
 def test_continuing_changes_nothing(finished, tmp_path, step):
   workdir = tmp_path / "continued"
   shutil.copytree(finished, workdir)

@@ -35,6 +35,7 @@ def contents(folder):
   return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_killed_and_continued(source, tmp_path):
   """Killed with its workers at work, it leaves none of them behind, and continues to the same bytes."""
   done = run(source, tmp_path / "whole")

@@ -302,6 +302,7 @@ def test_items_without_a_word_of_storage_are_not_lost(source):
     watch.judge(names[0], lost)
 
 
+@pytest.mark.slow
 def test_an_item_that_takes_for_ever_costs_one_item(source, monkeypatch):
   monkeypatch.setattr(limits, "ITEM_SECONDS", 2)
   good = [Item(name, Piece(source / name), {"caption": "x"}) for name in ("00.mp4", "01.mp4")]

@@ -42,6 +42,7 @@ needs_libtpu = pytest.mark.skipif(
     reason="libtpu is not installed: make .venv/libtpu")
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_a_training_step_compiles_for_a_pod(config, tmp_path):
   done = launch(config, "--topology=v5e:2x2", "--mesh=fsdp=4", f"--json={tmp_path / 'out.json'}")
@@ -59,6 +60,7 @@ def test_a_training_step_compiles_for_a_pod(config, tmp_path):
   assert 0 < line["mfu"] <= 1
 
 
+@pytest.mark.slow
 @needs_libtpu
 def test_a_generation_compiles_for_one_chip(config, tmp_path):
   done = launch(config, "--topology=v5e:1x1", "--what=sample", f"--json={tmp_path / 'out.json'}")
@@ -80,6 +82,7 @@ def test_bad_input_is_one_line(config, args, message):
   assert message in done.stderr and done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @needs_libtpu
 @pytest.mark.parametrize("args, message", [
     (["--topology=v5e:3x5"], "the TPU compiler refuses v5e:3x5"),

@@ -22,6 +22,7 @@ gradio = pytest.importorskip("gradio", reason="needs the extra demo")
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra dev")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:gradio")]
 FLAGS = [

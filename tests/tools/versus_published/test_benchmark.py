@@ -29,6 +29,7 @@ def test_both_sides_take_turns_and_the_first_run_does_not_count():
   assert summary([3, 1, 2.5]) == {"best": 1000, "median": 2500}
 
 
+@pytest.mark.slow
 def test_tiny_work_is_measured():
   lines = []
   results = measure(SMALL, 2, (1, 2), 1, Twin(), lines.append)
