@@ -15,6 +15,7 @@ from pipeline.test_pipeline import CARD, save
 import nova_jax
 from nova_jax.diffusion.loss import forward
 from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.inputs import Conditions, Inputs
 from nova_jax.sampling.plan import make_plan
 from nova_jax.sampling.sampler import generate
 from nova_jax.sampling.temporal import Model
@@ -88,5 +89,5 @@ def test_sampling_guides_against_no_caption():
   plan = make_plan(TINY, scheduler, num_frames=2, num_sets=4, num_steps=3, guidance=Guidance(3.0))
   null = condition | {"text_lengths": np.zeros(2, int)}
   keys = jax.random.split(jax.random.key(5), 2)
-  expected = list(generate(Model.of(model), scheduler, plan, condition, null, keys=keys))
+  expected = list(generate(Model.of(model), plan, Inputs(Conditions(condition, null), keys)))
   np.testing.assert_array_equal(latents, np.stack(expected, axis=1))

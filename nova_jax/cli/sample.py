@@ -15,9 +15,8 @@ from nova_jax import media
 from nova_jax.cli import sampling_flags
 from nova_jax.cli.entry import Command
 from nova_jax.pipeline import batch_sampling
-from nova_jax.pipeline.given_clips import GivenClips
+from nova_jax.pipeline.known_texts import encode_first
 from nova_jax.pipeline.loading import load_pipeline, say_first_compiles
-from nova_jax.pipeline.preflight import check_clips
 from nova_jax.pipeline.prompts import naming
 from nova_jax.pipeline.provenance import read_recipe
 from nova_jax.storage import as_path
@@ -28,7 +27,6 @@ from nova_jax.utils.notes import tell
 from nova_jax.utils.progress import Progress
 
 SHEET_CLIPS = 64
-NOTES = 5  # Lines on what is not used of given videos.
 
 
 def main(args: flags.FlagValues) -> None:
@@ -47,37 +45,24 @@ def main(args: flags.FlagValues) -> None:
   output = check_folder_writable("output", args.output)
   compilation_cache.use(args.compilation_cache, on_cpu=True)
   weights = again.weights.split()[0] if again else args.weights
-  texts = batch_sampling.encode_first(checkpoint, clips, places) if args.free_text_encoder else None
+  texts = encode_first(checkpoint, clips, places) if args.free_text_encoder else None
   pipe = load_pipeline(
       checkpoint, weights=weights, parts=("vae",) if args.free_text_encoder else ("vae", "text_encoder"),
       dtype=again.dtype if again else args.dtype, space_tile=again.space_tile if again else args.space_tile,
       mesh=sampling_flags.mesh(args))
   pipe.text_encoder = texts or pipe.text_encoder
   batch_size = again.batch[1] if again else min(args.batch_size, len(clips))
-  check_clips(pipe, clips, places, batch_size, "latent" if formats == ("latents",) else "pixels")
-  pipe.text_encoder = texts or batch_sampling.known_texts(pipe.text_encoder, clips, places)
-  notes = [] if pipe.text_encoder is None else list(pipe.text_encoder.told)
-  given = GivenClips(pipe)
-  clips = given.complete(clips, places)
-  notes += given.notes[:NOTES]
-  if len(given.notes) > NOTES:
-    notes.append(f"of {len(given.notes) - NOTES} more videos some frames are not used, too")
-  if again:
-    recipes, batches = [again], [[0]]
-    notes += batch_sampling.check_weights(pipe, again)
-  else:
-    clips = [batch_sampling.complete(pipe, clip) for clip in clips]
-    batches = list(batch_sampling.plan_batches(clips, batch_size))
-    recipes = batch_sampling.make_recipes(pipe, checkpoint, weights, clips, batches, batch_size)
-  for note in notes:
+  work = batch_sampling.prepare(
+      pipe, checkpoint, weights, clips, places, batch_size, "latent" if formats == ("latents",) else "pixels", again)
+  for note in work.notes:
     tell(note)
   say_first_compiles()
   if args.compile_only:
-    batch_sampling.warm_up(pipe, recipes, batches)
+    batch_sampling.warm_up(pipe, work.recipes, work.batches)
     print(f"all programs are compiled, after {time.perf_counter() - started:.1f} s")
     return
   with Progress("set") as progress:
-    files = batch_sampling.run(pipe, recipes, batches, output, formats, progress, given)
+    files = batch_sampling.run(pipe, work.recipes, work.batches, output, formats, progress, work.given)
   sheets = [path for paths in files for path in paths if path.name.endswith("-sheet.png")]
   if sheets:
     media.write_stack(output / batch_sampling.STACK, sheets[:SHEET_CLIPS])

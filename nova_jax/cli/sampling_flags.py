@@ -12,8 +12,7 @@ from absl import flags
 
 from nova_jax.cli.renamed import define_renamed
 from nova_jax.config import MeshConfig
-from nova_jax.pipeline.preflight import check_files
-from nova_jax.pipeline.prompts import expand, read_named
+from nova_jax.pipeline.prompts import check_files, expand, read_named
 from nova_jax.pipeline.provenance import FORMATS
 from nova_jax.pipeline.request import PRESETS, SETTINGS
 from nova_jax.pipeline.settings import KINDS, read_box

@@ -7,18 +7,16 @@ Invariants: what is in a folder depends neither on what was there before, nor on
 
 import contextlib
 import functools
-import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32
 
-from nova_jax.checkpoints.model_folder import load_text_encoder, open_folder
 from nova_jax.pipeline.given_clips import GivenClips
-from nova_jax.pipeline.pipeline import Pipeline, Step
+from nova_jax.pipeline.known_texts import KnownTexts, known_texts
+from nova_jax.pipeline.pipeline import Pipeline
 from nova_jax.pipeline.prompts import naming
 from nova_jax.pipeline.provenance import (
   Recipe,
@@ -28,72 +26,21 @@ from nova_jax.pipeline.provenance import (
   paths_of,
   same_weights,
 )
-from nova_jax.pipeline.request import DEFAULTS, FILES, PER_CLIP, SETTINGS, Request, Texts
+from nova_jax.pipeline.request import DEFAULTS, FILES, PER_CLIP, SETTINGS, Request
+from nova_jax.pipeline.resolve import check
+from nova_jax.pipeline.run import Step
 from nova_jax.storage import as_path
-from nova_jax.text import TextEncoder
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import remove_unfinished
 from nova_jax.utils.notes import tell
 from nova_jax.utils.progress import Progress
 
+NOTES = 5  # Lines on what is not used of given videos.
 STACK = "sheet.png"  # Contact sheets of all clips, one below the other.
 
 
 class _Warm(Exception):
   """Ends a generation that was for its programs alone."""
-
-
-class KnownTexts:
-  """Embeddings made before, in place of their encoder, which is not kept; a `TextEncoder`.
-
-  Attributes:
-    told: what a person should know of how the prompts are read.
-  """
-
-  def __init__(self, encoder: TextEncoder):
-    self.dim, self.max_length, self.digest = encoder.dim, encoder.max_length, encoder.digest
-    self.told: list[str] = []
-    self._known = {}
-
-  def add(self, prompts: Sequence[str], encoder: TextEncoder) -> None:
-    """Embed prompts that will be asked for."""
-    for prompt in prompts:
-      if prompt not in self._known:
-        # One at a time: the memory of the longest, and numbers that don't depend on the others.
-        self._known[prompt] = encoder.encode([prompt])
-        self.told += encoder.notes(prompt)
-
-  def notes(self, prompt: str) -> list[str]:
-    del prompt  # They are in `told`.
-    return []
-
-  def encode(self, prompts: Sequence[str]) -> tuple[Float32[np.ndarray, "B L E"], Int32[np.ndarray, "B"]]:
-    embeds, lengths = zip(*(self._known[prompt] for prompt in prompts), strict=True)
-    return np.concatenate(embeds), np.concatenate(lengths)
-
-
-def encode_first(
-    checkpoint: str | Path, clips: Sequence[Mapping[str, Any]], places: Sequence[str] = ()
-) -> KnownTexts | None:
-  """Embed all prompts with the text encoder of a model folder, before anything else is loaded; None if it has none."""
-  card = open_folder(as_path(checkpoint)).card
-  encoder = load_text_encoder(card.text_encoder, card.model, checkpoint, card.words) if card.model else None
-  return known_texts(encoder, clips, places)
-
-
-def known_texts(
-    encoder: TextEncoder | None, clips: Sequence[Mapping[str, Any]], places: Sequence[str] = ()
-) -> KnownTexts | None:
-  """Embed all prompts of clips; `places` are where errors say that each stands."""
-  if encoder is None:
-    return None
-  known = KnownTexts(encoder)
-  for clip, place in itertools.zip_longest(clips, places, fillvalue=""):
-    later: list[Texts] = list(clip.get("later_prompts", {}).values())
-    for value in (clip.get("prompt"), clip.get("negative_prompt", ""), *later):
-      with naming(place):
-        known.add([value] if isinstance(value, str) else list(value or []), encoder)
-  return known
 
 
 def plan_batches(clips: Sequence[Mapping[str, Any]], batch_size: int) -> Iterator[list[int]]:
@@ -105,6 +52,58 @@ def plan_batches(clips: Sequence[Mapping[str, Any]], batch_size: int) -> Iterato
   for group in groups.values():
     for start in range(0, len(group), batch_size):
       yield group[start : start + batch_size]
+
+
+class Work(NamedTuple):
+  """Clips that are ready to be made.
+
+  Attributes:
+    recipes: how each clip is made.
+    batches: which of them are generated together, by their places in the list.
+    given: has read the videos that clips start from.
+    notes: lines that a person should read.
+  """
+
+  recipes: list[Recipe]
+  batches: list[list[int]]
+  given: GivenClips
+  notes: list[str]
+
+
+def prepare(
+    pipe: Pipeline, checkpoint: str, weights: str, clips: Sequence[Mapping[str, Any]], places: Sequence[str],
+    batch_size: int, output: str = "pixels", again: Recipe | None = None,
+) -> Work:
+  """Check all clips, encode all prompts, read all pictures and videos, and plan the batches.
+
+  Args:
+    pipe: model; its text encoder is replaced by the texts it has encoded, unless that was done before.
+    checkpoint, weights: folder of the model and which weights of a training run, for recipes.
+    clips: settings of each clip.
+    places: where errors say that each clip stands.
+    batch_size: number of clips that are generated together, at most.
+    output: "pixels" or "latent".
+    again: recipe of the one clip, if an output is made again.
+
+  Raises:
+    UserError: a setting that the model can't do, or a file that can't be read; the text begins with the place.
+  """
+  for settings, place in zip(clips, places, strict=True):
+    with naming(place):
+      check(Request.from_settings({**settings, "output": output}), pipe.parts, batch_size)
+  if not isinstance(pipe.text_encoder, KnownTexts):
+    pipe.text_encoder = known_texts(pipe.text_encoder, clips, places)
+  given = GivenClips(pipe.parts)
+  clips = given.complete(clips, places)
+  notes = [] if pipe.text_encoder is None else list(pipe.text_encoder.told)
+  notes += given.notes[:NOTES]
+  if len(given.notes) > NOTES:
+    notes.append(f"of {len(given.notes) - NOTES} more videos some frames are not used, too")
+  if again is not None:
+    return Work([again], [[0]], given, notes + check_weights(pipe, again))
+  clips = [complete(pipe, clip) for clip in clips]
+  batches = list(plan_batches(clips, batch_size))
+  return Work(make_recipes(pipe, checkpoint, weights, clips, batches, batch_size), batches, given, notes)
 
 
 def make_recipes(
@@ -128,7 +127,7 @@ def complete(pipe: Pipeline, settings: Mapping[str, Any]) -> dict[str, Any]:
   What is left out and what is stated thus gives one recipe, as do 2 and 2.0, two paths of one file, and values of
   settings that are not used; and a recipe holds when the model's card changes.
   """
-  own = pipe.defaults
+  own = pipe.parts.defaults
   if Request.from_settings(settings).is_edit:
     own.pop("num_frames")  # As many as there are.
   given = {name: value for name, value in settings.items() if name == "seed" or value != DEFAULTS[name]}
@@ -137,7 +136,7 @@ def complete(pipe: Pipeline, settings: Mapping[str, Any]) -> dict[str, Any]:
   given |= {name: [int(side) for side in given[name]] for name in ("mask", "outpaint_box") if isinstance(
       given.get(name), (list, tuple))}
   whole = own | given
-  for name, value in pipe.implied(whole).items():
+  for name, value in pipe.parts.implied(whole).items():
     if whole.get(name, value) == value:
       whole.pop(name, None)
   if whole["guidance_scale"] <= 1:  # There is no guidance.
@@ -260,7 +259,7 @@ def warm_up(pipe: Pipeline, recipes: Sequence[Recipe], batches: Sequence[Sequenc
       list(make(pipe, [recipe], "latent", count))
     except _Warm:
       pass
-    num_frames = pipe.num_latent_frames(recipe.settings.get("num_frames"))
+    num_frames = pipe.parts.num_latent_frames(recipe.settings.get("num_frames"))
     latents = np.zeros((1, num_frames, *pipe.cfg.latent_size, pipe.cfg.latent_dim), np.float32)
     for size in {tile.stop - tile.start for tile in pipe.autoencoder.latent_tiles(num_frames)}:
       pipe.autoencoder.decode(latents[:, :size])

@@ -12,15 +12,14 @@ from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.config import ModelConfig
 from nova_jax.models.nova import Condition
 from nova_jax.pipeline.request import Request, TextEmbeds, Texts
+from nova_jax.sampling.inputs import Conditions
 from nova_jax.text import TextEncoder
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.finite import is_finite
 from nova_jax.utils.notes import tell
 
-Pair = tuple[Condition, Condition]  # What the conditional and the unconditional passes see.
 
-
-def make_conditions(request: Request, card: ModelCard, text_encoder: TextEncoder | None) -> Pair:
+def make_conditions(request: Request, card: ModelCard, text_encoder: TextEncoder | None) -> Conditions:
   """Return the conditions of a request, without motion.
 
   Raises:
@@ -30,16 +29,16 @@ def make_conditions(request: Request, card: ModelCard, text_encoder: TextEncoder
   cfg = card.model
   if cfg.num_classes:
     labels = np.atleast_1d(np.asarray(request.label, np.int32))
-    return {"labels": labels}, {"labels": np.full_like(labels, cfg.num_classes)}
+    return Conditions({"labels": labels}, {"labels": np.full_like(labels, cfg.num_classes)})
   condition = read_texts(cfg, text_encoder, request.prompt, request.text_embeds, "text_embeds")
   batch = len(condition["text_lengths"])
   if request.negative_prompt is None and request.negative_text_embeds is None:
-    return condition, condition | {"text_lengths": np.zeros(batch, np.int32)}
+    return Conditions(condition, condition | {"text_lengths": np.zeros(batch, np.int32)})
   null = read_texts(
       cfg, text_encoder, request.negative_prompt, request.negative_text_embeds, "negative_text_embeds")
   if len(null["text_lengths"]) not in (1, batch):
     raise UserError(f"negative_prompt: expected 1 or {batch}, as many as prompts, got {len(null['text_lengths'])}")
-  return condition, spread(null, batch)
+  return Conditions(condition, spread(null, batch))
 
 
 def check_conditions(request: Request, card: ModelCard, text_encoder: TextEncoder | None) -> None:
@@ -69,18 +68,20 @@ def check_conditions(request: Request, card: ModelCard, text_encoder: TextEncode
     raise UserError("this model has no motion tokens: give neither motion_flow nor fps")
 
 
-def add_motion(pair: Pair, request: Request, card: ModelCard, rates: Float[np.ndarray, "B"] | None = None) -> Pair:
+def add_motion(
+    conditions: Conditions, request: Request, card: ModelCard, rates: Float[np.ndarray, "B"] | None = None
+) -> Conditions:
   """Add motion score and frame rate, where the model takes them.
 
   Args:
-    pair: of the clips.
+    conditions: conditions of the clips.
     request: the settings.
     card: of the model.
     rates: of the files that clips start from, for a request without a rate; NaN where it isn't known.
   """
   if not card.model.has_motion:
-    return pair
-  batch, sample = num_rows(pair[0]), card.sample
+    return conditions
+  batch, sample = num_rows(conditions.conditional), card.sample
   for name in ("motion_flow", "fps"):
     value = getattr(request, name)
     if value is not None and np.shape(value) not in ((), (batch,)):
@@ -90,7 +91,7 @@ def add_motion(pair: Pair, request: Request, card: ModelCard, rates: Float[np.nd
       "motion_flow": np.full(
           batch, sample.motion_flow if request.motion_flow is None else request.motion_flow, np.float32),
       "fps": np.full(batch, sample.told_fps or (own if request.fps is None else request.fps), np.float32)}
-  return pair[0] | motion, pair[1] | motion
+  return Conditions(*(condition | motion for condition in conditions))
 
 
 def later_condition(

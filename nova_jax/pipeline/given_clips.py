@@ -13,24 +13,25 @@ from typing import Any
 
 from nova_jax.media import readers
 from nova_jax.media.readers import Clip
-from nova_jax.pipeline import Pipeline
-from nova_jax.pipeline.given_frames import unused
+from nova_jax.pipeline.given_frames import read_clip, unused
+from nova_jax.pipeline.model_parts import ModelParts
 from nova_jax.pipeline.prompts import naming
 from nova_jax.pipeline.request import Request
+from nova_jax.pipeline.resolve import check
 from nova_jax.storage import as_path
 from nova_jax.utils import limits
 
 
 class GivenClips:
-  """Reads clips for a pipeline.
+  """Reads clips for a model.
 
   Attributes:
     notes: a line for each clip of which something is not used.
   """
 
-  def __init__(self, pipe: Pipeline, limit: int = limits.GIVEN_BYTES):
+  def __init__(self, parts: ModelParts, limit: int = limits.GIVEN_BYTES):
     self.notes: list[str] = []
-    self._pipe, self._limit, self._kept = pipe, limit, {}  # The last used one is the last.
+    self._parts, self._limit, self._kept = parts, limit, {}  # The last used one is the last.
     self._sound = set()  # Pictures and masks that can be used.
 
   def read(self, settings: Mapping[str, Any]) -> Clip:
@@ -40,11 +41,15 @@ class GivenClips:
       ValueError: its file can't be read; the text names it.
     """
     key = _key(settings)
-    clip = self._kept.pop(key, None) or self._pipe.read_video(**settings)
+    clip = self._kept.pop(key, None) or self._read(Request.from_settings(settings))
     self._kept[key] = clip
     while sum(kept.frames.nbytes for kept in self._kept.values()) > self._limit and len(self._kept) > 1:
       self._kept.pop(next(iter(self._kept)))
     return clip
+
+  def _read(self, request: Request) -> Clip:
+    check(request, self._parts)
+    return read_clip(request, request.video, self._parts)
 
   def complete(self, clips: Sequence[Mapping[str, Any]], places: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return settings of clips with what their sources say: clips of one length and rate are generated together.
@@ -72,25 +77,23 @@ class GivenClips:
     note = unused(request, request.video, clip)
     if note and note not in self.notes:
       self.notes.append(note)
-    if request.fps is None and clip.fps is not None and self._pipe.cfg.has_motion:
+    if request.fps is None and clip.fps is not None and self._parts.cfg.has_motion:
       settings["fps"] = clip.fps
     if request.is_edit and request.num_frames is None:
       settings["num_frames"] = len(clip.frames)
       self._kept[_key(settings)] = clip
     return settings
 
-
   def _check_pictures(self, request: Request, num_frames: int) -> None:
     """Refuse pictures and masks that generation would refuse, maybe hours later."""
-    pipe = self._pipe
+    parts = self._parts
     for name, path in (("image", request.image), ("mask", request.mask)):
       key = name, path, num_frames
       if isinstance(path, (str, Path)) and key not in self._sound:
         if name == "image":
-          readers.read_picture(path, (1, 1), pipe.autoencoder.channels)
+          readers.read_picture(path, (1, 1), parts.autoencoder.channels)
         else:
-          stride = pipe.autoencoder.spatial_stride
-          readers.read_mask(path, tuple(side * stride for side in pipe.cfg.latent_size), num_frames)
+          readers.read_mask(path, parts.frame_size, num_frames)
         self._sound.add(key)
 
 

@@ -1,4 +1,4 @@
-"""What a generation starts from: frames that are given, or tokens that are known.
+"""Frames and tokens that a generation starts from.
 
   image, video               → the first latent frames are given; all of them condition the rest
   image, video + mask or outpaint_box
@@ -17,31 +17,40 @@ from nova_jax.autoencoders import Autoencoder
 from nova_jax.autoencoders.streaming import frames_for_latent
 from nova_jax.config import ModelConfig
 from nova_jax.media import readers
+from nova_jax.pipeline.model_parts import ModelParts
 from nova_jax.pipeline.request import Request
-from nova_jax.sampling.sampler import Known
+from nova_jax.sampling.inputs import KnownTokens
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.notes import tell
 
 
-class Start(NamedTuple):
-  """What is there before generation; B is one or the number of clips. Empty if nothing is."""
+class Givens(NamedTuple):
+  """Frames that clips start from; B is one or the number of clips. All is None if nothing is given.
 
-  given: Float[Array, "B G h w C"] | None = None
-  known: Known | None = None
-  pixels: UInt8[np.ndarray, "B F height width c"] | None = None  # Of an edit.
-  fixed: Bool[np.ndarray, "F height width"] | None = None  # Which of them are kept.
-  fps: Float[np.ndarray, "B"] | None = None  # Of files that are continued or edited; NaN where it isn't known.
+  Attributes:
+    prefix_latents: first latent frames.
+    known_tokens: tokens of an edit that are kept.
+    pixels: frames of an edit.
+    kept_mask: pixels of an edit that are kept.
+    fps: frames per second of the files; NaN where it isn't known.
+  """
+
+  prefix_latents: Float[Array, "B G h w C"] | None = None
+  known_tokens: KnownTokens | None = None
+  pixels: UInt8[np.ndarray, "B F height width c"] | None = None
+  kept_mask: Bool[np.ndarray, "F height width"] | None = None
+  fps: Float[np.ndarray, "B"] | None = None
 
   def keep(
       self, frames: UInt8[np.ndarray, "B f height width c"], first: int
   ) -> UInt8[np.ndarray, "B f height width c"]:
     """Return frames, of which the first is frame `first` of the clip, with the pixels that are kept."""
-    if self.fixed is None or first >= len(self.fixed):
+    if self.kept_mask is None or first >= len(self.kept_mask):
       return frames
     there = slice(first, first + frames.shape[1])
-    fixed, pixels = self.fixed[there, :, :, None], self.pixels[:, there]
-    kept = np.where(fixed, pixels, frames[:, : len(fixed)])
-    return np.concatenate([kept, frames[:, len(fixed):]], axis=1)
+    mask, pixels = self.kept_mask[there, :, :, None], self.pixels[:, there]
+    kept = np.where(mask, pixels, frames[:, : len(mask)])
+    return np.concatenate([kept, frames[:, len(mask):]], axis=1)
 
 
 def sources_of(request: Request) -> list[Any]:
@@ -52,31 +61,26 @@ def sources_of(request: Request) -> list[Any]:
   ndim = 3 if request.video is None else 4
   if isinstance(source, np.ndarray) and source.ndim == ndim + 1 or isinstance(source, (list, tuple)):
     if not len(source):
-      raise UserError(f"{'video' if request.image is None else 'image'}: expected at least one")
+      raise UserError(f"{_name(request)}: expected at least one")
     return list(source)
   return [source]
 
 
-def read_start(request: Request, cfg: ModelConfig, autoencoder: Autoencoder | None, longest: int) -> Start:
+def read_givens(request: Request, parts: ModelParts) -> Givens:
   """Read what a request starts from.
 
-  Args:
-    request: the settings.
-    cfg: the model.
-    autoencoder: maps pixels to latents.
-    longest: latent frames that may be given.
+  Raises:
+    UserError: a file or an array that is no picture or video of a kind that the model can take.
   """
   things = sources_of(request)
   if not things:
-    return Start(given=None if request.given is None else np.asarray(request.given, np.float32))
-  name = "video" if request.image is None else "image"
-  if autoencoder is None:
-    raise UserError(f"{name}: pictures need an autoencoder; load a folder that has one, or give latents")
-  if name == "image":
-    size = _size(request, cfg, autoencoder)
+    return Givens(None if request.given is None else np.asarray(request.given, np.float32))
+  autoencoder = _autoencoder(request, parts)
+  if request.image is not None:
+    size = _size(request, parts)
     clips = [readers.Clip(readers.read_picture(thing, size, autoencoder.channels)[None]) for thing in things]
   else:
-    clips = [read_clip(request, thing, cfg, autoencoder, longest) for thing in things]
+    clips = [read_clip(request, thing, parts) for thing in things]
   for thing, clip in zip(things, clips, strict=True):
     if note := unused(request, thing, clip):
       tell(note)
@@ -84,22 +88,21 @@ def read_start(request: Request, cfg: ModelConfig, autoencoder: Autoencoder | No
   num_frames = min(len(clip.frames) for clip in clips)  # As many as the shortest has.
   if request.is_edit:
     pixels = np.stack([clip.frames[:num_frames] for clip in clips])
-    return _edit(request, cfg, autoencoder, pixels)._replace(fps=fps)
+    return _edit(request, parts, pixels)._replace(fps=fps)
   pixels = np.stack([clip.frames[-num_frames:] for clip in clips])
-  return Start(given=np.asarray(autoencoder.encode(pixels)), fps=fps)
+  return Givens(np.asarray(autoencoder.encode(pixels)), fps=fps)
 
 
-def read_clip(
-    request: Request, thing: Any, cfg: ModelConfig, autoencoder: Autoencoder, longest: int
-) -> readers.Clip:
+def read_clip(request: Request, thing: Any, parts: ModelParts) -> readers.Clip:
   """Read what a request takes of a clip: an edit its beginning, a continuation its end.
 
   A continuation takes as many frames as a whole number of latents has.
   """
-  size, channels = _size(request, cfg, autoencoder), autoencoder.channels
+  autoencoder = _autoencoder(request, parts)
+  size, channels = _size(request, parts), autoencoder.channels
   if request.is_edit:
     return readers.open_clip(thing, size, channels, first=request.num_frames)
-  num_frames = autoencoder.num_frames(longest)
+  num_frames = autoencoder.num_frames(parts.max_given(request))
   clip = readers.open_clip(thing, size, channels, last=min(num_frames, request.context_frames or num_frames))
   latents = autoencoder.num_latent_frames(len(clip.frames))
   while autoencoder.num_frames(latents) > len(clip.frames):  # The last latent would stand for frames that aren't there.
@@ -119,50 +122,53 @@ def unused(request: Request, thing: Any, clip: readers.Clip) -> str:
   return ""
 
 
-def check_start(
-    request: Request, cfg: ModelConfig, autoencoder: Autoencoder | None, longest: int, num_frames: int
-) -> None:
-  """Refuse what `read_start` would, as far as settings alone tell.
+def check_givens(request: Request, parts: ModelParts, num_latents: int) -> None:
+  """Refuse what `read_givens` would, as far as settings alone tell.
 
   Args:
-    request: the settings, with an image or a video.
-    cfg: the model.
-    autoencoder: maps pixels to latents.
-    longest: latent frames that may be given.
-    num_frames: latent frames of the clip.
+    request: settings, with an image or a video.
+    parts: model.
+    num_latents: latent frames of the clip.
   """
-  name = "video" if request.image is None else "image"
-  if autoencoder is None:
-    raise UserError(f"{name}: pictures need an autoencoder; load a folder that has one, or give latents")
-  size = tuple(side * autoencoder.spatial_stride for side in cfg.latent_size)
+  _autoencoder(request, parts)
+  name, size = _name(request), parts.frame_size
   if request.outpaint_box is not None:
     box = readers.check_box(request.outpaint_box, size, "outpaint_box")
     if request.mask is None and box == (0, 0, *size):
       raise UserError("outpaint_box: the box is the whole frame, it leaves nothing to make")
   if isinstance(request.mask, Sequence) and not isinstance(request.mask, str):
     readers.check_box(request.mask, size, "mask")
-  if not request.is_edit and name == "video" and longest < 1:
+  if not request.is_edit and name == "video" and parts.max_given(request) < 1:
     raise UserError("video: this model makes single pictures, it can't continue a clip")
-  if not request.is_edit and num_frames == 1:
+  if not request.is_edit and num_latents == 1:
     raise UserError(
-        f"num_frames: given frames count, too, so none is left to make of {num_frames}; ask for more, or give mask "
+        f"num_frames: given frames count, too, so none is left to make of {num_latents}; ask for more, or give mask "
         f"or outpaint_box to make a part of the {name} anew")
 
 
-def _size(request: Request, cfg: ModelConfig, autoencoder: Autoencoder) -> tuple[int, int]:
+def _name(request: Request) -> str:
+  return "video" if request.image is None else "image"
+
+
+def _autoencoder(request: Request, parts: ModelParts) -> Autoencoder:
+  """Return what maps pictures to latents, which a request with pictures needs."""
+  if parts.autoencoder is None:
+    raise UserError(
+        f"{_name(request)}: pictures need an autoencoder; load a folder that has one, or give latents")
+  return parts.autoencoder
+
+
+def _size(request: Request, parts: ModelParts) -> tuple[int, int]:
   """Return height and width of what is given: of a frame, or of the box it is put in."""
-  size = tuple(side * autoencoder.spatial_stride for side in cfg.latent_size)
   if request.outpaint_box is None:
-    return size
-  top, left, bottom, right = readers.check_box(request.outpaint_box, size, "outpaint_box")
+    return parts.frame_size
+  top, left, bottom, right = readers.check_box(request.outpaint_box, parts.frame_size, "outpaint_box")
   return bottom - top, right - left
 
 
-def _edit(
-    request: Request, cfg: ModelConfig, autoencoder: Autoencoder, pixels: UInt8[np.ndarray, "B F height width c"]
-) -> Start:
-  """Return the start of pictures or clips of which a part is made anew."""
-  num_frames, size = pixels.shape[1], tuple(side * autoencoder.spatial_stride for side in cfg.latent_size)
+def _edit(request: Request, parts: ModelParts, pixels: UInt8[np.ndarray, "B F height width c"]) -> Givens:
+  """Return what is given of pictures or clips of which a part is made anew."""
+  num_frames, size, autoencoder = pixels.shape[1], parts.frame_size, parts.autoencoder
   unknown = np.zeros((num_frames, *size), bool)
   if request.outpaint_box is not None:
     box = readers.check_box(request.outpaint_box, size, "outpaint_box")
@@ -174,10 +180,10 @@ def _edit(
     raise UserError("outpaint_box: the box is the whole frame, it leaves nothing to make")
   # What is made anew must not reach the known latents around it.
   latents = np.asarray(autoencoder.encode(np.where(unknown[..., None], np.uint8(readers.FILL), pixels)))
-  tokens = np.stack([
-      ~_any_of(unknown[list(frames_for_latent(autoencoder, t))], cfg, autoencoder.spatial_stride)
+  known = np.stack([
+      ~_any_of(unknown[list(frames_for_latent(autoencoder, t))], parts.cfg, autoencoder.spatial_stride)
       for t in range(latents.shape[1])])
-  return Start(known=Known(latents, tokens), pixels=pixels, fixed=~unknown)
+  return Givens(known_tokens=KnownTokens(latents, known), pixels=pixels, kept_mask=~unknown)
 
 
 def _any_of(mask: Bool[np.ndarray, "f height width"], cfg: ModelConfig, stride: int) -> Bool[np.ndarray, "N"]:

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nova_jax.media import readers
 from nova_jax.media.tables import check_rows, inner_rows, read_table
-from nova_jax.pipeline.request import Request, check_seeds
+from nova_jax.pipeline.request import FILES, Request, check_seeds
 from nova_jax.pipeline.settings import KINDS, RENAMED, check_settings
 from nova_jax.storage import as_path
 from nova_jax.utils import limits
@@ -132,6 +133,26 @@ def expand(
             "smaller one")
     clips += [{**settings, "seed": first + sample} for sample in range(count)]
   return clips
+
+
+def check_files(clips: Sequence[Mapping[str, Any]], places: Sequence[str]) -> None:
+  """Refuse pictures and videos that aren't there, or that are none; no more is read than tells.
+
+  Args:
+    clips: settings of each clip.
+    places: where errors say that each clip stands; "" for the command line.
+
+  Raises:
+    UserError: it names place, setting and file.
+  """
+  seen = set()
+  for settings, place in zip(clips, places, strict=True):
+    for name in FILES:
+      path = settings.get(name)
+      if isinstance(path, str) and (name, path) not in seen:
+        seen.add((name, path))
+        with naming(place):
+          readers.check_file(path, name)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,9 @@ Invariant: nothing outside `request.py` names the type, the range or the meaning
 
 import dataclasses
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+import textwrap
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from nova_jax.utils.errors import UserError
 
 Scope = Literal["content", "sampling", "array"]
 _KEY = "setting"
+Function = TypeVar("Function", bound=Callable)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +88,20 @@ def setting(kind: type | tuple[type, ...], help: str, default: Any = None, **opt
 def settings_of(cls: type) -> dict[str, Setting]:
   """Return the declarations of a dataclass, by name."""
   return {field.name: field.metadata[_KEY] for field in dataclasses.fields(cls)}
+
+
+def document_settings(declared: Mapping[str, Setting]) -> Callable[[Function], Function]:
+  """Put the settings into the docstring of a function that has them as arguments, at `{settings}`."""
+
+  def decorate(function: Function) -> Function:
+    lines = [
+        textwrap.fill(f"{name}: {one.describe()}", 120, initial_indent=" " * 6, subsequent_indent=" " * 8)
+        for name, one in declared.items()]
+    if function.__doc__:  # Python leaves docstrings out with -OO.
+      function.__doc__ = function.__doc__.replace("{settings}", "\n".join(lines))
+    return function
+
+  return decorate
 
 
 def shorten(value: Any) -> str:

@@ -13,6 +13,7 @@ class Plan(NamedTuple):
   """What to generate, apart from condition and randomness."""
 
   cfg: ModelConfig
+  scheduler: Scheduler
   num_frames: int  # T, given ones included.
   sets: tuple[TokenSet, ...]  # Of frame 0.
   later_sets: tuple[TokenSet, ...]
@@ -67,7 +68,8 @@ def make_plan(
       token_sets(cfg.num_image_tokens, number, schedule=name)
       for number, name in zip(numbers, schedules, strict=True)]
   return Plan(
-      cfg, num_frames, *sets, scheduler.steps(num_steps, flow_shift, solver, grid), guidance, window, numbers,
-      refresh_every, guidance_every, (temperature, temperature if last_temperature is None else last_temperature),
+      cfg, scheduler, num_frames, *sets, scheduler.steps(num_steps, flow_shift, solver, grid), guidance, window,
+      numbers, refresh_every, guidance_every,
+      (temperature, temperature if last_temperature is None else last_temperature),
       (order, later_order or order), schedules,
       scheduler.adds_noise and solver in (None, scheduler.solvers[0]), later_context)

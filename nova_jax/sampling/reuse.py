@@ -91,7 +91,7 @@ def encode_passes(
   reused = None if features.visible is None else features
   if max_kept is None:
     z, after = encode(0, 1, ids, reused)
-    z = jnp.concatenate([z[None], z - jax.vmap(take, (0, None))(differences, ids)])
+    z = jnp.concatenate([z[None], z - jax.vmap(gather_tokens, (0, None))(differences, ids)])
     return z, (after or features)._replace(differences=differences)
   wide = jax.lax.dynamic_slice_in_dim(jnp.pad(order, ((0, 0), (0, max_kept))), start, max_kept, axis=1)
   if reused is None:

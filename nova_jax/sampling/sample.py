@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Key
 from nova_jax.diffusion import Scheduler
 from nova_jax.models.nova import NOVA, Condition
 from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.inputs import Conditions, Inputs
 from nova_jax.sampling.plan import make_plan
 from nova_jax.sampling.sampler import generate
 from nova_jax.sampling.temporal import Model
@@ -41,7 +42,6 @@ def sample(
     batch, null = len(condition["labels"]), {"labels": jnp.full_like(condition["labels"], model.cfg.num_classes)}
   else:
     batch, null = len(condition["text_lengths"]), {"text_lengths": jnp.zeros_like(condition["text_lengths"])}
-  frames = generate(
-      Model.of(model), scheduler, plan, condition, {**condition, **null}, keys=jax.random.split(key, batch),
-      given=given)
+  inputs = Inputs(Conditions(condition, {**condition, **null}), jax.random.split(key, batch), given)
+  frames = generate(Model.of(model), plan, inputs)
   return jnp.stack(list(frames), axis=1)

@@ -9,12 +9,11 @@ costs two compilations of the temporal step and one for each group of sets (`set
 
 import functools
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from nova_jax.config import ModelConfig
@@ -22,32 +21,16 @@ from nova_jax.diffusion import Scheduler
 from nova_jax.diffusion.loss import visible_to_mask
 from nova_jax.models.embeddings import patchify, unpatchify
 from nova_jax.models.layers import unstack
-from nova_jax.models.nova import Condition
 from nova_jax.models.tokens import gather_tokens, scatter_tokens
 from nova_jax.parallel.sharding import mesh_from_arrays, replicate, use_mesh
 from nova_jax.sampling.guidance import Strength
+from nova_jax.sampling.inputs import Inputs, KnownTokens
+from nova_jax.sampling.inputs import Noise as Noise  # For callers who know it from here.
 from nova_jax.sampling.plan import Plan
 from nova_jax.sampling.reuse import Features, encode_passes, encode_set, kept_sizes
 from nova_jax.sampling.sets import TokenSet, make_order
-from nova_jax.sampling.temporal import Memory, Model
+from nova_jax.sampling.temporal import FrameContext, Model
 from nova_jax.utils.finite import LARGEST_LATENT, are_latents
-
-
-class Noise(NamedTuple):
-  """All noise of a generation, for the F frames that are generated and their S non-empty sets.
-
-  `steps` is what a DDPM sampler adds after each of its K steps; None where it adds none.
-  """
-
-  start: Float[Array, "F S B h w C"]
-  steps: Float[Array, "F S K B h w C"] | None = None
-
-
-class Known(NamedTuple):
-  """Tokens that are given and not written: the rest of the picture is made to fit them."""
-
-  latents: Float[Array, "B T h w C"]
-  tokens: Bool[np.ndarray, "T N"]  # Which, the same for all samples.
 
 
 class Set(NamedTuple):
@@ -59,96 +42,144 @@ class Set(NamedTuple):
   latents: Callable[[], Float[Array, "B h w C"]]  # The frame so far; zero, the mean, where nothing is written yet.
 
 
+class SetShape(NamedTuple):
+  """The static part of a set: what a program is compiled for.
+
+  Attributes:
+    scheduler: diffusion process.
+    num_passes: passes of guidance; diffusion steps without guidance run the conditional one alone.
+    num_before: diffusion steps before those with guidance.
+    num_guided: diffusion steps with guidance.
+    max_visible, max_size: padded numbers of known tokens and of tokens of the set.
+    max_new: padded number of known tokens that the features lack; None to compute all features anew.
+    max_kept: padded number of tokens whose differences between passes are computed, if the features have some; None to
+      run the conditional pass alone.
+  """
+
+  scheduler: Scheduler
+  num_passes: int
+  num_before: int
+  num_guided: int
+  max_visible: int
+  max_size: int
+  max_new: int | None = None
+  max_kept: int | None = None
+
+
+class SetState(NamedTuple):
+  """A frame before one of its sets is written, and what writing it takes.
+
+  Attributes:
+    x: patch values of the frame; those of order[:start] are known.
+    cond: output of the temporal encoder for this frame.
+    order: order in which tokens are written.
+    start, size: the set, order[start : start + size].
+    start_noise, step_noise: noise for the whole frame.
+    table: steps of the scheduler.
+    strength: strength of guidance.
+    num_new: known tokens that the features lack, the last ones.
+  """
+
+  x: Float[Array, "B N P"]
+  cond: Float[Array, "rows M D"]
+  order: Int[Array, "B N"]
+  start: Int[Array, ""] | int
+  size: Int[Array, ""] | int
+  start_noise: Float[Array, "B N P"]
+  step_noise: Float[Array, "K B N P"] | None
+  table: Any
+  strength: Strength
+  num_new: Int[Array, ""] | int = 0
+
+
 def generate(
-    model: Model, scheduler: Scheduler, plan: Plan, condition: Condition, null: Condition, *, keys: Key[Array, "B"],
-    given: Float[Array, "B G h w C"] | None = None, order: Int[Array, "B N"] | None = None, noise: Noise | None = None,
-    known: Known | None = None, changes: Mapping[int, tuple[Condition, Condition]] | None = None,
-    on_set: Callable[[Set], None] | None = None,
+    model: Model, plan: Plan, inputs: Inputs, on_set: Callable[[Set], None] | None = None
 ) -> Iterator[Float[Array, "B h w C"]]:
   """Yield latent frames as they are finished, given ones first.
 
   Args:
-    model: the transformer.
-    scheduler: the diffusion process.
-    plan: what to generate.
-    condition: text or labels, and motion, of B samples.
-    null: the same for the unconditional passes: an empty caption, "no class" or a negative prompt.
-    keys: one a sample; all its randomness derives from it.
-    given: the first G latent frames, which are kept as they are and condition all later ones.
-    order: the order in which tokens are written, to reproduce a generation; None makes that of the plan.
-    noise: the noise, to reproduce a generation.
-    known: tokens of the frames to come, which are kept as they are; they lead the order.
-    changes: the condition, and that of unconditional passes, that take over from a frame on.
+    model: transformer.
+    plan: what to generate, and how.
+    inputs: conditions, given frames and tokens, and randomness.
     on_set: called when a set is finished.
 
   Raises:
-    FloatingPointError: a set that is not finite; it names the frame and the set.
+    FloatingPointError: a set that is not finite; the text names the frame and the set.
   """
   cfg, mesh = plan.cfg, mesh_from_arrays(model.state)
-  num_given, changes = 0 if given is None else given.shape[1], changes or {}
-  order_keys, noise_keys = fold(keys, 0), fold(keys, 1)
+  order_keys, noise_keys = fold(inputs.keys, 0), fold(inputs.keys, 1)
   orders = [
-      make_order(name, order_keys, cfg.image_grid) if order is None else jnp.asarray(order) for name in plan.orders]
+      make_order(name, order_keys, cfg.image_grid) if inputs.order is None else jnp.asarray(inputs.order)
+      for name in plan.orders]
   with use_mesh(mesh):
-    memory = Memory.of(model, cfg, condition, null, num_passes=plan.guidance.num_passes, window=plan.window)
+    context = FrameContext.start(
+        model, cfg, inputs.conditions, num_passes=plan.guidance.num_passes, window=plan.window)
   for t in range(plan.num_frames):
     with use_mesh(mesh):
-      if t in changes:
-        memory = memory.follow(*changes[t], cfg, plan.later_context)
-      if t < num_given:
-        frame = jnp.asarray(given[:, t])
+      if t in inputs.changes:
+        context = context.switch_prompt(inputs.changes[t], cfg, plan.later_context)
+      if t < inputs.num_given:
+        frame = jnp.asarray(inputs.prefix_latents[:, t])
       else:
-        cond, memory = memory.read()
-        frame_noise = None if noise is None else jax.tree.map(operator.itemgetter(t - num_given), noise)
-        frame_known = None if known is None else Known(known.latents[:, t], known.tokens[t])
-        frame, finite = _generate_frame(
-            model, scheduler, plan, t, cond, orders[t > 0], fold(noise_keys, t), frame_noise, frame_known, on_set)
+        cond, context = context.next_condition()
+        frame, finite = _generate_frame(model, plan, inputs, t, cond, orders[t > 0], fold(noise_keys, t), on_set)
         _check_sets(finite, t, plan.num_frames)
         frame = replicate(frame, mesh)
-      memory = memory.add(frame)
+      context = context.push(frame)
     yield frame
 
 
-def _generate_frame(model, scheduler, plan, t, cond, order, keys, noise, known, on_set):
-  """Return one frame [B, h, w, C], its sets written one after another, and for each whether it is finite."""
-  cfg, num_steps = plan.cfg, len(plan.table.time)
-  num_before, num_guided = plan.guidance.span(plan.table.time)
-  if known is None:
+def _generate_frame(
+    model: Model, plan: Plan, inputs: Inputs, t: int, cond: Float[Array, "rows M D"], order: Int[Array, "B N"],
+    keys: Key[Array, "B"], on_set: Callable[[Set], None] | None,
+) -> tuple[Float[Array, "B h w C"], list[Bool[Array, ""]]]:
+  """Return frame `t`, its sets written one after another, and for each set whether it is finite."""
+  cfg, guidance = plan.cfg, plan.guidance
+  num_steps = len(plan.table.time) if plan.adds_noise else 0
+  if inputs.known_tokens is None:
     x, sets = jnp.zeros((order.shape[0], cfg.num_image_tokens, cfg.patch_dim), jnp.float32), plan.sets_of(t)
   else:
-    x, order, sets = begin_with_known(known, order, plan, t)
-
-  finite, num_passes = [], plan.guidance.num_passes
-  features = Features.of_frame(cfg, order.shape[0], num_passes, plan.refresh_every, plan.guidance_every)
-  keeps = features is not None and features.differences is not None
-  max_kept = kept_sizes(sets, plan.guidance_every) if keeps else [None] * len(sets)
+    x, order, sets = begin_with_known(inputs.known_tokens, order, plan, t)
+  features = Features.of_frame(cfg, order.shape[0], guidance.num_passes, plan.refresh_every, plan.guidance_every)
+  finite = []
 
   def tell(index, x):
     if on_set is not None:
       jax.block_until_ready(x)  # The device has the next set already.
       on_set(Set(t, index, len(sets), lambda: unpatchify(x, cfg.image_grid, cfg.patch_size)))
 
-  for i, token_set in enumerate(sets):
-    if noise is None:
-      start_noise, step_noise = draw_noise(fold(keys, i), cfg, num_steps if plan.adds_noise else 0)
+  for i, (token_set, shape) in enumerate(zip(sets, set_shapes(plan, sets, features), strict=True)):
+    if inputs.noise is None:
+      start_noise, step_noise = draw_noise(fold(keys, i), cfg, num_steps)
     else:
       start_noise, step_noise = jax.tree.map(
-          lambda x: patchify(jnp.asarray(x), cfg.patch_size), jax.tree.map(operator.itemgetter(i), noise))
+          lambda x, i=i: patchify(jnp.asarray(x[t - inputs.num_given][i]), cfg.patch_size), inputs.noise)
     if (temperature := plan.temperature(t)) != 1:
-      start_noise, step_noise = jax.tree.map(lambda x: temperature * x, (start_noise, step_noise))
-    before, last = x, sets[max(i - 1, 0)]
-    x, features = write_set(
-        model, before, cond, order, token_set.start, token_set.size, start_noise, step_noise, plan.table,
-        plan.guidance.strength(i, len(sets)), scheduler=scheduler, num_passes=num_passes,
-        num_before=num_before, num_guided=num_guided, max_visible=token_set.max_visible, max_size=token_set.max_size,
-        features=features, max_kept=max_kept[i], num_new=last.size,
-        max_new=max(last.max_size, token_set.max_size) if i % plan.refresh_every else None)
+      start_noise, step_noise = jax.tree.map(
+          lambda x, temperature=temperature: temperature * x, (start_noise, step_noise))
+    before = x
+    state = SetState(
+        before, cond, order, token_set.start, token_set.size, start_noise, step_noise, plan.table,
+        guidance.strength(i, len(sets)), sets[max(i - 1, 0)].size)
+    x, features = denoise_set(model, state, features, shape=shape)
     finite.append(are_latents(x))
     if i > 0:
       tell(i - 1, before)
   if sets:
     tell(len(sets) - 1, x)
   return unpatchify(x, cfg.image_grid, cfg.patch_size), finite
+
+
+def set_shapes(plan: Plan, sets: Sequence[TokenSet], features: Features | None = None) -> list[SetShape]:
+  """Return the static part of each set of a frame, whose features are `features`."""
+  num_before, num_guided = plan.guidance.span(plan.table.time)
+  keeps = features is not None and features.differences is not None
+  max_kept = kept_sizes(sets, plan.guidance_every) if keeps else [None] * len(sets)
+  return [
+      SetShape(
+          plan.scheduler, plan.guidance.num_passes, num_before, num_guided, token_set.max_visible, token_set.max_size,
+          max(sets[max(i - 1, 0)].max_size, token_set.max_size) if i % plan.refresh_every else None, max_kept[i])
+      for i, token_set in enumerate(sets)]
 
 
 def _check_sets(finite: Sequence[Bool[Array, ""]], frame: int, num_frames: int) -> None:
@@ -162,12 +193,13 @@ def _check_sets(finite: Sequence[Bool[Array, ""]], frame: int, num_frames: int) 
 
 
 def begin_with_known(
-    known: Known, order: Int[Array, "B N"], plan: Plan, frame: int
+    known: KnownTokens, order: Int[Array, "B N"], plan: Plan, frame: int
 ) -> tuple[Float[Array, "B N P"], Int[Array, "B N"], tuple[TokenSet, ...]]:
   """Return a frame with its known tokens, the order with these first, and the sets that write the others."""
-  x = jnp.where(known.tokens[:, None], patchify(jnp.asarray(known.latents), plan.cfg.patch_size), 0)
-  places = jnp.argsort(~known.tokens[order], axis=-1, stable=True)
-  return x, jnp.take_along_axis(order, places, axis=-1), plan.sets_of(frame, int(known.tokens.sum()))
+  mask = known.mask[frame]
+  x = jnp.where(mask[:, None], patchify(jnp.asarray(known.latents[:, frame]), plan.cfg.patch_size), 0)
+  places = jnp.argsort(~mask[order], axis=-1, stable=True)
+  return x, jnp.take_along_axis(order, places, axis=-1), plan.sets_of(frame, int(mask.sum()))
 
 
 def fold(keys: Key[Array, "B"], data: int) -> Key[Array, "B"]:
@@ -188,39 +220,24 @@ def draw_noise(
       lambda key: jax.random.normal(jax.random.fold_in(key, 1), (num_steps, *shape)), out_axes=1)(keys)
 
 
-@functools.partial(
-    jax.jit, donate_argnames=("features",), static_argnames=(
-        "scheduler", "num_passes", "num_before", "num_guided", "max_visible", "max_size", "max_new", "max_kept"))
-def write_set(
-    model: Model, x: Float[Array, "B N P"], cond: Float[Array, "rows M D"], order: Int[Array, "B N"], start: int,
-    size: int, start_noise: Float[Array, "B N P"], step_noise: Float[Array, "K B N P"] | None, table: Any,
-    strength: Strength, *, scheduler: Scheduler, num_passes: int, num_guided: int, max_visible: int, max_size: int,
-    features: Features | None = None, num_new: int = 0, max_new: int | None = None, num_before: int = 0,
-    max_kept: int | None = None,
+@functools.partial(jax.jit, donate_argnames=("features",), static_argnames=("shape",))
+def denoise_set(
+    model: Model, state: SetState, features: Features | None = None, *, shape: SetShape
 ) -> tuple[Float[Array, "B N P"], Features | None]:
-  """Write the tokens order[start : start + size] of a frame; return it, and the features.
+  """Write the tokens of one set of a frame.
 
   Args:
-    model: the transformer.
-    x: patch values of the frame; those of order[:start] are known.
-    cond: the temporal encoder's output for this frame.
-    order: the order in which tokens are written.
-    start, size: the set.
-    start_noise, step_noise: noise for the whole frame.
-    table: the scheduler's steps.
-    strength: how strongly to guide.
-    scheduler: the diffusion process.
-    num_passes: of guidance; steps without it run the conditional one alone.
-    num_guided: diffusion steps with guidance.
-    max_visible, max_size: padded sizes of what is known and of the set.
-    features: what earlier sets of the frame have left, to be reused; None for exact generation.
-    num_new: of the known tokens, those that `features` does not know yet.
-    max_new: their padded number; None to compute all features anew.
-    num_before: diffusion steps before those with guidance.
-    max_kept: padded number of tokens whose differences between passes are computed, if `features` have some; None to
-      run the conditional pass alone.
+    model: transformer.
+    state: frame so far, and what writing the set takes.
+    features: features that earlier sets of the frame left, to be reused; None for exact generation.
+    shape: static part of the set.
+
+  Returns:
+    The frame with the set's tokens, and the features.
   """
   nova = model.merge()
+  x, cond, order, start, size, start_noise, step_noise, table, strength, num_new = state
+  scheduler, num_passes, num_before, num_guided, max_visible, max_size, max_new, max_kept = shape
   batch, num_tokens, _ = x.shape
   valid = jnp.arange(max_size) < size
   # Spatial encoder: what is known so far → the condition of each token of the set.

@@ -1,11 +1,11 @@
-"""Frame after frame: what the temporal encoder remembers of a clip, and the condition it makes for the next frame.
+"""Frame after frame: the context that the temporal encoder keeps of a clip, and the condition of the next frame.
 
   [prefix, begin, frame 0 … frame t−1] → c_t, relative to c_0 by scaling & shift (paper, section 3.2)
 
 The cache has room for a window of W frames, the one to come included. A longer clip slides it: the prefix and the begin
 frame stay, the last W − 1 frames are read anew at places 1 … W − 1, and c_t is what a clip of W frames that began with
 them would have at its end. Time positions, absolute or rotary, thus never leave the trained range.
-Invariants: memory and the time for a frame don't grow with the clip; up to W frames nothing is read twice.
+Invariants: the context and the time for a frame don't grow with the clip; up to W frames nothing is read twice.
 """
 
 import functools
@@ -20,6 +20,7 @@ from nova_jax.config import ModelConfig
 from nova_jax.models.layers import cast_weights
 from nova_jax.models.nova import NOVA, Condition
 from nova_jax.models.transformer import Cache
+from nova_jax.sampling.inputs import Conditions
 
 
 class Model(NamedTuple):
@@ -37,53 +38,67 @@ class Model(NamedTuple):
     return nnx.merge(self.graph, self.state)
 
 
-class Memory(NamedTuple):
-  """What is remembered of a clip; every method returns a new one, and the old one must not be used again."""
+class FrameContext(NamedTuple):
+  """The frames of a clip as the temporal encoder sees them, for the frames to come.
+
+  Every method returns a new context; the old one must not be used again, since its cache is donated.
+
+  Attributes:
+    model: transformer.
+    num_passes: passes of guidance.
+    window: frames W that the encoder sees at most, the one to come included.
+    prefix_length: tokens of the prefix and the begin frame.
+    positions: absolute positions of the frames; None if they are rotary.
+    anchor: condition of the first frame, c_0.
+    cond: condition after the frames in the cache.
+    cache: keys and values of the prefix and the frames.
+    frames: frames in the cache, the oldest first.
+    waiting: frames to be read next.
+    slid: whether the cache holds frames that have left the window.
+  """
 
   model: Model
   num_passes: int
-  window: int  # W.
-  start: int  # Tokens of the prefix and the begin frame.
+  window: int
+  prefix_length: int
   positions: Float[Array, "W M D"] | None
-  anchor: Float[Array, "rows M D"]  # c_0.
-  cond: Float[Array, "rows M D"]  # The condition after the frames in the cache.
+  anchor: Float[Array, "rows M D"]
+  cond: Float[Array, "rows M D"]
   cache: Cache
-  frames: tuple[Float[Array, "B h w C"], ...] = ()  # In the cache, the oldest first.
-  waiting: tuple[Float[Array, "B h w C"], ...] = ()  # To be read next.
-  slid: bool = False  # Whether the cache holds frames that have left the window.
+  frames: tuple[Float[Array, "B h w C"], ...] = ()
+  waiting: tuple[Float[Array, "B h w C"], ...] = ()
+  slid: bool = False
 
   @classmethod
-  def of(
-      cls, model: Model, cfg: ModelConfig, condition: Condition, null: Condition, *, num_passes: int, window: int
-  ) -> "Memory":
-    """Read the prefix and the begin frame; arguments as of `generate`."""
-    prefix, positions = prepare(model, condition, null, num_passes=num_passes, num_frames=window)
-    start = prefix.shape[1] + cfg.num_video_tokens
+  def start(
+      cls, model: Model, cfg: ModelConfig, conditions: Conditions, *, num_passes: int, window: int
+  ) -> "FrameContext":
+    """Read the prefix and the begin frame."""
+    prefix, positions = prepare(model, *conditions, num_passes=num_passes, num_frames=window)
+    length = prefix.shape[1] + cfg.num_video_tokens
     cache = Cache.empty(
         cfg, cfg.temporal_depth, prefix.shape[0], prefix.shape[1] + window * cfg.num_video_tokens)
     anchor, cache = begin_video(model, prefix, positions, cache, num_passes=num_passes)
-    return cls(model, num_passes, window, start, positions, anchor, anchor, cache)
+    return cls(model, num_passes, window, length, positions, anchor, anchor, cache)
 
-  def add(self, frame: Float[Array, "B h w C"]) -> "Memory":
-    """Take a finished frame."""
+  def push(self, frame: Float[Array, "B h w C"]) -> "FrameContext":
+    """Add a finished frame."""
     known = (*self.frames, *self.waiting, frame)
     if len(known) < self.window:
       return self._replace(waiting=(*self.waiting, frame))
     return self._replace(frames=(), waiting=known[len(known) - self.window + 1:], slid=True)
 
-  def follow(
-      self, condition: Condition, null: Condition, cfg: ModelConfig, context: int | None = None
-  ) -> "Memory":
+  def switch_prompt(self, conditions: Conditions, cfg: ModelConfig, context: int | None = None) -> "FrameContext":
     """Let another prompt take over: the begin frame and the last `context` frames are read anew behind its prefix."""
-    fresh = Memory.of(self.model, cfg, condition, null, num_passes=self.num_passes, window=self.window)
+    fresh = FrameContext.start(self.model, cfg, conditions, num_passes=self.num_passes, window=self.window)
     known = (*self.frames, *self.waiting)
     return fresh._replace(waiting=known[len(known) - min(len(known), context or len(known)):])
 
-  def read(self) -> tuple[Float[Array, "rows M D"], "Memory"]:
+  def next_condition(self) -> tuple[Float[Array, "rows M D"], "FrameContext"]:
     """Return the condition of the next frame."""
     cond, cache = self.cond, self.cache
     if self.slid:
-      cond, cache = self.anchor, cache._replace(length=jnp.asarray(self.start, jnp.int32))
+      cond, cache = self.anchor, cache._replace(length=jnp.asarray(self.prefix_length, jnp.int32))
     for t, frame in enumerate(self.waiting, len(self.frames) + 1):
       cond, cache = continue_video(
           self.model, frame, self.anchor, self.positions, cache, t, num_passes=self.num_passes)

@@ -31,7 +31,8 @@ def test_sample_writes_what_it_says(model, tmp_path):
   assert [re.sub("-[0-9a-f]{8}", "", name) for name in names] == [
       "000-one-sheet.png", "000-one.gif", "000-one.mp4", "001-one-sheet.png", "001-one.gif", "001-one.mp4", "sheet.png"]
   made = tmp_path / names[5]
-  again = run("launch.sample", "--output", tmp_path / "again", "--reproduce", made, "--formats=mp4", "--low_memory")
+  again = run(
+      "launch.sample", "--output", tmp_path / "again", "--reproduce", made, "--formats=mp4", "--free_text_encoder")
   assert again.returncode == 0, again.stderr
   assert [path.read_bytes() for path in (tmp_path / "again").iterdir()] == [made.read_bytes()]
   for flag in ("--num_frames=2", "--seed=0"):
@@ -42,12 +43,13 @@ def test_sample_writes_what_it_says(model, tmp_path):
 @pytest.mark.parametrize("args, message", [
     (("--num_diffusion_steps=0",), "num_diffusion_steps: expected at least 1, got 0"),
     (("--num_frames=0",), "num_frames: expected at least 1, got 0"),
-    (("--then=up",), "--prompt_at: expected FRAME:PROMPT"),
+    (("--prompt_at=up",), "--prompt_at: expected FRAME:PROMPT"),
     (("--formats=avi",), "--formats: expected some of mp4"), (("--prompts={file}",), "expected a file of .txt"),
     (("--image={file}",), "the file is empty"), (("--reproduce={file}.mp4",), "does not exist"),
     (("--prompt=a b c d e f",), "shorten it"), (("--checkpoint=/nowhere",), "there is no folder /nowhere"),
     (("--output={file}/sub",), "Not a directory"), (("--seed=-1",), "seed"),
-    (("--then=4:a", "--then=4:b"), "--prompt_at: expected one prompt a frame"), (("--guidance=3",), "guidance_scale")])
+    (("--prompt_at=4:a", "--prompt_at=4:b"), "--prompt_at: expected one prompt a frame"),
+    (("--guidance=3",), "guidance_scale")])
 def test_bad_input_of_sample(model, tmp_path, args, message):
   (tmp_path / "file").write_text("", encoding="utf-8")
   args = [arg.format(file=tmp_path / "file") for arg in args]

@@ -41,7 +41,7 @@ def levels(scheduler, time):
 
 
 def solve(scheduler, num_steps, solver, grid="full", shift=None):
-  """Return samples, and those that the ODE ends at, as the sampler of `write_set` finds them."""
+  """Return samples, and those that the ODE ends at, as the sampler of `denoise_set` finds them."""
   table = scheduler.steps(num_steps, shift, solver, grid)
   kind = "flow" if scheduler is FLOW else scheduler.cfg.prediction_type
   signal, sigma = levels(scheduler, table.time[0])

@@ -13,7 +13,9 @@ from pipeline.test_pipeline import fresh as blank
 from nova_jax import media
 from nova_jax.config import MeshConfig
 from nova_jax.parallel.sharding import make_mesh, state_shardings
-from nova_jax.pipeline import Pipeline, pipeline
+from nova_jax.pipeline import Pipeline
+from nova_jax.pipeline.request import Request
+from nova_jax.pipeline.resolve import resolve
 from nova_jax.sampling.temporal import Model
 
 RNG = np.random.default_rng(0)
@@ -56,20 +58,20 @@ def test_the_end_of_a_clip_is_continued(pipe):
       pipe("one", **settings)
 
 
-def test_an_edit_takes_a_clip_from_its_beginning_and_the_rate_is_told(pipe, tmp_path, monkeypatch):
+def test_an_edit_takes_a_clip_from_its_beginning_and_the_rate_is_told(pipe, tmp_path):
   long = RNG.integers(0, 256, (7, 8, 8, 1), np.uint8)
   edited = pipe("one", video=long, mask=(0, 0, 4, 8), num_frames=2)[0]
   assert len(edited) == 2 and np.array_equal(edited[:, 4:], long[:2, 4:])
   media.write_webp(tmp_path / "a.webp", long, 10)
-  told, add = [], pipeline.add_motion
-  monkeypatch.setattr(
-      pipeline, "add_motion", lambda *args: told.append(pair := add(*args)) or pair)
   videos = [str(tmp_path / "a.webp"), long]
-  edited = pipe(["one", "two"], video=videos, mask=(0, 0, 4, 8), num_frames=2, num_samples=2)
+  settings = {"video": videos, "mask": (0, 0, 4, 8), "num_frames": 2, "num_samples": 2}
+  edited = pipe(["one", "two"], **settings)
   assert all(np.array_equal(clip[:, 4:], long[:2, 4:]) for clip in edited)
-  assert [pair[0]["fps"].tolist() for pair in told] == [[10, 10, 12, 12]]
-  pipe("one", video=videos[0], fps=30.0, num_frames=3)
-  assert told[1][0]["fps"] == [30.0]
+  assert edited.fps is None, "they differ in it"
+  job = resolve(Request(prompt=["one", "two"], **settings), pipe.parts)
+  assert job.inputs.conditions.conditional["fps"].tolist() == list(job.fps) == [10, 10, 12, 12]
+  job = resolve(Request(prompt="one", video=videos[0], fps=30.0, num_frames=3), pipe.parts)
+  assert job.inputs.conditions.conditional["fps"].tolist() == list(job.fps) == [30]
 
 
 @pytest.mark.parametrize("settings, message", [
@@ -152,7 +154,6 @@ def test_samples_are_spread_over_devices():
 
 
 @pytest.mark.parametrize("settings, message", [
-    ({"guidance_scal": 3.0}, "guidance_scal is not a setting; did you mean 'guidance_scale'"),
     ({"mask": (0, 0, 4, 4)}, "give the image or the video"), ({"context_frames": 2}, "context_frames"),
     ({"image": CLIP[0], "video": CLIP}, "one of image, video and given"), ({"num_samples": 0}, "num_samples"),
     ({"solver": "ddim"}, "solver: this model"),
@@ -191,5 +192,5 @@ def test_what_is_refused_without_reading_anything(pipe, settings, message, monke
   monkeypatch.setattr("nova_jax.media.readers.read_clip", None)
   with pytest.raises(ValueError, match=message):
     rows = settings.pop("num_samples", 1)
-    pipe.check(**({"prompt": "one"} | settings), rows=rows)
-  pipe.check("one", image="not read", num_frames=2)
+    pipe.check(Request(**({"prompt": "one"} | settings)), rows)
+  pipe.check(Request(prompt="one", image="not read", num_frames=2))

@@ -18,8 +18,9 @@ from nova_jax.cli import renamed, sampling_flags
 from nova_jax.config import SampleConfig
 from nova_jax.evals.benchmarks.sampling import SAMPLED
 from nova_jax.media import footage, readers
-from nova_jax.pipeline import batch_sampling, preflight, prompts
+from nova_jax.pipeline import batch_sampling, prompts
 from nova_jax.pipeline.given_clips import GivenClips
+from nova_jax.pipeline.known_texts import known_texts
 from nova_jax.pipeline.provenance import Recipe, digest_weights, parse, paths_of, read_recipe, write_outputs
 from nova_jax.pipeline.request import SETTINGS
 from nova_jax.tools.sweeps.plan import SAMPLING
@@ -33,7 +34,7 @@ FORMATS = ("mp4", "gif", "webp", "sheet")
 @pytest.fixture(scope="module")
 def pipe():
   pipe = fresh()
-  pipe.text_encoder = batch_sampling.known_texts(pipe.text_encoder, prompts.expand(LINES, {}, 0))
+  pipe.text_encoder = known_texts(pipe.text_encoder, prompts.expand(LINES, {}, 0))
   return pipe
 
 
@@ -176,7 +177,7 @@ def test_what_is_edited_keeps_its_length_and_is_made_once(tmp_path):
   args.prompts, args.mask, args.seed = tmp_path / "lines.jsonl", "0,0,4,8", 0
   clips, places = sampling_flags.clips(args)
   assert places == [f"{args.prompts}:1", f"{args.prompts}:2"]
-  clips = GivenClips(pipe).complete(clips, places)
+  clips = GivenClips(pipe.parts).complete(clips, places)
   assert [clip["num_frames"] for clip in clips] == [1, 2]
   batches = list(batch_sampling.plan_batches(clips, 2))
   recipes = batch_sampling.make_recipes(pipe, "model", "ema", clips, batches, 2)
@@ -212,7 +213,7 @@ def test_a_clip_keeps_its_rate_and_is_decoded_once(tmp_path, monkeypatch, decode
   clips = [
       base | {"mask": [0, 0, 4, 8], "seed": 0}, base | {"mask": [0, 0, 4, 8], "num_frames": 2, "seed": 1},
       base | {"seed": 2}, base | {"fps": 20.0, "seed": 3}]
-  given = GivenClips(pipe)
+  given = GivenClips(pipe.parts)
   clips = given.complete(clips)
   assert [clip.get("num_frames") for clip in clips] == [5, 2, None, None]
   assert [clip["fps"] for clip in clips] == [4.0, 4.0, 4.0, 20.0]
@@ -242,7 +243,7 @@ def test_no_more_is_kept_than_the_limit(tmp_path, decoded):
   for name in "ab":
     write_steps(tmp_path / f"{name}.gif", 5, 4)
   clips = [{"prompt": "one", "video": str(tmp_path / f"{name}.gif"), "mask": [0, 0, 4, 8]} for name in "aab"]
-  given = GivenClips(pipe, limit=5 * 64)
+  given = GivenClips(pipe.parts, limit=5 * 64)
   given.complete(clips)
   assert decoded == ["a.gif", "b.gif"]
   given.complete(clips)
@@ -335,7 +336,8 @@ def test_prompts_of_punctuation_and_emoji(tmp_path):
   assert prompts.read_prompts(tmp_path / "a.txt") == [{"prompt": "..."}, {"prompt": "\N{FOX FACE}"}]
 
 
-def test_lines_are_refused_by_name_before_anything_is_made(pipe, tmp_path):
+def test_lines_are_refused_by_name_before_anything_is_made(tmp_path):
+  pipe = fresh()
   media.write_png(tmp_path / "a.png", np.zeros((8, 8, 1), np.uint8))
   (tmp_path / "cut.png").write_bytes(b"\x89PNG")
   for second, message in (
@@ -352,19 +354,20 @@ def test_lines_are_refused_by_name_before_anything_is_made(pipe, tmp_path):
       named = prompts.read_named(tmp_path / "lines.jsonl")
       places = [place for place, _ in named]
       clips = prompts.expand([settings for _, settings in named], {}, 0, places)
-      preflight.check_files(clips, places)
-      preflight.check_clips(pipe, clips, places, 2)
-      batch_sampling.known_texts(load_text_encoder("words", pipe.cfg), clips, places)
+      prompts.check_files(clips, places)
+      pipe.text_encoder = load_text_encoder("words", pipe.cfg)
+      batch_sampling.prepare(pipe, "model", "ema", clips, places, 2)
   with pytest.raises(ValueError, match="^seed: clips have 4294967295"):
     prompts.expand([{"prompt": "one"}], {"num_samples": 2}, 2**32 - 1)
 
 
-def test_latents_need_no_autoencoder(pipe):
+def test_latents_need_no_autoencoder():
   alone = fresh()
   alone.autoencoder = None
-  preflight.check_clips(alone, [{"prompt": "one"}], [""], 1, "latent")
+  work = batch_sampling.prepare(alone, "model", "ema", [{"prompt": "one", "seed": 0}], [""], 1, "latent")
+  assert work.batches == [[0]] and len(work.recipes) == 1
   with pytest.raises(ValueError, match="output: there is no autoencoder"):
-    preflight.check_clips(alone, [{"prompt": "one"}], [""], 1)
+    batch_sampling.prepare(alone, "model", "ema", [{"prompt": "one"}], [""], 1)
 
 
 def test_every_bit_of_every_part_is_in_the_digest(pipe):
@@ -399,4 +402,4 @@ def test_pictures_and_masks_are_read_before_anything_is_made(tmp_path, monkeypat
   write_steps("three.gif", 3, 4)
   clips = [{"prompt": "one", "image": "a.png", "mask": [0, 0, 4, 8]}] * 2
   with pytest.raises(ValueError, match=f"^list:2: {message}"):
-    GivenClips(fresh()).complete([clips[0], clips[1] | second], ["list:1", "list:2"])
+    GivenClips(fresh().parts).complete([clips[0], clips[1] | second], ["list:1", "list:2"])

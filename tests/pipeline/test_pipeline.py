@@ -1,6 +1,7 @@
 """From a folder to pixels, and what is refused on the way."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from nova_jax.config import DEFAULT_FPS, PRESETS, Experiment, ModelConfig, Sampl
 from nova_jax.models.nova import NOVA
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.conditions import add_motion, make_conditions
-from nova_jax.pipeline.request import Request
+from nova_jax.pipeline.request import SETTINGS, Request
+from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import from_dict
 
 TINY = ModelConfig(
@@ -43,6 +45,21 @@ def save(folder, card=CARD, cfg=TINY, seed=0, change=lambda weights: weights):
   checkpoints.save(7, {"params": params, "ema": change(ema), "buffers": buffers}, {}, {})
   checkpoints.close()
   write_card(folder, card)
+
+
+def test_a_call_takes_what_a_request_declares():
+  """The signature that editors show is that of `Request`, whose declarations document it."""
+  taken = list(inspect.signature(Pipeline.__call__).parameters.values())[1:]
+  fields = dataclasses.fields(Request)
+  assert [(one.name, one.default, one.annotation) for one in taken[:-1]] == [
+      (field.name, field.default, field.type) for field in fields]
+  assert taken[-1].name == "on_set" and not any(one.kind is one.VAR_KEYWORD for one in taken)
+  streamed = inspect.signature(Pipeline.stream).parameters
+  assert [*streamed][1:] == [one.name for one in taken]
+  text = " ".join(Pipeline.__call__.__doc__.split())
+  assert all(f" {field.name}: {SETTINGS[field.name].help}" in text for field in fields)
+  with pytest.raises(UserError, match="guidance_scal is not a setting; did you mean 'guidance_scale'"):
+    Request.from_settings({"guidance_scal": 3.0})
 
 
 def test_shapes_and_types(pipe):

@@ -26,12 +26,12 @@ def test_outside_the_interval_there_is_no_guidance():
   passes, decoder = [], type(MODEL.merge().image_decoder)
   predict = decoder.predict
   settings = dict(batch=1, num_frames=1, num_sets=1, num_steps=5)
-  sampler.write_set.clear_cache()
+  sampler.denoise_set.clear_cache()
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(decoder, "predict", lambda self, x, z, *rest: passes.append(len(z)) or predict(self, x, z, *rest))
     some = run(guidance=Guidance(9.0, start=700.0, truncation=300.0), **settings)
   assert passes == [1, 2, 1], "traced once for each part"
-  sampler.write_set.clear_cache()
+  sampler.denoise_set.clear_cache()
   assert np.abs(some - run(guidance=Guidance(9.0), **settings)).max() > 1e-3
   empty = run(guidance=Guidance(9.0, start=300.0, truncation=260.0), **settings)
   np.testing.assert_allclose(empty, run(guidance=Guidance(1.0), **settings), atol=1e-5)
@@ -56,13 +56,13 @@ def test_the_unconditional_pass_is_run_in_every_nth_set(monkeypatch, refresh_eve
   encode_set = sampler.encode_set
   monkeypatch.setattr(sampler, "encode_set", lambda encoder, tokens, *rest: rows.append(len(tokens)) or encode_set(
       encoder, tokens, *rest))
-  sampler.write_set.clear_cache()
+  sampler.denoise_set.clear_cache()
   settings = dict(num_frames=1, num_sets=4, settings={"guidance_every": 2, "refresh_every": refresh_every})
   assert np.isfinite(run(**settings)).all()
   # Two samples, four sets in a program each: both passes and the conditional one in turn.
   assert rows == ([4, 2, 4, 2] if refresh_every == 1 else [2, 2, 2, 2, 2, 2])
-  assert sampler.write_set._cache_size() == 4
-  sampler.write_set.clear_cache()
+  assert sampler.denoise_set._cache_size() == 4
+  sampler.denoise_set.clear_cache()
 
 
 @pytest.mark.parametrize("guidance", [Guidance(3.0), Guidance(3.0, image_scale=1.5)])
@@ -99,8 +99,8 @@ def test_kept_differences_by_hand(reused):
 @pytest.mark.parametrize("scheduler", [FLOW, DDPM])
 def test_temperature_is_a_factor_on_the_noise(monkeypatch, scheduler):
   told = []
-  monkeypatch.setattr(
-      sampler, "write_set", lambda *args, **kwargs: told.append(args[6:8]) or (args[1], kwargs["features"]))
+  monkeypatch.setattr(sampler, "denoise_set", lambda model, state, features, shape: told.append(
+      (state.start_noise, state.step_noise)) or (state.x, features))
   for settings in ({}, {"temperature": 0.8, "last_temperature": 0.4}):
     run(num_frames=3, num_sets=1, scheduler=scheduler, settings=settings)
   for (start, steps), (cold_start, cold_steps), factor in zip(told[:3], told[3:], (0.8, 0.6, 0.4), strict=True):

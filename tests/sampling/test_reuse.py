@@ -57,10 +57,10 @@ def test_new_tokens_are_seen_and_padding_is_not(rotary):
 
 def test_a_generation_with_reuse_stays_near():
   exact, reuse = run(num_sets=6), {"refresh_every": 2}
-  sampler.write_set.clear_cache()
+  sampler.denoise_set.clear_cache()
   near = run(num_sets=6, settings=reuse)
   assert 0 < np.abs(near - exact).mean() < 0.3 * np.abs(exact).mean()
-  assert sampler.write_set._cache_size() <= 8
+  assert sampler.denoise_set._cache_size() <= 8
   assert np.array_equal(run(num_sets=6, settings=reuse), near)
 
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from flax import nnx
 from helpers import make
-from models.test_nova import TINY, inputs, with_positions
+from models.test_nova import TINY, with_positions
+from models.test_nova import inputs as batch_of
 
 from nova_jax.config import SchedulerConfig
 from nova_jax.diffusion import make_scheduler
 from nova_jax.sampling import plan, sampler, temporal
 from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.inputs import Conditions, Inputs, KnownTokens
 from nova_jax.sampling.sets import halton_order, set_sizes
 
 FLOW = make_scheduler(SchedulerConfig())
@@ -31,15 +33,15 @@ def test_weights_are_stored_as_they_are_used():
 def run(
     batch=2, num_frames=3, num_sets=4, num_steps=3, scheduler=FLOW, guidance=Guidance(3.0), seed=0, model=MODEL,
     settings=(), **kwargs):
-  _, condition = inputs(TINY, 1, 2)
+  _, condition = batch_of(TINY, 1, 2)
   condition = {name: np.asarray(value)[:batch] for name, value in condition.items()}
   null = condition | {"text_lengths": np.zeros(batch, int)}
   what = plan.make_plan(
       model.merge().cfg, scheduler, num_frames=num_frames, num_sets=num_sets, num_steps=num_steps, guidance=guidance,
       **dict(settings))
   keys = jax.random.split(jax.random.key(seed), 2)[:batch]
-  return np.stack([np.asarray(x) for x in sampler.generate(
-      model, scheduler, what, condition, null, keys=keys, **kwargs)], axis=1)
+  inputs = Inputs(Conditions(condition, null), keys, **kwargs)
+  return np.stack([np.asarray(x) for x in sampler.generate(model, what, inputs)], axis=1)
 
 
 @pytest.mark.parametrize("scheduler", [FLOW, DDPM])
@@ -53,12 +55,13 @@ def test_cached_generation_equals_recomputation(monkeypatch, rotary):
   """Generate once more with every frame's condition computed from all earlier frames, without the cache."""
   cfg, num_frames = with_positions(rotary), 3
   model = sampler.Model.of(make(cfg))
-  _, condition = inputs(cfg, 1)
+  _, condition = batch_of(cfg, 1)
   null = condition | {"text_lengths": np.zeros(2, int)}
   what = plan.make_plan(cfg, FLOW, num_frames=num_frames, num_sets=4, num_steps=3, guidance=Guidance(3.0))
 
   def run():
-    frames = sampler.generate(model, FLOW, what, condition, null, keys=jax.random.split(jax.random.key(0), 2))
+    keys = jax.random.split(jax.random.key(0), 2)
+    frames = sampler.generate(model, what, Inputs(Conditions(condition, null), keys))
     return np.stack([np.asarray(frame) for frame in frames], axis=1)
 
   cached, history = run(), []
@@ -82,25 +85,25 @@ def test_seeds_matter_and_repeat():
 
 
 def test_the_number_of_sets_and_the_scale_compile_nothing_new():
-  for function in (sampler.write_set, temporal.begin_video, temporal.continue_video, temporal.prepare):
+  for function in (sampler.denoise_set, temporal.begin_video, temporal.continue_video, temporal.prepare):
     function.clear_cache()
   run(num_sets=8)
-  assert sampler.write_set._cache_size() <= 4
+  assert sampler.denoise_set._cache_size() <= 4
   sizes = [f._cache_size() for f in (temporal.begin_video, temporal.continue_video, temporal.prepare)]
   assert sizes == [1, 1, 1]
-  before = sampler.write_set._cache_size()
+  before = sampler.denoise_set._cache_size()
   run(num_sets=8, seed=5, guidance=Guidance(7.0, min_scale=2.0))
-  assert sampler.write_set._cache_size() == before
+  assert sampler.denoise_set._cache_size() == before
 
 
 def test_given_frames_are_kept_and_all_of_them_condition():
-  latents, _ = inputs(TINY, 2)
+  latents, _ = batch_of(TINY, 2)
   latents = np.asarray(latents)
-  clip = run(given=latents)
+  clip = run(prefix_latents=latents)
   assert np.array_equal(clip[:, :2], latents)
   changed = latents.copy()
   changed[:, 0] += 1  # Not the last given frame.
-  assert np.abs(run(given=changed)[:, 2] - clip[:, 2]).max() > 1e-3
+  assert np.abs(run(prefix_latents=changed)[:, 2] - clip[:, 2]).max() > 1e-3
 
 
 def test_truncation_beyond_the_last_time_is_no_guidance():
@@ -130,11 +133,11 @@ def test_impossible_guidance_is_refused(arguments, message):
 def test_a_solver_keeps_its_last_estimate_where_guidance_ends(scheduler, solver):
   """Guidance of both passes alike changes nothing, so that neither does the step at which it ends."""
   settings = {"solver": solver, "grid": "full"}
-  _, condition = inputs(TINY, 1, 2)
+  _, condition = batch_of(TINY, 1, 2)
   what = plan.make_plan(
       TINY, scheduler, num_frames=1, num_sets=2, num_steps=4, guidance=Guidance(3.0, truncation=500.0), **settings)
   (ends,) = sampler.generate(
-      MODEL, scheduler, what, condition, condition, keys=jax.random.split(jax.random.key(0), 2))
+      MODEL, what, Inputs(Conditions(condition, condition), jax.random.split(jax.random.key(0), 2)))
   unguided = run(num_frames=1, num_sets=2, num_steps=4, scheduler=scheduler, guidance=Guidance(1.0), settings=settings)
   np.testing.assert_allclose(ends, unguided[:, 0], atol=1e-5 * np.abs(unguided).max())
   first = run(num_frames=1, num_sets=2, num_steps=4, scheduler=scheduler, guidance=Guidance(1.0))
@@ -149,13 +152,13 @@ def test_solvers_of_another_process_are_refused():
 
 def test_orders_and_schedules_of_frame_0_and_later_ones(monkeypatch):
   """Each frame is told its own, and known tokens lead."""
-  latents, _ = inputs(TINY, 3)
+  latents, _ = batch_of(TINY, 3)
   tokens = np.zeros((3, TINY.num_image_tokens), bool)
   tokens[2, 5] = True
   told = []
-  monkeypatch.setattr(
-      sampler, "write_set", lambda *args, **kwargs: told.append(args[3:6]) or (args[1], kwargs["features"]))
-  run(num_sets=4, known=sampler.Known(np.asarray(latents), tokens), settings={
+  monkeypatch.setattr(sampler, "denoise_set", lambda model, state, features, shape: told.append(
+      (state.order, state.start, state.size)) or (state.x, features))
+  run(num_sets=4, known_tokens=KnownTokens(np.asarray(latents), tokens), settings={
       "order": "halton", "later_order": "checkerboard", "schedule": "constant", "later_schedule": "two_stage",
       "refresh_every": 2})
   rows, columns = TINY.image_grid

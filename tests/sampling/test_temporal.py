@@ -7,24 +7,26 @@ from helpers import make
 from models.test_nova import inputs, with_positions
 
 from nova_jax.models.transformer import Cache
-from nova_jax.sampling.temporal import Memory, Model
+from nova_jax.sampling.inputs import Conditions
+from nova_jax.sampling.temporal import FrameContext, Model
 
 
 def start(cfg, window, texts=1.0):
   _, condition = inputs(cfg, 1)
   condition = condition | {"text_embeds": texts * condition["text_embeds"]}
-  return Memory.of(Model.of(make(cfg)), cfg, condition, condition, num_passes=2, window=window), condition
+  return FrameContext.start(
+      Model.of(make(cfg)), cfg, Conditions(condition, condition), num_passes=2, window=window), condition
 
 
-def read(memory, frames):
+def read(context, frames):
   """Return the conditions before each frame and after the last."""
   conds = []
   for frame in frames:
-    cond, memory = memory.read()
+    cond, context = context.next_condition()
     conds.append(cond)
-    memory = memory.add(frame)
-  cond, memory = memory.read()
-  return np.stack([*conds, cond]), memory
+    context = context.push(frame)
+  cond, context = context.next_condition()
+  return np.stack([*conds, cond]), context
 
 
 @pytest.mark.parametrize("rotary", [False, True])
@@ -32,32 +34,32 @@ def test_a_window_slides_as_if_the_clip_began_with_it(rotary):
   cfg = with_positions(rotary)
   latents, _ = inputs(cfg, 5)
   frames = list(np.moveaxis(np.asarray(latents), 1, 0))
-  conds, memory = read(start(cfg, window=3)[0], frames)
+  conds, context = read(start(cfg, window=3)[0], frames)
   for t in (3, 4, 5):
     np.testing.assert_allclose(conds[t], read(start(cfg, window=3)[0], frames[t - 2 : t])[0][-1], atol=1e-5)
   assert np.abs(conds[4] - conds[3]).max() > 1e-3
-  assert len(memory.frames) == 2, "memory is bounded"
+  assert len(context.frames) == 2, "the context is bounded"
   size = Cache.empty(cfg, cfg.temporal_depth, 4, cfg.num_condition_tokens + 3 * cfg.num_video_tokens)
-  assert jax.tree.map(np.shape, memory.cache) == jax.tree.map(np.shape, size)
+  assert jax.tree.map(np.shape, context.cache) == jax.tree.map(np.shape, size)
 
 
 def test_frames_that_leave_the_window_unread_cost_nothing():
   cfg = with_positions(False)
   frames = list(np.moveaxis(np.asarray(inputs(cfg, 5)[0]), 1, 0))
-  memory = start(cfg, window=3)[0]
+  context = start(cfg, window=3)[0]
   for frame in frames:
-    memory = memory.add(frame)
-  np.testing.assert_allclose(memory.read()[0], read(start(cfg, window=3)[0], frames)[0][-1], atol=1e-5)
+    context = context.push(frame)
+  np.testing.assert_allclose(context.next_condition()[0], read(start(cfg, window=3)[0], frames)[0][-1], atol=1e-5)
 
 
 def test_another_prompt_reads_the_same_frames():
   cfg = with_positions(True)
   frames = list(np.moveaxis(np.asarray(inputs(cfg, 3)[0]), 1, 0))
-  (memory, _), (other, condition) = start(cfg, window=4), start(cfg, window=4, texts=2.0)
-  before, memory = read(memory, frames)
-  after, _ = memory.follow(condition, condition, cfg).read()
+  (context, _), (other, condition) = start(cfg, window=4), start(cfg, window=4, texts=2.0)
+  before, context = read(context, frames)
+  after, _ = context.switch_prompt(Conditions(condition, condition), cfg).next_condition()
   np.testing.assert_allclose(after, read(other, frames)[0][-1], atol=1e-5)
   assert np.abs(after - before[-1]).max() > 1e-3
-  memory = read(start(cfg, window=4)[0], frames)[1].follow(condition, condition, cfg, context=1)
+  context = read(start(cfg, window=4)[0], frames)[1].switch_prompt(Conditions(condition, condition), cfg, context=1)
   other = start(cfg, window=4, texts=2.0)[0]
-  np.testing.assert_allclose(memory.read()[0], read(other, frames[2:])[0][-1], atol=1e-5)
+  np.testing.assert_allclose(context.next_condition()[0], read(other, frames[2:])[0][-1], atol=1e-5)

@@ -107,10 +107,10 @@ def test_generation_is_close_to_what_xla_counts():
   model = nnx.eval_shape(lambda: sampler.Model.of(NOVA(cfg, rngs=nnx.Rngs(0))))
   array = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
   patches = array(1, cfg.num_image_tokens, cfg.patch_dim)
-  program = sampler.write_set.lower(
-      model, patches, array(2, cfg.num_video_tokens, cfg.width), array(1, cfg.num_image_tokens, dtype=jnp.int32), known,
-      size, patches, None, scheduler.steps(1, None), guidance.strength(0, 1), scheduler=scheduler, num_passes=2,
-      num_guided=1, max_visible=known, max_size=size)
+  state = sampler.SetState(
+      patches, array(2, cfg.num_video_tokens, cfg.width), array(1, cfg.num_image_tokens, dtype=jnp.int32), known, size,
+      patches, None, scheduler.steps(1, None), guidance.strength(0, 1))
+  program = sampler.denoise_set.lower(model, state, shape=sampler.SetShape(scheduler, 2, 0, 1, known, size))
   formula = sample_flops(cfg, 1, 1, ((known, size),), 1, 2) - sample_flops(cfg, 1, 1, (), 1, 2)
   counted = program.compile().cost_analysis()["flops"]
   assert formula == pytest.approx(counted, rel=0.15) and formula < counted

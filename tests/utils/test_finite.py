@@ -47,14 +47,14 @@ def test_frame_and_set_of_latents_are_named():
 
 
 def test_a_set_in_the_middle_is_named(monkeypatch):
-  pipe, write, calls = fresh(), sampler.write_set, []
+  pipe, write, calls = fresh(), sampler.denoise_set, []
 
   def breaking(*args, **options):
     x, features = write(*args, **options)
     calls.append(x)
     return x if len(calls) < 5 else jnp.where(x > x.mean(), jnp.inf, x), features
 
-  monkeypatch.setattr(sampler, "write_set", breaking)
+  monkeypatch.setattr(sampler, "denoise_set", breaking)
   with pytest.raises(FloatingPointError, match="from frame 2/3, set 2/3 on"):
     pipe("one", output="latent")
 

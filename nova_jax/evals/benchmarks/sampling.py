@@ -36,7 +36,7 @@ from nova_jax.evals.benchmarks.layout import Item, Layout, check_names, seed_for
 from nova_jax.parallel.sharding import make_mesh, state_shardings
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.conditions import encode
-from nova_jax.pipeline.request import DEFAULTS, SETTINGS
+from nova_jax.pipeline.request import DEFAULTS, SETTINGS, Request
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
@@ -200,8 +200,8 @@ def _check_model(pipe: Pipeline, layout: Layout, settings: Settings) -> None:
   """Refuse a model that can't make what a benchmark asks for, before anything is made."""
   if pipe.cfg.num_classes:
     raise UserError(f"--checkpoint: {settings.checkpoint} takes class labels; {layout.benchmark} needs text")
-  pipe.check(**_request(layout, settings), text_embeds=[], rows=settings.batch_size)
-  if layout.is_video and pipe.num_latent_frames(settings.sampling.get("num_frames")) == 1:
+  pipe.check(Request(**_request(layout, settings), text_embeds=[]), settings.batch_size)
+  if layout.is_video and pipe.parts.num_latent_frames(settings.sampling.get("num_frames")) == 1:
     raise UserError(f"{layout.benchmark} judges videos; this model was asked for one frame (--num_frames)")
   height, width = pipe.cfg.latent_size
   if layout.benchmark == "dpg" and height != width:

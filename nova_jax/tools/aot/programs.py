@@ -151,9 +151,10 @@ def sample_jobs(experiment: Experiment, mesh: Mesh) -> list[Job]:
       "sample set", runs=num_frames * len(plan.sets), samples=batch,
       flops=one(1, sets=((largest.max_visible, largest.max_size),)) - temporal[1],
       lower=lower(
-          sampler.write_set, patches, cond, order, number, number, patches, noise, plan.table, guidance.strength(0, 1),
-          scheduler=scheduler, num_passes=passes, num_guided=cfg.num_diffusion_steps,
-          max_visible=largest.max_visible, max_size=largest.max_size)))
+          sampler.denoise_set,
+          sampler.SetState(
+              patches, cond, order, number, number, patches, noise, plan.table, guidance.strength(0, 1)),
+          shape=sampler.set_shapes(plan, [largest])[0])))
   return jobs
 
 

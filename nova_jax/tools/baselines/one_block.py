@@ -19,6 +19,7 @@ from nova_jax.diffusion import Scheduler
 from nova_jax.diffusion.loss import sample_training_noise, training_loss
 from nova_jax.models.nova import NOVA, Condition
 from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.inputs import Conditions, Inputs
 from nova_jax.sampling.plan import make_plan
 from nova_jax.sampling.sampler import generate
 from nova_jax.sampling.temporal import Model
@@ -89,5 +90,5 @@ class OneBlock(Baseline):
         self.cfg, self.scheduler, num_frames=1, num_sets=self.num_sets, num_steps=self.num_steps,
         guidance=Guidance(guidance_scale))
     null = dict(condition) | {"text_lengths": jnp.zeros_like(condition["text_lengths"])}
-    (picture,) = generate(model, self.scheduler, plan, condition, null, keys=keys)
+    (picture,) = generate(model, plan, Inputs(Conditions(condition, null), keys))
     return picture.reshape(len(keys), num_frames, -1, *picture.shape[2:])

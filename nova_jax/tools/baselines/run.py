@@ -27,7 +27,8 @@ from nova_jax.diffusion import make_scheduler
 from nova_jax.evals import digits as digits_lib
 from nova_jax.evals.digits_run import DigitsScore, score_generator
 from nova_jax.models.nova import count_parameters
-from nova_jax.pipeline.pipeline import Pipeline, sample_keys
+from nova_jax.pipeline import Pipeline
+from nova_jax.pipeline.resolve import sample_keys
 from nova_jax.sampling.temporal import Model
 from nova_jax.tools.baselines.backbone import clip_model, tokens_of
 from nova_jax.tools.baselines.full_clip import FullClip

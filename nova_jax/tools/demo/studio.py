@@ -20,9 +20,10 @@ from jaxtyping import UInt8
 
 from nova_jax.media import readers
 from nova_jax.pipeline.batch_sampling import make_recipes
-from nova_jax.pipeline.pipeline import Pipeline, Step
+from nova_jax.pipeline.pipeline import Pipeline
 from nova_jax.pipeline.provenance import paths_of, write_outputs
 from nova_jax.pipeline.request import SETTINGS
+from nova_jax.pipeline.run import Step
 from nova_jax.tools.demo.space import INPUTS, make_room
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
@@ -105,12 +106,12 @@ class Studio:
   @property
   def makes_clips(self) -> bool:
     """Whether the model makes more than single pictures."""
-    return max(self.pipe.card.num_frames, self.pipe.cfg.base_frames) > 1
+    return self.pipe.parts.longest > 1
 
   @property
   def defaults(self) -> dict[str, Any]:
     """What the form shows at first: the model's own settings."""
-    return self.pipe.defaults | {"seed": 0}
+    return self.pipe.parts.defaults | {"seed": 0}
 
   def settings(self, form: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that a filled in form stands for: those that are not the model's own, and the seed.

@@ -18,6 +18,7 @@ from nova_jax.diffusion import make_scheduler
 from nova_jax.models.nova import NOVA
 from nova_jax.parallel.sharding import make_mesh
 from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.inputs import Conditions, Inputs
 from nova_jax.sampling.plan import make_plan
 from nova_jax.sampling.sampler import Model, generate
 from nova_jax.train.masking import padded_sizes
@@ -86,10 +87,11 @@ def make_generation(work: Work, num_frames: int, refresh_every: int = 1) -> Run:
   plan = make_plan(
       work.model, scheduler, num_frames=num_frames, num_sets=work.num_sets, num_steps=work.num_steps,
       guidance=Guidance(work.guidance_scale), refresh_every=refresh_every)
-  keys = jax.random.split(jax.random.key(0), work.batch_size)
+  inputs = Inputs(
+      Conditions(condition(work, 1), condition(work, 0)), jax.random.split(jax.random.key(0), work.batch_size))
 
   def run(most: int):
-    frames = generate(model, scheduler, plan, condition(work, 1), condition(work, 0), keys=keys)
+    frames = generate(model, plan, inputs)
     jax.block_until_ready(list(itertools.islice(frames, most)))
 
   # The second frame compiles what all later ones run.

@@ -42,7 +42,11 @@ class Fake:
     self.model, self.frames, self.size = Model(None, nnx.State({})), frames, size
     self.text_encoder = self if "text_encoder" in options["parts"] else None
 
-  def check(self, **settings):
+  @property
+  def parts(self):
+    return self
+
+  def check(self, request, rows):
     pass
 
   def notes(self, prompt):
