@@ -18,7 +18,7 @@ from nova_jax.pipeline import batch_sampling
 from nova_jax.pipeline.known_texts import encode_first
 from nova_jax.pipeline.loading import load_pipeline, say_first_compiles
 from nova_jax.pipeline.prompts import naming
-from nova_jax.pipeline.provenance import read_recipe
+from nova_jax.pipeline.provenance import read_provenance
 from nova_jax.storage import as_path
 from nova_jax.utils import compilation_cache
 from nova_jax.utils.errors import UserError
@@ -33,7 +33,7 @@ def main(args: flags.FlagValues) -> None:
   """Generate a clip for each prompt or class, or one again."""
   started = time.perf_counter()
   with naming("--reproduce"):
-    again = read_recipe(as_path(args.reproduce)) if args.reproduce else None
+    again = read_provenance(as_path(args.reproduce)) if args.reproduce else None
   if again:
     sampling_flags.check_alone(args)
     batch_sampling.check_files(again)
@@ -58,11 +58,11 @@ def main(args: flags.FlagValues) -> None:
     tell(note)
   say_first_compiles()
   if args.compile_only:
-    batch_sampling.warm_up(pipe, work.recipes, work.batches)
+    batch_sampling.warm_up(pipe, work.provenances, work.batches)
     print(f"all programs are compiled, after {time.perf_counter() - started:.1f} s")
     return
   with Progress("set") as progress:
-    files = batch_sampling.run(pipe, work.recipes, work.batches, output, formats, progress, work.given)
+    files = batch_sampling.run(pipe, work.provenances, work.batches, output, formats, progress, work.given)
   sheets = [path for paths in files for path in paths if path.name.endswith("-sheet.png")]
   if sheets:
     media.write_stack(output / batch_sampling.STACK, sheets[:SHEET_CLIPS])

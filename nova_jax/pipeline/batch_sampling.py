@@ -19,7 +19,7 @@ from nova_jax.pipeline.known_texts import KnownTexts, known_texts
 from nova_jax.pipeline.pipeline import Pipeline
 from nova_jax.pipeline.prompts import naming
 from nova_jax.pipeline.provenance import (
-  Recipe,
+  Provenance,
   digest_files,
   digest_weights,
   growing_outputs,
@@ -58,13 +58,13 @@ class Work(NamedTuple):
   """Clips that are ready to be made.
 
   Attributes:
-    recipes: how each clip is made.
-    batches: which of them are generated together, by their places in the list.
-    given: has read the videos that clips start from.
+    provenances: how each clip is made.
+    batches: clips that are generated together, by their places in the list.
+    given: reader of the videos that clips start from.
     notes: lines that a person should read.
   """
 
-  recipes: list[Recipe]
+  provenances: list[Provenance]
   batches: list[list[int]]
   given: GivenClips
   notes: list[str]
@@ -72,18 +72,18 @@ class Work(NamedTuple):
 
 def prepare(
     pipe: Pipeline, checkpoint: str, weights: str, clips: Sequence[Mapping[str, Any]], places: Sequence[str],
-    batch_size: int, output: str = "pixels", again: Recipe | None = None,
+    batch_size: int, output: str = "pixels", again: Provenance | None = None,
 ) -> Work:
   """Check all clips, encode all prompts, read all pictures and videos, and plan the batches.
 
   Args:
     pipe: model; its text encoder is replaced by the texts it has encoded, unless that was done before.
-    checkpoint, weights: folder of the model and which weights of a training run, for recipes.
+    checkpoint, weights: folder of the model and which weights of a training run, for provenances.
     clips: settings of each clip.
     places: where errors say that each clip stands.
     batch_size: number of clips that are generated together, at most.
     output: "pixels" or "latent".
-    again: recipe of the one clip, if an output is made again.
+    again: provenance of the one clip, if an output is made again.
 
   Raises:
     UserError: a setting that the model can't do, or a file that can't be read; the text begins with the place.
@@ -103,29 +103,29 @@ def prepare(
     return Work([again], [[0]], given, notes + check_weights(pipe, again))
   clips = [complete(pipe, clip) for clip in clips]
   batches = list(plan_batches(clips, batch_size))
-  return Work(make_recipes(pipe, checkpoint, weights, clips, batches, batch_size), batches, given, notes)
+  return Work(make_provenances(pipe, checkpoint, weights, clips, batches, batch_size), batches, given, notes)
 
 
-def make_recipes(
+def make_provenances(
     pipe: Pipeline, checkpoint: str, weights: str, clips: Sequence[Mapping[str, Any]], batches: Sequence[Sequence[int]],
     batch_size: int,
-) -> list[Recipe]:
+) -> list[Provenance]:
   """Return how each clip is made."""
-  digest, tile, recipes = digest_weights(pipe), getattr(pipe.autoencoder, "space_tile", None), {}
+  digest, tile, provenances = digest_weights(pipe), getattr(pipe.autoencoder, "space_tile", None), {}
   for batch in batches:
     for row, i in enumerate(batch):
       settings = complete(pipe, clips[i])
-      recipes[i] = Recipe(
+      provenances[i] = Provenance(
           str(as_path(checkpoint).absolute()), f"{weights} {digest}", pipe.cfg.dtype, settings, digest_files(settings),
           (row, batch_size), tile)
-  return [recipes[i] for i in range(len(clips))]
+  return [provenances[i] for i in range(len(clips))]
 
 
 def complete(pipe: Pipeline, settings: Mapping[str, Any]) -> dict[str, Any]:
   """Return settings so that they say the same anywhere: with the model's own, and the whole path of each file.
 
-  What is left out and what is stated thus gives one recipe, as do 2 and 2.0, two paths of one file, and values of
-  settings that are not used; and a recipe holds when the model's card changes.
+  What is left out and what is stated thus gives one provenance, as do 2 and 2.0, two paths of one file, and values of
+  settings that are not used; and a provenance holds when the model's card changes.
   """
   own = pipe.parts.defaults
   if Request.from_settings(settings).is_edit:
@@ -150,16 +150,16 @@ def complete(pipe: Pipeline, settings: Mapping[str, Any]) -> dict[str, Any]:
   return whole
 
 
-def check_files(recipe: Recipe) -> None:
-  """Refuse to reproduce with other files than a recipe names."""
-  changed = [name for name, digest in digest_files(recipe.settings).items() if digest != recipe.files[name]]
+def check_files(provenance: Provenance) -> None:
+  """Refuse to reproduce with other files than a provenance names."""
+  changed = [name for name, digest in digest_files(provenance.settings).items() if digest != provenance.files[name]]
   if changed:
-    raise UserError(f"--reproduce: {changed[0]} {recipe.settings[changed[0]]} is not what it was")
+    raise UserError(f"--reproduce: {changed[0]} {provenance.settings[changed[0]]} is not what it was")
 
 
-def check_weights(pipe: Pipeline, recipe: Recipe) -> list[str]:
-  """Refuse to reproduce with other weights than a recipe names; return what a person should know."""
-  same = same_weights(pipe, recipe.weights.split()[1])
+def check_weights(pipe: Pipeline, provenance: Provenance) -> list[str]:
+  """Refuse to reproduce with other weights than a provenance names; return what a person should know."""
+  same = same_weights(pipe, provenance.weights.split()[1])
   if same is None:
     return ["the file was written by an earlier version, whose digest is not of all weights: whether this model is the "
             "one that made it can't be told"]
@@ -169,34 +169,34 @@ def check_weights(pipe: Pipeline, recipe: Recipe) -> list[str]:
 
 
 def run(
-    pipe: Pipeline, recipes: Sequence[Recipe], batches: Sequence[Sequence[int]], output: Path,
+    pipe: Pipeline, provenances: Sequence[Provenance], batches: Sequence[Sequence[int]], output: Path,
     formats: tuple[str, ...], progress: Progress, given: GivenClips | None = None,
 ) -> list[list[Path]]:
   """Make all clips that aren't there; return every clip's files.
 
   Args:
-    pipe: the model.
-    recipes: of all clips.
-    batches: which of them are generated together.
+    pipe: model.
+    provenances: how each clip is made.
+    batches: clips that are generated together, by their places in the list.
     output: folder of the files.
-    formats: of the files.
-    progress: shows how far it is.
-    given: has read the videos that clips start from; None reads them anew for each batch.
+    formats: formats to write.
+    progress: display of how much is done.
+    given: reader of the videos that clips start from; None reads them anew for each batch.
   """
-  files, waiting = [[] for _ in recipes], []
-  length = lambda recipe: recipe.settings.get("num_frames", pipe.card.num_frames)
+  files, waiting = [[] for _ in provenances], []
+  length = lambda provenance: provenance.settings.get("num_frames", pipe.card.num_frames)
   for batch in batches:
     for i in batch:
-      files[i] = list(paths_of(output, recipes[i].name(i), formats, length(recipes[i])).values())
+      files[i] = list(paths_of(output, provenances[i].name(i), formats, length(provenances[i])).values())
     if not all(path.exists() for i in batch for path in files[i]):
       waiting.append(batch)
-  if kept := len(recipes) - sum(map(len, waiting)):
-    tell(f"{kept} of {len(recipes)} clips were made before, and stay as they are")
+  if kept := len(provenances) - sum(map(len, waiting)):
+    tell(f"{kept} of {len(provenances)} clips were made before, and stay as they are")
   remove_unfinished(output, {STACK, *(path.name for paths in files for path in paths)})
 
   def show(number: int, batch: Sequence[int], step: Step) -> None:
     done, each = step.frame * step.num_sets + step.index + 1, step.num_frames * step.num_sets
-    what = (f"clip {batch[0] + 1}-{batch[-1] + 1}/{len(recipes)}, frame {step.frame + 1}/{step.num_frames}, "
+    what = (f"clip {batch[0] + 1}-{batch[-1] + 1}/{len(provenances)}, frame {step.frame + 1}/{step.num_frames}, "
             f"set {step.index + 1}/{step.num_sets}")
     progress.show(number * each + done, len(waiting) * each, what)
 
@@ -204,12 +204,12 @@ def run(
     with contextlib.ExitStack() as stack:
       growing = {
           i: stack.enter_context(growing_outputs(
-              output, recipes[i].name(i), recipes[i], formats, length(recipes[i]),
-              recipes[i].settings.get("fps", pipe.card.sample.fps)))
+              output, provenances[i].name(i), provenances[i], formats, length(provenances[i]),
+              provenances[i].settings.get("fps", pipe.card.sample.fps)))
           for i in batch if not all(path.exists() for path in files[i])}
       kind = "latent" if formats == ("latents",) else "pixels"
       for pieces in make(
-          pipe, [recipes[i] for i in batch], kind, functools.partial(show, number, batch), given):
+          pipe, [provenances[i] for i in batch], kind, functools.partial(show, number, batch), given):
         for i, piece in zip(batch, pieces, strict=True):
           if i in growing:
             growing[i](piece)
@@ -217,16 +217,16 @@ def run(
 
 
 def make(
-    pipe: Pipeline, recipes: Sequence[Recipe], output: str, on_set=None, given: GivenClips | None = None
+    pipe: Pipeline, provenances: Sequence[Provenance], output: str, on_set=None, given: GivenClips | None = None
 ) -> Iterator[list[np.ndarray]]:
-  """Generate the clips of one batch, each in the row that its recipe names; other rows are copies.
+  """Generate the clips of one batch, each in the row that its provenance names; other rows are copies.
 
   Yields the next frames of each clip, as soon as they are finished.
   """
-  rows: list[Recipe | None] = [None] * recipes[0].batch[1]
-  for recipe in recipes:
-    rows[recipe.batch[0]] = recipe
-  clips = [(row or recipes[-1]).settings for row in rows]
+  rows: list[Provenance | None] = [None] * provenances[0].batch[1]
+  for provenance in provenances:
+    rows[provenance.batch[0]] = provenance
+  clips = [(row or provenances[-1]).settings for row in rows]
   settings = {name: value for name, value in clips[0].items() if name not in PER_CLIP}
   for name in PER_CLIP:
     if any(name in clip for clip in clips):
@@ -235,15 +235,16 @@ def make(
   if given is not None and "video" in settings:
     settings["video"] = [given.read(clip).frames for clip in clips]
   for made in pipe.stream(**settings, output=output, on_set=on_set):
-    yield [made[recipe.batch[0]] for recipe in recipes]
+    yield [made[provenance.batch[0]] for provenance in provenances]
 
 
-def warm_up(pipe: Pipeline, recipes: Sequence[Recipe], batches: Sequence[Sequence[int]]) -> None:
+def warm_up(pipe: Pipeline, provenances: Sequence[Provenance], batches: Sequence[Sequence[int]]) -> None:
   """Compile what the batches need, by generating the first frames of one of each kind."""
   seen = set()
   for batch in batches:
-    recipe = recipes[batch[0]]
-    kind = json.dumps({name: value for name, value in recipe.settings.items() if name not in PER_CLIP}, sort_keys=True)
+    provenance = provenances[batch[0]]
+    common = {name: value for name, value in provenance.settings.items() if name not in PER_CLIP}
+    kind = json.dumps(common, sort_keys=True)
     if kind in seen:
       continue
     seen.add(kind)
@@ -256,10 +257,10 @@ def warm_up(pipe: Pipeline, recipes: Sequence[Recipe], batches: Sequence[Sequenc
         raise _Warm
 
     try:
-      list(make(pipe, [recipe], "latent", count))
+      list(make(pipe, [provenance], "latent", count))
     except _Warm:
       pass
-    num_frames = pipe.parts.num_latent_frames(recipe.settings.get("num_frames"))
+    num_frames = pipe.parts.num_latent_frames(provenance.settings.get("num_frames"))
     latents = np.zeros((1, num_frames, *pipe.cfg.latent_size, pipe.cfg.latent_dim), np.float32)
     for size in {tile.stop - tile.start for tile in pipe.autoencoder.latent_tiles(num_frames)}:
       pipe.autoencoder.decode(latents[:, :size])

@@ -4,7 +4,7 @@
    "batch": [row, size], "space_tile": …, "versions": {…}}
 
 Invariants: all of it is known before anything is generated, so that an output's name, which ends in a digest of it,
-tells whether it has been made; a recipe made again gives the same file.
+tells whether it has been made; a provenance made again gives the same file.
 """
 
 import contextlib
@@ -40,19 +40,29 @@ _VERSIONED = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-  """How to make one clip; `settings` are those of `Request`, the model's own included (`jobs.complete`)."""
+class Provenance:
+  """How one clip is made.
+
+  Attributes:
+    checkpoint: folder of the model.
+    weights: "ema" or "params" of a training run, and a digest of them.
+    dtype: precision of activations.
+    settings: settings of `Request`, the model's own included (`batch_sampling.complete`).
+    files: digests of the files that settings name.
+    batch: row of the clip, and number of rows generated together: sums of another size round differently.
+    space_tile: side of the tiles that frames were decoded in; None for whole frames.
+  """
 
   checkpoint: str
-  weights: str  # "ema" or "params" of a training run, and a digest of them.
+  weights: str
   dtype: str
   settings: Mapping[str, Any]
-  files: Mapping[str, str]  # Digests of the files that settings name.
-  batch: tuple[int, int]  # The clip's row, and the rows generated together: sums of another size round differently.
-  space_tile: int | None = None  # Side of the tiles that frames were decoded in.
+  files: Mapping[str, str]
+  batch: tuple[int, int]
+  space_tile: int | None = None
 
   def text(self) -> str:
-    """Return it as JSON in ASCII, with the versions at hand."""
+    """Return the provenance as JSON in ASCII, with the versions at hand."""
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     stored = dataclasses.asdict(self) | {"settings": to_stored(self.settings)}
     return json.dumps(FORMAT | stored | {"versions": versions}, sort_keys=True)
@@ -72,8 +82,8 @@ def title_of(settings: Mapping[str, Any]) -> str:
   return settings["prompt"] if "prompt" in settings else f"class {settings['label']}"
 
 
-def read_recipe(path: Path) -> Recipe:
-  """Read the recipe that a file carries.
+def read_provenance(path: Path) -> Provenance:
+  """Read the provenance that a file carries.
 
   Raises:
     ValueError: the file carries none, or one that this version can't read.
@@ -95,8 +105,8 @@ def read_recipe(path: Path) -> Recipe:
         f"{path}: what it says of how it was made is not of {FORMAT}, or damaged: {error}") from None
 
 
-def parse(text: str) -> Recipe:
-  """Read a recipe, which a stranger may have written: no name in it has been looked up when this returns.
+def parse(text: str) -> Provenance:
+  """Read a provenance, which a stranger may have written: no name in it has been looked up when this returns.
 
   Raises:
     ValueError: it isn't one, or a field is not what it must be.
@@ -105,7 +115,7 @@ def parse(text: str) -> Recipe:
   if not isinstance(values, dict) or {name: values.pop(name, None) for name in FORMAT} != FORMAT:
     raise UserError("it is something else")
   values.pop("versions", None)
-  fields = [field.name for field in dataclasses.fields(Recipe)]
+  fields = [field.name for field in dataclasses.fields(Provenance)]
   if unknown := [name for name in values if name not in fields]:
     raise UserError(f"{unknown[0][:60]!r} is not a field of it")
   for name, (expected, is_good) in _FIELDS.items():
@@ -117,7 +127,7 @@ def parse(text: str) -> Recipe:
   named = {name for name in FILES if isinstance(settings.get(name), str)}
   if values["files"].keys() != named:
     raise UserError(f"files: expected digests of {', '.join(sorted(named)) or 'nothing'}, got {list(values['files'])}")
-  return Recipe(**values | {"settings": settings, "batch": tuple(values["batch"])})
+  return Provenance(**values | {"settings": settings, "batch": tuple(values["batch"])})
 
 
 def _is_text(pattern: str) -> Callable[[Any], bool]:
@@ -128,7 +138,7 @@ def _is_batch(value: Any) -> bool:
   return isinstance(value, list) and [type(x) for x in value] == [int, int] and 0 <= value[0] < value[1] <= limits.BATCH
 
 
-# What each field of a recipe must be, in words and as a test.
+# What each field of a provenance must be, in words and as a test.
 _FIELDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "checkpoint": ("the path of a folder", _is_text(r"[^\0]+")),
     "weights": ('"ema" or "params" and a digest', _is_text(r"(ema|params) (sha256:)?[0-9a-f]{16,64}")),
@@ -171,21 +181,21 @@ def same_weights(pipe: Pipeline, digest: str) -> bool | None:
   return digest == digest_weights(pipe) if digest.startswith(_WHOLE) else None
 
 
-def write_outputs(folder: Path, name: str, recipe: Recipe, formats: tuple[str, ...], clip, fps: float) -> None:
+def write_outputs(folder: Path, name: str, provenance: Provenance, formats: tuple[str, ...], clip, fps: float) -> None:
   """Write a clip, pixels or latents, in all formats that fit it; see `paths_of`."""
-  with growing_outputs(folder, name, recipe, formats, len(clip), fps) as add:
+  with growing_outputs(folder, name, provenance, formats, len(clip), fps) as add:
     add(clip)
 
 
 @contextlib.contextmanager
 def growing_outputs(
-    folder: Path, name: str, recipe: Recipe, formats: tuple[str, ...], num_frames: int, fps: float
+    folder: Path, name: str, provenance: Provenance, formats: tuple[str, ...], num_frames: int, fps: float
 ) -> Iterator[Callable[[np.ndarray], None]]:
   """Open the files of a clip; yield a function that takes its frames, pixels or latents, as they are finished.
 
   An mp4 grows with them. Other formats are written at the end, and frames are kept for them alone.
   """
-  note, kept, paths = recipe.text(), [], paths_of(folder, name, formats, num_frames)
+  note, kept, paths = provenance.text(), [], paths_of(folder, name, formats, num_frames)
   with contextlib.ExitStack() as stack:
     video = paths.pop("mp4", None)
     append = stack.enter_context(media.growing_mp4(video, fps, note=note)) if video else None
@@ -203,7 +213,7 @@ def growing_outputs(
       if kind == "latents":
         write_atomically(path, save({"latents": np.ascontiguousarray(clip)}, metadata={media.NOTE: note}))
       elif kind == "sheet":
-        media.write_sheet(path, [clip], [title_of(recipe.settings)], note=note)
+        media.write_sheet(path, [clip], [title_of(provenance.settings)], note=note)
       elif kind == "png":
         media.write_png(path, clip[0], note=note)
       else:

@@ -1,4 +1,4 @@
-"""Settings as files have them: texts, numbers, lists and objects, of a line of prompts or of a recipe.
+"""Settings as files have them: texts, numbers, lists and objects, of a line of prompts or of a provenance.
 
 Invariant: what is returned makes a `Request`, and means the same however it was spelt: 2 for 2.0, "0,0,4,8" for a list.
 """

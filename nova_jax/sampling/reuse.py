@@ -80,11 +80,11 @@ def encode_passes(
   """Encode the tokens of one set for all passes, of which only the conditional one is run if `max_kept` is None.
 
   Args:
-    encode: encodes tokens in a range of passes, `encode(first, last, ids, features)`; the last is as it was without
-      reuse if features are None.
-    order, start: as of `encode_set`.
-    ids: the tokens.
-    features: of the set before.
+    encode: function that encodes tokens in a range of passes, `encode(first, last, ids, features)`; without features
+      it reuses nothing.
+    order, start: order of tokens and number of known ones, as for `encode_set`.
+    ids: tokens to encode.
+    features: features that the set before left.
     max_kept: padded number of tokens, these and those of the next sets, whose differences are to be kept.
   """
   differences, num_passes, batch = features.differences, len(features.differences) + 1, len(order)
@@ -113,14 +113,14 @@ def encode_set(
   """Encode the tokens of one set.
 
   Args:
-    encoder: the spatial encoder.
-    tokens, cond, wanted: as of `SpatialEncoder`.
-    order: the order in which tokens are written.
-    start: tokens known so far, the first ones of the order.
-    features: of the set before.
+    encoder: spatial encoder.
+    tokens, cond, wanted: arguments of `SpatialEncoder`.
+    order: order in which tokens are written.
+    start: number of tokens known so far, the first ones of the order.
+    features: features that the set before left.
     max_visible: padded number of known tokens.
-    num_new: known tokens that `features` lacks, the last ones.
-    max_new: their padded number, or None to compute everything.
+    num_new: number of known tokens that `features` lacks, the last ones.
+    max_new: padded number of these, or None to compute everything.
 
   Returns:
     The encoding of the wanted tokens, and the features.
@@ -165,12 +165,12 @@ def _run(
 
   Args:
     blocks: one half of the encoder.
-    x: the tokens.
+    x: tokens to compute.
     cache: keys and values of all tokens.
-    places: where these tokens are in it; None for the first places.
-    rotation: of these tokens.
-    num_keys, mask: which keys they see.
-    queries: the tokens that the last block computes and that are returned; None for all.
+    places: places of these tokens in the cache; None for the first ones.
+    rotation: rotary positions of these tokens.
+    num_keys, mask: keys that they see.
+    queries: tokens that the last block computes and that are returned; None for all.
   """
 
   def apply(block: Block, x, layer, queries=None):

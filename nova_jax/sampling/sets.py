@@ -35,10 +35,11 @@ def set_sizes(num_tokens: int, num_sets: int, schedule: str = "cosine") -> Int[n
   """Return the sizes of a schedule's sets, empty ones left out.
 
   Args:
-    num_tokens: to be written.
-    num_sets: asked for.
-    schedule: "cosine"; "constant", equal sizes; or "two_stage", the first half of the tokens (the skeleton of a
-      checkerboard) by the cosine schedule, and the other half in the last eighth of the sets, at least one, equally.
+    num_tokens: number of tokens to write.
+    num_sets: number of sets asked for.
+    schedule: name of the schedule: "cosine"; "constant", equal sizes; or "two_stage", the first half of the tokens
+      (the skeleton of a checkerboard) by the cosine schedule, and the other half in the last eighth of the sets, at
+      least one, equally.
 
   Raises:
     ValueError: fewer than one set.
@@ -84,10 +85,10 @@ def make_order(name: str, keys: Key[Array, "B"], grid: tuple[int, int]) -> Int[A
   """Return each sample's order of the tokens of a grid of rows and columns.
 
   Args:
-    name: "random"; "halton", along a sequence that spreads evenly, the same for all samples; or "checkerboard", the
-      tokens whose row and column add up to an even number first, and within both halves at random.
-    keys: one a sample.
-    grid: rows and columns.
+    name: name of the order: "random"; "halton", along a sequence that spreads evenly, the same for all samples; or
+      "checkerboard", the tokens whose row and column add up to an even number first, and within both halves at random.
+    keys: one key for each sample.
+    grid: rows and columns of the frame's tokens.
   """
   rows, columns = grid
   if name == "halton":

@@ -15,7 +15,7 @@ from PIL import Image
 
 from nova_jax import media
 from nova_jax.media import footage, pictures, readers
-from nova_jax.pipeline.provenance import digest_files, read_recipe
+from nova_jax.pipeline.provenance import digest_files, read_provenance
 from nova_jax.utils.errors import exit_code
 
 RNG = np.random.default_rng(0)
@@ -155,7 +155,7 @@ def test_frames_are_fitted_as_they_come(tmp_path, monkeypatch):
 @pytest.mark.parametrize("read", [
     lambda path: readers.read_picture(path, (8, 8), 3), lambda path: readers.read_clip(path, (8, 8), 3),
     lambda path: readers.read_mask(path, (8, 8), 1), readers.count_frames, media.read_note,
-    lambda path: read_recipe(path.with_suffix(".safetensors")),
+    lambda path: read_provenance(path.with_suffix(".safetensors")),
     lambda path: digest_files({"image": str(path)})])
 def test_only_files_are_read(tmp_path, read):
   for path in (tmp_path / "pipe.png", tmp_path / "pipe.safetensors"):

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nova_jax.media import readers
-from nova_jax.pipeline.batch_sampling import make_recipes
+from nova_jax.pipeline.batch_sampling import make_provenances
 from nova_jax.pipeline.pipeline import Pipeline
 from nova_jax.pipeline.provenance import paths_of, write_outputs
 from nova_jax.pipeline.request import SETTINGS
@@ -201,7 +201,7 @@ def generate(studio: Studio, settings: Mapping[str, Any], cancelled: threading.E
 def _run(studio: Studio, settings: Mapping[str, Any], cancelled: threading.Event, tell) -> Iterator[News]:
   """Yield finished frames, and at last the file; `tell` unfinished ones."""
   pipe, frames = studio.pipe, ()
-  recipe, = make_recipes(pipe, studio.checkpoint, studio.weights, [settings], [[0]], 1)
+  provenance, = make_provenances(pipe, studio.checkpoint, studio.weights, [settings], [[0]], 1)
   started = shown = time.monotonic()
   done, what = 0.0, "started"
 
@@ -225,8 +225,8 @@ def _run(studio: Studio, settings: Mapping[str, Any], cancelled: threading.Event
   for piece in pipe.stream(**settings, on_set=on_set):
     frames += tuple(piece[0])
     yield News(frames, None, done, what)
-  clip, name = np.stack(frames), recipe.name(0)
-  write_outputs(studio.output, name, recipe, FORMATS, clip, settings.get("fps", pipe.card.sample.fps))
+  clip, name = np.stack(frames), provenance.name(0)
+  write_outputs(studio.output, name, provenance, FORMATS, clip, settings.get("fps", pipe.card.sample.fps))
   path, = paths_of(studio.output, name, FORMATS, len(clip)).values()
   make_room(studio.output, studio.bounds.bytes)
   yield News(frames, None, 1.0, "done", path)

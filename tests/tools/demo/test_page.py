@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from pipeline.test_pipeline import CARD, CLASSES, fresh
 
-from nova_jax.pipeline.batch_sampling import make_recipes, run
-from nova_jax.pipeline.provenance import read_recipe
+from nova_jax.pipeline.batch_sampling import make_provenances, run
+from nova_jax.pipeline.provenance import read_provenance
 from nova_jax.tools.demo.studio import Bounds, Studio
 from nova_jax.utils.progress import Progress
 
@@ -98,9 +98,9 @@ def download(page):
 
 def by_jobs(studio, settings, folder):
   """Return the file that launch.sample's own loop writes."""
-  recipes = make_recipes(studio.pipe, studio.checkpoint, studio.weights, [settings], [[0]], 1)
+  provenances = make_provenances(studio.pipe, studio.checkpoint, studio.weights, [settings], [[0]], 1)
   with Progress("set") as progress:
-    (path,), = run(studio.pipe, recipes, [[0]], folder, ("mp4",), progress)
+    (path,), = run(studio.pipe, provenances, [[0]], folder, ("mp4",), progress)
   return path.read_bytes(), path.name
 
 
@@ -145,7 +145,7 @@ def test_a_picture_is_the_first_frame(page, studio, tmp_path):
   generate(page, prompt="one", image=picture, num_frames=3)
   expect(page, "Done: 3 frames")
   data, name = download(page)
-  settings = read_recipe(studio.output / name).settings
+  settings = read_provenance(studio.output / name).settings
   assert Path(settings["image"]).read_bytes() == picture.read_bytes()
   assert (data, name) == by_jobs(studio, settings, tmp_path / "out")
 

@@ -40,7 +40,7 @@ def test_what_is_the_models_own_is_left_out(studio):
   assert studio.settings({"prompt": "one", "seed": 7, "num_frames": 2}) == {"prompt": "one", "seed": 7, "num_frames": 2}
 
 
-def test_pictures_stay_where_a_recipe_finds_them(studio, picture):
+def test_pictures_stay_where_a_provenance_finds_them(studio, picture):
   settings = studio.settings(studio.defaults | {"prompt": "one", "image": str(picture), "mask": str(picture)})
   kept = Path(settings["image"])
   assert kept.parent == studio.output / "inputs" and kept.suffix == ".png"

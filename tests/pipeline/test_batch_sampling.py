@@ -1,4 +1,4 @@
-"""Batches on disk: the same files however often a run was interrupted, each with the recipe to make it again."""
+"""Batches on disk: the same files however often a run was interrupted, each with the provenance to make it again."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from nova_jax.media import footage, readers
 from nova_jax.pipeline import batch_sampling, prompts
 from nova_jax.pipeline.given_clips import GivenClips
 from nova_jax.pipeline.known_texts import known_texts
-from nova_jax.pipeline.provenance import Recipe, digest_weights, parse, paths_of, read_recipe, write_outputs
+from nova_jax.pipeline.provenance import Provenance, digest_weights, parse, paths_of, read_provenance, write_outputs
 from nova_jax.pipeline.request import SETTINGS
 from nova_jax.tools.sweeps.plan import SAMPLING
 from nova_jax.utils.files import _host, _start_time
@@ -41,11 +41,11 @@ def pipe():
 def run(pipe, folder, formats=FORMATS, stop_after=None):
   clips = prompts.expand(LINES, {"num_frames": 2}, 5)
   batches = list(batch_sampling.plan_batches(clips, 3))
-  recipes = batch_sampling.make_recipes(pipe, "model", "ema", clips, batches, 3)
+  provenances = batch_sampling.make_provenances(pipe, "model", "ema", clips, batches, 3)
   with Progress("set") as progress:
     if stop_after is not None:
       show, progress.show = progress.show, lambda done, *rest: show(done, *rest) if done < stop_after else 1 / 0
-    return recipes, batch_sampling.run(pipe, recipes, batches, folder, formats, progress)
+    return provenances, batch_sampling.run(pipe, provenances, batches, folder, formats, progress)
 
 
 def contents(folder):
@@ -53,8 +53,8 @@ def contents(folder):
 
 
 def test_a_stopped_run_goes_on_to_the_same_files(pipe, tmp_path):
-  recipes, files = run(pipe, tmp_path / "whole")
-  assert [recipe.settings["seed"] for recipe in recipes] == [5, 6, 7, 9]
+  provenances, files = run(pipe, tmp_path / "whole")
+  assert [provenance.settings["seed"] for provenance in provenances] == [5, 6, 7, 9]
   whole = contents(tmp_path / "whole")
   assert len(whole) == sum(map(len, files)) == 16, "names don't collide"
   with pytest.raises(ZeroDivisionError):
@@ -80,11 +80,11 @@ def test_a_stopped_run_goes_on_to_the_same_files(pipe, tmp_path):
   assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped").iterdir()}
 
 
-def test_every_format_tells_its_recipe_and_it_gives_the_same_file(pipe, tmp_path):
-  recipes, files = run(pipe, tmp_path)
+def test_every_format_tells_its_provenance_and_it_gives_the_same_file(pipe, tmp_path):
+  provenances, files = run(pipe, tmp_path)
   for path in files[3]:
-    assert read_recipe(path) == recipes[3]
-  again = read_recipe(files[2][0])
+    assert read_provenance(path) == provenances[3]
+  again = read_provenance(files[2][0])
   batch_sampling.check_files(again)
   assert batch_sampling.check_weights(pipe, again) == []
   clip = np.concatenate([piece for (piece,) in batch_sampling.make(pipe, [again], "pixels")])
@@ -93,60 +93,61 @@ def test_every_format_tells_its_recipe_and_it_gives_the_same_file(pipe, tmp_path
 
 
 def test_frames_are_written_as_they_are_finished(pipe, tmp_path):
-  recipe, = batch_sampling.make_recipes(pipe, "model", "ema", [{"prompt": "one", "num_frames": 3, "seed": 0}], [[0]], 1)
+  clips = [{"prompt": "one", "num_frames": 3, "seed": 0}]
+  provenance, = batch_sampling.make_provenances(pipe, "model", "ema", clips, [[0]], 1)
   with Progress("set") as progress:
-    (path,), = batch_sampling.run(pipe, [recipe], [[0]], tmp_path, ("mp4",), progress)
-  pieces = [piece for (piece,) in batch_sampling.make(pipe, [recipe], "pixels")]
+    (path,), = batch_sampling.run(pipe, [provenance], [[0]], tmp_path, ("mp4",), progress)
+  pieces = [piece for (piece,) in batch_sampling.make(pipe, [provenance], "pixels")]
   assert [len(piece) for piece in pieces] == [1, 1, 1]
   clip = np.concatenate(pieces)
-  write_outputs(tmp_path / "whole", recipe.name(0), recipe, ("mp4",), clip, pipe.card.sample.fps)
+  write_outputs(tmp_path / "whole", provenance.name(0), provenance, ("mp4",), clip, pipe.card.sample.fps)
   assert (tmp_path / "whole" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_latents_and_pictures(pipe, tmp_path):
-  recipes, files = run(pipe, tmp_path, ("latents",))
-  assert read_recipe(files[0][0]) == recipes[0]
+  provenances, files = run(pipe, tmp_path, ("latents",))
+  assert read_provenance(files[0][0]) == provenances[0]
   assert [path.suffix for path in paths_of(tmp_path, "a", FORMATS, 1).values()] == [".png", ".webp", ".png"]
   media.write_png(tmp_path / "a.png", np.zeros((4, 4, 1), np.uint8), note="note")
   assert media.read_note(tmp_path / "a.png") == "note"
   media.write_png(tmp_path / "b.png", np.zeros((4, 4, 1), np.uint8))
   for name, message in (("a.png", "is not of"), ("b.png", "doesn't say"), ("none.mp4", "does not exist")):
     with pytest.raises(ValueError, match=message):
-      read_recipe(tmp_path / name)
+      read_provenance(tmp_path / name)
 
 
 def test_warming_up_leaves_nothing(pipe):
   clips = prompts.expand(LINES, {"num_frames": 3}, 5)
   batches = list(batch_sampling.plan_batches(clips, 3))
-  batch_sampling.warm_up(pipe, batch_sampling.make_recipes(pipe, "model", "ema", clips, batches, 3), batches)
+  batch_sampling.warm_up(pipe, batch_sampling.make_provenances(pipe, "model", "ema", clips, batches, 3), batches)
 
 
 def test_another_model_or_picture_is_not_the_same(pipe, tmp_path):
   media.write_png(tmp_path / "start.png", np.zeros((8, 8, 1), np.uint8))
   clips = [{"prompt": "one", "image": str(tmp_path / "start.png"), "seed": 0}]
-  (recipe,) = batch_sampling.make_recipes(pipe, "model", "ema", clips, [[0]], 1)
-  batch_sampling.check_files(recipe)
+  (provenance,) = batch_sampling.make_provenances(pipe, "model", "ema", clips, [[0]], 1)
+  batch_sampling.check_files(provenance)
   media.write_png(tmp_path / "start.png", np.ones((8, 8, 1), np.uint8))
   with pytest.raises(ValueError, match="start.png is not what it was"):
-    batch_sampling.check_files(recipe)
+    batch_sampling.check_files(provenance)
 
 
-def test_what_is_left_out_and_what_is_stated_are_one_recipe(pipe, tmp_path, monkeypatch):
+def test_what_is_left_out_and_what_is_stated_are_one_provenance(pipe, tmp_path, monkeypatch):
   for folder in ("a", "b"):
     media.write_png(tmp_path / folder / "start.png", np.zeros((8, 8, 1), np.uint8))
   monkeypatch.chdir(tmp_path)
   base = {"prompt": "Ein Käse, 八", "seed": 0, "image": str(tmp_path / "a/start.png")}
 
   def made(**settings):
-    (recipe,) = batch_sampling.make_recipes(pipe, "model", "ema", [base | settings], [[0]], 1)
-    return recipe
+    (provenance,) = batch_sampling.make_provenances(pipe, "model", "ema", [base | settings], [[0]], 1)
+    return provenance
 
   name = made().name(3)
   assert name.startswith("003-ein-käse-八-")
   same = {"num_frames": 3, "num_inference_steps": 3, "guidance_scale": 2.0, "refresh_every": 1, "fps": 12.0,
           "diffusion_grid": "published", "token_order": "random", "set_schedule": "cosine",
           "guidance_start": 1000, "guidance_every": 1, "temperature": 1}
-  assert made(**same) == made() and made(image="a/start.png") == made(), "recipes hold in any folder"
+  assert made(**same) == made() and made(image="a/start.png") == made(), "provenances hold in any folder"
   for same in (
       {"guidance_scale": 2}, {"fps": 12}, {"negative_prompt": ""}, {"later_inference_steps": 3}, {"window": 3},
       {"min_guidance_scale": 2.0}, {"flow_shift": pipe.scheduler.shift}, {"later_context": 2}, {"later_prompts": {}},
@@ -160,7 +161,7 @@ def test_what_is_left_out_and_what_is_stated_are_one_recipe(pipe, tmp_path, monk
   assert made(image="a/start.png", mask=(0, 0, 4, 4)) == made(mask=[0, 0, 4, 4])
   assert made(image="b/start.png").name(3) == name, "the same picture"
   others = [made(num_frames=2), made(seed=1), dataclasses.replace(made(), space_tile=4)]
-  assert len({name, *(recipe.name(3) for recipe in others)}) == 4
+  assert len({name, *(provenance.name(3) for provenance in others)}) == 4
   assert len(made(prompt="八" * 300).name(3).encode()) < 100 and made(prompt="!").name(3).count("-") == 1
   monkeypatch.setattr(pipe, "card", dataclasses.replace(pipe.card, sample=SampleConfig(4, 2, 2.0)))
   assert made().name(3) != name, "the model's own settings are in it"
@@ -180,11 +181,11 @@ def test_what_is_edited_keeps_its_length_and_is_made_once(tmp_path):
   clips = GivenClips(pipe.parts).complete(clips, places)
   assert [clip["num_frames"] for clip in clips] == [1, 2]
   batches = list(batch_sampling.plan_batches(clips, 2))
-  recipes = batch_sampling.make_recipes(pipe, "model", "ema", clips, batches, 2)
+  provenances = batch_sampling.make_provenances(pipe, "model", "ema", clips, batches, 2)
   times = []
   for _ in range(2):
     with Progress("set") as progress:
-      files = batch_sampling.run(pipe, recipes, batches, tmp_path / "out", ("gif",), progress)
+      files = batch_sampling.run(pipe, provenances, batches, tmp_path / "out", ("gif",), progress)
     assert [path.suffix for (path,) in files] == [".png", ".gif"]
     times.append([path.stat().st_mtime_ns for (path,) in files])
   assert times[0] == times[1]
@@ -222,18 +223,18 @@ def test_a_clip_keeps_its_rate_and_is_decoded_once(tmp_path, monkeypatch, decode
       "its last 2 frames are continued, the 3 before them are not used"]
   batches = list(batch_sampling.plan_batches(clips, 2))
   assert batches == [[0], [1], [2], [3]], "a batch has one length and rate"
-  recipes = batch_sampling.make_recipes(pipe, "model", "ema", clips, batches, 1)
+  provenances = batch_sampling.make_provenances(pipe, "model", "ema", clips, batches, 1)
   told, stream = [], pipe.stream
   monkeypatch.setattr(pipe, "stream", lambda *args, **settings: told.append(settings["fps"]) or stream(**settings))
   with Progress("set") as progress:
-    files = batch_sampling.run(pipe, recipes, batches, tmp_path / "out", ("gif",), progress, given)
+    files = batch_sampling.run(pipe, provenances, batches, tmp_path / "out", ("gif",), progress, given)
   assert len(decoded) == 3, "and not for each batch"
   assert told == [4.0, 4.0, 4.0, 20.0]
   for (path,), (num_frames, fps), first in zip(files, [(5, 4), (2, 4), (3, 4), (3, 20)], [0, 0, 30, 30], strict=True):
     clip = readers.open_clip(path, (8, 8), 1)
     assert (len(clip.frames), clip.fps) == (num_frames, fps) and clip.frames[0, 4:] == pytest.approx(first, abs=1)
-  again = read_recipe(files[0][0])
-  assert again == recipes[0] and again.settings["fps"] == 4.0
+  again = read_provenance(files[0][0])
+  assert again == provenances[0] and again.settings["fps"] == 4.0
   (clip,), = [np.concatenate(rows) for rows in zip(*batch_sampling.make(pipe, [again], "pixels"), strict=True)],
   assert np.array_equal(clip, readers.read_clip(files[0][0], (8, 8), 1)), "the same from the file"
 
@@ -299,10 +300,10 @@ def test_flags_and_columns_with_an_old_name_work_and_the_new_one_is_said(tmp_pat
 
 
 def test_notes_of_outputs_keep_the_names_that_they_had():
-  recipe = Recipe("model", f"ema {'0' * 16}", "float32", {
+  provenance = Provenance("model", f"ema {'0' * 16}", "float32", {
       "prompt": "one", "seed": 0, "image": "a.png", "outpaint_box": [0, 0, 4, 8]}, {"image": "0" * 16}, (0, 1))
-  assert '"place": [0, 0, 4, 8]' in recipe.text() and parse(recipe.text()) == recipe
-  assert recipe.name(0) == "000-one-cdadb6be", "what was made before is found"
+  assert '"place": [0, 0, 4, 8]' in provenance.text() and parse(provenance.text()) == provenance
+  assert provenance.name(0) == "000-one-cdadb6be", "what was made before is found"
 
 
 @pytest.mark.parametrize("lines, common, message", [
@@ -365,7 +366,7 @@ def test_latents_need_no_autoencoder():
   alone = fresh()
   alone.autoencoder = None
   work = batch_sampling.prepare(alone, "model", "ema", [{"prompt": "one", "seed": 0}], [""], 1, "latent")
-  assert work.batches == [[0]] and len(work.recipes) == 1
+  assert work.batches == [[0]] and len(work.provenances) == 1
   with pytest.raises(ValueError, match="output: there is no autoencoder"):
     batch_sampling.prepare(alone, "model", "ema", [{"prompt": "one"}], [""], 1)
 
@@ -383,7 +384,7 @@ def test_every_bit_of_every_part_is_in_the_digest(pipe):
   other = fresh()
   other.autoencoder = dataclasses.replace(other.autoencoder, std=0.5)
   assert other.digests["vae"] != pipe.digests["vae"] and digest_weights(other) not in digests
-  old = Recipe("model", "ema 0123456789abcdef", "float32", {}, {}, (0, 1))
+  old = Provenance("model", "ema 0123456789abcdef", "float32", {}, {}, (0, 1))
   assert "can't be told" in batch_sampling.check_weights(pipe, old)[0]
   with pytest.raises(ValueError, match="weights are not those"):
     batch_sampling.check_weights(pipe, dataclasses.replace(old, weights=f"ema {digest_weights(other)}"))

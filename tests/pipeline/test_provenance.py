@@ -7,11 +7,11 @@ import pytest
 
 from nova_jax import media
 from nova_jax.pipeline import batch_sampling
-from nova_jax.pipeline.provenance import Recipe, parse, read_recipe
+from nova_jax.pipeline.provenance import Provenance, parse, read_provenance
 from nova_jax.utils import limits
 
 DIGEST = "0123456789abcdef"
-GOOD = json.loads(Recipe(
+GOOD = json.loads(Provenance(
     "runs/model", f"ema sha256:{DIGEST * 2}", "float32", {"prompt": "a fox", "seed": 3, "image": "a.png"},
     {"image": DIGEST}, (1, 4), 8).text())
 ABSENT = object()
@@ -28,8 +28,8 @@ def settings(**changes):
 
 
 def test_what_we_write_is_read():
-  recipe = parse(text_of())
-  assert recipe.batch == (1, 4) and recipe.settings["seed"] == 3
+  provenance = parse(text_of())
+  assert provenance.batch == (1, 4) and provenance.settings["seed"] == 3
   assert parse(text_of(weights=f"params {DIGEST}", space_tile=None, versions=ABSENT)).weights == f"params {DIGEST}"
 
 
@@ -61,26 +61,26 @@ def test_wrong_fields_are_named(changes, message):
 
 @pytest.mark.parametrize("text", [
     "[" * 100_000, '{"format": ' * 50_000, "null", "[]", "5", "", "\0", '{"version": 1' + "0" * 5000 + "}"])
-def test_what_is_no_recipe(text, tmp_path):
+def test_what_is_no_provenance(text, tmp_path):
   with pytest.raises(ValueError):
     parse(text)
   media.write_png(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8), note=text or "x")
   with pytest.raises(ValueError, match="a.png.*") as error:
-    read_recipe(tmp_path / "a.png")
+    read_provenance(tmp_path / "a.png")
   assert "\n" not in str(error.value)
 
 
 def test_long_notes_are_not_parsed(tmp_path):
   media.write_png(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8), note=" " * (limits.NOTE_BYTES + 1))
   with pytest.raises(ValueError, match="a.png"):
-    read_recipe(tmp_path / "a.png")
+    read_provenance(tmp_path / "a.png")
 
 
 def test_files_are_what_they_were_before_anything_is_loaded(tmp_path):
   media.write_png(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8))
-  recipe = parse(text_of(**settings(image=str(tmp_path / "a.png"))))
+  provenance = parse(text_of(**settings(image=str(tmp_path / "a.png"))))
   with pytest.raises(ValueError, match="image .*a.png is not what it was"):
-    batch_sampling.check_files(recipe)
+    batch_sampling.check_files(provenance)
   for path, message in (("none.png", "does not exist"), ("/dev/zero", "neither a file"), (str(tmp_path), "a folder")):
     with pytest.raises(ValueError, match=f"image: .*{message}"):
       batch_sampling.check_files(parse(text_of(**settings(image=path))))
