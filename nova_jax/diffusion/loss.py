@@ -7,6 +7,7 @@ over the values of a token and over masked tokens. For clips the loss is reporte
 Invariant: all randomness of a sample comes from its own key, so it does not depend on the other samples of the batch.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
 from nova_jax.models.embeddings import patchify
-from nova_jax.models.nova import NOVA, Condition
+from nova_jax.models.nova import NOVA
 from nova_jax.models.tokens import scatter_tokens
 from nova_jax.parallel.sharding import constrain
 
@@ -52,15 +53,16 @@ def sample_training_noise(
 
 
 def training_loss(
-    model: NOVA, scheduler: Scheduler, batch: Condition, noise: TrainingNoise, num_visible: Int[ArrayLike, ""]
+    model: NOVA, scheduler: Scheduler, batch: Mapping[str, Array], noise: TrainingNoise,
+    num_visible: Int[ArrayLike, ""],
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
   """Return the loss of a batch and its parts.
 
   Args:
     model: transformer to train.
     scheduler: diffusion process.
-    batch: `latents` [B, T, h, w, C] and the condition (see `Condition`); optionally `given` [B], the number of first
-      frames that a clip is continued from, whose errors don't count.
+    batch: `latents` [B, T, h, w, C] and the fields of a `Condition`; optionally `given` [B], the number of first frames
+      that a clip is continued from, whose errors don't count.
     noise: random choices from `sample_training_noise`.
     num_visible: number of visible tokens per frame.
 
@@ -72,7 +74,8 @@ def training_loss(
 
 
 def forward(
-    model: NOVA, scheduler: Scheduler, batch: Condition, noise: TrainingNoise, num_visible: Int[ArrayLike, ""]
+    model: NOVA, scheduler: Scheduler, batch: Mapping[str, Array], noise: TrainingNoise,
+    num_visible: Int[ArrayLike, ""],
 ) -> dict[str, Array]:
   """Run all parts of the model on a batch, and return the output of each part by name.
 
@@ -130,7 +133,7 @@ def reduce_loss(
 
 
 def loss(
-    model: NOVA, scheduler: Scheduler, batch: Condition, key: Key[Array, ""], loss_repeat: int = 4,
+    model: NOVA, scheduler: Scheduler, batch: Mapping[str, Array], key: Key[Array, ""], loss_repeat: int = 4,
     mask_ratio: tuple[float, float] = (0.7, 1.0),
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
   """Return the loss of a batch and the values to report by name; a training loop needs nothing else.

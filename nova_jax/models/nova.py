@@ -11,6 +11,8 @@ order:
 Parameters keep their published names. Invariant: modules hold parameters only; caches, masks and keys are arguments.
 """
 
+from collections.abc import Mapping
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -19,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from nova_jax.config import DEFAULT_FPS, DEFAULT_MOTION_FLOW, ModelConfig
 from nova_jax.models import embeddings as emb
 from nova_jax.models.attention.masks import BlockCausal, ValidKeys
+from nova_jax.models.condition import Condition
 from nova_jax.models.denoiser import Denoiser, Modulation
 from nova_jax.models.layers import LayerNorm, parameter
 from nova_jax.models.tokens import gather_tokens, scatter_tokens
@@ -26,8 +29,6 @@ from nova_jax.models.transformer import Cache, extend_blocks, make_blocks, run_b
 from nova_jax.parallel.sharding import gather_weight
 
 TOKEN_AXES = (None, "embed")  # Axes of the learned vectors.
-# text_embeds [B, L, E] and text_lengths [B], or labels [B]; optionally motion_flow [B] and fps [B].
-Condition = dict[str, Array]
 
 
 class TemporalEncoder(nnx.Module):
@@ -148,16 +149,17 @@ class NOVA(nnx.Module):
     self.image_encoder = SpatialEncoder(cfg, rngs=rngs)
     self.image_decoder = Denoiser(cfg, rngs=rngs)
 
-  def embed_condition(self, condition: Condition) -> Float[Array, "B P D"]:
-    """Return the condition tokens: text or label, then motion."""
+  def embed_condition(self, condition: Condition | Mapping[str, Array]) -> Float[Array, "B P D"]:
+    """Return the condition tokens of a condition or of a training batch: text or label, then motion."""
+    condition = Condition.from_batch(condition)
     if self.text_embed is not None:
-      tokens = [self.text_embed(condition["text_embeds"], condition["text_lengths"], self.cfg.dtype)]
+      tokens = [self.text_embed(condition.text_embeds, condition.text_lengths, self.cfg.dtype)]
     else:
-      tokens = [self.label_embed(condition["labels"], self.cfg.dtype)]
+      tokens = [self.label_embed(condition.labels, self.cfg.dtype)]
     if self.motion_embed is not None:
       batch = tokens[0].shape[:1]
-      flow = condition["motion_flow"] if "motion_flow" in condition else jnp.full(batch, DEFAULT_MOTION_FLOW)
-      fps = condition["fps"] if "fps" in condition else jnp.full(batch, DEFAULT_FPS)
+      flow = jnp.full(batch, DEFAULT_MOTION_FLOW) if condition.motion_flow is None else condition.motion_flow
+      fps = jnp.full(batch, DEFAULT_FPS) if condition.fps is None else condition.fps
       tokens.append(self.motion_embed(flow, fps, self.cfg.dtype))
     return jnp.concatenate(tokens, axis=1)
 

@@ -5,12 +5,13 @@ Invariant: a prompt's condition is a function of the prompt alone, however many 
 
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from jaxtyping import Float, Float32, Int32
 
 from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.config import ModelConfig
-from nova_jax.models.nova import Condition
+from nova_jax.models.condition import Condition
 from nova_jax.pipeline.request import Request, TextEmbeds, Texts
 from nova_jax.sampling.inputs import Conditions
 from nova_jax.text import TextEncoder
@@ -29,15 +30,16 @@ def make_conditions(request: Request, card: ModelCard, text_encoder: TextEncoder
   cfg = card.model
   if cfg.num_classes:
     labels = np.atleast_1d(np.asarray(request.label, np.int32))
-    return Conditions({"labels": labels}, {"labels": np.full_like(labels, cfg.num_classes)})
+    condition = Condition(labels=labels)
+    return Conditions(condition, condition.without(cfg.num_classes))
   condition = read_texts(cfg, text_encoder, request.prompt, request.text_embeds, "text_embeds")
-  batch = len(condition["text_lengths"])
+  batch = condition.num_samples
   if request.negative_prompt is None and request.negative_text_embeds is None:
-    return Conditions(condition, condition | {"text_lengths": np.zeros(batch, np.int32)})
+    return Conditions(condition, condition.without(cfg.num_classes))
   null = read_texts(
       cfg, text_encoder, request.negative_prompt, request.negative_text_embeds, "negative_text_embeds")
-  if len(null["text_lengths"]) not in (1, batch):
-    raise UserError(f"negative_prompt: expected 1 or {batch}, as many as prompts, got {len(null['text_lengths'])}")
+  if null.num_samples not in (1, batch):
+    raise UserError(f"negative_prompt: expected 1 or {batch}, as many as prompts, got {null.num_samples}")
   return Conditions(condition, spread(null, batch))
 
 
@@ -75,13 +77,13 @@ def add_motion(
 
   Args:
     conditions: conditions of the clips.
-    request: the settings.
-    card: of the model.
-    rates: of the files that clips start from, for a request without a rate; NaN where it isn't known.
+    request: settings.
+    card: description of the model.
+    rates: frame rates of the files that clips start from, for a request without a rate; NaN where it isn't known.
   """
   if not card.model.has_motion:
     return conditions
-  batch, sample = num_rows(conditions.conditional), card.sample
+  batch, sample = conditions.conditional.num_samples, card.sample
   for name in ("motion_flow", "fps"):
     value = getattr(request, name)
     if value is not None and np.shape(value) not in ((), (batch,)):
@@ -91,7 +93,7 @@ def add_motion(
       "motion_flow": np.full(
           batch, sample.motion_flow if request.motion_flow is None else request.motion_flow, np.float32),
       "fps": np.full(batch, sample.told_fps or (own if request.fps is None else request.fps), np.float32)}
-  return Conditions(*(condition | motion for condition in conditions))
+  return Conditions(*(condition._replace(**motion) for condition in conditions))
 
 
 def later_condition(
@@ -99,10 +101,11 @@ def later_condition(
 ) -> Condition:
   """Return a condition with other prompts, one for all samples or one for each prompt there was."""
   later = read_texts(cfg, text_encoder, texts, None, "later_prompts")
-  count, batch = len(later["text_lengths"]), num_rows(condition)
+  count, batch = later.num_samples, condition.num_samples
   if batch % count:
     raise UserError(f"later_prompts: expected one prompt or as many as there were, got {count} for {batch} clips")
-  return condition | repeat(later, batch // count)
+  later = repeat(later, batch // count)
+  return condition._replace(text_embeds=later.text_embeds, text_lengths=later.text_lengths)
 
 
 def read_texts(
@@ -118,7 +121,7 @@ def read_texts(
     for note in (note for text in dict.fromkeys(texts) for note in text_encoder.notes(text)):
       tell(note)
     embeds, lengths = encode(text_encoder, texts)
-    return {"text_embeds": embeds, "text_lengths": lengths}
+    return Condition(embeds, lengths)
   padded = np.zeros((len(embeds), cfg.text_len, cfg.text_dim), np.float32)
   for row, embed in zip(padded, map(np.asarray, embeds), strict=True):
     if embed.ndim != 2 or embed.shape[1] != cfg.text_dim or len(embed) > cfg.text_len:
@@ -127,7 +130,7 @@ def read_texts(
     if not np.isfinite(embed).all():
       raise UserError(f"{name}: expected finite numbers, got an infinity or NaN")
     row[: len(embed)] = embed
-  return {"text_embeds": padded, "text_lengths": np.array([len(embed) for embed in embeds], np.int32)}
+  return Condition(padded, np.array([len(embed) for embed in embeds], np.int32))
 
 
 def encode(
@@ -145,16 +148,11 @@ def encode(
   return embeds, lengths
 
 
-def num_rows(condition: Condition) -> int:
-  """Return how many samples a condition is of."""
-  return len(next(iter(condition.values())))
-
-
 def spread(condition: Condition, batch: int) -> Condition:
   """Let one condition serve `batch` samples; as many pass unchanged."""
-  return {name: np.broadcast_to(value, (batch, *value.shape[1:])) for name, value in condition.items()}
+  return jax.tree.map(lambda value: np.broadcast_to(value, (batch, *value.shape[1:])), condition)
 
 
 def repeat(condition: Condition, times: int) -> Condition:
   """Repeat each sample's condition, the repetitions next to each other."""
-  return {name: np.repeat(np.asarray(value), times, axis=0) for name, value in condition.items()}
+  return jax.tree.map(lambda value: np.repeat(np.asarray(value), times, axis=0), condition)

@@ -17,7 +17,6 @@ from nova_jax.pipeline.conditions import (
     check_conditions,
     later_condition,
     make_conditions,
-    num_rows,
     repeat,
     spread,
 )
@@ -94,7 +93,7 @@ def resolve(request: Request, parts: ModelParts) -> Job:
     raise UserError(
         f"num_frames: given frames count, too, and are {parts.autoencoder.num_frames(prefix.shape[1])} here, so none "
         "is left to make; ask for more, or give fewer (context_frames); an edit needs mask or outpaint_box")
-  parts.check_size(request.num_samples * num_rows(conditions.conditional), plan.num_frames)
+  parts.check_size(request.num_samples * conditions.conditional.num_samples, plan.num_frames)
   conditions, givens, batch = _fit(conditions, givens, request.num_samples)
   conditions = add_motion(conditions, request, parts.card, givens.fps)
   parts.check_size(batch, plan.num_frames)
@@ -160,7 +159,7 @@ def _changes(
     later = later_condition(conditions.conditional, parts.cfg, parts.text_encoder, texts)
     null = conditions.unconditional
     if request.negative_prompt is None and request.negative_text_embeds is None:
-      null = null | {"text_embeds": later["text_embeds"]}
+      null = null._replace(text_embeds=later.text_embeds)
     changes[latent] = Conditions(later, null)
   return changes
 
@@ -169,7 +168,7 @@ def _fit(conditions: Conditions, givens: Givens, num_samples: int) -> tuple[Cond
   """Let one prompt serve all pictures and one picture all prompts, and repeat both for several samples."""
   known = givens.known_tokens
   latents = givens.prefix_latents if known is None else known.latents
-  prompts, count = num_rows(conditions.conditional), 1 if latents is None else len(latents)
+  prompts, count = conditions.conditional.num_samples, 1 if latents is None else len(latents)
   if 1 not in (prompts, count) and prompts != count:
     raise UserError(f"expected one prompt, one picture or clip, or as many of both, got {prompts} and {count}")
   count = max(prompts, count)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from nova_jax.models.nova import Condition
+from nova_jax.models.condition import Condition
 
 
 class Noise(NamedTuple):

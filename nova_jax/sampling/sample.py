@@ -1,11 +1,14 @@
 """Sampling in one call, for those who hold a model and conditions; `nova_jax.pipeline` goes from texts to pixels."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from nova_jax.diffusion import Scheduler
-from nova_jax.models.nova import NOVA, Condition
+from nova_jax.models.condition import Condition
+from nova_jax.models.nova import NOVA
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.inputs import Conditions, Inputs
 from nova_jax.sampling.plan import make_plan
@@ -14,8 +17,8 @@ from nova_jax.sampling.temporal import Model
 
 
 def sample(
-    model: NOVA, scheduler: Scheduler, condition: Condition, key: Key[Array, ""], *, num_frames: int = 1,
-    num_inference_steps: int = 64, num_diffusion_steps: int = 25, guidance_scale: float = 5.0,
+    model: NOVA, scheduler: Scheduler, condition: Condition | Mapping[str, Array], key: Key[Array, ""], *,
+    num_frames: int = 1, num_inference_steps: int = 64, num_diffusion_steps: int = 25, guidance_scale: float = 5.0,
     given: Float[Array, "B G h w C"] | None = None,
 ) -> Float[Array, "B T h w C"]:
   """Generate latents for a batch of conditions.
@@ -23,7 +26,7 @@ def sample(
   Args:
     model: transformer.
     scheduler: diffusion process that the model was trained with.
-    condition: condition of B samples, as a training batch has it; see `nova_jax.models.nova.Condition`.
+    condition: condition of B samples, or a training batch, which holds one.
     key: random key; each sample draws from a key of its own.
     num_frames: latent frames T, given ones included.
     num_inference_steps: sets of tokens that a frame is written in, S.
@@ -38,10 +41,8 @@ def sample(
   plan = make_plan(
       model.cfg, scheduler, num_frames=num_frames, num_sets=num_inference_steps, num_steps=num_diffusion_steps,
       guidance=Guidance(guidance_scale))
-  if model.cfg.num_classes:
-    batch, null = len(condition["labels"]), {"labels": jnp.full_like(condition["labels"], model.cfg.num_classes)}
-  else:
-    batch, null = len(condition["text_lengths"]), {"text_lengths": jnp.zeros_like(condition["text_lengths"])}
-  inputs = Inputs(Conditions(condition, {**condition, **null}), jax.random.split(key, batch), given)
+  condition = Condition.from_batch(condition)
+  keys = jax.random.split(key, condition.num_samples)
+  inputs = Inputs(Conditions(condition, condition.without(model.cfg.num_classes)), keys, given)
   frames = generate(Model.of(model), plan, inputs)
   return jnp.stack(list(frames), axis=1)

@@ -17,8 +17,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from nova_jax.config import ModelConfig
+from nova_jax.models.condition import Condition
 from nova_jax.models.layers import cast_weights
-from nova_jax.models.nova import NOVA, Condition
+from nova_jax.models.nova import NOVA
 from nova_jax.models.transformer import Cache
 from nova_jax.sampling.inputs import Conditions
 

@@ -69,9 +69,9 @@ def test_an_edit_takes_a_clip_from_its_beginning_and_the_rate_is_told(pipe, tmp_
   assert all(np.array_equal(clip[:, 4:], long[:2, 4:]) for clip in edited)
   assert edited.fps is None, "they differ in it"
   job = resolve(Request(prompt=["one", "two"], **settings), pipe.parts)
-  assert job.inputs.conditions.conditional["fps"].tolist() == list(job.fps) == [10, 10, 12, 12]
+  assert job.inputs.conditions.conditional.fps.tolist() == list(job.fps) == [10, 10, 12, 12]
   job = resolve(Request(prompt="one", video=videos[0], fps=30.0, num_frames=3), pipe.parts)
-  assert job.inputs.conditions.conditional["fps"].tolist() == list(job.fps) == [30]
+  assert job.inputs.conditions.conditional.fps.tolist() == list(job.fps) == [30]
 
 
 @pytest.mark.parametrize("settings, message", [

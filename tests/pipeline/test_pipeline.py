@@ -75,7 +75,7 @@ def test_each_clip_has_its_own_motion_and_rate(pipe):
   model = pipe.model.merge()
   condition, _ = make_conditions(Request(prompt=["one", "one"]), CARD, pipe.text_encoder)
   given = {name: np.array([1, 9], np.float32) for name in ("motion_flow", "fps")}
-  tokens = np.asarray(model.embed_condition(condition | given))
+  tokens = np.asarray(model.embed_condition(condition._replace(**given)))
   assert np.array_equal(tokens[0, :4], tokens[1, :4]) and (tokens[0, 4:] != tokens[1, 4:]).any(-1).all()
   both = pipe(["one", "one"], motion_flow=[1, 9], fps=[12, 24], num_frames=1, output="latent")
   assert np.array_equal(both[:1], pipe("one", motion_flow=1, fps=12, num_frames=1, output="latent"))
@@ -90,7 +90,7 @@ def test_a_model_that_knows_one_rate_is_told_that(pipe):
   for settings in ({}, {"fps": 30.0}):
     request = Request(prompt="one", **settings)
     for condition in add_motion(make_conditions(request, card, pipe.text_encoder), request, card):
-      assert condition["fps"].tolist() == [12.0]
+      assert condition.fps.tolist() == [12.0]
   digits = from_dict(Experiment, get_config())
   assert digits.train.stages[-1].num_frames / digits.sample.fps == 1, "a clip lasts a second"
   assert digits.sample.told_fps == DEFAULT_FPS, "what its training tells"

@@ -30,7 +30,7 @@ def test_what_is_left_out_is_the_models_own(pipe):
 def test_shapes_of_what_is_given(pipe):
   job = job_of(pipe, image=list(CLIP), num_samples=2, num_frames=2)
   assert job.inputs.prefix_latents.shape == (6, 1, 8, 8, 1) and len(job.inputs.keys) == 6
-  assert job.inputs.conditions.conditional["text_lengths"].tolist() == [1] * 6 and job.num_frames == 2
+  assert job.inputs.conditions.conditional.text_lengths.tolist() == [1] * 6 and job.num_frames == 2
   job = job_of(pipe, video=CLIP, mask=(0, 0, 8, 3))
   assert job.inputs.known_tokens.mask.shape == (3, 16) and job.inputs.prefix_latents is None
   assert job.plan.num_frames == job.num_frames == 3, "an edit is as long as its clip"
@@ -42,8 +42,8 @@ def test_prompts_that_take_over(pipe):
   assert list(job.inputs.changes) == [4] and job.plan.window == 3
   later, null = job.inputs.changes[4]
   first, _ = job.inputs.conditions
-  assert not np.array_equal(later["text_embeds"], first["text_embeds"])
-  assert np.array_equal(later["text_embeds"], null["text_embeds"]) and null["text_lengths"].tolist() == [0]
+  assert not np.array_equal(later.text_embeds, first.text_embeds)
+  assert np.array_equal(later.text_embeds, null.text_embeds) and null.text_lengths.tolist() == [0]
 
 
 def test_a_job_runs_again_to_the_same(pipe):

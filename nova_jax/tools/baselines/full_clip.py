@@ -9,6 +9,7 @@ Invariant: all randomness of a sample comes from its own key.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -21,7 +22,6 @@ from nova_jax.diffusion import Scheduler
 from nova_jax.models.denoiser import TIME_DIM, time_embedding
 from nova_jax.models.embeddings import PatchEmbed
 from nova_jax.models.layers import MLP, Linear
-from nova_jax.models.nova import Condition
 from nova_jax.sampling.guidance import Strength
 from nova_jax.sampling.temporal import Model
 from nova_jax.tools.baselines.backbone import Backbone, clips_of, forward_flops, tokens_of, with_null
@@ -60,7 +60,7 @@ class FullClipModel(nnx.Module):
 
 @functools.partial(jax.jit, static_argnames=("scheduler", "num_frames"))
 def sample(
-    model: Model, condition: Condition, keys: Key[Array, "B"], scale: float, table: Any, scheduler: Scheduler,
+    model: Model, condition: Mapping[str, Array], keys: Key[Array, "B"], scale: float, table: Any, scheduler: Scheduler,
     num_frames: int,
 ) -> Float[Array, "B S P"]:
   """Turn noise into the tokens of clips, each from its own key.
@@ -125,7 +125,7 @@ class FullClip(Baseline):
     return forward_flops(self.cfg, length, length**2) + ends
 
   def generate(
-      self, model: Model, condition: Condition, keys: Key[Array, "B"], num_frames: int, guidance_scale: float
+      self, model: Model, condition: Mapping[str, Array], keys: Key[Array, "B"], num_frames: int, guidance_scale: float
   ) -> Float[Array, "B T h w C"]:
     """Generate latents of clips."""
     table = self.scheduler.steps(self.num_steps)

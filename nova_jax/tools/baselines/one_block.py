@@ -8,6 +8,7 @@ can't be trained on.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
 from nova_jax.diffusion.loss import sample_training_noise, training_loss
-from nova_jax.models.nova import NOVA, Condition
+from nova_jax.models.nova import NOVA
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.inputs import Conditions, Inputs
 from nova_jax.sampling.plan import make_plan
@@ -83,7 +84,7 @@ class OneBlock(Baseline):
     return forward_flops(self.cfg, 1, visible, self.loss_repeat)
 
   def generate(
-      self, model: Model, condition: Condition, keys: Key[Array, "B"], num_frames: int, guidance_scale: float
+      self, model: Model, condition: Mapping[str, Array], keys: Key[Array, "B"], num_frames: int, guidance_scale: float
   ) -> Float[Array, "B T h w C"]:
     """Generate latents of clips."""
     plan = make_plan(

@@ -10,6 +10,7 @@ Invariant: the logits of a token depend on earlier codes and the text alone.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from jaxtyping import Array, Float, Int, Key
 from nova_jax.config import ModelConfig
 from nova_jax.models.attention.masks import BlockCausal
 from nova_jax.models.layers import Buffer, Linear, parameter
-from nova_jax.models.nova import TOKEN_AXES, Condition
+from nova_jax.models.nova import TOKEN_AXES
 from nova_jax.models.transformer import Cache
 from nova_jax.parallel.sharding import gather_weight
 from nova_jax.sampling.guidance import Strength
@@ -79,12 +80,14 @@ class RasterModel(nnx.Module):
     self.backbone = Backbone(cfg, rngs=rngs)
     self.head = Linear((cfg.width,), (num_codes,), ("embed", "vocab"), zero=True, rngs=rngs)
 
-  def __call__(self, codes: Int[Array, "B S"], condition: Condition, num_frames: int) -> Float[Array, "B S codes"]:
+  def __call__(
+      self, codes: Int[Array, "B S"], condition: Mapping[str, Array], num_frames: int
+  ) -> Float[Array, "B S codes"]:
     """Return the logits of every code of a clip, given those before it."""
     return self.predict(self.embed(codes[:, :-1]), condition, num_frames)
 
   def predict(
-      self, earlier: Float[Array, "B before D"], condition: Condition, num_frames: int
+      self, earlier: Float[Array, "B before D"], condition: Mapping[str, Array], num_frames: int
   ) -> Float[Array, "B S codes"]:
     """Return the logits of every code, given the embedded codes but the last."""
     prefix = self.backbone.embed_text(condition)
@@ -106,7 +109,7 @@ class RasterModel(nnx.Module):
 
 @functools.partial(jax.jit, static_argnames=("num_frames",))
 def sample(
-    model: Model, condition: Condition, keys: Key[Array, "B"], scale: float, num_frames: int
+    model: Model, condition: Mapping[str, Array], keys: Key[Array, "B"], scale: float, num_frames: int
 ) -> Int[Array, "B S"]:
   """Draw the codes of clips, each from its own key, guided by `scale`."""
   raster, batch = model.merge(), len(keys)
@@ -162,7 +165,7 @@ class Quantized(Baseline):
     return forward_flops(self.cfg, prefix + tokens, pairs) + codes
 
   def generate(
-      self, model: Model, condition: Condition, keys: Key[Array, "B"], num_frames: int, guidance_scale: float
+      self, model: Model, condition: Mapping[str, Array], keys: Key[Array, "B"], num_frames: int, guidance_scale: float
   ) -> Float[Array, "B T h w C"]:
     """Generate latents of clips."""
     codes = sample(model, condition, keys, guidance_scale, num_frames)
