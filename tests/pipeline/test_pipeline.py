@@ -51,8 +51,8 @@ def test_a_call_takes_what_a_request_declares():
   """The signature that editors show is that of `Request`, whose declarations document it."""
   taken = list(inspect.signature(Pipeline.__call__).parameters.values())[1:]
   fields = dataclasses.fields(Request)
-  assert [(one.name, one.default, one.annotation) for one in taken[:-1]] == [
-      (field.name, field.default, field.type) for field in fields]
+  assert [(one.name, one.default, str(one.annotation)) for one in taken[:-1]] == [
+      (field.name, field.default, str(field.type)) for field in fields]
   assert taken[-1].name == "on_set" and not any(one.kind is one.VAR_KEYWORD for one in taken)
   streamed = inspect.signature(Pipeline.stream).parameters
   assert [*streamed][1:] == [one.name for one in taken]
