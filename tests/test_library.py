@@ -89,5 +89,5 @@ def test_sampling_guides_against_no_caption():
   plan = make_plan(TINY, scheduler, num_frames=2, num_sets=4, num_steps=3, guidance=Guidance(3.0))
   null = condition | {"text_lengths": np.zeros(2, int)}
   keys = jax.random.split(jax.random.key(5), 2)
-  expected = list(generate(Model.of(model), plan, Inputs(Conditions(condition, null), keys)))
+  expected = list(generate(Model.from_module(model), plan, Inputs(Conditions(condition, null), keys)))
   np.testing.assert_array_equal(latents, np.stack(expected, axis=1))

@@ -58,11 +58,11 @@ def main(args: flags.FlagValues) -> None:
     tell(note)
   say_first_compiles()
   if args.compile_only:
-    batch_sampling.warm_up(pipe, work.provenances, work.batches)
+    batch_sampling.warm_up(pipe, work)
     print(f"all programs are compiled, after {time.perf_counter() - started:.1f} s")
     return
   with Progress("set") as progress:
-    files = batch_sampling.run(pipe, work.provenances, work.batches, output, formats, progress, work.given)
+    files = batch_sampling.run(pipe, work, output, formats, progress)
   sheets = [path for paths in files for path in paths if path.name.endswith("-sheet.png")]
   if sheets:
     media.write_stack(output / batch_sampling.STACK, sheets[:SHEET_CLIPS])

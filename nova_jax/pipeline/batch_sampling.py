@@ -23,7 +23,7 @@ from nova_jax.pipeline.provenance import (
   digest_files,
   digest_weights,
   growing_outputs,
-  paths_of,
+  output_paths,
   same_weights,
 )
 from nova_jax.pipeline.request import DEFAULTS, FILES, PER_CLIP, SETTINGS, Request
@@ -60,14 +60,14 @@ class Work(NamedTuple):
   Attributes:
     provenances: how each clip is made.
     batches: clips that are generated together, by their places in the list.
-    given: reader of the videos that clips start from.
+    given: reader of the videos that clips start from; None reads them anew for each batch.
     notes: lines that a person should read.
   """
 
-  provenances: list[Provenance]
-  batches: list[list[int]]
-  given: GivenClips
-  notes: list[str]
+  provenances: Sequence[Provenance]
+  batches: Sequence[Sequence[int]]
+  given: GivenClips | None = None
+  notes: Sequence[str] = ()
 
 
 def prepare(
@@ -169,25 +169,23 @@ def check_weights(pipe: Pipeline, provenance: Provenance) -> list[str]:
 
 
 def run(
-    pipe: Pipeline, provenances: Sequence[Provenance], batches: Sequence[Sequence[int]], output: Path,
-    formats: tuple[str, ...], progress: Progress, given: GivenClips | None = None,
+    pipe: Pipeline, work: Work, output: Path, formats: tuple[str, ...], progress: Progress
 ) -> list[list[Path]]:
   """Make all clips that aren't there; return every clip's files.
 
   Args:
     pipe: model.
-    provenances: how each clip is made.
-    batches: clips that are generated together, by their places in the list.
+    work: clips to make.
     output: folder of the files.
     formats: formats to write.
     progress: display of how much is done.
-    given: reader of the videos that clips start from; None reads them anew for each batch.
   """
+  provenances = work.provenances
   files, waiting = [[] for _ in provenances], []
   length = lambda provenance: provenance.settings.get("num_frames", pipe.card.num_frames)
-  for batch in batches:
+  for batch in work.batches:
     for i in batch:
-      files[i] = list(paths_of(output, provenances[i].name(i), formats, length(provenances[i])).values())
+      files[i] = list(output_paths(output, provenances[i].name(i), formats, length(provenances[i])).values())
     if not all(path.exists() for i in batch for path in files[i]):
       waiting.append(batch)
   if kept := len(provenances) - sum(map(len, waiting)):
@@ -209,7 +207,7 @@ def run(
           for i in batch if not all(path.exists() for path in files[i])}
       kind = "latent" if formats == ("latents",) else "pixels"
       for pieces in make(
-          pipe, [provenances[i] for i in batch], kind, functools.partial(show, number, batch), given):
+          pipe, [provenances[i] for i in batch], kind, functools.partial(show, number, batch), work.given):
         for i, piece in zip(batch, pieces, strict=True):
           if i in growing:
             growing[i](piece)
@@ -238,11 +236,11 @@ def make(
     yield [made[provenance.batch[0]] for provenance in provenances]
 
 
-def warm_up(pipe: Pipeline, provenances: Sequence[Provenance], batches: Sequence[Sequence[int]]) -> None:
+def warm_up(pipe: Pipeline, work: Work) -> None:
   """Compile what the batches need, by generating the first frames of one of each kind."""
   seen = set()
-  for batch in batches:
-    provenance = provenances[batch[0]]
+  for batch in work.batches:
+    provenance = work.provenances[batch[0]]
     common = {name: value for name, value in provenance.settings.items() if name not in PER_CLIP}
     kind = json.dumps(common, sort_keys=True)
     if kind in seen:

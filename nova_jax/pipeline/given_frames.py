@@ -53,7 +53,7 @@ class Givens(NamedTuple):
     return np.concatenate([kept, frames[:, len(mask):]], axis=1)
 
 
-def sources_of(request: Request) -> list[Any]:
+def list_sources(request: Request) -> list[Any]:
   """Return the pictures or clips of a request, one by one."""
   source = request.video if request.image is None else request.image
   if source is None:
@@ -72,7 +72,7 @@ def read_givens(request: Request, parts: ModelParts) -> Givens:
   Raises:
     UserError: a file or an array that is no picture or video of a kind that the model can take.
   """
-  things = sources_of(request)
+  things = list_sources(request)
   if not things:
     return Givens(None if request.given is None else np.asarray(request.given, np.float32))
   autoencoder = _autoencoder(request, parts)

@@ -72,7 +72,7 @@ class Pipeline:
     self.cfg = module.cfg
     self.cfg.check_fit(
         None if autoencoder is None else autoencoder.latent_dim, None if text_encoder is None else text_encoder.dim)
-    self.model = Model.of(module)
+    self.model = Model.from_module(module)
     self.scheduler = make_scheduler(card.scheduler)
     self.text_encoder, self.autoencoder = text_encoder, autoencoder
 

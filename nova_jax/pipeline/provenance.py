@@ -69,7 +69,7 @@ class Provenance:
 
   def name(self, index: int) -> str:
     """Return the file name of output `index`, without its ending."""
-    title = re.sub(r"[\W_]+", "-", title_of(self.settings).lower()).strip("-")
+    title = re.sub(r"[\W_]+", "-", clip_title(self.settings).lower()).strip("-")
     title = title.encode()[:60].decode(errors="ignore")  # File systems count bytes.
     # Where the model and pictures lie doesn't matter; what they are does.
     what = dataclasses.asdict(self) | {"checkpoint": "", "settings": {**to_stored(self.settings), **self.files}}
@@ -77,7 +77,7 @@ class Provenance:
     return "-".join(part for part in (f"{index:03}", title, digest) if part)
 
 
-def title_of(settings: Mapping[str, Any]) -> str:
+def clip_title(settings: Mapping[str, Any]) -> str:
   """Return what a person calls a clip."""
   return settings["prompt"] if "prompt" in settings else f"class {settings['label']}"
 
@@ -182,7 +182,7 @@ def same_weights(pipe: Pipeline, digest: str) -> bool | None:
 
 
 def write_outputs(folder: Path, name: str, provenance: Provenance, formats: tuple[str, ...], clip, fps: float) -> None:
-  """Write a clip, pixels or latents, in all formats that fit it; see `paths_of`."""
+  """Write a clip, pixels or latents, in all formats that fit it; see `output_paths`."""
   with growing_outputs(folder, name, provenance, formats, len(clip), fps) as add:
     add(clip)
 
@@ -195,7 +195,7 @@ def growing_outputs(
 
   An mp4 grows with them. Other formats are written at the end, and frames are kept for them alone.
   """
-  note, kept, paths = provenance.text(), [], paths_of(folder, name, formats, num_frames)
+  note, kept, paths = provenance.text(), [], output_paths(folder, name, formats, num_frames)
   with contextlib.ExitStack() as stack:
     video = paths.pop("mp4", None)
     append = stack.enter_context(media.growing_mp4(video, fps, note=note)) if video else None
@@ -213,14 +213,14 @@ def growing_outputs(
       if kind == "latents":
         write_atomically(path, save({"latents": np.ascontiguousarray(clip)}, metadata={media.NOTE: note}))
       elif kind == "sheet":
-        media.write_sheet(path, [clip], [title_of(provenance.settings)], note=note)
+        media.write_sheet(path, [clip], [clip_title(provenance.settings)], note=note)
       elif kind == "png":
         media.write_png(path, clip[0], note=note)
       else:
         {"gif": media.write_gif, "webp": media.write_webp}[kind](path, clip, fps, note=note)
 
 
-def paths_of(folder: Path, name: str, formats: tuple[str, ...], num_frames: int) -> dict[str, Path]:
+def output_paths(folder: Path, name: str, formats: tuple[str, ...], num_frames: int) -> dict[str, Path]:
   """Return the files of a clip: single pictures are PNG instead of mp4 and GIF, clips are no PNG."""
   moving = [kind for kind in formats if kind != "png"] or ["mp4"]
   still = dict.fromkeys("png" if kind in ("mp4", "gif") else kind for kind in formats)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from nova_jax.pipeline.setting import is_whole, setting, settings_of, shorten
+from nova_jax.pipeline.setting import declared_settings, is_whole, setting, shorten
 from nova_jax.sampling.sampler import Noise
 from nova_jax.sampling.sets import ORDERS, SCHEDULES
 from nova_jax.utils import limits
@@ -192,7 +192,7 @@ class Request:
     return self.mask is not None or self.outpaint_box is not None
 
 
-SETTINGS = settings_of(Request)
+SETTINGS = declared_settings(Request)
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(Request)}
 # Settings that name files, and settings in which clips that are generated together may differ.
 FILES = tuple(name for name, declared in SETTINGS.items() if declared.names_file)

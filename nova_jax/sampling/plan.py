@@ -29,7 +29,7 @@ class Plan(NamedTuple):
   adds_noise: bool = False  # Whether diffusion steps add fresh noise.
   later_context: int | None = None  # Frames before a change of the condition that are still seen; None for all.
 
-  def sets_of(self, frame: int, num_known: int = 0) -> tuple[TokenSet, ...]:
+  def sets_for(self, frame: int, num_known: int = 0) -> tuple[TokenSet, ...]:
     """Return the sets that write a frame of which `num_known` tokens are given."""
     if num_known:
       return token_sets(self.cfg.num_image_tokens, self.num_sets[frame > 0], num_known, self.schedules[frame > 0])

@@ -49,7 +49,7 @@ class Features(NamedTuple):
     return cls(Cache.empty(cfg, first, batch, size), Cache.empty(cfg, cfg.spatial_depth - first, batch, size))
 
   @classmethod
-  def of_frame(
+  def for_frame(
       cls, cfg: ModelConfig, batch: int, num_passes: int, refresh_every: int, guidance_every: int
   ) -> "Features | None":
     """Make room for what a frame of `batch` samples reuses; None if that is nothing."""

@@ -44,5 +44,5 @@ def sample(
   condition = Condition.from_batch(condition)
   keys = jax.random.split(key, condition.num_samples)
   inputs = Inputs(Conditions(condition, condition.without(model.cfg.num_classes)), keys, given)
-  frames = generate(Model.of(model), plan, inputs)
+  frames = generate(Model.from_module(model), plan, inputs)
   return jnp.stack(list(frames), axis=1)

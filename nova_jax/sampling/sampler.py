@@ -137,10 +137,10 @@ def _generate_frame(
   cfg, guidance = plan.cfg, plan.guidance
   num_steps = len(plan.table.time) if plan.adds_noise else 0
   if inputs.known_tokens is None:
-    x, sets = jnp.zeros((order.shape[0], cfg.num_image_tokens, cfg.patch_dim), jnp.float32), plan.sets_of(t)
+    x, sets = jnp.zeros((order.shape[0], cfg.num_image_tokens, cfg.patch_dim), jnp.float32), plan.sets_for(t)
   else:
     x, order, sets = begin_with_known(inputs.known_tokens, order, plan, t)
-  features = Features.of_frame(cfg, order.shape[0], guidance.num_passes, plan.refresh_every, plan.guidance_every)
+  features = Features.for_frame(cfg, order.shape[0], guidance.num_passes, plan.refresh_every, plan.guidance_every)
   finite = []
 
   def tell(index, x):
@@ -199,7 +199,7 @@ def begin_with_known(
   mask = known.mask[frame]
   x = jnp.where(mask[:, None], patchify(jnp.asarray(known.latents[:, frame]), plan.cfg.patch_size), 0)
   places = jnp.argsort(~mask[order], axis=-1, stable=True)
-  return x, jnp.take_along_axis(order, places, axis=-1), plan.sets_of(frame, int(mask.sum()))
+  return x, jnp.take_along_axis(order, places, axis=-1), plan.sets_for(frame, int(mask.sum()))
 
 
 def fold(keys: Key[Array, "B"], data: int) -> Key[Array, "B"]:

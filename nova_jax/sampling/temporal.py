@@ -31,7 +31,8 @@ class Model(NamedTuple):
   state: nnx.State
 
   @classmethod
-  def of(cls, module: NOVA) -> "Model":
+  def from_module(cls, module: NOVA) -> "Model":
+    """Split a transformer; its weights are stored in the precision of its activations."""
     # Each set reads all weights: they are stored as they are used.
     return cls(*cast_weights(module, module.cfg.dtype))
 

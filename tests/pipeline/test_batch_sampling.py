@@ -21,7 +21,7 @@ from nova_jax.media import footage, readers
 from nova_jax.pipeline import batch_sampling, prompts
 from nova_jax.pipeline.given_clips import GivenClips
 from nova_jax.pipeline.known_texts import known_texts
-from nova_jax.pipeline.provenance import Provenance, digest_weights, parse, paths_of, read_provenance, write_outputs
+from nova_jax.pipeline.provenance import Provenance, digest_weights, output_paths, parse, read_provenance, write_outputs
 from nova_jax.pipeline.request import SETTINGS
 from nova_jax.tools.sweeps.plan import SAMPLING
 from nova_jax.utils.files import _host, _start_time
@@ -45,7 +45,7 @@ def run(pipe, folder, formats=FORMATS, stop_after=None):
   with Progress("set") as progress:
     if stop_after is not None:
       show, progress.show = progress.show, lambda done, *rest: show(done, *rest) if done < stop_after else 1 / 0
-    return provenances, batch_sampling.run(pipe, provenances, batches, folder, formats, progress)
+    return provenances, batch_sampling.run(pipe, batch_sampling.Work(provenances, batches), folder, formats, progress)
 
 
 def contents(folder):
@@ -96,7 +96,7 @@ def test_frames_are_written_as_they_are_finished(pipe, tmp_path):
   clips = [{"prompt": "one", "num_frames": 3, "seed": 0}]
   provenance, = batch_sampling.make_provenances(pipe, "model", "ema", clips, [[0]], 1)
   with Progress("set") as progress:
-    (path,), = batch_sampling.run(pipe, [provenance], [[0]], tmp_path, ("mp4",), progress)
+    (path,), = batch_sampling.run(pipe, batch_sampling.Work([provenance], [[0]]), tmp_path, ("mp4",), progress)
   pieces = [piece for (piece,) in batch_sampling.make(pipe, [provenance], "pixels")]
   assert [len(piece) for piece in pieces] == [1, 1, 1]
   clip = np.concatenate(pieces)
@@ -107,7 +107,7 @@ def test_frames_are_written_as_they_are_finished(pipe, tmp_path):
 def test_latents_and_pictures(pipe, tmp_path):
   provenances, files = run(pipe, tmp_path, ("latents",))
   assert read_provenance(files[0][0]) == provenances[0]
-  assert [path.suffix for path in paths_of(tmp_path, "a", FORMATS, 1).values()] == [".png", ".webp", ".png"]
+  assert [path.suffix for path in output_paths(tmp_path, "a", FORMATS, 1).values()] == [".png", ".webp", ".png"]
   media.write_png(tmp_path / "a.png", np.zeros((4, 4, 1), np.uint8), note="note")
   assert media.read_note(tmp_path / "a.png") == "note"
   media.write_png(tmp_path / "b.png", np.zeros((4, 4, 1), np.uint8))
@@ -119,7 +119,8 @@ def test_latents_and_pictures(pipe, tmp_path):
 def test_warming_up_leaves_nothing(pipe):
   clips = prompts.expand(LINES, {"num_frames": 3}, 5)
   batches = list(batch_sampling.plan_batches(clips, 3))
-  batch_sampling.warm_up(pipe, batch_sampling.make_provenances(pipe, "model", "ema", clips, batches, 3), batches)
+  provenances = batch_sampling.make_provenances(pipe, "model", "ema", clips, batches, 3)
+  batch_sampling.warm_up(pipe, batch_sampling.Work(provenances, batches))
 
 
 def test_another_model_or_picture_is_not_the_same(pipe, tmp_path):
@@ -185,7 +186,7 @@ def test_what_is_edited_keeps_its_length_and_is_made_once(tmp_path):
   times = []
   for _ in range(2):
     with Progress("set") as progress:
-      files = batch_sampling.run(pipe, provenances, batches, tmp_path / "out", ("gif",), progress)
+      files = batch_sampling.run(pipe, batch_sampling.Work(provenances, batches), tmp_path / "out", ("gif",), progress)
     assert [path.suffix for (path,) in files] == [".png", ".gif"]
     times.append([path.stat().st_mtime_ns for (path,) in files])
   assert times[0] == times[1]
@@ -227,7 +228,8 @@ def test_a_clip_keeps_its_rate_and_is_decoded_once(tmp_path, monkeypatch, decode
   told, stream = [], pipe.stream
   monkeypatch.setattr(pipe, "stream", lambda *args, **settings: told.append(settings["fps"]) or stream(**settings))
   with Progress("set") as progress:
-    files = batch_sampling.run(pipe, provenances, batches, tmp_path / "out", ("gif",), progress, given)
+    files = batch_sampling.run(
+        pipe, batch_sampling.Work(provenances, batches, given), tmp_path / "out", ("gif",), progress)
   assert len(decoded) == 3, "and not for each batch"
   assert told == [4.0, 4.0, 4.0, 20.0]
   for (path,), (num_frames, fps), first in zip(files, [(5, 4), (2, 4), (3, 4), (3, 20)], [0, 0, 30, 30], strict=True):

@@ -25,7 +25,7 @@ CLIP = RNG.integers(0, 256, (3, 8, 8, 1), np.uint8)
 def fresh(card=CARD):
   """Make a pipeline whose model has no zeros, so that everything given matters."""
   pipe = blank(card)
-  pipe.model = Model.of(make(card.model))
+  pipe.model = Model.from_module(make(card.model))
   return pipe
 
 

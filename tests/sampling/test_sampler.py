@@ -19,12 +19,12 @@ from nova_jax.sampling.sets import halton_order, set_sizes
 
 FLOW = make_scheduler(SchedulerConfig())
 DDPM = make_scheduler(SchedulerConfig(name="ddpm"))
-MODEL = sampler.Model.of(make(TINY))
+MODEL = sampler.Model.from_module(make(TINY))
 
 
 def test_weights_are_stored_as_they_are_used():
   module = make(dataclasses.replace(TINY, dtype="bfloat16"))
-  stored, as_is = sampler.Model.of(module), sampler.Model(*nnx.split(module))
+  stored, as_is = sampler.Model.from_module(module), sampler.Model(*nnx.split(module))
   size = lambda model: sum(leaf.nbytes for leaf in jax.tree.leaves(model.state))
   assert size(stored) < 0.6 * size(as_is)
   np.testing.assert_array_equal(run(1, 2, 2, 2, model=stored), run(1, 2, 2, 2, model=as_is))
@@ -54,7 +54,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(scheduler):
 def test_cached_generation_equals_recomputation(monkeypatch, rotary):
   """Generate once more with every frame's condition computed from all earlier frames, without the cache."""
   cfg, num_frames = with_positions(rotary), 3
-  model = sampler.Model.of(make(cfg))
+  model = sampler.Model.from_module(make(cfg))
   _, condition = batch_of(cfg, 1)
   null = condition | {"text_lengths": np.zeros(2, int)}
   what = plan.make_plan(cfg, FLOW, num_frames=num_frames, num_sets=4, num_steps=3, guidance=Guidance(3.0))

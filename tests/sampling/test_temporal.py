@@ -15,7 +15,7 @@ def start(cfg, window, texts=1.0):
   _, condition = inputs(cfg, 1)
   condition = condition | {"text_embeds": texts * condition["text_embeds"]}
   return FrameContext.start(
-      Model.of(make(cfg)), cfg, Conditions(condition, condition), num_passes=2, window=window), condition
+      Model.from_module(make(cfg)), cfg, Conditions(condition, condition), num_passes=2, window=window), condition
 
 
 def read(context, frames):

@@ -104,7 +104,7 @@ def test_generation_is_close_to_what_xla_counts():
   # A block in each loop, of which XLA counts the body once.
   cfg = dataclasses.replace(SMALL, latent_size=(32, 32))
   scheduler, guidance, (known, size) = make_scheduler(SchedulerConfig()), Guidance(3.0), (100, 30)
-  model = nnx.eval_shape(lambda: sampler.Model.of(NOVA(cfg, rngs=nnx.Rngs(0))))
+  model = nnx.eval_shape(lambda: sampler.Model.from_module(NOVA(cfg, rngs=nnx.Rngs(0))))
   array = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
   patches = array(1, cfg.num_image_tokens, cfg.patch_dim)
   state = sampler.SetState(

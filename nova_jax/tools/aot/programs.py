@@ -176,7 +176,7 @@ def decode_job(experiment: Experiment, mesh: Mesh) -> Job:
 
 def abstract_model(experiment: Experiment, mesh: Mesh) -> sampler.Model:
   """Return the transformer as the sampler takes it, as shapes with shardings."""
-  graph, state = nnx.eval_shape(lambda: sampler.Model.of(NOVA(experiment.model, rngs=nnx.Rngs(0))))
+  graph, state = nnx.eval_shape(lambda: sampler.Model.from_module(NOVA(experiment.model, rngs=nnx.Rngs(0))))
   place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
   leaves, structure = jax.tree.flatten(state)
   shardings = jax.tree.leaves(state_shardings(mesh, state))

@@ -174,7 +174,7 @@ def make_generator(baseline: Baseline, module: nnx.Module, experiment: Experimen
   """Return what makes clips of prompts by a trained baseline."""
   autoencoder = load_autoencoder(experiment.autoencoder)
   text_encoder = load_text_encoder(experiment.text_encoder, experiment.model)
-  model = Model.of(module)
+  model = Model.from_module(module)
 
   def generate(prompts, seeds, scale):
     embeds, lengths = text_encoder.encode(prompts)

@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 from absl import logging
 
-from nova_jax.pipeline.provenance import title_of
+from nova_jax.pipeline.provenance import clip_title
 from nova_jax.pipeline.request import SETTINGS
 from nova_jax.tools.demo import views
 from nova_jax.tools.demo.line import Line
@@ -205,7 +205,7 @@ def _wait_and_make(
 
 def _finish(studio: Studio, session: Session, settings: dict[str, Any], news: News) -> dict[str, Any]:
   """Return what a finished clip changes on the page."""
-  session.made.insert(0, views.Made(news.path, title_of(settings), news.frames[0]))
+  session.made.insert(0, views.Made(news.path, clip_title(settings), news.frames[0]))
   del session.made[MADE:]
   done = f"Done: {len(news.frames)} frame{'s' * (len(news.frames) > 1)} in {news.path.name}"
   return {

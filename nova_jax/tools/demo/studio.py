@@ -21,7 +21,7 @@ from jaxtyping import UInt8
 from nova_jax.media import readers
 from nova_jax.pipeline.batch_sampling import make_provenances
 from nova_jax.pipeline.pipeline import Pipeline
-from nova_jax.pipeline.provenance import paths_of, write_outputs
+from nova_jax.pipeline.provenance import output_paths, write_outputs
 from nova_jax.pipeline.request import SETTINGS
 from nova_jax.pipeline.run import Step
 from nova_jax.tools.demo.space import INPUTS, make_room
@@ -227,6 +227,6 @@ def _run(studio: Studio, settings: Mapping[str, Any], cancelled: threading.Event
     yield News(frames, None, done, what)
   clip, name = np.stack(frames), provenance.name(0)
   write_outputs(studio.output, name, provenance, FORMATS, clip, settings.get("fps", pipe.card.sample.fps))
-  path, = paths_of(studio.output, name, FORMATS, len(clip)).values()
+  path, = output_paths(studio.output, name, FORMATS, len(clip)).values()
   make_room(studio.output, studio.bounds.bytes)
   yield News(frames, None, 1.0, "done", path)

@@ -57,7 +57,7 @@ def test_loss_gives_each_clip_its_own_time(model):
 def test_sampling_is_guided_euler_and_a_clip_depends_on_its_own_key(model):
   _, condition = inputs()
   keys, scale = jax.random.split(jax.random.key(3), 2), 2.0
-  made = tokens_of(FULL_CLIP.generate(Model.of(model), condition, keys, NUM_FRAMES, scale), CFG)
+  made = tokens_of(FULL_CLIP.generate(Model.from_module(model), condition, keys, NUM_FRAMES, scale), CFG)
 
   captions = model.backbone.embed_text(condition)
   nothing = model.backbone.embed_text(condition | {"text_lengths": np.zeros(2, np.int32)})
@@ -70,7 +70,7 @@ def test_sampling_is_guided_euler_and_a_clip_depends_on_its_own_key(model):
   np.testing.assert_allclose(made, x, rtol=1e-4, atol=1e-4)
 
   swapped = jax.tree.map(lambda x: x[::-1], condition)
-  again = tokens_of(FULL_CLIP.generate(Model.of(model), swapped, keys[::-1], NUM_FRAMES, scale), CFG)
+  again = tokens_of(FULL_CLIP.generate(Model.from_module(model), swapped, keys[::-1], NUM_FRAMES, scale), CFG)
   np.testing.assert_allclose(again[::-1], made, rtol=1e-4, atol=1e-4)
 
 

@@ -50,10 +50,10 @@ def test_any_draw_fits_its_padded_size():
 def test_a_clip_depends_on_its_own_key_and_caption(model):
   _, condition = inputs()
   keys = jax.random.split(jax.random.key(3), 2)
-  made = ONE_BLOCK.generate(Model.of(model), condition, keys, NUM_FRAMES, 2.0)
+  made = ONE_BLOCK.generate(Model.from_module(model), condition, keys, NUM_FRAMES, 2.0)
   assert made.shape == (2, NUM_FRAMES, 8, 8, 1) and np.isfinite(made).all()
   swapped = jax.tree.map(lambda x: x[::-1], condition)
-  again = ONE_BLOCK.generate(Model.of(model), swapped, keys[::-1], NUM_FRAMES, 2.0)
+  again = ONE_BLOCK.generate(Model.from_module(model), swapped, keys[::-1], NUM_FRAMES, 2.0)
   np.testing.assert_allclose(again[::-1], made, rtol=1e-4, atol=1e-4)
 
 

@@ -73,7 +73,7 @@ def test_a_code_is_not_seen_by_its_own_logits(model):
 def test_sampling_with_a_cache_equals_recomputation(model):
   _, condition = inputs()
   keys, scale = jax.random.split(jax.random.key(3), 2), 2.0
-  drawn = sample(Model.of(model), condition, keys, scale, NUM_FRAMES)
+  drawn = sample(Model.from_module(model), condition, keys, scale, NUM_FRAMES)
 
   whole = jax.jit(lambda codes: model(codes, with_null(condition), NUM_FRAMES))
   codes = jnp.zeros((2, NUM_TOKENS), jnp.int32)

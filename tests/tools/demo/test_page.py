@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pipeline.test_pipeline import CARD, CLASSES, fresh
 
-from nova_jax.pipeline.batch_sampling import make_provenances, run
+from nova_jax.pipeline.batch_sampling import Work, make_provenances, run
 from nova_jax.pipeline.provenance import read_provenance
 from nova_jax.tools.demo.studio import Bounds, Studio
 from nova_jax.utils.progress import Progress
@@ -100,7 +100,7 @@ def by_jobs(studio, settings, folder):
   """Return the file that launch.sample's own loop writes."""
   provenances = make_provenances(studio.pipe, studio.checkpoint, studio.weights, [settings], [[0]], 1)
   with Progress("set") as progress:
-    (path,), = run(studio.pipe, provenances, [[0]], folder, ("mp4",), progress)
+    (path,), = run(studio.pipe, Work(provenances, [[0]]), folder, ("mp4",), progress)
   return path.read_bytes(), path.name
 
 
