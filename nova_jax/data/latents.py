@@ -67,7 +67,7 @@ class LatentFeed:
         parts.setdefault(shape, []).append((cache.weight * len(source) / total, records))
     self.buckets = tuple(_mix(parts[shape]) for shape in sorted(parts, reverse=True))
 
-  def draw(self, found: Found, position: int) -> Mapping[str, Any]:
+  def make_row(self, found: Found, position: int) -> Mapping[str, Any]:
     """Cut and sample the latents, and choose a caption."""
     record, info = found.record, self._autoencoder
     random = np.random.SeedSequence((self._seed, position))
@@ -91,7 +91,7 @@ class LatentFeed:
     embeds, length = padded_embeds(record, short, self._model)
     return row | {"text_embeds": embeds, "text_lengths": length}
 
-  def finish(self, rows: Batch) -> Batch:
+  def collate(self, rows: Batch) -> Batch:
     """Embed captions, cut to the length that the model reads, unless the cache did."""
     batch = {name: value for name, value in rows.items() if name not in ("caption", "position")}
     if self._text_encoder is None:

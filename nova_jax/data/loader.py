@@ -35,18 +35,18 @@ class Bucket:
 
 
 class Feed(Protocol):
-  """What a stage learns from: buckets of records, and how they become batches."""
+  """The data of a stage: buckets of records, and the functions that turn records into batches."""
 
   buckets: Sequence[Bucket]
 
-  def draw(self, record: Any, position: int) -> Mapping[str, Any]:
-    """Make a row of a record, where the stream reads; all randomness comes from the position.
+  def make_row(self, record: Any, position: int) -> Mapping[str, Any]:
+    """Return a row for a record, in the process that reads; all randomness derives from the position.
 
-    A row may name the records that it stands in for, in place of damaged ones, as bytes `damaged`, one a line.
+    If the row replaces damaged records, it may name them as bytes `damaged`, one per line.
     """
 
-  def finish(self, rows: Batch) -> Batch:
-    """Make a batch of stacked rows, in the process that trains."""
+  def collate(self, rows: Batch) -> Batch:
+    """Return a batch for stacked rows, in the process that trains."""
 
 
 class Loader:
@@ -96,7 +96,7 @@ class Loader:
     self._position += self._batch_size
     for names in rows.pop("damaged", np.empty(0, bytes)).tolist():
       self._skip(names.decode().splitlines())
-    return {**self._feed.finish(rows), "index": (rows["position"] % 2**31).astype(np.int32)}
+    return {**self._feed.collate(rows), "index": (rows["position"] % 2**31).astype(np.int32)}
 
   def _skip(self, names: Sequence[str]) -> None:
     for name in names:
@@ -162,7 +162,7 @@ class _Rows:
     # A stream of one bucket may begin within a batch: a step's rows may then be of two batches.
     bucket, batch = self.turns[position // self.batch_size]
     record = self.feed.buckets[bucket].records[batch * self.batch_size + position % self.batch_size]
-    return {**self.feed.draw(record, position), "position": np.int64(position)}
+    return {**self.feed.make_row(record, position), "position": np.int64(position)}
 
 
 def _turns(buckets: Sequence[Bucket]) -> grain.MapDataset:

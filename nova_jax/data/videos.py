@@ -62,7 +62,7 @@ class VideoFeed:
       source = _Remembering(source)
     self.buckets = (Bucket(grain.MapDataset.source(source).seed(seed).shuffle().repeat()),)
 
-  def draw(self, record: Mapping[str, Any], position: int) -> Mapping[str, Any]:
+  def make_row(self, record: Mapping[str, Any], position: int) -> Mapping[str, Any]:
     """Cut the clip to the length asked for."""
     video, length = record["video"], self._num_pixel_frames
     place, choice = (int(word) for word in np.random.SeedSequence((self._seed, position)).generate_state(2))
@@ -75,7 +75,7 @@ class VideoFeed:
       row["caption"], row["given"] = _told(record, first, length)
     return {**row, "video": video[first : first + length]}
 
-  def finish(self, rows: Batch) -> Batch:
+  def collate(self, rows: Batch) -> Batch:
     """Encode clips, and captions unless the model takes labels."""
     batch = {"latents": self._autoencoder.encode(rows["video"])}
     if self._later:

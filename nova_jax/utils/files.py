@@ -1,4 +1,4 @@
-"""Files: written so that a reader never sees half of one, and JSON read with errors that a person understands.
+"""Files: atomic writes, checks of paths, and reading of JSON with clear errors.
 
 A path may be an address in a bucket (`storage.py`): such a file is written on this machine first, then uploaded.
 """
@@ -23,20 +23,20 @@ from nova_jax.storage import as_path, is_remote, upload
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 
-_LONGEST_NAME = 255  # Bytes of a file's name.
-_DEAD_AFTER = 24 * 3600  # Seconds without a write after which the writer on another host is taken for dead.
-# The text by which libraries without error numbers tell that storage failed, and not what was read from it.
+_LONGEST_NAME = 255  # Largest number of bytes in a file's name.
+_DEAD_AFTER = 24 * 3600  # Seconds without a write after which a writer on another host counts as dead.
+# Messages of libraries without error numbers that mean failing storage, rather than invalid content.
 _STORAGE = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.EROFS,
     errno.EACCES, errno.EPERM, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENOMEM)
 
 
 def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], None]) -> None:
-  """Write to a temporary name in the same folder, then rename; what is renamed is on the disk.
+  """Write to a temporary name in the same folder, flush to disk, and rename.
 
   Args:
-    path: of the file; its folder is made if missing.
-    content: the text or bytes, or a function that writes the path it is given.
+    path: path of the file, whose folder is created if missing.
+    content: text or bytes, or a function that writes to a given path.
   """
   with replacing(path) as temporary:
     if callable(content):
@@ -52,7 +52,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
   """Yield a temporary name to write to; it becomes `path` when the block ends, and is removed if that fails.
 
   Raises:
-    OSError: a disk is full, for one; it names `path`.
+    OSError: writing fails, for instance on a full disk; the error names `path`.
   """
   path = as_path(path)
   if is_remote(path):
@@ -60,22 +60,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
       yield temporary
     return
   path.parent.mkdir(parents=True, exist_ok=True)
-  # The suffix stays last: writers of pictures and videos tell the format by it.
+  # The suffix stays last, since writers of pictures and videos derive the format from it.
   end = f".{writer()}-{secrets.token_hex(3)}{path.suffix}"
   stem = os.fsencode(path.stem)[: _LONGEST_NAME - len(os.fsencode(end)) - 1]
   temporary = path.with_name(f".{os.fsdecode(stem)}{end}")
   try:
     yield temporary
     with temporary.open("rb") as file:
-      os.fsync(file.fileno())  # Else a machine that dies may keep the name and lose what it names.
+      os.fsync(file.fileno())  # Otherwise a crash of the machine may keep the name and lose the content.
     os.replace(temporary, path)
   except OSError as error:
-    # A write that fails has no name at all; an error without a number is a library's, in its own words.
+    # Errors of writes have no file name; errors without a number come from libraries.
     if error.errno is not None and error.filename in (None, str(temporary), os.fsencode(temporary)):
       error.filename, error.filename2 = str(path), None
     raise
   finally:
-    with contextlib.suppress(OSError):  # Not instead of the error that is on its way.
+    with contextlib.suppress(OSError):  # Must not replace the error that is being raised.
       temporary.unlink(missing_ok=True)
 
 
@@ -94,7 +94,7 @@ def _uploading(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: str | Path, names: Collection[str]) -> None:
-  """Remove what was left in a folder by writers of these files that were killed; what is being written stays."""
+  """Remove temporary files of killed writers of these files from a folder; files that are being written stay."""
   if is_remote(folder):
     return
   for path in Path(folder).glob(".*"):
@@ -104,33 +104,33 @@ def remove_unfinished(folder: str | Path, names: Collection[str]) -> None:
 
 
 def writer() -> str:
-  """Return what tells this process from all others, before and after, of all hosts: host, process and its start."""
+  """Return a name that is unique among processes of all hosts and times: host, process and start time."""
   return f"{_host()}-{os.getpid()}-{_start_time(os.getpid())}"
 
 
 @functools.cache
 def _host() -> str:
-  """Return a short digest of this host's name and of when it was started."""
+  """Return a short digest of this host's name and start time."""
   boot = Path("/proc/sys/kernel/random/boot_id")
   text = socket.gethostname() + (boot.read_text(encoding="utf-8") if boot.is_file() else "")
   return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def _start_time(process: int) -> str:
-  """Return when a process was started, as the system counts it; "0" where it doesn't say."""
+  """Return the start time of a process in the system's units; "0" where it is unknown."""
   try:
     content = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
   except OSError:
     return "0"
-  return f"{int(content.rpartition(')')[2].split()[19]):x}"  # What precedes may hold spaces and brackets.
+  return f"{int(content.rpartition(')')[2].split()[19]):x}"  # Earlier fields may have spaces and brackets.
 
 
 def is_dead(name: str, path: Path | None = None) -> bool:
-  """Return whether a writer has ended, as far as one can tell; this process is no such writer.
+  """Return whether a writer has probably ended; false for this process.
 
   Args:
-    name: what `writer` returned there.
-    path: of its temporary file, whose age tells of a writer on another host.
+    name: result of `writer` in that process.
+    path: path of its temporary file, whose age decides for a writer on another host.
   """
   host, process, start = name.split("-")
   if host != _host():
@@ -146,15 +146,15 @@ def is_dead(name: str, path: Path | None = None) -> bool:
     return True
   except PermissionError:
     pass
-  return start != _start_time(int(process))  # Else its number was given to another process.
+  return start != _start_time(int(process))  # Otherwise another process has reused its number.
 
 
 def storage_error(error: Exception, path: str | Path) -> OSError | None:
-  """Return the failure of storage that a library tells in words alone; None if it tells of something else.
+  """Return an OSError for a storage failure that a library reports only as text; None for other errors.
 
   Args:
-    error: what the library raised.
-    path: of the file that it was reading or writing.
+    error: error of the library.
+    path: path of the file that it was reading or writing.
   """
   number = next((number for number in _STORAGE if os.strerror(number).lower() in str(error).lower()), None)
   if number in (errno.EMFILE, errno.ENFILE):
@@ -163,7 +163,7 @@ def storage_error(error: Exception, path: str | Path) -> OSError | None:
 
 
 def check_writable(flag: str, path: str | None) -> None:
-  """Raise a ValueError if no file can be written at `path`: before the long work whose result goes there."""
+  """Raise UserError if no file can be written at `path`; call it before long work with a result there."""
   if path is None:
     return
   folder = as_path(path).absolute().parent
@@ -175,17 +175,17 @@ def check_writable(flag: str, path: str | None) -> None:
 
 
 def check_folder_writable(flag: str, folder: str | Path) -> Path:
-  """Make a folder unless it is there, and write to it: before the long work whose results go there.
+  """Create a folder if it is missing, and check that it can be written; call it before long work with results there.
 
   Args:
-    flag: that names the folder.
-    folder: its path.
+    flag: name of the flag that has the folder.
+    folder: path of the folder.
 
   Returns:
     The folder.
 
   Raises:
-    ValueError: it can't be made or written to; only an attempt tells, of a mount that can only be read.
+    UserError: it can't be created or written; for a read-only mount only an attempt shows this.
   """
   folder = as_path(folder)
   if folder.exists() and not folder.is_dir():
@@ -197,7 +197,7 @@ def check_folder_writable(flag: str, folder: str | Path) -> Path:
       probe.unlink()
       return folder
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:  # Without a name, where the system can: a kill leaves nothing.
+    with tempfile.TemporaryFile(dir=folder) as file:  # Without a name where possible: a kill leaves nothing.
       file.write(b"?")
       file.flush()
   except OSError as error:
@@ -208,10 +208,10 @@ def check_folder_writable(flag: str, folder: str | Path) -> Path:
 
 
 def check_folder(flag: str, path: str | Path) -> None:
-  """See that a folder can be written to, without making it: of one that is missing, the folder that will hold it is.
+  """Check that a folder, or the parent of a missing one, can be written, without creating it.
 
   Raises:
-    ValueError: it can't.
+    UserError: it can't be written.
   """
   folder = as_path(path).absolute()
   while not is_remote(folder) and not folder.exists() and folder != folder.parent:
@@ -220,19 +220,19 @@ def check_folder(flag: str, path: str | Path) -> None:
 
 
 class NoFile(UserError):
-  """There is nothing at a path, or something else than a file; the text begins with the path."""
+  """There is no regular file at a path, with which the message begins."""
 
 
 def check_regular(path: str | Path) -> Path:
-  """Return the path of a file that can be read to its end: a device, a pipe or a socket would block or never end.
+  """Return the path of a regular file, since reading a device, a pipe or a socket may block or never end.
 
   Raises:
-    NoFile: there is nothing, or something else than a file.
+    NoFile: there is no regular file.
   """
   path = as_path(path)
   try:
     mode = path.stat().st_mode
-  except ValueError:  # A NUL in the name.
+  except ValueError:  # The name has a NUL.
     raise NoFile(f"{str(path)!r} is not the name of a file") from None
   except FileNotFoundError:
     link = f"; it is a link to {os.readlink(path)}, which does not exist" if path.is_symlink() else ""
@@ -252,7 +252,7 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
   """Read a regular file of at most `limit` bytes.
 
   Raises:
-    ValueError: it isn't one, is larger, or can't be read.
+    UserError: it is not a regular file, is too large, or can't be read.
   """
   path = check_regular(path)
   try:
@@ -266,7 +266,7 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
 
 
 def check_fetched(path: str | Path) -> None:
-  """Raise a ValueError if a file holds what stands for a file that was never downloaded, or is empty."""
+  """Raise UserError if a file is empty, or a placeholder for a file that was not downloaded."""
   path = as_path(path)
   start = read_start(path, 200)
   if start.startswith(b"version https://git-lfs.github.com/spec/"):
@@ -279,7 +279,7 @@ def check_fetched(path: str | Path) -> None:
 
 
 def read_start(path: str | Path, size: int) -> bytes:
-  """Read at most the first `size` bytes of a regular file; errors as of `read_bytes`."""
+  """Read at most the first `size` bytes of a regular file; raises as `read_bytes` does."""
   path = check_regular(path)
   try:
     with path.open("rb") as file:
@@ -292,11 +292,11 @@ def read_json(path: str | Path, limit: int = limits.JSON_FILE_BYTES) -> dict[str
   """Read a JSON object.
 
   Raises:
-    ValueError: the file is missing, isn't one, is larger than `limit` bytes or nested too deep.
+    UserError: the file is missing, not a JSON object, larger than `limit` bytes, or nested too deeply.
   """
   path = as_path(path)
   content = read_bytes(path, limit)
-  from nova_jax.utils.text_files import decode  # Which reads files by this module.
+  from nova_jax.utils.text_files import decode  # This module imports ours.
 
   text = decode(content, str(path))
   try:
@@ -306,13 +306,13 @@ def read_json(path: str | Path, limit: int = limits.JSON_FILE_BYTES) -> dict[str
     raise UserError(f"{path} is not JSON: {error}") from None
   if not isinstance(value, dict):
     raise UserError(f"{path}: expected a JSON object, got a {type(value).__name__}")
-  if is_deeper(value, limits.JSON_DEPTH):  # What names a value in an error would meet Python's own limit.
+  if is_deeper(value, limits.JSON_DEPTH):  # Showing the value in an error would exceed Python's recursion limit.
     raise UserError(f"{path}: expected at most {limits.JSON_DEPTH} values within each other, got more")
   return value
 
 
 def is_deeper(value: Any, depth: int) -> bool:
-  """Whether lists and objects lie within each other more than `depth` times."""
+  """Return whether lists and objects are nested more than `depth` times."""
   level = [value]
   for _ in range(depth):
     level = [
