@@ -40,7 +40,7 @@ def as_path(path: str | os.PathLike) -> pathlib.Path:
   """Return the path of a local file or of an object in a bucket.
 
   Raises:
-    ValueError: an address that can't be used, for the reason of `why_not`.
+    UserError: an address that can't be used, for the reason of `why_not`.
   """
   text = os.fspath(path)
   if not is_remote(text):

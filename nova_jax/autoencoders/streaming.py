@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.autoencoders.pixels import Array
+from nova_jax.utils.errors import UserError
 from nova_jax.utils.finite import NotFinite
 
 
@@ -44,7 +45,7 @@ def frames_for_latent(autoencoder: Autoencoder, latent: int) -> range:
   def num_frames(num_latents: int) -> int:
     try:
       return autoencoder.num_frames(num_latents) if num_latents else 0
-    except ValueError:  # No clip has this number: the last latent only repeats a frame.
+    except UserError:  # No clip has this number: the last latent only repeats a frame.
       return num_frames(num_latents - 1)
 
   return range(num_frames(latent), num_frames(latent + 1))

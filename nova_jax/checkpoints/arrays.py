@@ -195,7 +195,7 @@ def latest_step(directory: str | Path) -> int:
   """Return the step of the newest finished checkpoint in `directory`.
 
   Raises:
-    ValueError: there is no such folder, or no finished checkpoint in it.
+    UserError: there is no such folder, or no finished checkpoint in it.
   """
   if not as_path(directory).is_dir():
     raise UserError(f"{directory} is not a folder; expected the checkpoints/ folder of a training run")
@@ -214,7 +214,7 @@ def find(directory: str | Path, which: str = "ema", step: int | None = None) -> 
     step: of the checkpoint; None takes the newest.
 
   Raises:
-    ValueError: no such checkpoint there.
+    UserError: no such checkpoint there.
   """
   if which not in ("ema", "params"):
     raise UserError(f'weights: expected "ema" or "params", got {which!r}')

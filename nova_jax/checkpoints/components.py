@@ -182,7 +182,7 @@ def open_part(folder: Path) -> Part:
     return Part(name, folder, config, key_table.to_published(ours, shapes, names), ours, graph, shapes, names, dim)
   try:
     weights = key_table.renamed(weights, names)
-  except ValueError as error:
+  except UserError as error:
     raise UserError(f"{folder}: {error}") from None
   return Part(name, folder, config, weights, None, graph, shapes, names, dim, wrappers)
 
@@ -192,7 +192,7 @@ def open_unwrapped(folder: Path) -> tuple[dict[str, LazyArray], str]:
   weights = open_weights(folder)
   try:
     return key_table.unwrapped(weights)
-  except ValueError as error:
+  except UserError as error:
     raise UserError(f"{folder}: {error}") from None
 
 

@@ -71,7 +71,7 @@ def with_export(folder: Path, card: ModelCard) -> ModelCard:
     raise UserError(f"{folder / NAME}: expected {FORMAT}, got {str(found)[:200]}")
   try:
     export = from_dict(Export, values, NAME)
-  except ValueError as error:
+  except UserError as error:
     raise UserError(f"{folder / NAME}: {error}") from None
   parts = {"text_encoder": export.text_encoder, "autoencoder": export.autoencoder}
   return dataclasses.replace(

@@ -140,7 +140,7 @@ class Checkpointer:
       The state, and the items `data` and `meta`.
 
     Raises:
-      ValueError: names, shapes or dtypes differ; the error lists them.
+      UserError: names, shapes or dtypes differ; the error lists them.
       Damaged: it isn't what was saved, as any of the processes finds.
       OSError: the storage fails.
     """

@@ -297,7 +297,7 @@ def _parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
   """Parse flags and return the other arguments; absl and ml_collections each fail in their own ways, over many lines.
 
   Raises:
-    ValueError: whatever is wrong with them, in one line.
+    UserError: whatever is wrong with them, in one line.
   """
   value = ""
   try:

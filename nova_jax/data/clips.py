@@ -72,7 +72,7 @@ def make_clip(
     seed: of everything but the division into splits.
 
   Raises:
-    ValueError: an unknown split, or a canvas or length that leaves nothing to show.
+    UserError: an unknown split, or a canvas or length that leaves nothing to show.
   """
   if split not in _SPLITS:
     raise UserError(f"split: expected one of {', '.join(_SPLITS)}, got {split!r}")

@@ -46,7 +46,7 @@ class LatentFeed:
       seed: of all randomness.
 
     Raises:
-      ValueError: a cache that does not fit; the error names it, and both sides of what differs.
+      UserError: a cache that does not fit; the error names it, and both sides of what differs.
     """
     self._model, self._autoencoder, self._seed = model, autoencoder, seed
     self._num_frames, self._short_captions, self._motion_dropout = num_frames, cfg.short_captions, cfg.motion_dropout

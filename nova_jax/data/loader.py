@@ -88,7 +88,7 @@ class Loader:
       modulo 2**31.
 
     Raises:
-      ValueError: more records are damaged than may be; the error names one and its shard.
+      UserError: more records are damaged than may be; the error names one and its shard.
     """
     if self._stream is None:
       self._stream = self._start()
@@ -130,7 +130,7 @@ class Loader:
       damaged: records that were skipped before.
 
     Raises:
-      ValueError: a position within a batch, if there are several buckets.
+      UserError: a position within a batch, if there are several buckets.
     """
     if len(self._feed.buckets) > 1 and position % self._batch_size:
       raise UserError(

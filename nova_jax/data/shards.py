@@ -44,7 +44,7 @@ def read_caches(sources: Sequence[SourceConfig]) -> tuple[Cache, ...]:
   """Read the manifests of caches.
 
   Raises:
-    ValueError: no source, a weight that is not positive, or a folder that is no cache.
+    UserError: no source, a weight that is not positive, or a folder that is no cache.
   """
   if not sources:
     raise UserError("data.sources: name a cache, as launch.cache writes it")

@@ -44,7 +44,7 @@ class VideoFeed:
       later: share of clips that are cut from later frames; single frames are cut from anywhere.
 
     Raises:
-      ValueError: no records, or too short ones.
+      UserError: no records, or too short ones.
     """
     if not len(source):
       raise UserError("data: the source has no records")

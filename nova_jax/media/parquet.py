@@ -38,7 +38,7 @@ def holds_text(path: Path, column: str) -> bool:
   Binary cells are texts if all of them are short UTF-8 without control characters, which no media is.
 
   Raises:
-    ValueError: the table can't be read.
+    UserError: the table can't be read.
   """
   with _open(path) as file:
     kind = file.schema_arrow.field(column).type
@@ -136,7 +136,7 @@ def read_cell(path: Path, group: int, row: int, column: str) -> Any:
   """Return a cell. Reading the cells of a row group in order is fastest, since earlier rows are skipped.
 
   Raises:
-    ValueError: the table can't be read.
+    UserError: the table can't be read.
   """
   global _reader
   if _reader is None or not _reader.is_before(path, group, row, column):

@@ -84,13 +84,13 @@ def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
   """Map logical axis names to mesh axes by the table `RULES`.
 
   Raises:
-    UserError: two of them map to the same mesh axis.
+    ValueError: two of them map to the same mesh axis.
   """
   spec = PartitionSpec(*(RULES[axis] for axis in axes))
   used = [name for entry in spec if entry for name in ([entry] if isinstance(entry, str) else entry)]
   twice = sorted({name for name in used if used.count(name) > 1})
   if twice:
-    raise UserError(
+    raise ValueError(
         f"axes {tuple(axes)} lie on the mesh axis {twice[0]!r} twice; see RULES in nova_jax/parallel/sharding.py")
   return spec
 
@@ -107,11 +107,11 @@ def state_shardings(mesh: Mesh, state: nnx.State) -> nnx.State:
     name = "/".join(map(str, path))
     axes = variable.get_metadata().get("out_sharding")
     if axes is None:
-      raise UserError(f"{name} has no logical axis names")
+      raise ValueError(f"{name} has no logical axis names")
     try:
       spec = partition_spec(axes)
     except ValueError as error:
-      raise UserError(f"{name}: {error}") from None
+      raise ValueError(f"{name}: {error}") from None
     for size, axis, mesh_axis in zip(variable.shape, axes, spec, strict=True):
       if mesh_axis is not None and size % mesh.shape[mesh_axis]:
         raise UserError(

@@ -24,7 +24,7 @@ def make_conditions(request: Request, card: ModelCard, text_encoder: TextEncoder
   """Return the conditions of a request, without motion.
 
   Raises:
-    ValueError: the model doesn't take what is given, or needs more.
+    UserError: the model doesn't take what is given, or needs more.
   """
   check_conditions(request, card, text_encoder)
   cfg = card.model
@@ -47,7 +47,7 @@ def check_conditions(request: Request, card: ModelCard, text_encoder: TextEncode
   """Refuse what `make_conditions`, `add_motion` and `later_condition` would, as far as settings alone tell.
 
   Raises:
-    ValueError: the model doesn't take what is given, or needs more.
+    UserError: the model doesn't take what is given, or needs more.
   """
   cfg = card.model
   if cfg.num_classes:
@@ -122,6 +122,8 @@ def read_texts(
       tell(note)
     embeds, lengths = encode(text_encoder, texts)
     return Condition(embeds, lengths)
+  if not np.iterable(embeds):
+    raise UserError(f"{name}: expected an array for each prompt, got {type(embeds).__name__}")
   padded = np.zeros((len(embeds), cfg.text_len, cfg.text_dim), np.float32)
   for row, embed in zip(padded, map(np.asarray, embeds), strict=True):
     if embed.ndim != 2 or embed.shape[1] != cfg.text_dim or len(embed) > cfg.text_len:

@@ -38,7 +38,7 @@ class GivenClips:
     """Return what a clip with these settings starts from.
 
     Raises:
-      ValueError: its file can't be read; the text names it.
+      UserError: its file can't be read; the text names it.
     """
     key = _key(settings)
     clip = self._kept.pop(key, None) or self._read(Request.from_settings(settings))
@@ -59,7 +59,7 @@ class GivenClips:
       places: where errors say that each stands.
 
     Raises:
-      ValueError: a video, picture or mask can't be read or used; the text names it.
+      UserError: a video, picture or mask can't be read or used; the text names it.
     """
     completed = []
     for settings, place in itertools.zip_longest(clips, places, fillvalue=""):

@@ -74,7 +74,10 @@ def read_givens(request: Request, parts: ModelParts) -> Givens:
   """
   things = list_sources(request)
   if not things:
-    return Givens(None if request.given is None else np.asarray(request.given, np.float32))
+    try:
+      return Givens(None if request.given is None else np.asarray(request.given, np.float32))
+    except (TypeError, ValueError):
+      raise UserError("given: expected latents [B, T, h, w, C] as one array of numbers") from None
   autoencoder = _autoencoder(request, parts)
   if request.image is not None:
     size = _size(request, parts)

@@ -33,7 +33,7 @@ def read_named(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
   """Read the settings of each line of a file, and how errors name that line.
 
   Raises:
-    ValueError: the file can't be read, or a line doesn't say what to make.
+    UserError: the file can't be read, or a line doesn't say what to make.
   """
   path = as_path(path)
   readers = {".txt": _text, ".csv": _csv, ".jsonl": _json, ".json": _json}
@@ -114,7 +114,7 @@ def expand(
     places: how errors name each line; empty for not at all.
 
   Raises:
-    ValueError: prompts and classes together, or a setting that no model can do.
+    UserError: prompts and classes together, or a setting that no model can do.
   """
   if len({"label" in line for line in lines}) > 1:
     raise UserError("label: a model takes either prompts or classes, got both")
@@ -160,5 +160,5 @@ def naming(place: str) -> Iterator[None]:
   """Let errors begin with the place of what they are about; "" for none."""
   try:
     yield
-  except ValueError as error:
+  except UserError as error:
     raise UserError(f"{place}: {error}" if place else str(error)) from error

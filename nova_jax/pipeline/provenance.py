@@ -86,7 +86,7 @@ def read_provenance(path: Path) -> Provenance:
   """Read the provenance that a file carries.
 
   Raises:
-    ValueError: the file carries none, or one that this version can't read.
+    UserError: the file carries none, or one that this version can't read.
   """
   if path.suffix == LATENTS:
     try:
@@ -109,7 +109,7 @@ def parse(text: str) -> Provenance:
   """Read a provenance, which a stranger may have written: no name in it has been looked up when this returns.
 
   Raises:
-    ValueError: it isn't one, or a field is not what it must be.
+    UserError: it isn't one, or a field is not what it must be.
   """
   values = parse_json(text, "its text")
   if not isinstance(values, dict) or {name: values.pop(name, None) for name in FORMAT} != FORMAT:
@@ -155,7 +155,7 @@ def digest_files(settings: Mapping[str, Any]) -> dict[str, str]:
   """Return digests of the files that settings name.
 
   Raises:
-    ValueError: one can't be read.
+    UserError: one can't be read.
   """
   digests = {}
   for name in FILES:
@@ -163,7 +163,7 @@ def digest_files(settings: Mapping[str, Any]) -> dict[str, str]:
       try:
         with check_regular(settings[name]).open("rb") as file:
           digests[name] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-      except ValueError as error:
+      except UserError as error:
         raise UserError(f"{name}: {error}") from None
       except OSError as error:
         raise UserError(f"{name}: {settings[name]}: {error.strerror}") from None

@@ -133,9 +133,11 @@ class Request:
       float, "Scale of guidance by earlier frames, apart from text; 0 means none.", 0.0, unset="0")
   flow_shift: float | None = setting(float, "Shift of the flow-matching sampler.", unset=_OWN)
   motion_flow: float | Sequence[float] | None = setting(
-      float, "Motion score that the model is told; larger means more motion.", unset=_OWN, label="Motion")
+      float, "Motion score that the model is told; larger means more motion.", unset=_OWN, label="Motion",
+      one_each=True)
   fps: float | Sequence[float] | None = setting(
-      float, "Frames per second that the model is told and that files have.", unset=_OWN, low=MIN_FPS, high=MAX_FPS)
+      float, "Frames per second that the model is told and that files have.", unset=_OWN, low=MIN_FPS, high=MAX_FPS,
+      one_each=True)
   seed: int | Sequence[int] = setting(
       int, "Seed of all randomness, from which each sample derives its own, or one seed for each sample.", 0, unset="0",
       scope="content", label="Seed", per_clip=True)
@@ -209,7 +211,11 @@ def check_seeds(seed: int | Sequence[int]) -> None:
 def _check_length(name: str, texts: Texts) -> None:
   """Refuse a text that no file system, sheet or text encoder has room for."""
   for text in [texts] if isinstance(texts, str) else texts:
-    if len(text.encode(errors="replace")) > limits.CAPTION_BYTES:
+    try:
+      size = len(text.encode())
+    except UnicodeEncodeError as error:
+      raise UserError(f"{name}: {text[:60]!r} is not valid Unicode: {error.reason}") from None
+    if size > limits.CAPTION_BYTES:
       raise UserError(
           f"{name}: expected at most {limits.CAPTION_BYTES:,} bytes (limits.CAPTION_BYTES), got {len(text):,} letters: "
           f"{shorten(text)}")

@@ -225,7 +225,8 @@ def _check_arrays(request: Request, plan: Plan, inputs: Inputs, batch: int) -> N
         raise UserError("given: expected finite latents, got an infinity or NaN")
       raise FloatingPointError("the autoencoder made latents of the given frames that are not finite")
   order, noise = inputs.order, inputs.noise
-  if order is not None and not np.array_equal(np.sort(order, axis=-1), [np.arange(num_tokens)] * batch):
+  if order is not None and (
+      np.ndim(order) != 2 or not np.array_equal(np.sort(order, axis=-1), [np.arange(num_tokens)] * batch)):
     raise UserError(f"order: expected {batch} permutations of {num_tokens} tokens, got shape {np.shape(order)}")
   if noise is not None:
     if len(plan.sets) != len(plan.later_sets) or known is not None:

@@ -37,6 +37,7 @@ class Setting:
     label: name of its field on the demo's page.
     names_file: whether a text is the path of a file.
     per_clip: whether clips that are generated together may differ in it.
+    one_each: whether it can be several numbers, one for each clip that is generated together.
     stored_as: name that files of outputs store it by, where that is not the setting's name.
   """
 
@@ -51,6 +52,7 @@ class Setting:
   label: str | None = None
   names_file: bool = False
   per_clip: bool = False
+  one_each: bool = False
   stored_as: str | None = None
 
   def describe(self, flags: Mapping[str, str] | None = None) -> str:
@@ -76,6 +78,8 @@ class Setting:
       values = np.asarray(value)
       if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
         raise UserError(f"{name}: expected a finite number, got {shorten(value)}")
+      if values.ndim > self.one_each:
+        raise UserError(f"{name}: expected one number{' or one for each clip' * self.one_each}, got {shorten(value)}")
       if self.low is not None and (np.min(values) < self.low or np.max(values) > self.high):
         raise UserError(f"{name}: expected {self.low:g} to {self.high:g}, got {value}")
 

@@ -23,7 +23,7 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
   """Return settings with each value in its own type.
 
   Raises:
-    ValueError: an unknown name, a value of another type, or one that no model can do.
+    UserError: an unknown name, a value of another type, or one that no model can do.
   """
   checked = {}
   for name, value in settings.items():

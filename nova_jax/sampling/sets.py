@@ -42,7 +42,7 @@ def set_sizes(num_tokens: int, num_sets: int, schedule: str = "cosine") -> Int[n
       least one, equally.
 
   Raises:
-    ValueError: fewer than one set.
+    UserError: fewer than one set.
   """
   if num_sets < 1:
     raise UserError(f"num_inference_steps: expected at least 1, got {num_sets}")

@@ -163,7 +163,7 @@ class Gcloud:
     """Keep the run going until it is done: create, install, start, and all of it again after a preemption.
 
     Raises:
-      ValueError: the run ended with bad input.
+      UserError: the run ended with bad input.
       RunFailed: it failed again and again at the same step, on the same machines.
     """
     if self.dry_run:
@@ -213,7 +213,7 @@ class Gcloud:
     """Return whether the run has come to its end.
 
     Raises:
-      ValueError: with bad input.
+      UserError: with bad input.
     """
     if any(what == "2" for what, _ in runs):
       raise UserError(next(line for what, line in runs if what == "2").removeprefix("error: "))

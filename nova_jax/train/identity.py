@@ -32,7 +32,7 @@ def identify(experiment: Experiment, known: Identities) -> Identities:
     known: identities of an earlier start.
 
   Raises:
-    ValueError: a folder is there, but isn't what it should be.
+    UserError: a folder is there, but isn't what it should be.
   """
   found: Identities = {}
   for name, source in _sources(experiment):

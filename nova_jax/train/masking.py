@@ -34,7 +34,7 @@ def padded_sizes(num_tokens: int, bounds: tuple[float, float], num_sizes: int) -
   """Return the static sizes that visible tokens are padded to, ascending; the last one fits every draw.
 
   Raises:
-    ValueError: bounds that are no interval within [0, 1], or fewer than one size.
+    UserError: bounds that are no interval within [0, 1], or fewer than one size.
   """
   if not 0 <= bounds[0] <= bounds[1] <= 1:
     raise UserError(f"train.mask_ratio: expected two ascending shares between 0 and 1, got {bounds}")

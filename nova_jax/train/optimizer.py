@@ -53,7 +53,7 @@ def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
   last step's end; multi-step multiplies by `gamma` at each milestone, a share of the stage.
 
   Raises:
-    ValueError: an unknown schedule, or numbers that make no sense for it.
+    UserError: an unknown schedule, or numbers that make no sense for it.
   """
   if cfg.schedule not in ("constant", "cosine", "multistep"):
     raise UserError(f'optimizer.schedule: expected "constant", "cosine" or "multistep", got {cfg.schedule!r}')
@@ -82,7 +82,7 @@ def make_optimizer(cfg: OptimizerConfig, num_steps: int, freeze: Sequence[str] =
     freeze: regular expressions (searched in parameter paths) of what is not trained.
 
   Raises:
-    ValueError: an unknown name; or, on `init`, a pattern of `freeze` that matches nothing.
+    UserError: an unknown name; or, on `init`, a pattern of `freeze` that matches nothing.
   """
   if cfg.name not in ("adamw", "muon"):
     raise UserError(f'optimizer.name: expected "adamw" or "muon", got {cfg.name!r}')
@@ -110,7 +110,7 @@ def frozen_mask(params: Any, freeze: Sequence[str]) -> Any:
   """Return a pytree like `params` that is True where a pattern of `freeze` is found in the path.
 
   Raises:
-    ValueError: a pattern that matches nothing, naming paths near to it.
+    UserError: a pattern that matches nothing, naming paths near to it.
   """
   names = jax.tree.leaves(paths(params))
   for pattern in freeze:
@@ -136,7 +136,7 @@ def muon_or_adamw(path: str) -> str:
   """Return which of the two updates the parameter at `path`, with `optimizer.name="muon"`.
 
   Raises:
-    ValueError: neither of the lists above has it.
+    UserError: neither of the lists above has it.
   """
   if muon_axes(path):
     return "muon"

@@ -25,7 +25,7 @@ def plan_stages(cfg: TrainConfig) -> tuple[Stage, ...]:
   """Divide the steps among the stages, in proportion to their shares.
 
   Raises:
-    ValueError: numbers that make no run.
+    UserError: numbers that make no run.
   """
   check_ranges(cfg, "train")
   if not sum(stage.share for stage in cfg.stages):

@@ -21,7 +21,7 @@ def parse_window(text: str | None, num_steps: int) -> tuple[int, int] | None:
   """Read "FIRST:LAST", both included.
 
   Raises:
-    ValueError: it isn't that, or not within a run of `num_steps`.
+    UserError: it isn't that, or not within a run of `num_steps`.
   """
   if not text:
     return None

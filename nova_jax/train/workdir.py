@@ -37,7 +37,7 @@ def claim(workdir: Path, experiment: Experiment) -> Iterator[None]:
   Paths may be others than before if what lies there is the same, and not if it isn't.
 
   Raises:
-    ValueError: it belongs to another experiment (naming the fields that differ) or is no folder.
+    UserError: it belongs to another experiment (naming the fields that differ) or is no folder.
   """
   path, identity = workdir / "config.json", workdir / NAME
   config = json.loads(json.dumps(to_dict(experiment)))
@@ -73,7 +73,7 @@ def _alone(workdir: Path) -> Iterator[None]:
 def _read(path: Path) -> dict[str, Any]:
   try:
     return read_json(path)
-  except ValueError as error:
+  except UserError as error:
     raise UserError(
         f"{error}; bring back a copy of the file, or remove this file alone to go on with the config that you give, or "
         "use another --workdir") from None

@@ -149,9 +149,14 @@ def test_classes():
     ({"guidance_scale": float("nan")}, "guidance_scale: expected a finite number"),
     ({"motion_flow": [float("inf")]}, "motion_flow: expected a finite number"),
     ({"guidance_renorm": "1"}, "guidance_renorm: expected a finite number"),
-    ({"later_prompts": ["b"]}, "later_prompts: expected texts by frame")])
+    ({"later_prompts": ["b"]}, "later_prompts: expected texts by frame"),
+    ({"prompt": "\ud800"}, "prompt: .* is not valid Unicode"), ({"order": "abc"}, "order: expected 1 perm"),
+    ({"temperature": [1.0]}, "temperature: expected one number"),
+    ({"guidance_scale": np.ones(2)}, "guidance_scale: expected one number"),
+    ({"prompt": None, "text_embeds": 5}, "text_embeds: expected an array for each prompt, got int"),
+    ({"given": "x"}, "given: expected latents"), ({"given": [[1], [1, 2]]}, "given: expected latents")])
 def test_bad_arguments_are_refused(pipe, arguments, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(UserError, match=message):
     pipe(**({"prompt": "one"} | arguments))
 
 

@@ -63,7 +63,7 @@ def build(
     The manifest; None if other hosts are still building.
 
   Raises:
-    ValueError: the source or the settings can't be used, or the folder has another cache.
+    UserError: the source or the settings can't be used, or the folder has another cache.
     RunFailed, OSError: storage fails, or too many items are rejected; the cache is not finished.
   """
   if retry_rejected or not (output / MANIFEST).is_file():

@@ -35,7 +35,7 @@ def open_autoencoder(
     devices: see `NeuralAutoencoder`; a built-in one needs none.
 
   Raises:
-    ValueError: there is none, or its latents don't divide the buckets.
+    UserError: there is none, or its latents don't divide the buckets.
   """
   if cfg.autoencoder in autoencoders.BUILT_IN:
     found = autoencoders.make_autoencoder(cfg.autoencoder)

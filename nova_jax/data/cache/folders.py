@@ -43,7 +43,7 @@ def folder_items(folder: Path, cfg: CacheConfig, found: Found) -> list[Item]:
     found: is told what is not used.
 
   Raises:
-    ValueError: a table of captions can't be read.
+    UserError: a table of captions can't be read.
     OSError: storage fails, or the folder itself can't be read.
   """
   walk = _Walk(folder, found)

@@ -177,7 +177,7 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
     check_shards: False leaves the shards to the caller.
 
   Raises:
-    ValueError: the folder is no cache, an unfinished one, or one that this version does not read.
+    UserError: the folder is no cache, an unfinished one, or one that this version does not read.
   """
   folder = as_path(folder)
   if not folder.is_dir():

@@ -56,7 +56,7 @@ def manifest_digest(folder: str | Path) -> str:
   Where the cache, its source and its encoders lie does not change it, nor does what became of items without a record.
 
   Raises:
-    ValueError: the folder is no finished cache.
+    UserError: the folder is no finished cache.
   """
   manifest = read_manifest(folder, check_shards=False)
   shards = [(shard.bucket, shard.records, shard.sha256) for shard in manifest.shards]

@@ -164,7 +164,7 @@ def write_sheet(path: Path, folder: Path, manifest: Manifest, num_clips: int, au
     autoencoder: folder of the one that made the cache; empty looks where the builder found it.
 
   Raises:
-    ValueError: another autoencoder, or no sound record.
+    UserError: another autoencoder, or no sound record.
   """
   settings = dataclasses.replace(manifest.settings, autoencoder=autoencoder or manifest.settings.autoencoder)
   decoder, info = open_autoencoder(settings)

@@ -160,7 +160,7 @@ def read_packed(path: Path, packing: str, start: int, size: int) -> bytes:
   """Read part of a compressed file; those of one file are best read in their order.
 
   Raises:
-    ValueError: the file is damaged.
+    UserError: the file is damaged.
     OSError: storage fails.
   """
   try:

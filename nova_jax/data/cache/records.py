@@ -137,7 +137,7 @@ class ShardReader:
   """Reads the records of a shard in any order.
 
   Raises:
-    ValueError: the file is missing, or can't be read at all.
+    UserError: the file is missing, or can't be read at all.
     OSError: storage fails, here and in reads; that says nothing of the file.
   """
 

@@ -25,7 +25,7 @@ def reopen(output: Path, plan: Plan, items: Sequence[Item], host: int, num_hosts
     num_hosts: how many there are.
 
   Raises:
-    ValueError: other items have changed as well, or the settings.
+    UserError: other items have changed as well, or the settings.
   """
   size = plan.settings.shard_items
   parts = [items[start : start + size] for start in range(0, len(items), size)]

@@ -33,7 +33,7 @@ def table_items(path: Path, cfg: CacheConfig, prefix: str = "") -> list[Item]:
     prefix: of the items' names.
 
   Raises:
-    ValueError: the table can't be read, or lacks a column.
+    UserError: the table can't be read, or lacks a column.
   """
   fields = (cfg.caption_field, cfg.short_caption_field, "start", "end")
   if path.suffix.lower() == ".parquet":
@@ -68,7 +68,7 @@ def read_metadata(path: Path, folder: Path, cfg: CacheConfig) -> list[tuple[str,
     For each row the name of its file in the source, and what is said of it; None if the table is about something else.
 
   Raises:
-    ValueError: it can't be read.
+    UserError: it can't be read.
   """
   is_parquet = path.suffix.lower() == ".parquet"
   table = None if is_parquet else read_table(path)

@@ -41,7 +41,7 @@ def open_source(source: str, cfg: CacheConfig) -> Listing:
   """List the items of a source.
 
   Raises:
-    ValueError: it isn't one, or has none.
+    UserError: it isn't one, or has none.
   """
   path, split = as_path(source), ""
   if not path.exists() and ":" in source:

@@ -51,7 +51,7 @@ def _open(folder: Path) -> tfds.core.DatasetBuilder:
   """Open a prepared dataset after seeing that its features are TFDS's own.
 
   Raises:
-    ValueError: they aren't, or its files can't be read.
+    UserError: they aren't, or its files can't be read.
   """
   for path in sorted(folder.iterdir()):
     if path.suffix in (".json", ".txt"):  # Which TFDS reads as a whole.
@@ -98,7 +98,7 @@ def list_examples(folder: Path, split: str, cfg: CacheConfig) -> list[Item]:
   """List the examples of a split, of "train" if none is named.
 
   Raises:
-    ValueError: no such split or caption, another file format than ArrayRecord, or features that are code.
+    UserError: no such split or caption, another file format than ArrayRecord, or features that are code.
   """
   builder = _open(folder)
   split = split or "train"

@@ -84,7 +84,7 @@ def generate(
     load: opens the checkpoint.
 
   Raises:
-    ValueError: `output` was made with other settings or prompts, or the model can't make what the benchmark asks for.
+    UserError: `output` was made with other settings or prompts, or the model can't make what the benchmark asks for.
   """
   per_item = len(layout.items[0].samples)
   if settings.batch_size % per_item:
@@ -147,7 +147,7 @@ def claim(output: Path, manifest: Mapping[str, Any], digests: Mapping[str, str])
     digests: of the weights of the parts that are loaded.
 
   Raises:
-    ValueError: the weights are others.
+    UserError: the weights are others.
   """
   stored = _stored(output, manifest) or manifest  # Another shard may have begun meanwhile.
   known = stored.get("weights", {})

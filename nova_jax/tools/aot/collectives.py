@@ -14,7 +14,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nova_jax.tools.aot.hlo import Instruction, Program
-from nova_jax.utils.errors import UserError
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 # Between slices, arrays pass through the hosts, as a send and a receive that name the collective.
@@ -107,7 +106,7 @@ def replica_groups(attributes: str, num_devices: int) -> np.ndarray:
   Several slices run the same program, so the groups are those of the first slice.
 
   Raises:
-    UserError: their notation is unknown.
+    ValueError: their notation is unknown.
   """
   pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", attributes)
   if pairs:
@@ -124,13 +123,13 @@ def replica_groups(attributes: str, num_devices: int) -> np.ndarray:
   if listed:
     groups = [list(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", listed[1])]
     return np.array(groups) if groups else np.arange(num_devices)[None]
-  raise UserError(f"replica_groups: not understood in {attributes[:200]!r}")
+  raise ValueError(f"replica_groups: not understood in {attributes[:200]!r}")
 
 
 def _named_groups(mesh_text: str, order_text: str | None, axes_text: str) -> np.ndarray:
   """Read groups given as axes of an XLA mesh: mesh['a'=4,'b'=2] {'b'}, with parts of axes as 'a':(2)2."""
   if order_text is not None:
-    raise UserError(f"replica_groups: an order of devices is not understood, {order_text[:80]!r}")
+    raise ValueError(f"replica_groups: an order of devices is not understood, {order_text[:80]!r}")
   axes = [(name, int(size)) for name, size in re.findall(r"'?([\w.]+)'?=(\d+)", mesh_text)]
   wanted = re.findall(r"'?([A-Za-z_][\w.]*)'?(?::\((\d+)\)(\d+))?", axes_text)
   # Split each axis into the parts before, in and after the requested one.

@@ -11,8 +11,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from nova_jax.utils.errors import UserError
-
 _DTYPE_BITS = {"pred": 8, "s4": 4, "u4": 4, "bf16": 16, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,<=]*)\](\{[^{}]*\})?")
 _LINE = re.compile(r"^\s+(ROOT )?%?[^\s=]+ = ")
@@ -108,7 +106,7 @@ class Program:
     """Return the number of iterations of a loop.
 
     Raises:
-      UserError: the text does not show it.
+      ValueError: the text does not show it.
     """
     known = re.search(r'known_trip_count\W+n\W+(\d+)', loop.attributes)
     if known:
@@ -119,7 +117,7 @@ class Program:
         int(inner.operands[0]) for instruction in self.computations[condition] for inner in self.within(instruction)
         if inner.opcode == "constant" and re.match(r"[su]\d+\[\]", inner.type)}
     if len(bounds) != 1:
-      raise UserError(f"{loop.name}: its condition {condition} has the bounds {sorted(bounds)}, expected one")
+      raise ValueError(f"{loop.name}: its condition {condition} has the bounds {sorted(bounds)}, expected one")
     return bounds.pop()
 
 
@@ -140,7 +138,7 @@ def parse(text: str) -> Program:
     else:  # Attributes of kernels extend over several lines.
       lines[-1] += line
   if not entry:
-    raise UserError("the compiled program's text has no entry computation")
+    raise ValueError("the compiled program's text has no entry computation")
   return Program({name: tuple(map(_instruction, lines)) for name, lines in computations.items()}, entry)
 
 
@@ -228,4 +226,4 @@ def _closing(text: str, start: int) -> int:
     depth += (text[place] == "(") - (text[place] == ")")
     if depth == 0:
       return place + 1
-  raise UserError(f"no closing bracket in {text[:80]!r}")
+  raise ValueError(f"no closing bracket in {text[:80]!r}")

@@ -28,7 +28,7 @@ def clip_model(cfg: ModelConfig, depth: int) -> ModelConfig:
   Fields of the spatial encoder and the denoiser have no meaning for it.
 
   Raises:
-    ValueError: patches that can't be halved.
+    UserError: patches that can't be halved.
   """
   if cfg.patch_size % 2:
     raise UserError(f"model.patch_size: the comparison needs an even number, got {cfg.patch_size}")

@@ -39,7 +39,7 @@ def fit_codebook(tokens: Float[np.ndarray, "n P"], num_codes: int, seed: int) ->
   """Return the k-means centres of tokens, each counted as often as it is there (Lloyd's algorithm).
 
   Raises:
-    ValueError: fewer different tokens than codes.
+    UserError: fewer different tokens than codes.
   """
   different, counts = np.unique(tokens, axis=0, return_counts=True)
   if len(different) < num_codes:

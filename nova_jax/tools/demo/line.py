@@ -44,7 +44,7 @@ class Line:
     """Stand in the line as long as the block lasts.
 
     Raises:
-      ValueError: the line is full, or this user is in it too often.
+      UserError: the line is full, or this user is in it too often.
     """
     ticket = Ticket(self, user)
     with self._lock:

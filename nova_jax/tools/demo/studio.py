@@ -117,7 +117,7 @@ class Studio:
     """Return the settings that a filled in form stands for: those that are not the model's own, and the seed.
 
     Raises:
-      ValueError: one that can't be; what the model itself refuses, `generate` does.
+      UserError: one that can't be; what the model itself refuses, `generate` does.
     """
     given = {name: value.strip() if isinstance(value, str) else value for name, value in form.items()}
     given = {name: value for name, value in given.items() if value not in (None, "")}
@@ -171,7 +171,7 @@ def generate(studio: Studio, settings: Mapping[str, Any], cancelled: threading.E
   """Generate one clip and write it; setting `cancelled`, or closing the iterator, ends it.
 
   Raises:
-    ValueError: a setting that the model can't do.
+    UserError: a setting that the model can't do.
   """
   told: queue.SimpleQueue[News | BaseException] = queue.SimpleQueue()
 

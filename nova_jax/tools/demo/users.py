@@ -11,7 +11,7 @@ def read_users(path: str) -> list[tuple[str, str]]:
   """Read a file of NAME:PASSWORD, one a line; empty lines and lines that start with # are left out.
 
   Raises:
-    ValueError: the file can't be read, has no user, or a line is none; passwords are not repeated in the text.
+    UserError: the file can't be read, has no user, or a line is none; passwords are not repeated in the text.
   """
   try:
     text = read_bytes(path, limits.CELL_BYTES).decode("utf-8-sig")

@@ -24,7 +24,7 @@ class Peer:
     work: what it will be asked to do.
 
   Raises:
-    ValueError: no such checkout or interpreter, or the worker fails; the error says why.
+    UserError: no such checkout or interpreter, or the worker fails; the error says why.
   """
 
   def __init__(self, checkout: str, python: str, work: Work):
