@@ -17,6 +17,7 @@ from nova_jax.evals.benchmarks.sampling import MANIFEST, checksum
 from nova_jax.media import moving
 from nova_jax.media.footage import open_footage
 from nova_jax.media.formats import open_container, open_content, open_picture, reading
+from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_regular, read_json
 from nova_jax.utils.progress import Progress

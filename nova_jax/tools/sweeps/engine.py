@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from nova_jax.checkpoints.model_folder import is_trained
 from nova_jax.checkpoints.store import latest_step
+from nova_jax.storage import as_path
 from nova_jax.tools.sweeps.plan import LOADING, SAMPLING, Point, Sweep, digest, experiment_for_point, label, training
 from nova_jax.utils.digests import digest_folder
 from nova_jax.utils.errors import UserError

@@ -10,6 +10,7 @@ from nova_jax.checkpoints.store import finished_steps
 from nova_jax.config import Experiment
 from nova_jax.evals.digits_run import score_digits
 from nova_jax.pipeline import Pipeline
+from nova_jax.storage import as_path
 from nova_jax.train.nova import train
 from nova_jax.utils.fields import from_dict
 from nova_jax.utils.files import write_atomically
