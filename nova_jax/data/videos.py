@@ -3,7 +3,8 @@
 Longer clips are cut after their first frames; single frames are taken from anywhere in them, at random. By choice a
 share of clips is cut from later frames: a model that has seen these can go on beyond its trained length. Videos don't
 begin there, so the first frames of such a clip are marked as given, and no loss is taken of them. Where the digit of a
-record turns, the caption is the one of the way that is learned; what is seen before the turn is given.
+record turns, such a clip shows the turn, or what comes after it. The caption is the one of the way that is learned;
+what is seen before the turn is given.
 Invariant: a row is a function of (source, seed, position, num_frames, later).
 """
 
@@ -41,7 +42,8 @@ class VideoFeed:
       autoencoder: encodes the clips.
       num_frames: latent frames of a sample.
       seed: of the shuffle and of where clips are cut.
-      later: share of clips that are cut from later frames; single frames are cut from anywhere.
+      later: share of clips that are cut from later frames, in a record that turns from where its turn is seen; single
+        frames are cut from anywhere before a turn.
 
     Raises:
       UserError: no records, or too short ones.
@@ -71,7 +73,9 @@ class VideoFeed:
       first = place % min(len(video), record["turn"])
     elif self._later:
       if choice < self._later * 2**32:
-        first = 1 + place % (len(video) - length)
+        # A digit that turns is seldom where others are, so no clip of it is spent on the way there.
+        earliest = 1 if record["turn"] >= len(video) else max(1, record["turn"] - length + 2)
+        first = earliest + place % (len(video) - length + 1 - earliest)
       row["caption"], row["given"] = _told(record, first, length)
     return {**row, "video": video[first : first + length]}
 

@@ -193,7 +193,8 @@ def test_what_is_learned_of_a_turning_digit_goes_as_its_caption_says(make):
           possible.append((min(ways), given))
       assert possible
       seen.add(possible[0])
-  assert seen == {(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (1, 3)}
+  # Clips that begin later show the turn or what comes after it; those that begin the video end before it.
+  assert seen == {(0, 0), (1, 1), (1, 2), (1, 3)}
 
 
 def test_pictures_of_a_turning_digit_come_from_before_its_turn(make):

@@ -45,11 +45,11 @@ def test_what_fails_is_named_and_the_same_command_adds_it(tmp_path):
   assert again.returncode == 0 and again.stdout.count("done before") == 3
   results = json.loads((tmp_path / "out/paradigms.json").read_text(encoding="utf-8"))
   assert list(results) == ["nova", "one_block", "quantized", "full_clip"]
-  # Half of the demo's 2600 steps and 60 of warm-up; the average forgets in half as many steps.
+  # Half of the demo's 3600 steps and 60 of warm-up; the average forgets in half as many steps.
   nova = results["nova"]
-  assert (nova["steps"], nova["train_flops"], round(nova["seconds_per_clip"], 3)) == (1300, 30, 0.99)
+  assert (nova["steps"], nova["train_flops"], round(nova["seconds_per_clip"], 3)) == (1800, 30, 0.99)
 
 
 def test_too_small_a_share_is_refused(tmp_path):
   run = compare(tmp_path, "--share", "0")
-  assert (run.returncode, run.stderr) == (2, "error: --share: 0.0 leaves 0 steps of 2600; give more\n")
+  assert (run.returncode, run.stderr) == (2, "error: --share: 0.0 leaves 0 steps of 3600; give more\n")
