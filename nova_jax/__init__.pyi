@@ -23,9 +23,11 @@ from nova_jax.data.moving_digits import prepare as prepare_digits  # noqa: F401
 from nova_jax.data.videos import VideoFeed as VideoFeed
 from nova_jax.diffusion import Scheduler as Scheduler
 from nova_jax.diffusion import make_scheduler as make_scheduler
+from nova_jax.diffusion.batch import Batch as Batch
 from nova_jax.diffusion.ddpm import DDPM as DDPM
 from nova_jax.diffusion.flow_matching import FlowMatching as FlowMatching
 from nova_jax.diffusion.loss import loss as loss
+from nova_jax.models.condition import Condition as Condition
 from nova_jax.models.nova import NOVA as NOVA
 from nova_jax.pipeline import Pipeline as Pipeline
 from nova_jax.sampling.sample import sample as sample

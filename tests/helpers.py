@@ -9,6 +9,12 @@ from nova_jax.config import ModelConfig
 from nova_jax.models.nova import NOVA
 
 
+def fields(batch):
+  """Return the arrays of a batch and of its condition by name."""
+  values = batch._asdict() | batch.condition._asdict()
+  return {name: value for name, value in values.items() if name != "condition" and value is not None}
+
+
 def make(cfg: ModelConfig, seed: int = 0) -> NOVA:
   """Make a model, by NumPy, in which nothing is zero, so that every path carries a signal."""
   graph, state = nnx.split(nnx.eval_shape(lambda: NOVA(cfg, rngs=nnx.Rngs(0))))

@@ -18,7 +18,7 @@ import numpy as np
 from nova_jax.config import DEFAULT_FPS, DEFAULT_MOTION_FLOW, DataConfig, ModelConfig
 from nova_jax.data.cache.format import AutoencoderInfo
 from nova_jax.data.cache.records import Record
-from nova_jax.data.loader import Batch, Bucket
+from nova_jax.data.loader import Bucket, Rows
 from nova_jax.data.shards import Cache, Found, Shards, Whole, shuffled
 from nova_jax.text import TextEncoder
 from nova_jax.text.truncation import truncate
@@ -91,7 +91,7 @@ class LatentFeed:
     embeds, length = padded_embeds(record, short, self._model)
     return row | {"text_embeds": embeds, "text_lengths": length}
 
-  def collate(self, rows: Batch) -> Batch:
+  def collate(self, rows: Rows) -> Rows:
     """Embed captions, cut to the length that the model reads, unless the cache did."""
     batch = {name: value for name, value in rows.items() if name not in ("caption", "position")}
     if self._text_encoder is None:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import grain
 import numpy as np
 
+from nova_jax.diffusion.batch import Batch, as_batch
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.terminal import say
 
@@ -23,7 +24,7 @@ _PREFETCH = 4  # Batches at most, and as many as fit into the bytes below, that 
 _PREFETCH_BYTES = 2**30
 _END = 2**62  # Records in an endless stream.
 
-Batch = dict[str, np.ndarray]
+Rows = dict[str, np.ndarray]  # By name; the first axis is the rows.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Feed(Protocol):
     If the row replaces damaged records, it may name them as bytes `damaged`, one per line.
     """
 
-  def collate(self, rows: Batch) -> Batch:
-    """Return a batch for stacked rows, in the process that trains."""
+  def collate(self, rows: Rows) -> Rows:
+    """Return the fields of a batch for stacked rows, in the process that trains."""
 
 
 class Loader:
@@ -83,9 +84,8 @@ class Loader:
     """Return this host's rows of the next batch.
 
     Returns:
-      latents f32 [B,T,h,w,C]; text_embeds f32 [B,L,E] (f16 if they were stored) and text_lengths int32 [B], or labels
-      int32 [B]; motion_flow and fps f32 [B] if the feed knows them; and index int32 [B], the position in the stream
-      modulo 2**31.
+      NumPy arrays: latents f32; text_embeds f32 (f16 if they were stored) and text_lengths int32, or labels int32;
+      motion_flow and fps f32 if the feed knows them; given int32 if clips may begin later; and index int32.
 
     Raises:
       UserError: more records are damaged than may be; the error names one and its shard.
@@ -96,7 +96,7 @@ class Loader:
     self._position += self._batch_size
     for names in rows.pop("damaged", np.empty(0, bytes)).tolist():
       self._skip(names.decode().splitlines())
-    return {**self._feed.collate(rows), "index": (rows["position"] % 2**31).astype(np.int32)}
+    return as_batch(self._feed.collate(rows) | {"index": (rows["position"] % 2**31).astype(np.int32)})
 
   def _skip(self, names: Sequence[str]) -> None:
     for name in names:
@@ -108,7 +108,7 @@ class Loader:
               "cache anew, or skip more")
         say(f"skipping damaged record {len(self.damaged)} of at most {self._max_damaged}: {name}")
 
-  def _start(self) -> Iterator[Batch]:
+  def _start(self) -> Iterator[Rows]:
     """Start to read this host's rows of the batches from the present position on."""
     read = _Rows(self._feed, _turns(self._feed.buckets), self._position, self._batch_size, self._rows)
     numbers = grain.MapDataset.range(len(self._rows) * (_END // self._batch_size))

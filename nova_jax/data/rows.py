@@ -4,11 +4,11 @@ The mesh decides: hosts that share the work on a sample (along `tensor` or `cont
 rows of their own. Invariant: row r of the global array is row r of the batch, for any mesh and any number of hosts.
 """
 
-from collections.abc import Mapping
-
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
+
+from nova_jax.diffusion.batch import Batch
 
 
 def local_rows(sharding: NamedSharding, batch_size: int) -> list[int]:
@@ -22,9 +22,7 @@ def local_rows(sharding: NamedSharding, batch_size: int) -> list[int]:
   return sorted({row for (part,) in parts for row in range(*part.indices(batch_size))})
 
 
-def spread(
-    sharding: NamedSharding, batch_size: int, rows: list[int], batch: Mapping[str, np.ndarray]
-) -> dict[str, jax.Array]:
+def spread(sharding: NamedSharding, batch_size: int, rows: list[int], batch: Batch) -> Batch:
   """Make global arrays of this host's rows.
 
   Args:
@@ -41,4 +39,4 @@ def spread(
 
     return jax.make_array_from_callback((batch_size, *local.shape[1:]), sharding, read)
 
-  return {name: place(local) for name, local in batch.items()}
+  return jax.tree.map(place, batch)

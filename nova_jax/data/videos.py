@@ -16,7 +16,7 @@ import numpy as np
 
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.data import clips
-from nova_jax.data.loader import Batch, Bucket
+from nova_jax.data.loader import Bucket, Rows
 from nova_jax.text import TextEncoder
 from nova_jax.text.truncation import truncate
 from nova_jax.utils.errors import UserError
@@ -79,7 +79,7 @@ class VideoFeed:
       row["caption"], row["given"] = _told(record, first, length)
     return {**row, "video": video[first : first + length]}
 
-  def collate(self, rows: Batch) -> Batch:
+  def collate(self, rows: Rows) -> Rows:
     """Encode clips, and captions unless the model takes labels."""
     batch = {"latents": self._autoencoder.encode(rows["video"])}
     if self._later:

@@ -16,6 +16,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
+from nova_jax.diffusion.batch import Batch, as_batch
 from nova_jax.models.embeddings import patchify
 from nova_jax.models.nova import NOVA
 from nova_jax.models.tokens import scatter_tokens
@@ -53,7 +54,7 @@ def sample_training_noise(
 
 
 def training_loss(
-    model: NOVA, scheduler: Scheduler, batch: Mapping[str, Array], noise: TrainingNoise,
+    model: NOVA, scheduler: Scheduler, batch: Batch | Mapping[str, Array], noise: TrainingNoise,
     num_visible: Int[ArrayLike, ""],
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
   """Return the loss of a batch and its parts.
@@ -61,8 +62,7 @@ def training_loss(
   Args:
     model: transformer to train.
     scheduler: diffusion process.
-    batch: `latents` [B, T, h, w, C] and the fields of a `Condition`; optionally `given` [B], the number of first frames
-      that a clip is continued from, whose errors don't count.
+    batch: latents and condition, or a mapping of the fields of `Batch`.
     noise: random choices from `sample_training_noise`.
     num_visible: number of visible tokens per frame.
 
@@ -74,7 +74,7 @@ def training_loss(
 
 
 def forward(
-    model: NOVA, scheduler: Scheduler, batch: Mapping[str, Array], noise: TrainingNoise,
+    model: NOVA, scheduler: Scheduler, batch: Batch | Mapping[str, Array], noise: TrainingNoise,
     num_visible: Int[ArrayLike, ""],
 ) -> dict[str, Array]:
   """Run all parts of the model on a batch, and return the output of each part by name.
@@ -83,10 +83,11 @@ def forward(
     `temporal` [B, T, M, D] before scaling & shift, `spatial` [B, T, N, D], `noised`, `prediction` [B, R, T, N, P],
     `time` [B, R, T, N], `error` [B, R, T, N] and `mask` [B, T, N] (1 = masked).
   """
-  cfg, latents = model.cfg, batch["latents"]
+  batch = as_batch(batch)
+  cfg, latents = model.cfg, batch.latents
   batch_size, num_frames = latents.shape[:2]
   # Temporal autoregression over frames.
-  temporal = model.temporal(latents, model.embed_condition(batch))
+  temporal = model.temporal(latents, model.embed_condition(batch.condition))
   cond = model.anchor(temporal).reshape(batch_size * num_frames, -1, cfg.width)
   # Masked autoregression within each frame.
   patches = patchify(latents, cfg.patch_size)
@@ -102,9 +103,9 @@ def forward(
   z = model.image_decoder.condition(spatial)[:, None]
   prediction = model.image_decoder(noised, time, z, ("batch", None, None, "sequence"))
   error = jnp.square(prediction - scheduler.target(x, eps, noise.indices)).mean(-1)
-  if "given" in batch:
+  if batch.given is not None:
     # Errors of given frames count as zeros, so that every clip has the same weight in any micro-batch.
-    error = jnp.where(jnp.arange(num_frames)[:, None] < batch["given"][:, None, None, None], 0, error)
+    error = jnp.where(jnp.arange(num_frames)[:, None] < batch.given[:, None, None, None], 0, error)
   return {
       "temporal": temporal, "spatial": spatial, "noised": noised, "time": time, "prediction": prediction,
       "error": error, "mask": mask.reshape(batch_size, num_frames, -1)}
@@ -133,7 +134,7 @@ def reduce_loss(
 
 
 def loss(
-    model: NOVA, scheduler: Scheduler, batch: Mapping[str, Array], key: Key[Array, ""], loss_repeat: int = 4,
+    model: NOVA, scheduler: Scheduler, batch: Batch | Mapping[str, Array], key: Key[Array, ""], loss_repeat: int = 4,
     mask_ratio: tuple[float, float] = (0.7, 1.0),
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
   """Return the loss of a batch and the values to report by name; a training loop needs nothing else.
@@ -149,7 +150,8 @@ def loss(
     loss_repeat: number R of noised copies of each token.
     mask_ratio: smallest and largest fraction of masked tokens.
   """
-  cfg, (batch_size, num_frames) = model.cfg, batch["latents"].shape[:2]
+  batch = as_batch(batch)
+  cfg, (batch_size, num_frames) = model.cfg, batch.latents.shape[:2]
   ratio_key, noise_key = jax.random.split(key)
   max_visible = max(round((1 - mask_ratio[0]) * cfg.num_image_tokens), 1)
   keys = jax.random.split(noise_key, batch_size)

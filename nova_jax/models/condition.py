@@ -1,7 +1,6 @@
 """What the model is conditioned on beside earlier frames."""
 
-from collections.abc import Mapping
-from typing import NamedTuple, Union
+from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float, Int
 
@@ -24,8 +23,9 @@ class Condition(NamedTuple):
   fps: Float[Array, "B"] | None = None
 
   @classmethod
-  def from_batch(cls, batch: Union["Condition", Mapping[str, Array]]) -> "Condition":
-    """Return the condition of a training batch, which has it by the names of the fields, beside its latents."""
+  def from_batch(cls, batch: Any) -> "Condition":
+    """Return the condition of a training batch, of a mapping that has these fields, or a condition as it is."""
+    batch = getattr(batch, "condition", batch)
     return batch if isinstance(batch, cls) else cls(*map(batch.get, cls._fields))
 
   def without(self, num_classes: int | None) -> "Condition":

@@ -15,6 +15,7 @@ from nova_jax.checkpoints.store import finished_steps
 from nova_jax.config import Experiment, ModelConfig, TrainConfig
 from nova_jax.data.sources import known_words, needs_text_encoder, open_caches, open_digits
 from nova_jax.diffusion import Scheduler, make_scheduler
+from nova_jax.diffusion.batch import Batch
 from nova_jax.diffusion.loss import sample_training_noise, training_loss
 from nova_jax.models.nova import NOVA
 from nova_jax.parallel.processes import broadcast_from_first, exchange_host_names, is_first
@@ -28,7 +29,7 @@ from nova_jax.train.masking import draw_num_visible, padded_sizes
 from nova_jax.train.restart import notes
 from nova_jax.train.samples import SampleGrids
 from nova_jax.train.stages import plan_stages
-from nova_jax.train.step import Batch, Metrics
+from nova_jax.train.step import Metrics
 from nova_jax.train.stop import StopOnSignal
 from nova_jax.train.task import Task
 from nova_jax.train.trace import Profile
@@ -59,7 +60,7 @@ class NovaTask(Task):
   def loss(
       self, model: NOVA, batch: Batch, keys: Key[Array, "B"], traced: Int[Array, ""], static: int
   ) -> tuple[Float[Array, ""], Metrics]:
-    num_frames = batch["latents"].shape[1]
+    num_frames = batch.latents.shape[1]
     noise = sample_training_noise(keys, self.model, self.scheduler, num_frames, static, self.cfg.loss_repeat)
     return training_loss(model, self.scheduler, batch, noise, traced)
 
@@ -70,7 +71,7 @@ class NovaTask(Task):
     return np.int32(num_visible), next(size for size in sizes if size >= num_visible)
 
   def flops(self, batch: Batch, traced: np.int32) -> float:
-    batch_size, num_frames = batch["latents"].shape[:2]
+    batch_size, num_frames = batch.latents.shape[:2]
     return train_flops(self.model, batch_size, num_frames, int(traced), self.cfg.loss_repeat)
 
   def for_shape(self, shape: tuple[int, ...]) -> "NovaTask":

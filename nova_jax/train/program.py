@@ -13,10 +13,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from nova_jax.config import Experiment
+from nova_jax.diffusion.batch import Batch
 from nova_jax.train.optimizer import make_optimizer, make_schedule
 from nova_jax.train.stages import Stage, plan_stages
 from nova_jax.train.state import TrainState, abstract_state, init_state, start_stage
-from nova_jax.train.step import Batch, Metrics, make_train_step
+from nova_jax.train.step import Metrics, make_train_step
 from nova_jax.train.task import Task
 
 
@@ -82,7 +83,7 @@ class TrainProgram:
         graphdef, self.abstract, task.loss, self._optimizer(stage),
         make_schedule(cfg.optimizer, stage.last - stage.first), seed=cfg.seed, ema_decay=train.ema_decay,
         first_step=stage.first, accumulation=train.accumulation, caption_dropout=train.caption_dropout,
-        no_class=cfg.model.num_classes, freeze=train.freeze))
+        num_classes=cfg.model.num_classes, freeze=train.freeze))
 
   def _optimizer(self, stage: Stage) -> optax.GradientTransformation:
     return make_optimizer(self._cfg.optimizer, stage.last - stage.first, self._cfg.train.freeze)

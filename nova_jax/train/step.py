@@ -7,7 +7,7 @@ sample's place in the stream of records. Invariant: neither the number of hosts,
 restart changes what a sample draws.
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from nova_jax.diffusion.batch import Batch, drop_captions
 from nova_jax.parallel.sharding import replicated
 from nova_jax.train.optimizer import frozen_mask
 from nova_jax.train.state import TrainState, shardings_of
 
-Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 # (model, batch, keys [B], traced, static) → (loss, values to report); see `Task.loss`.
@@ -38,7 +38,7 @@ def make_train_step(
     first_step: int = 0,
     accumulation: int = 1,
     caption_dropout: float = 0.0,
-    no_class: int | None = None,
+    num_classes: int | None = None,
     freeze: Sequence[str] = (),
 ) -> jax.stages.Wrapped:
   """Compile the step of a stage.
@@ -54,7 +54,7 @@ def make_train_step(
     first_step: global step at which the stage starts.
     accumulation: micro-batches that a batch is computed in.
     caption_dropout: probability that a sample loses its caption or class.
-    no_class: the label that stands for no class.
+    num_classes: number of classes of a class-conditional model.
     freeze: patterns of parameters that get no gradient.
 
   Returns:
@@ -79,7 +79,7 @@ def make_train_step(
 
     if accumulation == 1:
       return micro_gradients(batch, keys)
-    micro_batches = jax.tree.map(lambda x: _split(x, accumulation), (dict(batch), keys))
+    micro_batches = jax.tree.map(lambda x: _split(x, accumulation), (batch, keys))
     shapes = jax.eval_shape(micro_gradients, *jax.tree.map(lambda x: x[0], micro_batches))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     add = lambda total, micro: (jax.tree.map(jnp.add, total, micro_gradients(*micro)), None)
@@ -88,8 +88,9 @@ def make_train_step(
 
   def train_step(state: TrainState, batch: Batch, traced: Any, static: Hashable):
     step_key = jax.random.fold_in(jax.random.key(seed), state.step)
-    keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(step_key, index)))(batch["index"])
-    batch = drop_captions(batch, keys[:, 0], caption_dropout, no_class)
+    keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(step_key, index)))(batch.index)
+    condition = drop_captions(batch.condition, keys[:, 0], caption_dropout, num_classes)
+    batch = batch._replace(condition=condition)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
       parts, grads = gradients(state, batch, keys[:, 1], traced, static)
 
@@ -104,22 +105,6 @@ def make_train_step(
 
   out_shardings = (shardings, replicated(mesh))
   return jax.jit(train_step, static_argnums=3, donate_argnums=0, out_shardings=out_shardings)
-
-
-def drop_captions(batch: Batch, keys: jax.Array, rate: float, no_class: int | None) -> Batch:
-  """Replace the caption or class of a random share of samples by none.
-
-  Args:
-    batch: has `text_lengths` [B] or `labels` [B].
-    keys: [B], one for each sample.
-    rate: the share.
-    no_class: label of no class.
-  """
-  if not rate:
-    return batch
-  dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
-  name, nothing = ("labels", no_class) if "labels" in batch else ("text_lengths", 0)
-  return dict(batch) | {name: jnp.where(dropped, nothing, batch[name])}
 
 
 def _split(x: jax.Array, num: int) -> jax.Array:

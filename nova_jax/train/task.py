@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from nova_jax.train.step import Batch, Metrics
+from nova_jax.diffusion.batch import Batch
+from nova_jax.train.step import Metrics
 
 
 class Task(Protocol):

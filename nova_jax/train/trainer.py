@@ -206,7 +206,7 @@ class Trainer:
     started = time.perf_counter()
     batch = spread(self._sharding, self.stage.cfg.batch_size, self._rows, next(self._loader))
     waited = time.perf_counter() - started
-    shape = batch["latents"].shape[1:]
+    shape = batch.latents.shape[1:]
     step = self.program.step(self.stage, shape)
     traced, static = step.task.host_inputs(self.cfg.seed, self.step)
     self.state, metrics = step(self.state, batch, traced, static)

@@ -46,7 +46,7 @@ def make_loader(
 
 def numbers(batch, info=AUTOENCODER):
   """Tell which records the rows of a batch are."""
-  return np.rint(batch["latents"][:, 0].mean((1, 2, 3)) / info.factor[0] + info.shift[0] - 0.001).astype(int).tolist()
+  return np.rint(batch.latents[:, 0].mean((1, 2, 3)) / info.factor[0] + info.shift[0] - 0.001).astype(int).tolist()
 
 
 def damage(cache, index, count=1):

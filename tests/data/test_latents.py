@@ -5,10 +5,12 @@ import dataclasses
 import os
 import pickle
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
 from data.latent_caches import AUTOENCODER, MODEL, damage, make_cache, make_loader, make_record, numbers
+from helpers import fields
 
 from nova_jax.config import DataConfig, SourceConfig
 from nova_jax.data import shards
@@ -37,6 +39,7 @@ def take(loader, count):
 
 def assert_equal(batches, others):
   for batch, other in zip(batches, others, strict=True):
+    batch, other = fields(batch), fields(other)
     assert batch.keys() == other.keys()
     for name in batch:
       np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
@@ -46,14 +49,14 @@ def joined(parts, rows):
   """Put the rows of several hosts together."""
   order = np.argsort(np.concatenate(rows))
   return [
-      {name: np.concatenate([part[name] for part in batch])[order] for name in batch[0]}
+      jax.tree.map(lambda *values: np.concatenate(values)[order], *batch)
       for batch in zip(*parts, strict=True)]
 
 
 def test_a_batch_is_what_the_spec_says(mix):
   batch = take(make_loader(mix, data=BOTH), 1)[0]
-  frames, height, width = batch["latents"].shape[1:4]
-  assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
+  frames, height, width = batch.latents.shape[1:4]
+  assert {name: (value.shape, value.dtype.name) for name, value in fields(batch).items()} == {
       "latents": ((8, frames, height, width, 2), "float32"), "index": ((8,), "int32"),
       "text_embeds": ((8, 6, 8), "float16"), "text_lengths": ((8,), "int32"),
       "motion_flow": ((8,), "float32"), "fps": ((8,), "float32")}
@@ -66,11 +69,11 @@ def test_rows_are_records(tmp_path):
   for batch in batches:
     for row, number in enumerate(numbers(batch)):
       expected = (records[number].moments[..., :2].astype(np.float32) - 0.5) * 2
-      np.testing.assert_allclose(batch["latents"][row], expected, atol=1e-4)
-      length, embeds = batch["text_lengths"][row], batch["text_embeds"][row]
+      np.testing.assert_allclose(batch.latents[row], expected, atol=1e-4)
+      length, embeds = batch.condition.text_lengths[row], batch.condition.text_embeds[row]
       short = length == 1 and embeds[0, 0] <= 0
       np.testing.assert_array_equal(embeds[:length], -np.full((1, 8), number) if short else records[number].text_embeds)
-      assert not embeds[length:].any() and (batch["fps"][row], batch["motion_flow"][row]) == (24, 3)
+      assert not embeds[length:].any() and (batch.condition.fps[row], batch.condition.motion_flow[row]) == (24, 3)
       lengths[bool(short)] += number % 4 > 1  # Of two or three words, or of one in short.
   assert 0.4 < lengths[True] / sum(lengths.values()) < 0.6
 
@@ -80,7 +83,7 @@ def test_motion_is_shown_or_left_out(tmp_path, share):
   loader = make_loader([make_cache(tmp_path, [make_record(0)])], data=DataConfig(motion_dropout=share))
   seen = [
       pair for batch in take(loader, 25)
-      for pair in zip(batch["motion_flow"].tolist(), batch["fps"].tolist(), strict=True)]
+      for pair in zip(batch.condition.motion_flow.tolist(), batch.condition.fps.tolist(), strict=True)]
   counts = collections.Counter(seen)
   assert counts.keys() <= {(3.0, 24.0), (5.0, 12.0)}  # The record's, and the defaults.
   assert abs(counts[(5.0, 12.0)] / 200 - share) < 0.1
@@ -93,8 +96,8 @@ def test_captions_are_long_or_short(tmp_path, share):
       [cache], data=DataConfig(short_captions=share), text_encoder=WordEncoder(dim=8, max_length=6)), 1)[0]
   word = "short" if share else "record"
   embeds, lengths = WordEncoder(dim=8, max_length=6).encode([f"{word} {number}" for number in numbers(batch)])
-  np.testing.assert_array_equal(batch["text_embeds"], embeds)
-  np.testing.assert_array_equal(batch["text_lengths"], lengths)
+  np.testing.assert_array_equal(batch.condition.text_embeds, embeds)
+  np.testing.assert_array_equal(batch.condition.text_lengths, lengths)
 
 
 def test_the_stream_is_the_same_for_any_hosts_and_after_any_resume(mix):
@@ -122,7 +125,7 @@ def test_worker_processes_change_nothing(mix, num_workers):
 
 def test_latents_are_sampled_anew_at_every_visit(tmp_path):
   cache = make_cache(tmp_path, [make_record(0, frames=1, size=(8, 8), logvar=np.log(0.25))])
-  sampled = np.concatenate([b["latents"] for b in take(make_loader([cache], num_frames=1, data=DataConfig(
+  sampled = np.concatenate([b.latents for b in take(make_loader([cache], num_frames=1, data=DataConfig(
       buckets=((8, 8),))), 20)])
   z = sampled / 2 + 0.5
   assert len({row.tobytes() for row in z}) == len(z) == 160
@@ -131,7 +134,7 @@ def test_latents_are_sampled_anew_at_every_visit(tmp_path):
 
 
 def test_mixing_weights_hold_and_batches_have_one_shape(mix):
-  shapes = collections.Counter(batch["latents"].shape[1:4] for batch in take(make_loader(mix, data=BOTH), 96))
+  shapes = collections.Counter(batch.latents.shape[1:4] for batch in take(make_loader(mix, data=BOTH), 96))
   shares = {shape: count / 96 for shape, count in shapes.items()}
   assert shares == pytest.approx({(3, 4, 4): 0.5, (3, 8, 4): 0.25, (1, 4, 4): 0.25}, abs=0.02)
 
@@ -170,7 +173,7 @@ def test_single_frames_of_clips(tmp_path):
   for name, info, expected in (("a", AUTOENCODER, {0}), ("b", every, {0, 1, 2})):
     cache = make_cache(tmp_path / name, [make_record(0)], autoencoder=info)
     batches = take(make_loader([cache], num_frames=1), 8)
-    frames = {round(8 * (float(row.mean()) / 2 + 0.5)) for batch in batches for row in batch["latents"]}
+    frames = {round(8 * (float(row.mean()) / 2 + 0.5)) for batch in batches for row in batch.latents}
     assert frames == expected
 
 
@@ -285,8 +288,8 @@ def test_captions_that_are_too_long_are_cut_and_counted(tmp_path):
   for batch in batches:
     for row, number in enumerate(numbers(batch)):
       if number >= 5:
-        np.testing.assert_array_equal(batch["text_embeds"][row], embeds[0])
-        assert batch["text_lengths"][row] == lengths[0] == 6
+        np.testing.assert_array_equal(batch.condition.text_embeds[row], embeds[0])
+        assert batch.condition.text_lengths[row] == lengths[0] == 6
   (line,) = long_captions([cache, cache], words)
   assert line.startswith(f"{cache.path}: 2 captions of 7 records have more than 6 tokens (model.text_len) and are cut")
   assert not long_captions([make_cache(tmp_path / "short", records[:5], text_encoder=None)], words)

@@ -1,9 +1,11 @@
 import collections
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
+from helpers import fields
 
 from nova_jax.autoencoders import PixelAutoencoder
 from nova_jax.data import clips
@@ -59,6 +61,7 @@ def _take(loader, count):
 def _assert_equal(batches, others):
   assert len(batches) == len(others)
   for batch, other in zip(batches, others, strict=True):
+    batch, other = fields(batch), fields(other)
     assert batch.keys() == other.keys()
     for name in batch:
       np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
@@ -67,25 +70,25 @@ def _assert_equal(batches, others):
 def _records(batches):
   """Tell which records the rows of batches of whole clips are."""
   known = {PixelAutoencoder().encode(record["video"]).tobytes(): i for i, record in enumerate(SOURCE.records)}
-  return [known[row.tobytes()] for batch in batches for row in batch["latents"]]
+  return [known[row.tobytes()] for batch in batches for row in batch.latents]
 
 
 def test_a_batch_is_what_the_spec_says(make):
   batch = next(make())
-  assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
+  assert {name: (value.shape, value.dtype.name) for name, value in fields(batch).items()} == {
       "latents": ((8, 4, 16, 16, 1), "float32"), "index": ((8,), "int32"),
       "text_embeds": ((8, 16, 64), "float32"), "text_lengths": ((8,), "int32")}
-  assert batch["index"].tolist() == list(range(8))
+  assert batch.index.tolist() == list(range(8))
   for row, number in enumerate(_records([batch])):
     embeds, lengths = WordEncoder().encode([SOURCE.records[number]["caption"].decode()])
-    np.testing.assert_array_equal(batch["text_embeds"][row], embeds[0])
-    assert batch["text_lengths"][row] == lengths[0]
+    np.testing.assert_array_equal(batch.condition.text_embeds[row], embeds[0])
+    assert batch.condition.text_lengths[row] == lengths[0]
 
 
 def test_labels_in_place_of_text(make):
   batch = next(make(text_encoder=None))
-  assert batch.keys() == {"latents", "index", "labels"} and batch["labels"].dtype == np.int32
-  assert batch["labels"].tolist() == [SOURCE.records[number]["digit"] for number in _records([batch])]
+  assert fields(batch).keys() == {"latents", "index", "labels"} and batch.condition.labels.dtype == np.int32
+  assert batch.condition.labels.tolist() == [SOURCE.records[number]["digit"] for number in _records([batch])]
 
 
 def test_each_epoch_is_another_order_of_all_records(make):
@@ -121,7 +124,7 @@ def test_a_host_reads_its_rows_alone(make, rows, num_frames):
   source = Source()
   part = make(source, num_frames=num_frames, rows=rows)
   for whole, batch in zip(_take(make(num_frames=num_frames), 4), _take(part, 4), strict=True):
-    _assert_equal([{name: value[rows] for name, value in whole.items()}], [batch])
+    _assert_equal([jax.tree.map(lambda value: value[rows], whole)], [batch])
   part.close()
   assert source.reads <= len(rows) * (4 + 2 * 4) + 1  # Four batches, what was read ahead, a look at the first record.
 
@@ -131,7 +134,7 @@ def test_resumes_with_other_hosts_and_batch_size(make):
   _take(loader, 3)
   other = make(batch_size=16, rows=range(8, 16))
   other.set_state(loader.get_state())
-  assert next(other)["index"].tolist() == list(range(32, 40))
+  assert next(other).index.tolist() == list(range(32, 40))
 
 
 def test_single_frames_come_from_all_over_the_clip(make):
@@ -141,7 +144,7 @@ def test_single_frames_come_from_all_over_the_clip(make):
   assert len(set(latents.values())) == len(latents)
   known = {value: key for key, value in latents.items()}
   loader = make(num_frames=1)
-  seen = [known[row[0].tobytes()] for batch in _take(loader, 40) for row in batch["latents"]]
+  seen = [known[row[0].tobytes()] for batch in _take(loader, 40) for row in batch.latents]
   assert loader.get_state() == 8 * NUM_RECORDS
   frames = np.bincount([frame for _, frame in seen])
   assert len(frames) == 4 and frames.min() > 50  # 80 each, give or take.
@@ -150,7 +153,7 @@ def test_single_frames_come_from_all_over_the_clip(make):
 
 def test_longer_records_are_cut_after_their_first_frames(make):
   for full, short in zip(_take(make(), 2), _take(make(num_frames=2), 2), strict=True):
-    np.testing.assert_array_equal(full["latents"][:, :2], short["latents"])
+    np.testing.assert_array_equal(full.latents[:, :2], short.latents)
 
 
 def test_some_clips_come_later_and_say_so(make):
@@ -159,19 +162,19 @@ def test_some_clips_come_later_and_say_so(make):
       PixelAutoencoder().encode(record["video"][first : first + 4]).tobytes(): (number, first)
       for number, record in enumerate(source.records) for first in range(8)}
   batches = _take(make(source, later=0.5), 40)
-  cut = [[cuts[row.tobytes()] for row in batch["latents"]] for batch in batches]
+  cut = [[cuts[row.tobytes()] for row in batch.latents] for batch in batches]
   firsts = np.array([[first for _, first in row] for row in cut])
-  given = np.stack([batch["given"] for batch in batches])
+  given = np.stack([batch.given for batch in batches])
   assert given.dtype == np.int32 and np.array_equal(given, np.select([firsts == 0, firsts < 4], [0, 1], 2))
   counts = np.bincount(firsts.ravel())
   assert len(counts) == 8 and abs(counts[0] - 160) < 40 and counts[1:].min() > 8  # 160 and 23, give or take.
   # They are the records that stand there without.
-  plain = [[cuts[row.tobytes()][0] for row in batch["latents"]] for batch in _take(make(source), 40)]
+  plain = [[cuts[row.tobytes()][0] for row in batch.latents] for batch in _take(make(source), 40)]
   assert plain == [[number for number, _ in row] for row in cut]
   resumed = make(source, later=0.5)
   resumed.set_state(8 * 38)
   _assert_equal(batches[38:], _take(resumed, 2))
-  assert "given" not in next(make(source, later=0.5, num_frames=1))  # A picture has nothing to go on from.
+  assert next(make(source, later=0.5, num_frames=1)).given is None  # A picture has nothing to go on from.
 
 
 def test_what_is_learned_of_a_turning_digit_goes_as_its_caption_says(make):
@@ -181,7 +184,7 @@ def test_what_is_learned_of_a_turning_digit_goes_as_its_caption_says(make):
       cuts[PixelAutoencoder().encode(record["video"][first : first + 4]).tobytes()].append((record, first))
   seen = set()
   for batch in _take(make(source, later=0.9), 60):
-    for row, given, embeds in zip(batch["latents"], batch["given"].tolist(), batch["text_embeds"], strict=True):
+    for row, given, embeds in zip(batch.latents, batch.given.tolist(), batch.condition.text_embeds, strict=True):
       possible = []  # A digit that goes back and forth shows some cuts twice.
       for record, first in cuts[row.tobytes()]:
         begins = [0, record["turn"], 16]
@@ -203,7 +206,7 @@ def test_pictures_of_a_turning_digit_come_from_before_its_turn(make):
       PixelAutoencoder().encode(frame[None]).tobytes()
       for record in source.records for frame in record["video"][: record["turn"]]}
   for batch in _take(make(source, num_frames=1, later=0.5), 20):
-    assert {row.tobytes() for row in batch["latents"]} <= known
+    assert {row.tobytes() for row in batch.latents} <= known
 
 
 def test_small_sources_are_decoded_once(make):
@@ -215,7 +218,7 @@ def test_small_sources_are_decoded_once(make):
 def test_index_stays_in_int32(make):
   loader = make()
   loader.set_state(2**31 - 4)
-  assert next(loader)["index"].tolist() == [2**31 - 4, 2**31 - 3, 2**31 - 2, 2**31 - 1, 0, 1, 2, 3]
+  assert next(loader).index.tolist() == [2**31 - 4, 2**31 - 3, 2**31 - 2, 2**31 - 1, 0, 1, 2, 3]
 
 
 def test_worker_processes_change_nothing(make):

@@ -14,6 +14,8 @@ import pytest
 from models.test_nova import TINY
 
 from nova_jax.config import Experiment, MeshConfig, OptimizerConfig, StageConfig, TrainConfig
+from nova_jax.diffusion.batch import Batch
+from nova_jax.models.condition import Condition
 from nova_jax.parallel.sharding import batch_sharding, make_mesh
 from nova_jax.train.nova import NovaTask
 from nova_jax.train.program import TrainProgram
@@ -24,11 +26,12 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-4, warmup_steps=2, clip_norm=0)
 
 def batch(step):
   rng = np.random.default_rng(step)
-  return {
-      "latents": rng.standard_normal((BATCH, FRAMES, *TINY.latent_size, TINY.latent_dim), np.float32),
-      "text_embeds": rng.standard_normal((BATCH, TINY.text_len, TINY.text_dim), np.float32),
-      "text_lengths": rng.integers(0, TINY.text_len + 1, BATCH).astype(np.int32),
-      "index": (step * BATCH + np.arange(BATCH)).astype(np.int32)}
+  return Batch(
+      rng.standard_normal((BATCH, FRAMES, *TINY.latent_size, TINY.latent_dim), np.float32),
+      Condition(
+          rng.standard_normal((BATCH, TINY.text_len, TINY.text_dim), np.float32),
+          rng.integers(0, TINY.text_len + 1, BATCH).astype(np.int32)),
+      index=(step * BATCH + np.arange(BATCH)).astype(np.int32))
 
 
 def train(mesh=MeshConfig(fsdp=1), accumulation=1, **model):
@@ -43,8 +46,7 @@ def train(mesh=MeshConfig(fsdp=1), accumulation=1, **model):
   step = program.step(program.stages[0], (FRAMES, *TINY.latent_size, TINY.latent_dim))
   metrics, gradients = [], None
   for i in range(STEPS):
-    rows = {name: jax.device_put(value, batch_sharding(devices)) for name, value in batch(i).items()}
-    state, values = step(state, rows, np.int32(i + 1), 4)
+    state, values = step(state, jax.device_put(batch(i), batch_sharding(devices)), np.int32(i + 1), 4)
     metrics.append({name: float(value) for name, value in values.items()})
     if i == 0:
       # A moment starts at zero, so after one step it is the gradient times a constant.

@@ -8,11 +8,13 @@ import pytest
 from flax import nnx
 
 from nova_jax.config import MeshConfig, OptimizerConfig
+from nova_jax.diffusion.batch import Batch, drop_captions
+from nova_jax.models.condition import Condition
 from nova_jax.models.layers import MLP, Buffer, Linear, parameter
 from nova_jax.parallel.sharding import batch_sharding, make_mesh
 from nova_jax.train.optimizer import frozen_mask, make_optimizer, make_schedule
 from nova_jax.train.state import abstract_state, init_state
-from nova_jax.train.step import drop_captions, make_train_step
+from nova_jax.train.step import make_train_step
 
 ONE = MeshConfig(1, 1, 1)
 ADAMW, MUON = OptimizerConfig(learning_rate=1e-2), OptimizerConfig(name="muon", learning_rate=1e-2)
@@ -34,16 +36,16 @@ class Toy(nnx.Module):
 def toy_loss(model, batch, keys, num_visible, padded_size):
   noise = jax.vmap(lambda key: jax.random.normal(key, (padded_size, 16)))(keys)
   noise = jnp.where(jnp.arange(padded_size)[:, None] < num_visible, noise, 0).sum(1)
-  loss = jnp.square(model(batch["latents"], batch["text_lengths"]) - noise).mean()
+  loss = jnp.square(model(batch.latents, batch.condition.text_lengths) - noise).mean()
   return loss, {"loss": loss}
 
 
 def make_batch(mesh, batch=8):
   rng = np.random.default_rng(0)
-  arrays = {
-      "latents": rng.normal(size=(batch, 16)).astype(np.float32),
-      "text_lengths": rng.integers(1, 5, batch, dtype=np.int32),
-      "index": np.arange(100, 100 + batch, dtype=np.int32)}
+  arrays = Batch(
+      rng.normal(size=(batch, 16)).astype(np.float32),
+      Condition(text_lengths=rng.integers(1, 5, batch, dtype=np.int32)),
+      index=np.arange(100, 100 + batch, dtype=np.int32))
   return jax.device_put(arrays, batch_sharding(mesh))
 
 
@@ -111,15 +113,15 @@ def test_a_sample_draws_the_same_in_any_order():
   _, metrics = step(init(), batch, np.int32(3), 5)
   _, shuffled = step(init(), jax.tree.map(lambda x: x[order], batch), np.int32(3), 5)
   close(metrics, shuffled)
-  _, others = step(init(), dict(batch) | {"index": batch["index"] + 1}, np.int32(3), 5)
+  _, others = step(init(), batch._replace(index=batch.index + 1), np.int32(3), 5)
   assert abs(others["loss"] - metrics["loss"]) > 1e-3
 
 
 def test_captions_are_dropped_at_their_rate():
   keys = jax.random.split(jax.random.key(0), 4000)
-  lengths = drop_captions({"text_lengths": jnp.full(4000, 3)}, keys, 0.1, None)["text_lengths"]
+  lengths = drop_captions(Condition(text_lengths=jnp.full(4000, 3)), keys, 0.1, None).text_lengths
   assert set(np.unique(lengths)) == {0, 3} and abs(np.mean(lengths == 0) - 0.1) < 0.015
-  labels = drop_captions({"labels": jnp.full(4000, 3)}, keys, 0.1, 10)["labels"]
+  labels = drop_captions(Condition(labels=jnp.full(4000, 3)), keys, 0.1, 10).labels
   assert set(np.unique(labels)) == {3, 10}
 
 

@@ -38,7 +38,7 @@ class ToyTask(Task):
     return Toy(rngs=rngs)
 
   def loss(self, model, batch, keys, traced, static):
-    x = batch["latents"].mean((1, 3, 4)) + jnp.where(batch["text_lengths"][:, None] > 0, 0, model.null[...])
+    x = batch.latents.mean((1, 3, 4)) + jnp.where(batch.condition.text_lengths[:, None] > 0, 0, model.null[...])
     noise = jax.vmap(lambda key: jax.random.normal(key, (16,)))(keys) * traced
     loss = jnp.square(model.time_proj(x + model.mixer["proj"](x).sum(1)) - noise).mean()
     return loss, {"loss": loss}

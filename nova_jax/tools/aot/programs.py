@@ -20,6 +20,8 @@ from nova_jax.autoencoders.neural import run_network
 from nova_jax.autoencoders.published import published_autoencoder
 from nova_jax.config import Experiment
 from nova_jax.diffusion import make_scheduler
+from nova_jax.diffusion.batch import Batch
+from nova_jax.models.condition import Condition
 from nova_jax.models.nova import NOVA
 from nova_jax.models.transformer import Cache
 from nova_jax.parallel.sharding import fitting_spec, make_mesh, replicated, state_shardings, use_mesh
@@ -83,8 +85,9 @@ def train_job(experiment: Experiment, mesh: Mesh, stage: Stage) -> Job:
   program = TrainProgram(NovaTask.from_experiment(experiment), experiment, mesh)
   abstract, shape = program.abstract, (cfg.num_frames, *model.latent_size, model.latent_dim)
   step = program.step(stage, shape)
-  batch = {"latents": _spread(mesh, (cfg.batch_size, *shape)),
-           "index": _spread(mesh, (cfg.batch_size,), jnp.int32), **_condition(experiment, mesh, cfg.batch_size)}
+  batch = Batch(
+      _spread(mesh, (cfg.batch_size, *shape)), _condition(experiment, mesh, cfg.batch_size),
+      index=_spread(mesh, (cfg.batch_size,), jnp.int32))
   padded_size = padded_sizes(model.num_image_tokens, train.mask_ratio, train.visible_sizes)[-1]
   visible = (1 - sum(train.mask_ratio) / 2) * model.num_image_tokens
   count = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
@@ -195,12 +198,11 @@ def device_bytes(tree: Any) -> int:
       for leaf in jax.tree.leaves(tree))
 
 
-def _condition(experiment: Experiment, mesh: Mesh, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
+def _condition(experiment: Experiment, mesh: Mesh, batch: int) -> Condition:
   model = experiment.model
   if model.text_dim is None:
-    return {"labels": _spread(mesh, (batch,), jnp.int32)}
-  return {"text_embeds": _spread(mesh, (batch, model.text_len, model.text_dim)),
-          "text_lengths": _spread(mesh, (batch,), jnp.int32)}
+    return Condition(labels=_spread(mesh, (batch,), jnp.int32))
+  return Condition(_spread(mesh, (batch, model.text_len, model.text_dim)), _spread(mesh, (batch,), jnp.int32))
 
 
 def _spread(mesh: Mesh, shape: Sequence[int], dtype: Any = np.float32) -> jax.ShapeDtypeStruct:

@@ -8,8 +8,8 @@ Invariant: only what stands before and behind the blocks, and the mask, differ b
 """
 
 import dataclasses
-from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from nova_jax.config import ModelConfig
 from nova_jax.models import embeddings as emb
 from nova_jax.models.attention.masks import Mask
+from nova_jax.models.condition import Condition
 from nova_jax.models.layers import LayerNorm
 from nova_jax.models.transformer import Cache, extend_blocks, make_blocks, run_blocks
 from nova_jax.utils.errors import UserError
@@ -45,9 +46,9 @@ class Backbone(nnx.Module):
     self.blocks = make_blocks(cfg, cfg.temporal_depth, rngs)
     self.norm = LayerNorm(cfg.width)
 
-  def embed_text(self, condition: Mapping[str, Array]) -> Float[Array, "B L D"]:
+  def embed_text(self, condition: Condition) -> Float[Array, "B L D"]:
     """Return the caption's tokens."""
-    return self.text_embed(condition["text_embeds"], condition["text_lengths"], self.cfg.dtype)
+    return self.text_embed(condition.text_embeds, condition.text_lengths, self.cfg.dtype)
 
   def positions(self, num_frames: int) -> Float[Array, "S D"]:
     """Return what is added to the tokens of a clip."""
@@ -78,12 +79,9 @@ def clips_of(tokens: Float[Array, "B S P"], cfg: ModelConfig) -> Float[Array, "B
   return emb.unpatchify(frames, cfg.video_grid, 2 * cfg.patch_size)
 
 
-def with_null(condition: Mapping[str, Array]) -> Mapping[str, Array]:
+def with_null(condition: Condition) -> Condition:
   """Return the conditions of guidance's passes in one batch: first with captions, then without."""
-  embeds, lengths = jnp.asarray(condition["text_embeds"]), jnp.asarray(condition["text_lengths"])
-  return {
-      "text_embeds": jnp.concatenate([embeds, embeds]),
-      "text_lengths": jnp.concatenate([lengths, jnp.zeros_like(lengths)])}
+  return jax.tree.map(lambda *passes: jnp.concatenate(passes), condition, condition.without(None))
 
 
 def forward_flops(cfg: ModelConfig, num_tokens: int, num_pairs: float) -> float:

@@ -9,7 +9,6 @@ Invariant: all randomness of a sample comes from its own key.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,6 +18,8 @@ from jaxtyping import Array, Float, Key
 
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
+from nova_jax.diffusion.batch import Batch
+from nova_jax.models.condition import Condition
 from nova_jax.models.denoiser import TIME_DIM, time_embedding
 from nova_jax.models.embeddings import PatchEmbed
 from nova_jax.models.layers import MLP, Linear
@@ -26,7 +27,7 @@ from nova_jax.sampling.guidance import Strength
 from nova_jax.sampling.temporal import Model
 from nova_jax.tools.baselines.backbone import Backbone, clips_of, forward_flops, tokens_of, with_null
 from nova_jax.tools.baselines.task import Baseline
-from nova_jax.train.step import Batch, Metrics
+from nova_jax.train.step import Metrics
 from nova_jax.utils.errors import UserError
 
 
@@ -60,7 +61,7 @@ class FullClipModel(nnx.Module):
 
 @functools.partial(jax.jit, static_argnames=("scheduler", "num_frames"))
 def sample(
-    model: Model, condition: Mapping[str, Array], keys: Key[Array, "B"], scale: float, table: Any, scheduler: Scheduler,
+    model: Model, condition: Condition, keys: Key[Array, "B"], scale: float, table: Any, scheduler: Scheduler,
     num_frames: int,
 ) -> Float[Array, "B S P"]:
   """Turn noise into the tokens of clips, each from its own key.
@@ -108,12 +109,12 @@ class FullClip(Baseline):
   ) -> tuple[Float[Array, ""], Metrics]:
     """Return the squared error of a batch's clips, each noised once."""
     del traced, static
-    x = tokens_of(batch["latents"], self.cfg)
+    x = tokens_of(batch.latents, self.cfg)
     index_keys, noise_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     indices = jax.vmap(lambda key: self.scheduler.sample_indices(key, ()))(index_keys)
     noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(noise_keys)
     noised = self.scheduler.add_noise(x, noise, indices[:, None])
-    v = model(noised, self.scheduler.network_time(indices), model.backbone.embed_text(batch))
+    v = model(noised, self.scheduler.network_time(indices), model.backbone.embed_text(batch.condition))
     loss = jnp.square(v - self.scheduler.target(x, noise, indices[:, None])).mean()
     return loss, {"loss": loss}
 
@@ -125,7 +126,7 @@ class FullClip(Baseline):
     return forward_flops(self.cfg, length, length**2) + ends
 
   def generate(
-      self, model: Model, condition: Mapping[str, Array], keys: Key[Array, "B"], num_frames: int, guidance_scale: float
+      self, model: Model, condition: Condition, keys: Key[Array, "B"], num_frames: int, guidance_scale: float
   ) -> Float[Array, "B T h w C"]:
     """Generate latents of clips."""
     table = self.scheduler.steps(self.num_steps)

@@ -8,16 +8,16 @@ can't be trained on.
 """
 
 import dataclasses
-from collections.abc import Mapping
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
+from nova_jax.diffusion.batch import Batch
 from nova_jax.diffusion.loss import sample_training_noise, training_loss
+from nova_jax.models.condition import Condition
 from nova_jax.models.nova import NOVA
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.inputs import Conditions, Inputs
@@ -27,7 +27,7 @@ from nova_jax.sampling.temporal import Model
 from nova_jax.tools.baselines.task import Baseline
 from nova_jax.train.flops import forward_flops
 from nova_jax.train.masking import draw_num_visible, padded_sizes
-from nova_jax.train.step import Batch, Metrics
+from nova_jax.train.step import Metrics
 
 # Bounds of the share of masked tokens. NOVA's 0.7 to 1 would seldom show a token what stands at its place in other
 # frames, which here is all that carries a picture through time.
@@ -75,7 +75,7 @@ class OneBlock(Baseline):
   ) -> tuple[Float[Array, ""], Metrics]:
     """Return NOVA's loss of stacked frames."""
     noise = sample_training_noise(keys, self.cfg, self.scheduler, 1, static, self.loss_repeat)
-    return training_loss(model, self.scheduler, dict(batch) | {"latents": stack(batch["latents"])}, noise, traced)
+    return training_loss(model, self.scheduler, batch._replace(latents=stack(batch.latents)), noise, traced)
 
   def forward_flops(self, num_frames: int) -> float:
     """Return the operations of one sample's forward pass in training, at the mean number of visible tokens."""
@@ -84,12 +84,12 @@ class OneBlock(Baseline):
     return forward_flops(self.cfg, 1, visible, self.loss_repeat)
 
   def generate(
-      self, model: Model, condition: Mapping[str, Array], keys: Key[Array, "B"], num_frames: int, guidance_scale: float
+      self, model: Model, condition: Condition, keys: Key[Array, "B"], num_frames: int, guidance_scale: float
   ) -> Float[Array, "B T h w C"]:
     """Generate latents of clips."""
     plan = make_plan(
         self.cfg, self.scheduler, num_frames=1, num_sets=self.num_sets, num_steps=self.num_steps,
         guidance=Guidance(guidance_scale))
-    null = dict(condition) | {"text_lengths": jnp.zeros_like(condition["text_lengths"])}
-    (picture,) = generate(model, plan, Inputs(Conditions(condition, null), keys))
+    inputs = Inputs(Conditions(condition, condition.without(None)), keys)
+    (picture,) = generate(model, plan, inputs)
     return picture.reshape(len(keys), num_frames, -1, *picture.shape[2:])

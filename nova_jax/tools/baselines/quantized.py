@@ -10,7 +10,6 @@ Invariant: the logits of a token depend on earlier codes and the text alone.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from nova_jax.config import ModelConfig
+from nova_jax.diffusion.batch import Batch
 from nova_jax.models.attention.masks import BlockCausal
+from nova_jax.models.condition import Condition
 from nova_jax.models.layers import Buffer, Linear, parameter
 from nova_jax.models.nova import TOKEN_AXES
 from nova_jax.models.transformer import Cache
@@ -28,7 +29,7 @@ from nova_jax.sampling.guidance import Strength
 from nova_jax.sampling.temporal import Model
 from nova_jax.tools.baselines.backbone import Backbone, clips_of, forward_flops, tokens_of, with_null
 from nova_jax.tools.baselines.task import Baseline
-from nova_jax.train.step import Batch, Metrics
+from nova_jax.train.step import Metrics
 from nova_jax.utils.errors import UserError
 
 CODE_AXES = ("vocab", "embed")
@@ -81,13 +82,13 @@ class RasterModel(nnx.Module):
     self.head = Linear((cfg.width,), (num_codes,), ("embed", "vocab"), zero=True, rngs=rngs)
 
   def __call__(
-      self, codes: Int[Array, "B S"], condition: Mapping[str, Array], num_frames: int
+      self, codes: Int[Array, "B S"], condition: Condition, num_frames: int
   ) -> Float[Array, "B S codes"]:
     """Return the logits of every code of a clip, given those before it."""
     return self.predict(self.embed(codes[:, :-1]), condition, num_frames)
 
   def predict(
-      self, earlier: Float[Array, "B before D"], condition: Mapping[str, Array], num_frames: int
+      self, earlier: Float[Array, "B before D"], condition: Condition, num_frames: int
   ) -> Float[Array, "B S codes"]:
     """Return the logits of every code, given the embedded codes but the last."""
     prefix = self.backbone.embed_text(condition)
@@ -109,7 +110,7 @@ class RasterModel(nnx.Module):
 
 @functools.partial(jax.jit, static_argnames=("num_frames",))
 def sample(
-    model: Model, condition: Mapping[str, Array], keys: Key[Array, "B"], scale: float, num_frames: int
+    model: Model, condition: Condition, keys: Key[Array, "B"], scale: float, num_frames: int
 ) -> Int[Array, "B S"]:
   """Draw the codes of clips, each from its own key, guided by `scale`."""
   raster, batch = model.merge(), len(keys)
@@ -151,8 +152,8 @@ class Quantized(Baseline):
   ) -> tuple[Float[Array, ""], Metrics]:
     """Return the cross-entropy of a batch's codes, which draws nothing."""
     del keys, traced, static
-    codes = nearest(tokens_of(batch["latents"], self.cfg), model.codebook[...])
-    likely = jax.nn.log_softmax(model(codes, batch, batch["latents"].shape[1]))
+    codes = nearest(tokens_of(batch.latents, self.cfg), model.codebook[...])
+    likely = jax.nn.log_softmax(model(codes, batch.condition, batch.latents.shape[1]))
     loss = -jnp.take_along_axis(likely, codes[..., None], axis=-1).mean()
     return loss, {"loss": loss}
 
@@ -165,7 +166,7 @@ class Quantized(Baseline):
     return forward_flops(self.cfg, prefix + tokens, pairs) + codes
 
   def generate(
-      self, model: Model, condition: Mapping[str, Array], keys: Key[Array, "B"], num_frames: int, guidance_scale: float
+      self, model: Model, condition: Condition, keys: Key[Array, "B"], num_frames: int, guidance_scale: float
   ) -> Float[Array, "B T h w C"]:
     """Generate latents of clips."""
     codes = sample(model, condition, keys, guidance_scale, num_frames)

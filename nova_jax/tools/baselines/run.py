@@ -26,6 +26,7 @@ from nova_jax.data.sources import open_digits
 from nova_jax.diffusion import make_scheduler
 from nova_jax.evals import digits as digits_lib
 from nova_jax.evals.digits_run import DigitsScore, score_generator
+from nova_jax.models.condition import Condition
 from nova_jax.models.nova import count_parameters
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.resolve import sample_keys
@@ -178,7 +179,7 @@ def make_generator(baseline: Baseline, module: nnx.Module, experiment: Experimen
 
   def generate(prompts, seeds, scale):
     embeds, lengths = text_encoder.encode(prompts)
-    condition = {"text_embeds": embeds, "text_lengths": lengths}
+    condition = Condition(text_embeds=embeds, text_lengths=lengths)
     latents = baseline.generate(model, condition, sample_keys(seeds, len(prompts)), _num_frames(experiment), scale)
     return np.asarray(autoencoder.decode(latents))
 

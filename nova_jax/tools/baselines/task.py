@@ -4,15 +4,15 @@ Invariant: compute is counted as for NOVA, three forward passes a step, so that 
 """
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 from jaxtyping import Array, Float, Key
 
 from nova_jax.config import Experiment
+from nova_jax.diffusion.batch import Batch
+from nova_jax.models.condition import Condition
 from nova_jax.sampling.temporal import Model
 from nova_jax.train.stages import plan_stages
-from nova_jax.train.step import Batch
 from nova_jax.train.task import Task
 
 
@@ -24,14 +24,14 @@ class Baseline(Task):
     raise NotImplementedError
 
   def generate(
-      self, model: Model, condition: Mapping[str, Array], keys: Key[Array, "B"], num_frames: int, guidance_scale: float
+      self, model: Model, condition: Condition, keys: Key[Array, "B"], num_frames: int, guidance_scale: float
   ) -> Float[Array, "B T h w C"]:
     """Generate latents of clips."""
     raise NotImplementedError
 
   def flops(self, batch: Batch, traced: Any) -> float:
     del traced
-    return self.step_flops(*batch["latents"].shape[:2])
+    return self.step_flops(*batch.latents.shape[:2])
 
   def step_flops(self, batch_size: int, num_frames: int) -> float:
     """Return the operations of a training step."""

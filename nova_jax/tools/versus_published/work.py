@@ -7,7 +7,7 @@ same.
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +15,8 @@ from flax import nnx
 
 from nova_jax.config import Experiment, MeshConfig, ModelConfig, OptimizerConfig, StageConfig, TrainConfig
 from nova_jax.diffusion import make_scheduler
+from nova_jax.diffusion.batch import Batch
+from nova_jax.models.condition import Condition
 from nova_jax.models.nova import NOVA
 from nova_jax.parallel.sharding import make_mesh
 from nova_jax.sampling.guidance import Guidance
@@ -68,7 +70,7 @@ def make_training(work: Work, num_frames: int) -> Run:
   shape = (num_frames, *work.model.latent_size, work.model.latent_dim)
   step = program.step(program.stages[0], shape)
   latents = np.zeros((work.batch_size, *shape), np.float32)
-  batch = {"latents": latents, "index": np.arange(work.batch_size), **condition(work, 1)}
+  batch = Batch(latents, condition(work, 1), index=np.arange(work.batch_size))
   sizes = padded_sizes(work.model.num_image_tokens, train.mask_ratio, train.visible_sizes)
   padded = next(size for size in sizes if size >= work.num_visible)
   state = program.init_state()
@@ -98,10 +100,10 @@ def make_generation(work: Work, num_frames: int, refresh_every: int = 1) -> Run:
   return Run(lambda: run(num_frames), lambda: run(2))
 
 
-def condition(work: Work, share: float) -> dict[str, Any]:
+def condition(work: Work, share: float) -> Condition:
   """Return the condition of all clips, captions being `share` of the longest."""
   cfg = work.model
-  return {
-      "text_embeds": np.ones((work.batch_size, cfg.text_len, cfg.text_dim), np.float32),
-      "text_lengths": np.full(work.batch_size, int(share * cfg.text_len), np.int32),
-      "motion_flow": np.full(work.batch_size, 5.0, np.float32), "fps": np.full(work.batch_size, 12.0, np.float32)}
+  return Condition(
+      np.ones((work.batch_size, cfg.text_len, cfg.text_dim), np.float32),
+      np.full(work.batch_size, int(share * cfg.text_len), np.int32),
+      motion_flow=np.full(work.batch_size, 5.0, np.float32), fps=np.full(work.batch_size, 12.0, np.float32))

@@ -11,6 +11,7 @@ from tools.baselines.tiny import CFG, FULL_CLIP, NUM_FRAMES, NUM_TOKENS, inputs,
 
 from nova_jax.config import SchedulerConfig
 from nova_jax.diffusion import make_scheduler
+from nova_jax.diffusion.batch import Batch
 from nova_jax.sampling.temporal import Model
 from nova_jax.tools.baselines.backbone import tokens_of
 
@@ -38,7 +39,7 @@ def test_a_fresh_model_predicts_nothing_and_its_loss_is_the_targets_square():
   latents, condition = inputs(4)
   model = FULL_CLIP.init(nnx.Rngs(0))
   keys = jax.random.split(jax.random.key(1), 4)
-  loss, _ = FULL_CLIP.loss(model, {"latents": latents, **condition}, keys)
+  loss, _ = FULL_CLIP.loss(model, Batch(latents, condition), keys)
   noise = [jax.random.normal(jax.random.split(key)[1], (NUM_TOKENS, 16)) for key in keys]
   assert loss == pytest.approx(float(jnp.square(jnp.stack(noise) - tokens_of(latents, CFG)).mean()), rel=1e-5)
 
@@ -47,7 +48,7 @@ def test_loss_gives_each_clip_its_own_time(model):
   latents, condition = inputs(4)
   keys = jax.random.split(jax.random.key(1), 4)
   loss = lambda rows: FULL_CLIP.loss(
-      model, jax.tree.map(lambda x: x[rows], {"latents": latents, **condition}), keys[rows])[0]
+      model, jax.tree.map(lambda x: x[rows], Batch(latents, condition)), keys[rows])[0]
   apart = [float(loss(np.array([row]))) for row in range(4)]
   assert float(loss(np.arange(4))) == pytest.approx(np.mean(apart), rel=1e-5)
   times = [int(FULL_CLIP.scheduler.sample_indices(jax.random.split(key)[0], ())) for key in keys]
@@ -60,7 +61,7 @@ def test_sampling_is_guided_euler_and_a_clip_depends_on_its_own_key(model):
   made = tokens_of(FULL_CLIP.generate(Model.from_module(model), condition, keys, NUM_FRAMES, scale), CFG)
 
   captions = model.backbone.embed_text(condition)
-  nothing = model.backbone.embed_text(condition | {"text_lengths": np.zeros(2, np.int32)})
+  nothing = model.backbone.embed_text(condition.without(None))
   predict = jax.jit(lambda x, time, text: model(x, time, text))
   x = jnp.stack([jax.random.normal(key, (NUM_TOKENS, 16)) for key in keys])
   table = FULL_CLIP.scheduler.steps(4)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tools.baselines.tiny import NOVA, NUM_FRAMES, NUM_TOKENS, ONE_BLOCK, inputs, make
 
+from nova_jax.diffusion.batch import Batch
 from nova_jax.models.embeddings import patchify
 from nova_jax.sampling.temporal import Model
 from nova_jax.tools.baselines.one_block import MASK_RATIO, stack
@@ -32,7 +33,7 @@ def test_loss_compares_tokens_of_all_frames_and_a_clip_draws_from_its_own_key(mo
 
   @jax.jit
   def loss(latents, condition, keys):
-    return ONE_BLOCK.loss(model, condition | {"latents": latents}, keys, jnp.asarray(num_visible), padded_size)[0]
+    return ONE_BLOCK.loss(model, Batch(latents, condition), keys, jnp.asarray(num_visible), padded_size)[0]
 
   apart = [loss(latents[i : i + 1], jax.tree.map(lambda x: x[i : i + 1], condition), keys[i : i + 1]) for i in (0, 1)]
   assert float(loss(latents, condition, keys)) == pytest.approx(np.mean(apart), rel=1e-5)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tools.baselines.tiny import CFG, CODEBOOK, NUM_FRAMES, NUM_TOKENS, QUANTIZED, inputs, make
 
+from nova_jax.diffusion.batch import Batch
 from nova_jax.models.layers import unstack
 from nova_jax.sampling.temporal import Model
 from nova_jax.tools.baselines.backbone import clips_of, tokens_of, with_null
@@ -52,10 +53,10 @@ def test_logits_see_earlier_codes_and_the_text_only(model):
   earlier = model.embed(jnp.arange(NUM_TOKENS - 1)[None] % 10)
 
   def outputs(earlier, embeds):
-    logits = model.predict(earlier, condition | {"text_embeds": embeds}, NUM_FRAMES)
+    logits = model.predict(earlier, condition._replace(text_embeds=embeds), NUM_FRAMES)
     return jnp.square(logits).sum((0, 2))
 
-  by_code, by_text = jax.jacobian(outputs, argnums=(0, 1))(earlier, condition["text_embeds"])
+  by_code, by_text = jax.jacobian(outputs, argnums=(0, 1))(earlier, condition.text_embeds)
   influence = np.abs(by_code).sum((1, 3)) > 0  # [token, code before it]
   assert np.array_equal(influence, np.tri(NUM_TOKENS, NUM_TOKENS - 1, k=-1, dtype=bool))
   assert (np.abs(by_text)[:, 0, :2].sum(-1) > 0).all(), "every token must see the whole caption"
@@ -89,7 +90,7 @@ def test_sampling_with_a_cache_equals_recomputation(model):
 
 def test_loss_is_the_cross_entropy_of_the_nearest_codes(model):
   latents, condition = inputs()
-  loss, parts = QUANTIZED.loss(model, {"latents": latents, **condition}, None)
+  loss, parts = QUANTIZED.loss(model, Batch(latents, condition), None)
   codes = nearest(tokens_of(latents, CFG), CODEBOOK)
   odds = np.asarray(jax.nn.softmax(model(codes, condition, NUM_FRAMES)))
   expected = -np.mean([np.log(odds[b, i, codes[b, i]]) for b in range(2) for i in range(NUM_TOKENS)])

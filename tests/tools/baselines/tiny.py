@@ -7,6 +7,7 @@ from flax import nnx
 
 from nova_jax.config import ModelConfig, SchedulerConfig
 from nova_jax.diffusion import make_scheduler
+from nova_jax.models.condition import Condition
 from nova_jax.tools.baselines.backbone import clip_model
 from nova_jax.tools.baselines.full_clip import FullClip
 from nova_jax.tools.baselines.one_block import OneBlock, block_model
@@ -38,6 +39,6 @@ def inputs(batch=2):
   """Return latents and a condition."""
   rng = np.random.default_rng(0)
   latents = rng.standard_normal((batch, NUM_FRAMES, 8, 8, 1), np.float32)
-  return jnp.asarray(latents), {
-      "text_embeds": rng.standard_normal((batch, 3, 8), np.float32),
-      "text_lengths": np.array([2, 3, 1, 3][:batch], np.int32)}
+  return jnp.asarray(latents), Condition(
+      text_embeds=rng.standard_normal((batch, 3, 8), np.float32),
+      text_lengths=np.array([2, 3, 1, 3][:batch], np.int32))
