@@ -24,18 +24,18 @@ from nova_jax.utils.files import read_json, write_atomically
 MODELS = (
     "nova_d48w768_sdxl1024", "nova_d48w1024_sdxl1024", "nova_d48w1536_sdxl1024", "nova_d48w1024_sd512",
     "nova_d48w1024_osp480")
-# Models that share an autoencoder share the program that decodes.
+# Models that share an autoencoder share the decoding program.
 DECODED = ("nova_d48w768_sdxl1024", "nova_d48w1024_sd512", "nova_d48w1024_osp480")
 ON_TWO_SLICES = ("nova_d48w1024_sd512", "nova_d48w1024_osp480")
 SAVING = "nova_d48w1024_sd512"  # The model whose memory is compared.
 ACCUMULATIONS = (1, 4)
 HEADER = """# Pods
 
-What the TPU compiler says of the released models' configs: nothing was measured on a TPU. Peak is what a device holds,
-of what the compiler lets it use. The roofline is the least time that the chip's peak FLOP/s, HBM and network allow
-(`nova_jax/tools/aot/report.py`); its utilization (MFU) counts no recomputation. "Early" counts all-gathers of
-parameters outside the layer that needs them, "resharded" arrays that a step returns on other devices than it took
-them from. Both tables are written by
+This page shows how the TPU compiler judges the configs of the released models; nothing was measured on a TPU. Peak is
+the memory that a device needs, next to the compiler's limit. The roofline is the least time that the chip's peak FLOP/s,
+HBM and network permit (`nova_jax/tools/aot/report.py`); its utilisation (MFU) excludes recomputation. "Early" counts
+all-gathers of parameters outside the layer that needs them, and "resharded" counts arrays that a step returns with
+another sharding than it takes. This command writes both tables:
 `python -m benchmarks.pods --folder runs/pods --table docs/pods.md`.
 
 ## Every model on every pod
@@ -43,9 +43,8 @@ them from. Both tables are written by
 SAVING_HEADER = f"""
 ## What saves memory, and what it costs
 
-The training step of {SAVING} on {TOPOLOGIES["v5e"]} with its 2048 pictures, by what the backward pass recomputes
-and by the number of micro-batches. "Executed" is floating-point operations with what is computed again, of those
-without.
+The training step of {SAVING} on {TOPOLOGIES["v5e"]} with its 2048 pictures, by rematerialisation and number
+of micro-batches. "Executed" is the ratio of floating-point operations with recomputation to those without.
 """
 COLUMNS = ("model", "pod", "mesh", "program", "clips", "peak / limit, GiB", "at least, ms", "bound by", "MFU at most",
            "network, MB", "early, resharded", "compiled in, s")
@@ -60,16 +59,16 @@ class Row(NamedTuple):
   chip: str
   topology: str
   what: str
-  remat: str = ""  # These two: the recipe's, if they aren't given.
+  remat: str = ""  # If these two are missing, the recipe's apply.
   accumulation: int = 0
 
   def path(self, folder: Path) -> Path:
-    """Return where its result is kept."""
+    """Return the file of its result."""
     saving = f"-{self.remat}-{self.accumulation}" if self.remat else ""
     return folder / f"{self.model}-{self.topology.replace(':', '-').replace('*', '-slices')}-{self.what}{saving}.json"
 
   def command(self, folder: Path) -> list[str]:
-    """Return the module to run, and its flags."""
+    """Return the module to run and its flags."""
     command = ["launch.compile", f"--config=configs/{self.model}.py:{self.chip}", f"--topology={self.topology}",
                f"--what={self.what}", f"--json={self.path(folder)}"]
     if self.what == "sample":
