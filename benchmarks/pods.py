@@ -32,10 +32,10 @@ ACCUMULATIONS = (1, 4)
 HEADER = """# Pods
 
 This page shows how the TPU compiler judges the configs of the released models; nothing was measured on a TPU. Peak is
-the memory that a device needs, next to the compiler's limit. The roofline is the least time that the chip's peak FLOP/s,
-HBM and network permit (`nova_jax/tools/aot/report.py`); its utilisation (MFU) excludes recomputation. "Early" counts
-all-gathers of parameters outside the layer that needs them, and "resharded" counts arrays that a step returns with
-another sharding than it takes. This command writes both tables:
+the memory that a device needs, next to the compiler's limit. The roofline is the least time that the chip's peak
+FLOP/s, HBM and network permit (`nova_jax/tools/aot/report.py`); its utilisation (MFU) excludes recomputation. "Early"
+counts all-gathers of parameters outside the layer that needs them, and "resharded" counts arrays that a step returns
+with another sharding than it takes. This command writes both tables:
 `python -m benchmarks.pods --folder runs/pods --table docs/pods.md`.
 
 ## Every model on every pod

@@ -220,7 +220,7 @@ def open_single_part(folder: Path, kind: str, built_in: Collection[str] = ()) ->
     UserError: there is no such folder, or it contains another part.
   """
   if not folder.is_dir():
-    raise UserError(f"{folder} is neither a folder nor a built-in {kind} ({', '.join(built_in)}){meant(folder)}")
+    raise UserError(f"{folder} is neither a folder nor a built-in {kind} ({', '.join(built_in)}){suggestion(folder)}")
   if not (folder / CONFIG).exists() and (folder / kind / CONFIG).exists():
     raise UserError(f"{folder} is a whole model; expected its {kind} alone: give {folder / kind}")
   part = open_part(folder)
