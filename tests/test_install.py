@@ -5,7 +5,9 @@ import itertools
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,18 @@ def test_shipped_configs_are_found_by_name(tmp_path, monkeypatch):
   Path("digits").touch()
   assert configs.find("digits") == "digits", "a file of the user's wins"
   assert "digits" in configs.names() and "released" not in configs.names()
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_package_and_its_configs_alone(tmp_path):
+  pytest.importorskip("hatchling", reason="needs the extra dev")
+  subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path], cwd=ROOT, check=True)
+  (path,) = tmp_path.glob("*.whl")
+  names = zipfile.ZipFile(path).namelist()
+  assert {name.partition("/")[0].removesuffix(".dist-info").partition("-")[0] for name in names} == {"nova_jax"}
+  shipped = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.py")}
+  wanted = {"__init__.pyi", "py.typed", "cli/main.py", *shipped}
+  assert {f"nova_jax/{name}" for name in wanted} <= set(names)
 
 
 @pytest.fixture
