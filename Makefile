@@ -21,7 +21,7 @@ $(shell rm -f $(VENV)/installed*)
 endif
 endif
 
-.PHONY: demo test test-all lint docs lock browser clean clean-runs $(VENV)/libtpu
+.PHONY: demo test test-all test-types lint docs lock browser clean clean-runs $(VENV)/libtpu
 
 demo: $(VENV)/installed
 	$(BIN)/python -m launch.train --config configs/digits.py --workdir $(RUN)
@@ -33,6 +33,12 @@ test: $(VENV)/installed-test
 
 test-all: $(VENV)/installed-dev $(VENV)/libtpu browser
 	TPU_LIBRARY_PATH=$(abspath $(VENV)/libtpu/libtpu/libtpu.so) $(PYTEST)
+
+# Arrays that functions take and return are checked against their annotations.
+TYPED := nova_jax.models,nova_jax.diffusion,nova_jax.sampling,nova_jax.autoencoders,array_types.check
+
+test-types: $(VENV)/installed-test
+	$(BIN)/python -m pytest -q --jaxtyping-packages=$(TYPED) tests/models tests/diffusion tests/sampling
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

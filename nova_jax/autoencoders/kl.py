@@ -71,7 +71,7 @@ class Upsample(nnx.Module):
   def __init__(self, dim: int, kernel: Kernel, *, rngs: nnx.Rngs):
     self.conv = Conv(dim, dim, kernel, rngs=rngs)
 
-  def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T 2H 2W C"]:
+  def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B T 2*H 2*W C"]:
     return self.conv(repeat_space(x))
 
 

@@ -142,6 +142,6 @@ def _attend(q: Float[Array, "S C"], k: Float[Array, "S C"], v: Float[Array, "S C
   return jax.lax.map(one_query, q, batch_size=min(NUM_QUERIES, len(q)))
 
 
-def repeat_space(x: Float[Array, "B T H W C"]) -> Float[Array, "B T 2H 2W C"]:
+def repeat_space(x: Float[Array, "B T H W C"]) -> Float[Array, "B T 2*H 2*W C"]:
   """Double height and width by nearest neighbour."""
   return x.repeat(2, axis=2).repeat(2, axis=3)

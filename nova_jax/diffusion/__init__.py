@@ -28,17 +28,17 @@ class Scheduler(Protocol):
   def sample_indices(self, key: jax.Array, shape: tuple[int, ...]) -> Int[Array, "..."]:
     """Sample training times, as indices into the tables of the process."""
 
-  def network_time(self, indices: Int[ArrayLike, "..."]) -> Float[Array, "..."]:
+  def network_time(self, indices: Int[ArrayLike, "..."]) -> Float[ArrayLike, "..."]:
     """Return the times that the denoiser receives for these indices."""
 
   def add_noise(
       self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
-  ) -> Float[Array, "... P"]:
+  ) -> Float[ArrayLike, "... P"]:
     """Return x noised to the times of these indices."""
 
   def target(
       self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
-  ) -> Float[Array, "... P"]:
+  ) -> Float[ArrayLike, "... P"]:
     """Return the denoiser's training target."""
 
   def steps(
@@ -59,7 +59,7 @@ class Scheduler(Protocol):
   def step(
       self, steps: Any, x: Float[ArrayLike, "B S P"], prediction: Float[ArrayLike, "B S P"],
       noise: Float[ArrayLike, "B S P"] | None, valid: Bool[ArrayLike, "S"],
-  ) -> Float[Array, "B S P"]:
+  ) -> Float[ArrayLike, "B S P"]:
     """Take the step that one row of the table describes: `move` with the result of `estimate`.
 
     Tokens that are not `valid` are padding.
@@ -68,13 +68,13 @@ class Scheduler(Protocol):
   def estimate(
       self, steps: Any, x: Float[ArrayLike, "B S P"], prediction: Float[ArrayLike, "B S P"],
       valid: Bool[ArrayLike, "S"],
-  ) -> Float[Array, "B S P"]:
+  ) -> Float[ArrayLike, "B S P"]:
     """Return the quantity that solvers extrapolate: the velocity, or the predicted sample."""
 
   def move(
       self, steps: Any, x: Float[ArrayLike, "B S P"], estimate: Float[ArrayLike, "B S P"],
       noise: Float[ArrayLike, "B S P"] | None,
-  ) -> Float[Array, "B S P"]:
+  ) -> Float[ArrayLike, "B S P"]:
     """Return x at the end of the step, with `noise` added unless it is None."""
 
 

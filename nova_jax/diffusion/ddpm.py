@@ -64,18 +64,18 @@ class DDPM:
     """Sample times uniformly."""
     return jax.random.randint(key, shape, 0, self.cfg.num_train_timesteps)
 
-  def network_time(self, indices: Int[ArrayLike, "..."]) -> Float[Array, "..."]:
+  def network_time(self, indices: Int[ArrayLike, "..."]) -> Float[ArrayLike, "..."]:
     return indices.astype(jnp.float32)
 
   def add_noise(
       self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
-  ) -> Float[Array, "... P"]:
+  ) -> Float[ArrayLike, "... P"]:
     signal, sigma = self._levels(indices)
     return signal * x + sigma * noise
 
   def target(
       self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
-  ) -> Float[Array, "... P"]:
+  ) -> Float[ArrayLike, "... P"]:
     if self.cfg.prediction_type == "epsilon":
       return noise
     if self.cfg.prediction_type == "sample":
@@ -134,13 +134,13 @@ class DDPM:
   def step(
       self, steps: DDPMSteps, x: Float[ArrayLike, "B S P"], prediction: Float[ArrayLike, "B S P"],
       noise: Float[ArrayLike, "B S P"], valid: Bool[ArrayLike, "S"],
-  ) -> Float[Array, "B S P"]:
+  ) -> Float[ArrayLike, "B S P"]:
     return self.move(steps, x, self.estimate(steps, x, prediction, valid), noise)
 
   def estimate(
       self, steps: DDPMSteps, x: Float[ArrayLike, "B S P"], prediction: Float[ArrayLike, "B S P"],
       valid: Bool[ArrayLike, "S"],
-  ) -> Float[Array, "B S P"]:
+  ) -> Float[ArrayLike, "B S P"]:
     """Return x̂_0, clipped or thresholded as configured."""
     x0 = steps.x0_sample * x + steps.x0_prediction * prediction
     if self.like_diffusers and self.cfg.thresholding:
@@ -156,7 +156,7 @@ class DDPM:
   def move(
       self, steps: DDPMSteps, x: Float[ArrayLike, "B S P"], estimate: Float[ArrayLike, "B S P"],
       noise: Float[ArrayLike, "B S P"] | None,
-  ) -> Float[Array, "B S P"]:
+  ) -> Float[ArrayLike, "B S P"]:
     mean = steps.mean_x0 * estimate + steps.mean_sample * x
     return mean if noise is None else mean + steps.std * noise
 

@@ -57,18 +57,18 @@ class FlowMatching:
     share = jax.nn.sigmoid(jax.random.normal(key, shape))
     return jnp.minimum((share * self.num_train_timesteps).astype(jnp.int32), self.num_train_timesteps - 1)
 
-  def network_time(self, indices: Int[ArrayLike, "..."]) -> Float[Array, "..."]:
+  def network_time(self, indices: Int[ArrayLike, "..."]) -> Float[ArrayLike, "..."]:
     return jnp.asarray(self.sigmas * np.float32(self.num_train_timesteps))[indices]
 
   def add_noise(
       self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
-  ) -> Float[Array, "... P"]:
+  ) -> Float[ArrayLike, "... P"]:
     sigma = jnp.asarray(self.sigmas)[indices][..., None]
     return sigma * noise + (1 - sigma) * x
 
   def target(
       self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
-  ) -> Float[Array, "... P"]:
+  ) -> Float[ArrayLike, "... P"]:
     return noise - x
 
   def steps(
@@ -100,11 +100,11 @@ class FlowMatching:
   def estimate(
       self, steps: FlowSteps, x: Float[ArrayLike, "B S P"], prediction: Float[ArrayLike, "B S P"],
       valid: Bool[ArrayLike, "S"],
-  ) -> Float[Array, "B S P"]:
+  ) -> Float[ArrayLike, "B S P"]:
     """Return the velocity, which the denoiser predicts directly."""
     return prediction
 
   def move(
       self, steps: FlowSteps, x: Float[ArrayLike, "B S P"], estimate: Float[ArrayLike, "B S P"], noise: None,
-  ) -> Float[Array, "B S P"]:
+  ) -> Float[ArrayLike, "B S P"]:
     return x + steps.delta * estimate

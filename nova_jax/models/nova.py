@@ -16,7 +16,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from nova_jax.config import DEFAULT_FPS, DEFAULT_MOTION_FLOW, ModelConfig
 from nova_jax.models import embeddings as emb
@@ -163,7 +163,7 @@ class NOVA(nnx.Module):
       tokens.append(self.motion_embed(flow, fps, self.cfg.dtype))
     return jnp.concatenate(tokens, axis=1)
 
-  def embed_frames(self, latents: Float[Array, "B T h w C"]) -> Float[Array, "B T M D"]:
+  def embed_frames(self, latents: Float[ArrayLike, "B T h w C"]) -> Float[Array, "B T M D"]:
     """Embed latent frames for the temporal encoder, without positions; a model without history ignores them."""
     if not self.cfg.history:
       return jnp.repeat(self.begin(latents.shape[0])[:, None], latents.shape[1], axis=1)
@@ -174,7 +174,7 @@ class NOVA(nnx.Module):
     bos = gather_weight(self.mask_embed.bos_token[...], TOKEN_AXES).astype(self.cfg.dtype)
     return jnp.broadcast_to(bos, (batch, self.cfg.num_video_tokens, self.cfg.width))
 
-  def temporal(self, latents: Float[Array, "B T h w C"], cond: Float[Array, "B P D"]) -> Float[Array, "B T M D"]:
+  def temporal(self, latents: Float[ArrayLike, "B T h w C"], cond: Float[Array, "B P D"]) -> Float[Array, "B T M D"]:
     """Run the temporal encoder over a clip; output t depends on frames before t only. Scaling & shift comes later."""
     begin = self.begin(latents.shape[0])[:, None]
     frames = jnp.concatenate([begin, self.embed_frames(latents[:, :-1])], axis=1)

@@ -74,9 +74,9 @@ def kept_sizes(sets: Sequence[TokenSet], guidance_every: int) -> list[int | None
 
 
 def encode_passes(
-    encode: Callable[..., tuple[Float[Array, "rows W D"], "Features | None"]], order: Int[Array, "B N"],
-    ids: Int[Array, "B W"], start: Int[ArrayLike, ""], features: Features, max_kept: int | None,
-) -> tuple[Float[Array, "passes B W D"], Features]:
+    encode: Callable[..., tuple[Float[Array, "rows W D"], "Features | None"]], order: Int[ArrayLike, "B N"],
+    ids: Int[ArrayLike, "B W"], start: Int[ArrayLike, ""], features: Features, max_kept: int | None,
+) -> tuple[Float[ArrayLike, "passes B W D"], Features]:
   """Encode the tokens of one set for all passes, of which only the conditional one is run if `max_kept` is None.
 
   Args:
@@ -160,7 +160,7 @@ def encode_set(
 def _run(
     blocks: Block, x: Float[Array, "B Q D"], cache: Cache, places: Int[Array, "B Q"] | None,
     rotation: emb.Rotation | None, num_keys: int, mask: Mask | None, queries: Int[Array, "B W"] | None = None,
-) -> tuple[Float[Array, "B Q D"], Cache]:
+) -> tuple[Float[Array, "B _ D"], Cache]:
   """Run blocks over some tokens, which see the first `num_keys` keys and values, their own replaced.
 
   Args:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from nova_jax.config import ModelConfig
 from nova_jax.models.condition import Condition
@@ -83,7 +83,7 @@ class FrameContext(NamedTuple):
     anchor, cache = begin_video(model, prefix, positions, cache, num_passes=num_passes)
     return cls(model, num_passes, window, length, positions, anchor, anchor, cache)
 
-  def push(self, frame: Float[Array, "B h w C"]) -> "FrameContext":
+  def push(self, frame: Float[ArrayLike, "B h w C"]) -> "FrameContext":
     """Add a finished frame."""
     known = (*self.frames, *self.waiting, frame)
     if len(known) < self.window:

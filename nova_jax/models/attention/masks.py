@@ -19,7 +19,7 @@ AnyArray = Array | np.ndarray
 class Mask(Protocol):
   """A mask that lets each query attend to the first keys of the sequence."""
 
-  def num_visible(self, queries: Int[AnyArray, "Q"]) -> Int[AnyArray, "Q"]:
+  def num_visible(self, queries: Int[AnyArray, "..."]) -> Int[AnyArray, "..."]:
     """Return how many keys each query attends to, given the positions of the queries."""
 
 
@@ -36,7 +36,7 @@ class BlockCausal:
   prefix: int = dataclasses.field(metadata={"static": True})
   frame: int = dataclasses.field(metadata={"static": True})
 
-  def num_visible(self, queries: Int[AnyArray, "Q"]) -> Int[AnyArray, "Q"]:
+  def num_visible(self, queries: Int[AnyArray, "..."]) -> Int[AnyArray, "..."]:
     frames = (queries - self.prefix) * (queries >= self.prefix) // self.frame  # Works for NumPy and JAX arrays.
     return self.prefix + (frames + 1) * self.frame
 
@@ -49,7 +49,7 @@ class ValidKeys:
 
   length: Int[ArrayLike, ""]
 
-  def num_visible(self, queries: Int[AnyArray, "Q"]) -> Int[AnyArray, "Q"]:
+  def num_visible(self, queries: Int[AnyArray, "..."]) -> Int[AnyArray, "..."]:
     return jnp.full_like(queries, self.length)
 
 
