@@ -14,12 +14,14 @@ import contextlib
 import errno
 import fnmatch
 import functools
+import hashlib
 import io
 import logging
 import os
 import pathlib
 import re
 import stat
+import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -67,6 +69,11 @@ def why_not(address: str) -> str | None:
   return None
 
 
+def join(base: str | os.PathLike, path: str | os.PathLike) -> pathlib.Path:
+  """Return the path that `path` stands for within a folder: an address or an absolute path stands for itself."""
+  return as_path(path) if is_remote(path) or os.path.isabs(path) else as_path(base) / path
+
+
 class Stat(NamedTuple):
   """What is known of an object, under the names of `os.stat_result` and of `epath`."""
 
@@ -99,7 +106,13 @@ def _filesystem() -> Any:
 
 
 class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):
-  """The path of an object or a folder in a bucket."""
+  """The path of an object or a folder in a bucket.
+
+  Attributes:
+    known_size: bytes, as the listing said that this path is from.
+  """
+
+  known_size: int
 
   @property
   def is_bucket(self) -> bool:
@@ -154,9 +167,13 @@ class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):
 
   def iterdir(self) -> Iterator["RemotePath"]:
     with telling(self):
-      names = _filesystem().ls(str(self), detail=False)
+      found = _filesystem().ls(str(self), detail=True)
     own = str(self).removeprefix("gs://")
-    yield from (RemotePath(f"gs://{name}") for name in sorted(names) if name.rstrip("/") != own)
+    for info in sorted(found, key=lambda info: info["name"]):
+      if info["name"].rstrip("/") != own:
+        path = RemotePath(f"gs://{info['name']}")
+        path.known_size = info["size"] or 0
+        yield path
 
   def rglob(self, pattern: str) -> Iterator["RemotePath"]:
     """Yield the objects below, whatever their depth, whose last name fits a pattern."""
@@ -242,6 +259,43 @@ def download(remote: RemotePath, local: pathlib.Path) -> None:
   """Copy an object to a local file."""
   with telling(remote):
     _filesystem().get_file(str(remote), str(local))
+
+
+@functools.cache
+def _downloads(process: int) -> pathlib.Path:
+  """Return a folder for downloads, which goes with this process."""
+  folder = tempfile.TemporaryDirectory(prefix="nova_jax-", ignore_cleanup_errors=True)
+  _folders.append(folder)
+  return pathlib.Path(folder.name)
+
+
+_folders: list[tempfile.TemporaryDirectory] = []
+
+
+def local_copy(path: pathlib.Path) -> pathlib.Path:
+  """Return a local file of the same content and ending, for libraries that read no buckets.
+
+  A file on a disk is returned itself. An object is downloaded once for each of its versions, into the folder of
+  temporary files, and kept until this process ends.
+  """
+  if not is_remote(path):
+    return path
+  found = path.stat()
+  name = hashlib.sha256(f"{path} {found.st_size} {found.st_mtime_ns}".encode()).hexdigest()[:32]
+  local = _downloads(os.getpid()) / f"{name}{path.suffix}"
+  if not local.exists():
+    partial = local.with_suffix(".partial")
+    download(path, partial)
+    partial.rename(local)
+  return local
+
+
+def names_below(folder: pathlib.Path) -> list[str]:
+  """Return the paths of all files below a folder, relative to it."""
+  if is_remote(folder):
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+  return [(pathlib.Path(place) / name).relative_to(folder).as_posix()
+          for place, _, names in os.walk(folder) for name in names]
 
 
 @contextlib.contextmanager

@@ -4,14 +4,11 @@ Invariants: a folder is written under a temporary name and renamed when it is co
 written back in the same dtype have the same bytes, which a digest checks.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
 import importlib.metadata
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,14 +21,14 @@ from nova_jax.checkpoints import export, key_table, model_card, published_config
 from nova_jax.checkpoints.components import PARTS, TEXT_ENCODER, TRANSFORMER, VAE, Part, describe
 from nova_jax.checkpoints.model_card import ModelCard, PartCard
 from nova_jax.checkpoints.model_folder import TOKENIZER, Folder, is_ours, open_folder
+from nova_jax.checkpoints.new_folder import is_taken, new_folder
 from nova_jax.checkpoints.part_digest import Digest, check_same, listed_digest
 from nova_jax.checkpoints.published_files import INDEX, SCHEDULER
 from nova_jax.checkpoints.store import LazyArray
 from nova_jax.checkpoints.weight_files import CONFIG, DTYPES, read_config, write_safetensors
-from nova_jax.storage import as_path
+from nova_jax.storage import as_path, local_copy
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
-from nova_jax.utils.files import check_folder
 
 # Called with the name of a part, and the bytes of all parts that are done and in total.
 ProgressCallback = Callable[[str, int, int], None]
@@ -90,7 +87,7 @@ def convert(
     raise UserError(f"dtype: expected one of {', '.join(CODES)}, got {dtype!r}")
   if target.name in ("", ".."):
     raise UserError(f"target: expected the name of a new folder, got {target}")
-  if target.is_symlink() or target.exists() and (not target.is_dir() or any(target.iterdir())):
+  if target.is_symlink() or target.exists() and (not target.is_dir() or is_taken(target)):
     raise UserError(f"target: {target} exists; give a new name, or remove it")
   opened = open_folder(source, weights, step)
   if base is not None:
@@ -103,7 +100,7 @@ def convert(
   _check(chosen, opened, None if dtype is None else DTYPES[CODES[dtype]])
   watch = _Watch(None if dtype is None else DTYPES[CODES[dtype]], progress, sum(part.num_bytes for part in chosen))
   write = _write_published if is_ours(source) else _write_ours
-  with _new_folder(target, sum(watch.size(part) for part in chosen)) as folder:
+  with new_folder(target, sum(watch.size(part) for part in chosen)) as folder:
     write(folder, opened, chosen, watch)
   return [*opened.notes, *_decisions(opened, chosen)]
 
@@ -243,43 +240,7 @@ def _copy(opened: Folder, folder: Path, parts: Sequence[Part]) -> None:
   for name, file in opened.files.items():
     if (TEXT_ENCODER if name.startswith(TOKENIZER) else TRANSFORMER) in kept:
       (folder / name).parent.mkdir(exist_ok=True)
-      shutil.copyfile(file, folder / name)
-
-
-@contextlib.contextmanager
-def _new_folder(target: Path, num_bytes: int) -> Iterator[Path]:
-  """Yield a temporary folder that is renamed to `target` at the end, or removed on any error.
-
-  Raises:
-    UserError: another process is writing or has created `target`, or the disk is too small.
-  """
-  target = target.absolute()
-  check_folder("target", target.parent)
-  free = shutil.disk_usage(next(folder for folder in target.parents if folder.is_dir())).free
-  if free < num_bytes:
-    raise UserError(f"target: {target} needs {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free")
-  target.parent.mkdir(parents=True, exist_ok=True)
-  partial = target.with_name(f".{target.name}.partial")
-  partial.mkdir(exist_ok=True)
-  lock = os.open(partial, os.O_RDONLY)
-  try:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # The lock ends with the process, however that ends.
-    except BlockingIOError:
-      raise UserError(f"target: another process is writing {target}") from None
-    for left in partial.iterdir():  # Left by a process that was killed.
-      shutil.rmtree(left) if left.is_dir() else left.unlink()
-    try:
-      yield partial
-      try:
-        os.replace(partial, target)
-      except OSError:
-        raise UserError(f"target: {target} was made by someone else meanwhile") from None
-    except BaseException:
-      shutil.rmtree(partial, ignore_errors=True)
-      raise
-  finally:
-    os.close(lock)
+      shutil.copyfile(local_copy(file), folder / name)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

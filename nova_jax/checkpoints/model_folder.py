@@ -44,7 +44,7 @@ from nova_jax.checkpoints.published_files import (
 )
 from nova_jax.checkpoints.weight_files import CONFIG, read_config
 from nova_jax.config import ModelConfig, SampleConfig, SchedulerConfig
-from nova_jax.storage import as_path
+from nova_jax.storage import as_path, join
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_regular
 
@@ -185,7 +185,7 @@ def load_autoencoder(name: str | None, base: str | Path = "", **options: Any) ->
   """
   if name is None or name in autoencoders.BUILT_IN:
     return None if name is None else autoencoders.make_autoencoder(name)
-  return autoencoders.wrap(open_single_part(as_path(base) / name, VAE, autoencoders.BUILT_IN).load(), **options)
+  return autoencoders.wrap(open_single_part(join(base, name), VAE, autoencoders.BUILT_IN).load(), **options)
 
 
 def load_text_encoder(
@@ -203,7 +203,7 @@ def load_text_encoder(
     return None
   if name in text.BUILT_IN:
     return text.make_text_encoder(name, cfg, words)
-  part = open_single_part(as_path(base) / name, TEXT_ENCODER, text.BUILT_IN)
+  part = open_single_part(join(base, name), TEXT_ENCODER, text.BUILT_IN)
   cfg.check_fit(text_dim=part.dim)
   return text.PhiEncoder(part.load(), text.load_tokenizer(part.folder.parent / TOKENIZER), cfg.text_len)
 
@@ -256,9 +256,9 @@ def _open_trained(path: Path, card: ModelCard, weights: str, step: int | None) -
   for kind, name, built_in in (
       (VAE, card.autoencoder, autoencoders.BUILT_IN), (TEXT_ENCODER, card.text_encoder, text.BUILT_IN)):
     if name is not None and name not in built_in:
-      parts[kind] = functools.partial(open_single_part, path / name, kind, built_in)
+      parts[kind] = functools.partial(open_single_part, join(path, name), kind, built_in)
   if TEXT_ENCODER in parts:
-    tokenizer = (path / card.text_encoder).parent / TOKENIZER
+    tokenizer = join(path, card.text_encoder).parent / TOKENIZER
     files = {f"{TOKENIZER}/{file.name}": file for file in _files(tokenizer)}
   return Folder(path, card, parts, files)
 

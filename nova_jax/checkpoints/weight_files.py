@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from nova_jax.checkpoints.store import LazyArray
+from nova_jax.storage import local_copy
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_fetched, check_regular, read_json, read_start
@@ -132,7 +133,7 @@ def _open_safetensors(file: Path, without: tuple[str, ...]) -> dict[str, LazyArr
   if limits.HEADER_BYTES < header <= file.stat().st_size:
     raise UserError(f"{file}: expected a header of at most {limits.HEADER_BYTES:,} bytes, got {header:,}")
   try:
-    with safe_open(file, framework="numpy") as reader:
+    with safe_open(local_copy(file), framework="numpy") as reader:
       names = reader.keys()
       if len(names) > limits.WEIGHTS:
         raise UserError(f"{file}: expected at most {limits.WEIGHTS:,} weights, got {len(names):,}")
@@ -151,7 +152,7 @@ def _open_safetensors(file: Path, without: tuple[str, ...]) -> dict[str, LazyArr
 
 def _read_safetensors(file: Path, name: str) -> np.ndarray:
   # The file is mapped again for each weight, since the pages of an open mapping would add up to the whole file.
-  with safe_open(file, framework="numpy") as reader:
+  with safe_open(local_copy(file), framework="numpy") as reader:
     return reader.get_tensor(name)
 
 
@@ -163,10 +164,11 @@ def _open_pickle(file: Path, without: tuple[str, ...]) -> dict[str, LazyArray]:
         f"{file} is a PyTorch file, which needs PyTorch to read: pip install torch, "
         "or save the weights as safetensors") from None
 
-  mapped = zipfile.is_zipfile(file)  # These files can be mapped instead of read.
+  content = local_copy(file)
+  mapped = zipfile.is_zipfile(content)  # These files can be mapped instead of read.
 
   def load():
-    return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    return torch.load(content, map_location="cpu", weights_only=True, mmap=mapped)
 
   def read(name):
     tensor = (load() if mapped else tensors)[name].detach().contiguous()

@@ -10,7 +10,10 @@ from nova_jax import storage
 from nova_jax.utils.errors import UserError
 
 # Flags, and fields of a config, that may be an address in a bucket.
-_ALLOWED = frozenset(("compilation_cache", "workdir"))
+_ALLOWED = frozenset((
+    "base", "check", "checkpoint", "compilation_cache", "dataset", "image", "mask", "output", "prompts", "reproduce",
+    "rewritten", "sheet", "source", "target", "video", "workdir", "config.autoencoder", "config.data.sources[].path",
+    "config.init", "config.text_encoder", "config.train.stages[].sources[].path"))
 _TEXTS = ("prompt", "negative_prompt")  # What a picture may show.
 
 

@@ -20,10 +20,12 @@ from nova_jax.data.cache.format import AutoencoderInfo
 from nova_jax.data.cache.records import Record
 from nova_jax.data.loader import Bucket, Rows
 from nova_jax.data.shards import Cache, Found, Shards, Whole, shuffled
+from nova_jax.storage import is_remote
 from nova_jax.text import TextEncoder
 from nova_jax.text.truncation import truncate
 from nova_jax.utils.errors import UserError
 
+REMOTE_THREADS = 16  # A read from a bucket takes tens of milliseconds, most of them waiting.
 Shape = tuple[int, int, int]  # Latent frames, height and width of a sample.
 
 
@@ -65,6 +67,7 @@ class LatentFeed:
         shuffle = np.random.SeedSequence((seed, sum(map(len, parts.values())))).generate_state(1)[0]
         records = shuffled(Whole(source, cfg.max_damaged + 1), int(shuffle))
         parts.setdefault(shape, []).append((cache.weight * len(source) / total, records))
+    self.num_threads = REMOTE_THREADS if any(is_remote(cache.path) for cache in caches) else 1
     self.buckets = tuple(_mix(parts[shape]) for shape in sorted(parts, reverse=True))
 
   def make_row(self, found: Found, position: int) -> Mapping[str, Any]:

@@ -36,7 +36,11 @@ class Bucket:
 
 
 class Feed(Protocol):
-  """The data of a stage: buckets of records, and the functions that turn records into batches."""
+  """The data of a stage: buckets of records, and the functions that turn records into batches.
+
+  A feed that reads from far away has an attribute `num_threads`, the number of batches that are read at once. Their
+  order stays.
+  """
 
   buckets: Sequence[Bucket]
 
@@ -113,9 +117,10 @@ class Loader:
     read = _Rows(self._feed, _turns(self._feed.buckets), self._position, self._batch_size, self._rows)
     numbers = grain.MapDataset.range(len(self._rows) * (_END // self._batch_size))
     size = sum(np.asarray(value).nbytes for value in read(0).values()) * len(self._rows)
-    prefetch = max(1, min(_PREFETCH, _PREFETCH_BYTES // max(size, 1)))
+    threads = getattr(self._feed, "num_threads", 1)
+    prefetch = max(1, min(max(_PREFETCH, threads), _PREFETCH_BYTES // max(size, 1)))
     batches = numbers.map(read).batch(len(self._rows), drop_remainder=True).to_iter_dataset(
-        grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch))
+        grain.ReadOptions(num_threads=min(threads, prefetch), prefetch_buffer_size=prefetch))
     return iter(batches.mp_prefetch(self._workers) if self._workers else batches)
 
   def get_state(self) -> int:

@@ -19,6 +19,7 @@ import av
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from nova_jax.media.signatures import looks_like_media
+from nova_jax.storage import local_copy
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import NoFile, check_regular
@@ -114,7 +115,7 @@ def open_content(file: File) -> Iterator[BinaryIO]:
     if isinstance(file, bytes):
       file = io.BytesIO(file)
     elif isinstance(file, (str, Path)):
-      file = stack.enter_context(check_regular(file).open("rb"))
+      file = stack.enter_context(local_copy(check_regular(file)).open("rb"))  # Decoders jump to and fro.
     file.seek(0)
     if not file.read(1):
       raise Unreadable("the file is empty")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from nova_jax.storage import local_copy
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_fetched, check_regular
@@ -187,7 +188,7 @@ def _open(path: Path, **options: Any) -> Iterator[Any]:
 
   check_regular(path)  # The library would block on a pipe.
   try:
-    with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER, **options) as file:
+    with pq.ParquetFile(local_copy(path), pre_buffer=False, buffer_size=_BUFFER, **options) as file:
       yield file
   except (pa.ArrowException, OSError) as error:
     if isinstance(error, OSError) and error.errno is not None:

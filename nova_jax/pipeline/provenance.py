@@ -26,6 +26,7 @@ from nova_jax.config import LARGEST
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.request import FILES
 from nova_jax.pipeline.settings import check_settings, to_stored
+from nova_jax.storage import local_copy
 from nova_jax.utils import limits
 from nova_jax.utils.digests import digest_values
 from nova_jax.utils.errors import UserError
@@ -90,7 +91,7 @@ def read_provenance(path: Path) -> Provenance:
   """
   if path.suffix == LATENTS:
     try:
-      with safe_open(check_regular(path), "numpy") as file:
+      with safe_open(local_copy(check_regular(path)), "numpy") as file:
         text = (file.metadata() or {}).get(media.NOTE, "")
     except (OSError, SafetensorError) as error:
       raise UserError(f"{path} can't be read: {error}") from None

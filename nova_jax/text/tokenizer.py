@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 
-from nova_jax.storage import as_path
+from nova_jax.storage import as_path, local_copy
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_fetched, read_json
@@ -33,7 +33,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
   if (folder / WHOLE).exists() or (folder / WHOLE).is_symlink():
     _check_growth(folder / WHOLE)
     with _library_errors(f"{folder / WHOLE} is not a readable tokenizer"):
-      tokenizer = Tokenizer.from_file(str(folder / WHOLE))
+      tokenizer = Tokenizer.from_file(str(local_copy(folder / WHOLE)))
     # The file may request truncation and padding, but the encoder does both.
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -45,7 +45,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     if (folder / name).stat().st_size > limits.TOKENIZER_BYTES:
       raise UserError(f"{folder / name}: expected at most {limits.TOKENIZER_BYTES:,} bytes")
   with _library_errors(f"{folder / VOCAB} is not a readable tokenizer"):
-    tokenizer = Tokenizer(BPE.from_file(str(folder / VOCAB), str(folder / MERGES)))
+    tokenizer = Tokenizer(BPE.from_file(*(str(local_copy(folder / name)) for name in (VOCAB, MERGES))))
   settings = read_json(folder / SETTINGS, limits.CONFIG_BYTES) if (folder / SETTINGS).is_file() else {}
   tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(settings.get("add_prefix_space")))
   if tokenizer.token_to_id(END_OF_TEXT) is not None:

@@ -21,7 +21,7 @@ _BAD_PATH = frozenset((
 # XLA's status codes for errors that are not bugs.
 _DEVICE_FAILURES = frozenset(("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "DATA_LOSS"))
 # TensorStore's words for failures of a bucket.
-_BUCKET_FAILURES = {
+BUCKET_FAILURES = {
     "PERMISSION_DENIED": errno.EACCES, "UNAUTHENTICATED": errno.EACCES, "NOT_FOUND": errno.ENOENT,
     "UNAVAILABLE": errno.EREMOTEIO, "RESOURCE_EXHAUSTED": errno.EREMOTEIO, "ABORTED": errno.EREMOTEIO,
     "DEADLINE_EXCEEDED": errno.ETIMEDOUT}
@@ -66,7 +66,7 @@ def error_numbers(error: BaseException | None) -> Iterator[int]:
       yield error.errno
     elif match := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore puts it into the text of a ValueError.
       yield int(match[1])
-    elif isinstance(error, ValueError) and (number := _BUCKET_FAILURES.get(str(error).partition(":")[0])):
+    elif isinstance(error, ValueError) and (number := BUCKET_FAILURES.get(str(error).partition(":")[0])):
       yield number
     error = error.__cause__ or error.__context__
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from nova_jax.storage import as_path, is_remote, upload
 from nova_jax.utils import limits
-from nova_jax.utils.errors import UserError
+from nova_jax.utils.errors import BUCKET_FAILURES, UserError
 
 _LONGEST_NAME = 255  # Largest number of bytes in a file's name.
 _DEAD_AFTER = 24 * 3600  # Seconds without a write after which a writer on another host counts as dead.
@@ -157,6 +157,8 @@ def storage_error(error: Exception, path: str | Path) -> OSError | None:
     path: path of the file that it was reading or writing.
   """
   number = next((number for number in _STORAGE if os.strerror(number).lower() in str(error).lower()), None)
+  if number is None and is_remote(path):
+    number = next((number for word, number in BUCKET_FAILURES.items() if word in str(error)), None)
   if number in (errno.EMFILE, errno.ENFILE):
     return OSError(number, "too many files are open; allow more of them with `ulimit -n`", str(path))
   return None if number is None else OSError(number, os.strerror(number), str(path))
@@ -236,7 +238,7 @@ def check_regular(path: str | Path) -> Path:
     raise NoFile(f"{str(path)!r} is not the name of a file") from None
   except FileNotFoundError:
     link = f"; it is a link to {os.readlink(path)}, which does not exist" if path.is_symlink() else ""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+    if not is_remote(path) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
       link = "; addresses are not fetched: download the file, and give its path"
     raise NoFile(f"{path} does not exist{link}") from None
   except OSError as error:

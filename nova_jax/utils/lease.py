@@ -19,6 +19,7 @@ from nova_jax import storage
 from nova_jax.utils.errors import RunFailed
 from nova_jax.utils.files import is_dead, writer
 
+NAME = "lease.json"
 RENEWED = 20.0  # Seconds between two writes of the holder.
 LAPSES = 120.0  # Seconds without a write after which the holder is taken for dead.
 
@@ -41,7 +42,7 @@ class Lease:
       Taken: by a process that lives.
       OSError: the bucket can't be used.
     """
-    self.path = folder / "lease.json"
+    self.path = folder / NAME
     self._end, self._lost, self._count = threading.Event(), "", 0
     self._token = secrets.token_hex(8)
     found = storage.read_version(self.path)

@@ -32,7 +32,7 @@ class Bucket:
     # Each library has a variable of its own.
     self.environment = {
         "STORAGE_EMULATOR_HOST": self.url, "TENSORSTORE_GCS_HTTP_URL": self.url,
-        "CLOUD_STORAGE_EMULATOR_ENDPOINT": self.url, "GOOGLE_CLOUD_PROJECT": "project"}
+        "CLOUD_STORAGE_EMULATOR_ENDPOINT": self.url, "GOOGLE_CLOUD_PROJECT": "project", "NO_GCE_CHECK": "true"}
     self._create()
 
   def _create(self):

@@ -35,6 +35,7 @@ from nova_jax.data.cache.reports import PARTS, Plan, Rejection, Report, read_rep
 from nova_jax.data.cache.sources import Listing
 from nova_jax.data.cache.storage import Lost, Watch
 from nova_jax.data.cache.workers import Workers
+from nova_jax.storage import is_remote
 from nova_jax.utils.errors import RunFailed
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.files import check_folder, remove_unfinished, write_atomically
@@ -186,6 +187,9 @@ def _finished(output: Path, plan: Plan) -> Manifest:
   """Return the manifest of a finished cache if it is of this plan, and remove what building left."""
   manifest = read_manifest(output)
   reports.check_same(output, Plan.of(manifest), plan)
+  if is_remote(output):
+    (output / PARTS).rmtree(missing_ok=True)
+    return manifest
   shutil.rmtree(output / PARTS, ignore_errors=True)
   for name in (f".*{SUFFIX}", ".manifest.*", ".rejected.*"):
     for stale in output.glob(name):

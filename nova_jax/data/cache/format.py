@@ -11,7 +11,7 @@ Invariant: a folder without a manifest is no cache, and one with it is whole.
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from nova_jax.autoencoders.moments import mean_and_std
 from nova_jax.config import Bucket, CacheConfig
 from nova_jax.data.cache.records import Record, encode_record, write_shard
-from nova_jax.storage import as_path
+from nova_jax.storage import as_path, is_remote
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import from_dict, to_dict
 from nova_jax.utils.files import read_json, write_atomically
@@ -193,18 +193,26 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
   except ValueError as error:
     named = str(error).startswith(str(folder / MANIFEST))
     raise UserError(str(error) if named else f"{folder / MANIFEST}: {error}") from None
+  # A bucket is asked once for all of them.
+  sizes = {path.name: path.known_size for path in folder.iterdir()} if check_shards and is_remote(folder) else None
   for shard in manifest.shards if check_shards else ():
-    if problem := shard_problem(folder, shard):
+    if problem := shard_problem(folder, shard, sizes):
       raise UserError(f"{folder / shard.file} {problem}")
   return manifest
 
 
-def shard_problem(folder: Path, shard: Shard) -> str:
-  """Return what is wrong with the file of a shard at a glance, or nothing."""
+def shard_problem(folder: Path, shard: Shard, sizes: Mapping[str, int] | None = None) -> str:
+  """Return what is wrong with the file of a shard at a glance, or nothing.
+
+  Args:
+    folder: of the cache.
+    shard: as the manifest describes it.
+    sizes: of the folder's files, if they are known.
+  """
   path = folder / shard.file
-  if not path.is_file():
+  if shard.file not in sizes if sizes is not None else not path.is_file():
     return f"does not exist; {MANIFEST} says {shard.bytes} bytes"
-  size = path.stat().st_size
+  size = path.stat().st_size if sizes is None else sizes[shard.file]
   return f"has {size} bytes; {MANIFEST} says {shard.bytes} bytes" if size != shard.bytes else ""
 
 

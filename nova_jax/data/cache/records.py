@@ -110,6 +110,8 @@ def write_shard(path: Path, records: Iterable[bytes]) -> tuple[int, str]:
     OSError: a disk that is full, for one.
   """
 
+  written: list[tuple[int, str]] = []
+
   def write(temporary: Path) -> None:
     try:
       writer = ArrayRecordWriter(str(temporary), _WRITER_OPTIONS)
@@ -119,8 +121,10 @@ def write_shard(path: Path, records: Iterable[bytes]) -> tuple[int, str]:
     except RuntimeError as error:
       raise storage_error(error, path) or OSError(errno.EIO, f"can't be written: {error}", str(path)) from None
 
+    written.append((temporary.stat().st_size, file_sha256(temporary)))
+
   write_atomically(path, write)
-  return path.stat().st_size, file_sha256(path)
+  return written[0]
 
 
 def file_sha256(path: Path) -> str:

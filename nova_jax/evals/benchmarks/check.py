@@ -17,7 +17,7 @@ from nova_jax.evals.benchmarks.sampling import MANIFEST, checksum
 from nova_jax.media import moving
 from nova_jax.media.footage import open_footage
 from nova_jax.media.formats import open_container, open_content, open_picture, reading
-from nova_jax.storage import as_path
+from nova_jax.storage import names_below
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_regular, read_json
 from nova_jax.utils.progress import Progress
@@ -97,8 +97,7 @@ def check(layout: Layout, scored: Path, checksums: Path | None = None) -> Report
   """
   if not scored.is_dir():
     raise UserError(f"--check: there is no folder {scored}")
-  found = {
-      (as_path(folder) / name).relative_to(scored).as_posix() for folder, _, names in os.walk(scored) for name in names}
+  found = set(names_below(scored))
   if layout.benchmark == "t2i_compbench":  # This scorer writes its results beside `samples`.
     found = {path for path in found if path.startswith("samples/")}
   expected = layout.paths

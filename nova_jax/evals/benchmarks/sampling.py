@@ -37,7 +37,7 @@ from nova_jax.parallel.sharding import make_mesh, state_shardings
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.conditions import encode
 from nova_jax.pipeline.request import DEFAULTS, SETTINGS, Request
-from nova_jax.storage import as_path
+from nova_jax.storage import as_path, is_remote
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.files import read_json, write_atomically
@@ -117,7 +117,8 @@ def generate(
     _run(pipe, layout, settings, output, shard, todo)
   if not all((scored / path).is_file() for path in layout.paths):
     return False
-  shutil.rmtree(output / "partial", ignore_errors=True)
+  if not is_remote(output):
+    shutil.rmtree(output / "partial", ignore_errors=True)
   write_atomically(output / CHECKSUMS, _json({path: checksum(scored / path) for path in layout.paths}))
   return True
 
@@ -165,7 +166,7 @@ def claim(output: Path, manifest: Mapping[str, Any], digests: Mapping[str, str])
 
 def checksum(path: Path) -> str:
   """Return the SHA-256 of a file."""
-  with open(path, "rb") as file:
+  with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -239,7 +240,7 @@ def _run(pipe, layout, settings, output, shard, todo) -> None:
       # The last batch is filled up: every batch is one program, whose rounding is always the same.
       full = list(itertools.islice(itertools.cycle(pairs), settings.batch_size))
       clips = pipe(
-          text_embeds=[np.load(_place(output, item.text)) for item, _ in full], **_request(layout, settings),
+          text_embeds=[_read_embedding(_place(output, item.text)) for item, _ in full], **_request(layout, settings),
           seed=[seed_for_sample(layout.benchmark, item.prompt, sample, settings.seed) for item, sample in full])
       for item in batch:
         own = [clip for (other, _), clip in zip(pairs, clips, strict=False) if other is item]
@@ -270,10 +271,18 @@ def _put(output: Path, shard: tuple[int, int], path: Path, write: Callable[[Path
   """Write a file beside the scored folder, and move it there: that folder never holds a part of one."""
   if path.is_file():
     return
+  if is_remote(path):  # Where a file appears whole.
+    write(path)
+    return
   partial = output / "partial" / f"{shard[0]}-of-{shard[1]}.{secrets.token_hex(6)}{path.suffix}"
   write(partial)
   path.parent.mkdir(parents=True, exist_ok=True)
   os.replace(partial, path)
+
+
+def _read_embedding(path: Path) -> np.ndarray:
+  with path.open("rb") as file:
+    return np.load(file)
 
 
 def _save(array: np.ndarray, path: Path) -> None:

@@ -1,0 +1,114 @@
+"""Latent caches in a bucket: the bytes of a cache on a disk, read in the same order."""
+
+import json
+
+import numpy as np
+import pytest
+from absl import flags
+from data.cache.footage import CLIPS, STILLS
+from data.latent_caches import damage, make_cache, make_loader, make_record
+from storage.fake_bucket import NAME
+
+from nova_jax.cli import inspect
+from nova_jax.config import CacheConfig, DataConfig
+from nova_jax.data.cache import build as build_lib
+from nova_jax.data.cache.build import build
+from nova_jax.data.cache.format import MANIFEST, read_manifest
+from nova_jax.utils.errors import UserError
+
+pytestmark = pytest.mark.slow
+CFG = CacheConfig(buckets=((5, 32, 48), (1, 32, 32)), shard_items=2, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("source")
+  for path in (*list(CLIPS.values())[:2], STILLS["coffee.png"], STILLS["rocket.jpg"]):
+    (folder / path.name).write_bytes(path.read_bytes())
+    (folder / path.name).with_suffix(".txt").write_text(f"real footage of {path.stem}", encoding="utf-8")
+  return folder
+
+
+def files(folder):
+  return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_cache_is_built_and_continued_as_on_a_disk(source, folder, tmp_path, bucket, monkeypatch):
+  build(str(source), tmp_path / "cache", CFG)
+  real, calls = build_lib._build_part, []
+
+  def once(*args):
+    if calls:
+      raise KeyboardInterrupt
+    calls.append(args)
+    return real(*args)
+
+  monkeypatch.setattr(build_lib, "_build_part", once)
+  with pytest.raises(KeyboardInterrupt):
+    build(str(source), folder, CFG)
+  monkeypatch.undo()
+  with pytest.raises(UserError, match=f"{folder} has no {MANIFEST}"):
+    read_manifest(folder)
+  bucket.requests.clear()
+  build(str(source), folder, CFG)
+  assert not any("000000" in path and path.startswith("POST") for path in bucket.requests)  # Done before.
+  assert files(folder) == files(tmp_path / "cache")
+
+
+def test_hosts_share_a_cache_out(source, folder, tmp_path):
+  build(str(source), tmp_path / "cache", CFG)
+  assert build(str(source), folder, CFG, host=0, num_hosts=2) is None
+  assert build(str(source), folder, CFG, host=1, num_hosts=2) is not None
+  assert files(folder) == files(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_records_come_in_the_same_order(folder, tmp_path, workers):
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # Grain's workers read flags, which a launcher has parsed.
+  records = [make_record(i) for i in range(24)]
+  caches = [make_cache(place / "cache", records) for place in (tmp_path, folder)]
+  ours, expected = (make_loader([cache], num_workers=workers if cache is caches[1] else 0) for cache in caches[::-1])
+  for _ in range(4):
+    batch, wanted = next(ours), next(expected)
+    assert batch.keys() == wanted.keys()
+    for name, value in wanted.items():
+      np.testing.assert_array_equal(batch[name], value)
+  ours.close()
+  expected.close()
+
+
+def test_damage_is_skipped_and_what_is_gone_is_no_damage(folder, bucket):
+  cache = make_cache(folder, [make_record(i) for i in range(16)])
+  path = damage(cache, 1)
+  loader = make_loader([cache], data=DataConfig(max_damaged=1))
+  for _ in range(2):
+    next(loader)
+  (skipped,) = loader.damaged
+  assert skipped.startswith(f"{path}, record 1: ")
+  loader.close()
+  path.unlink()
+  with pytest.raises(UserError, match=f"{path} does not exist"):
+    read_manifest(folder)
+  with pytest.raises(OSError, match="is gone"):
+    loader = make_loader([cache])
+    for _ in range(4):
+      next(loader)
+
+
+def test_the_manifest_asks_once_for_all_shards(folder, bucket):
+  make_cache(folder, [make_record(i) for i in range(48)])
+  bucket.requests.clear()
+  read_manifest(folder)
+  assert len(bucket.requests) < 12
+
+
+def test_a_cache_is_inspected(folder, capsys):
+  make_cache(folder, [make_record(i) for i in range(8)])
+  assert inspect.COMMAND.execute(["inspect", f"--dataset={folder}", "--verify"]) == 0
+  assert "8" in capsys.readouterr().out
+  manifest = json.loads((folder / MANIFEST).read_text())
+  (folder / manifest["shards"][0]["file"]).write_bytes(b"cut")
+  assert inspect.COMMAND.execute(["inspect", f"--dataset={folder}", "--verify"]) != 0
+  assert inspect.COMMAND.execute(["inspect", f"--dataset=gs://{NAME}/none"]) == 2
+  assert f"there is no folder gs://{NAME}/none" in capsys.readouterr().err
