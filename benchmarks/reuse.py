@@ -17,8 +17,8 @@ from flax import nnx
 from nova_jax.cli import Command
 from nova_jax.config import PRESETS
 from nova_jax.models.nova import SpatialEncoder
-from nova_jax.sampling.reuse import Features, encode_set
-from nova_jax.sampling.sets import token_sets
+from nova_jax.sampling.feature_cache import Features, encode_set
+from nova_jax.sampling.set_schedule import token_sets
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -14,11 +14,11 @@ from pipeline.test_pipeline import CARD, save
 
 import nova_jax
 from nova_jax.diffusion.loss import forward
+from nova_jax.sampling.frame_context import Model
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.inputs import Conditions, Inputs
 from nova_jax.sampling.plan import make_plan
 from nova_jax.sampling.sampler import generate
-from nova_jax.sampling.temporal import Model
 
 
 def test_the_example_of_the_package_runs():

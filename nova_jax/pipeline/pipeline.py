@@ -29,8 +29,8 @@ from nova_jax.pipeline.request import SETTINGS, Box, Request, TextEmbeds, Texts
 from nova_jax.pipeline.resolve import check, resolve
 from nova_jax.pipeline.run import Step, run
 from nova_jax.pipeline.setting import document_settings
+from nova_jax.sampling.frame_context import Model
 from nova_jax.sampling.inputs import Noise
-from nova_jax.sampling.temporal import Model
 from nova_jax.storage import as_path
 from nova_jax.text import TextEncoder
 from nova_jax.utils.digests import digest_arrays, digest_values

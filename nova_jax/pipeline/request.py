@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from nova_jax.pipeline.setting import declared_settings, is_whole, setting, shorten
 from nova_jax.sampling.sampler import Noise
-from nova_jax.sampling.sets import ORDERS, SCHEDULES
+from nova_jax.sampling.set_schedule import ORDERS, SCHEDULES
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean

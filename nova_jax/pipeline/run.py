@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, UInt8
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.autoencoders.streaming import decode_finished
 from nova_jax.pipeline.resolve import Job
+from nova_jax.sampling.frame_context import Model
 from nova_jax.sampling.sampler import Set, generate
-from nova_jax.sampling.temporal import Model
 from nova_jax.utils.errors import UserError
 
 

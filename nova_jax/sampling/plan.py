@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
 from nova_jax.sampling.guidance import Guidance
-from nova_jax.sampling.sets import TokenSet, token_sets
+from nova_jax.sampling.set_schedule import TokenSet, token_sets
 from nova_jax.utils.errors import UserError
 
 
@@ -21,10 +21,10 @@ class Plan(NamedTuple):
   guidance: Guidance
   window: int  # W, frames that the temporal encoder sees at most, the one it makes included.
   num_sets: tuple[int, int]  # Asked for, for frame 0 and later ones.
-  refresh_every: int = 1  # Sets from one full pass of the spatial encoder to the next (`reuse.py`).
+  refresh_every: int = 1  # Sets from one full pass of the spatial encoder to the next (`feature_cache.py`).
   guidance_every: int = 1  # Sets from one run of the unconditional passes to the next.
   temperatures: tuple[float, float] = (1.0, 1.0)  # Of the first and the last frame.
-  orders: tuple[str, str] = ("random", "random")  # Of tokens (`sets.py`), of frame 0 and later ones.
+  orders: tuple[str, str] = ("random", "random")  # Of tokens (`set_schedule.py`), of frame 0 and later ones.
   schedules: tuple[str, str] = ("cosine", "cosine")  # Of sets, likewise.
   adds_noise: bool = False  # Whether diffusion steps add fresh noise.
   later_context: int | None = None  # Frames before a change of the condition that are still seen; None for all.

@@ -9,11 +9,11 @@ from jaxtyping import Array, Float, Key
 from nova_jax.diffusion import Scheduler
 from nova_jax.models.condition import Condition
 from nova_jax.models.nova import NOVA
+from nova_jax.sampling.frame_context import Model
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.inputs import Conditions, Inputs
 from nova_jax.sampling.plan import make_plan
 from nova_jax.sampling.sampler import generate
-from nova_jax.sampling.temporal import Model
 
 
 def sample(

@@ -4,7 +4,7 @@ For each frame the temporal encoder extends its KV cache by one frame; then for 
 tokens known so far, and the denoiser turns noise into the set's tokens. All images and videos come from here.
 
 Invariants: a sample depends on its own key only, not on its neighbours in the batch; shapes are static, so that a clip
-costs two compilations of the temporal step and one for each group of sets (`sets.py`).
+costs two compilations of the temporal step and one for each group of sets (`set_schedule.py`).
 """
 
 import functools
@@ -23,13 +23,13 @@ from nova_jax.models.embeddings import patchify, unpatchify
 from nova_jax.models.layers import unstack
 from nova_jax.models.tokens import gather_tokens, scatter_tokens
 from nova_jax.parallel.sharding import mesh_from_arrays, replicate, use_mesh
+from nova_jax.sampling.feature_cache import Features, encode_passes, encode_set, kept_sizes
+from nova_jax.sampling.frame_context import FrameContext, Model
 from nova_jax.sampling.guidance import Strength
 from nova_jax.sampling.inputs import Inputs, KnownTokens
 from nova_jax.sampling.inputs import Noise as Noise  # For callers who know it from here.
 from nova_jax.sampling.plan import Plan
-from nova_jax.sampling.reuse import Features, encode_passes, encode_set, kept_sizes
-from nova_jax.sampling.sets import TokenSet, make_order
-from nova_jax.sampling.temporal import FrameContext, Model
+from nova_jax.sampling.set_schedule import TokenSet, make_order
 from nova_jax.utils.finite import LARGEST_LATENT, are_latents
 
 

@@ -16,7 +16,7 @@ from nova_jax.parallel.sharding import make_mesh, state_shardings
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.request import Request
 from nova_jax.pipeline.resolve import resolve
-from nova_jax.sampling.temporal import Model
+from nova_jax.sampling.frame_context import Model
 
 RNG = np.random.default_rng(0)
 CLIP = RNG.integers(0, 256, (3, 8, 8, 1), np.uint8)

@@ -7,9 +7,9 @@ from sampling.test_sampler import DDPM, FLOW, MODEL, run
 
 from nova_jax.models.nova import SpatialEncoder
 from nova_jax.sampling import plan, sampler
+from nova_jax.sampling.feature_cache import Features, encode_passes, kept_sizes
 from nova_jax.sampling.guidance import Guidance
-from nova_jax.sampling.reuse import Features, encode_passes, kept_sizes
-from nova_jax.sampling.sets import token_sets
+from nova_jax.sampling.set_schedule import token_sets
 
 TIMES = np.array([1000, 800, 600, 400, 200], np.float32)
 

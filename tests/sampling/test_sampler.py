@@ -12,10 +12,10 @@ from models.test_nova import inputs as batch_of
 
 from nova_jax.config import SchedulerConfig
 from nova_jax.diffusion import make_scheduler
-from nova_jax.sampling import plan, sampler, temporal
+from nova_jax.sampling import frame_context, plan, sampler
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.inputs import Conditions, Inputs, KnownTokens
-from nova_jax.sampling.sets import halton_order, set_sizes
+from nova_jax.sampling.set_schedule import halton_order, set_sizes
 
 FLOW = make_scheduler(SchedulerConfig())
 DDPM = make_scheduler(SchedulerConfig(name="ddpm"))
@@ -74,7 +74,7 @@ def test_cached_generation_equals_recomputation(monkeypatch, rotary):
     outputs = [nova.anchor(nova.temporal(latents, nova.embed_condition(c)))[:, t] for c in (condition, null)]
     return np.concatenate(outputs), cache
 
-  monkeypatch.setattr(temporal, "continue_video", recompute)
+  monkeypatch.setattr(frame_context, "continue_video", recompute)
   np.testing.assert_allclose(run(), cached, atol=1e-4 * np.abs(cached).max())
   assert len(history) == num_frames - 1
 
@@ -85,11 +85,11 @@ def test_seeds_matter_and_repeat():
 
 
 def test_the_number_of_sets_and_the_scale_compile_nothing_new():
-  for function in (sampler.denoise_set, temporal.begin_video, temporal.continue_video, temporal.prepare):
+  for function in (sampler.denoise_set, frame_context.begin_video, frame_context.continue_video, frame_context.prepare):
     function.clear_cache()
   run(num_sets=8)
   assert sampler.denoise_set._cache_size() <= 4
-  sizes = [f._cache_size() for f in (temporal.begin_video, temporal.continue_video, temporal.prepare)]
+  sizes = [f._cache_size() for f in (frame_context.begin_video, frame_context.continue_video, frame_context.prepare)]
   assert sizes == [1, 1, 1]
   before = sampler.denoise_set._cache_size()
   run(num_sets=8, seed=5, guidance=Guidance(7.0, min_scale=2.0))

@@ -23,8 +23,8 @@ from nova_jax.models.condition import Condition
 from nova_jax.models.denoiser import TIME_DIM, time_embedding
 from nova_jax.models.embeddings import PatchEmbed
 from nova_jax.models.layers import MLP, Linear
+from nova_jax.sampling.frame_context import Model
 from nova_jax.sampling.guidance import Strength
-from nova_jax.sampling.temporal import Model
 from nova_jax.tools.baselines.backbone import Backbone, clips_of, forward_flops, tokens_of, with_null
 from nova_jax.tools.baselines.task import Baseline
 from nova_jax.train.step import Metrics

@@ -19,11 +19,11 @@ from nova_jax.diffusion.batch import Batch
 from nova_jax.diffusion.loss import sample_training_noise, training_loss
 from nova_jax.models.condition import Condition
 from nova_jax.models.nova import NOVA
+from nova_jax.sampling.frame_context import Model
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.inputs import Conditions, Inputs
 from nova_jax.sampling.plan import make_plan
 from nova_jax.sampling.sampler import generate
-from nova_jax.sampling.temporal import Model
 from nova_jax.tools.baselines.task import Baseline
 from nova_jax.train.flops import forward_flops
 from nova_jax.train.masking import draw_num_visible, padded_sizes

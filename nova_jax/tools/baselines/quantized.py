@@ -25,8 +25,8 @@ from nova_jax.models.layers import Buffer, Linear, parameter
 from nova_jax.models.nova import TOKEN_AXES
 from nova_jax.models.transformer import Cache
 from nova_jax.parallel.sharding import gather_weight
+from nova_jax.sampling.frame_context import Model
 from nova_jax.sampling.guidance import Strength
-from nova_jax.sampling.temporal import Model
 from nova_jax.tools.baselines.backbone import Backbone, clips_of, forward_flops, tokens_of, with_null
 from nova_jax.tools.baselines.task import Baseline
 from nova_jax.train.step import Metrics

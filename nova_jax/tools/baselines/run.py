@@ -30,7 +30,7 @@ from nova_jax.models.condition import Condition
 from nova_jax.models.nova import count_parameters
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.resolve import sample_keys
-from nova_jax.sampling.temporal import Model
+from nova_jax.sampling.frame_context import Model
 from nova_jax.tools.baselines.backbone import clip_model, tokens_of
 from nova_jax.tools.baselines.full_clip import FullClip
 from nova_jax.tools.baselines.one_block import MASK_RATIO, OneBlock, block_model

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 from nova_jax.config import Experiment
 from nova_jax.diffusion.batch import Batch
 from nova_jax.models.condition import Condition
-from nova_jax.sampling.temporal import Model
+from nova_jax.sampling.frame_context import Model
 from nova_jax.train.stages import plan_stages
 from nova_jax.train.task import Task
 

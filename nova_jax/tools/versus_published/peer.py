@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from nova_jax.sampling.sets import set_sizes
+from nova_jax.sampling.set_schedule import set_sizes
 from nova_jax.tools.versus_published.work import Work
 from nova_jax.utils.errors import UserError
 

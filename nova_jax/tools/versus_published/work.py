@@ -83,7 +83,7 @@ def make_training(work: Work, num_frames: int) -> Run:
 
 
 def make_generation(work: Work, num_frames: int, refresh_every: int = 1) -> Run:
-  """Return the generation of latents; with `refresh_every` above 1 it is approximate (`sampling/reuse.py`)."""
+  """Return the generation of latents; with `refresh_every` above 1 it is approximate (`sampling/feature_cache.py`)."""
   scheduler = make_scheduler(Experiment(model=work.model).scheduler)
   model = Model.from_module(NOVA(work.model, rngs=nnx.Rngs(0)))
   plan = make_plan(

@@ -12,7 +12,7 @@ from tools.baselines.tiny import CFG, FULL_CLIP, NUM_FRAMES, NUM_TOKENS, inputs,
 from nova_jax.config import SchedulerConfig
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.batch import Batch
-from nova_jax.sampling.temporal import Model
+from nova_jax.sampling.frame_context import Model
 from nova_jax.tools.baselines.backbone import tokens_of
 
 

@@ -8,7 +8,7 @@ from tools.baselines.tiny import NOVA, NUM_FRAMES, NUM_TOKENS, ONE_BLOCK, inputs
 
 from nova_jax.diffusion.batch import Batch
 from nova_jax.models.embeddings import patchify
-from nova_jax.sampling.temporal import Model
+from nova_jax.sampling.frame_context import Model
 from nova_jax.tools.baselines.one_block import MASK_RATIO, stack
 from nova_jax.train.flops import forward_flops
 from nova_jax.train.masking import draw_num_visible

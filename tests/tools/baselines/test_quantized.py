@@ -8,7 +8,7 @@ from tools.baselines.tiny import CFG, CODEBOOK, NUM_FRAMES, NUM_TOKENS, QUANTIZE
 
 from nova_jax.diffusion.batch import Batch
 from nova_jax.models.layers import unstack
-from nova_jax.sampling.temporal import Model
+from nova_jax.sampling.frame_context import Model
 from nova_jax.tools.baselines.backbone import clips_of, tokens_of, with_null
 from nova_jax.tools.baselines.quantized import fit_codebook, nearest, round_trip, sample
 

@@ -6,7 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from nova_jax.sampling.sets import MAX_GROUPS, SCHEDULES, draw_order, halton_order, make_order, set_sizes, token_sets
+from nova_jax.sampling.set_schedule import (
+  MAX_GROUPS,
+  SCHEDULES,
+  draw_order,
+  halton_order,
+  make_order,
+  set_sizes,
+  token_sets,
+)
 
 
 def test_cosine_schedule_by_hand():

@@ -7,8 +7,8 @@ from helpers import make
 from models.test_nova import inputs, with_positions
 
 from nova_jax.models.transformer import Cache
+from nova_jax.sampling.frame_context import FrameContext, Model
 from nova_jax.sampling.inputs import Conditions
-from nova_jax.sampling.temporal import FrameContext, Model
 
 
 def start(cfg, window, texts=1.0):

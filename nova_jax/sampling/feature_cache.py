@@ -29,7 +29,7 @@ from nova_jax.models.layers import num_layers, scan, unstack
 from nova_jax.models.nova import SpatialEncoder
 from nova_jax.models.tokens import gather_tokens, scatter_tokens
 from nova_jax.models.transformer import Block, Cache
-from nova_jax.sampling.sets import TokenSet
+from nova_jax.sampling.set_schedule import TokenSet
 
 
 class Features(NamedTuple):

@@ -10,7 +10,7 @@ from models.test_nova import with_positions
 from sampling.test_sampler import MODEL, run
 
 from nova_jax.sampling import sampler
-from nova_jax.sampling.reuse import Features, encode_set
+from nova_jax.sampling.feature_cache import Features, encode_set
 
 encode = nnx.jit(encode_set, static_argnums=(3, 7, 8, 9))
 encode_exactly = nnx.jit(lambda encoder, tokens, ids, *rest: encoder(tokens, ids, 5, *rest))
