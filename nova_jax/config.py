@@ -296,7 +296,9 @@ class TrainConfig:
   log_every: Count = 20
   sample_every: CountOrNone = 0  # Steps between sample grids; 0 writes none.
   save_every: Count = 1000
+  save_minutes: NotNegative = 0.0  # Minutes after which a checkpoint is saved as well; 0 counts steps alone.
   keep: Count = 2  # Number of newest checkpoints to keep.
+  keep_every: CountOrNone = 0  # Steps whose multiples are kept as well, for evaluation; 0 keeps no others.
 
 
 @dataclasses.dataclass(frozen=True)

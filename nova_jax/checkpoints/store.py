@@ -58,6 +58,8 @@ class Restored(NamedTuple):
     data: position of the loader.
     meta: anything else.
     set_aside: a line for each newer checkpoint that was damaged.
+    seconds: time that reading took, digests included.
+    num_bytes: size of the arrays.
   """
 
   step: int
@@ -65,6 +67,8 @@ class Restored(NamedTuple):
   data: dict[str, Any]
   meta: dict[str, Any]
   set_aside: tuple[str, ...] = ()
+  seconds: float = 0.0
+  num_bytes: int = 0
 
 
 class Checkpointer:
@@ -176,6 +180,7 @@ class Checkpointer:
     damaged: dict[int, str] = {}
     steps = broadcast_from_first(finished_steps(self.directory))
     for step in reversed(steps):
+      started = time.monotonic()
       try:
         found = Restored(step, *self.restore(step, like))
       except Damaged as error:
@@ -184,7 +189,8 @@ class Checkpointer:
       notes = tuple(f"checkpoint {step} is damaged ({why}); it is kept as {step}.damaged"
                     for step, why in damaged.items())
       self._set_aside(damaged)
-      return found._replace(set_aside=notes)
+      num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(found.state))
+      return found._replace(set_aside=notes, seconds=time.monotonic() - started, num_bytes=num_bytes)
     if not steps:
       return None
     reasons = "; ".join(f"{step}: {why}" for step, why in damaged.items())
@@ -249,6 +255,7 @@ class Checkpointer:
     self._failed += 1
     what = f"{self.directory / str(self._saving[0])}: this checkpoint can't be written: {reason}"
     if is_last or self._failed == _TRIES:
+      self._saving = None
       raise RunFailed(f"{what}; those before it are kept, and the same command continues from them")
     if is_first():
       say(f"note: {what}; training goes on, and the next save tries again")

@@ -14,14 +14,17 @@ _ALLOWED = frozenset((
     "base", "check", "checkpoint", "compilation_cache", "dataset", "image", "mask", "output", "prompts", "reproduce",
     "rewritten", "sheet", "source", "target", "video", "workdir", "config.autoencoder", "config.data.sources[].path",
     "config.init", "config.text_encoder", "config.train.stages[].sources[].path"))
+# Those that can't, of commands whose other paths can.
+_LOCAL = {"sweep": ("output", "runs"), "demo": ("output",)}
 _TEXTS = ("prompt", "negative_prompt")  # What a picture may show.
 
 
-def check_addresses(values: Mapping[str, Any]) -> None:
+def check_addresses(values: Mapping[str, Any], command: str = "") -> None:
   """See that each address in a bucket is one that can be used, and stands where it can be.
 
   Args:
     values: flags by name, a config among them.
+    command: name of the command's module.
 
   Raises:
     UserError: one isn't.
@@ -32,7 +35,8 @@ def check_addresses(values: Mapping[str, Any]) -> None:
         continue
       if reason := storage.why_not(text):
         raise UserError(f"--{field}: {text}: {reason}")
-      if re.sub(r"\[\d+\]", "[]", field) not in _ALLOWED:
+      local = _LOCAL.get(command.rpartition(".")[2], ())
+      if name in local or re.sub(r"\[\d+\]", "[]", field) not in _ALLOWED:
         raise UserError(f"--{field}: {text} is in a bucket, where this can't be; give a local path")
 
 

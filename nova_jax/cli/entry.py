@@ -102,7 +102,7 @@ class Command:
           raise UserError(f"--{name} is needed; --help says what it means")
       if rest and not self.words:
         raise UserError(f"unexpected argument {rest[0]!r}; flags start with --")
-      check_addresses({name: values[name].value for name in values})
+      check_addresses({name: values[name].value for name in values}, self.main.__module__)
     except UserError as error:
       return tell(str(error), BAD_INPUT)
     tell_renamed(values)

@@ -7,13 +7,17 @@ call them alike, but for `log`. A callback sees the run as the trainer's attribu
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from nova_jax.parallel.processes import broadcast_from_first
 from nova_jax.train.step import Metrics
 
 if TYPE_CHECKING:
   from nova_jax.train.trainer import Trainer
+
+_ASKED = 10  # Steps between looks at the clock.
 
 
 class Callback:
@@ -45,11 +49,28 @@ class Callback:
 
 
 class SaveCheckpoints(Callback):
-  """Saves a checkpoint every `every` steps, after the last step, and where the run stops."""
+  """Saves a checkpoint every `every` steps, after the last step, and where the run stops; or when time has passed."""
 
-  def __init__(self, every: int):
-    self._every = every
+  def __init__(self, every: int, minutes: float = 0.0):
+    """Plan when to save.
+
+    Args:
+      every: steps between checkpoints.
+      minutes: time since the last checkpoint after which one is saved as well, at the next multiple of ten steps, where
+        all processes ask the clock of process 0; 0 for never.
+    """
+    self._every, self._minutes, self._saved = every, minutes, time.monotonic()
+
+  def open(self, trainer: Trainer) -> None:
+    self._saved = time.monotonic()
 
   def save(self, trainer: Trainer) -> None:
-    if trainer.stop_cause or trainer.step == trainer.num_steps or trainer.step % self._every == 0:
+    is_planned = trainer.stop_cause or trainer.step == trainer.num_steps or trainer.step % self._every == 0
+    if is_planned or self._is_due(trainer):
       trainer.save_checkpoint()
+      self._saved = time.monotonic()
+
+  def _is_due(self, trainer: Trainer) -> bool:
+    if not self._minutes or trainer.step % _ASKED:
+      return False
+    return broadcast_from_first(time.monotonic() - self._saved >= 60 * self._minutes)

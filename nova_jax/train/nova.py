@@ -127,7 +127,7 @@ def train(
   card, cfg = card_from_experiment(experiment, known_words(experiment)), experiment.train
   callbacks = [
       ModelCard(card, [*notes(experiment, caches)] if fresh and is_first() else ()), StopOnSignal(),
-      SampleGrids(cfg.sample_every, card, text_encoder, autoencoder), SaveCheckpoints(cfg.save_every),
+      SampleGrids(cfg.sample_every, card, text_encoder, autoencoder), SaveCheckpoints(cfg.save_every, cfg.save_minutes),
       Profile(profile)]
   data = caches or (lambda: open_digits(experiment, workdir, autoencoder, text_encoder))
   if Trainer(NovaTask.from_experiment(experiment, weights), data, experiment, workdir, callbacks, mesh=mesh).run():

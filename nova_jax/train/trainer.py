@@ -115,7 +115,8 @@ class Trainer:
           callback.open(self)
       with first_alone("dataset"):
         self.data = self._open_data()
-      with contextlib.closing(Checkpointer(self.workdir / "checkpoints", self.cfg.train.keep)) as self.checkpoints:
+      with contextlib.closing(Checkpointer(
+          self.workdir / "checkpoints", self.cfg.train.keep, self.cfg.train.keep_every)) as self.checkpoints:
         self._resume()
         with contextlib.closing(self._log):
           stages = (stage for stage in self.program.stages if stage.first <= self.step < stage.last)
@@ -157,6 +158,7 @@ class Trainer:
       for line in found.set_aside:
         _say(f"note: {line}")
       _say(f"continuing after step {self.step}")
+      _say(f"read {found.num_bytes / 1e6:,.1f} MB of arrays in {found.seconds:.1f} s")
       versions = found.meta.get("versions", {})
       changed = [name for name, version in versions.items() if version != importlib.metadata.version(name)]
       if changed:

@@ -33,6 +33,11 @@ def test_without_the_package_the_line_says_what_to_install(monkeypatch):
     check_addresses({"workdir": "gs://bucket/run"})
 
 
+def test_a_sweep_writes_to_a_disk(gcsfs):
+  with pytest.raises(UserError, match="--output: gs://bucket/sweep is in a bucket"):
+    check_addresses({"output": "gs://bucket/sweep"}, "nova_jax.cli.sweep")
+
+
 def test_what_is_no_address_is_left_alone(gcsfs):
   check_addresses({
       "prompt": ["gs://bucket in neon letters"], "workdir": "runs/gs", "compilation_cache": "gs://bucket/programs",

@@ -1,6 +1,7 @@
 """A run whose storage fails or lies: it loses nothing that is on the disk, and says what it can't read or write."""
 
 import dataclasses
+import errno
 import io
 import json
 import shutil
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from train import toy_run
 
+from nova_jax.checkpoints import store
 from nova_jax.checkpoints.store import Checkpointer, find, finished_steps, open_arrays
 from nova_jax.train import restart
 from nova_jax.train.metrics import TIMINGS, MetricLog, cut_lines
@@ -189,3 +192,50 @@ def test_a_warm_up_that_is_longer_than_a_stage_is_said():
   (line,) = restart.notes(experiment, None)
   assert line.startswith("optimizer.warmup_steps=6 is longer than stage 'image' of 5 steps")
   assert not [*restart.notes(EXPERIMENT, None)]
+
+
+def fail_saves(monkeypatch, *steps):
+  """Let the disk be full when checkpoints of these steps are committed; return the steps that were tried."""
+  real, tried = ocp.CheckpointManager.save, []
+
+  def save(self, step, **arguments):
+    tried.append(step)
+    if step in steps and tried.count(step) <= steps.count(step):
+      raise OSError(errno.ENOSPC, "No space left on device")
+    return real(self, step, **arguments)
+
+  monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+  monkeypatch.setattr(store, "_PAUSE", 0.0)
+  return tried
+
+
+def test_a_save_that_fails_is_noted_and_training_goes_on(whole, tmp_path, monkeypatch, capsys):
+  fail_saves(monkeypatch, 4, 8)
+  toy_run.train(EXPERIMENT, tmp_path)
+  notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+  assert notes == [
+      f"note: {tmp_path}/checkpoints/{step}: this checkpoint can't be written: No space left on device; training goes "
+      "on, and the next save tries again" for step in (4, 8)]
+  assert finished_steps(tmp_path / "checkpoints") == [12] and rows(tmp_path) == rows(whole)
+
+
+def test_the_last_save_of_a_run_is_tried_again(whole, tmp_path, monkeypatch):
+  assert fail_saves(monkeypatch, 12, 12) is not None
+  toy_run.train(EXPERIMENT, tmp_path)
+  assert finished_steps(tmp_path / "checkpoints") == [4, 8, 12]
+
+
+def test_three_saves_that_fail_in_a_row_end_the_run(tmp_path, monkeypatch):
+  tried = fail_saves(monkeypatch, 4, 8, 12)
+  with pytest.raises(RunFailed, match="checkpoints/12: .*No space left on device; those before it are kept"):
+    toy_run.train(EXPERIMENT, tmp_path)
+  assert tried == [4, 8, 12]
+
+
+def test_checkpoints_are_kept_for_evaluation_and_saved_by_time(tmp_path, capsys):
+  experiment = toy_run.make_experiment(
+      steps=34, save_every=33, save_minutes=1e-9, log_every=20, keep=1, keep_every=20)
+  toy_run.train(experiment, tmp_path)
+  assert finished_steps(tmp_path / "checkpoints") == [20, 34]
+  toy_run.train(experiment, tmp_path)
+  assert "continuing after step 34\nread 0.0 MB of arrays in " in capsys.readouterr().out

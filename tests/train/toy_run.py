@@ -87,7 +87,8 @@ def make_trainer(experiment, workdir, *callbacks, task=None, data=None, mesh=Non
   """Return the trainer of an experiment, on one device unless it is given a mesh."""
   return Trainer(
       task or ToyTask(), data or make_data(experiment), experiment, workdir,
-      [StopOnSignal(), SaveCheckpoints(experiment.train.save_every), *callbacks], mesh=mesh or one_device())
+      [StopOnSignal(), SaveCheckpoints(experiment.train.save_every, experiment.train.save_minutes), *callbacks],
+      mesh=mesh or one_device())
 
 
 def train(experiment, workdir, *callbacks, **options):
