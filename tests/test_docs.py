@@ -25,3 +25,25 @@ def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere(tmp_path):
   assert {f"reference/nova_jax/{room}/index.html" for room in rooms} <= pages.keys() | {
       f"reference/nova_jax/{room}.html" for room in rooms}
   assert re.search(r"<code[^>]*>[^/]*temporal encoder \(TAM\)", pages["reference/nova_jax/models/nova.html"])
+
+
+def test_files_that_the_docs_name_are_there():
+  """Within the repository, or within nova_jax, as `diffusion/loss.py`; words in capitals stand for others."""
+  pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+  first = "|".join(sorted(
+      {path.name for path in ROOT.iterdir() if path.is_dir()} | {path.name for path in (ROOT / "nova_jax").iterdir()}))
+  named = re.compile(rf"[`(]((?:{first})/[\w/.-]+\.(?:py|md|txt|png|gif)|(?:{first})/[\w/]+/?)(?=[`)#])")
+  missing = [
+      f"{page.name}: {name}" for page in pages for name in named.findall(page.read_text(encoding="utf-8"))
+      if not re.search(r"[A-Z]{4}", name) and not (ROOT / name).exists() and not (ROOT / "nova_jax" / name).exists()]
+  assert not missing
+
+
+def test_links_to_files_lead_somewhere():
+  pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+  links = [(page, link) for page in pages for link in re.findall(
+      r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))]
+  included = {"docs/contributing.md": ROOT, "docs/changelog.md": ROOT}
+  assert links and not [
+      f"{page.name}: {link}" for page, link in links
+      if not (included.get(page.relative_to(ROOT).as_posix(), page.parent) / link).exists()]
