@@ -29,6 +29,7 @@ COMMANDS = {
     "convert": "Convert a model between the published format and ours.",
     "cache": "Make a latent cache: encode videos and pictures once, so that training reads latents.",
     "inspect": "Look at a latent cache.",
+    "status": "Say how a training run is doing.",
     "compile": "Compile for a TPU pod that isn't here, and say what would fit on it.",
     "benchmark": "Time NOVA on this machine.",
     "tpu_vm": "Train on TPU VMs: request machines, install this code on them, and start, watch and stop a run.",

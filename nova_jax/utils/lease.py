@@ -96,6 +96,15 @@ class Lease:
         self._generation = generation
 
 
+def read_holder(folder: Path) -> tuple[str, float] | None:
+  """Return who holds the lease of a folder, and how many seconds ago it was renewed; None if nobody does."""
+  path = folder / NAME
+  try:
+    return _holder(path.read_bytes()), time.time() - path.stat().st_mtime
+  except FileNotFoundError:
+    return None
+
+
 _held: dict[str, Lease] = {}
 
 

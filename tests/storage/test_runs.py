@@ -11,6 +11,7 @@ from train.test_processes import ROOT, TOY, Run, arrays, assert_close, assert_eq
 
 from nova_jax.checkpoints import store
 from nova_jax.checkpoints.store import finished_steps
+from nova_jax.train.status import read_status
 from nova_jax.train.trace import Profile
 from nova_jax.utils import lease
 from nova_jax.utils.errors import RunFailed, UserError
@@ -40,6 +41,7 @@ def test_a_run_leaves_in_a_bucket_what_it_leaves_on_a_disk(whole, folder, capsys
   own = {name for name in names(folder) if name.partition("/")[0] not in ("checkpoints", "tensorboard", "profile")}
   assert own == {"config.json", "identity.json", "metrics.jsonl"}
   assert {name.partition("/")[0] for name in names(folder)} >= {"checkpoints", "tensorboard", "profile"}
+  assert read_status(folder).lines()[0] == "done"
   assert f"done: 6 steps, checkpoints in {folder}/checkpoints" in capsys.readouterr().out
 
 
@@ -84,6 +86,7 @@ def test_two_processes_train_in_a_bucket(bucket, folder, tmp_path):
 def test_two_runs_do_not_share_a_workdir(folder, monkeypatch):
   monkeypatch.setattr(lease, "RENEWED", 0.1)
   with lease.held(folder, print):
+    assert lease.read_holder(folder)[1] < 60
     with pytest.raises(UserError, match=f"{folder}: process [0-9]+ of host .* is training here"):
       toy_run.train(EXPERIMENT, folder)
   assert not (folder / "config.json").exists()

@@ -1,0 +1,42 @@
+"""A run's status is read from its workdir alone."""
+
+import pytest
+from train import toy_run
+
+from nova_jax.cli import status as command
+from nova_jax.train.status import read_status, sparkline
+from nova_jax.utils.errors import UserError
+
+
+def test_a_run_is_training_then_stopped_and_done(tmp_path, capsys):
+  seen = []
+  experiment = toy_run.make_experiment(steps=12, save_every=4, log_every=2)
+
+  def look():
+    seen.append(read_status(tmp_path).lines())
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    toy_run.train(experiment, tmp_path, toy_run.Do(9, look))
+  assert seen[0][0].startswith("training, by process ") and seen[0][1].startswith("step 8 of 12 (67%), stage video")
+  assert any(line.startswith("last checkpoint ") for line in seen[0])
+  assert read_status(tmp_path).lines()[0] == "not training; the command that began it continues it"
+  toy_run.train(experiment, tmp_path)
+  capsys.readouterr()
+  assert command.COMMAND.execute(["status", str(tmp_path)]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[0] == "done" and "last checkpoint 12, saved 0:00:0" in "\n".join(lines)
+  assert len(lines[-1]) == 6 and lines[-2].startswith("loss ")
+
+
+def test_a_folder_that_is_no_workdir_is_refused(tmp_path, capsys):
+  with pytest.raises(UserError, match="is no workdir of a training run"):
+    read_status(tmp_path)
+  assert command.COMMAND.execute(["status"]) == 2
+  assert command.COMMAND.execute(["status", "s3://bucket/run"]) == 2
+  assert "only gs:// addresses can be used" in capsys.readouterr().err
+
+
+def test_a_plot_shows_many_values_in_a_line():
+  assert sparkline([3.0, 2.0, 1.0]) == "█▅▁"
+  assert sparkline([1.0] * 500) == "▁" * 60
