@@ -38,6 +38,7 @@ from nova_jax.train.callbacks import Callback as Callback
 from nova_jax.train.callbacks import SaveCheckpoints as SaveCheckpoints
 from nova_jax.train.nova import NovaTask as NovaTask
 from nova_jax.train.nova import train as train
+from nova_jax.train.stop import StopOnSignal as StopOnSignal
 from nova_jax.train.task import Task as Task
 from nova_jax.train.trainer import Trainer as Trainer
 from nova_jax.utils.errors import UserError as UserError
