@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -71,8 +72,9 @@ def test_cached_generation_equals_recomputation(monkeypatch, rotary):
     nova = model.merge()
     latents = np.zeros((2, num_frames, *cfg.latent_size, cfg.latent_dim), np.float32)
     latents[:, :t] = np.stack(history, axis=1)
+    latents = jnp.asarray(latents)
     outputs = [nova.anchor(nova.temporal(latents, nova.embed_condition(c)))[:, t] for c in (condition, null)]
-    return np.concatenate(outputs), cache
+    return jnp.concatenate(outputs), cache
 
   monkeypatch.setattr(frame_context, "continue_video", recompute)
   np.testing.assert_allclose(run(), cached, atol=1e-4 * np.abs(cached).max())
