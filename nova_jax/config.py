@@ -302,6 +302,17 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  """Losses on held-out records while training. The digits hold out their test split."""
+
+  every: CountOrNone = 0  # Steps between evaluations, of which the last step has one; 0 evaluates never.
+  batches: Count = 8  # Number of micro-batches of held-out records per evaluation, the same ones each time.
+  # Fraction of the records of each cache that is held out, for good: a workdir keeps its value.
+  share: Annotated[float, Range(0, 1, "high")] = 0.0
+  sources: tuple[SourceConfig, ...] = ()  # Caches of held-out records, in place of a share of the others.
+
+
+@dataclasses.dataclass(frozen=True)
 class MeshConfig:
   """Number of devices along each mesh axis; -1, for at most one axis, takes the remaining devices."""
 
@@ -339,6 +350,7 @@ class Experiment:
   scheduler: SchedulerConfig = SchedulerConfig()
   data: DataConfig = DataConfig()
   train: TrainConfig = TrainConfig()
+  eval: EvalConfig = EvalConfig()
   optimizer: OptimizerConfig = OptimizerConfig()
   mesh: MeshConfig = MeshConfig()
   sample: SampleConfig = SampleConfig()

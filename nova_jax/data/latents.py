@@ -18,6 +18,7 @@ import numpy as np
 from nova_jax.config import DEFAULT_FPS, DEFAULT_MOTION_FLOW, DataConfig, ModelConfig
 from nova_jax.data.cache.format import AutoencoderInfo
 from nova_jax.data.cache.records import Record
+from nova_jax.data.held_out import Split
 from nova_jax.data.loader import Bucket, Rows
 from nova_jax.data.shards import Cache, Found, Shards, Whole, shuffled
 from nova_jax.storage import is_remote
@@ -34,7 +35,7 @@ class LatentFeed:
 
   def __init__(
       self, caches: Sequence[Cache], model: ModelConfig, autoencoder: AutoencoderInfo,
-      text_encoder: TextEncoder | None, cfg: DataConfig, *, num_frames: int, seed: int
+      text_encoder: TextEncoder | None, cfg: DataConfig, *, num_frames: int, seed: int, split: Split | None = None
   ):
     """Check that caches and model fit, and shuffle the records.
 
@@ -46,6 +47,7 @@ class LatentFeed:
       cfg: which buckets are taken, how often short captions and motion are shown, how many records may be damaged.
       num_frames: latent frames of a sample.
       seed: of all randomness.
+      split: which records of each bucket are fed; None feeds all of them.
 
     Raises:
       UserError: a cache that does not fit; the error names it, and both sides of what differs.
@@ -62,11 +64,16 @@ class LatentFeed:
     for cache in caches:
       _check_encoders(cache, model, autoencoder)
       taken = _taken(cache, model, cfg.buckets, num_frames)
+      if split is not None:
+        split_up = ((shape, split.of(source)) for shape, source in taken)
+        taken = [(shape, source) for shape, source in split_up if len(source)]
       total = sum(len(source) for _, source in taken)
       for shape, source in taken:
         shuffle = np.random.SeedSequence((seed, sum(map(len, parts.values())))).generate_state(1)[0]
         records = shuffled(Whole(source, cfg.max_damaged + 1), int(shuffle))
         parts.setdefault(shape, []).append((cache.weight * len(source) / total, records))
+    if not parts:
+      raise UserError("eval.share: no record can be held out; each bucket of the caches has only one")
     self.num_threads = REMOTE_THREADS if any(is_remote(cache.path) for cache in caches) else 1
     self.buckets = tuple(_mix(parts[shape]) for shape in sorted(parts, reverse=True))
 

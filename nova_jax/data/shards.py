@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grain
 import numpy as np
@@ -25,6 +25,9 @@ from nova_jax.data.cache.records import DamagedRecord, Record, ShardReader
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.ranges import check_ranges
+
+if TYPE_CHECKING:
+  from nova_jax.data.held_out import Part
 
 _FEW = 1024  # Grain's shuffle takes time in inverse proportion to the number of records: for three of them 10 ms.
 
@@ -40,16 +43,20 @@ class Cache:
   manifest: Manifest
 
 
-def read_caches(sources: Sequence[SourceConfig]) -> tuple[Cache, ...]:
+def read_caches(sources: Sequence[SourceConfig], name: str = "data.sources") -> tuple[Cache, ...]:
   """Read the manifests of caches.
+
+  Args:
+    sources: where they lie, and their weights.
+    name: name of the field, for errors.
 
   Raises:
     UserError: no source, a weight that is not positive, or a folder that is no cache.
   """
   if not sources:
-    raise UserError("data.sources: name a cache, as launch.cache writes it")
+    raise UserError(f"{name}: name a cache, as launch.cache writes it")
   for i, source in enumerate(sources):
-    check_ranges(source, f"data.sources[{i}]")
+    check_ranges(source, f"{name}[{i}]")
   return tuple(Cache(as_path(source.path), source.weight, read_manifest(source.path)) for source in sources)
 
 
@@ -124,7 +131,7 @@ class Found:
 class Whole:
   """Records of which damaged ones are replaced by the next whole one."""
 
-  source: Shards
+  source: "Shards | Part"
   tries: int
 
   def __len__(self) -> int:

@@ -3,6 +3,7 @@
 Invariant: opening caches reads their manifests alone, so that what doesn't fit is found before anything is made.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -13,9 +14,10 @@ from nova_jax.autoencoders import Autoencoder
 from nova_jax.config import Experiment, StageConfig
 from nova_jax.data import moving_digits
 from nova_jax.data.cache.format import AutoencoderInfo
-from nova_jax.data.cache.identity import describe_autoencoder
+from nova_jax.data.cache.identity import describe_autoencoder, manifest_digest
 from nova_jax.data.caption_lengths import long_captions
 from nova_jax.data.captions import vocabulary
+from nova_jax.data.held_out import SEED, Split
 from nova_jax.data.latents import LatentFeed, example_records, have_embeddings, padded_embeds
 from nova_jax.data.loader import Feed
 from nova_jax.data.shards import Cache, read_caches
@@ -44,6 +46,9 @@ class Data(Protocol):
   def feed(self, stage: StageConfig) -> Feed:
     """Return what a stage learns from; a ValueError if it doesn't fit."""
 
+  def held_out(self, stage: StageConfig) -> Feed:
+    """Return what a stage is evaluated on, from which no stage learns; a ValueError if it doesn't fit."""
+
   def examples(self, stage: StageConfig, count: int) -> Examples:
     """Return at most `count` records to show."""
 
@@ -63,6 +68,10 @@ class DigitData:
         self._sources["train"], self._text_encoder, self._autoencoder, num_frames=stage.num_frames,
         seed=self._experiment.seed, later=self._experiment.data.later)
 
+  def held_out(self, stage: StageConfig) -> VideoFeed:
+    return VideoFeed(
+        self._sources["test"], self._text_encoder, self._autoencoder, num_frames=stage.num_frames, seed=SEED)
+
   def examples(self, stage: StageConfig, count: int) -> Examples:
     # Neighbouring records move alike; every 11th shows another digit in another direction.
     records = self._sources["test"]
@@ -80,6 +89,12 @@ class CacheData:
     self._experiment, self._autoencoder, self._text_encoder = experiment, autoencoder, text_encoder
     caches = [cache for stage in experiment.train.stages for cache in _caches(experiment, stage)]
     known = {info.moments[1:3] for cache in caches for info in cache.manifest.buckets}
+    if experiment.eval.sources:
+      learned = {manifest_digest(cache.path) for cache in caches}
+      for cache in _held_out_caches(experiment):
+        if manifest_digest(cache.path) in learned:
+          raise UserError(f"eval.sources: {cache.path} has the records of a cache that is learned from")
+        caches.append(cache)
     for cache in caches:
       theirs, ours = cache.manifest.text_encoder, experiment.text_encoder
       if theirs is not None and theirs.kind != ours and {theirs.kind, ours} & set(BUILT_IN):
@@ -90,10 +105,17 @@ class CacheData:
       raise UserError(f"data.buckets: no cache has latents of {missing[0]}; there are {sorted(known)}")
 
   def feed(self, stage: StageConfig) -> LatentFeed:
-    experiment = self._experiment
+    experiment, share = self._experiment, self._experiment.eval.share
     return LatentFeed(
         _caches(experiment, stage), experiment.model, self._autoencoder, self._text_encoder, experiment.data,
-        num_frames=stage.num_frames, seed=experiment.seed)
+        num_frames=stage.num_frames, seed=experiment.seed, split=Split(share, held_out=False) if share else None)
+
+  def held_out(self, stage: StageConfig) -> LatentFeed:
+    experiment, own = self._experiment, bool(self._experiment.eval.sources)
+    return LatentFeed(
+        _held_out_caches(experiment) if own else _caches(experiment, stage), experiment.model, self._autoencoder,
+        self._text_encoder, dataclasses.replace(experiment.data, motion_dropout=0.0), num_frames=stage.num_frames,
+        seed=SEED, split=None if own else Split(experiment.eval.share, held_out=True))
 
   def examples(self, stage: StageConfig, count: int) -> Examples:
     caches, model, sample = _caches(self._experiment, stage), self._experiment.model, self._experiment.sample
@@ -122,10 +144,13 @@ class CacheData:
 
 
 def needs_text_encoder(experiment: Experiment) -> bool:
-  """Return whether a stage has to embed captions."""
+  """Return whether a stage or its evaluation has to embed captions."""
   if experiment.data.name != "caches":
     return True
-  return not all(have_embeddings(_caches(experiment, stage)) for stage in experiment.train.stages)
+  lists = [_caches(experiment, stage) for stage in experiment.train.stages]
+  if experiment.eval.sources:
+    lists.append(_held_out_caches(experiment))
+  return not all(map(have_embeddings, lists))
 
 
 def open_digits(
@@ -147,3 +172,7 @@ def open_caches(
 
 def _caches(experiment: Experiment, stage: StageConfig) -> tuple[Cache, ...]:
   return read_caches(stage.sources or experiment.data.sources)
+
+
+def _held_out_caches(experiment: Experiment) -> tuple[Cache, ...]:
+  return read_caches(experiment.eval.sources, "eval.sources")

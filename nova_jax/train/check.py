@@ -38,12 +38,15 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder, caches: 
   make_schedule(optimizer, train.steps)
   if data.name not in DATASETS:
     raise UserError(f"data.name: {data.name!r} is not known{did_you_mean(data.name, DATASETS)}")
+  _check_held_out(experiment)
   if caches is None:
     _check_digits(experiment, autoencoder)
   shards = mesh.shape["data"] * mesh.shape["fsdp"]
   for stage in train.stages:
     if caches is not None:
       caches.feed(stage)
+      if experiment.eval.every:
+        caches.held_out(stage)
     if stage.batch_size // train.accumulation % shards:
       raise UserError(
           f"train.stages: a micro-batch of {stage.batch_size // train.accumulation} clips of {stage.name!r} does not "
@@ -52,6 +55,20 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder, caches: 
   make_plan(
       model, make_scheduler(experiment.scheduler), num_frames=1, num_sets=sample.num_inference_steps,
       num_steps=sample.num_diffusion_steps, guidance=Guidance(sample.guidance_scale))
+
+
+def _check_held_out(experiment: Experiment) -> None:
+  cfg = experiment.eval
+  if experiment.data.name != "caches":
+    if cfg.share or cfg.sources:
+      name = "eval.share" if cfg.share else "eval.sources"
+      raise UserError(f"{name}: the digits have a test split, which is held out; only caches need another one")
+  elif cfg.share and cfg.sources:
+    raise UserError("eval.sources: caches of held-out records are an alternative to eval.share; give one of the two")
+  elif cfg.every and not cfg.share and not cfg.sources:
+    raise UserError(
+        "eval.every: there are no held-out records; give a fraction of the caches' records (eval.share) or caches of "
+        "their own (eval.sources)")
 
 
 def _check_digits(experiment: Experiment, autoencoder: Autoencoder) -> None:

@@ -73,6 +73,8 @@ def _sources(experiment: Experiment) -> Iterator[tuple[str, SourceConfig]]:
   for i, source in enumerate(experiment.data.sources):
     if not all(stage.sources for stage in experiment.train.stages):
       yield f"data.sources.{i}.path", source
+  for i, source in enumerate(experiment.eval.sources):
+    yield f"eval.sources.{i}.path", source
   for number, stage in enumerate(experiment.train.stages):
     for i, source in enumerate(stage.sources):
       yield f"train.stages.{number}.sources.{i}.path", source

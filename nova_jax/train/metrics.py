@@ -1,8 +1,8 @@
 """What a run reports: lines on the terminal, JSON lines in `metrics.jsonl`, and TensorBoard.
 
-A line holds means since the line before it (of the learning rate and of counts: the last value). Sums of a line not
-yet written travel with the checkpoint. Invariants: after a restart the file ends equal to an uninterrupted one's, but
-for `TIMINGS`; what can't be written is said once and ends no training.
+A line holds means since the line before it (of the learning rate, of counts and of evaluations: the last value). Sums
+of a line not yet written travel with the checkpoint. Invariants: after a restart the file ends equal to an
+uninterrupted one's, but for `TIMINGS`; what can't be written is said once and ends no training.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from nova_jax.utils.terminal import say
 
 TIMINGS = ("videos_per_sec", "model_flops_per_sec", "matmul_share", "data_wait_sec")
 _LAST = ("learning_rate", "damaged_records")
+EVALUATED = "eval/"  # Begins the names of what held-out records have.
 _BAR_WIDTH = 24
 _BAR_SECONDS = 0.2
 
@@ -82,7 +83,8 @@ class MetricLog:
     self._pace.add(step)
     for name, value in metrics.items():
       count, total = self._sums.get(name, (0, 0.0))
-      self._sums[name] = (1, value) if name in _LAST else (count + 1, total + value)
+      last = name in _LAST or name.startswith(EVALUATED)
+      self._sums[name] = (1, value) if last else (count + 1, total + value)
     if step % self._log_every == 0 or step == self._num_steps:
       means = {name: total / count for name, (count, total) in self._sums.items()}
       self._sums = {}
@@ -271,6 +273,8 @@ def _line(step: int, num_steps: int, stage: str, values: Mapping[str, float]) ->
   parts = [f"{stage} {step}/{num_steps}: loss {values['loss']:.4f}"]
   if "loss_t2i" in values:
     parts.append(f"t2i {values['loss_t2i']:.4f} + i2i {values['loss_i2i']:.4f}")
+  if f"{EVALUATED}loss" in values:
+    parts.append(f"held out {values[f'{EVALUATED}loss']:.4f} (average {values[f'{EVALUATED}ema_loss']:.4f})")
   parts.append(f"grad {values['grad_norm']:.3f}")
   parts.append(f"lr {values['learning_rate']:.2e}")
   if "videos_per_sec" in values:

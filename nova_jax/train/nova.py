@@ -24,6 +24,7 @@ from nova_jax.pipeline.prompts import naming
 from nova_jax.storage import as_path
 from nova_jax.train.callbacks import Callback, SaveCheckpoints
 from nova_jax.train.check import check
+from nova_jax.train.evaluation import HeldOutLoss
 from nova_jax.train.flops import train_flops
 from nova_jax.train.masking import draw_num_visible, padded_sizes
 from nova_jax.train.restart import notes
@@ -31,7 +32,7 @@ from nova_jax.train.samples import SampleGrids
 from nova_jax.train.stages import plan_stages
 from nova_jax.train.step import Metrics
 from nova_jax.train.stop import StopOnSignal
-from nova_jax.train.task import Task
+from nova_jax.train.task import FIRST_EVAL_STEP, Task
 from nova_jax.train.trace import Profile
 from nova_jax.train.trainer import Trainer
 from nova_jax.utils.terminal import command, say
@@ -69,6 +70,10 @@ class NovaTask(Task):
     num_visible = draw_num_visible(seed, step, num_tokens, self.cfg.mask_ratio)
     sizes = padded_sizes(num_tokens, self.cfg.mask_ratio, self.cfg.visible_sizes)
     return np.int32(num_visible), next(size for size in sizes if size >= num_visible)
+
+  def eval_inputs(self, number: int) -> tuple[np.int32, int]:
+    num_visible, _ = self.host_inputs(0, FIRST_EVAL_STEP + number)
+    return num_visible, padded_sizes(self.model.num_image_tokens, self.cfg.mask_ratio, 1)[-1]
 
   def flops(self, batch: Batch, traced: np.int32) -> float:
     batch_size, num_frames = batch.latents.shape[:2]
@@ -127,6 +132,7 @@ def train(
   card, cfg = card_from_experiment(experiment, known_words(experiment)), experiment.train
   callbacks = [
       ModelCard(card, [*notes(experiment, caches)] if fresh and is_first() else ()), StopOnSignal(),
+      HeldOutLoss(experiment.eval),
       SampleGrids(cfg.sample_every, card, text_encoder, autoencoder), SaveCheckpoints(cfg.save_every, cfg.save_minutes),
       Profile(profile)]
   data = caches or (lambda: open_digits(experiment, workdir, autoencoder, text_encoder))

@@ -17,7 +17,7 @@ from nova_jax.diffusion.batch import Batch
 from nova_jax.train.optimizer import make_optimizer, make_schedule
 from nova_jax.train.stages import Stage, plan_stages
 from nova_jax.train.state import TrainState, abstract_state, init_state, start_stage
-from nova_jax.train.step import Metrics, make_train_step
+from nova_jax.train.step import Metrics, make_eval_step, make_train_step
 from nova_jax.train.task import Task
 
 
@@ -37,6 +37,21 @@ class TrainStep(NamedTuple):
     return self.run(state, batch, traced, static)
 
 
+class EvalStep(NamedTuple):
+  """The loss of held-out batches of one shape.
+
+  Attributes:
+    task: task for this shape.
+    run: compiled function (weights, buffers, batch, traced, static) → metrics.
+  """
+
+  task: Task
+  run: jax.stages.Wrapped
+
+  def __call__(self, weights: Any, buffers: Any, batch: Batch, traced: Any, static: Hashable) -> Metrics:
+    return self.run(weights, buffers, batch, traced, static)
+
+
 class TrainProgram:
   """The state and the steps of a run.
 
@@ -44,6 +59,7 @@ class TrainProgram:
     stages: stages of the run.
     abstract: shapes and shardings of the state.
     steps: the steps that were built, by stage and shape.
+    eval_steps: the evaluations that were built, by shape.
   """
 
   def __init__(self, task: Task, cfg: Experiment, mesh: Mesh):
@@ -52,6 +68,7 @@ class TrainProgram:
     # The optimizer's state has the same structure in all stages.
     self._graphdef, self.abstract = abstract_state(task.init, self._optimizer(self.stages[0]), mesh)
     self.steps: dict[tuple[Stage, tuple[int, ...]], TrainStep] = {}
+    self.eval_steps: dict[tuple[int, ...], EvalStep] = {}
 
   @property
   def model_name(self) -> str:
@@ -72,18 +89,28 @@ class TrainProgram:
       self.steps[stage, shape] = self._make_step(stage, self._task.for_shape(shape))
     return self.steps[stage, shape]
 
+  def eval_step(self, shape: tuple[int, ...]) -> EvalStep:
+    """Return the evaluation of latents [B, *shape]."""
+    if shape not in self.eval_steps:
+      task = self._task.for_shape(shape)
+      self.eval_steps[shape] = EvalStep(task, make_eval_step(_graphdef(task), self.abstract, task.loss))
+    return self.eval_steps[shape]
+
   def average(self, state: TrainState) -> nnx.Module:
     """Return the model with averaged weights."""
     return nnx.merge(self._graphdef, state.ema, state.buffers)
 
   def _make_step(self, stage: Stage, task: Task) -> TrainStep:
     cfg, train = self._cfg, self._cfg.train
-    graphdef = nnx.split(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))[0]
     return TrainStep(task, make_train_step(
-        graphdef, self.abstract, task.loss, self._optimizer(stage),
+        _graphdef(task), self.abstract, task.loss, self._optimizer(stage),
         make_schedule(cfg.optimizer, stage.last - stage.first), seed=cfg.seed, ema_decay=train.ema_decay,
         first_step=stage.first, accumulation=train.accumulation, caption_dropout=train.caption_dropout,
         num_classes=cfg.model.num_classes, freeze=train.freeze))
 
   def _optimizer(self, stage: Stage) -> optax.GradientTransformation:
     return make_optimizer(self._cfg.optimizer, stage.last - stage.first, self._cfg.train.freeze)
+
+
+def _graphdef(task: Task) -> nnx.GraphDef:
+  return nnx.split(nnx.eval_shape(lambda: task.init(nnx.Rngs(0))))[0]

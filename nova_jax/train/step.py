@@ -107,6 +107,30 @@ def make_train_step(
   return jax.jit(train_step, static_argnums=3, donate_argnums=0, out_shardings=out_shardings)
 
 
+def make_eval_step(graphdef: nnx.GraphDef, abstract: TrainState, loss_fn: LossFn) -> jax.stages.Wrapped:
+  """Compile the loss of held-out batches, without gradients.
+
+  Args:
+    graphdef: of the model.
+    abstract: the state's shapes and shardings.
+    loss_fn: see `LossFn`.
+
+  Returns:
+    eval_step(weights, buffers, batch, traced, static) → metrics, where `weights` are the state's parameters or their
+    average. A sample's key depends on its index alone.
+  """
+  mesh = abstract.step.sharding.mesh
+
+  def eval_step(weights: Any, buffers: Any, batch: Batch, traced: Any, static: Hashable):
+    # A branch that neither a step nor the first weights take, whatever the run's seed.
+    root = jax.random.fold_in(jax.random.key(0), 2**32 - 2)
+    keys = jax.vmap(lambda index: jax.random.fold_in(root, index))(batch.index)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return loss_fn(nnx.merge(graphdef, weights, buffers), batch, keys, traced, static)[1]
+
+  return jax.jit(eval_step, static_argnums=4, out_shardings=replicated(mesh))
+
+
 def _split(x: jax.Array, num: int) -> jax.Array:
   """Deal samples out to `num` micro-batches in turn, so that each stays spread over all devices."""
   return jnp.moveaxis(x.reshape(x.shape[0] // num, num, *x.shape[1:]), 1, 0)

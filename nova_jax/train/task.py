@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, Key
 from nova_jax.diffusion.batch import Batch
 from nova_jax.train.step import Metrics
 
+FIRST_EVAL_STEP = 2**31  # No step of a run: what evaluation draws is drawn for it alone.
+
 
 class Task(Protocol):
   """A model that can be trained. Its parameters name their axes (`models/layers.py`), so that it fits on any mesh."""
@@ -49,6 +51,13 @@ class Task(Protocol):
     """
     del seed, step
     return None, None
+
+  def eval_inputs(self, number: int) -> tuple[Any, Hashable]:
+    """Return what the host contributes to evaluation, as `host_inputs`, for batch `number` of the held-out records.
+
+    The constant should be the same for all batches, so that evaluation compiles once.
+    """
+    return self.host_inputs(0, FIRST_EVAL_STEP + number)
 
   def flops(self, batch: Batch, traced: Any) -> float:
     """Return the floating-point operations of a training step, for the log; 0 if they aren't known."""

@@ -25,7 +25,7 @@ from nova_jax.utils.terminal import say
 
 # What may change between restarts: it alters no number of the training.
 FREE_FIELDS = (
-    "mesh", "sample", "data.num_workers", "data.data_dir", "data.max_damaged",
+    "mesh", "sample", "eval.every", "data.num_workers", "data.data_dir", "data.max_damaged",
     "train.log_every", "train.sample_every", "train.save_every", "train.save_minutes", "train.keep",
     "train.keep_every")
 _FOLDERS = ("init", "autoencoder", "text_encoder")  # Fields that hold a path, beside those of caches.
