@@ -10,7 +10,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from nova_jax.utils.files import write_atomically
 from nova_jax.utils.progress import Pace
 from nova_jax.utils.terminal import say
 
-TIMINGS = ("videos_per_sec", "model_flops_per_sec", "matmul_share", "data_wait_sec")
+_RATES = ("videos_per_sec", "model_flops_per_sec", "matmul_share", "data_wait_sec")
+TIMINGS = (*_RATES, "spent")
 _LAST = ("learning_rate", "damaged_records")
 EVALUATED = "eval/"  # Begins the names of what held-out records have.
 _BAR_WIDTH = 24
@@ -35,7 +36,7 @@ class MetricLog:
 
   def __init__(
       self, workdir: Path, *, log_every: int, num_steps: int, first_step: int, sums: Mapping[str, Any], peak: float,
-      enabled: bool = True,
+      enabled: bool = True, spent: Callable[[], dict[str, float]] = dict,
   ):
     """Open the files of `workdir` for a run that continues after `first_step`.
 
@@ -47,8 +48,10 @@ class MetricLog:
       sums: what `state` returned when the checkpoint was saved.
       peak: FLOP/s of the machine.
       enabled: False on all processes but one: nothing is written.
+      spent: function that returns how the time of this process was spent; lines of the file have it.
     """
     self._log_every, self._num_steps, self._peak, self._enabled = log_every, num_steps, peak, enabled
+    self._spent = spent
     self._sums = {name: tuple(pair) for name, pair in sums.items()}
     self._reset_clock()
     self._pace, self._bar_drawn = Pace(), 0.0
@@ -117,10 +120,10 @@ class MetricLog:
       return {}
     rate = self._flops / self._seconds
     values = (self._videos / self._seconds, rate, rate / self._peak, self._waited / self._timed_steps)
-    return dict(zip(TIMINGS, values, strict=True))
+    return dict(zip(_RATES, values, strict=True))
 
   def _write(self, step: int, stage: str, values: Mapping[str, float]) -> None:
-    self._file.add(json.dumps({"step": step, "stage": stage, **values}) + "\n")
+    self._file.add(json.dumps({"step": step, "stage": stage, **values, "spent": self._spent()}) + "\n")
     self._board.add(step, values)
     self._mirror.send()
     clear = "\r\x1b[K" if sys.stdout.isatty() else ""

@@ -30,6 +30,7 @@ from nova_jax.pipeline.loading import describe
 from nova_jax.storage import as_path
 from nova_jax.train.callbacks import Callback
 from nova_jax.train.flops import matmul_peak
+from nova_jax.train.goodput import Goodput
 from nova_jax.train.metrics import MetricLog
 from nova_jax.train.program import TrainProgram
 from nova_jax.train.restart import own_damaged, way_back
@@ -94,6 +95,7 @@ class Trainer:
     self._sharding = batch_sharding(self.mesh)
     self._pending: _Pending | None = None
     self._compiled: set[Hashable] = set()
+    self._goodput = Goodput()
 
   def run(self) -> bool:
     """Train from the workdir's newest checkpoint, if it has one, to the last step or until a callback stops the run.
@@ -121,6 +123,7 @@ class Trainer:
         with contextlib.closing(self._log):
           stages = (stage for stage in self.program.stages if stage.first <= self.step < stage.last)
           finished = all(self._run_stage(stage) for stage in stages)
+      _say(self._goodput.line())
       # Only now is the last checkpoint on the disk.
       if finished:
         _say(f"done: {self.num_steps} steps, checkpoints in {self.checkpoints.directory}")
@@ -140,12 +143,14 @@ class Trainer:
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     damaged = all_gather(self._loader.damaged)
     data = {"position": self._loader.get_state()} | ({"damaged": damaged} if any(damaged) else {})
-    self.checkpoints.save(self.step, self.state, data, {"sums": self._log.state(), "versions": versions})
+    with self._goodput.spend("save"):
+      self.checkpoints.save(self.step, self.state, data, {"sums": self._log.state(), "versions": versions})
 
   def _resume(self) -> None:
     """Set state, step, data position and log to where the newest checkpoint ends, or to the start."""
     # 1. Put the arrays of the newest checkpoint that is whole onto today's mesh; half-written ones are gone already.
-    found = self.checkpoints.restore_newest(self.program.abstract)
+    with self._goodput.spend("restore"):
+      found = self.checkpoints.restore_newest(self.program.abstract)
     # 2. Or make them.
     if found is None:
       self.step, self._data_state, sums = 0, {}, {}
@@ -167,7 +172,8 @@ class Trainer:
     # 4. Continue the log: lines after the step are cut, sums of the unfinished line return.
     self._log = MetricLog(
         self.workdir, log_every=self.cfg.train.log_every, num_steps=self.num_steps, first_step=self.step, sums=sums,
-        peak=matmul_peak(self.cfg.model.dtype) if is_first() else math.inf, enabled=is_first())
+        peak=matmul_peak(self.cfg.model.dtype) if is_first() else math.inf, enabled=is_first(),
+        spent=self._goodput.seconds)
 
   def _run_stage(self, stage: Stage) -> bool:
     """Run a stage to its end; return False if it is stopped before."""
@@ -195,8 +201,9 @@ class Trainer:
 
   def _between_steps(self) -> None:
     if self.step not in (self.first_step, self.stage.first):
-      for callback in self.callbacks:
-        self._pending.evaluated.update(callback.evaluate(self) or {})
+      with self._goodput.spend("evaluate"):
+        for callback in self.callbacks:
+          self._pending.evaluated.update(callback.evaluate(self) or {})
     causes = [callback.should_stop(self) for callback in self.callbacks]  # Each of them is asked after each step.
     self.stop_cause = next(filter(None, causes), None)
     for callback in self.callbacks:
@@ -205,9 +212,11 @@ class Trainer:
   def _take_step(self) -> None:
     for callback in self.callbacks:
       callback.before_step(self)
+    self._goodput.begin_steps()
     started = time.perf_counter()
     batch = spread(self._sharding, self.stage.cfg.batch_size, self._rows, next(self._loader))
     waited = time.perf_counter() - started
+    self._goodput.add("data", waited)
     shape = batch.latents.shape[1:]
     step = self.program.step(self.stage, shape)
     traced, static = step.task.host_inputs(self.cfg.seed, self.step)

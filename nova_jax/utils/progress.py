@@ -36,6 +36,11 @@ class _Compilation:
 _compilation = _Compilation()
 
 
+def seconds_compiling() -> float:
+  """Return the seconds that this process has spent compiling."""
+  return _compilation.seconds
+
+
 class Pace:
   """Measures the rate of work, in items per second."""
 

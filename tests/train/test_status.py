@@ -25,8 +25,18 @@ def test_a_run_is_training_then_stopped_and_done(tmp_path, capsys):
   capsys.readouterr()
   assert command.COMMAND.execute(["status", str(tmp_path)]) == 0
   lines = capsys.readouterr().out.splitlines()
+  assert any(line.startswith("time since the start: steps ") for line in lines)
   assert lines[0] == "done" and "last checkpoint 12, saved 0:00:0" in "\n".join(lines)
   assert len(lines[-1]) == 6 and lines[-2].startswith("loss ")
+
+
+def test_the_time_of_a_run_is_told_by_what_it_was_spent_on(tmp_path, capsys):
+  toy_run.train(toy_run.make_experiment(steps=4, log_every=2), tmp_path)
+  spent = read_status(tmp_path).rows[-1]["spent"]
+  assert list(spent) == ["steps", "start", "restore", "data", "evaluate", "save", "compile"]
+  assert spent["compile"] > 0 and spent["start"] > 0
+  (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("time: "))
+  assert all(f"{name} " in line for name in spent)
 
 
 def test_a_folder_that_is_no_workdir_is_refused(tmp_path, capsys):

@@ -1,0 +1,63 @@
+"""How the wall time of a training process is spent: on steps, and on all that is no step."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+
+from nova_jax.utils.progress import seconds_compiling
+
+_OTHERS = ("start", "restore", "data", "evaluate", "save")
+
+
+class Goodput:
+  """Adds up the seconds since this process began: start, compile, restore, data, evaluate and save; steps are the rest.
+
+  A save counts as long as the steps wait for it; most of it happens behind them.
+  """
+
+  def __init__(self):
+    self._began = time.monotonic() - _age()
+    self._spent = dict.fromkeys(_OTHERS, 0.0)
+
+  def begin_steps(self) -> None:
+    """Call before the first step: what has passed until then, and was nothing else, was the start."""
+    if not self._spent["start"]:
+      others = sum(self._spent.values()) + seconds_compiling()
+      self._spent["start"] = max(time.monotonic() - self._began - others, 1e-9)
+
+  def add(self, kind: str, seconds: float) -> None:
+    """Add seconds that were spent on something."""
+    self._spent[kind] += seconds
+
+  @contextlib.contextmanager
+  def spend(self, kind: str) -> Iterator[None]:
+    """Add the seconds that the code within takes, unless it compiles."""
+    started = time.monotonic() - seconds_compiling()
+    try:
+      yield
+    finally:
+      self.add(kind, time.monotonic() - seconds_compiling() - started)
+
+  def seconds(self) -> dict[str, float]:
+    """Return the seconds by what they were spent on."""
+    spent = self._spent | {"compile": seconds_compiling()}
+    rest = time.monotonic() - self._began - sum(spent.values())
+    return {name: round(value, 3) for name, value in {"steps": max(rest, 0.0), **spent}.items()}
+
+  def line(self) -> str:
+    """Return a line for a person."""
+    seconds = self.seconds()
+    total = sum(seconds.values()) or 1.0
+    parts = ", ".join(f"{name} {value / total:.1%}" for name, value in seconds.items())
+    return f"time: {total:.1f} s ({parts})"
+
+
+def _age() -> float:
+  """Return the seconds since this process was started; 0 where the system doesn't say."""
+  try:
+    with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+      ticks = int(file.read().rpartition(")")[2].split()[19])
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+  except (AttributeError, OSError, ValueError, IndexError):
+    return 0.0
