@@ -72,9 +72,11 @@ def test_a_loss_masks_as_it_is_told(monkeypatch):
   assert num_visible.min() >= round(0.25 * TINY.num_image_tokens) and len(set(num_visible.tolist())) > 2
 
 
-def test_a_model_is_loaded_alone(tmp_path):
+def test_a_model_is_loaded_alone(tmp_path, caplog):
   save(tmp_path)
+  caplog.clear()
   model = nova_jax.load_model(tmp_path, remat="block")
+  assert not [record for record in caplog.records if record.levelname == "WARNING"], "a library that works is quiet"
   pipe = nova_jax.Pipeline.load(tmp_path)
   assert model.cfg.remat == "block" and model.cfg.width == CARD.model.width
   jax.tree.map(np.testing.assert_array_equal, nnx.state(model), pipe.model.state)

@@ -136,8 +136,9 @@ def _stored(folder: Path) -> dict[str, Any]:
   """Return shape and dtype of the stored arrays by name."""
   if not (folder / STATE).is_dir():
     raise Damaged(folder, f"it has no {STATE}/, the arrays of a checkpoint")
-  with _reading(folder), ocp.PyTreeCheckpointer() as checkpointer:
-    metadata = checkpointer.metadata(folder / STATE).item_metadata
+  # A checkpointer would also look for metadata that Orbax keeps elsewhere, and warn that there is none.
+  with _reading(folder), contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+    metadata = handler.metadata(folder / STATE)
     tree = None if metadata is None else dict(metadata.tree)
   if tree is None:
     raise Damaged(folder, f"what {STATE}/ holds can't be told from its files")
