@@ -271,9 +271,11 @@ class OptimizerConfig:
   b2: Decay = 0.95
   weight_decay: NotNegative = 0.02
   clip_norm: NotNegative = 1.0  # Largest norm of the whole gradient; 0 for no clipping.
-  schedule: str = "constant"  # "constant", "cosine" or "multistep", after the warm-up.
+  # "constant", "cosine", "multistep" or "wsd" (stable, then decay), after the warm-up.
+  schedule: str = "constant"
   warmup_steps: CountOrNone = 0
-  final_fraction: Fraction = 0.0  # Cosine: final fraction of the learning rate.
+  final_fraction: Fraction = 0.0  # Cosine and WSD: final fraction of the learning rate.
+  decay_fraction: Fraction = 0.2  # WSD: final fraction of the stage, in which the learning rate falls.
   # Multi-step: fractions of the stage after which the rate is multiplied by `gamma`.
   milestones: tuple[Annotated[float, Range(0, 1, "both")], ...] = ()
   gamma: Fraction = 0.1

@@ -10,7 +10,7 @@ was saved (`stored.py`).
 
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,13 +78,14 @@ class Checkpointer:
   last save of a run is tried again by itself.
   """
 
-  def __init__(self, directory: str | Path, keep: int, keep_every: int = 0):
+  def __init__(self, directory: str | Path, keep: int, keep_every: int = 0, keep_steps: Sequence[int] = ()):
     """Open the folder of a run's checkpoints.
 
     Args:
       directory: folder on a disk or in a bucket; it need not exist.
       keep: number of the newest checkpoints that are kept.
       keep_every: steps whose multiples are kept as well, for evaluation; 0 keeps no others.
+      keep_steps: other steps that are kept.
     """
     if keep < 1:
       raise UserError(f"train.keep: expected 1 or more checkpoints, got {keep}")
@@ -92,7 +93,7 @@ class Checkpointer:
     self._saving: tuple[int, ocp.args.Composite] | None = None  # What is under way, or failed.
     self._failed, self._begun = 0, True
     logging.get_absl_logger().addFilter(_is_news)
-    kept = [ocp.checkpoint_managers.LatestN(keep)]
+    kept = [ocp.checkpoint_managers.LatestN(keep), ocp.checkpoint_managers.CustomSteps(keep_steps)]
     if keep_every:
       kept.append(ocp.checkpoint_managers.EveryNSteps(keep_every))
     # Weights hardly compress: without, a save takes two thirds of the time and 8 % more room.

@@ -49,7 +49,10 @@ class Callback:
 
 
 class SaveCheckpoints(Callback):
-  """Saves a checkpoint every `every` steps, after the last step, and where the run stops; or when time has passed."""
+  """Saves a checkpoint every `every` steps, after the last step, and where the run stops; or when time has passed.
+
+  It also saves one where the learning rate begins to fall, if a longer run can continue from there.
+  """
 
   def __init__(self, every: int, minutes: float = 0.0):
     """Plan when to save.
@@ -65,7 +68,8 @@ class SaveCheckpoints(Callback):
     self._saved = time.monotonic()
 
   def save(self, trainer: Trainer) -> None:
-    is_planned = trainer.stop_cause or trainer.step == trainer.num_steps or trainer.step % self._every == 0
+    is_last = trainer.stop_cause or trainer.step in (trainer.branch_step, trainer.num_steps)
+    is_planned = is_last or trainer.step % self._every == 0
     if is_planned or self._is_due(trainer):
       trainer.save_checkpoint()
       self._saved = time.monotonic()

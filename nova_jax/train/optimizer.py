@@ -46,18 +46,24 @@ ADAMW_BESIDE_MUON: tuple[str, ...] = (
 )
 
 
+SCHEDULES = ("constant", "cosine", "multistep", "wsd")
+
+
 def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
   """Return the learning rate as a function of the step in a stage of `num_steps` steps, counted from 0.
 
   Warm-up: step i has (i + 1) / warmup_steps of the rate. After it, cosine falls to `final_fraction` of the rate at the
-  last step's end; multi-step multiplies by `gamma` at each milestone, a share of the stage.
+  last step's end; multi-step multiplies by `gamma` at each milestone, a share of the stage. WSD (warm-up, stable,
+  decay) keeps the rate up to `decay_start`, then falls like 1 − √x to `final_fraction` (Hägele et al., arXiv
+  2405.18392).
 
   Raises:
     UserError: an unknown schedule, or numbers that make no sense for it.
   """
-  if cfg.schedule not in ("constant", "cosine", "multistep"):
-    raise UserError(f'optimizer.schedule: expected "constant", "cosine" or "multistep", got {cfg.schedule!r}')
+  if cfg.schedule not in SCHEDULES:
+    raise UserError(f"optimizer.schedule: expected one of {', '.join(SCHEDULES)}, got {cfg.schedule!r}")
   check_ranges(cfg, "optimizer")
+  start = decay_start(cfg, num_steps)
   milestones = [round(share * num_steps) for share in cfg.milestones]
 
   def schedule(step: jax.Array) -> jax.Array:
@@ -66,11 +72,19 @@ def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
     if cfg.schedule == "cosine":
       done = jnp.clip((step - cfg.warmup_steps) / max(num_steps - cfg.warmup_steps, 1), 0, 1)
       factor *= cfg.final_fraction + (1 - cfg.final_fraction) * (1 + jnp.cos(jnp.pi * done)) / 2
+    elif cfg.schedule == "wsd":
+      done = jnp.clip((step - start) / max(num_steps - start, 1), 0, 1)
+      factor *= cfg.final_fraction + (1 - cfg.final_fraction) * (1 - jnp.sqrt(done))
     elif cfg.schedule == "multistep":
       factor *= cfg.gamma ** sum((step >= m).astype(jnp.float32) for m in milestones)
     return cfg.learning_rate * factor
 
   return schedule
+
+
+def decay_start(cfg: OptimizerConfig, num_steps: int) -> int:
+  """Return the step of a stage of `num_steps` steps from which WSD lets the learning rate fall."""
+  return round((1 - cfg.decay_fraction) * num_steps)
 
 
 def make_optimizer(cfg: OptimizerConfig, num_steps: int, freeze: Sequence[str] = ()) -> optax.GradientTransformation:

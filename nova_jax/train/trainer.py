@@ -33,6 +33,7 @@ from nova_jax.train.flops import matmul_peak
 from nova_jax.train.goodput import Goodput
 from nova_jax.train.metrics import MetricLog
 from nova_jax.train.program import TrainProgram
+from nova_jax.train.prolong import branch_step
 from nova_jax.train.restart import own_damaged, way_back
 from nova_jax.train.stages import Stage
 from nova_jax.train.state import adopt
@@ -67,6 +68,7 @@ class Trainer:
     stage: current stage.
     state: parameters, their average and the optimizer's state after `step` steps.
     data: data of all stages.
+    branch_step: step whose checkpoint is kept, since a longer run can continue from it; see `prolong.branch_step`.
     stop_cause: what stops the run after `step` steps; None if nothing does.
   """
 
@@ -91,6 +93,7 @@ class Trainer:
     self.mesh = make_mesh(cfg.mesh) if mesh is None else mesh
     self.program = TrainProgram(task, cfg, self.mesh)
     self.num_steps, self.stop_cause = cfg.train.steps, None
+    self.branch_step = branch_step(cfg)
     self._task, self._open_data = task, data if callable(data) else lambda: data
     self._sharding = batch_sharding(self.mesh)
     self._pending: _Pending | None = None
@@ -118,7 +121,8 @@ class Trainer:
       with first_alone("dataset"):
         self.data = self._open_data()
       with contextlib.closing(Checkpointer(
-          self.workdir / "checkpoints", self.cfg.train.keep, self.cfg.train.keep_every)) as self.checkpoints:
+          self.workdir / "checkpoints", self.cfg.train.keep, self.cfg.train.keep_every,
+          keep_steps=() if self.branch_step is None else (self.branch_step,))) as self.checkpoints:
         self._resume()
         with contextlib.closing(self._log):
           stages = (stage for stage in self.program.stages if stage.first <= self.step < stage.last)

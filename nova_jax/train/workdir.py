@@ -17,6 +17,7 @@ from nova_jax.checkpoints.store import finished_steps
 from nova_jax.config import Experiment
 from nova_jax.storage import is_remote
 from nova_jax.train.identity import NAME, Identities, check_identities, identify, same_content
+from nova_jax.train.prolong import PLAN, same_steps
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import from_dict, to_dict
 from nova_jax.utils.files import read_json, write_atomically
@@ -47,7 +48,7 @@ def claim(workdir: Path, experiment: Experiment) -> Iterator[None]:
   known = check_identities(_read(identity), identity) if identity.exists() else {}
   now = identify(experiment, known)
   if path.exists():
-    _check_same(workdir, _read(path), config, known, now)
+    _check_same(workdir, _read(path), experiment, known, now)
   with _alone(workdir):
     write_atomically(identity, json.dumps(known | now, indent=2) + "\n")
     write_atomically(path, json.dumps(config, indent=2) + "\n")
@@ -81,30 +82,46 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_same(
-    workdir: Path, stored: dict[str, Any], config: dict[str, Any], known: Identities, now: Identities
+    workdir: Path, stored: dict[str, Any], experiment: Experiment, known: Identities, now: Identities
 ) -> None:
+  config = json.loads(json.dumps(to_dict(experiment)))
+  steps, then = finished_steps(workdir / "checkpoints"), None
   with contextlib.suppress(ValueError):  # Fields that are gone by now will be found to differ.
-    stored = json.loads(json.dumps(to_dict(from_dict(Experiment, stored))))  # Younger ones take their defaults.
+    then = from_dict(Experiment, stored)
+    stored = json.loads(json.dumps(to_dict(then)))  # Younger ones take their defaults.
   stored, given = _flatten(stored), _flatten(config)
-  continues = bool(finished_steps(workdir / "checkpoints"))
-  differing = []
+  differing, plan = [], []
   for name in sorted({*stored, *given, *known} - {"data"}):
     if any(name == field or name.startswith(field + ".") for field in FREE_FIELDS):
       continue
-    then, value = stored.get(name), given.get(name)
+    was, value = stored.get(name), given.get(name)
     if name in now or name in known or name in _FOLDERS or name.endswith(".path"):
-      if None not in (then, value) and same_content(name, known, now, then, value, continues):
+      if None not in (was, value) and same_content(name, known, now, was, value, bool(steps)):
         continue
       if name in now and name in known:
-        was = f"was {then!r}; " if os.path.realpath(str(then)) != os.path.realpath(str(value)) else ""
-        differing.append(f"{name}: {was}{value!r} holds something else than what the run began with")
+        moved = f"was {was!r}; " if os.path.realpath(str(was)) != os.path.realpath(str(value)) else ""
+        differing.append(f"{name}: {moved}{value!r} holds something else than what the run began with")
         continue
-    if then != value:
-      differing.append(f"{name} was {_short(then)}, now {_short(value)}")
+    if was != value:
+      kind = plan if then is not None and name in PLAN else differing
+      kind.append(f"{name} was {_short(was)}, now {_short(value)}")
   if "data" in known and "data" in now and known["data"]["digest"] != now["data"]["digest"]:
     differing.append(f"data were {known['data']['digest']}, now {now['data']['digest']}")
   if differing:
-    raise UserError(f"{workdir} holds a different experiment: {'; '.join(differing)}; use another --workdir")
+    raise UserError(f"{workdir} holds a different experiment: {'; '.join(plan + differing)}; use another --workdir")
+  if plan:
+    _check_prolonged(workdir, then, experiment, "; ".join(plan))
+
+
+def _check_prolonged(workdir: Path, then: Experiment, now: Experiment, plan: str) -> None:
+  """Refuse another number of steps unless the steps that are done stay as they are."""
+  steps = finished_steps(workdir / "checkpoints")
+  if same_steps(then, now, max(steps, default=0)):
+    return
+  way = "use another --workdir"
+  if kept := [step for step in steps if same_steps(then, now, step)]:
+    way = f"to continue from step {kept[-1]}, remove the checkpoints after it"
+  raise UserError(f"{workdir} holds a different experiment: {plan}, which changes steps that are done; {way}")
 
 
 def _short(value: Any) -> str:

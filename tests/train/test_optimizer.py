@@ -44,6 +44,15 @@ def test_multistep_schedule():
   np.testing.assert_allclose([rate(4), rate(5), rate(7), rate(8)], [1, 0.1, 0.1, 0.01], rtol=1e-6)
 
 
+def test_wsd_schedule():
+  cfg = OptimizerConfig(
+      learning_rate=1.0, schedule="wsd", warmup_steps=2, decay_fraction=0.4, final_fraction=0.1)
+  rate = make_schedule(cfg, 10)
+  # Stable up to step 6; a quarter of the way down, the root is a half.
+  np.testing.assert_allclose(
+      [rate(0), rate(1), rate(6), rate(7), rate(10), rate(99)], [0.5, 1, 1, 0.55, 0.1, 0.1], rtol=1e-6)
+
+
 @pytest.mark.parametrize("fields, message", [
     (dict(schedule="linear"), "optimizer.schedule"), (dict(warmup_steps=-1), "optimizer.warmup_steps"),
     (dict(milestones=(2.0,)), "optimizer.milestones"), (dict(name="sgd"), "optimizer.name")])
