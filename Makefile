@@ -13,6 +13,9 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 # The Python that is wanted, with what makes an environment.
 FITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTEST := $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadfile --durations=20
+# Tests in which arrays that functions take and return are checked against their annotations.
+TYPED_TESTS := tests/models tests/diffusion tests/sampling
+TYPED := nova_jax.models,nova_jax.diffusion,nova_jax.sampling,nova_jax.autoencoders,array_types.check
 
 # An environment whose Python was removed or replaced is installed anew.
 ifneq ($(wildcard $(VENV)/installed),)
@@ -32,16 +35,15 @@ test: $(VENV)/installed-test
 	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/installed-dev $(VENV)/libtpu browser
-	TPU_LIBRARY_PATH=$(abspath $(VENV)/libtpu/libtpu/libtpu.so) $(PYTEST)
-
-# Arrays that functions take and return are checked against their annotations.
-TYPED := nova_jax.models,nova_jax.diffusion,nova_jax.sampling,nova_jax.autoencoders,array_types.check
+	TPU_LIBRARY_PATH=$(abspath $(VENV)/libtpu/libtpu/libtpu.so) $(PYTEST) $(TYPED_TESTS:%=--ignore=%)
+	TPU_LIBRARY_PATH=$(abspath $(VENV)/libtpu/libtpu/libtpu.so) $(PYTEST) --jaxtyping-packages=$(TYPED) $(TYPED_TESTS)
 
 test-types: $(VENV)/installed-test
-	$(BIN)/python -m pytest -q --jaxtyping-packages=$(TYPED) tests/models tests/diffusion tests/sampling
+	$(PYTEST) --jaxtyping-packages=$(TYPED) $(TYPED_TESTS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ty check --python $(VENV) --error-on-warning --output-format concise
 
 docs: $(VENV)/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

@@ -34,7 +34,7 @@ from typing import Any
 
 # Where each public name lives, by the one list that there is.
 _HOMES = {
-    alias.asname: (node.module, alias.name)
+    alias.asname or alias.name: (node.module or "", alias.name)
     for node in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
     if isinstance(node, ast.ImportFrom) for alias in node.names}
 

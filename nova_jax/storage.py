@@ -22,7 +22,7 @@ import pathlib
 import re
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -105,7 +105,7 @@ def _filesystem() -> Any:
   return fsspec.filesystem("gs", use_listings_cache=False)  # Other processes write, too.
 
 
-class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):
+class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):  # ty: ignore[unsupported-base] (of no public name)
   """The path of an object or a folder in a bucket.
 
   Attributes:
@@ -249,13 +249,13 @@ class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):
     return RemotePath(dst)
 
 
-def upload(local: pathlib.Path, remote: RemotePath) -> None:
+def upload(local: pathlib.Path, remote: pathlib.Path) -> None:
   """Copy a local file to an object, which appears whole."""
   with telling(remote):
     _filesystem().put_file(str(local), str(remote))
 
 
-def download(remote: RemotePath, local: pathlib.Path) -> None:
+def download(remote: pathlib.Path, local: pathlib.Path) -> None:
   """Copy an object to a local file."""
   with telling(remote):
     _filesystem().get_file(str(remote), str(local))
@@ -299,7 +299,7 @@ def names_below(folder: pathlib.Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def telling(path: str | os.PathLike) -> Iterator[None]:
+def telling(path: str | os.PathLike) -> Generator[None]:
   """Turn what the libraries of a bucket raise, of many types, into an `OSError` with a number and the address."""
   try:
     yield
@@ -314,8 +314,8 @@ def _explain(error: Exception) -> tuple[int | None, str]:
   """Return the number and the text of a bucket's failure; None for another error."""
   if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
     return None, ""
-  code = getattr(error, "code", None) or getattr(error, "status", None)
-  code = int(code) if str(code).isdigit() else None
+  code = str(getattr(error, "code", None) or getattr(error, "status", None))
+  code = int(code) if code.isdigit() else None
   text = " ".join(str(getattr(error, "message", None) or error).split())[:_LONGEST]
   if isinstance(error, FileNotFoundError) or code == 404:
     return errno.ENOENT, os.strerror(errno.ENOENT)
@@ -334,7 +334,7 @@ def _explain(error: Exception) -> tuple[int | None, str]:
   return None, ""
 
 
-def read_version(path: RemotePath) -> tuple[bytes, int] | None:
+def read_version(path: pathlib.Path) -> tuple[bytes, int] | None:
   """Return the content of an object and the generation of it, which changes with every write; None if there is none."""
   blob = _blob(path)
   with contextlib.suppress(FileNotFoundError), telling(path):
@@ -343,7 +343,7 @@ def read_version(path: RemotePath) -> tuple[bytes, int] | None:
   return None
 
 
-def write_version(path: RemotePath, content: bytes, generation: int) -> int | None:
+def write_version(path: pathlib.Path, content: bytes, generation: int) -> int | None:
   """Write an object if nobody else has written it meanwhile.
 
   Args:
@@ -365,13 +365,13 @@ def write_version(path: RemotePath, content: bytes, generation: int) -> int | No
     return found[1] if found is not None and found[0] == content else None
 
 
-def remove_version(path: RemotePath, generation: int) -> None:
+def remove_version(path: pathlib.Path, generation: int) -> None:
   """Remove an object, unless it has another generation by now."""
   with contextlib.suppress(FileExistsError, FileNotFoundError), telling(path):
     _blob(path).delete(if_generation_match=generation)
 
 
-def _blob(path: RemotePath) -> Any:
+def _blob(path: pathlib.Path) -> Any:
   return _client(os.getpid()).bucket(path.parts[2]).blob("/".join(path.parts[3:]))
 
 

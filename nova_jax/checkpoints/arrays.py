@@ -10,7 +10,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,7 @@ def _restore(folder: Path, wanted: Mapping[str, Any], restore_args: Mapping[str,
 
 
 @contextlib.contextmanager
-def _reading(folder: Path) -> Iterator[None]:
+def _reading(folder: Path) -> Generator[None]:
   """Turn errors of Orbax and TensorStore, which have many types and lines, into `Damaged` or an `OSError`."""
   try:
     yield

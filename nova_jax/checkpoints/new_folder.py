@@ -9,7 +9,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from nova_jax.checkpoints import export, model_card
@@ -34,7 +34,7 @@ def is_taken(target: Path) -> bool:
 
 
 @contextlib.contextmanager
-def new_folder(target: Path, num_bytes: int) -> Iterator[Path]:
+def new_folder(target: Path, num_bytes: int) -> Generator[Path]:
   """Yield a temporary folder that becomes `target` at the end, or is removed on any error.
 
   Raises:
@@ -74,7 +74,7 @@ def new_folder(target: Path, num_bytes: int) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _uploading(target: Path, num_bytes: int) -> Iterator[Path]:
+def _uploading(target: Path, num_bytes: int) -> Generator[Path]:
   check_folder("target", target)
   with tempfile.TemporaryDirectory(prefix="nova_jax-") as folder:
     free = shutil.disk_usage(folder).free

@@ -21,7 +21,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from logging import CRITICAL, getLogger
 from typing import Any, NoReturn
 
@@ -279,7 +279,7 @@ def _check_letters(argv: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _command_line(argv: Sequence[str]) -> Iterator[None]:
+def _command_line(argv: Sequence[str]) -> Generator[None]:
   """Make `argv` this process's command line for a while, as ml_collections needs it.
 
   It looks in `sys.argv` for fields of --config, and loads a config's file into the module of the one before.

@@ -15,7 +15,7 @@ Invariant: every case is answerable: real digits continued by hand would score 1
 
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ class Tasks:
 
   def run(self) -> dict[str, tuple[UInt8[np.ndarray, "n T h w"], dict[str, Any]]]:
     """Return the clips of each task and its scores."""
-    tasks: list[Callable] = [self.image_to_video, self.continuation, self.long, self.switch, self.turn, self.inpainting]
+    tasks = [self.image_to_video, self.continuation, self.long, self.switch, self.turn, self.inpainting]
     return {task.__name__: task() for task in tasks}
 
   def image_to_video(self):

@@ -97,7 +97,7 @@ class DigitClassifier:
 
 def score(
     clips: UInt8[np.ndarray, "n T h w"],
-    digits: Sequence[int],
+    digits: Sequence[int] | Int[np.ndarray, "n"],
     directions: Sequence[str],
     classifier: DigitClassifier,
 ) -> dict[str, Proportion]:
@@ -117,16 +117,16 @@ def score(
         f"expected a digit and a direction for each clip, got {len(digits)} and {len(directions)} for {len(clips)}")
   if clips.dtype != np.uint8 or clips.ndim != 4:
     raise UserError(f"clips: expected uint8 [n,T,h,w], got {clips.dtype} {list(clips.shape)}")
-  digits = np.asarray(digits)
+  requested = np.asarray(digits)
   num_frames = clips.shape[1]
   frames = clips.swapaxes(0, 1)  # [T,n,h,w]
   read = np.stack([classifier.read(frame) for frame in frames])
-  shares = {"digit": _proportion(read[0] == digits)}
+  shares = {"digit": _proportion(read[0] == requested)}
   if num_frames > 1:
     shares["direction"] = _proportion(movement_directions(frames) == np.asarray(directions))
     shares["same_digit"] = _proportion((read == read[0]).all(0))
-    shares["retrieval@1"] = _proportion(_retrieved(frames[0], frames[1], digits))
-    shares["retrieval@last"] = _proportion(_retrieved(frames[0], frames[-1], digits))
+    shares["retrieval@1"] = _proportion(_retrieved(frames[0], frames[1], requested))
+    shares["retrieval@last"] = _proportion(_retrieved(frames[0], frames[-1], requested))
   return shares
 
 

@@ -93,8 +93,8 @@ def score_generator(
   classifier = digits_lib.DigitClassifier()
   scores = digits_lib.score(clips[..., 0], digits, directions, classifier)
   real_scores = digits_lib.score(real, digits, directions, classifier)
-  media.write_sheet(output / "sheet.png", clips[:SHEET_CLIPS], prompts[:SHEET_CLIPS])
-  media.write_gif(output / "grid.gif", media.tile(clips[:GRID_CLIPS], GRID_COLUMNS), fps=4, short_side=400)
+  media.write_sheet(output / "sheet.png", list(clips[:SHEET_CLIPS]), prompts[:SHEET_CLIPS])
+  media.write_gif(output / "grid.gif", media.tile(list(clips[:GRID_CLIPS]), GRID_COLUMNS), fps=4, short_side=400)
   write_atomically(output / "scores.json", json.dumps({
       "prompts": num_prompts, "captions": captions,
       "generated": {name: share.value for name, share in scores.items()},

@@ -99,7 +99,8 @@ def convert(weights: Mapping[str, np.ndarray]) -> Params:
     UserError: weights are missing, misshapen or unknown.
   """
   check_weights(weights, shapes(), "I3D of 400 classes, named as in pytorch-i3d")
-  return fold(weights, LAYERS, _KERNEL) | {
+  return {
+      **fold(weights, LAYERS, _KERNEL),
       "logits.kernel": jnp.asarray(weights[f"{_LOGITS}.weight"][:, :, 0, 0, 0].T, jnp.float32),
       "logits.bias": jnp.asarray(weights[f"{_LOGITS}.bias"], jnp.float32)}
 

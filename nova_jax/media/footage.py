@@ -9,7 +9,7 @@ Invariant: frames depend only on the bytes of the file, and one of them is in me
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import BinaryIO
 
 import av
@@ -43,7 +43,7 @@ class Footage:
 @contextlib.contextmanager
 def open_footage(
     file: File, start: float | None = None, end: float | None = None, name: str = "", background: str = "white"
-) -> Iterator[Footage]:
+) -> Generator[Footage]:
   """Open a video or a picture, or the part of a video between two times in seconds.
 
   Args:

@@ -11,7 +11,7 @@ import io
 import re
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -78,7 +78,7 @@ def name_for_errors(file: File, name: str = "") -> str:
 
 
 @contextlib.contextmanager
-def reading(name: str) -> Iterator[None]:
+def reading(name: str) -> Generator[None]:
   """Turn any error of Pillow and FFmpeg into an `Unreadable` that names the file.
 
   An OSError of failing storage is not the file's fault, and is not changed.
@@ -104,7 +104,7 @@ def reading(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def open_content(file: File) -> Iterator[BinaryIO]:
+def open_content(file: File) -> Generator[BinaryIO]:
   """Open a file, given as path, bytes or open file, at its beginning.
 
   Raises:

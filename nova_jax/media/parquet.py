@@ -5,7 +5,7 @@ path. Invariant: a cell that does not match its column's type affects no other c
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,7 @@ _reader: _Reader | None = None  # The last reader; rows are mostly read in order
 
 
 @contextlib.contextmanager
-def _open(path: Path, **options: Any) -> Iterator[Any]:
+def _open(path: Path, **options: Any) -> Generator[Any]:
   """Open a table, and turn errors of the library into ones that name the file, also while it is read."""
   import pyarrow as pa  # Slow to import, and needed only for these tables.
   import pyarrow.parquet as pq

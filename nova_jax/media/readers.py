@@ -8,7 +8,7 @@ besides the returned frames.
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -262,7 +262,7 @@ def _read_mask_file(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "..."
 
 
 @contextlib.contextmanager
-def _about(name: str) -> Iterator[None]:
+def _about(name: str) -> Generator[None]:
   """Prefix errors with the name of the argument."""
   try:
     yield

@@ -13,7 +13,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,7 +130,7 @@ def _csv_lines(text: str, path: Path) -> list[tuple[int, list[str]]]:
 
 
 @contextlib.contextmanager
-def _any_length() -> Iterator[None]:
+def _any_length() -> Generator[None]:
   """Lift the csv module's limit on the length of cells, since it would refuse the whole table."""
   before = csv.field_size_limit(limits.TEXT_FILE_BYTES)
   try:

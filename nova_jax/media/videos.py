@@ -6,7 +6,7 @@ Invariant: a part of a video has the same frames as if the video were decoded fr
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import BinaryIO
 
 import av
@@ -112,7 +112,7 @@ class Video:
 
 
 @contextlib.contextmanager
-def open_video(content: BinaryIO) -> Iterator[Video]:
+def open_video(content: BinaryIO) -> Generator[Video]:
   """Open the best video stream of a file.
 
   Raises:

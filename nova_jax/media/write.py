@@ -6,7 +6,7 @@ Invariant: files are written atomically, and the same clip and note always give 
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def write_mp4(
 @contextlib.contextmanager
 def growing_mp4(
     path: str | Path, fps: float, short_side: int = SHORT_SIDE, note: str = ""
-) -> Iterator[Callable[[Clip], None]]:
+) -> Generator[Callable[[Clip], None]]:
   """Open an H.264 video for writing, and yield a function that appends frames without keeping them."""
   with replacing(path) as temporary, av.open(str(temporary), "w") as container:
     if note:

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, NoReturn
 
 import jax
@@ -31,7 +31,7 @@ _hosts: list[str] = []
 @contextlib.contextmanager
 def session(
     spec: ProcessSpec | None, fail: Callable[[BaseException], NoReturn], timeout: float = CONNECT_TIMEOUT,
-) -> Iterator[None]:
+) -> Generator[None]:
   """Join the other processes of the run for the code within; call it before any JAX device is used.
 
   An error within is reported and ends this process at once. Otherwise JAX would wait for the other processes, which
@@ -87,7 +87,7 @@ def _bind_address(address: str) -> str | None:
     own_name = host != "localhost" and host[0].isalpha() and ipaddress.ip_address(found[0]).is_loopback
     socket.create_server(("", int(port)) if own_name else found[:2], family=family).close()
   except OSError as error:
-    reason = error.strerror.partition(" (")[0]
+    reason = str(error.strerror).partition(" (")[0]
     raise UserError(f"--coordinator {address}: process 0 can't listen there: {reason}; "
                      f"{_BIND_ADDRESS} may name another address of this machine") from None
   if own_name:
@@ -145,7 +145,7 @@ def barrier(name: str, timeout: float = BARRIER_TIMEOUT) -> None:
 
 
 @contextlib.contextmanager
-def first_alone(name: str) -> Iterator[None]:
+def first_alone(name: str) -> Generator[None]:
   """Run the code within on process 0 first, then on all others; raises as `barrier` does."""
   if not is_first():
     barrier(name)

@@ -76,7 +76,7 @@ def shard_for_process(address: str | None, num_processes: int | None, process_id
     UserError: the arguments are incomplete, or the shard can't be detected.
   """
   process_id, num_processes = _numbers(num_processes, process_id)
-  if num_processes is not None:
+  if num_processes is not None and process_id is not None:
     return process_id, num_processes
   address = address or os.environ.get(ADDRESS)
   if not address:
@@ -97,9 +97,11 @@ def shard_for_process(address: str | None, num_processes: int | None, process_id
 def _numbers(num_processes: int | None, process_id: int | None) -> tuple[int | None, int | None]:
   num_processes = _number("num_processes", num_processes, NUM_PROCESSES)
   process_id = _number("process_id", process_id, PROCESS_ID)
-  if (num_processes is None) != (process_id is None):
+  if num_processes is None and process_id is None:
+    return None, None
+  if num_processes is None or process_id is None:
     raise UserError("--num_processes and --process_id: give both or none")
-  if num_processes is not None and (num_processes < 1 or not 0 <= process_id < num_processes):
+  if num_processes < 1 or not 0 <= process_id < num_processes:
     raise UserError(f"--process_id: expected 0 to {num_processes - 1} of {num_processes} processes, got {process_id}")
   return process_id, num_processes
 

@@ -9,7 +9,7 @@ Invariant: every error names file and line.
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ def check_files(clips: Sequence[Mapping[str, Any]], places: Sequence[str]) -> No
 
 
 @contextlib.contextmanager
-def naming(place: str) -> Iterator[None]:
+def naming(place: str) -> Generator[None]:
   """Let errors begin with the place of what they are about; "" for none."""
   try:
     yield

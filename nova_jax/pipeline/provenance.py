@@ -13,7 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ def write_outputs(folder: Path, name: str, provenance: Provenance, formats: tupl
 @contextlib.contextmanager
 def growing_outputs(
     folder: Path, name: str, provenance: Provenance, formats: tuple[str, ...], num_frames: int, fps: float
-) -> Iterator[Callable[[np.ndarray], None]]:
+) -> Generator[Callable[[np.ndarray], None]]:
   """Open the files of a clip; yield a function that takes its frames, pixels or latents, as they are finished.
 
   An mp4 grows with them. Other formats are written at the end, and frames are kept for them alone.

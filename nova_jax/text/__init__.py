@@ -1,6 +1,6 @@
 """Frozen text encoders, by name."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 
 from nova_jax.config import ModelConfig
 from nova_jax.text.base import TextEncoder
@@ -12,7 +12,7 @@ from nova_jax.utils.fields import did_you_mean
 
 __all__ = ["BUILT_IN", "PhiEncoder", "TextEncoder", "WordEncoder", "load_tokenizer", "make_text_encoder"]
 
-BUILT_IN = {"words": WordEncoder}
+BUILT_IN: Mapping[str, Callable[..., TextEncoder]] = {"words": WordEncoder}
 
 
 def make_text_encoder(name: str, cfg: ModelConfig, words: Collection[str] = ()) -> TextEncoder:

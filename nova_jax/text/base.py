@@ -20,9 +20,17 @@ class TextEncoder(Protocol):
   `WordEncoder`, which is meant for short captions.
   """
 
-  dim: int  # E, the width of an embedding.
-  max_length: int  # L, the largest number of tokens in a prompt.
-  digest: str  # Digest of all that embeddings depend on, weights included.
+  @property
+  def dim(self) -> int:
+    """Width E of an embedding."""
+
+  @property
+  def max_length(self) -> int:
+    """Largest number L of tokens in a prompt."""
+
+  @property
+  def digest(self) -> str:
+    """Digest of all that embeddings depend on, weights included."""
 
   def encode(self, prompts: Sequence[str]) -> tuple[Float32[np.ndarray, "B L E"], Int32[np.ndarray, "B"]]:
     """Embed prompts.

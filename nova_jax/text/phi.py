@@ -8,6 +8,7 @@ Invariant: a token's output depends only on itself and earlier tokens, so paddin
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,12 +64,14 @@ class PhiConfig:
     for key, expected in only.items():
       if given.get(key, expected) != expected:
         raise UserError(f"text encoder: {key}: expected {expected!r}, got {given[key]!r}")
+    kinds = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
+      kind = kinds[field.name]
       value = given.get(field.name, None if field.default is dataclasses.MISSING else field.default)
       largest = MOST_LAYERS if field.name == "num_hidden_layers" else LARGEST
-      if isinstance(value, bool) or not isinstance(value, (int, field.type)) or not 0 < value <= largest:
+      if isinstance(value, bool) or not isinstance(value, (int, kind)) or not 0 < value <= largest:
         raise UserError(
-            f"text encoder: {field.name}: expected a positive {field.type.__name__} up to {largest}, got {value!r}")
+            f"text encoder: {field.name}: expected a positive {kind.__name__} up to {largest}, got {value!r}")
     cfg = cls(**{field.name: given[field.name] for field in dataclasses.fields(cls) if field.name in given})
     if cfg.hidden_size % cfg.num_attention_heads or cfg.partial_rotary_factor > 1:
       raise UserError(

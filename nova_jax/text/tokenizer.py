@@ -6,7 +6,7 @@ and tabs). Invariant: no tokens are added before or after the text.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 @contextlib.contextmanager
-def _library_errors(what: str) -> Iterator[None]:
+def _library_errors(what: str) -> Generator[None]:
   """Turn any error of the library into a UserError that begins with `what`."""
   try:
     yield

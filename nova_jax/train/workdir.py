@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ _FOLDERS = ("init", "autoencoder", "text_encoder")  # Fields that hold a path, b
 
 
 @contextlib.contextmanager
-def claim(workdir: Path, experiment: Experiment) -> Iterator[None]:
+def claim(workdir: Path, experiment: Experiment) -> Generator[None]:
   """Make `workdir` the folder of `experiment`, or check that it is, and keep other processes out meanwhile.
 
   Paths may be others than before if what lies there is the same, and not if it isn't.
@@ -56,7 +56,7 @@ def claim(workdir: Path, experiment: Experiment) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alone(workdir: Path) -> Iterator[None]:
+def _alone(workdir: Path) -> Generator[None]:
   """Keep other processes out of a workdir: by a lock that goes with this process, or in a bucket by a lease."""
   with contextlib.ExitStack() as stack:
     try:

@@ -75,7 +75,7 @@ class _Mender:
       match = re.match(self._WARNING, str(message), re.DOTALL)
       self.hear(*match.groups()) if match else show(message, *arguments, **more)
 
-    warnings.showwarning = listen
+    warnings.showwarning = listen  # ty: ignore[invalid-assignment] (passes on all that it is given)
     warnings.filterwarnings("always", self._WARNING)  # Otherwise Python would suppress the second warning of this kind.
 
   def hear(self, doing: str, module: str, reason: str) -> None:

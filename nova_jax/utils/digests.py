@@ -31,7 +31,7 @@ def digest_arrays(tree: Any) -> str:
     array = np.asarray(leaf if at_hand else jnp.copy(leaf))
     head = f"{jax.tree_util.keystr(path, simple=True, separator='/')} {array.dtype} {array.shape}\n"
     content = hashlib.sha256(head.encode())
-    content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return content.hexdigest()
 
   with concurrent.futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:

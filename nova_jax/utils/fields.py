@@ -38,7 +38,7 @@ def to_config_dict(config: Any) -> ml_collections.ConfigDict:
   return convert(to_dict(config)).lock()
 
 
-def from_dict(cls: type, values: Mapping[str, Any], path: str = "config") -> Any:
+def from_dict(cls: type[Any], values: Mapping[str, Any], path: str = "config") -> Any:
   """Create the dataclass `cls` from nested mappings, and check names and types.
 
   Args:

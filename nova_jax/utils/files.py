@@ -15,7 +15,7 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def write_atomically(path: str | Path, content: str | bytes | Callable[[Path], N
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path) -> Generator[Path]:
   """Yield a temporary name to write to; it becomes `path` when the block ends, and is removed if that fails.
 
   Raises:
@@ -80,7 +80,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _uploading(path: Path) -> Iterator[Path]:
+def _uploading(path: Path) -> Generator[Path]:
   """Yield a local name to write to, which is uploaded when the block ends, unless that fails."""
   with tempfile.TemporaryDirectory() as folder:
     local = Path(folder) / path.name

@@ -11,7 +11,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ _held: dict[str, Lease] = {}
 
 
 @contextlib.contextmanager
-def held(folder: Path, say) -> Iterator[None]:
+def held(folder: Path, say) -> Generator[None]:
   """Hold the lease of a folder in a bucket meanwhile; arguments and errors as of `Lease`."""
   lease = _held[str(folder)] = Lease(folder, say)
   try:

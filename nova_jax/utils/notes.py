@@ -16,7 +16,8 @@ def tell(note: str) -> None:
 
 def print_once() -> None:
   """Print the notes of this process as commands do: "note: …"."""
-  _LOG.handlers, _LOG.propagate = [_Printer()], False
+  _LOG.handlers = [_Printer()]
+  _LOG.propagate = False
   _LOG.setLevel(logging.WARNING)  # Otherwise the root's level would apply, with which commands hide other logs.
 
 

@@ -29,8 +29,8 @@ class _Compilation:
     self.seconds = 0.0
     jax.monitoring.register_event_duration_secs_listener(self._add)
 
-  def _add(self, event: str, seconds: float, **_: Any) -> None:
-    self.seconds += seconds if event in self._PARTS else 0.0
+  def _add(self, event: str, duration_secs: float, **_: Any) -> None:
+    self.seconds += duration_secs if event in self._PARTS else 0.0
 
 
 _compilation = _Compilation()

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import io
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import av
@@ -20,7 +20,7 @@ from nova_jax.utils import limits
 @contextlib.contextmanager
 def open_footage(
     media: Piece | Cell | Held | Mapping[str, Any], start: float | None = None, end: float | None = None
-) -> Iterator[Footage]:
+) -> Generator[Footage]:
   """Open a clip or still, or the part of a clip between two times in seconds.
 
   Args:

@@ -82,7 +82,7 @@ def is_ours(output: Path) -> bool:
   """Return whether the manifest in a folder is that of a run of `launch.evaluate`."""
   try:
     layout_from_manifest(output)
-  except ValueError:
+  except UserError:
     return False
   return True
 
@@ -113,7 +113,7 @@ def check(layout: Layout, scored: Path, checksums: Path | None = None) -> Report
           samples[path] = _read(scored / path)
         elif read_text(scored / path).strip() != layout.texts[path]:
           broken.append(path)
-      except (OSError, ValueError):
+      except (OSError, UserError):
         broken.append(path)
       progress.show(done, what="reading")
   misnamed = [path for path, sample in samples.items() if sample is None]
@@ -145,15 +145,16 @@ class _Sample(NamedTuple):
 
 def _read(path: Path) -> _Sample | None:
   """Read a whole sample; None if its format differs from its name."""
-  with reading(str(path)), open_content(path) as content:
-    image, kind = open_picture(content), path.suffix[1:]
+  animated, kinds = False, ""
+  with reading(str(path)), open_content(path) as content:  # Libraries' calls alone: an error in here means damage.
+    image = open_picture(content)
     if image is not None:
-      if image.format.lower() != kind or moving.is_animated(image):
-        return None
+      animated, kinds = moving.is_animated(image), image.format or ""
     else:
       with open_container(content) as container:
-        if kind not in container.format.name.split(","):
-          return None
+        kinds = container.format.name
+  if animated or path.suffix[1:] not in kinds.lower().split(","):
+    return None
   count, shape, is_plain = 0, (), True
   with open_footage(path) as footage:
     for frame in footage.frames:

@@ -33,9 +33,9 @@ def sample(args: Any, sampling: Mapping[str, Any]) -> None:
   layout = read_layout(args.benchmark, as_path(args.prompts), as_path(args.rewritten) if args.rewritten else None)
   for note in layout.notes:
     tell(note)
-  given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(Settings)}
+  given: dict[str, Any] = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(Settings)}
   given = {name: value for name, value in given.items() if value is not None}
-  settings = Settings(**given | {"sampling": sampling})
+  settings = Settings(**given, sampling=sampling)
   output = check_folder_writable("output", args.output)
   if generate(layout, settings, output, (int(shard[1]), int(shard[2])), _load):
     say(f"{output / args.benchmark} is complete; verify it with --check {output}")

@@ -216,11 +216,13 @@ def _request(layout: Layout, settings: Settings) -> dict[str, Any]:
 
 def _encode(pipe: Pipeline, output: Path, texts: Sequence[str]) -> None:
   """Keep the embeddings of texts, one at a time, and drop the encoder."""
-  notes = []
+  encoder, notes = pipe.text_encoder, []
+  if encoder is None:
+    raise UserError("--checkpoint: the model was loaded without a text encoder, which prompts need")
   with Progress("text", len(texts)) as progress:
     for done, text in enumerate(texts):
-      embeds, lengths = encode(pipe.text_encoder, [text])
-      notes += pipe.text_encoder.notes(text)
+      embeds, lengths = encode(encoder, [text])
+      notes += encoder.notes(text)
       write_atomically(_place(output, text), functools.partial(_save, embeds[0, : lengths[0]]))
       progress.show(done + 1, what="encoding")
   if notes:

@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import jax
@@ -125,7 +125,7 @@ def prepare_environment() -> None:
 
 
 @contextlib.contextmanager
-def muted() -> Iterator[None]:
+def muted() -> Generator[None]:
   """Hide the output of C++ code to stderr."""
   sys.stderr.flush()
   saved = os.dup(2)

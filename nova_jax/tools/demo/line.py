@@ -7,7 +7,7 @@ browser that was closed, is forgotten after a while.
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from nova_jax.utils.errors import UserError
 
@@ -40,7 +40,7 @@ class Line:
     self._lock = threading.Lock()
 
   @contextlib.contextmanager
-  def join(self, user: str) -> Iterator[Ticket]:
+  def join(self, user: str) -> Generator[Ticket]:
     """Stand in the line as long as the block lasts.
 
     Raises:

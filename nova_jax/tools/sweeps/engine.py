@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,7 +130,7 @@ def run_tasks(
 
 
 @contextlib.contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
+def _exit_on_sigterm() -> Generator[None]:
   """Turn SIGTERM into an exception, so that child processes are ended too."""
   previous = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
   try:

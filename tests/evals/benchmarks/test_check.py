@@ -81,3 +81,10 @@ def test_manifests_of_other_tools(tmp_path, capsys):
   (tmp_path / "prompts.json").write_text(json.dumps([{"prompt_en": "a", "dimension": ["color"]}]), encoding="utf-8")
   assert not check_folder(tmp_path, "vbench", str(tmp_path / "prompts.json"))
   assert "5 missing" in capsys.readouterr().out
+
+
+def test_an_error_of_our_own_is_no_broken_file(tmp_path, monkeypatch):
+  Image.fromarray(noise()[0]).save(tmp_path / "good.png")
+  monkeypatch.setattr("nova_jax.evals.benchmarks.check.open_footage", lambda path: int("a bug"))
+  with pytest.raises(ValueError, match="a bug"):
+    check(layout("good.png"), tmp_path)
