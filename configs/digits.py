@@ -33,4 +33,5 @@ def get_config():
           name="muon", learning_rate=5e-3, schedule="cosine", warmup_steps=60, final_fraction=0.02, weight_decay=0.02),
       # Four frames last a second; the digits have no rate of their own, so training tells the model the default.
       sample=SampleConfig(
-          num_inference_steps=8, num_diffusion_steps=20, guidance_scale=1.5, fps=4.0, told_fps=DEFAULT_FPS)))
+          num_inference_steps=8, num_diffusion_steps=20, guidance_scale=1.5, temperature=0.6, fps=4.0,
+          told_fps=DEFAULT_FPS)))

@@ -331,6 +331,7 @@ class SampleConfig:
   num_inference_steps: Size = 64  # Number of token sets per frame.
   num_diffusion_steps: Size = 25  # Number of diffusion steps K.
   guidance_scale: Annotated[float, Range(-100, 1000)] = 5.0
+  temperature: Annotated[float, Range(0, 2)] = 1.0  # Factor on all noise.
   motion_flow: Annotated[float, Range(-1e6, 1e6)] = DEFAULT_MOTION_FLOW
   fps: Positive = DEFAULT_FPS  # Frames per second of files.
   # Frame rate to condition the model on, if it was trained with only one rate; None for `fps`.

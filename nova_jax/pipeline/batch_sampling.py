@@ -16,6 +16,7 @@ import numpy as np
 
 from nova_jax.pipeline.given_clips import GivenClips
 from nova_jax.pipeline.known_texts import KnownTexts, known_texts
+from nova_jax.pipeline.model_parts import TEMPERATURE
 from nova_jax.pipeline.pipeline import Pipeline
 from nova_jax.pipeline.prompts import naming
 from nova_jax.pipeline.provenance import (
@@ -225,7 +226,8 @@ def make(
   for provenance in provenances:
     rows[provenance.batch[0]] = provenance
   clips = [(row or provenances[-1]).settings for row in rows]
-  settings = {name: value for name, value in clips[0].items() if name not in PER_CLIP}
+  settings = {"temperature": TEMPERATURE}
+  settings |= {name: value for name, value in clips[0].items() if name not in PER_CLIP}
   for name in PER_CLIP:
     if any(name in clip for clip in clips):
       # No negative prompt is the same as an empty one.

@@ -16,6 +16,8 @@ from nova_jax.text import TextEncoder
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 
+TEMPERATURE = 1.0  # What a provenance that names no temperature means.
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelParts:
@@ -107,7 +109,7 @@ class ModelParts:
     return motion | {
         "num_frames": num_frames if self.autoencoder is None else self.autoencoder.num_frames(num_frames),
         "num_inference_steps": sample.num_inference_steps, "num_diffusion_steps": sample.num_diffusion_steps,
-        "guidance_scale": sample.guidance_scale}
+        "guidance_scale": sample.guidance_scale, "temperature": sample.temperature}
 
   def implied(self, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what settings that are left out amount to beside those that are given."""
@@ -116,7 +118,7 @@ class ModelParts:
         "negative_prompt": "", "min_guidance_scale": request.guidance_scale,
         "later_inference_steps": request.num_inference_steps, "solver": self.scheduler.solvers[0],
         "later_token_order": request.token_order, "later_set_schedule": request.set_schedule,
-        "last_temperature": request.temperature}
+        "temperature": TEMPERATURE, "last_temperature": request.temperature}
     if isinstance(self.scheduler, FlowMatching):
       implied["flow_shift"] = self.scheduler.shift
     if request.video is None:  # Else a window also says how much of it is seen.

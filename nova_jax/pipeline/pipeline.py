@@ -126,7 +126,7 @@ class Pipeline:
       window: int | None = None, num_inference_steps: int | None = None, later_inference_steps: int | None = None,
       token_order: str = "random", later_token_order: str | None = None, set_schedule: str = "cosine",
       later_set_schedule: str | None = None, num_diffusion_steps: int | None = None, solver: str | None = None,
-      diffusion_grid: str = "published", temperature: float = 1.0, last_temperature: float | None = None,
+      diffusion_grid: str = "published", temperature: float | None = None, last_temperature: float | None = None,
       refresh_every: int = 1, guidance_scale: float | None = None, min_guidance_scale: float | None = None,
       guidance_trunc: float = 0.0, guidance_start: float = 1000.0, guidance_every: int = 1,
       guidance_renorm: float = 1.0, image_guidance_scale: float = 0.0, flow_shift: float | None = None,

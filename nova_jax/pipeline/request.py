@@ -105,9 +105,9 @@ class Request:
   diffusion_grid: str = setting(
       str, "Times of the diffusion steps: the published ones, or full, where all evaluations lie at equal distances "
       "and the last step ends at the sample itself.", "published", unset="published", choices=("published", "full"))
-  temperature: float = setting(
+  temperature: float | None = setting(
       float, "Factor on all noise, from 0 to 2: the noise that a set begins with, and the noise that diffusion steps "
-      "add.", 1.0, unset="1", low=0, high=2)
+      "add.", unset=_OWN, low=0, high=2)
   last_temperature: float | None = setting(
       float, "Factor on the noise of the last frame, towards which it goes frame by frame.",
       unset="`temperature` throughout", low=0, high=2)

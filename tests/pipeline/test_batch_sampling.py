@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from pipeline.test_pipeline import fresh
+from pipeline.test_pipeline import CARD, fresh
 
 from nova_jax import media
 from nova_jax.checkpoints.model_folder import load_text_encoder
@@ -166,6 +166,18 @@ def test_what_is_left_out_and_what_is_stated_are_one_provenance(pipe, tmp_path, 
   assert len(made(prompt="八" * 300).name(3).encode()) < 100 and made(prompt="!").name(3).count("-") == 1
   monkeypatch.setattr(pipe, "card", dataclasses.replace(pipe.card, sample=SampleConfig(4, 2, 2.0)))
   assert made().name(3) != name, "the model's own settings are in it"
+
+
+def test_a_temperature_is_the_same_whatever_the_card_says_later(monkeypatch):
+  pipes = {own: fresh(dataclasses.replace(CARD, sample=dataclasses.replace(CARD.sample, temperature=own)))
+           for own in (1.0, 0.5)}
+  changed, told = fresh(dataclasses.replace(CARD, sample=dataclasses.replace(CARD.sample, temperature=0.7))), []
+  monkeypatch.setattr(type(changed), "stream", lambda self, **settings: told.append(settings["temperature"]) or [])
+  for own, settings in ((1.0, {}), (0.5, {}), (0.5, {"temperature": 1})):
+    clip = {"prompt": "one", "seed": 0} | settings
+    (provenance,) = batch_sampling.make_provenances(pipes[own], "model", "ema", [clip], [[0]], 1)
+    assert list(batch_sampling.make(changed, [provenance], "pixels")) == []
+  assert told == [1.0, 0.5, 1.0]
 
 
 def test_what_is_edited_keeps_its_length_and_is_made_once(tmp_path):

@@ -1,8 +1,11 @@
 """Requests resolved to jobs, and jobs that run: no model is needed to see what a request comes to."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from pipeline.test_generation import CLIP, fresh
+from pipeline.test_pipeline import CARD
 
 from nova_jax.pipeline.request import Request
 from nova_jax.pipeline.resolve import Job, resolve
@@ -25,6 +28,12 @@ def test_what_is_left_out_is_the_models_own(pipe):
   stated = job_of(pipe, num_frames=3, num_inference_steps=3, num_diffusion_steps=2, guidance_scale=2.0, window=3).plan
   assert stated._replace(table=None) == plan._replace(table=None)
   np.testing.assert_array_equal(stated.table.time, plan.table.time)
+
+
+def test_a_model_has_a_temperature_of_its_own():
+  pipe = fresh(dataclasses.replace(CARD, sample=dataclasses.replace(CARD.sample, temperature=0.5)))
+  assert job_of(pipe).plan.temperatures == (0.5, 0.5) and job_of(pipe, temperature=1.0).plan.temperatures == (1, 1)
+  assert job_of(pipe, last_temperature=0.1).plan.temperatures == (0.5, 0.1)
 
 
 def test_shapes_of_what_is_given(pipe):

@@ -116,7 +116,8 @@ def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
   if name == "nova":
     train(experiment, workdir)
     pipe = Pipeline.load(workdir)
-    generate = lambda prompts, seeds, scale: pipe(prompts, seed=seeds, guidance_scale=scale)
+    # The others know no other temperature.
+    generate = lambda prompts, seeds, scale: pipe(prompts, seed=seeds, guidance_scale=scale, temperature=1.0)
     parameters, flops = count_parameters(experiment.model), budget
   else:
     baseline = make_baseline(name, experiment, workdir)
