@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import orbax.checkpoint as ocp
@@ -104,6 +104,15 @@ class Checkpointer:
         options=ocp.CheckpointManagerOptions(
             cleanup_tmp_directories=True,
             preservation_policy=ocp.checkpoint_managers.AnyPreservationPolicy(kept)))
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    if kind is None or jax.process_count() == 1:
+      self.close()
+    else:  # The others are in a step, and would never answer.
+      self._manager.close()
 
   def latest_step(self) -> int | None:
     """Return the step of the newest checkpoint whose writing has begun in this process or ended in any."""

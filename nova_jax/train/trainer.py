@@ -120,9 +120,9 @@ class Trainer:
           callback.open(self)
       with first_alone("dataset"):
         self.data = self._open_data()
-      with contextlib.closing(Checkpointer(
+      with Checkpointer(
           self.workdir / "checkpoints", self.cfg.train.keep, self.cfg.train.keep_every,
-          keep_steps=() if self.branch_step is None else (self.branch_step,))) as self.checkpoints:
+          keep_steps=() if self.branch_step is None else (self.branch_step,)) as self.checkpoints:
         self._resume()
         with contextlib.closing(self._log):
           stages = (stage for stage in self.program.stages if stage.first <= self.step < stage.last)
