@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 # Digits have room to move, and the published code knows the width.
-CFG = dataclasses.replace(TINY, width=64, latent_size=(16, 16), patch_size=4)
+CFG = dataclasses.replace(TINY, width=64, latent_size=(16, 16), patch_size=4, text_len=12)
 
 
 @pytest.fixture(scope="module")
