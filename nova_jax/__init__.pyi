@@ -8,6 +8,7 @@ from nova_jax.checkpoints.model_folder import open_folder as open_folder
 from nova_jax.config import PRESETS as PRESETS
 from nova_jax.config import CacheConfig as CacheConfig
 from nova_jax.config import DataConfig as DataConfig
+from nova_jax.config import EvalConfig as EvalConfig
 from nova_jax.config import Experiment as Experiment
 from nova_jax.config import MeshConfig as MeshConfig
 from nova_jax.config import ModelConfig as ModelConfig
@@ -36,6 +37,8 @@ from nova_jax.sampling.sampler import Noise as Noise
 from nova_jax.text import make_text_encoder as make_text_encoder
 from nova_jax.train.callbacks import Callback as Callback
 from nova_jax.train.callbacks import SaveCheckpoints as SaveCheckpoints
+from nova_jax.train.evaluation import EarlyStopping as EarlyStopping
+from nova_jax.train.evaluation import HeldOutLoss as HeldOutLoss
 from nova_jax.train.nova import NovaTask as NovaTask
 from nova_jax.train.nova import train as train
 from nova_jax.train.stop import StopOnSignal as StopOnSignal

@@ -312,6 +312,9 @@ class EvalConfig:
   # Fraction of the records of each cache that is held out, for good: a workdir keeps its value.
   share: Annotated[float, Range(0, 1, "high")] = 0.0
   sources: tuple[SourceConfig, ...] = ()  # Caches of held-out records, in place of a share of the others.
+  best_metric: str = "eval/ema_loss"  # Metric that tells which checkpoint is best: the lower, the better.
+  keep_best: CountOrNone = 1  # Number of best checkpoints to keep beside the newest ones.
+  patience: CountOrNone = 0  # Evaluations in a row without a new best value that stop the run; 0 never stops it.
 
 
 @dataclasses.dataclass(frozen=True)

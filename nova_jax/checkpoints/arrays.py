@@ -192,40 +192,6 @@ def finished_steps(directory: str | Path) -> list[int]:
   return sorted(ocp.utils.checkpoint_steps(directory)) if directory.is_dir() else []
 
 
-def latest_step(directory: str | Path) -> int:
-  """Return the step of the newest finished checkpoint in `directory`.
-
-  Raises:
-    UserError: there is no such folder, or no finished checkpoint in it.
-  """
-  if not as_path(directory).is_dir():
-    raise UserError(f"{directory} is not a folder; expected the checkpoints/ folder of a training run")
-  steps = finished_steps(directory)
-  if not steps:
-    raise UserError(f"{directory} has no finished checkpoint; expected the checkpoints/ folder of a training run")
-  return max(steps)
-
-
-def find(directory: str | Path, which: str = "ema", step: int | None = None) -> Path:
-  """Return the folder of a checkpoint.
-
-  Args:
-    directory: the checkpoints/ folder of a training run.
-    which: "ema" for the average, "params" for the last weights.
-    step: of the checkpoint; None takes the newest.
-
-  Raises:
-    UserError: no such checkpoint there.
-  """
-  if which not in ("ema", "params"):
-    raise UserError(f'weights: expected "ema" or "params", got {which!r}')
-  newest = latest_step(directory)
-  folder = as_path(directory).absolute() / str(newest if step is None else step)
-  if not folder.is_dir():
-    raise UserError(f"{directory} has no checkpoint of step {step}; the newest is {newest}")
-  return folder
-
-
 def _advice(folder: Path) -> str:
   """Return advice for a damaged checkpoint of a run that has others, or for a damaged converted part."""
   if not folder.name.isdigit():

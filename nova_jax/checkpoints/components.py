@@ -196,14 +196,14 @@ def open_unwrapped(folder: Path) -> tuple[dict[str, LazyArray], str]:
     raise UserError(f"{folder}: {error}") from None
 
 
-def open_trained(workdir: Path, card: ModelCard, which: str, step: int | None) -> Part:
+def open_trained(workdir: Path, card: ModelCard, which: str, step: int | str | None) -> Part:
   """Open the transformer of a training run, which has no published config.
 
   Args:
     workdir: workdir of the run.
     card: model card of the run.
     which: set of weights, "ema" or "params".
-    step: step of the checkpoint; None takes the newest.
+    step: step of the checkpoint, or "best"; None takes the newest.
 
   Raises:
     UserError: there is no such checkpoint.

@@ -57,7 +57,7 @@ def convert(
     dtype: str | None = None,
     base: str | Path | None = None,
     weights: str = "ema",
-    step: int | None = None,
+    step: int | str | None = None,
     progress: ProgressCallback = lambda part, done, total: None,
 ) -> list[str]:
   """Convert a published folder to ours, or ours to a published one; the form of `source` decides which.
@@ -69,7 +69,7 @@ def convert(
     dtype: dtype to write weights in, "float32", "float16" or "bfloat16"; None keeps the stored one.
     base: model folder of any form that provides what `source` lacks.
     weights: set of weights of a training run, "ema" or "params".
-    step: step of the checkpoint of a training run; None takes the newest.
+    step: step of the checkpoint of a training run, or "best"; None takes the newest.
     progress: function that is called for every weight.
 
   Returns:

@@ -15,15 +15,15 @@ from nova_jax.storage import as_path
 
 
 def load_model(
-    path: str | Path, weights: str = "ema", step: int | None = None, *, dtype: str = "float32", remat: str = "none",
-    mesh: MeshConfig | None = None,
+    path: str | Path, weights: str = "ema", step: int | str | None = None, *, dtype: str = "float32",
+    remat: str = "none", mesh: MeshConfig | None = None,
 ) -> NOVA:
   """Load the transformer of a model folder: a published one, a converted one, or the workdir of a training run.
 
   Args:
     path: the folder.
     weights: weights of a training run, "ema" for the averaged ones or "params" for the last ones.
-    step: step of the checkpoint of a training run; None takes the newest.
+    step: step of the checkpoint of a training run, or "best"; None takes the newest.
     dtype: precision of activations, "float32" or "bfloat16"; parameters are float32.
     remat: activations that a backward pass recomputes; see `nova_jax.config.REMAT`.
     mesh: mesh over which the parameters are spread; None keeps them on the first device.

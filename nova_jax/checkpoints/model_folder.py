@@ -103,13 +103,13 @@ def is_trained(path: Path) -> bool:
   return is_ours(path) and (path / "checkpoints").is_dir()
 
 
-def open_folder(path: Path, weights: str = "ema", step: int | None = None) -> Folder:
+def open_folder(path: Path, weights: str = "ema", step: int | str | None = None) -> Folder:
   """Open a model folder of any form.
 
   Args:
     path: path of the folder.
     weights: set of weights of a training run, "ema" or "params".
-    step: step of the checkpoint of a training run; None takes the newest.
+    step: step of the checkpoint of a training run, or "best"; None takes the newest.
 
   Raises:
     UserError: it is not a model folder, or the model is not supported.
@@ -249,7 +249,7 @@ def _check_card(card: ModelCard, parts: Mapping[str, Path], path: Path) -> None:
       raise UserError(f"{path}: {model_card.NAME} describes another model than {file}; convert it anew")
 
 
-def _open_trained(path: Path, card: ModelCard, weights: str, step: int | None) -> Folder:
+def _open_trained(path: Path, card: ModelCard, weights: str, step: int | str | None) -> Folder:
   if card.model is None:
     raise UserError(f"{path / model_card.NAME} has no model, but there are checkpoints")
   parts, files = {TRANSFORMER: lambda: open_trained(path, card, weights, step)}, {}

@@ -24,10 +24,8 @@ from nova_jax.checkpoints.arrays import (
   STATE,
   Damaged,
   LazyArray,
-  find,
   finished_steps,
   flatten,
-  latest_step,
   open_arrays,
   read_arrays,
   read_digests,
@@ -35,6 +33,7 @@ from nova_jax.checkpoints.arrays import (
   save_arrays,
   summarize_names,
 )
+from nova_jax.checkpoints.choice import BEST, SCORE, KeepBest, find, latest_step, scores
 from nova_jax.parallel.processes import all_gather, barrier, broadcast_from_first, is_first
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import RunFailed, UserError, error_numbers
@@ -42,8 +41,8 @@ from nova_jax.utils.lease import check_held
 from nova_jax.utils.terminal import say
 
 __all__ = [
-    "STATE", "Checkpointer", "Damaged", "Restored", "LazyArray", "find", "finished_steps", "latest_step", "save_arrays",
-    "open_arrays"]
+    "BEST", "SCORE", "STATE", "Checkpointer", "Damaged", "Restored", "LazyArray", "find", "finished_steps",
+    "latest_step", "save_arrays", "open_arrays"]
 
 _TRIES = 3  # Saves that may fail in a row before the run ends.
 _PAUSE = 5.0  # Seconds before the last save of a run is tried again.
@@ -78,7 +77,9 @@ class Checkpointer:
   last save of a run is tried again by itself.
   """
 
-  def __init__(self, directory: str | Path, keep: int, keep_every: int = 0, keep_steps: Sequence[int] = ()):
+  def __init__(
+      self, directory: str | Path, keep: int, keep_every: int = 0, *, keep_steps: Sequence[int] = (), keep_best: int = 0
+  ):
     """Open the folder of a run's checkpoints.
 
     Args:
@@ -86,6 +87,7 @@ class Checkpointer:
       keep: number of the newest checkpoints that are kept.
       keep_every: steps whose multiples are kept as well, for evaluation; 0 keeps no others.
       keep_steps: other steps that are kept.
+      keep_best: number of checkpoints with the best values (`SCORE` in the item `meta`) that are kept as well.
     """
     if keep < 1:
       raise UserError(f"train.keep: expected 1 or more checkpoints, got {keep}")
@@ -94,6 +96,9 @@ class Checkpointer:
     self._failed, self._begun = 0, True
     logging.get_absl_logger().addFilter(_is_news)
     kept = [ocp.checkpoint_managers.LatestN(keep), ocp.checkpoint_managers.CustomSteps(keep_steps)]
+    self._scores = scores(self.directory) if keep_best else {}
+    if keep_best:
+      kept.append(KeepBest(self._scores, keep_best))
     if keep_every:
       kept.append(ocp.checkpoint_managers.EveryNSteps(keep_every))
     # Weights hardly compress: without, a save takes two thirds of the time and 8 % more room.
@@ -139,6 +144,8 @@ class Checkpointer:
         "arrays": array_digests.describe(flat),
         "json": {"data": array_digests.digest_json(data), "meta": array_digests.digest_json(meta)}}
     self._finish()
+    if SCORE in meta:
+      self._scores[step] = meta[SCORE]["value"]
     self._begin(step, ocp.args.Composite(
         state=ocp.args.PyTreeSave(flat), data=ocp.args.JsonSave(data), meta=ocp.args.JsonSave(meta),
         digests=ocp.args.JsonSave(described)))

@@ -14,6 +14,7 @@ from absl import flags
 from nova_jax.checkpoints.components import PARTS
 from nova_jax.checkpoints.convert import CODES, convert
 from nova_jax.checkpoints.published_files import INDEX
+from nova_jax.cli.checkpoint_step import define_step, step
 from nova_jax.cli.entry import Command
 from nova_jax.storage import as_path
 from nova_jax.utils.notes import tell
@@ -39,9 +40,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_enum(
       "weights", "ema", ["ema", "params"],
       "Weights to use of a training run: the averaged ones (ema) or the last ones (params).", flag_values=values)
-  flags.DEFINE_integer(
-      "step", None, "Step of the checkpoint to use of a training run. Default: the newest checkpoint.",
-      flag_values=values)
+  define_step(values)
 
 
 def main(args: flags.FlagValues) -> None:
@@ -51,7 +50,7 @@ def main(args: flags.FlagValues) -> None:
   with Progress("B") as bar:
     notes = convert(
         args.source, args.target, parts=args.parts, dtype=args.dtype, base=args.base, weights=args.weights,
-        step=args.step, progress=lambda part, done, total: bar.show(done, total, part))
+        step=step(args), progress=lambda part, done, total: bar.show(done, total, part))
   for note in notes:
     tell(note)
   print(f"wrote {args.target} in {time.perf_counter() - started:.1f} s")

@@ -13,6 +13,7 @@ from absl import flags
 
 from nova_jax import media
 from nova_jax.cli import sampling_flags
+from nova_jax.cli.checkpoint_step import step
 from nova_jax.cli.entry import Command
 from nova_jax.pipeline import batch_sampling
 from nova_jax.pipeline.known_texts import encode_first
@@ -47,7 +48,8 @@ def main(args: flags.FlagValues) -> None:
   weights = again.weights.split()[0] if again else args.weights
   texts = encode_first(checkpoint, clips, places) if args.free_text_encoder else None
   pipe = load_pipeline(
-      checkpoint, weights=weights, parts=("vae",) if args.free_text_encoder else ("vae", "text_encoder"),
+      checkpoint, weights=weights, step=step(args),
+      parts=("vae",) if args.free_text_encoder else ("vae", "text_encoder"),
       dtype=again.dtype if again else args.dtype, space_tile=again.space_tile if again else args.space_tile,
       mesh=sampling_flags.mesh(args))
   pipe.text_encoder = texts or pipe.text_encoder

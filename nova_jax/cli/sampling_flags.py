@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from absl import flags
 
+from nova_jax.cli.checkpoint_step import define_step
 from nova_jax.cli.renamed import define_renamed
 from nova_jax.config import MeshConfig
 from nova_jax.pipeline.prompts import check_files, expand, read_named
@@ -63,6 +64,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
       "checkpoint", None, "Folder of the model: a published one, a converted one, or the workdir of a training run.",
       **options)
+  define_step(values)
   flags.DEFINE_string("output", None, "Folder that clips and pictures are written to.", **options)
   flags.DEFINE_multi_string(
       "prompt", None, "Text that says what to show; repeat the flag for several clips.", **options)

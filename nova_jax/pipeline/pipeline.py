@@ -78,7 +78,7 @@ class Pipeline:
 
   @classmethod
   def load(
-      cls, path: str | Path, weights: str = "ema", step: int | None = None, *,
+      cls, path: str | Path, weights: str = "ema", step: int | str | None = None, *,
       parts: Sequence[str] = (VAE, TEXT_ENCODER), dtype: str = "float32", space_tile: int | None = None,
       mesh: MeshConfig | None = None,
   ) -> "Pipeline":
@@ -87,7 +87,7 @@ class Pipeline:
     Args:
       path: folder of the model.
       weights: weights of a training run, "ema" for averaged ones, "params" for the last ones.
-      step: checkpoint of a training run; None takes the newest.
+      step: checkpoint of a training run, or "best"; None takes the newest.
       parts: parts to load beside the transformer. Without the text encoder, give embeddings; without the autoencoder,
         take latents.
       dtype: precision of activations, "float32" or "bfloat16"; those of a text encoder are always float32.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nova_jax.parallel.processes import broadcast_from_first
 from nova_jax.train.step import Metrics
@@ -34,6 +34,13 @@ class Callback:
 
   def save(self, trainer: Trainer) -> None:
     """Called before each step and after the last one, when it is known whether the run stops (`stop_cause`)."""
+
+  def state(self) -> Mapping[str, Any]:
+    """Return what the callback must know to go on after a restart, ready for JSON; it is saved with checkpoints."""
+    return {}
+
+  def restore(self, state: Mapping[str, Any]) -> None:
+    """Called with what `state` returned when the checkpoint was saved from which the run continues."""
 
   def before_step(self, trainer: Trainer) -> None:
     """Called before the next batch is waited for."""

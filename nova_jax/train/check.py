@@ -13,6 +13,7 @@ from nova_jax.diffusion import make_scheduler
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.plan import make_plan
 from nova_jax.train.masking import padded_sizes
+from nova_jax.train.metrics import EVALUATED
 from nova_jax.train.optimizer import make_schedule
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
@@ -58,7 +59,13 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder, caches: 
 
 
 def _check_held_out(experiment: Experiment) -> None:
-  cfg = experiment.eval
+  cfg, stages = experiment.eval, experiment.train.stages
+  losses = ("loss", "loss_t2i", "loss_i2i") if stages and stages[-1].num_frames > 1 else ("loss",)
+  metrics = [f"{EVALUATED}{which}{name}" for which in ("", "ema_") for name in losses]
+  if cfg.every and cfg.best_metric not in metrics:
+    raise UserError(
+        f"eval.best_metric: {cfg.best_metric!r} is not a metric of the last stage"
+        f"{did_you_mean(cfg.best_metric, metrics)}")
   if experiment.data.name != "caches":
     if cfg.share or cfg.sources:
       name = "eval.share" if cfg.share else "eval.sources"

@@ -1,4 +1,4 @@
-"""Losses on held-out records while training.
+"""Losses on held-out records while training, and the stop of a run that they tell has learned enough.
 
 Every evaluation takes the same records, with the same captions, masks, diffusion times and noise. All of it derives
 from a constant and from a record's place among the held-out ones.
@@ -7,6 +7,9 @@ restart, and it changes no number of the training.
 """
 
 import contextlib
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -66,3 +69,29 @@ class HeldOutLoss(Callback):
     names = dict.fromkeys(name for metrics in found for name in metrics)
     return {name: float(np.mean([metrics[name] for metrics in found if name in metrics], dtype=np.float64))
             for name in names}
+
+
+class EarlyStopping(Callback):
+  """Stops the run when the best value of `eval.best_metric` is `patience` evaluations old; 0 never stops it.
+
+  The run may be continued: it stops again at the next evaluation that has no better value.
+  """
+
+  def __init__(self, patience: int):
+    self._patience = patience
+    self._best, self._worse = math.inf, 0  # The best value, and the number of evaluations since.
+
+  def should_stop(self, trainer: Trainer) -> str | None:
+    score = trainer.score()
+    if not self._patience or score is None:
+      return None
+    self._best, self._worse = (score, 0) if score < self._best else (self._best, self._worse + 1)
+    if self._worse < self._patience:
+      return None
+    return f"eval.patience={self._patience} ({trainer.cfg.eval.best_metric} has been {self._best:.4f} at best)"
+
+  def state(self) -> dict[str, float]:
+    return {"best": self._best, "worse": self._worse} if math.isfinite(self._best) else {}
+
+  def restore(self, state: Mapping[str, Any]) -> None:
+    self._best, self._worse = state["best"], state["worse"]

@@ -24,7 +24,7 @@ from nova_jax.pipeline.prompts import naming
 from nova_jax.storage import as_path
 from nova_jax.train.callbacks import Callback, SaveCheckpoints
 from nova_jax.train.check import check
-from nova_jax.train.evaluation import HeldOutLoss
+from nova_jax.train.evaluation import EarlyStopping, HeldOutLoss
 from nova_jax.train.flops import train_flops
 from nova_jax.train.masking import draw_num_visible, padded_sizes
 from nova_jax.train.restart import notes
@@ -132,7 +132,7 @@ def train(
   card, cfg = card_from_experiment(experiment, known_words(experiment)), experiment.train
   callbacks = [
       ModelCard(card, [*notes(experiment, caches)] if fresh and is_first() else ()), StopOnSignal(),
-      HeldOutLoss(experiment.eval),
+      HeldOutLoss(experiment.eval), EarlyStopping(experiment.eval.patience),
       SampleGrids(cfg.sample_every, card, text_encoder, autoencoder), SaveCheckpoints(cfg.save_every, cfg.save_minutes),
       Profile(profile)]
   data = caches or (lambda: open_digits(experiment, workdir, autoencoder, text_encoder))

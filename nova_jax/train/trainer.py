@@ -19,7 +19,7 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from nova_jax.checkpoints.store import Checkpointer
+from nova_jax.checkpoints.store import SCORE, Checkpointer
 from nova_jax.config import Experiment
 from nova_jax.data.loader import Loader
 from nova_jax.data.rows import local_rows, spread
@@ -69,6 +69,7 @@ class Trainer:
     state: parameters, their average and the optimizer's state after `step` steps.
     data: data of all stages.
     branch_step: step whose checkpoint is kept, since a longer run can continue from it; see `prolong.branch_step`.
+    evaluated: what callbacks returned that evaluated after `step` steps, by name.
     stop_cause: what stops the run after `step` steps; None if nothing does.
   """
 
@@ -94,6 +95,7 @@ class Trainer:
     self.program = TrainProgram(task, cfg, self.mesh)
     self.num_steps, self.stop_cause = cfg.train.steps, None
     self.branch_step = branch_step(cfg)
+    self.evaluated: dict[str, float] = {}
     self._task, self._open_data = task, data if callable(data) else lambda: data
     self._sharding = batch_sharding(self.mesh)
     self._pending: _Pending | None = None
@@ -122,7 +124,8 @@ class Trainer:
         self.data = self._open_data()
       with Checkpointer(
           self.workdir / "checkpoints", self.cfg.train.keep, self.cfg.train.keep_every,
-          keep_steps=() if self.branch_step is None else (self.branch_step,)) as self.checkpoints:
+          keep_steps=() if self.branch_step is None else (self.branch_step,),
+          keep_best=self.cfg.eval.keep_best if self.cfg.eval.every else 0) as self.checkpoints:
         self._resume()
         with contextlib.closing(self._log):
           stages = (stage for stage in self.program.stages if stage.first <= self.step < stage.last)
@@ -139,6 +142,14 @@ class Trainer:
     """Return the model with averaged weights."""
     return self.program.average(self.state)
 
+  def score(self) -> float | None:
+    """Return the value of `eval.best_metric` after this step; None if it isn't known.
+
+    The last stage alone has one: losses of clips of other lengths can't be compared with its own.
+    """
+    value = self.evaluated.get(self.cfg.eval.best_metric)
+    return value if value is not None and math.isfinite(value) and self.stage.last == self.num_steps else None
+
   def save_checkpoint(self) -> None:
     """Save what the run needs to continue after this step, unless it is where this process began."""
     self._settle()  # Never save what a step that failed has left.
@@ -147,8 +158,13 @@ class Trainer:
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     damaged = all_gather(self._loader.damaged)
     data = {"position": self._loader.get_state()} | ({"damaged": damaged} if any(damaged) else {})
+    meta = {"sums": self._log.state(), "versions": versions}
+    if states := {type(callback).__name__: state for callback in self.callbacks if (state := callback.state())}:
+      meta["callbacks"] = states
+    if (score := self.score()) is not None:
+      meta[SCORE] = {"metric": self.cfg.eval.best_metric, "value": score}
     with self._goodput.spend("save"):
-      self.checkpoints.save(self.step, self.state, data, {"sums": self._log.state(), "versions": versions})
+      self.checkpoints.save(self.step, self.state, data, meta)
 
   def _resume(self) -> None:
     """Set state, step, data position and log to where the newest checkpoint ends, or to the start."""
@@ -168,6 +184,9 @@ class Trainer:
         _say(f"note: {line}")
       _say(f"continuing after step {self.step}")
       _say(f"read {found.num_bytes / 1e6:,.1f} MB of arrays in {found.seconds:.1f} s")
+      for callback in self.callbacks:
+        if state := found.meta.get("callbacks", {}).get(type(callback).__name__):
+          callback.restore(state)
       versions = found.meta.get("versions", {})
       changed = [name for name, version in versions.items() if version != importlib.metadata.version(name)]
       if changed:
@@ -204,10 +223,12 @@ class Trainer:
         self._take_step()
 
   def _between_steps(self) -> None:
+    self.evaluated = {}
     if self.step not in (self.first_step, self.stage.first):
       with self._goodput.spend("evaluate"):
         for callback in self.callbacks:
-          self._pending.evaluated.update(callback.evaluate(self) or {})
+          self.evaluated |= callback.evaluate(self) or {}
+      self._pending.evaluated.update(self.evaluated)
     causes = [callback.should_stop(self) for callback in self.callbacks]  # Each of them is asked after each step.
     self.stop_cause = next(filter(None, causes), None)
     for callback in self.callbacks:
