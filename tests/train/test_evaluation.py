@@ -13,7 +13,7 @@ from train import toy_run
 
 from nova_jax.autoencoders import make_autoencoder
 from nova_jax.checkpoints.store import find, open_arrays
-from nova_jax.config import DataConfig, EvalConfig, MeshConfig, SourceConfig, StageConfig
+from nova_jax.config import DataConfig, EvalConfig, MeshConfig, OptimizerConfig, SourceConfig, StageConfig
 from nova_jax.data.loader import Loader
 from nova_jax.data.sources import CacheData, needs_text_encoder
 from nova_jax.parallel.sharding import make_mesh
@@ -61,6 +61,15 @@ def test_evaluation_does_not_depend_on_its_steps_and_training_not_on_it(whole, t
     assert other_lines == lines
     jax.tree.map(np.testing.assert_array_equal, other_arrays, arrays)
     assert other == {step: evaluated[step] for step in ((12, 24, 36, 40) if every else ())}
+
+
+def test_the_same_weights_have_the_same_losses_at_any_step(tmp_path):
+  cfg = EvalConfig(every=1, batches=3)
+  experiment = toy_run.make_experiment(steps=3, stages=(StageConfig("video", 1.0, 4, 4),), log_every=1)
+  experiment = dataclasses.replace(
+      experiment, eval=cfg, optimizer=OptimizerConfig(learning_rate=0.0, weight_decay=0.0))
+  toy_run.train(experiment, tmp_path, HeldOutLoss(cfg))
+  assert len({values["eval/loss"] for values in results(tmp_path)[1].values()}) == 1
 
 
 def test_evaluation_compiles_once_a_shape(whole):
@@ -160,7 +169,7 @@ def test_novas_losses_are_told_apart_by_frame_and_share_one_program(tmp_path):
       experiment.model, width=32, num_heads=2, temporal_depth=1, spatial_depth=2, denoiser_depth=1, denoiser_width=16)
   experiment = dataclasses.replace(experiment, model=model, eval=cfg)
   task = NovaTask.from_experiment(experiment)
-  visible, sizes = zip(*map(task.eval_inputs, range(4)), strict=True)
+  visible, sizes = zip(*map(task.eval_inputs, range(32)), strict=True)
   assert len(set(sizes)) == 1 and len({int(number) for number in visible}) > 1
   callback = HeldOutLoss(cfg)
   trainer = Trainer(
