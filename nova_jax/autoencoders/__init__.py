@@ -4,17 +4,18 @@ They map uint8 pixels [B, frames, height, width, channels] to float32 latents [B
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from flax import nnx
 from jaxtyping import Float32, UInt8
 
 from nova_jax.autoencoders.cogvideox import CogVideoXConfig, CogVideoXNetwork
 from nova_jax.autoencoders.kl import KLConfig, KLNetwork
 from nova_jax.autoencoders.ltx import LTXConfig, LTXNetwork
-from nova_jax.autoencoders.neural import NeuralAutoencoder
+from nova_jax.autoencoders.neural import Network, NeuralAutoencoder
 from nova_jax.autoencoders.opensora import OpenSoraConfig, OpenSoraNetwork
 from nova_jax.autoencoders.pixels import Array, PixelAutoencoder
 from nova_jax.autoencoders.tiling import TimeTiles
@@ -25,10 +26,32 @@ from nova_jax.utils.fields import did_you_mean
 class Autoencoder(Protocol):
   """Maps clips to latents, which may be smaller in time and space, and back. It is never trained."""
 
-  latent_dim: int  # C.
-  spatial_stride: int  # Height and width of a latent in pixels.
-  channels: int  # Channels of a pixel.
-  digest: str  # Digest of all that latents and pixels depend on, weights included.
+  @property
+  def latent_dim(self) -> int:
+    """Channels C of a latent."""
+
+  @property
+  def spatial_stride(self) -> int:
+    """Height and width of a latent in pixels."""
+
+  @property
+  def channels(self) -> int:
+    """Channels of a pixel."""
+
+  @property
+  def digest(self) -> str:
+    """Digest of all that latents and pixels depend on, weights included."""
+
+  @property
+  def shift(self) -> np.ndarray | np.float32:
+    """What is taken from latents before they are scaled, for all channels or for each."""
+
+  @property
+  def factor(self) -> np.ndarray | np.float32:
+    """What latents are multiplied by, for all channels or for each."""
+
+  def moments(self, pixels: UInt8[Array, "B frames height width channels"]) -> Float32[Array, "B T h w M"]:
+    """Return the moments of the latents (`moments.py`), before sampling, shift and scale."""
 
   def encode(self, pixels: UInt8[Array, "B frames height width channels"]) -> Float32[Array, "B T h w C"]:
     """Encode a clip into latents, shifted and scaled as the model expects."""
@@ -50,7 +73,8 @@ class Autoencoder(Protocol):
 
 
 # Autoencoders by name: for grey pixels, such as those of the moving digits, and for colour.
-BUILT_IN = {"pixels": PixelAutoencoder, "rgb": functools.partial(PixelAutoencoder, latent_dim=3, mean=0.0, std=0.5)}
+BUILT_IN: Mapping[str, Callable[[], Autoencoder]] = {
+    "pixels": PixelAutoencoder, "rgb": functools.partial(PixelAutoencoder, latent_dim=3, mean=0.0, std=0.5)}
 
 
 def make_autoencoder(name: str) -> Autoencoder:
@@ -67,8 +91,8 @@ def make_autoencoder(name: str) -> Autoencoder:
 class NetworkKind(NamedTuple):
   """A published kind of autoencoder: its config, its network and its tiling in time."""
 
-  config: type
-  network: type[nnx.Module]
+  config: type[Any]
+  network: type[Any]
   time_tiles: TimeTiles
 
 
@@ -81,20 +105,20 @@ NETWORKS: Mapping[str, NetworkKind] = MappingProxyType({
 })
 
 
-def make_network(published: Mapping[str, Any], rngs: nnx.Rngs) -> nnx.Module:
+def make_network(published: Mapping[str, Any], rngs: nnx.Rngs) -> Network:
   """Create the network that a published `vae/config.json` describes, with random weights.
 
   Raises:
     UserError: a class or a value is not supported; the error names it.
   """
   name = published.get("_class_name")
-  if name not in NETWORKS:
+  if name is None or name not in NETWORKS:
     raise UserError(f"_class_name: expected one of {', '.join(NETWORKS)}, got {name!r}")
   kind = NETWORKS[name]
   return kind.network(kind.config.from_published(published), rngs=rngs)
 
 
-def wrap(network: nnx.Module, **options: Any) -> NeuralAutoencoder:
+def wrap(network: Network, **options: Any) -> NeuralAutoencoder:
   """Create an autoencoder from a network with its weights; the options are those of `NeuralAutoencoder`.
 
   Raises:

@@ -180,7 +180,8 @@ class EncoderDecoder(nnx.Module):
   """
 
   def __init__(
-      self, cfg: Any, encoder: Encoder, decoder: Decoder, num_moments: int, kernel: Kernel, *, rngs: nnx.Rngs
+      self, cfg: Any, encoder: Callable[[Array], Array], decoder: Callable[[Array], Array], num_moments: int,
+      kernel: Kernel, *, rngs: nnx.Rngs
   ):
     self.cfg, self.latent_dim = cfg, cfg.latent_channels
     self.spatial_stride = 2 ** (len(cfg.block_out_channels) - 1)

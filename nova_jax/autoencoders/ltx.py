@@ -156,6 +156,7 @@ class ResBlock(nnx.Module):
   ) -> Float[Array, "B T H W D"]:
     first = second = None
     if modulation is not None:
+      assert self.scale_shift_table is not None  # Not causal.
       first, second = (modulation.reshape(4, -1) + self.scale_shift_table[...]).reshape(2, 2, -1)
     return x + self.conv2(activate(self.conv1(activate(x, first)), second))
 
@@ -170,7 +171,10 @@ class ResBlocks(nnx.Module):
   def __call__(
       self, x: Float[Array, "B T H W D"], time: Float[Array, "F"] | None = None
   ) -> Float[Array, "B T H W D"]:
-    modulation = None if time is None else self.time_embed(time)
+    modulation = None
+    if time is not None:
+      assert self.time_embed is not None  # Not causal.
+      modulation = self.time_embed(time)
     for resnet in self.resnets:
       x = resnet(x, modulation)
     return x
@@ -208,8 +212,10 @@ class DownBlock(ResBlocks):
     super().__init__(dim, depth, causal=True, rngs=rngs)
     self.downsamplers = nnx.List([Downsample(dim, out_dim, stride, rngs=rngs)])
 
-  def __call__(self, x: Float[Array, "B T H W C"]) -> Float[Array, "B t h w D"]:
-    return self.downsamplers[0](super().__call__(x))
+  def __call__(
+      self, x: Float[Array, "B T H W C"], time: Float[Array, "F"] | None = None
+  ) -> Float[Array, "B t h w D"]:
+    return self.downsamplers[0](super().__call__(x, time))
 
 
 class UpBlock(ResBlocks):
@@ -219,7 +225,9 @@ class UpBlock(ResBlocks):
     super().__init__(dim // 2, depth, causal=False, rngs=rngs)
     self.upsamplers = nnx.List([Upsample(dim, rngs=rngs)])
 
-  def __call__(self, x: Float[Array, "B t h w D"], time: Float[Array, "F"]) -> Float[Array, "B T H W C"]:
+  def __call__(
+      self, x: Float[Array, "B t h w D"], time: Float[Array, "F"] | None = None
+  ) -> Float[Array, "B T H W C"]:
     return super().__call__(self.upsamplers[0](x), time)
 
 
@@ -257,7 +265,7 @@ class Decoder(nnx.Module):
     self.timestep_scale = weight(jnp.float32(1000))
     self.conv_out = Conv(dims[-1], cfg.out_channels * PATCH**2, (3, 3, 3), causal=False, rngs=rngs)
 
-  def __call__(self, z: Float[Array, "B t h w C"], timestep: Float[Array, ""]) -> Float[Array, "B T H W 3"]:
+  def __call__(self, z: Float[Array, "B t h w C"], timestep: Float[Array, ""] | float) -> Float[Array, "B T H W 3"]:
     time = frequencies(timestep * self.timestep_scale[...].astype(jnp.float32))
     x = self.mid_block(self.conv_in(z), time)
     for block in self.up_blocks:
@@ -290,7 +298,7 @@ class LTXNetwork(nnx.Module):
 
   def scaling(self) -> tuple[Float[Array, "C"] | float, Float[Array, "C"] | float]:
     """Return (shift, factor), as scalars or per channel: the model's latents are (z − shift) · factor."""
-    if self.shift_factors is None:
+    if self.shift_factors is None or self.scaling_factors is None:
       return self.cfg.shift_factor or 0.0, self.cfg.scaling_factor
     return self.shift_factors[...].reshape(-1), self.scaling_factors[...].reshape(-1)
 

@@ -7,6 +7,7 @@ of any length therefore takes the memory of one tile.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +28,38 @@ CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 _DEVICES = "devices"  # Name of the mesh axis.
 
 
+class Network(Protocol):
+  """A network for one tile in time, with its weights: an `nnx.Module`."""
+
+  cfg: Any
+
+  @property
+  def latent_dim(self) -> int:
+    """Channels C of a latent."""
+
+  @property
+  def spatial_stride(self) -> int:
+    """Height and width of a latent in pixels."""
+
+  @property
+  def time_stride(self) -> int:
+    """Frames of a latent."""
+
+  def scaling(self) -> tuple[jax.Array | float, jax.Array | float]:
+    """Return (shift, factor), as scalars or per channel: the model's latents are (z − shift) · factor."""
+
+  def encode(self, x: Float[jax.Array, "B F H W 3"], /) -> Float[jax.Array, "B t h w M"]:
+    """Return the moments of the latents, given pixels in −1 … 1."""
+
+  def decode(self, z: Float[jax.Array, "B t h w C"], /) -> Float[jax.Array, "B F H W 3"]:
+    """Return pixels of about −1 … 1, given unscaled latents."""
+
+
 class NeuralAutoencoder:
   """Encodes and decodes clips with a network; an `Autoencoder`.
 
   Args:
-    network: network for one tile with its weights; it has `encode`, `decode`, `scaling`, `latent_dim` and
-      `spatial_stride`.
+    network: network for one tile with its weights.
     time_tiles: tiling of clips in time.
     space_tile: side of tiles in space, in latents; None takes whole frames. Tiles overlap by a quarter and are blended.
       They need less memory, but are approximate: normalisation and attention see one tile only.
@@ -43,7 +70,7 @@ class NeuralAutoencoder:
   """
 
   def __init__(
-      self, network: nnx.Module, time_tiles: TimeTiles, *, space_tile: int | None = None, dtype: str = "float32",
+      self, network: Network, time_tiles: TimeTiles, *, space_tile: int | None = None, dtype: str = "float32",
       batch_size: int = 1, devices: Sequence[jax.Device] = (),
   ):
     if space_tile is not None and (not isinstance(space_tile, int) or space_tile < 4):
@@ -119,16 +146,16 @@ class NeuralAutoencoder:
     return _by_time(encode, pixels, frames, self.time_tiles.overlap, self.batch_size)
 
   def mean_and_std(
-      self, moments: Float[Array, "B T h w M"]
-  ) -> tuple[Float[Array, "B T h w C"], Float[Array, "B T h w C"] | float]:
+      self, moments: Float[np.ndarray, "B T h w M"]
+  ) -> tuple[Float[np.ndarray, "B T h w C"], Float[np.ndarray, "B T h w C"] | float]:
     """Split moments into the means and standard deviations of unscaled latents."""
     return mean_and_std(moments, self.latent_dim)
 
-  def scale(self, z: Float[Array, "... C"]) -> Float[Array, "... C"]:
+  def scale(self, z: Float[np.ndarray, "... C"]) -> Float[np.ndarray, "... C"]:
     """Shift and scale latents as models expect them."""
     return (z - self.shift) * self.factor
 
-  def unscale(self, z: Float[Array, "... C"]) -> Float[Array, "... C"]:
+  def unscale(self, z: Float[np.ndarray, "... C"]) -> Float[np.ndarray, "... C"]:
     """Undo `scale`."""
     return z / self.factor + self.shift
 

@@ -63,7 +63,7 @@ class NetworkConfig:
       raise UserError(f"block_out_channels: expected multiples of {NUM_GROUPS}, got {self.block_out_channels}")
 
 
-def read_config(cls: type, values: Mapping[str, Any], fixed: Mapping[str, Any]) -> Any:
+def read_config(cls: type[Any], values: Mapping[str, Any], fixed: Mapping[str, Any]) -> Any:
   """Create the config `cls` from published values.
 
   Args:

@@ -24,10 +24,11 @@ def decode_finished(
     NotFinite: decoded pixels are not finite; the error names the frame of the clip.
   """
   tiles = iter(autoencoder.latent_tiles(num_latents))
-  tile, kept, done = next(tiles), [], 0
+  tile: slice | None = next(tiles)
+  kept, done = [], 0
   for t, latent in enumerate(latents):
     kept.append(np.asarray(latent))
-    if t + 1 < tile.stop:
+    if tile is None or t + 1 < tile.stop:
       continue
     try:
       frames = np.asarray(autoencoder.new_frames(np.stack(kept, axis=1), first=tile.start == 0))

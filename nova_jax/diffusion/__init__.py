@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from nova_jax.config import SchedulerConfig
 from nova_jax.diffusion.ddpm import make_ddpm
 from nova_jax.diffusion.flow_matching import FlowMatching
+from nova_jax.utils.arrays import AnyArray
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
 
@@ -21,24 +22,32 @@ from nova_jax.utils.fields import did_you_mean
 class Scheduler(Protocol):
   """A diffusion process, as training and generation use it."""
 
-  num_train_timesteps: int
-  adds_noise: bool  # Whether steps of the first solver add noise; those of other solvers never do.
-  solvers: tuple[str, ...]  # Names of solvers; the published one is first.
+  @property
+  def num_train_timesteps(self) -> int:
+    """Number of training times."""
+
+  @property
+  def adds_noise(self) -> bool:
+    """Whether steps of the first solver add noise; those of other solvers never do."""
+
+  @property
+  def solvers(self) -> tuple[str, ...]:
+    """Names of solvers; the published one is first."""
 
   def sample_indices(self, key: jax.Array, shape: tuple[int, ...]) -> Int[Array, "..."]:
     """Sample training times, as indices into the tables of the process."""
 
-  def network_time(self, indices: Int[ArrayLike, "..."]) -> Float[ArrayLike, "..."]:
+  def network_time(self, indices: Int[AnyArray, "..."]) -> Float[AnyArray, "..."]:
     """Return the times that the denoiser receives for these indices."""
 
   def add_noise(
-      self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
-  ) -> Float[ArrayLike, "... P"]:
+      self, x: Float[AnyArray, "... P"], noise: Float[AnyArray, "... P"], indices: Int[AnyArray, "..."],
+  ) -> Float[AnyArray, "... P"]:
     """Return x noised to the times of these indices."""
 
   def target(
-      self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
-  ) -> Float[ArrayLike, "... P"]:
+      self, x: Float[AnyArray, "... P"], noise: Float[AnyArray, "... P"], indices: Int[AnyArray, "..."],
+  ) -> Float[AnyArray, "... P"]:
     """Return the denoiser's training target."""
 
   def steps(
@@ -57,24 +66,24 @@ class Scheduler(Protocol):
     """
 
   def step(
-      self, steps: Any, x: Float[ArrayLike, "B S P"], prediction: Float[ArrayLike, "B S P"],
-      noise: Float[ArrayLike, "B S P"] | None, valid: Bool[ArrayLike, "S"],
-  ) -> Float[ArrayLike, "B S P"]:
+      self, steps: Any, x: Float[AnyArray, "B S P"], prediction: Float[AnyArray, "B S P"],
+      noise: Float[AnyArray, "B S P"] | None, valid: Bool[AnyArray, "S"],
+  ) -> Float[AnyArray, "B S P"]:
     """Take the step that one row of the table describes: `move` with the result of `estimate`.
 
     Tokens that are not `valid` are padding.
     """
 
   def estimate(
-      self, steps: Any, x: Float[ArrayLike, "B S P"], prediction: Float[ArrayLike, "B S P"],
-      valid: Bool[ArrayLike, "S"],
-  ) -> Float[ArrayLike, "B S P"]:
+      self, steps: Any, x: Float[AnyArray, "B S P"], prediction: Float[AnyArray, "B S P"],
+      valid: Bool[AnyArray, "S"],
+  ) -> Float[AnyArray, "B S P"]:
     """Return the quantity that solvers extrapolate: the velocity, or the predicted sample."""
 
   def move(
-      self, steps: Any, x: Float[ArrayLike, "B S P"], estimate: Float[ArrayLike, "B S P"],
-      noise: Float[ArrayLike, "B S P"] | None,
-  ) -> Float[ArrayLike, "B S P"]:
+      self, steps: Any, x: Float[AnyArray, "B S P"], estimate: Float[AnyArray, "B S P"],
+      noise: Float[AnyArray, "B S P"] | None,
+  ) -> Float[AnyArray, "B S P"]:
     """Return x at the end of the step, with `noise` added unless it is None."""
 
 

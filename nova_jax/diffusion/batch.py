@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from nova_jax.models.condition import Condition
+from nova_jax.models.condition import Condition, required
+from nova_jax.utils.arrays import AnyArray
 
 
 class Batch(NamedTuple):
@@ -20,13 +21,13 @@ class Batch(NamedTuple):
     given: number of first frames that each clip is continued from, whose errors don't count; None for none.
   """
 
-  latents: Float[Array, "B T h w C"]
+  latents: Float[AnyArray, "B T h w C"]
   condition: Condition
-  index: Int[Array, "B"] | None = None
-  given: Int[Array, "B"] | None = None
+  index: Int[AnyArray, "B"] | None = None
+  given: Int[AnyArray, "B"] | None = None
 
 
-def as_batch(batch: Batch | Mapping[str, Array]) -> Batch:
+def as_batch(batch: Batch | Mapping[str, AnyArray]) -> Batch:
   """Return a batch that may be given as a mapping, with the fields of its condition beside its own."""
   if isinstance(batch, Batch):
     return batch
@@ -46,5 +47,5 @@ def drop_captions(condition: Condition, keys: Key[Array, "B"], rate: float, num_
     return condition
   dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
   if condition.labels is not None:
-    return condition._replace(labels=jnp.where(dropped, num_classes, condition.labels))
-  return condition._replace(text_lengths=jnp.where(dropped, 0, condition.text_lengths))
+    return condition._replace(labels=jnp.where(dropped, required(num_classes, "classes"), condition.labels))
+  return condition._replace(text_lengths=jnp.where(dropped, 0, required(condition.text_lengths, "text_lengths")))

@@ -21,9 +21,10 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from nova_jax.config import SchedulerConfig
+from nova_jax.utils.arrays import AnyArray
 from nova_jax.utils.errors import UserError
 
 
@@ -64,18 +65,18 @@ class DDPM:
     """Sample times uniformly."""
     return jax.random.randint(key, shape, 0, self.cfg.num_train_timesteps)
 
-  def network_time(self, indices: Int[ArrayLike, "..."]) -> Float[ArrayLike, "..."]:
+  def network_time(self, indices: Int[AnyArray, "..."]) -> Float[AnyArray, "..."]:
     return indices.astype(jnp.float32)
 
   def add_noise(
-      self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
-  ) -> Float[ArrayLike, "... P"]:
+      self, x: Float[AnyArray, "... P"], noise: Float[AnyArray, "... P"], indices: Int[AnyArray, "..."],
+  ) -> Float[AnyArray, "... P"]:
     signal, sigma = self._levels(indices)
     return signal * x + sigma * noise
 
   def target(
-      self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
-  ) -> Float[ArrayLike, "... P"]:
+      self, x: Float[AnyArray, "... P"], noise: Float[AnyArray, "... P"], indices: Int[AnyArray, "..."],
+  ) -> Float[AnyArray, "... P"]:
     if self.cfg.prediction_type == "epsilon":
       return noise
     if self.cfg.prediction_type == "sample":
@@ -128,19 +129,19 @@ class DDPM:
       mean_x0 = np.sqrt(alpha_previous) - mean_sample * np.sqrt(alpha)
     if solver == "dpmpp_2m":
       change = _changes(alpha, alpha_previous)
-    table = DDPMSteps(t, x0_sample, x0_prediction, mean_x0, mean_sample, std, change)
-    return DDPMSteps(*(None if column is None else column.astype(np.float32) for column in table))
+    columns = (column.astype(np.float32) for column in (t, x0_sample, x0_prediction, mean_x0, mean_sample, std))
+    return DDPMSteps(*columns, change=None if change is None else change.astype(np.float32))
 
   def step(
-      self, steps: DDPMSteps, x: Float[ArrayLike, "B S P"], prediction: Float[ArrayLike, "B S P"],
-      noise: Float[ArrayLike, "B S P"], valid: Bool[ArrayLike, "S"],
-  ) -> Float[ArrayLike, "B S P"]:
+      self, steps: DDPMSteps, x: Float[AnyArray, "B S P"], prediction: Float[AnyArray, "B S P"],
+      noise: Float[AnyArray, "B S P"] | None, valid: Bool[AnyArray, "S"],
+  ) -> Float[AnyArray, "B S P"]:
     return self.move(steps, x, self.estimate(steps, x, prediction, valid), noise)
 
   def estimate(
-      self, steps: DDPMSteps, x: Float[ArrayLike, "B S P"], prediction: Float[ArrayLike, "B S P"],
-      valid: Bool[ArrayLike, "S"],
-  ) -> Float[ArrayLike, "B S P"]:
+      self, steps: DDPMSteps, x: Float[AnyArray, "B S P"], prediction: Float[AnyArray, "B S P"],
+      valid: Bool[AnyArray, "S"],
+  ) -> Float[AnyArray, "B S P"]:
     """Return x̂_0, clipped or thresholded as configured."""
     x0 = steps.x0_sample * x + steps.x0_prediction * prediction
     if self.like_diffusers and self.cfg.thresholding:
@@ -154,9 +155,9 @@ class DDPM:
     return x0
 
   def move(
-      self, steps: DDPMSteps, x: Float[ArrayLike, "B S P"], estimate: Float[ArrayLike, "B S P"],
-      noise: Float[ArrayLike, "B S P"] | None,
-  ) -> Float[ArrayLike, "B S P"]:
+      self, steps: DDPMSteps, x: Float[AnyArray, "B S P"], estimate: Float[AnyArray, "B S P"],
+      noise: Float[AnyArray, "B S P"] | None,
+  ) -> Float[AnyArray, "B S P"]:
     mean = steps.mean_x0 * estimate + steps.mean_sample * x
     return mean if noise is None else mean + steps.std * noise
 

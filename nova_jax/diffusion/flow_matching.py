@@ -15,8 +15,9 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from nova_jax.utils.arrays import AnyArray
 from nova_jax.utils.errors import UserError
 
 
@@ -57,18 +58,18 @@ class FlowMatching:
     share = jax.nn.sigmoid(jax.random.normal(key, shape))
     return jnp.minimum((share * self.num_train_timesteps).astype(jnp.int32), self.num_train_timesteps - 1)
 
-  def network_time(self, indices: Int[ArrayLike, "..."]) -> Float[ArrayLike, "..."]:
+  def network_time(self, indices: Int[AnyArray, "..."]) -> Float[AnyArray, "..."]:
     return jnp.asarray(self.sigmas * np.float32(self.num_train_timesteps))[indices]
 
   def add_noise(
-      self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
-  ) -> Float[ArrayLike, "... P"]:
+      self, x: Float[AnyArray, "... P"], noise: Float[AnyArray, "... P"], indices: Int[AnyArray, "..."],
+  ) -> Float[AnyArray, "... P"]:
     sigma = jnp.asarray(self.sigmas)[indices][..., None]
     return sigma * noise + (1 - sigma) * x
 
   def target(
-      self, x: Float[ArrayLike, "... P"], noise: Float[ArrayLike, "... P"], indices: Int[ArrayLike, "..."],
-  ) -> Float[ArrayLike, "... P"]:
+      self, x: Float[AnyArray, "... P"], noise: Float[AnyArray, "... P"], indices: Int[AnyArray, "..."],
+  ) -> Float[AnyArray, "... P"]:
     return noise - x
 
   def steps(
@@ -92,19 +93,20 @@ class FlowMatching:
     return FlowSteps(sigmas * np.float32(scale), delta, change)
 
   def step(
-      self, steps: FlowSteps, x: Float[ArrayLike, "B S P"], prediction: Float[ArrayLike, "B S P"], noise: None,
-      valid: Bool[ArrayLike, "S"],
+      self, steps: FlowSteps, x: Float[AnyArray, "B S P"], prediction: Float[AnyArray, "B S P"],
+      noise: Float[AnyArray, "B S P"] | None, valid: Bool[AnyArray, "S"],
   ):
     return self.move(steps, x, self.estimate(steps, x, prediction, valid), noise)
 
   def estimate(
-      self, steps: FlowSteps, x: Float[ArrayLike, "B S P"], prediction: Float[ArrayLike, "B S P"],
-      valid: Bool[ArrayLike, "S"],
-  ) -> Float[ArrayLike, "B S P"]:
+      self, steps: FlowSteps, x: Float[AnyArray, "B S P"], prediction: Float[AnyArray, "B S P"],
+      valid: Bool[AnyArray, "S"],
+  ) -> Float[AnyArray, "B S P"]:
     """Return the velocity, which the denoiser predicts directly."""
     return prediction
 
   def move(
-      self, steps: FlowSteps, x: Float[ArrayLike, "B S P"], estimate: Float[ArrayLike, "B S P"], noise: None,
-  ) -> Float[ArrayLike, "B S P"]:
+      self, steps: FlowSteps, x: Float[AnyArray, "B S P"], estimate: Float[AnyArray, "B S P"],
+      noise: Float[AnyArray, "B S P"] | None,
+  ) -> Float[AnyArray, "B S P"]:
     return x + steps.delta * estimate

@@ -8,7 +8,7 @@ Invariant: all randomness of a sample comes from its own key, so it does not dep
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from nova_jax.models.embeddings import patchify
 from nova_jax.models.nova import NOVA
 from nova_jax.models.tokens import scatter_tokens
 from nova_jax.parallel.sharding import constrain
+from nova_jax.utils.arrays import AnyArray
 
 
 class TrainingNoise(NamedTuple):
@@ -54,7 +55,7 @@ def sample_training_noise(
 
 
 def training_loss(
-    model: NOVA, scheduler: Scheduler, batch: Batch | Mapping[str, Array], noise: TrainingNoise,
+    model: NOVA, scheduler: Scheduler, batch: Batch | Mapping[str, AnyArray], noise: TrainingNoise,
     num_visible: Int[ArrayLike, ""],
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
   """Return the loss of a batch and its parts.
@@ -74,9 +75,9 @@ def training_loss(
 
 
 def forward(
-    model: NOVA, scheduler: Scheduler, batch: Batch | Mapping[str, Array], noise: TrainingNoise,
+    model: NOVA, scheduler: Scheduler, batch: Batch | Mapping[str, AnyArray], noise: TrainingNoise,
     num_visible: Int[ArrayLike, ""],
-) -> dict[str, Array]:
+) -> dict[str, Any]:
   """Run all parts of the model on a batch, and return the output of each part by name.
 
   Returns:
@@ -84,7 +85,7 @@ def forward(
     `time` [B, R, T, N], `error` [B, R, T, N] and `mask` [B, T, N] (1 = masked).
   """
   batch = as_batch(batch)
-  cfg, latents = model.cfg, batch.latents
+  cfg, latents = model.cfg, jnp.asarray(batch.latents)
   batch_size, num_frames = latents.shape[:2]
   # Temporal autoregression over frames.
   temporal = model.temporal(latents, model.embed_condition(batch.condition))
@@ -134,7 +135,7 @@ def reduce_loss(
 
 
 def loss(
-    model: NOVA, scheduler: Scheduler, batch: Batch | Mapping[str, Array], key: Key[Array, ""], loss_repeat: int = 4,
+    model: NOVA, scheduler: Scheduler, batch: Batch | Mapping[str, AnyArray], key: Key[Array, ""], loss_repeat: int = 4,
     mask_ratio: tuple[float, float] = (0.7, 1.0),
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
   """Return the loss of a batch and the values to report by name; a training loop needs nothing else.

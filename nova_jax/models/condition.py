@@ -1,8 +1,13 @@
 """What the model is conditioned on beside earlier frames."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
+
+from nova_jax.utils.arrays import AnyArray
+from nova_jax.utils.errors import UserError
+
+Value = TypeVar("Value")
 
 
 class Condition(NamedTuple):
@@ -16,11 +21,11 @@ class Condition(NamedTuple):
     fps: frames per second; None stands for the default.
   """
 
-  text_embeds: Float[Array, "B L E"] | None = None
-  text_lengths: Int[Array, "B"] | None = None
-  labels: Int[Array, "B"] | None = None
-  motion_flow: Float[Array, "B"] | None = None
-  fps: Float[Array, "B"] | None = None
+  text_embeds: Float[AnyArray, "B L E"] | None = None
+  text_lengths: Int[AnyArray, "B"] | None = None
+  labels: Int[AnyArray, "B"] | None = None
+  motion_flow: Float[AnyArray, "B"] | None = None
+  fps: Float[AnyArray, "B"] | None = None
 
   @classmethod
   def from_batch(cls, batch: Any) -> "Condition":
@@ -31,10 +36,21 @@ class Condition(NamedTuple):
   def without(self, num_classes: int | None) -> "Condition":
     """Return the condition of unconditional passes: an empty text, or no class if there are `num_classes`."""
     if num_classes:
-      return self._replace(labels=self.labels * 0 + num_classes)
-    return self._replace(text_lengths=self.text_lengths * 0)
+      return self._replace(labels=required(self.labels, "labels") * 0 + num_classes)
+    return self._replace(text_lengths=required(self.text_lengths, "text_lengths") * 0)
 
   @property
   def num_samples(self) -> int:
     """Number of samples, B."""
-    return len(self.text_lengths if self.labels is None else self.labels)
+    return len(required(self.text_lengths, "text_lengths") if self.labels is None else self.labels)
+
+
+def required(value: Value | None, name: str) -> Value:
+  """Return a field of a condition that the model takes.
+
+  Raises:
+    UserError: it is None.
+  """
+  if value is None:
+    raise UserError(f"condition: this model takes {name}, and there are none")
+  return value

@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from nova_jax.config import ModelConfig
 from nova_jax.models.embeddings import MAX_PERIOD, PatchEmbed
 from nova_jax.models.layers import MLP, LayerNorm, Linear, normalize, scan, stack
 from nova_jax.parallel.sharding import constrain
+from nova_jax.utils.arrays import AnyArray
 
 TIME_DIM = 256
 INNER_EPS = 1e-6  # For modulated norms; affine ones keep 1e-5.
@@ -82,7 +84,7 @@ class Denoiser(nnx.Module):
     return self.time_cond_embed.condition_proj(z)
 
   def __call__(
-      self, x: Float[Array, "... P"], time: Float[Array, "..."], cond: Float[Array, "... E"],
+      self, x: Float[AnyArray, "... P"], time: Float[AnyArray, "..."], cond: Float[Array, "... E"],
       axes: Sequence[str | None] | None = None,
   ) -> Float[Array, "... P"]:
     """Predict the diffusion target of noised tokens.
@@ -98,12 +100,12 @@ class Denoiser(nnx.Module):
     """
     return self.predict(x, cond + self.embed_time(time, cond.dtype), axes)
 
-  def embed_time(self, time: Float[Array, "..."], dtype: str) -> Float[Array, "... E"]:
+  def embed_time(self, time: Float[AnyArray, "..."], dtype: DTypeLike) -> Float[Array, "... E"]:
     """Project times; the result holds for all tokens of a diffusion step."""
     return self.time_cond_embed.timestep_proj(time_embedding(time).astype(dtype))
 
   def predict(
-      self, x: Float[Array, "... P"], cond: Float[Array, "... E"], axes: Sequence[str | None] | None = None,
+      self, x: Float[AnyArray, "... P"], cond: Float[Array, "... E"], axes: Sequence[str | None] | None = None,
       blocks: Sequence[DenoiserBlock] | None = None,
   ) -> Float[Array, "... P"]:
     """Predict as `__call__` does, given the sum of the projected condition and time.
@@ -114,7 +116,7 @@ class Denoiser(nnx.Module):
       axes: logical names, as in `__call__`.
       blocks: separate blocks from `unstack`, for callers that loop. A stack copies each block at every step.
     """
-    x = self.patch_embed(x.astype(cond.dtype))
+    x = self.patch_embed(jnp.asarray(x, cond.dtype))
     x = jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape[:-1], cond.shape[:-1]) + x.shape[-1:])
     # On its own XLA would shard channels like the weights, and move activations instead of weights.
     shard = lambda x: x if axes is None else constrain(x, *axes, None)
@@ -128,7 +130,7 @@ class Denoiser(nnx.Module):
     return self.head(x).astype(jnp.float32)
 
 
-def time_embedding(time: Float[Array, "..."]) -> Float[Array, "... 256"]:
+def time_embedding(time: Float[AnyArray, "..."]) -> Float[Array, "... 256"]:
   """Embed diffusion times as [cosines, sines], the reverse of the order for positions."""
   half = TIME_DIM // 2
   frequencies = np.exp(np.arange(half, dtype=np.float32) * np.float32(-np.log(MAX_PERIOD) / half))

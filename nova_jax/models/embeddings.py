@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
-from jaxtyping import Array, ArrayLike, Float, Int, Real
+from jaxtyping import Array, Float, Int, Real
 
 from nova_jax.config import ModelConfig
 from nova_jax.models.layers import MLP, Buffer, LayerNorm, Linear, parameter
 from nova_jax.parallel.sharding import gather_weight
+from nova_jax.utils.arrays import AnyArray
 from nova_jax.utils.errors import UserError
 
 MAX_TEXT_LEN = 512  # Number of rows of the null table in published checkpoints.
@@ -55,7 +56,7 @@ def rotate(x: Float[Array, "B S H K"], table: Rotation) -> Float[Array, "B S H K
   return jnp.stack([x0 * cos - x1 * sin, x0 * sin + x1 * cos], axis=-1).reshape(x.shape)
 
 
-def sincos(values: Float[Array, "..."], dim: int = 256) -> Float[Array, "... dim"]:
+def sincos(values: Float[AnyArray, "..."], dim: int = 256) -> Float[Array, "... dim"]:
   """Embed numbers as [sines, cosines] of dim/2 frequencies from 1 to 1/10000."""
   frequencies = MAX_PERIOD ** -(np.arange(dim // 2, dtype=np.float32) / (dim // 2))
   angles = jnp.asarray(values, jnp.float32)[..., None] * frequencies
@@ -115,13 +116,14 @@ class TextEmbed(nnx.Module):
   def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
     if cfg.text_len > MAX_TEXT_LEN:
       raise UserError(f"model.text_len: at most {MAX_TEXT_LEN} (rows of the null table), got {cfg.text_len}")
+    assert cfg.text_dim is not None  # Of a model that takes texts.
     self.proj = Linear((cfg.text_dim,), (cfg.width,), ("text", "embed"), rngs=rngs)
     self.norm = LayerNorm(cfg.width)
     table = 0.02 * jax.random.normal(rngs.params(), (MAX_TEXT_LEN, cfg.text_dim))
     self.weight = parameter(table, ("vocab", "text"), Buffer)
 
   def __call__(
-      self, embeds: Float[ArrayLike, "B L E"], lengths: Int[ArrayLike, "B"], dtype: str
+      self, embeds: Float[AnyArray, "B L E"], lengths: Int[AnyArray, "B"], dtype: str
   ) -> Float[Array, "B L D"]:
     positions = jnp.arange(embeds.shape[1])
     padded = jnp.where((positions < lengths[:, None])[..., None], embeds, self.weight[: len(positions)])
@@ -132,11 +134,12 @@ class LabelEmbed(nnx.Module):
   """Maps a class label to one condition token; the last row of the table means "no class"."""
 
   def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    assert cfg.num_classes is not None  # Of a model that takes classes.
     table = 0.02 * jax.random.normal(rngs.params(), (cfg.num_classes + 1, cfg.width))
     self.weight = parameter(table, LABEL_AXES)
     self.norm = LayerNorm(cfg.width)
 
-  def __call__(self, labels: Int[ArrayLike, "B"], dtype: str) -> Float[Array, "B 1 D"]:
+  def __call__(self, labels: Int[AnyArray, "B"], dtype: str) -> Float[Array, "B 1 D"]:
     return self.norm(gather_weight(self.weight[...], LABEL_AXES)[labels][:, None].astype(dtype))
 
 
@@ -147,5 +150,5 @@ class MotionEmbed(nnx.Module):
     self.flow_proj = MLP(256, cfg.width, cfg.width, jax.nn.silu, rngs=rngs)
     self.fps_proj = MLP(256, cfg.width, cfg.width, jax.nn.silu, rngs=rngs)
 
-  def __call__(self, flow: Float[ArrayLike, "B"], fps: Float[ArrayLike, "B"], dtype: str) -> Float[Array, "B 2 D"]:
+  def __call__(self, flow: Float[AnyArray, "B"], fps: Float[AnyArray, "B"], dtype: str) -> Float[Array, "B 2 D"]:
     return jnp.stack([self.flow_proj(sincos(flow).astype(dtype)), self.fps_proj(sincos(fps).astype(dtype))], axis=1)

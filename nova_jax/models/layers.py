@@ -10,7 +10,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ BLOCK_INPUT = "block_input"
 ATTENTION_RESIDUALS = "attention_residuals"
 
 Axes = tuple[str | None, ...]
+Blocks = TypeVar("Blocks", bound=nnx.Module)
 
 
 class Buffer(nnx.Variable):
@@ -151,7 +152,7 @@ def gelu(x: Array) -> Array:
   return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))  # 2.5 times as fast on CPU.
 
 
-def stack(make_block: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
+def stack(make_block: Callable[[nnx.Rngs], Blocks], depth: int, rngs: nnx.Rngs) -> Blocks:
   """Create `depth` blocks as one block whose parameters are stacked along a leading "layers" axis."""
 
   @nnx.vmap(in_axes=0, out_axes=0)
@@ -163,7 +164,7 @@ def stack(make_block: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rn
 
 
 def scan(
-    blocks: nnx.Module, x: Array, per_layer: Any, apply: Callable[[nnx.Module, Array, Any], tuple[Array, Any]],
+    blocks: Blocks, x: Array, per_layer: Any, apply: Callable[[Blocks, Array, Any], tuple[Array, Any]],
     remat: str = "none", depth: int | None = None,
 ):
   """Run stacked blocks one after another.
@@ -184,13 +185,12 @@ def scan(
   def body(x, layer):
     return apply(nnx.merge(graph, layer[0]), checkpoint_name(x, BLOCK_INPUT), layer[1])
 
-  if remat != "none":
-    body = jax.checkpoint(body, prevent_cse=False, policy=_remat_policy(remat))
+  run = body if remat == "none" else jax.checkpoint(body, prevent_cse=False, policy=_remat_policy(remat))
   if depth is None:
-    return jax.lax.scan(body, x, (state, per_layer))
+    return jax.lax.scan(run, x, (state, per_layer))
   # Parameters are indexed inside the loop, since a slice of the first blocks would be a copy.
   pick = lambda i: jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), state)
-  return jax.lax.scan(lambda x, i: body(x, (pick(i), None)), x, jnp.arange(depth))
+  return jax.lax.scan(lambda x, i: run(x, (pick(i), None)), x, jnp.arange(depth))
 
 
 def cast_weights(module: nnx.Module, dtype: str) -> tuple[nnx.GraphDef, nnx.State]:
@@ -206,7 +206,7 @@ def num_layers(blocks: nnx.Module) -> int:
   return jax.tree.leaves(nnx.state(blocks))[0].shape[0]
 
 
-def unstack(blocks: nnx.Module, first: int = 0) -> list[nnx.Module]:
+def unstack(blocks: Blocks, first: int = 0) -> list[Blocks]:
   """Return stacked blocks as a list, starting with block `first`."""
   graph, state = nnx.split(blocks)
   return [

@@ -21,12 +21,13 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from nova_jax.config import DEFAULT_FPS, DEFAULT_MOTION_FLOW, ModelConfig
 from nova_jax.models import embeddings as emb
 from nova_jax.models.attention.masks import BlockCausal, ValidKeys
-from nova_jax.models.condition import Condition
+from nova_jax.models.condition import Condition, required
 from nova_jax.models.denoiser import Denoiser, Modulation
 from nova_jax.models.layers import LayerNorm, parameter
 from nova_jax.models.tokens import gather_tokens, scatter_tokens
 from nova_jax.models.transformer import Cache, extend_blocks, make_blocks, run_blocks, run_blocks_at
 from nova_jax.parallel.sharding import gather_weight
+from nova_jax.utils.arrays import AnyArray
 
 TOKEN_AXES = (None, "embed")  # Axes of the learned vectors.
 
@@ -74,7 +75,7 @@ class TemporalEncoder(nnx.Module):
 
 def make_mixer(cfg: ModelConfig, rngs: nnx.Rngs) -> Modulation:
   """Create the scaling & shift layer; a negative rank makes it full rank."""
-  return Modulation(cfg.width, 2, rank=cfg.mixer_rank if cfg.mixer_rank > 0 else None, eps=None, rngs=rngs)
+  return Modulation(cfg.width, 2, rank=max(cfg.mixer_rank or 0, 0) or None, eps=None, rngs=rngs)
 
 
 class SpatialEncoder(nnx.Module):
@@ -88,7 +89,7 @@ class SpatialEncoder(nnx.Module):
     self.norm = LayerNorm(cfg.width)
 
   def __call__(
-      self, tokens: Float[Array, "B N D"], visible_ids: Int[Array, "B V"], num_visible: Int[Array, ""] | int,
+      self, tokens: Float[Array, "B N D"], visible_ids: Int[Array, "B V"], num_visible: Int[ArrayLike, ""],
       cond: Float[Array, "B M D"], wanted: Int[Array, "B W"] | None = None,
   ) -> Float[Array, "B W D"]:
     """Encode frames of which some tokens are visible.
@@ -153,9 +154,11 @@ class NOVA(nnx.Module):
     """Return the condition tokens of a condition or of a training batch: text or label, then motion."""
     condition = Condition.from_batch(condition)
     if self.text_embed is not None:
-      tokens = [self.text_embed(condition.text_embeds, condition.text_lengths, self.cfg.dtype)]
+      embeds, lengths = required(condition.text_embeds, "text_embeds"), required(condition.text_lengths, "text_lengths")
+      tokens = [self.text_embed(embeds, lengths, self.cfg.dtype)]
     else:
-      tokens = [self.label_embed(condition.labels, self.cfg.dtype)]
+      assert self.label_embed is not None  # `ModelConfig` has texts or classes.
+      tokens = [self.label_embed(required(condition.labels, "labels"), self.cfg.dtype)]
     if self.motion_embed is not None:
       batch = tokens[0].shape[:1]
       flow = jnp.full(batch, DEFAULT_MOTION_FLOW) if condition.motion_flow is None else condition.motion_flow
@@ -163,18 +166,18 @@ class NOVA(nnx.Module):
       tokens.append(self.motion_embed(flow, fps, self.cfg.dtype))
     return jnp.concatenate(tokens, axis=1)
 
-  def embed_frames(self, latents: Float[ArrayLike, "B T h w C"]) -> Float[Array, "B T M D"]:
+  def embed_frames(self, latents: Float[AnyArray, "B T h w C"]) -> Float[Array, "B T M D"]:
     """Embed latent frames for the temporal encoder, without positions; a model without history ignores them."""
     if not self.cfg.history:
       return jnp.repeat(self.begin(latents.shape[0])[:, None], latents.shape[1], axis=1)
-    return self.video_encoder.patch_embed(emb.patchify(latents.astype(self.cfg.dtype), 2 * self.cfg.patch_size))
+    return self.video_encoder.patch_embed(emb.patchify(jnp.asarray(latents, self.cfg.dtype), 2 * self.cfg.patch_size))
 
   def begin(self, batch: int) -> Float[Array, "B M D"]:
     """Return the first input of the temporal encoder, in which all tokens are the begin-of-video vector."""
     bos = gather_weight(self.mask_embed.bos_token[...], TOKEN_AXES).astype(self.cfg.dtype)
     return jnp.broadcast_to(bos, (batch, self.cfg.num_video_tokens, self.cfg.width))
 
-  def temporal(self, latents: Float[ArrayLike, "B T h w C"], cond: Float[Array, "B P D"]) -> Float[Array, "B T M D"]:
+  def temporal(self, latents: Float[AnyArray, "B T h w C"], cond: Float[Array, "B P D"]) -> Float[Array, "B T M D"]:
     """Run the temporal encoder over a clip; output t depends on frames before t only. Scaling & shift comes later."""
     begin = self.begin(latents.shape[0])[:, None]
     frames = jnp.concatenate([begin, self.embed_frames(latents[:, :-1])], axis=1)

@@ -5,16 +5,18 @@ and would sum masked parts over all devices. Invariant: nothing moves between sa
 """
 
 import jax
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, Float, Int
+
+from nova_jax.utils.arrays import AnyArray
 
 
-def gather_tokens(x: Float[Array, "B S ..."], ids: Int[ArrayLike, "B Q"]) -> Float[Array, "B Q ..."]:
+def gather_tokens(x: Float[Array, "B S ..."], ids: Int[AnyArray, "B Q"]) -> Float[Array, "B Q ..."]:
   """Return the tokens `ids` of each sample."""
   return jax.vmap(lambda x, ids: x[ids])(x, ids)
 
 
 def scatter_tokens(
-    x: Float[Array, "B S ..."], ids: Int[ArrayLike, "B Q"], values: Float[Array, "B Q ..."],
+    x: Float[Array, "B S ..."], ids: Int[AnyArray, "B Q"], values: Float[Array, "B Q ..."],
 ) -> Float[Array, "B S ..."]:
   """Return x with tokens `ids` of each sample replaced by `values`; ids out of range are ignored."""
   return jax.vmap(lambda x, ids, values: x.at[ids].set(values, mode="drop"))(x, ids, values)

@@ -30,6 +30,7 @@ from nova_jax.models.nova import SpatialEncoder
 from nova_jax.models.tokens import gather_tokens, scatter_tokens
 from nova_jax.models.transformer import Block, Cache
 from nova_jax.sampling.set_schedule import TokenSet
+from nova_jax.utils.arrays import AnyArray
 
 
 class Features(NamedTuple):
@@ -74,9 +75,9 @@ def kept_sizes(sets: Sequence[TokenSet], guidance_every: int) -> list[int | None
 
 
 def encode_passes(
-    encode: Callable[..., tuple[Float[Array, "rows W D"], "Features | None"]], order: Int[ArrayLike, "B N"],
-    ids: Int[ArrayLike, "B W"], start: Int[ArrayLike, ""], features: Features, max_kept: int | None,
-) -> tuple[Float[ArrayLike, "passes B W D"], Features]:
+    encode: Callable[..., tuple[Float[Array, "rows W D"], "Features | None"]], order: Int[AnyArray, "B N"],
+    ids: Int[AnyArray, "B W"], start: Int[ArrayLike, ""], features: Features, max_kept: int | None,
+) -> tuple[Float[Array, "passes B W D"], Features]:
   """Encode the tokens of one set for all passes, of which only the conditional one is run if `max_kept` is None.
 
   Args:
@@ -87,7 +88,9 @@ def encode_passes(
     features: features that the set before left.
     max_kept: padded number of tokens, these and those of the next sets, whose differences are to be kept.
   """
-  differences, num_passes, batch = features.differences, len(features.differences) + 1, len(order)
+  differences = features.differences
+  assert differences is not None  # Made by `Features.for_frame`.
+  num_passes, batch = len(differences) + 1, len(order)
   reused = None if features.visible is None else features
   if max_kept is None:
     z, after = encode(0, 1, ids, reused)
@@ -102,13 +105,13 @@ def encode_passes(
   z = z.reshape(num_passes, batch, max_kept, -1)
   places = jnp.where(start + jnp.arange(max_kept) < order.shape[1], wide, order.shape[1])
   differences = jax.vmap(scatter_tokens, (0, None, 0))(differences, places, z[:1] - z[1:])
-  return z[:, :, : ids.shape[1]], after._replace(differences=differences)
+  return z[:, :, : ids.shape[1]], (after or features)._replace(differences=differences)
 
 
 def encode_set(
-    encoder: SpatialEncoder, tokens: Float[Array, "B N D"], order: Int[Array, "B N"], start: Int[ArrayLike, ""],
+    encoder: SpatialEncoder, tokens: Float[Array, "B N D"], order: Int[Array, "B N"], start: Int[Array, ""] | int,
     cond: Float[Array, "B M D"], wanted: Int[Array, "B W"], features: Features, max_visible: int,
-    num_new: Int[ArrayLike, ""], max_new: int | None,
+    num_new: Int[Array, ""] | int, max_new: int | None,
 ) -> tuple[Float[Array, "B W D"], Features]:
   """Encode the tokens of one set.
 
@@ -125,6 +128,7 @@ def encode_set(
   Returns:
     The encoding of the wanted tokens, and the features.
   """
+  assert features.visible is not None and features.all is not None  # Made by `Features.for_frame`.
   cfg, num_tokens, num_cond = encoder.cfg, tokens.shape[1], cond.shape[1]
   if not cfg.rotary:
     tokens = tokens + emb.space_embedding(cfg.width, cfg.image_grid).astype(tokens.dtype)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from nova_jax.config import ModelConfig
 from nova_jax.models.condition import Condition
@@ -22,6 +22,7 @@ from nova_jax.models.layers import cast_weights
 from nova_jax.models.nova import NOVA
 from nova_jax.models.transformer import Cache
 from nova_jax.sampling.inputs import Conditions
+from nova_jax.utils.arrays import AnyArray
 
 
 class Model(NamedTuple):
@@ -67,8 +68,8 @@ class FrameContext(NamedTuple):
   anchor: Float[Array, "rows M D"]
   cond: Float[Array, "rows M D"]
   cache: Cache
-  frames: tuple[Float[Array, "B h w C"], ...] = ()
-  waiting: tuple[Float[Array, "B h w C"], ...] = ()
+  frames: tuple[Float[AnyArray, "B h w C"], ...] = ()
+  waiting: tuple[Float[AnyArray, "B h w C"], ...] = ()
   slid: bool = False
 
   @classmethod
@@ -83,7 +84,7 @@ class FrameContext(NamedTuple):
     anchor, cache = begin_video(model, prefix, positions, cache, num_passes=num_passes)
     return cls(model, num_passes, window, length, positions, anchor, anchor, cache)
 
-  def push(self, frame: Float[ArrayLike, "B h w C"]) -> "FrameContext":
+  def push(self, frame: Float[AnyArray, "B h w C"]) -> "FrameContext":
     """Add a finished frame."""
     known = (*self.frames, *self.waiting, frame)
     if len(known) < self.window:

@@ -118,7 +118,7 @@ def generate(
     with use_mesh(mesh):
       if t in inputs.changes:
         context = context.switch_prompt(inputs.changes[t], cfg, plan.later_context)
-      if t < inputs.num_given:
+      if inputs.prefix_latents is not None and t < inputs.num_given:
         frame = jnp.asarray(inputs.prefix_latents[:, t])
       else:
         cond, context = context.next_condition()

@@ -141,7 +141,7 @@ def _backward(residuals, dout):
 def _scores(q: Float[Array, "Q K"], k: Float[Array, "S K"], mask: Mask | None, run: Run) -> Float[Array, "q s"]:
   """Return the scores of a run for one head, −∞ where keys are hidden."""
   scores = _dot(q[run.start : run.stop] * (q.shape[-1] ** -0.5), k[: run.num_keys].T)
-  if not run.masked:
+  if mask is None or not run.masked:
     return scores
   return jnp.where(to_matrix(mask, jnp.arange(run.start, run.stop), run.num_keys), scores, -jnp.inf)
 

@@ -10,10 +10,9 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Int
 
-AnyArray = Array | np.ndarray
+from nova_jax.utils.arrays import AnyArray
 
 
 class Mask(Protocol):

@@ -56,8 +56,8 @@ def make_kernel(
   block_q, block_kv = _block(num_queries), _block(num_keys)
   queries = np.pad(queries, ((0, 0), (0, -num_queries % block_q)), mode="edge").reshape(-1)
   padded_keys = num_keys + -num_keys % block_kv
-  if _depends_on_position(mask):
-    head = _FirstKeys(mask.num_visible(queries), padded_keys)
+  if isinstance(mask, BlockCausal):
+    head = _FirstKeys(np.asarray(mask.num_visible(queries)), padded_keys)
   else:
     head = mask_lib.FullMask((len(queries), padded_keys))  # The number of valid keys is expressed by segments.
   sizes = splash_lib.BlockSizes(
@@ -89,7 +89,7 @@ def splash(
     segments = splash_lib.SegmentIds(
         q=jnp.ones(q.shape[2], jnp.int32), kv=(jnp.arange(k.shape[2]) < length).astype(jnp.int32))
   out = jax.vmap(kernel, in_axes=(0, 0, 0, None))(q, k, v, segments)
-  return jnp.swapaxes(out, 1, 2)[:, :num_queries]
+  return jnp.swapaxes(out, 1, 2)[:, :num_queries]  # ty: ignore[invalid-argument-type] (no residuals)
 
 
 def _depends_on_position(mask: Mask | None) -> bool:
