@@ -138,7 +138,7 @@ def _stored(folder: Path) -> dict[str, Any]:
     raise Damaged(folder, f"it has no {STATE}/, the arrays of a checkpoint")
   # A checkpointer would also look for metadata that Orbax keeps elsewhere, and warn that there is none.
   with _reading(folder), contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-    metadata = handler.metadata(folder / STATE)
+    metadata = handler.metadata(folder / STATE)  # ty: ignore[invalid-argument-type] (any path will do)
     tree = None if metadata is None else dict(metadata.tree)
   if tree is None:
     raise Damaged(folder, f"what {STATE}/ holds can't be told from its files")
@@ -149,7 +149,7 @@ def _restore(folder: Path, wanted: Mapping[str, Any], restore_args: Mapping[str,
   args = ocp.args.PyTreeRestore(dict(wanted), restore_args=dict(restore_args), partial_restore=True)
   # Uses the handler directly. A checkpointer would wait for other processes, which may have stopped over damage.
   with _reading(folder), contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-    return handler.restore(folder / STATE, args=args)
+    return handler.restore(folder / STATE, args=args)  # ty: ignore[invalid-argument-type] (any path will do)
 
 
 @contextlib.contextmanager

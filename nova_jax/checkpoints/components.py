@@ -40,7 +40,7 @@ class PartKind(NamedTuple):
   """A kind of part: its name, a function that creates our module, and the table of its parameter names."""
 
   part: str
-  make: Callable[[nnx.Rngs], nnx.Module]
+  make: Callable[[nnx.Rngs], Any]
   names: key_table.Names
 
 
@@ -134,8 +134,8 @@ class Part(NamedTuple):
           "damaged, or its training had failed")
     return state
 
-  def load(self) -> nnx.Module:
-    """Create our module with its weights in the stored dtype; raises as `state` does."""
+  def load(self) -> Any:
+    """Create our module (NOVA, an autoencoder's network, Phi) with weights in their stored dtype; raises as `state`."""
     return nnx.merge(self.graph, self.state())
 
 
@@ -156,8 +156,8 @@ def kind_from_config(config: Mapping[str, Any]) -> PartKind:
     return PartKind(
         part, lambda rngs: autoencoders.make_network({**config, "_class_name": class_name}, rngs),
         key_table.AUTOENCODER_NAMES)
-  cfg = PhiConfig.from_published(config)
-  return PartKind(part, lambda rngs: Phi(cfg, rngs=rngs), key_table.PHI_NAMES)
+  phi = PhiConfig.from_published(config)
+  return PartKind(part, lambda rngs: Phi(phi, rngs=rngs), key_table.PHI_NAMES)
 
 
 def open_part(folder: Path) -> Part:
@@ -208,8 +208,9 @@ def open_trained(workdir: Path, card: ModelCard, which: str, step: int | str | N
   Raises:
     UserError: there is no such checkpoint.
   """
-  names = key_table.transformer_names(card.model)
-  graph, shapes = nnx.split(nnx.eval_shape(lambda: NOVA(card.model, rngs=nnx.Rngs(0))))
+  cfg = card.transformer
+  names = key_table.transformer_names(cfg)
+  graph, shapes = nnx.split(nnx.eval_shape(lambda: NOVA(cfg, rngs=nnx.Rngs(0))))
   folder = store.find(workdir / "checkpoints", which, step)
   ours = {}
   for name, stored in store.open_arrays(folder).items():

@@ -107,7 +107,7 @@ def convert(
 
 def _with_config(part: Part, card: ModelCard) -> Part:
   """Return the part with a published config, which the transformer of a training run lacks."""
-  return part if part.config else part._replace(config=published_configs.published_model(card.model))
+  return part if part.config else part._replace(config=published_configs.published_model(card.transformer))
 
 
 def _check(parts: Sequence[Part], opened: Folder, dtype: np.dtype | None) -> None:
@@ -122,7 +122,7 @@ def _check(parts: Sequence[Part], opened: Folder, dtype: np.dtype | None) -> Non
     listed_digest(part)
   dims = {part.name: part.dim for part in parts}
   if TRANSFORMER in dims:
-    opened.card.model.check_fit(latent_dim=dims.get(VAE), text_dim=dims.get(TEXT_ENCODER))
+    opened.card.transformer.check_fit(latent_dim=dims.get(VAE), text_dim=dims.get(TEXT_ENCODER))
   if TEXT_ENCODER in dims and any(name.startswith(TOKENIZER) for name in opened.files):
     text.load_tokenizer(next(file.parent for name, file in opened.files.items() if name.startswith(TOKENIZER)))
 

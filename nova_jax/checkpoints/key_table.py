@@ -102,13 +102,13 @@ def published_weights(shapes: nnx.State, names: Names) -> Iterator[Weight]:
     stacked = variable.get_metadata()["out_sharding"][:1] == ("layers",)
     prefix = next((prefix for prefix in names.stacks if dotted.startswith(prefix + ".")), None)
     assert stacked == (prefix is not None), path
-    leaf = dotted[len(prefix) + 1:] if stacked else dotted
+    leaf = dotted if prefix is None else dotted[len(prefix) + 1:]
     pattern, template, layout = next(row for row in names.table if re.fullmatch(row[0], leaf))
     name = re.sub(pattern, template, leaf, count=1)
-    shape = variable.shape[1:] if stacked else variable.shape
+    shape = variable.shape if prefix is None else variable.shape[1:]
     split, axes = layout(shape)
     published = tuple(split[axis] for axis in axes)
-    if not stacked:
+    if prefix is None:
       yield Weight(name, published, path, None, split, axes)
       continue
     block, first = names.stacks[prefix]

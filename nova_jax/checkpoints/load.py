@@ -46,7 +46,7 @@ def make_transformer(
   """Read the transformer of an opened folder; arguments as of `load_model`."""
   part = folder.parts[TRANSFORMER]()
   model = nnx.eval_shape(
-      lambda: NOVA(dataclasses.replace(folder.card.model, dtype=dtype, remat=remat), rngs=nnx.Rngs(0)))
+      lambda: NOVA(dataclasses.replace(folder.card.transformer, dtype=dtype, remat=remat), rngs=nnx.Rngs(0)))
   state = part.state("float32")
   if mesh is not None:
     state = jax.device_put(state, state_shardings(make_mesh(mesh, jax.local_devices()), state))

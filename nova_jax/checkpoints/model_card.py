@@ -60,6 +60,17 @@ class ModelCard:
   versions: str = ""  # Versions of the packages that converted it.
   words: tuple[str, ...] = ()  # Words of the training captions, for the built-in text encoder; empty if unknown.
 
+  @property
+  def transformer(self) -> ModelConfig:
+    """Config of the transformer, `model`.
+
+    Raises:
+      UserError: the folder has no transformer.
+    """
+    if self.model is None:
+      raise UserError("the model folder has no transformer")
+    return self.model
+
 
 def card_from_experiment(experiment: Experiment, words: Sequence[str] = ()) -> ModelCard:
   """Return the card of the model that an experiment trains.

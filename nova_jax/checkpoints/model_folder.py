@@ -15,7 +15,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from flax import nnx
 
@@ -145,7 +145,7 @@ def check_complete(folder: Folder, wanted: Collection[str]) -> None:
     raise UserError(f"{path} has {', '.join(folder.parts)}, but no {TRANSFORMER}{suggestion(path)}")
   listed = read_config(folder.files[INDEX]) if INDEX in folder.files else {}
   for part, place in ((VAE, card.autoencoder), (TEXT_ENCODER, card.text_encoder)):
-    if part not in wanted or place is not None or part == TEXT_ENCODER and card.model.text_dim is None:
+    if part not in wanted or place is not None or part == TEXT_ENCODER and card.transformer.text_dim is None:
       continue
     if isinstance(listed.get(part), list) and all(listed[part]):
       raise UserError(f"{path}: {INDEX} names a {part}, but there is no {part}/{CONFIG}: fetch the folder again")
@@ -170,6 +170,20 @@ def load_transformer(path: str | Path, cfg: ModelConfig) -> nnx.State:
   if differing:
     raise UserError(f"{path} holds another model: {'; '.join(differing)}")
   return folder.parts[TRANSFORMER]().state("float32")
+
+
+@overload
+def load_autoencoder(name: str, base: str | Path = "", **options: Any) -> autoencoders.Autoencoder: ...
+
+
+@overload
+def load_autoencoder(name: None, base: str | Path = "", **options: Any) -> None: ...
+
+
+@overload
+def load_autoencoder(
+    name: str | None, base: str | Path = "", **options: Any
+) -> autoencoders.Autoencoder | None: ...
 
 
 def load_autoencoder(name: str | None, base: str | Path = "", **options: Any) -> autoencoders.Autoencoder | None:
@@ -252,12 +266,13 @@ def _check_card(card: ModelCard, parts: Mapping[str, Path], path: Path) -> None:
 def _open_trained(path: Path, card: ModelCard, weights: str, step: int | str | None) -> Folder:
   if card.model is None:
     raise UserError(f"{path / model_card.NAME} has no model, but there are checkpoints")
-  parts, files = {TRANSFORMER: lambda: open_trained(path, card, weights, step)}, {}
+  parts: dict[str, Callable[[], Part]] = {TRANSFORMER: lambda: open_trained(path, card, weights, step)}
+  files = {}
   for kind, name, built_in in (
       (VAE, card.autoencoder, autoencoders.BUILT_IN), (TEXT_ENCODER, card.text_encoder, text.BUILT_IN)):
     if name is not None and name not in built_in:
       parts[kind] = functools.partial(open_single_part, join(path, name), kind, built_in)
-  if TEXT_ENCODER in parts:
+  if TEXT_ENCODER in parts and card.text_encoder is not None:
     tokenizer = join(path, card.text_encoder).parent / TOKENIZER
     files = {f"{TOKENIZER}/{file.name}": file for file in _files(tokenizer)}
   return Folder(path, card, parts, files)

@@ -131,7 +131,7 @@ def scheduler_config(published: Mapping[str, Any], library: str) -> SchedulerCon
   return from_dict(SchedulerConfig, known, "scheduler")
 
 
-def _known(cls: type, published: Mapping[str, Any]) -> dict[str, Any]:
+def _known(cls: type[Any], published: Mapping[str, Any]) -> dict[str, Any]:
   """Return the fields of `published` that are set and that `cls` also has."""
   names = {field.name for field in dataclasses.fields(cls)}
   return {name: value for name, value in published.items() if name in names and value is not None}

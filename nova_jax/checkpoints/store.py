@@ -269,6 +269,7 @@ class Checkpointer:
 
   def _tell(self, reason: str, is_last: bool = False) -> None:
     """Note that a save failed; raise a RunFailed if none is tried any more."""
+    assert self._saving is not None
     self._failed += 1
     what = f"{self.directory / str(self._saving[0])}: this checkpoint can't be written: {reason}"
     if is_last or self._failed == _TRIES:
@@ -300,4 +301,4 @@ def _read_items(folder: Path) -> tuple[dict[str, str] | None, dict[str, Any], di
     for name, value in items.items():
       if described["json"].get(name) != array_digests.digest_json(value):
         raise Damaged(folder, f"{name}/ changed since")
-  return described and described["arrays"], items["data"], items["meta"]
+  return None if described is None else described["arrays"], items["data"], items["meta"]

@@ -79,9 +79,8 @@ def _other_name(folder: Path) -> str:
     for stem in SAFETENSORS + PICKLES:
       base, ending = stem.rsplit(".", 1)
       whole = re.fullmatch(rf"{base}\.(\w+)\.{ending}", name)
-      index = re.fullmatch(rf"{re.escape(stem)}\.index\.(\w+)\.json", name)
-      if whole or index:
-        variant = (whole or index)[1]
+      if found := whole or re.fullmatch(rf"{re.escape(stem)}\.index\.(\w+)\.json", name):
+        variant = found[1]
         new = stem if whole else f"{stem}.index.json"
         return f"; {shorten_name(name)} is the variant {shorten_name(variant)!r}: to use it, rename it to {new}"
   shards = [name for name in names if re.search(r"-\d+-of-\d+\.", name)]

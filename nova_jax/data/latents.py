@@ -128,7 +128,9 @@ def example_records(caches: Sequence[Cache], count: int, size: tuple[int, int], 
 
 def padded_embeds(record: Record, short: bool, model: ModelConfig) -> tuple[np.ndarray, np.int32]:
   """Return a caption's embeddings as float16 [L, E], cut or with zeros behind them, and how many count."""
-  embeds = (record.short_text_embeds if short else record.text_embeds)[: model.text_len]
+  embeds = record.short_text_embeds if short else record.text_embeds
+  assert embeds is not None and model.text_dim is not None  # See `have_embeddings`.
+  embeds = embeds[: model.text_len]
   whole = np.zeros((model.text_len, model.text_dim), np.float16)
   whole[: len(embeds)] = embeds
   return whole, np.int32(len(embeds))
@@ -162,8 +164,8 @@ def _taken(
   """Return the buckets of a cache that a stage takes: the shape of its samples and its records."""
   taken = []
   for info in cache.manifest.buckets:
-    frames, *size, _ = info.moments
-    size = tuple(size)
+    frames, height, width, _ = info.moments
+    size = height, width
     if size not in (sizes or (model.latent_size,)):
       if sizes:
         continue

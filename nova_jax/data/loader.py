@@ -10,7 +10,7 @@ hosts or workers, and with one bucket with other batch sizes. Memory is that of 
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -42,9 +42,11 @@ class Feed(Protocol):
   order stays.
   """
 
-  buckets: Sequence[Bucket]
+  @property
+  def buckets(self) -> Sequence[Bucket]:
+    """Buckets of records, each with its share of the batches."""
 
-  def make_row(self, record: Any, position: int) -> Mapping[str, Any]:
+  def make_row(self, record: Any, position: int, /) -> Mapping[str, Any]:
     """Return a row for a record, in the process that reads; all randomness derives from the position.
 
     If the row replaces damaged records, it may name them as bytes `damaged`, one per line.
@@ -78,8 +80,10 @@ class Loader:
     self._feed = feed
     self._batch_size, self._rows = batch_size, tuple(range(batch_size) if rows is None else rows)
     self._workers = grain.MultiprocessingOptions(num_workers) if num_workers else None
-    self._position, self._stream = 0, None
-    self._max_damaged, self.damaged = max_damaged, []
+    self._position = 0
+    self._stream: grain.DatasetIterator | None = None
+    self._max_damaged = max_damaged
+    self.damaged: list[str] = []
 
   def __iter__(self) -> "Loader":
     return self
@@ -112,7 +116,7 @@ class Loader:
               "cache anew, or skip more")
         say(f"skipping damaged record {len(self.damaged)} of at most {self._max_damaged}: {name}")
 
-  def _start(self) -> Iterator[Rows]:
+  def _start(self) -> grain.DatasetIterator:
     """Start to read this host's rows of the batches from the present position on."""
     read = _Rows(self._feed, _turns(self._feed.buckets), self._position, self._batch_size, self._rows)
     numbers = grain.MapDataset.range(len(self._rows) * (_END // self._batch_size))
@@ -156,7 +160,7 @@ class _Rows:
   """From a number to a row: counts through some rows of batch after batch."""
 
   feed: Feed
-  turns: grain.MapDataset  # The bucket of each batch, and which of the bucket's batches it is.
+  turns: Any  # Endless: the bucket of each batch, and which of the bucket's batches it is.
   first: int  # Position of the first batch.
   batch_size: int
   rows: tuple[int, ...]

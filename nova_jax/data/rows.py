@@ -19,7 +19,7 @@ def local_rows(sharding: NamedSharding, batch_size: int) -> list[int]:
     batch_size: rows of all hosts together; divides over the mesh.
   """
   parts = sharding.addressable_devices_indices_map((batch_size,)).values()
-  return sorted({row for (part,) in parts for row in range(*part.indices(batch_size))})
+  return sorted({row for (part,) in filter(None, parts) for row in range(*part.indices(batch_size))})
 
 
 def spread(sharding: NamedSharding, batch_size: int, rows: list[int], batch: Batch) -> Batch:
@@ -33,7 +33,8 @@ def spread(sharding: NamedSharding, batch_size: int, rows: list[int], batch: Bat
   """
 
   def place(local: np.ndarray) -> jax.Array:
-    def read(index: tuple[slice, ...]) -> np.ndarray:
+    def read(index: tuple[slice, ...] | None) -> np.ndarray:
+      assert index is not None
       wanted = np.arange(*index[0].indices(batch_size))
       return local[(np.searchsorted(rows, wanted), *index[1:])]
 

@@ -152,8 +152,9 @@ class Whole:
 def shuffled(source: Whole, seed: int) -> grain.MapDataset:
   """Return records in an endless order, another one each epoch."""
   if len(source) < _FEW:
-    return grain.MapDataset.source(_Few(source, seed))
-  return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    return grain.MapDataset.source(_Few(source, seed))  # ty: ignore[invalid-argument-type] (a number is an int)
+  records = grain.MapDataset.source(source)  # ty: ignore[invalid-argument-type] (a number is an int)
+  return records.seed(seed).shuffle().repeat()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,10 +121,12 @@ class CacheData:
     caches, model, sample = _caches(self._experiment, stage), self._experiment.model, self._experiment.sample
     records = example_records(caches, count, model.latent_size, stage.num_frames)
     captions = [record.caption for record in records]
+    condition: dict[str, Any]
     if have_embeddings(caches):
       embeds = [padded_embeds(record, False, model) for record in records]
       condition = {"text_embeds": [embed[:length].astype(np.float32) for embed, length in embeds]}
     else:
+      assert self._text_encoder is not None  # `LatentFeed` refuses captions that nothing embeds.
       condition = {"prompt": [truncate(self._text_encoder, caption)[0] for caption in captions]}
     if model.has_motion:
       condition |= {

@@ -8,8 +8,8 @@ what is seen before the turn is given.
 Invariant: a row is a function of (source, seed, position, num_frames, later).
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import grain
 import numpy as np
@@ -24,7 +24,13 @@ from nova_jax.utils.errors import UserError
 _CACHE_BYTES = 256 * 2**20  # Sources up to this size are decoded once and kept.
 _GIVEN = 2  # Frames that tell what moves and which way, at most.
 
-Source = Sequence[Mapping[str, Any]]
+
+class Source(Protocol):
+  """Random-access records."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, number: int, /) -> Mapping[str, Any]: ...
 
 
 class VideoFeed:
@@ -62,7 +68,8 @@ class VideoFeed:
       check_later(later, len(video), num_frames, autoencoder)
     if video.nbytes * len(source) <= _CACHE_BYTES:
       source = _Remembering(source)
-    self.buckets = (Bucket(grain.MapDataset.source(source).seed(seed).shuffle().repeat()),)
+    records = grain.MapDataset.source(source)  # ty: ignore[invalid-argument-type] (a number is an int)
+    self.buckets = (Bucket(records.seed(seed).shuffle().repeat()),)
 
   def make_row(self, record: Mapping[str, Any], position: int) -> Mapping[str, Any]:
     """Cut the clip to the length asked for."""
@@ -81,7 +88,7 @@ class VideoFeed:
 
   def collate(self, rows: Rows) -> Rows:
     """Encode clips, and captions unless the model takes labels."""
-    batch = {"latents": self._autoencoder.encode(rows["video"])}
+    batch = {"latents": np.asarray(self._autoencoder.encode(rows["video"]))}
     if self._later:
       batch["given"] = rows["given"]
     if self._text_encoder is None:
@@ -129,12 +136,13 @@ class _Remembering:
 
   def __init__(self, source: Source):
     self._source = source
-    self._records = [None] * len(source)
+    self._records: list[Mapping[str, Any] | None] = [None] * len(source)
 
   def __len__(self) -> int:
     return len(self._records)
 
   def __getitem__(self, number: int) -> Mapping[str, Any]:
-    if self._records[number] is None:
-      self._records[number] = self._source[number]
-    return self._records[number]
+    record = self._records[number]
+    if record is None:
+      record = self._records[number] = self._source[number]
+    return record

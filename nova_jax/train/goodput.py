@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from nova_jax.utils.progress import seconds_compiling
 
@@ -31,7 +31,7 @@ class Goodput:
     self._spent[kind] += seconds
 
   @contextlib.contextmanager
-  def spend(self, kind: str) -> Iterator[None]:
+  def spend(self, kind: str) -> Generator[None]:
     """Add the seconds that the code within takes, unless it compiles."""
     started = time.monotonic() - seconds_compiling()
     try:

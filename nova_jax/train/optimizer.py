@@ -66,7 +66,7 @@ def make_schedule(cfg: OptimizerConfig, num_steps: int) -> optax.Schedule:
   start = decay_start(cfg, num_steps)
   milestones = [round(share * num_steps) for share in cfg.milestones]
 
-  def schedule(step: jax.Array) -> jax.Array:
+  def schedule(step: jax.typing.ArrayLike) -> jax.Array:
     step = jnp.asarray(step, jnp.float32)
     factor = jnp.minimum(1.0, (step + 1) / max(cfg.warmup_steps, 1))
     if cfg.schedule == "cosine":
@@ -162,6 +162,7 @@ def muon_or_adamw(path: str) -> str:
 def _scale_like_adam(path: str, update: jax.Array) -> jax.Array:
   """Give an orthogonal update the root mean square that Adam's has, so that both live with one learning rate."""
   axes = muon_axes(path)
+  assert axes is not None  # Muon updates no others.
   fans = (math.prod(update.shape[i] for i in np.atleast_1d(group)) for group in (axes.reduction_axis, axes.output_axis))
   return 0.2 * math.sqrt(max(fans)) * update
 

@@ -28,12 +28,12 @@ def own_damaged(lists: Sequence[str] | Sequence[Sequence[str]]) -> list[str]:
 
   The processes may be others than those that saved: then they share all records out among them.
   """
-  if any(isinstance(names, str) for names in lists):  # An older version kept process 0's list alone.
-    lists = [lists]
+  older = [name for name in lists if isinstance(name, str)]  # An older version kept process 0's list alone.
+  each = [older] if older else [names for names in lists if not isinstance(names, str)]
   process, count = jax.process_index(), jax.process_count()
-  if len(lists) == count:
-    return list(lists[process])
-  every = list(dict.fromkeys(name for names in lists for name in names))
+  if len(each) == count:
+    return list(each[process])
+  every = list(dict.fromkeys(name for names in each for name in names))
   return every[process::count]
 
 

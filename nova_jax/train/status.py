@@ -57,7 +57,7 @@ class Status:
       lines.append(f"last checkpoint {self.checkpoints[-1]:,}, saved {_ago(self.saved)}")
     else:
       lines.append("no checkpoint yet")
-    if spent := self.rows and self.rows[-1].get("spent"):
+    if spent := self.rows[-1].get("spent") if self.rows else None:
       total = sum(spent.values()) or 1.0
       lines.append("time since the start: " + ", ".join(
           f"{name} {seconds / total:.0%}" for name, seconds in spent.items() if seconds >= total / 200))

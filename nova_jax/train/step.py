@@ -20,7 +20,7 @@ from nova_jax.parallel.sharding import replicated
 from nova_jax.train.optimizer import frozen_mask
 from nova_jax.train.state import TrainState, shardings_of
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
 
 # (model, batch, keys [B], traced, static) → (loss, values to report); see `Task.loss`.
 LossFn = Callable[[nnx.Module, Batch, jax.Array, Any, Hashable], tuple[jax.Array, Metrics]]

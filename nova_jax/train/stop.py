@@ -4,6 +4,7 @@ Invariant: all processes stop after the same step.
 """
 
 import signal
+from typing import Any
 
 import jax
 
@@ -20,7 +21,7 @@ class StopOnSignal(Callback):
 
   def __init__(self):
     self._cause: str | None = None
-    self._previous: dict[signal.Signals, object] = {}
+    self._previous: dict[int, Any] = {}
 
   def open(self, trainer: Trainer) -> None:
     alone = jax.process_count() == 1

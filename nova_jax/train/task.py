@@ -24,7 +24,7 @@ class Task(Protocol):
     ...
 
   def loss(
-      self, model: nnx.Module, batch: Batch, keys: Key[Array, "B"], traced: Any, static: Hashable
+      self, model: Any, batch: Batch, keys: Key[Array, "B"], traced: Any, static: Any
   ) -> tuple[Float[Array, ""], Metrics]:
     """Return the loss of a batch, and the values to report, "loss" among them.
 

@@ -54,7 +54,7 @@ class Profile(Callback):
         self._running = True
 
   def after_step(self, trainer: Trainer, metrics: Metrics) -> None:
-    if self._running and trainer.step == self._window[1]:
+    if self._running and self._window and trainer.step == self._window[1]:
       jax.block_until_ready((trainer.state, metrics))
       self.close()
 

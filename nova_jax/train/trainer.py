@@ -13,10 +13,9 @@ import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
-from flax import nnx
 from jax.sharding import Mesh
 
 from nova_jax.checkpoints.store import SCORE, Checkpointer
@@ -96,7 +95,8 @@ class Trainer:
     self.num_steps, self.stop_cause = cfg.train.steps, None
     self.branch_step = branch_step(cfg)
     self.evaluated: dict[str, float] = {}
-    self._task, self._open_data = task, data if callable(data) else lambda: data
+    self._task = task
+    self._open_data = cast("Callable[[], Data]", data) if callable(data) else lambda: data
     self._sharding = batch_sharding(self.mesh)
     self._pending: _Pending | None = None
     self._compiled: set[Hashable] = set()
@@ -121,7 +121,7 @@ class Trainer:
           stack.callback(callback.close)
           callback.open(self)
       with first_alone("dataset"):
-        self.data = self._open_data()
+        self.data: Data = self._open_data()
       with Checkpointer(
           self.workdir / "checkpoints", self.cfg.train.keep, self.cfg.train.keep_every,
           keep_steps=() if self.branch_step is None else (self.branch_step,),
@@ -138,7 +138,7 @@ class Trainer:
         _say(f"stopped by {self.stop_cause} after step {self.step}; the same command continues")
       return finished
 
-  def average(self) -> nnx.Module:
+  def average(self) -> Any:
     """Return the model with averaged weights."""
     return self.program.average(self.state)
 
@@ -225,6 +225,7 @@ class Trainer:
   def _between_steps(self) -> None:
     self.evaluated = {}
     if self.step not in (self.first_step, self.stage.first):
+      assert self._pending is not None  # A step was taken.
       with self._goodput.spend("evaluate"):
         for callback in self.callbacks:
           self.evaluated |= callback.evaluate(self) or {}

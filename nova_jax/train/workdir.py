@@ -110,7 +110,7 @@ def _check_same(
     differing.append(f"data were {known['data']['digest']}, now {now['data']['digest']}")
   if differing:
     raise UserError(f"{workdir} holds a different experiment: {'; '.join(plan + differing)}; use another --workdir")
-  if plan:
+  if plan and then is not None:
     _check_prolonged(workdir, then, experiment, "; ".join(plan))
 
 

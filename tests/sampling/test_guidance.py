@@ -1,5 +1,6 @@
 """Guidance that is run in a part of the times and in a part of the sets, and noise by temperature."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from models.test_nova import TINY
@@ -89,7 +90,8 @@ def test_kept_differences_by_hand(reused):
 
     def encode(first, last, ids, features, i=i):
       assert features is None or (first, last) == (0, 1), "features are of the conditional pass"
-      return np.concatenate([np.take_along_axis(drawn[i, p], ids[..., None], 1) for p in range(first, last)]), features
+      rows = [np.take_along_axis(drawn[i, p], np.asarray(ids)[..., None], 1) for p in range(first, last)]
+      return jnp.concatenate(rows), features
 
     z, features = encode_passes(encode, order, ids, start, features, max_kept)
     expected = drawn[i, :1] - (drawn[i // 2 * 2, :1] - drawn[i // 2 * 2])

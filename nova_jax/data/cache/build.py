@@ -35,7 +35,7 @@ from nova_jax.data.cache.reports import PARTS, Plan, Rejection, Report, read_rep
 from nova_jax.data.cache.sources import Listing
 from nova_jax.data.cache.storage import Lost, Watch
 from nova_jax.data.cache.workers import Workers
-from nova_jax.storage import is_remote
+from nova_jax.storage import RemotePath
 from nova_jax.utils.errors import RunFailed
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.files import check_folder, remove_unfinished, write_atomically
@@ -146,8 +146,8 @@ def _field(outcome: Outcome | Record) -> str:
 
 def _finish(output: Path, plan: Plan, items: Listing, num_parts: int) -> Manifest | None:
   """Write what a cache has beside its shards if all parts are done; any number of hosts may do so at once."""
-  found = [read_report(output, number) for number in range(num_parts)]
-  if None not in found:
+  found = [report for number in range(num_parts) if (report := read_report(output, number)) is not None]
+  if len(found) == num_parts:
     _check_rejected(output, plan, found)
     try:
       _merge(output, plan, items, found)
@@ -187,7 +187,7 @@ def _finished(output: Path, plan: Plan) -> Manifest:
   """Return the manifest of a finished cache if it is of this plan, and remove what building left."""
   manifest = read_manifest(output)
   reports.check_same(output, Plan.of(manifest), plan)
-  if is_remote(output):
+  if isinstance(output, RemotePath):
     (output / PARTS).rmtree(missing_ok=True)
     return manifest
   shutil.rmtree(output / PARTS, ignore_errors=True)

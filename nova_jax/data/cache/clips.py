@@ -105,7 +105,7 @@ def _clip(footage: Footage, cfg: CacheConfig) -> tuple[Bucket, np.ndarray] | Ski
   """Take as many frames as the longest bucket has, and keep the longest that they fill."""
   moving = [bucket for bucket in cfg.buckets if bucket[0] > 1] or cfg.buckets
   lengths = sorted({bucket[0] for bucket in moving})
-  wanted: dict[int, Bucket] = {}  # By length.
+  wanted: dict[int, Bucket | None] = {}  # By length.
   fitted: dict[tuple[int, int], list[np.ndarray]] = {}  # By height and width.
   count, decoded = 0, _Counted(footage.frames)
   for frame in choose(decoded, footage.rate, cfg.fps, cfg.stride):
@@ -164,7 +164,7 @@ def choose(frames: Iterable[Frame], rate: float | None, fps: float, stride: int)
     raise Unusable("its frame rate is not known: cache it with fps 0, which takes every frame")
   shown, number, first = None, 0, 0.0
 
-  def due(until: float) -> Iterator[Frame]:
+  def due(shown: Frame, until: float) -> Iterator[Frame]:
     nonlocal number
     while first + number * stride / fps < until - NEAR:
       number += 1
@@ -174,10 +174,10 @@ def choose(frames: Iterable[Frame], rate: float | None, fps: float, stride: int)
     if shown is None:
       first = frame.time
     else:
-      yield from due(frame.time)
+      yield from due(shown, frame.time)
     shown = frame
   if shown is not None:
-    yield from due(shown.time + 1 / rate)
+    yield from due(shown, shown.time + 1 / rate)
 
 
 def nearest(shape: tuple[float, float], buckets: Sequence[Bucket]) -> Bucket | None:

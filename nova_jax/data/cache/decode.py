@@ -64,7 +64,7 @@ class _Part(io.RawIOBase):
     self._place = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence])
     return self._place
 
-  def readinto(self, buffer: memoryview) -> int:
+  def readinto(self, buffer: Any) -> int:
     self._file.seek(self._start + self._place)
     content = self._file.read(max(0, min(len(buffer), self._size - self._place)))
     buffer[: len(content)] = content

@@ -125,20 +125,21 @@ class Encoder:
     shorts = self._embed_batches([clip.texts.short_caption or "" for _, _, clip in group])
     return [
         (number, _record(name, clip, *row))
-        for (number, name, clip), *row in zip(group, moments, embeds, shorts, strict=False)]
+        for (number, name, clip), row in zip(group, zip(moments, embeds, shorts, strict=False), strict=False)]
 
   def _embed_batches(self, captions: list[str]) -> list[np.ndarray | Rejected | None]:
     """Embed the captions of some batches, each on its own."""
-    if self._text_encoder is None:
+    encoder = self._text_encoder
+    if encoder is None:
       return [None] * len(captions)
     starts = range(0, len(captions), self._batch_size)
-    return [found for start in starts for found in self._embed(captions[start : start + self._batch_size])]
+    return [found for start in starts for found in self._embed(encoder, captions[start : start + self._batch_size])]
 
-  def _embed(self, captions: list[str]) -> list[np.ndarray | Rejected]:
+  def _embed(self, encoder: TextEncoder, captions: list[str]) -> list[np.ndarray | Rejected]:
     """Embed captions; one that is too long is cut, and one that the encoder refuses, or fails over, is rejected."""
     try:
-      texts, cut = zip(*(truncate(self._text_encoder, caption) for caption in captions), strict=True)
-      rows = zip(*self._text_encoder.encode(texts), strict=True)
+      texts, cut = zip(*(truncate(encoder, caption) for caption in captions), strict=True)
+      rows = zip(*encoder.encode(texts), strict=True)
       found = [embeds[:length].astype(np.float16) for embeds, length in rows]
       self._num_cut += sum(cut)
       return found
@@ -146,7 +147,7 @@ class Encoder:
       raise
     except Exception as error:  # A tokenizer's, of whatever kind.
       if len(captions) > 1:
-        return [self._embed([caption])[0] for caption in captions]
+        return [self._embed(encoder, [caption])[0] for caption in captions]
       return [Rejected(str(error) if isinstance(error, ValueError) else f"its caption can't be embedded: {error!r}")]
 
 
@@ -156,9 +157,10 @@ def _record(
 ) -> Record | Rejected:
   """Put together what is known of a clip."""
   short = None if clip.texts.short_caption is None else short
-  for found in (embeds, short):
-    if isinstance(found, Rejected):
-      return found
+  if isinstance(embeds, Rejected):
+    return embeds
+  if isinstance(short, Rejected):
+    return short
   if not all(np.isfinite(array).all() for array in (moments, embeds, short) if array is not None):
     return Rejected("its latents or embeddings are too large for half precision")
   return Record(

@@ -11,7 +11,7 @@ Invariant: a folder without a manifest is no cache, and one with it is whole.
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from nova_jax.autoencoders.moments import mean_and_std
 from nova_jax.config import Bucket, CacheConfig
 from nova_jax.data.cache.records import Record, encode_record, write_shard
-from nova_jax.storage import as_path, is_remote
+from nova_jax.storage import RemotePath, as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import from_dict, to_dict
 from nova_jax.utils.files import read_json, write_atomically
@@ -194,7 +194,9 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
     named = str(error).startswith(str(folder / MANIFEST))
     raise UserError(str(error) if named else f"{folder / MANIFEST}: {error}") from None
   # A bucket is asked once for all of them.
-  sizes = {path.name: path.known_size for path in folder.iterdir()} if check_shards and is_remote(folder) else None
+  sizes = None
+  if check_shards and isinstance(folder, RemotePath):
+    sizes = {path.name: path.known_size for path in folder.iterdir()}
   for shard in manifest.shards if check_shards else ():
     if problem := shard_problem(folder, shard, sizes):
       raise UserError(f"{folder / shard.file} {problem}")
@@ -216,12 +218,16 @@ def shard_problem(folder: Path, shard: Shard, sizes: Mapping[str, int] | None = 
   return f"has {size} bytes; {MANIFEST} says {shard.bytes} bytes" if size != shard.bytes else ""
 
 
-def summarize(shards: Iterable[Shard], moments: dict[Bucket, tuple[int, ...]]) -> tuple[BucketInfo, ...]:
+def summarize(shards: Iterable[Shard], moments: Mapping[Bucket, Sequence[int]]) -> tuple[BucketInfo, ...]:
   """Return what the buckets of some shards hold; `moments` says of each bucket what shape its moments have."""
   records: dict[Bucket, int] = {}
   for shard in shards:
     records[shard.bucket] = records.get(shard.bucket, 0) + shard.records
-  return tuple(BucketInfo(bucket, tuple(moments[bucket]), count) for bucket, count in sorted(records.items()))
+  found = []
+  for bucket, count in sorted(records.items()):
+    time, height, width, channels = moments[bucket]
+    found.append(BucketInfo(bucket, (time, height, width, channels), count))
+  return tuple(found)
 
 
 def shard_file(name: str, bucket: Bucket) -> str:

@@ -31,7 +31,8 @@ def describe_autoencoder(name: str, autoencoder: Autoencoder) -> AutoencoderInfo
     kind, digest, time_stride = name, sha256(repr(autoencoder)), 1
   else:
     part = open_single_part(part_folder(name, VAE), VAE, autoencoders.BUILT_IN)
-    kind, digest, time_stride = part.class_name, weights_digest(part), autoencoder.time_tiles.stride
+    kind, digest = part.class_name, weights_digest(part)
+    time_stride = autoencoders.NETWORKS[kind].time_tiles.stride
   scaling = (tuple(np.ravel(value).tolist()) for value in (autoencoder.shift, autoencoder.factor))
   return AutoencoderInfo(
       kind, digest, autoencoder.latent_dim, autoencoder.spatial_stride, time_stride, *scaling)

@@ -69,7 +69,7 @@ def describe(manifest: Manifest) -> str:
   for info in manifest.buckets:
     shape, latent = (" x ".join(map(str, sides)) for sides in (info.bucket, info.moments))
     lines.append(f"  {shape:<18} moments {latent:<20} {info.records:>8} records {sizes[info.bucket] / 1e6:>10.1f} MB")
-  if manifest.num_cut:
+  if manifest.num_cut and manifest.text_encoder is not None:
     lines.append(f"captions of more than the {manifest.text_encoder.max_length} tokens that the text encoder reads, of "
                  f"which only the beginning is embedded: {manifest.num_cut}")
   lines += [f"found in the source and not used: {unused}" for unused in manifest.unused]

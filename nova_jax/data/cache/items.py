@@ -46,6 +46,7 @@ class Piece:
     if self.size is not None and self.size > limit:
       raise Unusable(f"it has {self.size:,} bytes; expected at most {limit:,}")
     if self.packing:
+      assert self.size is not None  # Of a member of a tar.
       try:
         content = read_packed(self.path, self.packing, self.start, self.size)
       except ValueError as error:
@@ -263,7 +264,7 @@ def _text(fields: Mapping[str, Any], name: str) -> str | None:
 
 def _seconds(fields: Mapping[str, Any], name: str) -> float | None:
   """Return a time in seconds, which may be written as [hours:]minutes:seconds; None where there is no value."""
-  value = fields.get(name)
+  value: Any = fields.get(name)
   if is_missing(value) or value == "":
     return None
   if isinstance(value, bytes):

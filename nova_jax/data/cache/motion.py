@@ -6,14 +6,15 @@ Invariant: a still picture, or one without corners, scores 0.
 """
 
 import itertools
+from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 # The published authors' settings.
-_CORNERS = {"maxCorners": 100, "qualityLevel": 0.1, "minDistance": 7, "blockSize": 7}
-_TRACKING = {"winSize": (15, 15), "maxLevel": 2}
+_CORNERS: dict[str, Any] = {"maxCorners": 100, "qualityLevel": 0.1, "minDistance": 7, "blockSize": 7}
+_TRACKING: dict[str, Any] = {"winSize": (15, 15), "maxLevel": 2}
 
 
 def motion_score(clip: UInt8[np.ndarray, "T height width C"]) -> float:
@@ -28,6 +29,6 @@ def _displacement(before: UInt8[np.ndarray, "height width"], after: UInt8[np.nda
   corners = cv2.goodFeaturesToTrack(before, **_CORNERS)
   if corners is None:
     return 0.0
-  moved, found, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None, **_TRACKING)
+  moved, found, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None, **_TRACKING)  # ty: ignore[no-matching-overload] (takes None)
   ways = np.linalg.norm((moved - corners).reshape(-1, 2)[found.ravel() == 1], axis=-1)
   return float(ways.mean()) if len(ways) else 0.0

@@ -16,14 +16,14 @@ import tarfile
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from nova_jax.media.signatures import HEAD, looks_like_media
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import read_start
 
-OPENERS: Mapping[str, Callable[[Path], BinaryIO]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+OPENERS: Mapping[str, Callable[[Path], Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 _MAGIC = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _LARGEST = 1 << 40  # Bytes of a compressed tar's member, whose end isn't known before it is read.
 _DAMAGED = (tarfile.TarError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError)
@@ -100,7 +100,7 @@ def _read_headers(
 ) -> str:
   """Add the members of a tar, and return what is wrong with it."""
   while (found := tar.next()) is not None:
-    tar.members.clear()  # Which would hold all headers.
+    tar.members.clear()  # ty: ignore[missing-attribute] (it would hold all headers)
     if found.size < 0 or found.offset_data + found.size > end:
       return f"{found.name[:200]!r} should have {found.size:,} bytes"
     if found.islnk() or found.issym():

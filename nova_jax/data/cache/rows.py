@@ -87,13 +87,14 @@ def read_metadata(path: Path, folder: Path, cfg: CacheConfig) -> list[tuple[str,
     name = values.get(FILE_NAME)
     if not problem and (not isinstance(name, str) or not name):
       problem = f"{FILE_NAME}: expected the path of a file, got {repr(name)[:80]}"
-    if not problem and not os.path.lexists(path.parent / name):
+    if not problem and isinstance(name, str) and not os.path.lexists(path.parent / name):
       name = name.replace("\\", "/")  # As Windows writes it.
     fields = {
         FILE_NAME: name, cfg.caption_field: values.get(caption),
         **{key: values.get(key) for key in (cfg.short_caption_field, "start", "end")}}
     label = f"{where} row {number}" + ("" if problem else f": {name}")
-    items.append((where + str(number) if problem else (within / name).as_posix(), Item(label, None, fields, problem)))
+    key = where + str(number) if problem else (within / str(name)).as_posix()
+    items.append((key, Item(label, None, fields, problem)))
   return items
 
 

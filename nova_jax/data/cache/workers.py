@@ -80,6 +80,7 @@ class Workers:
 
   def _submit(self, item: Item) -> Future | None:
     """Hand an item to a process; None if one has crashed."""
+    assert self._pool is not None
     try:
       return self._pool.submit(_timed, held(item), self._cfg, self._channels, limits.ITEM_SECONDS)
     except BrokenProcessPool:
@@ -134,5 +135,6 @@ def _timed(item: Item, cfg: CacheConfig, channels: int, seconds: int) -> Outcome
 
 
 def _end_with_parent() -> None:
-  multiprocessing.parent_process().join()
+  if (parent := multiprocessing.parent_process()) is not None:
+    parent.join()
   os._exit(1)
