@@ -18,15 +18,17 @@ class Clock:
   """
 
   def __init__(self, rate: float, base: float | None, careless: bool):
-    self._step, self._base, self._last, self._careless = 1 / rate, base, None, careless
+    self._step, self._base, self._careless = 1 / rate, base, careless
+    self._last: float | None = None
 
   def time(self, seen: float | None) -> float:
     """Return the time of the next frame, given its time `seen` in the file (None if missing)."""
     following = 0.0 if self._last is None else self._last + self._step
     if self._base is None and seen is not None:
       self._base = seen - following
-    time = following if seen is None else seen - self._base
-    if self._last is not None and time < self._last - 1:  # The times of joined clips restart.
+    time = following if seen is None or self._base is None else seen - self._base
+    # The times of joined clips restart.
+    if self._last is not None and self._base is not None and time < self._last - 1:
       self._base -= following - time
       time = following
     elif self._last is not None and time <= self._last:

@@ -99,6 +99,7 @@ def _decoder(stream: av.VideoStream) -> av.VideoCodecContext:
   context = stream.codec_context
   if context.name in _WITH_ALPHA and stream.metadata.get("alpha_mode") == "1":
     decoder = av.CodecContext.create(_WITH_ALPHA[context.name], "r")
+    assert isinstance(decoder, av.VideoCodecContext)
     decoder.extradata = context.extradata
     context = decoder
   if not context.is_open:

@@ -216,7 +216,7 @@ def open_container(content: BinaryIO) -> av.container.InputContainer:
     raise Unreadable(other)
   try:
     return av.open(
-        _Nameless(content), container_options=_OPTIONS, metadata_errors="replace", buffer_size=1 << 17,
+        _Nameless(content), mode="r", container_options=_OPTIONS, metadata_errors="replace", buffer_size=1 << 17,
         options={"max_pixels": str(limits.FRAME_PIXELS)})
   except (av.error.InvalidDataError, av.error.ArgumentError, av.error.EOFError) as error:
     if head[4:8] == b"ftyp":
@@ -246,4 +246,4 @@ class _Nameless:
 # Pillow's limits hold for the whole process. It raises at twice the limit of pixels. Texts in a PNG may be long, since
 # some programs record the history of the picture there.
 Image.MAX_IMAGE_PIXELS = limits.PICTURE_PIXELS
-PngImagePlugin.MAX_TEXT_CHUNK = limits.PICTURE_TEXT_BYTES
+PngImagePlugin.MAX_TEXT_CHUNK = limits.PICTURE_TEXT_BYTES  # ty: ignore[invalid-assignment] (not final)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import av
+import av.sidedata.sidedata
 import numpy as np
 from jaxtyping import UInt8
 
@@ -56,7 +57,8 @@ class Frame:
 
 def orientation(image: av.VideoFrame) -> tuple[int, bool]:
   """Return the quarter turns to the left and the mirroring before them that a video's display matrix specifies."""
-  data = image.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+  key = av.sidedata.sidedata.Type.DISPLAYMATRIX
+  data = image.side_data.get(key)  # ty: ignore[no-matching-overload] (a mapping)
   if data is None:
     return 0, False
   a, b, _, c, d, *_ = np.frombuffer(data, np.int32, 9).tolist()  # x, y become a·x + c·y, b·x + d·y.

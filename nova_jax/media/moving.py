@@ -33,9 +33,9 @@ def is_animated(image: Image.Image) -> bool:
 def durations(content: BinaryIO, image: Image.Image) -> list[float]:
   """Return the duration of each frame in seconds."""
   content.seek(0)
-  read = {"GIF": _gif, "PNG": _png, "WEBP": _webp}.get(image.format)
+  read = {"GIF": _gif, "PNG": _png, "WEBP": _webp}.get(image.format or "")
   found = list(read(content)) if read else _avif(image)
-  count = image.n_frames - _first(image)
+  count = _count(image) - _first(image)
   if len(found) < count:
     raise Unreadable(f"it ends after {len(found)} of {count} frames; the rest is missing")
   return [seconds if seconds >= _SHORTEST else _USUAL for seconds in found[:count]]
@@ -43,7 +43,7 @@ def durations(content: BinaryIO, image: Image.Image) -> list[float]:
 
 def frames(image: Image.Image) -> Iterator[Image.Image]:
   """Yield the frames as displayed; each is valid only until the next."""
-  for number in range(_first(image), image.n_frames):
+  for number in range(_first(image), _count(image)):
     image.seek(number)
     _check_size(image)  # A frame of a GIF may be larger than earlier ones.
     image.load()
@@ -53,6 +53,10 @@ def frames(image: Image.Image) -> Iterator[Image.Image]:
 def _check_size(image: Image.Image) -> None:
   if image.width * image.height > limits.FRAME_PIXELS:
     raise Unreadable(f"frames of {image.width} x {image.height} are larger than FRAME_PIXELS, {limits.FRAME_PIXELS:,}")
+
+
+def _count(image: Image.Image) -> int:
+  return getattr(image, "n_frames", 1)
 
 
 def _first(image: Image.Image) -> int:

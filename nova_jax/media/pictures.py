@@ -97,7 +97,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
       raise Unreadable(
           f"expected floating-point pixels from 0 to 1, got {values.min():g} to {values.max():g}: save it in 8 bits")
     return Image.fromarray((values * 255).round().astype(np.uint8))
-  tags = image.tag_v2 if image.format == "TIFF" else {}
+  tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
   if tags and (image.mode == "I" or _SIGNED in tags.get(_SAMPLE_FORMAT, ())):
     raise Unreadable("its pixels are 32-bit or signed numbers, whose black and white are not known: save it in 8 bits")
   if image.mode.startswith("I"):  # 16 bits, or 12 in a TIFF.

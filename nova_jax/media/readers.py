@@ -227,7 +227,8 @@ def _read(
         raise UserError(
             f"{path}: more than {count - 1} frames of {size[0]} x {size[1]} are more pixels than REQUEST_PIXELS, "
             f"{limits.REQUEST_PIXELS:,}; say how many frames to take (num_frames)")
-    fps = round(shown.rate, 6) if is_rate(shown.rate) else None  # Sums of durations have rounding errors.
+    rate = shown.rate
+    fps = round(rate, 6) if rate is not None and is_rate(rate) else None  # Sums of durations have rounding errors.
   if not count:
     raise UserError(f"{path}: there are no frames in it")
   if last is not None and len(kept) < min(last, count):

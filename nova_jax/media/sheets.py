@@ -152,7 +152,7 @@ def _font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 @functools.cache
 def _load(name: str) -> ImageFont.FreeTypeFont | None:
   matplotlib = importlib.util.find_spec("matplotlib")
-  folders = matplotlib.submodule_search_locations if matplotlib else []
+  folders = (matplotlib.submodule_search_locations if matplotlib else None) or []
   # Pillow looks for a bare name in the system's font folders.
   for place in (*(Path(folder) / "mpl-data/fonts/ttf" / name for folder in folders), name):
     try:
@@ -164,4 +164,8 @@ def _load(name: str) -> ImageFont.FreeTypeFont | None:
 
 def _has(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, letter: str) -> bool:
   """Return whether a font has a letter, which then looks different from a letter that no font has."""
-  return letter.isspace() or bytes(font.getmask(letter)) != bytes(font.getmask("\U0010fffe"))
+  return letter.isspace() or _mask(font, letter) != _mask(font, "\U0010fffe")
+
+
+def _mask(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, letter: str) -> bytes:
+  return bytes(font.getmask(letter))  # ty: ignore[invalid-argument-type] (iterable, Pillow's types don't say so)

@@ -77,7 +77,7 @@ class Video:
 
   def _from(self, start: float) -> Iterator[_Timed]:
     base, step = self._base(), 1 / (self.rate or _USUAL_RATE)
-    if not start or not self._seeks():
+    if not start or base is None or not self._seeks():
       return _timed(self._container, self._stream, self.rate, base, whole=True)
     for back in itertools.takewhile(lambda back: back < start, _BACK):
       try:
@@ -98,7 +98,9 @@ class Video:
 
   def _from_beginning(self, base: float | None) -> Iterator[_Timed]:
     with open_container(self.content) as container:
-      yield from _timed(container, container.streams[self._stream.index], self.rate, base, whole=True)
+      stream = container.streams[self._stream.index]
+      assert isinstance(stream, av.VideoStream)
+      yield from _timed(container, stream, self.rate, base, whole=True)
 
   def _base(self) -> float | None:
     """Return the time at which the file begins; None for the time of its first frame."""
@@ -175,7 +177,7 @@ def _reordered_avi(container: av.container.InputContainer, stream: av.VideoStrea
 
 
 def _decoding_time(image: av.VideoFrame) -> float | None:
-  return None if image.dts is None else float(image.dts * image.time_base)
+  return None if image.dts is None or image.time_base is None else float(image.dts * image.time_base)
 
 
 def _check_colours(image: av.VideoFrame) -> None:

@@ -44,8 +44,8 @@ def write_png(
 
 def tile(clips: Sequence[Clip], columns: int) -> Clip:
   """Arrange clips of one shape in a grid, row by row and one pixel apart."""
-  clips = np.pad(np.stack(clips), ((0, -len(clips) % columns), (0, 0), (0, 1), (0, 1), (0, 0)), constant_values=96)
-  return rearrange(clips, "(r c) t h w d -> t (r h) (c w) d", c=columns)
+  margins = (0, -len(clips) % columns), (0, 0), (0, 1), (0, 1), (0, 0)
+  return rearrange(np.pad(np.stack(clips), margins, constant_values=96), "(r c) t h w d -> t (r h) (c w) d", c=columns)
 
 
 def write_mp4(

@@ -262,5 +262,6 @@ def warm_up(pipe: Pipeline, work: Work) -> None:
       pass
     num_frames = pipe.parts.num_latent_frames(provenance.settings.get("num_frames"))
     latents = np.zeros((1, num_frames, *pipe.cfg.latent_size, pipe.cfg.latent_dim), np.float32)
+    assert pipe.autoencoder is not None
     for size in {tile.stop - tile.start for tile in pipe.autoencoder.latent_tiles(num_frames)}:
       pipe.autoencoder.decode(latents[:, :size])

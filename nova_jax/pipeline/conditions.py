@@ -27,7 +27,7 @@ def make_conditions(request: Request, card: ModelCard, text_encoder: TextEncoder
     UserError: the model doesn't take what is given, or needs more.
   """
   check_conditions(request, card, text_encoder)
-  cfg = card.model
+  cfg = card.transformer
   if cfg.num_classes:
     labels = np.atleast_1d(np.asarray(request.label, np.int32))
     condition = Condition(labels=labels)
@@ -49,7 +49,7 @@ def check_conditions(request: Request, card: ModelCard, text_encoder: TextEncode
   Raises:
     UserError: the model doesn't take what is given, or needs more.
   """
-  cfg = card.model
+  cfg = card.transformer
   if cfg.num_classes:
     texts = (request.prompt, request.text_embeds, request.negative_prompt, request.negative_text_embeds)
     if request.label is None or any(text is not None for text in texts):
@@ -81,7 +81,7 @@ def add_motion(
     card: description of the model.
     rates: frame rates of the files that clips start from, for a request without a rate; NaN where it isn't known.
   """
-  if not card.model.has_motion:
+  if not card.transformer.has_motion:
     return conditions
   batch, sample = conditions.conditional.num_samples, card.sample
   for name in ("motion_flow", "fps"):
@@ -115,15 +115,15 @@ def read_texts(
   if embeds is None:
     if text_encoder is None:
       raise UserError("prompt: there is no text encoder; give text_embeds")
-    texts = [texts] if isinstance(texts, str) else list(texts)
+    texts = [texts] if isinstance(texts, str) else list(texts or ())
     if not texts:
       raise UserError("prompt: expected at least one")
     for note in (note for text in dict.fromkeys(texts) for note in text_encoder.notes(text)):
       tell(note)
-    embeds, lengths = encode(text_encoder, texts)
-    return Condition(embeds, lengths)
+    return Condition(*encode(text_encoder, texts))
   if not np.iterable(embeds):
     raise UserError(f"{name}: expected an array for each prompt, got {type(embeds).__name__}")
+  assert cfg.text_dim is not None  # The model takes texts.
   padded = np.zeros((len(embeds), cfg.text_len, cfg.text_dim), np.float32)
   for row, embed in zip(padded, map(np.asarray, embeds), strict=True):
     if embed.ndim != 2 or embed.shape[1] != cfg.text_dim or len(embed) > cfg.text_len:

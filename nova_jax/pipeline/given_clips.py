@@ -91,7 +91,7 @@ class GivenClips:
       key = name, path, num_frames
       if isinstance(path, (str, Path)) and key not in self._sound:
         if name == "image":
-          readers.read_picture(path, (1, 1), parts.autoencoder.channels)
+          readers.read_picture(path, (1, 1), parts.require_autoencoder(name).channels)
         else:
           readers.read_mask(path, parts.frame_size, num_frames)
         self._sound.add(key)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.autoencoders.streaming import frames_for_latent
@@ -20,6 +20,7 @@ from nova_jax.media import readers
 from nova_jax.pipeline.model_parts import ModelParts
 from nova_jax.pipeline.request import Request
 from nova_jax.sampling.inputs import KnownTokens
+from nova_jax.utils.arrays import AnyArray
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.notes import tell
 
@@ -35,7 +36,7 @@ class Givens(NamedTuple):
     fps: frames per second of the files; NaN where it isn't known.
   """
 
-  prefix_latents: Float[Array, "B G h w C"] | None = None
+  prefix_latents: Float[AnyArray, "B G h w C"] | None = None
   known_tokens: KnownTokens | None = None
   pixels: UInt8[np.ndarray, "B F height width c"] | None = None
   kept_mask: Bool[np.ndarray, "F height width"] | None = None
@@ -45,7 +46,7 @@ class Givens(NamedTuple):
       self, frames: UInt8[np.ndarray, "B f height width c"], first: int
   ) -> UInt8[np.ndarray, "B f height width c"]:
     """Return frames, of which the first is frame `first` of the clip, with the pixels that are kept."""
-    if self.kept_mask is None or first >= len(self.kept_mask):
+    if self.kept_mask is None or self.pixels is None or first >= len(self.kept_mask):
       return frames
     there = slice(first, first + frames.shape[1])
     mask, pixels = self.kept_mask[there, :, :, None], self.pixels[:, there]
@@ -154,11 +155,7 @@ def _name(request: Request) -> str:
 
 
 def _autoencoder(request: Request, parts: ModelParts) -> Autoencoder:
-  """Return what maps pictures to latents, which a request with pictures needs."""
-  if parts.autoencoder is None:
-    raise UserError(
-        f"{_name(request)}: pictures need an autoencoder; load a folder that has one, or give latents")
-  return parts.autoencoder
+  return parts.require_autoencoder(_name(request))
 
 
 def _size(request: Request, parts: ModelParts) -> tuple[int, int]:
@@ -171,7 +168,7 @@ def _size(request: Request, parts: ModelParts) -> tuple[int, int]:
 
 def _edit(request: Request, parts: ModelParts, pixels: UInt8[np.ndarray, "B F height width c"]) -> Givens:
   """Return what is given of pictures or clips of which a part is made anew."""
-  num_frames, size, autoencoder = pixels.shape[1], parts.frame_size, parts.autoencoder
+  num_frames, size, autoencoder = pixels.shape[1], parts.frame_size, _autoencoder(request, parts)
   unknown = np.zeros((num_frames, *size), bool)
   if request.outpaint_box is not None:
     box = readers.check_box(request.outpaint_box, size, "outpaint_box")

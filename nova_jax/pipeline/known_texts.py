@@ -63,7 +63,7 @@ def known_texts(
   if encoder is None:
     return None
   known = KnownTexts(encoder)
-  for clip, place in itertools.zip_longest(clips, places, fillvalue=""):
+  for clip, place in zip(clips, itertools.chain(places, itertools.repeat("")), strict=False):
     later: list[Texts] = list(clip.get("later_prompts", {}).values())
     for value in (clip.get("prompt"), clip.get("negative_prompt", ""), *later):
       with naming(place):

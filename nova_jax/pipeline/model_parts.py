@@ -50,6 +50,16 @@ class ModelParts:
     height, width = self.cfg.latent_size
     return height * stride, width * stride
 
+  def require_autoencoder(self, name: str) -> Autoencoder:
+    """Return the autoencoder, for the pictures of a setting.
+
+    Raises:
+      UserError: there is none.
+    """
+    if self.autoencoder is None:
+      raise UserError(f"{name}: pictures need an autoencoder; load a folder that has one, or give latents")
+    return self.autoencoder
+
   def num_latent_frames(self, num_frames: int | None = None) -> int:
     """Return how many latent frames make a clip of `num_frames`; None stands for the model's own length.
 

@@ -38,15 +38,16 @@ from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.notes import tell
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _takes_what(source: Callable[P, Any]) -> Callable[[Callable[..., R]], Callable[P, R]]:
   """Give a function the signature of another one, whose arguments it passes on."""
 
   def decorate(function: Callable[..., R]) -> Callable[P, R]:
-    function.__signature__ = inspect.signature(source).replace(
-        return_annotation=inspect.signature(function).return_annotation)
+    signature = inspect.signature(source).replace(return_annotation=inspect.signature(function).return_annotation)
+    function.__signature__ = signature  # ty: ignore[missing-attribute] (which `inspect` reads)
     return function
 
   return decorate
@@ -110,7 +111,7 @@ class Pipeline:
     module = make_transformer(folder, dtype=dtype, mesh=mesh)
     text_encoder = None
     if TEXT_ENCODER in parts:
-      text_encoder = load_text_encoder(card.text_encoder, card.model, path, card.words)
+      text_encoder = load_text_encoder(card.text_encoder, card.transformer, path, card.words)
     options = {"dtype": dtype, "space_tile": space_tile}
     autoencoder = load_autoencoder(card.autoencoder, path, **options) if VAE in parts else None
     return cls(card, module, text_encoder, autoencoder)
@@ -187,7 +188,7 @@ class Pipeline:
   @property
   def digests(self) -> dict[str, str]:
     """Digests of the parts at hand and of the model's settings, by part; seconds for gigabytes, the first time."""
-    cfg = dataclasses.replace(self.card.model, dtype="float32", remat="none")
+    cfg = dataclasses.replace(self.card.transformer, dtype="float32", remat="none")
     what = [to_dict(cfg), to_dict(self.card.scheduler), self.card.num_frames, self._transformer_digest]
     digests = {TRANSFORMER: digest_values(what)}
     for name, part in ((VAE, self.autoencoder), (TEXT_ENCODER, self.text_encoder)):

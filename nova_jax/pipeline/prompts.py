@@ -68,7 +68,7 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         values[name] = parse_json(field, where) if kind in (dict, list) else (
             _number(field) if kind in (int, float) else field)
       except ValueError:
-        raise UserError(f"{where}: expected {kind.__name__}, got {field[:80]!r}") from None
+        raise UserError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {field[:80]!r}") from None
     yield row.where, values
 
 
@@ -119,7 +119,7 @@ def expand(
   if len({"label" in line for line in lines}) > 1:
     raise UserError("label: a model takes either prompts or classes, got both")
   clips = []
-  for line, place in itertools.zip_longest(lines, places, fillvalue=""):
+  for line, place in zip(lines, itertools.chain(places, itertools.repeat("")), strict=False):
     settings = {**common, **line}
     with naming(place):
       Request.from_settings(settings)

@@ -208,7 +208,9 @@ def growing_outputs(
         kept.append(frames)
 
     yield add
-    clip = np.concatenate(kept) if paths else None
+    if not paths:
+      return
+    clip = np.concatenate(kept)
     kept.clear()
     for kind, path in paths.items():
       if kind == "latents":

@@ -50,7 +50,10 @@ def run(
     FloatingPointError: latents or pixels that are not finite; the text names where.
   """
   frames = generate(model, job.plan, job.inputs, None if on_set is None else _tell(on_set, job, autoencoder))
-  return _decode(job, frames, autoencoder) if job.as_pixels else (np.asarray(frame)[:, None] for frame in frames)
+  if not job.as_pixels:
+    return (np.asarray(frame)[:, None] for frame in frames)
+  assert autoencoder is not None  # `resolve.check` refuses pixels without one.
+  return _decode(job, frames, autoencoder)
 
 
 def _decode(

@@ -89,7 +89,7 @@ def setting(kind: type | tuple[type, ...], help: str, default: Any = None, **opt
   return dataclasses.field(default=default, metadata={_KEY: Setting(kind, help, **options)})
 
 
-def declared_settings(cls: type) -> dict[str, Setting]:
+def declared_settings(cls: type[Any]) -> dict[str, Setting]:
   """Return the declarations of a dataclass, by name."""
   return {field.name: field.metadata[_KEY] for field in dataclasses.fields(cls)}
 

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from nova_jax.models.condition import Condition
+from nova_jax.utils.arrays import AnyArray
 
 
 class Noise(NamedTuple):
@@ -18,8 +19,8 @@ class Noise(NamedTuple):
     steps: noise that a DDPM sampler adds after each of its K steps; None where it adds none.
   """
 
-  start: Float[Array, "F S B h w C"]
-  steps: Float[Array, "F S K B h w C"] | None = None
+  start: Float[AnyArray, "F S B h w C"]
+  steps: Float[AnyArray, "F S K B h w C"] | None = None
 
 
 class KnownTokens(NamedTuple):
@@ -30,7 +31,7 @@ class KnownTokens(NamedTuple):
     mask: tokens that are known, the same for all samples.
   """
 
-  latents: Float[Array, "B T h w C"]
+  latents: Float[AnyArray, "B T h w C"]
   mask: Bool[np.ndarray, "T N"]
 
 
@@ -61,10 +62,10 @@ class Inputs(NamedTuple):
 
   conditions: Conditions
   keys: Key[Array, "B"]
-  prefix_latents: Float[Array, "B G h w C"] | None = None
+  prefix_latents: Float[AnyArray, "B G h w C"] | None = None
   known_tokens: KnownTokens | None = None
   changes: Mapping[int, Conditions] = types.MappingProxyType({})
-  order: Int[Array, "B N"] | None = None
+  order: Int[AnyArray, "B N"] | None = None
   noise: Noise | None = None
 
   @property
