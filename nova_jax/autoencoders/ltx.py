@@ -155,8 +155,7 @@ class ResBlock(nnx.Module):
       self, x: Float[Array, "B T H W D"], modulation: Float[Array, "E"] | None = None
   ) -> Float[Array, "B T H W D"]:
     first = second = None
-    if modulation is not None:
-      assert self.scale_shift_table is not None  # Not causal.
+    if modulation is not None and self.scale_shift_table is not None:
       first, second = (modulation.reshape(4, -1) + self.scale_shift_table[...]).reshape(2, 2, -1)
     return x + self.conv2(activate(self.conv1(activate(x, first)), second))
 
@@ -171,10 +170,7 @@ class ResBlocks(nnx.Module):
   def __call__(
       self, x: Float[Array, "B T H W D"], time: Float[Array, "F"] | None = None
   ) -> Float[Array, "B T H W D"]:
-    modulation = None
-    if time is not None:
-      assert self.time_embed is not None  # Not causal.
-      modulation = self.time_embed(time)
+    modulation = None if time is None or self.time_embed is None else self.time_embed(time)
     for resnet in self.resnets:
       x = resnet(x, modulation)
     return x

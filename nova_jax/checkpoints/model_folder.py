@@ -177,13 +177,7 @@ def load_autoencoder(name: str, base: str | Path = "", **options: Any) -> autoen
 
 
 @overload
-def load_autoencoder(name: None, base: str | Path = "", **options: Any) -> None: ...
-
-
-@overload
-def load_autoencoder(
-    name: str | None, base: str | Path = "", **options: Any
-) -> autoencoders.Autoencoder | None: ...
+def load_autoencoder(name: str | None, base: str | Path = "", **options: Any) -> autoencoders.Autoencoder | None: ...
 
 
 def load_autoencoder(name: str | None, base: str | Path = "", **options: Any) -> autoencoders.Autoencoder | None:

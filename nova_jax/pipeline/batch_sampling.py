@@ -226,7 +226,7 @@ def make(
   for provenance in provenances:
     rows[provenance.batch[0]] = provenance
   clips = [(row or provenances[-1]).settings for row in rows]
-  settings = {"temperature": TEMPERATURE}
+  settings: dict[str, Any] = {"temperature": TEMPERATURE}
   settings |= {name: value for name, value in clips[0].items() if name not in PER_CLIP}
   for name in PER_CLIP:
     if any(name in clip for clip in clips):
