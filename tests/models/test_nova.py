@@ -10,6 +10,7 @@ from flax import nnx
 from helpers import make
 
 from nova_jax.config import PRESETS, ModelConfig
+from nova_jax.models.condition import Condition
 from nova_jax.models.nova import NOVA, count_parameters
 from nova_jax.models.transformer import Block, Cache
 
@@ -192,3 +193,8 @@ def test_every_parameter_names_its_axes():
       axes = variable.get_metadata()["out_sharding"]
       assert len(axes) == len(variable.shape), path
       assert (axes[0] == "layers") == any("blocks" in part for part in path), path
+
+
+def test_a_condition_that_the_model_lacks_is_named():
+  with pytest.raises(ValueError, match="takes text_lengths, and there are none"):
+    assert Condition().num_samples

@@ -1,5 +1,6 @@
 """What is said of a model that is loaded."""
 
+import dataclasses
 import re
 
 import pytest
@@ -20,3 +21,9 @@ def test_a_model_is_described(tmp_path, capsys):
   with pytest.raises(ValueError):
     load_pipeline(tmp_path / "none")
   assert capsys.readouterr().out == f"loading {tmp_path / 'none'}\n"
+
+
+def test_a_card_without_a_transformer_says_so():
+  with pytest.raises(ValueError, match="no transformer"):
+    assert dataclasses.replace(CARD, model=None).transformer
+  assert CARD.transformer == TINY
