@@ -31,6 +31,6 @@ def describe(state: Any, dtype: str, model: str = "NOVA") -> str:
 
 def say_first_compiles() -> None:
   """Say that the first step takes longer, and where programs are kept, if they are."""
-  folder = jax.config.read("jax_compilation_cache_dir")
+  folder = jax.config.jax_compilation_cache_dir  # ty: ignore[missing-attribute] (made when imported)
   kept = f"; programs are kept in {folder} for the next start" if folder else ""
   say(f"the first set of tokens of each shape takes longer, while its programs compile{kept}")

@@ -147,7 +147,8 @@ def matmul_peak(dtype: str) -> float:
   device = jax.local_devices()[0]
   chip = find_chip(device.device_kind)
   if chip is not None:
-    return peak_flops(chip, dtype, jax.config.read("jax_default_matmul_precision")) * jax.device_count()
+    precision = jax.config.jax_default_matmul_precision  # ty: ignore[missing-attribute] (made when imported)
+    return peak_flops(chip, dtype, precision) * jax.device_count()
   size = 1536 if device.platform == "cpu" else 8192
   product = jax.jit(lambda x: x @ x)
   x = jax.device_put(jnp.ones((size, size), dtype), device)
