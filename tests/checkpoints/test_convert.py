@@ -175,7 +175,8 @@ def test_an_exported_training_run_generates_by_itself(tmp_path, autoencoder):
   """There and back: the same clip, and the same weights to the bit."""
   cfg = dataclasses.replace(TINY, width=64, latent_dim={"pixels": 1, "rgb": 3}[autoencoder])
   card = dataclasses.replace(
-      CARD, model=cfg, autoencoder=autoencoder, num_frames=2, sample=SampleConfig(2, 3, 1.5, 4.0, 8.0, 24.0))
+      CARD, model=cfg, autoencoder=autoencoder, num_frames=2,
+      sample=SampleConfig(2, 3, 1.5, motion_flow=4.0, fps=8.0, told_fps=24.0))
   save(tmp_path / "run", card, cfg)
   convert(tmp_path / "run", tmp_path / "published")
   convert(tmp_path / "published", tmp_path / "ours")
