@@ -25,7 +25,7 @@ def test_a_run_is_training_then_stopped_and_done(tmp_path, capsys):
   capsys.readouterr()
   assert command.COMMAND.execute(["status", str(tmp_path)]) == 0
   lines = capsys.readouterr().out.splitlines()
-  assert any(line.startswith("time since the start: steps ") for line in lines)
+  assert any(line.startswith("time since the start: ") for line in lines)
   assert lines[0] == "done" and "last checkpoint 12, saved 0:00:0" in "\n".join(lines)
   assert len(lines[-1]) == 6 and lines[-2].startswith("loss ")
 
