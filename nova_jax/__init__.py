@@ -61,4 +61,4 @@ def _version() -> str:
 
 
 def __dir__() -> list[str]:
-  return sorted({*globals(), *__all__})
+  return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

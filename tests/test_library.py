@@ -29,6 +29,7 @@ def test_every_public_name_is_there_and_is_completed():
   assert nova_jax.__version__
   for name in nova_jax.__all__:
     assert getattr(nova_jax, name) is not None and name in dir(nova_jax)
+  assert "Any" not in dir(nova_jax), "what the module itself imports is not offered"
   with pytest.raises(AttributeError, match="no attribute 'Nova'"):
     nova_jax.Nova  # noqa: B018
 
