@@ -19,7 +19,7 @@ height, width = (side * nova_jax.load_autoencoder(autoencoder).spatial_stride fo
 nova_jax.build_cache(clips, workdir / "cache", nova_jax.CacheConfig(
     buckets=((num_frames, height, width),), autoencoder=autoencoder, text_encoder=text_encoder,
     text_dim=card.model.text_dim, text_len=card.model.text_len))
-nova_jax.train(nova_jax.Experiment(
+nova_jax.train_nova(nova_jax.Experiment(
     model=card.model, scheduler=card.scheduler, sample=card.sample, init=str(model), autoencoder=autoencoder,
     text_encoder=text_encoder,
     data=nova_jax.DataConfig(name="caches", sources=(nova_jax.SourceConfig(str(workdir / "cache")),)),

@@ -3,6 +3,7 @@
 import doctest
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -23,6 +24,11 @@ from nova_jax.sampling.sampler import generate
 
 def test_the_example_of_the_package_runs():
   assert doctest.testmod(nova_jax).failed == 0
+
+
+def test_no_public_name_is_that_of_a_room():
+  rooms = {path.stem for path in Path(nova_jax.__file__).parent.iterdir()}
+  assert not rooms & set(nova_jax.__all__), "once imported, the room would stand for the name"
 
 
 def test_every_public_name_is_there_and_is_completed():

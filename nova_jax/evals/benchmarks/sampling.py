@@ -216,6 +216,8 @@ def _request(layout: Layout, settings: Settings) -> dict[str, Any]:
 
 def _encode(pipe: Pipeline, output: Path, texts: Sequence[str]) -> None:
   """Keep the embeddings of texts, one at a time, and drop the encoder."""
+  if not texts:
+    return
   encoder, notes = pipe.text_encoder, []
   if encoder is None:
     raise UserError("--checkpoint: the model was loaded without a text encoder, which prompts need")

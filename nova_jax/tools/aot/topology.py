@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -59,9 +60,11 @@ class Topology:
       raise UserError(
           "libtpu, the compiler for TPUs, is not installed: make .venv/libtpu, or install nova_jax with its extra "
           "compile")
-    options = {"chip_config_name": "megacore"} if self.chip.megacore else {}
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if self.chip.megacore else {}
     if self.num_slices > 1:
       options["num_slices"] = self.num_slices
+    if min(self.shape[:2]) < 2:  # A part of a host, whose chips are 2 x 2 by default.
+      options["chips_per_host_bounds"] = [min(2, side) for side in self.shape[:2]] + [1]
     name = f"{self.chip.libtpu}:{'x'.join(map(str, self.shape))}"
     try:
       with muted():

@@ -161,7 +161,7 @@ def test_bad_input_is_explained(page, tmp_path):
   bad = tmp_path / "bad.png"
   bad.write_text("not a picture", encoding="utf-8")
   generate(page, num_frames=2, image=bad)
-  alert("Image: bad.png is not a picture")
+  alert("Image: bad.png: is not a picture")
   sync_api.expect(page.locator("#generate")).to_be_enabled()
 
 
