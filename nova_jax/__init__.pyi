@@ -40,6 +40,7 @@ from nova_jax.train.callbacks import SaveCheckpoints as SaveCheckpoints
 from nova_jax.train.evaluation import EarlyStopping as EarlyStopping
 from nova_jax.train.evaluation import HeldOutLoss as HeldOutLoss
 from nova_jax.train.nova import NovaTask as NovaTask
+from nova_jax.train.nova import train_nova as train_nova
 from nova_jax.train.stop import StopOnSignal as StopOnSignal
 from nova_jax.train.task import Task as Task
 from nova_jax.train.trainer import Trainer as Trainer

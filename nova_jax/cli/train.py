@@ -53,7 +53,7 @@ def main(args: flags.FlagValues) -> None:
   supervisor.supervise(spec, args.connect_timeout)
   # Not at the top: the process that supervises needs no JAX.
   from nova_jax.parallel.processes import session
-  from nova_jax.train.nova import train
+  from nova_jax.train.nova import train_nova
   from nova_jax.train.trace import parse_window
   from nova_jax.utils import compilation_cache
 
@@ -63,7 +63,7 @@ def main(args: flags.FlagValues) -> None:
   with session(spec, functools.partial(fail, args=args), args.connect_timeout):
     compilation_cache.use(args.compilation_cache)
     say(f"training in {args.workdir}: loading the model and the data")
-    train(experiment, args.workdir, window)
+    train_nova(experiment, args.workdir, window)
 
 
 COMMAND = Command(main, define_flags, required=("config", "workdir"))

@@ -100,7 +100,7 @@ class ModelCard(Callback):
         say(f"note: {line}")
 
 
-def train(
+def train_nova(
     experiment: Experiment, workdir: str | Path, profile: tuple[int, int] | None = None, *, mesh: Mesh | None = None
 ) -> None:
   """Train in `workdir`, from its newest checkpoint if it has one, to the last step or until asked to stop.

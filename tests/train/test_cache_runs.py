@@ -97,13 +97,13 @@ def test_a_cache_that_does_not_fit_leaves_no_workdir(caches, tmp_path):
   experiment = make_experiment(caches)
   other = dataclasses.replace(experiment, autoencoder="rgb")
   with pytest.raises(ValueError, match=r"was made with another autoencoder \(pixels\) than the model's \(rgb\)"):
-    nova.train(other, tmp_path / "run", mesh=toy_run.one_device())
+    nova.train_nova(other, tmp_path / "run", mesh=toy_run.one_device())
   other = dataclasses.replace(experiment, text_encoder="folder")
   with pytest.raises(ValueError, match=r"embeddings of another text encoder \(words\) than the model's \(folder\)"):
-    nova.train(other, tmp_path / "run", mesh=toy_run.one_device())
+    nova.train_nova(other, tmp_path / "run", mesh=toy_run.one_device())
   data = dataclasses.replace(experiment.data, buckets=((16, 16), (8, 16)))
   with pytest.raises(ValueError, match=r"no cache has latents of \(8, 16\); there are \[\(16, 8\), \(16, 16\)\]"):
-    nova.train(dataclasses.replace(experiment, data=data), tmp_path / "run", mesh=toy_run.one_device())
+    nova.train_nova(dataclasses.replace(experiment, data=data), tmp_path / "run", mesh=toy_run.one_device())
   assert not (tmp_path / "run").exists()
 
 

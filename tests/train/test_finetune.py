@@ -33,7 +33,7 @@ from nova_jax.parallel.sharding import make_mesh
 from nova_jax.pipeline import Pipeline
 from nova_jax.text import make_text_encoder
 from nova_jax.train.check import check
-from nova_jax.train.nova import train
+from nova_jax.train.nova import train_nova
 from nova_jax.utils.fields import from_dict
 
 CAPTIONS = {
@@ -78,7 +78,7 @@ def distances(pipe, records):
 @pytest.fixture(scope="module")
 def trained(cache, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("trained")
-  train(make_experiment(cache[0]), workdir, mesh=make_mesh(MeshConfig(1, 1), jax.devices()[:1]))
+  train_nova(make_experiment(cache[0]), workdir, mesh=make_mesh(MeshConfig(1, 1), jax.devices()[:1]))
   return workdir
 
 

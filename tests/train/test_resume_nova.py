@@ -19,7 +19,7 @@ from nova_jax.config import (
   TrainConfig,
 )
 from nova_jax.train.metrics import TIMINGS
-from nova_jax.train.nova import train
+from nova_jax.train.nova import train_nova
 
 EXPERIMENT = Experiment(
     model=ModelConfig(
@@ -37,7 +37,7 @@ EXPERIMENT = Experiment(
 def finished(tmp_path_factory):
   """A run that never stopped, with a checkpoint after each step."""
   folder = tmp_path_factory.mktemp("runs")
-  train(EXPERIMENT, folder / "whole")
+  train_nova(EXPERIMENT, folder / "whole")
   return folder / "whole"
 
 
@@ -55,7 +55,7 @@ def test_continuing_changes_nothing(finished, tmp_path, step):
   for checkpoint in (workdir / "checkpoints").iterdir():
     if checkpoint.name.isdigit() and int(checkpoint.name) > step:
       shutil.rmtree(checkpoint)
-  train(EXPERIMENT, workdir)
+  train_nova(EXPERIMENT, workdir)
   ours, expected = (open_arrays(find(folder / "checkpoints", step=6)) for folder in (workdir, finished))
   assert ours.keys() == expected.keys()
   for name in ours:
@@ -74,7 +74,7 @@ def test_a_run_leaves_pictures_and_logs(finished):
 def test_another_experiment_is_refused(finished):
   other = dataclasses.replace(EXPERIMENT, seed=1, optimizer=dataclasses.replace(EXPERIMENT.optimizer, b1=0.8))
   with pytest.raises(ValueError, match=r"optimizer.b1 was 0.9, now 0.8; seed was 0, now 1"):
-    train(other, finished)
+    train_nova(other, finished)
 
 
 def test_a_run_starts_from_another_model(finished, tmp_path):
@@ -86,9 +86,9 @@ def test_a_run_starts_from_another_model(finished, tmp_path):
       dataclasses.replace(experiment, init=str(tmp_path / "none")),
       dataclasses.replace(experiment, model=dataclasses.replace(EXPERIMENT.model, mixer_rank=3))):
     with pytest.raises(ValueError, match="^init: .*(no folder|holds another model: model.mixer_rank)"):
-      train(wrong, tmp_path / "run")
+      train_nova(wrong, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-  train(experiment, tmp_path / "run")
+  train_nova(experiment, tmp_path / "run")
   started, given = open_arrays(find(tmp_path / "run/checkpoints")), open_arrays(find(finished / "checkpoints"))
   for name in started:
     item, _, path = name.partition("/")

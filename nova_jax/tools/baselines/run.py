@@ -40,7 +40,7 @@ from nova_jax.train.callbacks import SaveCheckpoints
 from nova_jax.train.evaluation import HeldOutLoss
 from nova_jax.train.flops import train_flops
 from nova_jax.train.masking import draw_num_visible
-from nova_jax.train.nova import train
+from nova_jax.train.nova import train_nova
 from nova_jax.train.stages import plan_stages
 from nova_jax.train.trainer import Trainer
 from nova_jax.utils.errors import UserError
@@ -114,7 +114,7 @@ def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
   workdir, budget = output / "run", nova_flops(experiment)
   extra = {}
   if name == "nova":
-    train(experiment, workdir)
+    train_nova(experiment, workdir)
     pipe = Pipeline.load(workdir)
     # The others know no other temperature.
     generate = lambda prompts, seeds, scale: pipe(prompts, seed=seeds, guidance_scale=scale, temperature=1.0)

@@ -11,7 +11,7 @@ from nova_jax.config import Experiment
 from nova_jax.evals.digits_run import score_digits
 from nova_jax.pipeline import Pipeline
 from nova_jax.storage import as_path
-from nova_jax.train.nova import train
+from nova_jax.train.nova import train_nova
 from nova_jax.utils.fields import from_dict
 from nova_jax.utils.files import write_atomically
 
@@ -22,7 +22,7 @@ def measure(task: dict) -> dict[str, float]:
     experiment = from_dict(Experiment, task["experiment"])
     # A finished run isn't claimed, since several sweeps may read it.
     if experiment.train.steps not in finished_steps(as_path(task["checkpoint"]) / "checkpoints"):
-      train(experiment, task["checkpoint"])
+      train_nova(experiment, task["checkpoint"])
   pipe = Pipeline.load(task["checkpoint"], **task["loading"])
   options = {name: task[name] for name in ("captions", "batch_size", "seed")}
   # A whole batch of the same shape, which compiles everything.
