@@ -148,7 +148,7 @@ def test_one_point_from_training_to_scores(tmp_path, monkeypatch):
   sweep = Sweep("", "", points, config=str(ROOT / "configs/digits.py"), num_prompts=40, batch_size=20)
   (task,) = engine.plan_tasks(sweep, None, tmp_path / "out")
   result = point.measure(json.loads(json.dumps(task.content)))
-  monkeypatch.setattr(point, "train", None)
+  monkeypatch.setattr(point, "train_nova", None)
   again = point.measure(json.loads(json.dumps(task.content)))
   assert again["digit"] == result["digit"], "a finished training is read, and not begun again"
   assert set(result) == {"digit", "direction", "same_digit", "retrieval@1", "retrieval@last", "seconds_per_clip"}
