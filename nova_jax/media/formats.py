@@ -85,22 +85,27 @@ def reading(name: str) -> Generator[None]:
   """
   try:
     yield
-  except Unreadable as error:
-    raise type(error)(error.reason, name) from None
-  except av.error.FFmpegError as error:
-    raise Unreadable(f"can't be decoded: {error.strerror}", name) from None
-  except NoFile as error:
-    raise Unreadable(str(error)) from None
-  except MemoryError:
-    raise Unreadable("takes more memory than there is", name) from None
   except Exception as error:  # For malicious files Pillow raises any type.
-    if isinstance(error, OSError) and error.errno:
-      error.filename = error.filename or name
-      raise
-    text = " ".join(str(error).split()) or type(error).__name__
-    if "MAX_TEXT_CHUNK" in text:
-      raise Unreadable(f"a text in it is longer than PICTURE_TEXT_BYTES, {limits.PICTURE_TEXT_BYTES:,}", name) from None
-    raise Unreadable(f"can't be read: {text}", name) from None
+    raise _with_name(error, name) from None
+
+
+def _with_name(error: Exception, name: str) -> Exception:
+  """Return the error to raise for a file of this name: `error` itself if the storage failed."""
+  if isinstance(error, Unreadable):
+    return type(error)(error.reason, name)
+  if isinstance(error, av.error.FFmpegError):
+    return Unreadable(f"can't be decoded: {error.strerror}", name)
+  if isinstance(error, NoFile):
+    return Unreadable(str(error))
+  if isinstance(error, MemoryError):
+    return Unreadable("takes more memory than there is", name)
+  if isinstance(error, OSError) and error.errno:
+    error.filename = error.filename or name
+    return error
+  text = " ".join(str(error).split()) or type(error).__name__
+  if "MAX_TEXT_CHUNK" in text:
+    return Unreadable(f"a text in it is longer than PICTURE_TEXT_BYTES, {limits.PICTURE_TEXT_BYTES:,}", name)
+  return Unreadable(f"can't be read: {text}", name)
 
 
 @contextlib.contextmanager

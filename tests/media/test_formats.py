@@ -162,3 +162,10 @@ def test_a_recording_that_was_broken_off(tmp_path):
 def test_what_is_no_picture_is_named(content, message):
   with pytest.raises(Unreadable, match=f"^a: .*{message}"):
     read_picture(content, "a")
+
+
+def test_frames_end_without_a_word_when_the_interpreter_has_ended(tmp_path, monkeypatch):
+  with open_footage(write(tmp_path / "a.mp4", shades(3))) as footage:
+    next(footage.frames)
+    monkeypatch.setattr(formats, "av", None)  # As Python leaves the names of a module at its exit.
+    footage.frames.close()
