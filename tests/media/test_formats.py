@@ -164,6 +164,7 @@ def test_what_is_no_picture_is_named(content, message):
     read_picture(content, "a")
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_frames_end_without_a_word_when_the_interpreter_has_ended(tmp_path, monkeypatch):
   with open_footage(write(tmp_path / "a.mp4", shades(3))) as footage:
     next(footage.frames)
