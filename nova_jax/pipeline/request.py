@@ -86,7 +86,8 @@ class Request:
       int, "Number of sets for all frames but the first.", unset="as many as for the first", low=1)
   token_order: str = setting(
       str, "Order in which the tokens of a frame are generated: random; halton, evenly spread and the same for all "
-      "samples; or checkerboard, every other token first.", "random", unset="random", choices=ORDERS)
+      "samples; checkerboard, every other token first; or still_first, where from the third frame on those come first "
+      "that changed least in the two frames before.", "random", unset="random", choices=ORDERS)
   later_token_order: str | None = setting(
       str, "Order of tokens for all frames but the first.", unset="as for the first", choices=ORDERS)
   set_schedule: str = setting(
@@ -98,6 +99,9 @@ class Request:
   num_diffusion_steps: int | None = setting(
       int, "Number of diffusion steps for each set of tokens, each of one evaluation of the denoiser.", unset=_OWN,
       low=1, label="Steps / set")
+  last_set_diffusion_steps: int | None = setting(
+      int, "Number of diffusion steps for the last sets of a frame, towards which it goes in four stages.",
+      unset="`num_diffusion_steps` throughout", low=1)
   solver: str | None = setting(
       str, "Way to take a diffusion step. Flow matching has euler, and ab2 (Adams-Bashforth of second order). DDPM has "
       "ancestral, and ddim and dpmpp_2m (DPM-Solver++ of second order), which add no noise.", unset="the first one",

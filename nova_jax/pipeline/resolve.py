@@ -116,6 +116,7 @@ def plan_for(request: Request, parts: ModelParts, num_frames: int | None) -> Pla
       later_sets=request.later_inference_steps, refresh_every=request.refresh_every,
       later_context=request.later_context,
       num_steps=default(request.num_diffusion_steps, sample.num_diffusion_steps),
+      last_set_steps=request.last_set_diffusion_steps,
       guidance=Guidance(
           default(request.guidance_scale, sample.guidance_scale), request.min_guidance_scale, request.guidance_trunc,
           request.guidance_renorm, request.image_guidance_scale, request.guidance_start),
@@ -230,8 +231,10 @@ def _check_arrays(request: Request, plan: Plan, inputs: Inputs, batch: int) -> N
       np.ndim(order) != 2 or not np.array_equal(np.sort(order, axis=-1), [np.arange(num_tokens)] * batch)):
     raise UserError(f"order: expected {batch} permutations of {num_tokens} tokens, got shape {np.shape(order)}")
   if noise is not None:
-    if len(plan.sets) != len(plan.later_sets) or known is not None:
-      raise UserError("noise: it is for equal sets in all frames, so give neither later_inference_steps nor mask")
+    if len(plan.sets) != len(plan.later_sets) or known is not None or request.last_set_diffusion_steps is not None:
+      raise UserError(
+          "noise: it is for equal sets in all frames, so give none of later_inference_steps, last_set_diffusion_steps "
+          "and mask")
     sets = (plan.num_frames - num_given, len(plan.sets))
     steps = (*sets, len(plan.table.time), batch, *latent) if plan.adds_noise else None
     got = noise.start.shape, None if noise.steps is None else noise.steps.shape

@@ -2,10 +2,12 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
 from nova_jax.sampling.guidance import Guidance
-from nova_jax.sampling.set_schedule import TokenSet, token_sets
+from nova_jax.sampling.set_schedule import MAX_GROUPS, TokenSet, token_sets
 from nova_jax.utils.errors import UserError
 
 
@@ -17,7 +19,7 @@ class Plan(NamedTuple):
   num_frames: int  # T, given ones included.
   sets: tuple[TokenSet, ...]  # Of frame 0.
   later_sets: tuple[TokenSet, ...]
-  table: Any  # The scheduler's steps.
+  tables: tuple[Any, ...]  # The scheduler's steps, for each group of sets.
   guidance: Guidance
   window: int  # W, frames that the temporal encoder sees at most, the one it makes included.
   num_sets: tuple[int, int]  # Asked for, for frame 0 and later ones.
@@ -28,6 +30,11 @@ class Plan(NamedTuple):
   schedules: tuple[str, str] = ("cosine", "cosine")  # Of sets, likewise.
   adds_noise: bool = False  # Whether diffusion steps add fresh noise.
   later_context: int | None = None  # Frames before a change of the condition that are still seen; None for all.
+
+  @property
+  def table(self) -> Any:
+    """Steps of a frame's first set."""
+    return self.tables[0]
 
   def sets_for(self, frame: int, num_known: int = 0) -> tuple[TokenSet, ...]:
     """Return the sets that write a frame of which `num_known` tokens are given."""
@@ -46,13 +53,17 @@ def make_plan(
     flow_shift: float | None = None, later_sets: int | None = None, window: int | None = None,
     refresh_every: int = 1, later_context: int | None = None, solver: str | None = None, grid: str = "published",
     order: str = "random", later_order: str | None = None, schedule: str = "cosine", later_schedule: str | None = None,
-    guidance_every: int = 1, temperature: float = 1.0, last_temperature: float | None = None,
+    guidance_every: int = 1, last_set_steps: int | None = None, temperature: float = 1.0,
+    last_temperature: float | None = None,
 ) -> Plan:
   """Check what is asked for, and tabulate it; what is None takes the default that `Request` tells."""
   if num_frames < 1:
     raise UserError(f"num_frames: expected at least 1, got {num_frames}")
   if not 1 <= num_steps <= scheduler.num_train_timesteps:
     raise UserError(f"num_diffusion_steps: expected 1 to {scheduler.num_train_timesteps}, got {num_steps}")
+  if last_set_steps is not None and not 1 <= last_set_steps <= scheduler.num_train_timesteps:
+    raise UserError(
+        f"last_set_diffusion_steps: expected 1 to {scheduler.num_train_timesteps}, got {last_set_steps}")
   if solver is not None and solver not in scheduler.solvers:
     raise UserError(f"solver: this model's diffusion process has {', '.join(scheduler.solvers)}, got {solver!r}")
   if guidance_every > 1 and guidance_every % refresh_every:
@@ -67,8 +78,10 @@ def make_plan(
   sets = [
       token_sets(cfg.num_image_tokens, number, schedule=name)
       for number, name in zip(numbers, schedules, strict=True)]
+  numbers_of_steps = np.linspace(num_steps, last_set_steps or num_steps, MAX_GROUPS).round().astype(int)
+  tables = tuple(scheduler.steps(int(number), flow_shift, solver, grid) for number in numbers_of_steps)
   return Plan(
-      cfg, scheduler, num_frames, *sets, scheduler.steps(num_steps, flow_shift, solver, grid), guidance, window,
+      cfg, scheduler, num_frames, *sets, tables, guidance, window,
       numbers, refresh_every, guidance_every,
       (temperature, temperature if last_temperature is None else last_temperature),
       (order, later_order or order), schedules,

@@ -29,7 +29,7 @@ from nova_jax.sampling.guidance import Strength
 from nova_jax.sampling.inputs import Inputs, KnownTokens
 from nova_jax.sampling.inputs import Noise as Noise  # For callers who know it from here.
 from nova_jax.sampling.plan import Plan
-from nova_jax.sampling.set_schedule import TokenSet, make_order
+from nova_jax.sampling.set_schedule import TokenSet, make_order, still_first
 from nova_jax.utils.finite import LARGEST_LATENT, are_latents
 
 
@@ -114,6 +114,7 @@ def generate(
   with use_mesh(mesh):
     context = FrameContext.start(
         model, cfg, inputs.conditions, num_passes=plan.guidance.num_passes, window=plan.window)
+  recent: list[Float[Array, "B h w C"]] = []  # The two frames before.
   for t in range(plan.num_frames):
     with use_mesh(mesh):
       if t in inputs.changes:
@@ -122,10 +123,14 @@ def generate(
         frame = jnp.asarray(inputs.prefix_latents[:, t])
       else:
         cond, context = context.next_condition()
-        frame, finite = _generate_frame(model, plan, inputs, t, cond, orders[t > 0], fold(noise_keys, t), on_set)
+        order = orders[t > 0]
+        if plan.orders[t > 0] == "still_first" and len(recent) == 2 and inputs.order is None:
+          order = still_first(order, *(patchify(frame, cfg.patch_size) for frame in recent))
+        frame, finite = _generate_frame(model, plan, inputs, t, cond, order, fold(noise_keys, t), on_set)
         _check_sets(finite, t, plan.num_frames)
         frame = replicate(frame, mesh)
       context = context.push(frame)
+      recent = [*recent[-1:], frame]
     yield frame
 
 
@@ -135,7 +140,6 @@ def _generate_frame(
 ) -> tuple[Float[Array, "B h w C"], list[Bool[Array, ""]]]:
   """Return frame `t`, its sets written one after another, and for each set whether it is finite."""
   cfg, guidance = plan.cfg, plan.guidance
-  num_steps = len(plan.table.time) if plan.adds_noise else 0
   if inputs.known_tokens is None:
     x, sets = jnp.zeros((order.shape[0], cfg.num_image_tokens, cfg.patch_dim), jnp.float32), plan.sets_for(t)
   else:
@@ -149,8 +153,9 @@ def _generate_frame(
       on_set(Set(t, index, len(sets), lambda: unpatchify(x, cfg.image_grid, cfg.patch_size)))
 
   for i, (token_set, shape) in enumerate(zip(sets, set_shapes(plan, sets, features), strict=True)):
+    table = plan.tables[token_set.group]
     if inputs.noise is None:
-      start_noise, step_noise = draw_noise(fold(keys, i), cfg, num_steps)
+      start_noise, step_noise = draw_noise(fold(keys, i), cfg, len(table.time) if plan.adds_noise else 0)
     else:
       start_noise, step_noise = jax.tree.map(
           lambda x, i=i: patchify(jnp.asarray(x[t - inputs.num_given][i]), cfg.patch_size), inputs.noise)
@@ -159,7 +164,7 @@ def _generate_frame(
           lambda x, temperature=temperature: temperature * x, (start_noise, step_noise))
     before = x
     state = SetState(
-        before, cond, order, token_set.start, token_set.size, start_noise, step_noise, plan.table,
+        before, cond, order, token_set.start, token_set.size, start_noise, step_noise, table,
         guidance.strength(i, len(sets)), sets[max(i - 1, 0)].size)
     x, features = denoise_set(model, state, features, shape=shape)
     finite.append(are_latents(x))
@@ -172,12 +177,12 @@ def _generate_frame(
 
 def set_shapes(plan: Plan, sets: Sequence[TokenSet], features: Features | None = None) -> list[SetShape]:
   """Return the static part of each set of a frame, whose features are `features`."""
-  num_before, num_guided = plan.guidance.span(plan.table.time)
+  spans = [plan.guidance.span(table.time) for table in plan.tables]
   keeps = features is not None and features.differences is not None
   max_kept = kept_sizes(sets, plan.guidance_every) if keeps else [None] * len(sets)
   return [
       SetShape(
-          plan.scheduler, plan.guidance.num_passes, num_before, num_guided, token_set.max_visible, token_set.max_size,
+          plan.scheduler, plan.guidance.num_passes, *spans[token_set.group], token_set.max_visible, token_set.max_size,
           max(sets[max(i - 1, 0)].max_size, token_set.max_size) if i % plan.refresh_every else None, max_kept[i])
       for i, token_set in enumerate(sets)]
 

@@ -12,12 +12,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
+from nova_jax.utils.arrays import AnyArray
 from nova_jax.utils.errors import UserError
 
 MAX_GROUPS = 4
-ORDERS = ("random", "halton", "checkerboard")
+ORDERS = ("random", "halton", "checkerboard", "still_first")
 SCHEDULES = ("cosine", "constant", "two_stage")
 
 
@@ -29,6 +30,7 @@ class TokenSet:
   size: int
   max_visible: int
   max_size: int
+  group: int  # Number of its group, from 0 for the first set to MAX_GROUPS - 1 for the last one.
 
 
 def set_sizes(num_tokens: int, num_sets: int, schedule: str = "cosine") -> Int[np.ndarray, "S"]:
@@ -68,11 +70,13 @@ def token_sets(num_tokens: int, num_sets: int, num_known: int = 0, schedule: str
   sizes = set_sizes(num_tokens - num_known, num_sets, schedule)
   starts = num_known + np.cumsum(sizes) - sizes
   groups = np.arange(len(sizes)) * MAX_GROUPS // len(sizes)
+  if len(sizes) < MAX_GROUPS:  # A group each, of which the last one is the last.
+    groups = np.arange(len(sizes)) * (MAX_GROUPS - 1) // max(len(sizes) - 1, 1)
   if schedule == "two_stage" and num_sets > 1:  # The second stage's sets are of another size: a group of their own.
     first = len(sizes) - np.count_nonzero(starts - num_known >= (num_tokens - num_known + 1) // 2)
     groups = np.where(np.arange(len(sizes)) < first, np.arange(len(sizes)) * (MAX_GROUPS - 1) // first, MAX_GROUPS - 1)
   return tuple(
-      TokenSet(int(start), int(size), int(starts[groups == group].max()), int(sizes[groups == group].max()))
+      TokenSet(int(start), int(size), int(starts[groups == group].max()), int(sizes[groups == group].max()), int(group))
       for start, size, group in zip(starts, sizes, groups, strict=True))
 
 
@@ -85,8 +89,9 @@ def make_order(name: str, keys: Key[Array, "B"], grid: tuple[int, int]) -> Int[A
   """Return each sample's order of the tokens of a grid of rows and columns.
 
   Args:
-    name: name of the order: "random"; "halton", along a sequence that spreads evenly, the same for all samples; or
-      "checkerboard", the tokens whose row and column add up to an even number first, and within both halves at random.
+    name: name of the order: "random"; "halton", along a sequence that spreads evenly, the same for all samples;
+      "checkerboard", the tokens whose row and column add up to an even number first, and within both halves at random;
+      or "still_first", which is random until there are two frames for `still_first`.
     keys: one key for each sample.
     grid: rows and columns of the frame's tokens.
   """
@@ -94,10 +99,25 @@ def make_order(name: str, keys: Key[Array, "B"], grid: tuple[int, int]) -> Int[A
   if name == "halton":
     return jnp.broadcast_to(jnp.asarray(halton_order(grid)), (len(keys), rows * columns))
   order = draw_order(keys, rows * columns)
-  if name == "random":
+  if name in ("random", "still_first"):
     return order
   late = (order // columns + order % columns) % 2
   return jnp.take_along_axis(order, jnp.argsort(late, axis=-1, stable=True), axis=-1)
+
+
+@jax.jit
+def still_first(
+    order: Int[Array, "B N"], before: Float[AnyArray, "B N P"], last: Float[AnyArray, "B N P"],
+) -> Int[Array, "B N"]:
+  """Sort an order by how much each token changed from one frame to the next, the stillest first.
+
+  Args:
+    order: order that tokens keep among those that changed alike.
+    before, last: patch values of the two frames before.
+  """
+  change = jnp.square(jnp.asarray(last) - jnp.asarray(before)).sum(-1)
+  places = jnp.argsort(jnp.take_along_axis(change, order, axis=-1), axis=-1, stable=True)
+  return jnp.take_along_axis(order, places, axis=-1)
 
 
 @functools.cache

@@ -13,10 +13,11 @@ from models.test_nova import inputs as batch_of
 
 from nova_jax.config import SchedulerConfig
 from nova_jax.diffusion import make_scheduler
+from nova_jax.models.embeddings import patchify
 from nova_jax.sampling import frame_context, plan, sampler
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.inputs import Conditions, Inputs, KnownTokens
-from nova_jax.sampling.set_schedule import halton_order, set_sizes
+from nova_jax.sampling.set_schedule import halton_order, set_sizes, still_first
 
 FLOW = make_scheduler(SchedulerConfig())
 DDPM = make_scheduler(SchedulerConfig(name="ddpm"))
@@ -96,6 +97,38 @@ def test_the_number_of_sets_and_the_scale_compile_nothing_new():
   before = sampler.denoise_set._cache_size()
   run(num_sets=8, seed=5, guidance=Guidance(7.0, min_scale=2.0))
   assert sampler.denoise_set._cache_size() == before
+
+
+@pytest.fixture
+def told(monkeypatch):
+  """The state of each set as the compiled step is told it."""
+  states, write = [], sampler.denoise_set
+
+  def denoise_set(model, state, *args, **kwargs):
+    states.append(state)
+    return write(model, state, *args, **kwargs)
+
+  monkeypatch.setattr(sampler, "denoise_set", denoise_set)
+  return states
+
+
+@pytest.mark.parametrize("scheduler", [FLOW, DDPM])
+def test_diffusion_steps_get_fewer_from_set_to_set(told, scheduler):
+  run(num_frames=1, scheduler=scheduler, settings={"last_set_steps": 1})
+  assert [len(state.table.time) for state in told] == [3, 2, 2, 1]
+  if scheduler is DDPM:
+    assert [len(state.step_noise) for state in told] == [3, 2, 2, 1]
+  np.testing.assert_array_equal(told[1].table.time, scheduler.steps(2).time)
+
+
+def test_later_frames_begin_with_what_stood_still(told):
+  clip = run(num_frames=4, num_sets=2, settings={"later_order": "still_first"})
+  orders = [np.asarray(state.order) for state in told[::2]]
+  patches = [patchify(jnp.asarray(frame), TINY.patch_size) for frame in clip.swapaxes(0, 1)]
+  assert np.array_equal(orders[0], orders[1]), "there are no two frames to compare yet"
+  for t in (2, 3):
+    assert np.array_equal(orders[t], still_first(orders[0], patches[t - 2], patches[t - 1]))
+    assert not np.array_equal(orders[t], orders[0])
 
 
 def test_given_frames_are_kept_and_all_of_them_condition():

@@ -13,6 +13,7 @@ from nova_jax.sampling.set_schedule import (
   halton_order,
   make_order,
   set_sizes,
+  still_first,
   token_sets,
 )
 
@@ -59,7 +60,7 @@ def test_orders_are_permutations_and_differ():
 
 
 def test_halton_by_hand():
-  # EncoderDecoder 1/2, 1/4, 3/4, 1/8, 5/8 and thirds 1/3, 2/3, 1/9, 4/9, 7/9 on 2 rows and 3 columns.
+  # Halves 1/2, 1/4, 3/4, 1/8, 5/8 and thirds 1/3, 2/3, 1/9, 4/9, 7/9 on 2 rows and 3 columns.
   assert halton_order((2, 3))[:4] == (4, 2, 3, 1)
   for grid in ((1, 1), (4, 4), (30, 48)):
     assert sorted(halton_order(grid)) == list(range(grid[0] * grid[1]))
@@ -77,3 +78,16 @@ def test_orders_by_name():
   assert np.array_equal(late, [[0] * 12 + [1] * 12] * 3) and (checkerboard[0] != checkerboard[1]).any()
   assert np.array_equal(np.sort(checkerboard, axis=1), [np.arange(24)] * 3)
   assert np.array_equal(make_order("checkerboard", keys[1:2], grid)[0], checkerboard[1]), "neighbours don't matter"
+
+
+def test_what_stood_still_comes_first():
+  before, last = np.zeros((2, 4, 3), np.float32), np.zeros((2, 4, 3), np.float32)
+  last[0, 2], last[0, 0, 1], last[1, 3] = 1, -5, 9
+  order = np.array([[3, 2, 1, 0], [3, 0, 2, 1]])
+  assert np.array_equal(still_first(order, before, last), [[3, 1, 2, 0], [0, 2, 1, 3]])
+
+
+def test_the_last_set_is_in_the_last_group():
+  groups = lambda *arguments: [each.group for each in token_sets(*arguments)]
+  assert [groups(16, number) for number in (1, 2, 3, 4)] == [[0], [0, 3], [0, 1, 3], [0, 1, 2, 3]]
+  assert groups(64, 8) == [0, 0, 1, 1, 2, 2, 3, 3] and groups(64, 8, 8, "two_stage")[-1] == 3
