@@ -26,7 +26,7 @@ def test_what_is_left_out_is_the_models_own(pipe):
   plan = job_of(pipe).plan
   assert (plan.num_frames, plan.num_sets, plan.guidance.scale, plan.window) == (3, (3, 3), 2, 3)
   stated = job_of(pipe, num_frames=3, num_inference_steps=3, num_diffusion_steps=2, guidance_scale=2.0, window=3).plan
-  assert stated._replace(table=None) == plan._replace(table=None)
+  assert stated._replace(tables=()) == plan._replace(tables=())
   np.testing.assert_array_equal(stated.table.time, plan.table.time)
 
 
@@ -34,6 +34,13 @@ def test_a_model_has_a_temperature_of_its_own():
   pipe = fresh(dataclasses.replace(CARD, sample=dataclasses.replace(CARD.sample, temperature=0.5)))
   assert job_of(pipe).plan.temperatures == (0.5, 0.5) and job_of(pipe, temperature=1.0).plan.temperatures == (1, 1)
   assert job_of(pipe, last_temperature=0.1).plan.temperatures == (0.5, 0.1)
+
+
+def test_diffusion_steps_fall_towards_those_of_the_last_sets(pipe):
+  plan = job_of(pipe, num_diffusion_steps=7, last_set_diffusion_steps=1).plan
+  assert [len(table.time) for table in plan.tables] == [7, 5, 3, 1] and plan.table is plan.tables[0]
+  with pytest.raises(UserError, match="last_set_diffusion_steps: expected 1 to 1000, got 1001"):
+    job_of(pipe, last_set_diffusion_steps=1001)
 
 
 def test_shapes_of_what_is_given(pipe):
