@@ -80,6 +80,9 @@ class Request:
   window: int | None = setting(
       int, "Number of latent frames that the model sees at most, the one it makes included.",
       unset="as many as it was trained on", low=1)
+  sink_frames: int = setting(
+      int, "Number of first latent frames that stay in the window when it slides, so that later frames still see them.",
+      0, unset="0", low=0)
   num_inference_steps: int | None = setting(
       int, "Number of sets in which the tokens of a frame are generated.", unset=_OWN, low=1, label="Sets / frame")
   later_inference_steps: int | None = setting(

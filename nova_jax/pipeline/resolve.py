@@ -112,6 +112,7 @@ def plan_for(request: Request, parts: ModelParts, num_frames: int | None) -> Pla
   default = lambda value, own: own if value is None else value
   return make_plan(
       parts.cfg, parts.scheduler, num_frames=num_latents, window=parts.window(request, num_latents),
+      num_sinks=request.sink_frames,
       num_sets=default(request.num_inference_steps, sample.num_inference_steps),
       later_sets=request.later_inference_steps, refresh_every=request.refresh_every,
       later_context=request.later_context,

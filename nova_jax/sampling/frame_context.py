@@ -4,7 +4,8 @@
 
 The cache has room for a window of W frames, the one to come included. A longer clip slides it: the prefix and the begin
 frame stay, the last W − 1 frames are read anew at places 1 … W − 1, and c_t is what a clip of W frames that began with
-them would have at its end. Time positions, absolute or rotary, thus never leave the trained range.
+them would have at its end. Time positions, absolute or rotary, thus never leave the trained range. The first S frames
+may stay as sinks (arXiv 2309.17453), which leaves W − 1 − S places to the last ones.
 Invariants: the context and the time for a frame don't grow with the clip; up to W frames nothing is read twice.
 """
 
@@ -50,6 +51,7 @@ class FrameContext(NamedTuple):
     model: transformer.
     num_passes: passes of guidance.
     window: frames W that the encoder sees at most, the one to come included.
+    num_sinks: first frames S that stay in the window when it slides.
     prefix_length: tokens of the prefix and the begin frame.
     positions: absolute positions of the frames; None if they are rotary.
     anchor: condition of the first frame, c_0.
@@ -57,12 +59,13 @@ class FrameContext(NamedTuple):
     cache: keys and values of the prefix and the frames.
     frames: frames in the cache, the oldest first.
     waiting: frames to be read next.
-    slid: whether the cache holds frames that have left the window.
+    slid: whether the cache holds frames that have left the window, all those after `frames`.
   """
 
   model: Model
   num_passes: int
   window: int
+  num_sinks: int
   prefix_length: int
   positions: Float[Array, "W M D"] | None
   anchor: Float[Array, "rows M D"]
@@ -74,7 +77,7 @@ class FrameContext(NamedTuple):
 
   @classmethod
   def start(
-      cls, model: Model, cfg: ModelConfig, conditions: Conditions, *, num_passes: int, window: int
+      cls, model: Model, cfg: ModelConfig, conditions: Conditions, *, num_passes: int, window: int, num_sinks: int = 0
   ) -> "FrameContext":
     """Read the prefix and the begin frame."""
     prefix, positions = prepare(model, *conditions, num_passes=num_passes, num_frames=window)
@@ -82,18 +85,21 @@ class FrameContext(NamedTuple):
     cache = Cache.empty(
         cfg, cfg.temporal_depth, prefix.shape[0], prefix.shape[1] + window * cfg.num_video_tokens)
     anchor, cache = begin_video(model, prefix, positions, cache, num_passes=num_passes)
-    return cls(model, num_passes, window, length, positions, anchor, anchor, cache)
+    return cls(model, num_passes, window, num_sinks, length, positions, anchor, anchor, cache)
 
   def push(self, frame: Float[AnyArray, "B h w C"]) -> "FrameContext":
     """Add a finished frame."""
     known = (*self.frames, *self.waiting, frame)
     if len(known) < self.window:
       return self._replace(waiting=(*self.waiting, frame))
-    return self._replace(frames=(), waiting=known[len(known) - self.window + 1:], slid=True)
+    read = self.frames[: self.num_sinks]
+    last = known[len(known) - (self.window - 1 - self.num_sinks):]
+    return self._replace(frames=read, waiting=(*known[len(read) : self.num_sinks], *last), slid=True)
 
   def switch_prompt(self, conditions: Conditions, cfg: ModelConfig, context: int | None = None) -> "FrameContext":
     """Let another prompt take over: the begin frame and the last `context` frames are read anew behind its prefix."""
-    fresh = FrameContext.start(self.model, cfg, conditions, num_passes=self.num_passes, window=self.window)
+    fresh = FrameContext.start(
+        self.model, cfg, conditions, num_passes=self.num_passes, window=self.window, num_sinks=self.num_sinks)
     known = (*self.frames, *self.waiting)
     return fresh._replace(waiting=known[len(known) - min(len(known), context or len(known)):])
 
@@ -101,7 +107,8 @@ class FrameContext(NamedTuple):
     """Return the condition of the next frame."""
     cond, cache = self.cond, self.cache
     if self.slid:
-      cond, cache = self.anchor, cache._replace(length=jnp.asarray(self.prefix_length, jnp.int32))
+      length = self.prefix_length + len(self.frames) * self.anchor.shape[1]
+      cond, cache = self.anchor, cache._replace(length=jnp.asarray(length, jnp.int32))
     for t, frame in enumerate(self.waiting, len(self.frames) + 1):
       cond, cache = continue_video(
           self.model, frame, self.anchor, self.positions, cache, t, num_passes=self.num_passes)

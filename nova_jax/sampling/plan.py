@@ -23,6 +23,7 @@ class Plan(NamedTuple):
   guidance: Guidance
   window: int  # W, frames that the temporal encoder sees at most, the one it makes included.
   num_sets: tuple[int, int]  # Asked for, for frame 0 and later ones.
+  num_sinks: int = 0  # First frames that stay in the window.
   refresh_every: int = 1  # Sets from one full pass of the spatial encoder to the next (`feature_cache.py`).
   guidance_every: int = 1  # Sets from one run of the unconditional passes to the next.
   temperatures: tuple[float, float] = (1.0, 1.0)  # Of the first and the last frame.
@@ -50,7 +51,7 @@ class Plan(NamedTuple):
 
 def make_plan(
     cfg: ModelConfig, scheduler: Scheduler, *, num_frames: int, num_sets: int, num_steps: int, guidance: Guidance,
-    flow_shift: float | None = None, later_sets: int | None = None, window: int | None = None,
+    flow_shift: float | None = None, later_sets: int | None = None, window: int | None = None, num_sinks: int = 0,
     refresh_every: int = 1, later_context: int | None = None, solver: str | None = None, grid: str = "published",
     order: str = "random", later_order: str | None = None, schedule: str = "cosine", later_schedule: str | None = None,
     guidance_every: int = 1, last_set_steps: int | None = None, temperature: float = 1.0,
@@ -73,6 +74,10 @@ def make_plan(
   window = num_frames if window is None else min(window, num_frames)
   if window < min(num_frames, 2):
     raise UserError(f"window: expected 2 frames or more, a given one and the next, got {window}")
+  if window < num_frames and num_sinks > window - 2:
+    raise UserError(
+        f"sink_frames: a window of {window} frames has room for {window - 2} of them, beside the last frame and the "
+        f"one to come, got {num_sinks}")
   numbers = num_sets, num_sets if later_sets is None else later_sets
   schedules = schedule, later_schedule or schedule
   sets = [
@@ -82,7 +87,7 @@ def make_plan(
   tables = tuple(scheduler.steps(int(number), flow_shift, solver, grid) for number in numbers_of_steps)
   return Plan(
       cfg, scheduler, num_frames, *sets, tables, guidance, window,
-      numbers, refresh_every, guidance_every,
+      numbers, num_sinks, refresh_every, guidance_every,
       (temperature, temperature if last_temperature is None else last_temperature),
       (order, later_order or order), schedules,
       scheduler.adds_noise and solver in (None, scheduler.solvers[0]), later_context)

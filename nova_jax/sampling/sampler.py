@@ -113,7 +113,8 @@ def generate(
       for name in plan.orders]
   with use_mesh(mesh):
     context = FrameContext.start(
-        model, cfg, inputs.conditions, num_passes=plan.guidance.num_passes, window=plan.window)
+        model, cfg, inputs.conditions, num_passes=plan.guidance.num_passes, window=plan.window,
+        num_sinks=plan.num_sinks)
   recent: list[Float[Array, "B h w C"]] = []  # The two frames before.
   for t in range(plan.num_frames):
     with use_mesh(mesh):

@@ -43,6 +43,12 @@ def test_diffusion_steps_fall_towards_those_of_the_last_sets(pipe):
     job_of(pipe, last_set_diffusion_steps=1001)
 
 
+def test_sinks_leave_room_for_the_last_frame(pipe):
+  assert job_of(pipe, num_frames=9, window=3, sink_frames=1).plan.num_sinks == 1
+  with pytest.raises(UserError, match="sink_frames: a window of 3 frames has room for 1 of them"):
+    job_of(pipe, num_frames=9, window=3, sink_frames=2)
+
+
 def test_shapes_of_what_is_given(pipe):
   job = job_of(pipe, image=list(CLIP), num_samples=2, num_frames=2)
   assert job.inputs.prefix_latents.shape == (6, 1, 8, 8, 1) and len(job.inputs.keys) == 6

@@ -11,11 +11,12 @@ from nova_jax.sampling.frame_context import FrameContext, Model
 from nova_jax.sampling.inputs import Conditions
 
 
-def start(cfg, window, texts=1.0):
+def start(cfg, window, texts=1.0, num_sinks=0):
   _, condition = inputs(cfg, 1)
   condition = condition | {"text_embeds": texts * condition["text_embeds"]}
   return FrameContext.start(
-      Model.from_module(make(cfg)), cfg, Conditions(condition, condition), num_passes=2, window=window), condition
+      Model.from_module(make(cfg)), cfg, Conditions(condition, condition), num_passes=2, window=window,
+      num_sinks=num_sinks), condition
 
 
 def read(context, frames):
@@ -50,6 +51,21 @@ def test_frames_that_leave_the_window_unread_cost_nothing():
   for frame in frames:
     context = context.push(frame)
   np.testing.assert_allclose(context.next_condition()[0], read(start(cfg, window=3)[0], frames)[0][-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("num_read", [6, 2, 0], ids="{} frames read one by one".format)
+def test_first_frames_stay_as_sinks(rotary, num_read):
+  cfg = with_positions(rotary)
+  frames = list(np.moveaxis(np.asarray(inputs(cfg, 6)[0]), 1, 0))
+  conds, context = read(start(cfg, window=4, num_sinks=1)[0], frames[:num_read])
+  for frame in frames[num_read:]:
+    context = context.push(frame)
+  expected = read(start(cfg, window=4)[0], [frames[0], *frames[4:]])[0][-1]
+  np.testing.assert_allclose(context.next_condition()[0], expected, atol=1e-5)
+  assert np.abs(expected - read(start(cfg, window=4)[0], frames)[0][-1]).max() > 1e-3
+  if num_read == 6:
+    np.testing.assert_allclose(conds[5], read(start(cfg, window=4)[0], [frames[0], *frames[3:5]])[0][-1], atol=1e-5)
 
 
 def test_another_prompt_reads_the_same_frames():
