@@ -9,10 +9,10 @@ from nova_jax.configs import digits
 def get_config():
   config = digits.get_config()
   clips = config.train.stages[-1]
-  clips.share = 1.0
+  clips.fraction = 1.0
   config.train.stages = (clips,)
   # As when the results of docs/ablations.md were made: no digit turns, guidance was the demo's, and noise was whole.
-  config.data.num_frames, config.data.later, config.data.turning = 11, 0.3, 0.0
+  config.data.num_frames, config.data.mid_clip_fraction, config.data.turning_fraction = 11, 0.3, 0.0
   config.sample.guidance_scale, config.sample.temperature = 2.5, 1.0
   # They cost what 1300 of the demo's steps do, a quarter of which are on single frames.
   config.train.steps, config.train.sample_every = 1166, 0

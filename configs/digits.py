@@ -22,12 +22,14 @@ from nova_jax.utils.fields import to_config_dict
 def get_config():
   return to_config_dict(Experiment(
       model=PRESETS["digits"],
-      data=DataConfig(num_records=4000, num_frames=16, canvas=16, free_captions=0.5, turning=0.8, later=0.7),
+      data=DataConfig(
+          num_records=4000, num_frames=16, canvas=16, paraphrase_fraction=0.5, turning_fraction=0.8,
+          mid_clip_fraction=0.7),
       train=TrainConfig(
           steps=3600,
           stages=(
-              StageConfig(name="image", share=0.05, batch_size=64, num_frames=1),
-              StageConfig(name="video", share=0.95, batch_size=32, num_frames=4)),
+              StageConfig(name="image", fraction=0.05, batch_size=64, num_frames=1),
+              StageConfig(name="video", fraction=0.95, batch_size=32, num_frames=4)),
           loss_repeat=2, ema_decay=0.995, sample_every=500, save_every=500, log_every=50),
       optimizer=OptimizerConfig(
           name="muon", learning_rate=5e-3, schedule="cosine", warmup_steps=60, final_fraction=0.02, weight_decay=0.02),

@@ -14,5 +14,5 @@ def get_config(chip: str = "v5e"):
   return released(
       "nova-d48w1024-osp480", chip, steps=60000, scheduler=SchedulerConfig(name="diffusers_ddpm"),
       stages=(
-          StageConfig(name="image", share=0.25, batch_size=1024, num_frames=1),
-          StageConfig(name="video", share=0.75, batch_size=512, num_frames=9)))
+          StageConfig(name="image", fraction=0.25, batch_size=1024, num_frames=1),
+          StageConfig(name="video", fraction=0.75, batch_size=512, num_frames=9)))

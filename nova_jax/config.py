@@ -12,6 +12,7 @@ from typing import Annotated
 
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.ranges import Range, check_ranges
+from nova_jax.utils.renamed import takes_old_names
 
 LARGEST = 2**20  # Largest size in a model. A larger one is a mistake, which is found before anything is created.
 # What the backward pass does with the activations of a block.
@@ -195,6 +196,7 @@ class SourceConfig:
   weight: Positive = 1.0  # Relative frequency of its records.
 
 
+@takes_old_names
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
   """Where training records come from."""
@@ -207,9 +209,10 @@ class DataConfig:
   num_frames: Size = 4  # Number of frames of a stored clip.
   canvas: Size = 16  # Side of a frame in pixels.
   jitter: CountOrNone = 0  # Largest offset in pixels of a digit's first position.
-  free_captions: Fraction = 0.0  # Fraction of captions that are paraphrased.
-  turning: Fraction = 0.0  # Fraction of stored clips in which digit and caption change direction.
-  later: Fraction = 0.0  # Fraction of clips cut from the middle of stored ones; their first frames are given.
+  paraphrase_fraction: Fraction = 0.0  # Fraction of captions that are paraphrased.
+  turning_fraction: Fraction = 0.0  # Fraction of stored clips in which digit and caption change direction.
+  # Fraction of training clips that are cut from the middle of stored ones; their first frames are given.
+  mid_clip_fraction: Fraction = 0.0
   # Caches.
   sources: tuple[SourceConfig, ...] = ()  # Caches of stages that don't name their own.
   buckets: tuple[tuple[Size, Size], ...] = ()  # Heights and widths of latents to train on; empty for the model's.
@@ -250,12 +253,13 @@ class CacheConfig:
       raise UserError(f'dtype: expected "float32" or "bfloat16", got {self.dtype!r}')
 
 
+@takes_old_names
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
   """A part of a training run with its own length of clips; it starts with the weights of the previous stage."""
 
   name: str = "video"
-  share: NotNegative = 1.0  # Of `train.steps`.
+  fraction: NotNegative = 1.0  # Fraction of `train.steps`, in proportion to those of all stages.
   batch_size: Size = 32  # Number of clips in a global batch.
   num_frames: Size = 1  # Number of latent frames; 1 trains on images.
   sources: tuple[SourceConfig, ...] = ()  # Caches of this stage; empty for those of `data`.
@@ -303,6 +307,7 @@ class TrainConfig:
   keep_every: CountOrNone = 0  # Steps whose multiples are kept as well, for evaluation; 0 keeps no others.
 
 
+@takes_old_names
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
   """Losses on held-out records while training. The digits hold out their test split."""
@@ -310,8 +315,8 @@ class EvalConfig:
   every: CountOrNone = 0  # Steps between evaluations, of which the last step has one; 0 evaluates never.
   batches: Count = 8  # Number of micro-batches of held-out records per evaluation, the same ones each time.
   # Fraction of the records of each cache that is held out, for good: a workdir keeps its value.
-  share: Annotated[float, Range(0, 1, "high")] = 0.0
-  sources: tuple[SourceConfig, ...] = ()  # Caches of held-out records, in place of a share of the others.
+  fraction: Annotated[float, Range(0, 1, "high")] = 0.0
+  sources: tuple[SourceConfig, ...] = ()  # Caches of held-out records, in place of a fraction of the others.
   best_metric: str = "eval/ema_loss"  # Metric that tells which checkpoint is best: the lower, the better.
   keep_best: CountOrNone = 1  # Number of best checkpoints to keep beside the newest ones.
   patience: CountOrNone = 0  # Evaluations in a row without a new best value that stop the run; 0 never stops it.

@@ -6,14 +6,14 @@ Launch: `python -m launch.sweep --config configs/sweeps/image_stage.py --output 
 from nova_jax.configs import ablation, digits
 from nova_jax.tools.sweeps.plan import Bars, Sweep
 
-SHARES = 0.25, 0.75  # Of single frames and of clips.
+FRACTIONS = 0.25, 0.75  # Of single frames and of clips.
 EQUAL_STEPS = 1300  # With a quarter on single frames, which cost less, they cost what the ablation's steps on clips do.
 
 
 def get_sweep():
   with_images, without = (
       tuple(stage.to_dict() for stage in config.get_config().train.stages) for config in (digits, ablation))
-  with_images = tuple(stage | {"share": share} for stage, share in zip(with_images, SHARES, strict=True))
+  with_images = tuple(stage | {"fraction": fraction} for stage, fraction in zip(with_images, FRACTIONS, strict=True))
   return Sweep(
       title="Image stage",
       about="All steps on clips, or a first quarter of them on single frames, and more steps then: both cost the same "

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from nova_jax.utils.notes import tell
+from nova_jax.utils.renamed import tell_new_name
 
 
 def define_renamed(old: str, new: str, values: flags.FlagValues) -> None:
@@ -16,4 +16,4 @@ def tell_renamed(values: flags.FlagValues) -> None:
   """Tell the new names of old ones that a command line gives."""
   for old in values:
     if values[old].present and hasattr(values[old], "renamed_to"):
-      tell(f"--{old} is called --{values[old].renamed_to} now; the old name works for one more release")
+      tell_new_name(f"--{old}", f"--{values[old].renamed_to}")

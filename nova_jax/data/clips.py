@@ -3,8 +3,8 @@
 A clip shows one 8x8 digit of the UCI set that scikit-learn ships, moving `SPEED` pixels a frame in one direction and
 bouncing off the walls. It starts at the wall behind it, in the middle of its lane, give or take `jitter` pixels, and so
 that its first 3 moves, or as many as the canvas allows, are free.
-By choice a share of digits turns once on the way, after 3 to 8 moves, into another direction, for which the clip has a
-caption of its own. `HELD_OUT_PER_CLASS` digits of each class, 22 % of all, are kept for the test split.
+By choice a fraction of the digits turns once on the way, after 3 to 8 moves, into another direction, for which the clip
+has a caption of its own. `HELD_OUT_PER_CLASS` digits of each class, 22 % of all, are kept for the test split.
 Invariant: a record is a pure function of (seed, split, number of the record, canvas, num_frames), and its first frames
 depend neither on num_frames nor on a turn to come; any 40 records in a row that start at a multiple of 40 hold every
 (digit, direction) once.
@@ -56,8 +56,8 @@ class Clip:
 
 
 def make_clip(
-    split: str, number: int, *, canvas: int = 16, num_frames: int = 4, jitter: int = 0, free_captions: float = 0.0,
-    turning: float = 0.0, seed: int = 0,
+    split: str, number: int, *, canvas: int = 16, num_frames: int = 4, jitter: int = 0,
+    paraphrase_fraction: float = 0.0, turning_fraction: float = 0.0, seed: int = 0,
 ) -> Clip:
   """Draw record `number` of `split`.
 
@@ -67,8 +67,8 @@ def make_clip(
     canvas: pixels a side.
     num_frames: of the clip.
     jitter: pixels by which a digit may start off the middle of its way, and off the wall behind it.
-    free_captions: share of captions in free words; the others are canonical.
-    turning: share of clips whose digit turns.
+    paraphrase_fraction: fraction of captions that are paraphrased; the others are canonical.
+    turning_fraction: fraction of clips whose digit turns.
     seed: of everything but the division into splits.
 
   Raises:
@@ -90,7 +90,7 @@ def make_clip(
   room = canvas - DIGIT_SIZE
   across = room // 2 + across % (2 * jitter + 1) - jitter
   along %= min(jitter, room - SPEED * free_moves(canvas)) + 1
-  turn, later_direction = _turn(seed, split, number, direction, num_frames, turning)
+  turn, later_direction = _turn(seed, split, number, direction, num_frames, turning_fraction)
   places, wall = _way(direction, (across, across), along, room, turn + 1)
   later, later_wall = np.zeros((0, 2), np.int64), num_frames
   if later_direction:
@@ -101,10 +101,10 @@ def make_clip(
   for frame, (y, x) in zip(video, np.concatenate([places, later])[:num_frames], strict=True):
     frame[y:y + DIGIT_SIZE, x:x + DIGIT_SIZE, 0] = image
   choice, variant = divmod(wording, captions.NUM_PARAPHRASES)
-  free = choice % 1000 < 1000 * free_captions
+  paraphrased = choice % 1000 < 1000 * paraphrase_fraction
 
   def say(way: str) -> str:
-    return captions.paraphrase(digit, way, variant) if free else captions.caption(digit, way)
+    return captions.paraphrase(digit, way, variant) if paraphrased else captions.caption(digit, way)
 
   return Clip(
       video, say(direction), digit, direction, source, wall, turn,
@@ -116,12 +116,14 @@ def make_clips(split: str, num_clips: int, **kwargs) -> list[Clip]:
   return [make_clip(split, number, **kwargs) for number in range(num_clips)]
 
 
-def _turn(seed: int, split: str, number: int, direction: str, num_frames: int, turning: float) -> tuple[int, str]:
+def _turn(
+    seed: int, split: str, number: int, direction: str, num_frames: int, turning_fraction: float
+) -> tuple[int, str]:
   """Draw the frame of a turn and the direction from there on; `num_frames` and "" if there is none."""
   choice, moves, way = (int(x) for x in _random("turn", seed, split, number).generate_state(3))
   shortest, longest = MOVES_TO_TURN
   turn = shortest + moves % (longest - shortest + 1)
-  if choice % 1000 >= 1000 * turning or turn >= num_frames - 1:
+  if choice % 1000 >= 1000 * turning_fraction or turn >= num_frames - 1:
     return num_frames, ""
   others = [other for other in captions.DIRECTIONS if other != direction]
   return turn, others[way % len(others)]

@@ -1,7 +1,7 @@
-"""Records of caches that are held out from training, by share.
+"""Records of caches that are held out from training.
 
-Invariant: which records are held out is a function of the share and of the number of records in their bucket alone, so
-all stages, seeds and processes hold out the same ones.
+Invariant: which records are held out is a function of their fraction and of the number of records in their bucket
+alone, so all stages, seeds and processes hold out the same ones.
 """
 
 import dataclasses
@@ -19,24 +19,24 @@ class Split:
   """Which records of each bucket of a cache are taken.
 
   Attributes:
-    share: fraction of the records that is held out.
+    fraction: fraction of the records that is held out.
     held_out: whether the held-out records are taken, or all others.
   """
 
-  share: float
+  fraction: float
   held_out: bool
 
   def of(self, shards: Shards) -> "Part":
     """Return the records that are taken."""
-    return Part(shards, held_out_numbers(len(shards), self.share), self.held_out)
+    return Part(shards, held_out_numbers(len(shards), self.fraction), self.held_out)
 
 
-def held_out_numbers(count: int, share: float) -> np.ndarray:
+def held_out_numbers(count: int, fraction: float) -> np.ndarray:
   """Return the numbers of the held-out ones among `count` records, int64 [K], ascending.
 
   Both sides of the split have a record at least, if there are two records.
   """
-  num = min(max(round(share * count), 1), count - 1)
+  num = min(max(round(fraction * count), 1), count - 1)
   order = np.random.SeedSequence((SEED, count)).generate_state(count, np.uint64)
   return np.sort(np.argsort(order, kind="stable")[:num])
 

@@ -73,7 +73,7 @@ class LatentFeed:
         records = shuffled(Whole(source, cfg.max_damaged + 1), int(shuffle))
         parts.setdefault(shape, []).append((cache.weight * len(source) / total, records))
     if not parts:
-      raise UserError("eval.share: no record can be held out; each bucket of the caches has only one")
+      raise UserError("eval.fraction: no record can be held out; each bucket of the caches has only one")
     self.num_threads = REMOTE_THREADS if any(is_remote(cache.path) for cache in caches) else 1
     self.buckets = tuple(_mix(parts[shape]) for shape in sorted(parts, reverse=True))
 

@@ -29,16 +29,19 @@ class MovingDigitsConfig(tfds.core.BuilderConfig):
   canvas: int = 16
   num_frames: int = 4
   jitter: int = 0
-  free_captions: float = 0.0
-  turning: float = 0.0  # Of the training split alone: the others are scored and shown by their first captions.
+  paraphrase_fraction: float = 0.0
+  turning_fraction: float = 0.0  # Of the training split alone: the others are scored and shown by their first captions.
   num_train: int = 4000
   num_test: int = 10 * clips.HELD_OUT_PER_CLASS  # Each held-out digit once.
   seed: int = 0
 
   def __post_init__(self):
-    fields = ["canvas", "num_frames", "jitter", "free_captions", "num_train", "num_test", "seed"]
-    fields += ["turning"] if self.turning else []
-    self.name = "-".join(f"{name}_{getattr(self, name)}" for name in fields)
+    # Names of folders keep the first words for these fractions, so that datasets on disk are found.
+    sizes = {"canvas": self.canvas, "num_frames": self.num_frames, "jitter": self.jitter,
+             "free_captions": self.paraphrase_fraction, "num_train": self.num_train, "num_test": self.num_test,
+             "seed": self.seed}
+    sizes |= {"turning": self.turning_fraction} if self.turning_fraction else {}
+    self.name = "-".join(f"{name}_{size}" for name, size in sizes.items())
 
 
 class MovingDigits(tfds.core.GeneratorBasedBuilder):
@@ -80,7 +83,8 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
     for number in range(num_clips):
       clip = clips.make_clip(
           split, number, canvas=cfg.canvas, num_frames=cfg.num_frames, jitter=cfg.jitter,
-          free_captions=cfg.free_captions, turning=cfg.turning if split == "train" else 0.0, seed=cfg.seed)
+          paraphrase_fraction=cfg.paraphrase_fraction,
+          turning_fraction=cfg.turning_fraction if split == "train" else 0.0, seed=cfg.seed)
       yield number, {f.name: getattr(clip, f.name) for f in dataclasses.fields(clip)}
 
 
@@ -96,7 +100,7 @@ def prepare(data_dir: str | os.PathLike[str], cfg: DataConfig) -> Mapping[str, S
   check_ranges(cfg, "data")
   builder_config = MovingDigitsConfig(
       canvas=cfg.canvas, num_frames=cfg.num_frames, jitter=cfg.jitter,
-      free_captions=cfg.free_captions, turning=cfg.turning, num_train=cfg.num_records)
+      paraphrase_fraction=cfg.paraphrase_fraction, turning_fraction=cfg.turning_fraction, num_train=cfg.num_records)
 
   def open_builder():
     return MovingDigits(data_dir=data_dir, config=builder_config, file_format="array_record")

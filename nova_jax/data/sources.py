@@ -37,7 +37,7 @@ class Examples(NamedTuple):
 def known_words(experiment: Experiment) -> tuple[str, ...]:
   """Return the words that the built-in text encoder meets in training; empty where they aren't known beforehand."""
   known = experiment.data.name == "moving_digits" and experiment.text_encoder in BUILT_IN and not experiment.init
-  return vocabulary(experiment.data.free_captions > 0) if known else ()
+  return vocabulary(experiment.data.paraphrase_fraction > 0) if known else ()
 
 
 class Data(Protocol):
@@ -66,7 +66,7 @@ class DigitData:
   def feed(self, stage: StageConfig) -> VideoFeed:
     return VideoFeed(
         self._sources["train"], self._text_encoder, self._autoencoder, num_frames=stage.num_frames,
-        seed=self._experiment.seed, later=self._experiment.data.later)
+        seed=self._experiment.seed, mid_clip_fraction=self._experiment.data.mid_clip_fraction)
 
   def held_out(self, stage: StageConfig) -> VideoFeed:
     return VideoFeed(
@@ -105,17 +105,17 @@ class CacheData:
       raise UserError(f"data.buckets: no cache has latents of {missing[0]}; there are {sorted(known)}")
 
   def feed(self, stage: StageConfig) -> LatentFeed:
-    experiment, share = self._experiment, self._experiment.eval.share
+    experiment, fraction = self._experiment, self._experiment.eval.fraction
     return LatentFeed(
         _caches(experiment, stage), experiment.model, self._autoencoder, self._text_encoder, experiment.data,
-        num_frames=stage.num_frames, seed=experiment.seed, split=Split(share, held_out=False) if share else None)
+        num_frames=stage.num_frames, seed=experiment.seed, split=Split(fraction, held_out=False) if fraction else None)
 
   def held_out(self, stage: StageConfig) -> LatentFeed:
     experiment, own = self._experiment, bool(self._experiment.eval.sources)
     return LatentFeed(
         _held_out_caches(experiment) if own else _caches(experiment, stage), experiment.model, self._autoencoder,
         self._text_encoder, dataclasses.replace(experiment.data, motion_dropout=0.0), num_frames=stage.num_frames,
-        seed=SEED, split=None if own else Split(experiment.eval.share, held_out=True))
+        seed=SEED, split=None if own else Split(experiment.eval.fraction, held_out=True))
 
   def examples(self, stage: StageConfig, count: int) -> Examples:
     caches, model, sample = _caches(self._experiment, stage), self._experiment.model, self._experiment.sample

@@ -1,11 +1,11 @@
 """Records of raw pixels, encoded as they are read: how the moving digits are fed to training.
 
 Longer clips are cut after their first frames; single frames are taken from anywhere in them, at random. By choice a
-share of clips is cut from later frames: a model that has seen these can go on beyond its trained length. Videos don't
-begin there, so the first frames of such a clip are marked as given, and no loss is taken of them. Where the digit of a
-record turns, such a clip shows the turn, or what comes after it. The caption is the one of the way that is learned;
-what is seen before the turn is given.
-Invariant: a row is a function of (source, seed, position, num_frames, later).
+fraction of the clips is cut from later frames: a model that has seen these can go on beyond its trained length. Videos
+don't begin there, so the first frames of such a clip are marked as given, and no loss is taken of them. Where the
+digit of a record turns, such a clip shows the turn, or what comes after it. The caption is the one of the way that is
+learned; what is seen before the turn is given.
+Invariant: a row is a function of (source, seed, position, num_frames, mid_clip_fraction).
 """
 
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ class VideoFeed:
 
   def __init__(
       self, source: Source, text_encoder: TextEncoder | None, autoencoder: Autoencoder, *, num_frames: int, seed: int,
-      later: float = 0.0,
+      mid_clip_fraction: float = 0.0,
   ):
     """Shuffle the records.
 
@@ -48,8 +48,8 @@ class VideoFeed:
       autoencoder: encodes the clips.
       num_frames: latent frames of a sample.
       seed: of the shuffle and of where clips are cut.
-      later: share of clips that are cut from later frames, in a record that turns from where its turn is seen; single
-        frames are cut from anywhere before a turn.
+      mid_clip_fraction: fraction of clips that are cut from later frames, in a record that turns from where its turn
+        is seen; single frames are cut from anywhere before a turn.
 
     Raises:
       UserError: no records, or too short ones.
@@ -63,9 +63,9 @@ class VideoFeed:
           f"num_frames: {num_frames} latent frames need clips of {self._num_pixel_frames} frames, but the records have"
           f" {len(video)}: store longer ones (data.num_frames)")
     self._text_encoder, self._autoencoder, self._seed = text_encoder, autoencoder, seed
-    self._later = later if num_frames > 1 else 0.0
-    if self._later:
-      check_later(later, len(video), num_frames, autoencoder)
+    self._mid_clip_fraction = mid_clip_fraction if num_frames > 1 else 0.0
+    if self._mid_clip_fraction:
+      check_mid_clips(mid_clip_fraction, len(video), num_frames, autoencoder)
     if video.nbytes * len(source) <= _CACHE_BYTES:
       source = _Remembering(source)
     records = grain.MapDataset.source(source)  # ty: ignore[invalid-argument-type] (a number is an int)
@@ -78,8 +78,8 @@ class VideoFeed:
     first, row = 0, {"caption": record["caption"], "digit": record["digit"]}
     if length == 1:
       first = place % min(len(video), record["turn"])
-    elif self._later:
-      if choice < self._later * 2**32:
+    elif self._mid_clip_fraction:
+      if choice < self._mid_clip_fraction * 2**32:
         # A digit that turns is seldom where others are, so no clip of it is spent on the way there.
         earliest = 1 if record["turn"] >= len(video) else max(1, record["turn"] - length + 2)
         first = earliest + place % (len(video) - length + 1 - earliest)
@@ -89,7 +89,7 @@ class VideoFeed:
   def collate(self, rows: Rows) -> Rows:
     """Encode clips, and captions unless the model takes labels."""
     batch = {"latents": np.asarray(self._autoencoder.encode(rows["video"]))}
-    if self._later:
+    if self._mid_clip_fraction:
       batch["given"] = rows["given"]
     if self._text_encoder is None:
       batch["labels"] = rows["digit"].astype(np.int32)
@@ -111,23 +111,24 @@ def _told(record: Mapping[str, Any], first: int, length: int) -> tuple[bytes, np
   return caption, np.int32(max(seen - first + 1, 1 if seen < wall else _GIVEN))
 
 
-def check_later(
-    later: float, stored: int, num_frames: int, autoencoder: Autoencoder, turning: float = 0.0
+def check_mid_clips(
+    mid_clip_fraction: float, stored: int, num_frames: int, autoencoder: Autoencoder, turning_fraction: float = 0.0
 ) -> None:
-  """Refuse a share of later clips that records of `stored` frames can't give to samples of `num_frames` latent ones."""
-  if not 0 <= later <= 1:
-    raise UserError(f"data.later: expected a share from 0 to 1, got {later}")
+  """Refuse clips from the middle where records of `stored` frames have none of `num_frames` latent ones."""
+  if not 0 <= mid_clip_fraction <= 1:
+    raise UserError(f"data.mid_clip_fraction: expected 0 to 1, got {mid_clip_fraction}")
   if autoencoder.num_frames(2) != 2:
-    raise UserError("data.later: this autoencoder joins frames and encodes the first apart: clips must begin with it")
+    raise UserError(
+        "data.mid_clip_fraction: this autoencoder joins frames and encodes the first apart: clips must begin with it")
   if num_frames <= _GIVEN:
-    raise UserError(f"data.later: {_GIVEN} frames are given, which leaves none to learn of {num_frames}")
+    raise UserError(f"data.mid_clip_fraction: {_GIVEN} frames are given, which leaves none to learn of {num_frames}")
   if stored <= num_frames:
     raise UserError(
-        f"data.later: records of {stored} frames have no later clips of {num_frames}; store longer ones "
-        "(data.num_frames)")
-  if turning and num_frames > clips.MOVES_TO_TURN[0] + 1:
+        f"data.mid_clip_fraction: records of {stored} frames have no clip of {num_frames} in their middle; store "
+        "longer ones (data.num_frames)")
+  if turning_fraction and num_frames > clips.MOVES_TO_TURN[0] + 1:
     raise UserError(
-        f"data.turning: a clip that begins a video ends before its digit turns, so it has at most "
+        f"data.turning_fraction: a clip that begins a video ends before its digit turns, so it has at most "
         f"{clips.MOVES_TO_TURN[0] + 1} frames, got {num_frames}")
 
 

@@ -20,7 +20,7 @@ from nova_jax.pipeline.settings import KINDS, RENAMED, check_settings
 from nova_jax.storage import as_path
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
-from nova_jax.utils.notes import tell
+from nova_jax.utils.renamed import tell_new_name
 from nova_jax.utils.text_files import is_blank, parse_json, read_lines
 
 
@@ -87,7 +87,7 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _check(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
   for old in RENAMED.keys() & settings.keys():
-    tell(f"{where}: {old} is called {RENAMED[old]} now; the old name works for one more release")
+    tell_new_name(f"{where}: {old}", RENAMED[old])
   with naming(where):
     settings = check_settings(settings)
     if is_blank(settings.get("prompt", "class")):

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.config import DATASETS, Experiment
 from nova_jax.data.sources import CacheData
-from nova_jax.data.videos import check_later
+from nova_jax.data.videos import check_mid_clips
 from nova_jax.diffusion import make_scheduler
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.plan import make_plan
@@ -67,15 +67,15 @@ def _check_held_out(experiment: Experiment) -> None:
         f"eval.best_metric: {cfg.best_metric!r} is not a metric of the last stage"
         f"{did_you_mean(cfg.best_metric, metrics)}")
   if experiment.data.name != "caches":
-    if cfg.share or cfg.sources:
-      name = "eval.share" if cfg.share else "eval.sources"
+    if cfg.fraction or cfg.sources:
+      name = "eval.fraction" if cfg.fraction else "eval.sources"
       raise UserError(f"{name}: the digits have a test split, which is held out; only caches need another one")
-  elif cfg.share and cfg.sources:
-    raise UserError("eval.sources: caches of held-out records are an alternative to eval.share; give one of the two")
-  elif cfg.every and not cfg.share and not cfg.sources:
+  elif cfg.fraction and cfg.sources:
+    raise UserError("eval.sources: caches of held-out records are an alternative to eval.fraction; give one of the two")
+  elif cfg.every and not cfg.fraction and not cfg.sources:
     raise UserError(
-        "eval.every: there are no held-out records; give a fraction of the caches' records (eval.share) or caches of "
-        "their own (eval.sources)")
+        "eval.every: there are no held-out records; give a fraction of the caches' records (eval.fraction) or caches "
+        "of their own (eval.sources)")
 
 
 def _check_digits(experiment: Experiment, autoencoder: Autoencoder) -> None:
@@ -87,12 +87,13 @@ def _check_digits(experiment: Experiment, autoencoder: Autoencoder) -> None:
         f"model.latent_size={model.latent_size} and model.latent_dim={model.latent_dim}")
   if model.num_classes is not None and model.num_classes < NUM_DIGITS:
     raise UserError(f"model.num_classes: the digits have {NUM_DIGITS} classes, got {model.num_classes}")
-  if data.turning and not data.later:
-    raise UserError("data.turning: clips are cut from before the first turn only, unless data.later is above 0")
+  if data.turning_fraction and not data.mid_clip_fraction:
+    raise UserError(
+        "data.turning_fraction: clips are cut from before the first turn, unless data.mid_clip_fraction is above 0")
   for stage in experiment.train.stages:
     frames = autoencoder.num_frames(stage.num_frames)
     if frames > data.num_frames:
       raise UserError(
           f"train.stages: {stage.name!r} takes clips of {frames} frames, but data.num_frames={data.num_frames}")
-    if data.later and stage.num_frames > 1:
-      check_later(data.later, data.num_frames, stage.num_frames, autoencoder, data.turning)
+    if data.mid_clip_fraction and stage.num_frames > 1:
+      check_mid_clips(data.mid_clip_fraction, data.num_frames, stage.num_frames, autoencoder, data.turning_fraction)

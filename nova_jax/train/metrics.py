@@ -23,7 +23,7 @@ from nova_jax.utils.files import write_atomically
 from nova_jax.utils.progress import Pace
 from nova_jax.utils.terminal import say
 
-_RATES = ("videos_per_sec", "model_flops_per_sec", "matmul_share", "data_wait_sec")
+_RATES = ("videos_per_sec", "model_flops_per_sec", "mfu", "data_wait_sec")
 TIMINGS = (*_RATES, "spent")
 _LAST = ("learning_rate", "damaged_records")
 EVALUATED = "eval/"  # Begins the names of what held-out records have.
@@ -282,6 +282,6 @@ def _line(step: int, num_steps: int, stage: str, values: Mapping[str, float]) ->
   parts.append(f"lr {values['learning_rate']:.2e}")
   if "videos_per_sec" in values:
     parts.append(f"{values['videos_per_sec']:.1f} videos/s")
-    parts.append(f"{values['model_flops_per_sec'] / 1e9:.1f} GFLOP/s ({values['matmul_share']:.0%} of matmul peak)")
+    parts.append(f"{values['model_flops_per_sec'] / 1e9:.1f} GFLOP/s ({values['mfu']:.0%} MFU)")
     parts.append(f"data {values['data_wait_sec'] * 1e3:.1f} ms")
   return ", ".join(parts)

@@ -35,7 +35,7 @@ def same_steps(then: Experiment, now: Experiment, done: int) -> bool:
 def branch_step(experiment: Experiment) -> int | None:
   """Return the last step whose checkpoint a longer run can continue from, if the learning rate falls after it.
 
-  Stages whose steps are shares of the run's begin elsewhere in a longer one, so there is none if several have steps.
+  Stages whose steps are fractions of the run's begin elsewhere in a longer one, so there is none if several have steps.
   """
   stages = [stage for stage in plan_stages(experiment.train) if stage.first < stage.last]
   if experiment.optimizer.schedule != "wsd" or len(stages) > 1:

@@ -22,19 +22,19 @@ class Stage:
 
 
 def plan_stages(cfg: TrainConfig) -> tuple[Stage, ...]:
-  """Divide the steps among the stages, in proportion to their shares.
+  """Divide the steps among the stages, in proportion to their fractions.
 
   Raises:
     UserError: numbers that make no run.
   """
   check_ranges(cfg, "train")
-  if not sum(stage.share for stage in cfg.stages):
-    raise UserError(f"train.stages: expected at least one stage with a positive share, got {cfg.stages}")
+  if not sum(stage.fraction for stage in cfg.stages):
+    raise UserError(f"train.stages: expected at least one stage with a positive fraction, got {cfg.stages}")
   for stage in cfg.stages:
     if stage.batch_size % cfg.accumulation:
       raise UserError(
           f"train.accumulation: {cfg.accumulation} micro-batches don't divide"
           f" batch_size={stage.batch_size} of stage {stage.name!r}")
-  ends = np.cumsum([stage.share for stage in cfg.stages])
+  ends = np.cumsum([stage.fraction for stage in cfg.stages])
   ends = [round(cfg.steps * end / ends[-1]) for end in ends.tolist()]
   return tuple(Stage(stage, first, last) for stage, first, last in zip(cfg.stages, [0, *ends[:-1]], ends, strict=True))

@@ -14,6 +14,7 @@ from nova_jax.storage import is_remote
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import read_json
 from nova_jax.utils.lease import LAPSES, read_holder
+from nova_jax.utils.renamed import current_metrics
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _COLUMNS = 60
@@ -53,6 +54,7 @@ class Status:
       lines[-1] += f", stage {self.rows[-1]['stage']}, logged {_ago(self.logged)}"
     if self.rate:
       lines.append(f"{self.rate:.2f} steps/s, {_duration((self.num_steps - step) / self.rate)} left at this rate")
+      lines[-1] += f", {mfu:.0%} MFU" if (mfu := self.rows[-1].get("mfu")) else ""
     if self.checkpoints:
       lines.append(f"last checkpoint {self.checkpoints[-1]:,}, saved {_ago(self.saved)}")
     else:
@@ -86,7 +88,7 @@ def read_status(workdir: Path) -> Status:
       except ValueError:  # Half a line, which is being written.
         continue
       if isinstance(row, dict) and isinstance(row.get("step"), int):
-        rows.append(row)
+        rows.append(current_metrics(row))
   steps = finished_steps(workdir / "checkpoints")
   return Status(
       _trainer(workdir), train["steps"], rows, _rate(rows, train["stages"]), steps,

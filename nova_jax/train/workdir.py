@@ -88,7 +88,7 @@ def _check_same(
   config = json.loads(json.dumps(to_dict(experiment)))
   steps, then = finished_steps(workdir / "checkpoints"), None
   with contextlib.suppress(ValueError):  # Fields that are gone by now will be found to differ.
-    then = from_dict(Experiment, stored)
+    then = from_dict(Experiment, stored, tell_renamed=False)
     stored = json.loads(json.dumps(to_dict(then)))  # Younger ones take their defaults.
   stored, given = _flatten(stored), _flatten(config)
   differing, plan = [], []

@@ -16,6 +16,7 @@ from typing import Any
 import ml_collections
 
 from nova_jax.utils.errors import UserError
+from nova_jax.utils.renamed import RenamingDict, current_name
 
 _LONGEST = 200  # Largest number of characters of a value in an error.
 
@@ -29,22 +30,23 @@ def to_config_dict(config: Any) -> ml_collections.ConfigDict:
   """Convert an experiment to the locked ConfigDict that command-line flags override."""
 
   def convert(value):
-    if isinstance(value, dict):
-      return ml_collections.ConfigDict({k: convert(v) for k, v in value.items()})
+    if dataclasses.is_dataclass(value):
+      return RenamingDict({field.name: convert(getattr(value, field.name)) for field in dataclasses.fields(value)})
     if isinstance(value, (tuple, list)):
       return tuple(convert(v) for v in value)
     return ml_collections.config_dict.placeholder(object) if value is None else value
 
-  return convert(to_dict(config)).lock()
+  return convert(config).lock()
 
 
-def from_dict(cls: type[Any], values: Mapping[str, Any], path: str = "config") -> Any:
+def from_dict(cls: type[Any], values: Mapping[str, Any], path: str = "config", *, tell_renamed: bool = True) -> Any:
   """Create the dataclass `cls` from nested mappings, and check names and types.
 
   Args:
     cls: frozen dataclass.
     values: mapping or ConfigDict of its fields; missing ones take their defaults.
     path: prefix of names in error messages.
+    tell_renamed: whether the user is told the new names of old ones; not where an earlier run wrote them.
 
   Raises:
     UserError: a field is unknown (the error suggests the nearest one), missing or of a wrong type.
@@ -53,13 +55,14 @@ def from_dict(cls: type[Any], values: Mapping[str, Any], path: str = "config") -
     raise UserError(f"{path}: expected the fields of a {cls.__name__}, got {values!r}")
   fields = {f.name: f for f in dataclasses.fields(cls)}
   hints = typing.get_type_hints(cls)
+  values = {current_name(name, fields, tell_renamed): values[name] for name in values}
   for name in values:
     if name not in fields:
       raise UserError(f"{path}.{name} is not a field{did_you_mean(name, fields)}")
   required = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in values]
   if required:
     raise UserError(f"{path} lacks {', '.join(required)}")
-  return cls(**{name: _check(hints[name], values[name], f"{path}.{name}") for name in values})
+  return cls(**{name: _check(hints[name], values[name], f"{path}.{name}", tell_renamed) for name in values})
 
 
 def shown(value: Any) -> str:
@@ -96,20 +99,21 @@ def _nearest(name: str, known: list[str]) -> list[str]:
   return next((found for rule in rules if (found := [other for other in known if rule(other)])), [])[:3]
 
 
-def _check(hint: Any, value: Any, path: str) -> Any:
+def _check(hint: Any, value: Any, path: str, tell_renamed: bool) -> Any:
   """Return `value` as type `hint` (a dataclass, scalar, optional or tuple); raises UserError that names `path`."""
   if dataclasses.is_dataclass(hint):
-    return from_dict(hint, value, path)
+    return from_dict(hint, value, path, tell_renamed=tell_renamed)
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if origin in (types.UnionType, typing.Union):
-    return None if value is None else _check(next(a for a in args if a is not type(None)), value, path)
+    return None if value is None else _check(next(a for a in args if a is not type(None)), value, path, tell_renamed)
   if origin is tuple:
     if not isinstance(value, (tuple, list)):
       raise UserError(f"{path}: expected a tuple, got {shown(value)}")
     kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
     if len(kinds) != len(value):
       raise UserError(f"{path}: expected {len(kinds)} values, got {shown(value)}")
-    return tuple(_check(k, v, f"{path}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    pairs = enumerate(zip(kinds, value, strict=True))
+    return tuple(_check(kind, element, f"{path}[{i}]", tell_renamed) for i, (kind, element) in pairs)
   if hint is float and type(value) is int:
     value = float(value)
   if type(value) is not hint:

@@ -64,7 +64,7 @@ def test_bad_input_of_sample(model, tmp_path, args, message):
     (("--config.train.stepz=3",), "steps"), (("--config.sample.num_inference_steps=0",), "num_inference_steps"),
     (("--config.data.canvas=32",), "data.canvas=32"),
     (("--config.train.stages[1].num_frames=20",), "data.num_frames=16"),
-    (("--config.data.later=2",), "data.later: expected 0 to 1"),
+    (("--config.data.mid_clip_fraction=2",), "data.mid_clip_fraction: expected 0 to 1"),
     (("--config.seed=-1",), "seed: expected 0"), (("--config.data.name=cache",), "did you mean 'caches'"),
     (("--profile=9:5000",), "--profile: expected FIRST:LAST"),
     (("--coordinator=host", "--num_processes=2", "--process_id=1"), "expected HOST:PORT"),

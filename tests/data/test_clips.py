@@ -72,8 +72,8 @@ def test_known_record():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_share_of_free_captions(share):
-  made = clips.make_clips("train", 400, free_captions=share)
+def test_fraction_of_paraphrased_captions(share):
+  made = clips.make_clips("train", 400, paraphrase_fraction=share)
   canonical = sum(clip.caption == captions.caption(clip.digit, clip.direction) for clip in made)
   assert abs(canonical / 400 - (1 - share)) < 0.1 * (0 < share < 1) + 1e-9
   assert len({clip.caption for clip in made}) >= (200 if share == 1 else 40)
@@ -88,7 +88,7 @@ def test_jitter_moves_the_start(jitter):
 
 
 def test_a_digit_turns_as_its_later_caption_says():
-  made = clips.make_clips("train", 400, num_frames=16, turning=0.5, free_captions=0.5)
+  made = clips.make_clips("train", 400, num_frames=16, turning_fraction=0.5, paraphrase_fraction=0.5)
   turning = [clip for clip in made if clip.turn < 16]
   assert 160 < len(turning) < 240 and {clip.turn for clip in turning} == set(range(3, 9))
   for clip in turning:
@@ -99,7 +99,7 @@ def test_a_digit_turns_as_its_later_caption_says():
         step = np.subtract(_corner(clip, frame + 1), _corner(clip, frame))
         assert tuple(step) == STEPS[_direction(text)], (text, frame)
   # What was, stays: before its turn a clip is the one that it would have been.
-  for clip, straight in zip(made, clips.make_clips("train", 400, num_frames=16, free_captions=0.5), strict=True):
+  for clip, straight in zip(made, clips.make_clips("train", 400, num_frames=16, paraphrase_fraction=0.5), strict=True):
     assert clip.caption == straight.caption and (clip.turn == 16) == (not clip.later_caption)
     assert np.array_equal(clip.video[: clip.turn + 1], straight.video[: clip.turn + 1])
 

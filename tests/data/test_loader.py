@@ -21,7 +21,7 @@ class Source:
 
   def __init__(self, num_frames=4, turning=0.0):
     self.reads = 0
-    made = clips.make_clips("train", NUM_RECORDS, num_frames=num_frames, turning=turning)
+    made = clips.make_clips("train", NUM_RECORDS, num_frames=num_frames, turning_fraction=turning)
     self.records = [dataclasses.asdict(clip) for clip in made]
     for record in self.records:
       record["caption"] = record["caption"].encode()
@@ -161,7 +161,7 @@ def test_some_clips_come_later_and_say_so(make):
   cuts = {
       PixelAutoencoder().encode(record["video"][first : first + 4]).tobytes(): (number, first)
       for number, record in enumerate(source.records) for first in range(8)}
-  batches = _take(make(source, later=0.5), 40)
+  batches = _take(make(source, mid_clip_fraction=0.5), 40)
   cut = [[cuts[row.tobytes()] for row in batch.latents] for batch in batches]
   firsts = np.array([[first for _, first in row] for row in cut])
   given = np.stack([batch.given for batch in batches])
@@ -171,10 +171,10 @@ def test_some_clips_come_later_and_say_so(make):
   # They are the records that stand there without.
   plain = [[cuts[row.tobytes()][0] for row in batch.latents] for batch in _take(make(source), 40)]
   assert plain == [[number for number, _ in row] for row in cut]
-  resumed = make(source, later=0.5)
+  resumed = make(source, mid_clip_fraction=0.5)
   resumed.set_state(8 * 38)
   _assert_equal(batches[38:], _take(resumed, 2))
-  assert next(make(source, later=0.5, num_frames=1)).given is None  # A picture has nothing to go on from.
+  assert next(make(source, mid_clip_fraction=0.5, num_frames=1)).given is None  # A picture has nothing to go on from.
 
 
 def test_what_is_learned_of_a_turning_digit_goes_as_its_caption_says(make):
@@ -183,7 +183,7 @@ def test_what_is_learned_of_a_turning_digit_goes_as_its_caption_says(make):
     for first in range(13):
       cuts[PixelAutoencoder().encode(record["video"][first : first + 4]).tobytes()].append((record, first))
   seen = set()
-  for batch in _take(make(source, later=0.9), 60):
+  for batch in _take(make(source, mid_clip_fraction=0.9), 60):
     for row, given, embeds in zip(batch.latents, batch.given.tolist(), batch.condition.text_embeds, strict=True):
       possible = []  # A digit that goes back and forth shows some cuts twice.
       for record, first in cuts[row.tobytes()]:
@@ -205,7 +205,7 @@ def test_pictures_of_a_turning_digit_come_from_before_its_turn(make):
   known = {
       PixelAutoencoder().encode(frame[None]).tobytes()
       for record in source.records for frame in record["video"][: record["turn"]]}
-  for batch in _take(make(source, num_frames=1, later=0.5), 20):
+  for batch in _take(make(source, num_frames=1, mid_clip_fraction=0.5), 20):
     assert {row.tobytes() for row in batch.latents} <= known
 
 
@@ -230,9 +230,9 @@ def test_worker_processes_change_nothing(make):
 @pytest.mark.parametrize("kwargs, named", [
     (dict(num_frames=5), "5 latent frames need clips of 5 frames"),
     (dict(source=[]), "no records"),
-    (dict(later=1.5), "data.later: expected a share from 0 to 1"),
-    (dict(later=0.5, num_frames=2), "leaves none to learn of 2"),
-    (dict(later=0.5), "records of 4 frames have no later clips of 4")])
+    (dict(mid_clip_fraction=1.5), "data.mid_clip_fraction: expected 0 to 1"),
+    (dict(mid_clip_fraction=0.5, num_frames=2), "leaves none to learn of 2"),
+    (dict(mid_clip_fraction=0.5), "records of 4 frames have no clip of 4 in their middle")])
 def test_bad_arguments(make, kwargs, named):
   with pytest.raises(ValueError, match=named):
     make(**kwargs)

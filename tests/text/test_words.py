@@ -76,7 +76,7 @@ def test_words_that_were_never_seen_are_named():
 def test_a_card_says_the_words_of_the_digits():
   digits = Experiment(PRESETS["digits"])
   assert known_words(digits) == vocabulary(False) and "slides" not in known_words(digits)
-  free = dataclasses.replace(digits, data=dataclasses.replace(digits.data, free_captions=0.5))
+  free = dataclasses.replace(digits, data=dataclasses.replace(digits.data, paraphrase_fraction=0.5))
   assert "slides" in known_words(free)
   assert known_words(dataclasses.replace(digits, data=dataclasses.replace(digits.data, name="caches"))) == ()
   assert card_from_experiment(digits, known_words(digits)).words == vocabulary(False)

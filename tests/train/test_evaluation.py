@@ -94,14 +94,14 @@ def test_a_mesh_evaluates_like_one_device(tmp_path):
     assert many[step] == pytest.approx(one[step], rel=1e-5)
 
 
-def open_data(tmp_path, share, seed=0, buckets=((4, 4), (8, 4))):
-  """Return an experiment on buckets of clips, of which a share is held out, and its data."""
+def open_data(tmp_path, fraction, seed=0, buckets=((4, 4), (8, 4))):
+  """Return an experiment on buckets of clips, of which a fraction is held out, and its data."""
   if not (tmp_path / "cache").exists():
     make_cache(tmp_path / "cache", [make_record(i, size=(8, 4) if i % 3 == 0 else (4, 4)) for i in range(30)])
   data = DataConfig(name="caches", sources=(SourceConfig(str(tmp_path / "cache")),), buckets=buckets)
   experiment = dataclasses.replace(
       toy_run.make_experiment(), model=MODEL, text_encoder="made-up", data=data, seed=seed,
-      eval=EvalConfig(every=1, share=share))
+      eval=EvalConfig(every=1, fraction=fraction))
   return experiment, CacheData(experiment, AUTOENCODER, None)
 
 
@@ -123,7 +123,7 @@ def test_held_out_records_are_never_learned_from(tmp_path):
   image = StageConfig("image", 1.0, 8, 1)
   assert records(other.held_out(image)) == held_out
   assert not records(other.feed(image)) & held_out
-  # Without a share all are learned.
+  # Without a fraction all are learned.
   assert records(open_data(tmp_path, 0.0)[1].feed(STAGE)) == set(range(30))
 
 
@@ -145,14 +145,14 @@ def test_a_bucket_of_one_record_is_learned_from(tmp_path):
   make_cache(tmp_path / "cache", [make_record(0)])
   _, data = open_data(tmp_path, 0.5, buckets=())
   assert records(data.feed(STAGE)) == {0}
-  with pytest.raises(ValueError, match="eval.share: no record can be held out"):
+  with pytest.raises(ValueError, match="eval.fraction: no record can be held out"):
     data.held_out(STAGE)
 
 
 @pytest.mark.parametrize("name, cfg, message", [
     ("caches", EvalConfig(every=5), "eval.every: there are no held-out records"),
-    ("caches", EvalConfig(share=0.1, sources=(SourceConfig("a"),)), "eval.sources: .*alternative to eval.share"),
-    ("moving_digits", EvalConfig(share=0.1), "eval.share: the digits have a test split"),
+    ("caches", EvalConfig(fraction=0.1, sources=(SourceConfig("a"),)), "eval.sources: .*alternative to eval.fraction"),
+    ("moving_digits", EvalConfig(fraction=0.1), "eval.fraction: the digits have a test split"),
     ("moving_digits", EvalConfig(sources=(SourceConfig("a"),)), "eval.sources: the digits have a test split")])
 def test_held_out_records_that_make_no_sense_are_refused(name, cfg, message):
   experiment = toy_run.make_experiment()

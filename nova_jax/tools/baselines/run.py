@@ -6,7 +6,7 @@ width, and about the same parameters. Compute is equal by formula (`train/flops.
 experiment's, and its operations, with the visible tokens of these very steps, are what the others may spend.
 Each is guided as strongly as suits it best: the scale is chosen on clips of other seeds than those that are reported.
 They learn whole clips alone: a model of clips in one block can't learn single frames, and a full-clip model is given
-none (`data.later`).
+none (`data.mid_clip_fraction`).
 """
 
 import dataclasses
@@ -144,8 +144,9 @@ def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
 def whole_clips(experiment: Experiment) -> Experiment:
   """Return the experiment with the stage of its longest clips alone, all of which begin at the beginning."""
   stage = max(experiment.train.stages, key=lambda stage: stage.num_frames)
-  train_cfg = dataclasses.replace(experiment.train, stages=(dataclasses.replace(stage, share=1.0),))
-  return dataclasses.replace(experiment, train=train_cfg, data=dataclasses.replace(experiment.data, later=0.0))
+  train_cfg = dataclasses.replace(experiment.train, stages=(dataclasses.replace(stage, fraction=1.0),))
+  data_cfg = dataclasses.replace(experiment.data, mid_clip_fraction=0.0)
+  return dataclasses.replace(experiment, train=train_cfg, data=data_cfg)
 
 
 def choose_scale(measure: Callable[[float], DigitsScore]) -> tuple[float, dict[str, dict[str, float]]]:

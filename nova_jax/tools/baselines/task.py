@@ -41,8 +41,8 @@ class Baseline(Task):
 def equal_compute(baseline: Baseline, experiment: Experiment, flops: float) -> Experiment:
   """Return the experiment with as many steps as cost nearest to `flops`."""
   stages = experiment.train.stages
-  mean = sum(stage.share * baseline.step_flops(stage.batch_size, stage.num_frames) for stage in stages)
-  mean /= sum(stage.share for stage in stages)
+  mean = sum(stage.fraction * baseline.step_flops(stage.batch_size, stage.num_frames) for stage in stages)
+  mean /= sum(stage.fraction for stage in stages)
   return dataclasses.replace(
       experiment, train=dataclasses.replace(experiment.train, steps=max(1, round(flops / mean))))
 

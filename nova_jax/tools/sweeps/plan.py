@@ -21,6 +21,7 @@ from nova_jax.evals.digits import SCORES
 from nova_jax.pipeline.request import SETTINGS
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean, from_dict, to_dict
+from nova_jax.utils.renamed import current_name
 
 Point = Mapping[str, Any]
 
@@ -144,6 +145,7 @@ def experiment_for_point(sweep: Sweep, point: Point) -> Experiment:
     inner = values
     for key in path:
       inner = inner.get(key) if isinstance(inner, dict) else None
+    last = current_name(last, inner or ())
     if not isinstance(inner, dict) or last not in inner:
       known = inner if isinstance(inner, dict) else values
       raise UserError(f"{TRAINING}{name} is not a field{did_you_mean(last, known)}")

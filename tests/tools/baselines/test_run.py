@@ -71,9 +71,9 @@ def test_the_best_scale_of_guidance_is_chosen_over_all_scores():
 def test_whole_clips_alone_are_learned():
   stages = (StageConfig("image", 0.25, 4, 1), StageConfig("video", 0.75, 2, 3))
   experiment = Experiment(
-      model=PRESETS["digits"], data=DataConfig(later=0.3), train=TrainConfig(steps=10, stages=stages))
+      model=PRESETS["digits"], data=DataConfig(mid_clip_fraction=0.3), train=TrainConfig(steps=10, stages=stages))
   whole = run.whole_clips(experiment)
-  assert whole.train.stages == (StageConfig("video", 1.0, 2, 3),) and whole.data.later == 0
+  assert whole.train.stages == (StageConfig("video", 1.0, 2, 3),) and whole.data.mid_clip_fraction == 0
 
 
 def test_an_unknown_paradigm_is_refused():
