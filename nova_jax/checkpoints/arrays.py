@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from nova_jax.checkpoints import array_digests
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError, error_numbers
-from nova_jax.utils.files import read_json, write_atomically
+from nova_jax.utils.files import check_holds_runs, read_json, write_atomically
 
 STATE, DIGESTS = "state", "digests"  # Items of a checkpoint, whose folders have these names.
 _NAMES_IN_AN_ERROR = 5
@@ -65,7 +65,7 @@ def save_arrays(folder: str | Path, arrays: Mapping[str, LazyArray]) -> None:
   # Weights hardly compress, and writing them takes three times as long with compression.
   handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry, use_compression=False)
   with ocp.Checkpointer(handler) as checkpointer:
-    checkpointer.save(as_path(folder).absolute() / STATE, args=ocp.args.PyTreeSave(
+    checkpointer.save(check_holds_runs(folder).absolute() / STATE, args=ocp.args.PyTreeSave(
         {name: noted(name, stored) for name, stored in arrays.items()}))
   write_atomically(as_path(folder) / DIGESTS / "metadata", json.dumps({"arrays": described, "json": {}}))
 
@@ -90,7 +90,7 @@ def open_arrays(folder: str | Path) -> dict[str, LazyArray]:
   Raises:
     Damaged: the folder has no arrays. Reading an array also raises it if the array differs from what was saved.
   """
-  folder = as_path(folder).absolute()
+  folder = check_holds_runs(folder).absolute()
   metadata, described = _stored(folder), read_digests(folder)
   if described is not None:
     _check_names(folder, metadata, described["arrays"])
@@ -188,7 +188,7 @@ def read_item(folder: Path, name: str) -> dict[str, Any]:
 
 def finished_steps(directory: str | Path) -> list[int]:
   """Return the steps of the finished checkpoints in `directory`, which may be missing."""
-  directory = as_path(directory).absolute()
+  directory = check_holds_runs(directory).absolute()
   return sorted(ocp.utils.checkpoint_steps(directory)) if directory.is_dir() else []
 
 

@@ -35,8 +35,8 @@ from nova_jax.checkpoints.arrays import (
 )
 from nova_jax.checkpoints.choice import BEST, SCORE, KeepBest, find, latest_step, scores
 from nova_jax.parallel.processes import all_gather, barrier, broadcast_from_first, is_first
-from nova_jax.storage import as_path
 from nova_jax.utils.errors import RunFailed, UserError, error_numbers
+from nova_jax.utils.files import check_holds_runs
 from nova_jax.utils.lease import check_held
 from nova_jax.utils.terminal import say
 
@@ -91,7 +91,7 @@ class Checkpointer:
     """
     if keep < 1:
       raise UserError(f"train.keep: expected 1 or more checkpoints, got {keep}")
-    self.directory = as_path(directory).absolute()
+    self.directory = check_holds_runs(directory).absolute()
     self._saving: tuple[int, ocp.args.Composite] | None = None  # What is under way, or failed.
     self._failed, self._begun = 0, True
     logging.get_absl_logger().addFilter(_is_news)

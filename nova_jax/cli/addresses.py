@@ -11,11 +11,16 @@ from nova_jax.utils.errors import UserError
 
 # Flags, and fields of a config, that may be an address in a bucket.
 _ALLOWED = frozenset((
-    "base", "check", "checkpoint", "compilation_cache", "dataset", "image", "mask", "output", "prompts", "reproduce",
-    "rewritten", "sheet", "source", "target", "video", "workdir", "config.autoencoder", "config.data.sources[].path",
+    "base", "check", "checkpoint", "compilation_cache", "dataset", "generated", "image", "json", "mask", "output",
+    "password_file", "prompts", "real", "reproduce", "results", "rewritten", "runs", "sheet", "source", "target",
+    "video", "weights", "workdir", "config.autoencoder", "config.data.sources[].path", "config.eval.sources[].path",
     "config.init", "config.text_encoder", "config.train.stages[].sources[].path"))
+# Those in which a run, arrays or shards are read or written, which not all kinds of buckets can hold.
+_RUNS = frozenset((
+    "compilation_cache", "dataset", "runs", "workdir", "config.data.sources[].path", "config.eval.sources[].path",
+    "config.train.stages[].sources[].path"))
 # Those that can't, of commands whose other paths can.
-_LOCAL = {"sweep": ("output", "runs"), "demo": ("output",)}
+_LOCAL = {"demo": ("output",)}
 _TEXTS = ("prompt", "negative_prompt")  # What a picture may show.
 
 
@@ -35,9 +40,11 @@ def check_addresses(values: Mapping[str, Any], command: str = "") -> None:
         continue
       if reason := storage.why_not(text):
         raise UserError(f"--{field}: {text}: {reason}")
-      local = _LOCAL.get(command.rpartition(".")[2], ())
-      if name in local or re.sub(r"\[\d+\]", "[]", field) not in _ALLOWED:
+      local, kind = _LOCAL.get(command.rpartition(".")[2], ()), re.sub(r"\[\d+\]", "[]", field)
+      if name in local or kind not in _ALLOWED:
         raise UserError(f"--{field}: {text} is in a bucket, where this can't be; give a local path")
+      if kind in _RUNS and not storage.holds_runs(text):
+        raise UserError(f"--{field}: {text} can't hold this; give a local path or a gs:// address")
 
 
 def _texts(name: str, value: Any) -> Iterator[tuple[str, str]]:

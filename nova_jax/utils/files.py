@@ -1,6 +1,6 @@
 """Files: atomic writes, checks of paths, and reading of JSON with clear errors.
 
-A path may be an address in a bucket (`storage.py`): such a file is written on this machine first, then uploaded.
+A path may be an address in a bucket (`storage`): such a file is written on this machine first, then uploaded.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Generator
 from pathlib import Path
 from typing import Any
 
-from nova_jax.storage import as_path, is_remote, upload
+from nova_jax.storage import as_path, holds_runs, is_remote, upload
 from nova_jax.utils import limits
 from nova_jax.utils.errors import BUCKET_FAILURES, UserError
 
@@ -219,6 +219,17 @@ def check_folder(flag: str, path: str | Path) -> None:
   while not is_remote(folder) and not folder.exists() and folder != folder.parent:
     folder = folder.parent
   check_folder_writable(flag, folder)
+
+
+def check_holds_runs(path: str | Path) -> Path:
+  """Return the path of a checkpoint, a part of a model or a shard, which not all kinds of buckets can hold.
+
+  Raises:
+    UserError: it is an address of another kind.
+  """
+  if not holds_runs(path):
+    raise UserError(f"{path}: arrays and shards are read and written on a disk or in a gs:// bucket alone")
+  return as_path(path)
 
 
 class NoFile(UserError):

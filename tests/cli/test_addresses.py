@@ -16,9 +16,10 @@ def gcsfs(monkeypatch):
 
 
 @pytest.mark.parametrize("values, message", [
-    ({"runs": "gs://bucket/runs"}, "--runs: gs://bucket/runs is in a bucket, where this can't be; give a local path"),
-    ({"results": ["a", "gs://b/c"]}, "--results: gs://b/c is in a bucket"),
-    ({"output": "s3://bucket/out"}, "--output: s3://bucket/out: only gs:// addresses can be used"),
+    ({"setup": "gs://bucket/setup"}, "--setup: gs://bucket/setup is in a bucket, where this can't be; give a local"),
+    ({"output": "az://bucket/out"}, "--output: az://bucket/out: only gs:// and s3:// addresses can be used"),
+    ({"output": "memory://"}, "--output: memory://: expected memory://BUCKET/FOLDER"),
+    ({"workdir": "memory://b/run"}, "--workdir: memory://b/run can't hold this; give a local path or a gs:// address"),
     ({"workdir": "gs://"}, "--workdir: gs://: expected gs://BUCKET/FOLDER"),
     ({"config": ConfigDict({"data": {"sources": [{"path": "gs://"}]}})},
      r"--config.data.sources\[0\].path: gs://: expected")])
@@ -29,13 +30,16 @@ def test_an_address_that_can_not_be_used_is_refused_in_one_line(gcsfs, values, m
 
 def test_without_the_package_the_line_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, "gcsfs", None)
-  with pytest.raises(UserError, match=r"--workdir: gs://bucket/run: .*pip install 'nova_jax\[gcs\]'"):
+  monkeypatch.setitem(sys.modules, "s3fs", None)
+  with pytest.raises(UserError, match="--workdir: gs://bucket/run: .* need the package gcsfs: pip install gcsfs"):
     check_addresses({"workdir": "gs://bucket/run"})
+  with pytest.raises(UserError, match="--output: s3://bucket/out: .* need the package s3fs: pip install s3fs"):
+    check_addresses({"output": "s3://bucket/out"})
 
 
-def test_a_sweep_writes_to_a_disk(gcsfs):
-  with pytest.raises(UserError, match="--output: gs://bucket/sweep is in a bucket"):
-    check_addresses({"output": "gs://bucket/sweep"}, "nova_jax.cli.sweep")
+def test_the_page_serves_clips_from_a_disk(gcsfs):
+  with pytest.raises(UserError, match="--output: gs://bucket/demo is in a bucket"):
+    check_addresses({"output": "gs://bucket/demo"}, "nova_jax.cli.demo")
 
 
 def test_what_is_no_address_is_left_alone(gcsfs):
@@ -45,7 +49,7 @@ def test_what_is_no_address_is_left_alone(gcsfs):
 
 
 @pytest.mark.parametrize("write", [lambda path: check_folder("workdir", path), lambda path: write_atomically(path, "")])
-@pytest.mark.parametrize("address", ["gs:/bucket/run", "/gs/bucket/run", "s3://bucket/run"])
+@pytest.mark.parametrize("address", ["gs:/bucket/run", "/gs/bucket/run", "/s3/bucket/run", "az://bucket/run"])
 def test_no_address_becomes_the_name_of_a_local_folder(tmp_path, monkeypatch, write, address):
   monkeypatch.chdir(tmp_path)
   with pytest.raises(ValueError, match=address):

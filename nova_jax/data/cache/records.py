@@ -23,7 +23,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from nova_jax.utils.errors import UserError
-from nova_jax.utils.files import storage_error, write_atomically
+from nova_jax.utils.files import check_holds_runs, storage_error, write_atomically
 
 # Latents hardly compress, and a reader that takes one record reads nothing else.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -146,7 +146,7 @@ class ShardReader:
   """
 
   def __init__(self, path: Path):
-    self._path = path
+    self._path = check_holds_runs(path)
     if not path.is_file():
       raise UserError(f"{path} does not exist")
     try:

@@ -1,0 +1,62 @@
+"""Versions of objects: writes that succeed only if nobody else has written meanwhile, from which locks are built.
+
+Buckets of Google Cloud Storage alone have them.
+"""
+
+import contextlib
+import functools
+import os
+import pathlib
+from typing import Any
+
+from nova_jax.storage.failures import telling
+
+
+def read_version(path: pathlib.Path) -> tuple[bytes, int] | None:
+  """Return the content of an object and the generation of it, which changes with every write; None if there is none."""
+  blob = _blob(path)
+  with contextlib.suppress(FileNotFoundError), telling(path):
+    content = blob.download_as_bytes()
+    return content, int(blob.generation)
+  return None
+
+
+def write_version(path: pathlib.Path, content: bytes, generation: int) -> int | None:
+  """Write an object if nobody else has written it meanwhile.
+
+  Args:
+    path: of the object.
+    content: of it; no two writers write the same.
+    generation: which the object must have; 0 if there must be none.
+
+  Returns:
+    The new generation; None if the object has another one.
+  """
+  blob = _blob(path)
+  try:
+    with telling(path):
+      blob.upload_from_string(content, if_generation_match=generation)
+      return int(blob.generation)
+  except FileExistsError:
+    # A write whose answer was lost is tried again, and then meets itself.
+    found = read_version(path)
+    return found[1] if found is not None and found[0] == content else None
+
+
+def remove_version(path: pathlib.Path, generation: int) -> None:
+  """Remove an object, unless it has another generation by now."""
+  with contextlib.suppress(FileExistsError, FileNotFoundError), telling(path):
+    _blob(path).delete(if_generation_match=generation)
+
+
+def _blob(path: pathlib.Path) -> Any:
+  return _client(os.getpid()).bucket(path.parts[2]).blob("/".join(path.parts[3:]))
+
+
+@functools.cache
+def _client(process: int) -> Any:
+  """Return the client of a process, whose connections no other one can use."""
+  from google.cloud import storage
+
+  with telling("gs://"):
+    return storage.Client()
