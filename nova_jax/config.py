@@ -300,6 +300,7 @@ class TrainConfig:
   ema_decay: Decay = 0.99
   freeze: tuple[str, ...] = ()  # Regular expressions over parameter paths, "video_encoder/patch_embed".
   log_every: Count = 20
+  trackers: tuple[str, ...] = ("jsonl", "tensorboard")  # Where lines and pictures go; also "wandb".
   sample_every: CountOrNone = 0  # Steps between sample grids; 0 writes none.
   save_every: Count = 1000
   save_minutes: NotNegative = 0.0  # Minutes after which a checkpoint is saved as well; 0 counts steps alone.

@@ -15,6 +15,7 @@ from nova_jax.sampling.plan import make_plan
 from nova_jax.train.masking import padded_sizes
 from nova_jax.train.metrics import EVALUATED
 from nova_jax.train.optimizer import make_schedule
+from nova_jax.train.trackers import check_trackers
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
 
@@ -39,6 +40,7 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder, caches: 
   make_schedule(optimizer, train.steps)
   if data.name not in DATASETS:
     raise UserError(f"data.name: {data.name!r} is not known{did_you_mean(data.name, DATASETS)}")
+  check_trackers(train.trackers)
   _check_held_out(experiment)
   if caches is None:
     _check_digits(experiment, autoencoder)

@@ -30,7 +30,9 @@ class SampleGrids(Callback):
 
   def evaluate(self, trainer: Trainer) -> None:
     if self._every and (trainer.step % self._every == 0 or trainer.step == trainer.num_steps):
-      self.write(trainer, trainer.workdir / f"samples/step_{trainer.step:06}.png")
+      path = trainer.workdir / f"samples/step_{trainer.step:06}.png"
+      self.write(trainer, path)
+      trainer.show("samples", path)
 
   def write(self, trainer: Trainer, path: Path) -> None:
     """Generate with the averaged weights, and write the grid, whole or not at all."""

@@ -8,10 +8,9 @@ decisions, and process 0 alone writes logs.
 """
 
 import contextlib
-import importlib.metadata
 import math
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -34,14 +33,14 @@ from nova_jax.train.metrics import MetricLog
 from nova_jax.train.program import TrainProgram
 from nova_jax.train.prolong import branch_step
 from nova_jax.train.restart import own_damaged, way_back
+from nova_jax.train.run_notes import noted, versions
 from nova_jax.train.stages import Stage
 from nova_jax.train.state import adopt
 from nova_jax.train.step import Metrics
 from nova_jax.train.task import Task
+from nova_jax.train.trackers import Trackers
 from nova_jax.train.workdir import claim
 from nova_jax.utils.terminal import say
-
-_VERSIONED = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 class _Pending(NamedTuple):
@@ -122,14 +121,16 @@ class Trainer:
           callback.open(self)
       with first_alone("dataset"):
         self.data: Data = self._open_data()
-      with Checkpointer(
+      # The last checkpoint is stored before trackers send what is left.
+      with contextlib.ExitStack() as logs, Checkpointer(
           self.workdir / "checkpoints", self.cfg.train.keep, self.cfg.train.keep_every,
           keep_steps=() if self.branch_step is None else (self.branch_step,),
           keep_best=self.cfg.eval.keep_best if self.cfg.eval.every else 0) as self.checkpoints:
-        self._resume()
-        with contextlib.closing(self._log):
-          stages = (stage for stage in self.program.stages if stage.first <= self.step < stage.last)
-          finished = all(self._run_stage(stage) for stage in stages)
+        sums = self._resume()
+        notes = logs.enter_context(noted(self)) if is_first() else {}
+        self._log = logs.enter_context(contextlib.closing(self._open_log(sums, notes)))
+        stages = (stage for stage in self.program.stages if stage.first <= self.step < stage.last)
+        finished = all(self._run_stage(stage) for stage in stages)
       _say(self._goodput.line())
       # Only now is the last checkpoint on the disk.
       if finished:
@@ -155,10 +156,9 @@ class Trainer:
     self._settle()  # Never save what a step that failed has left.
     if self.step == self.first_step:
       return
-    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     damaged = all_gather(self._loader.damaged)
     data = {"position": self._loader.get_state()} | ({"damaged": damaged} if any(damaged) else {})
-    meta = {"sums": self._log.state(), "versions": versions}
+    meta = {"sums": self._log.state(), "versions": versions()}
     if states := {type(callback).__name__: state for callback in self.callbacks if (state := callback.state())}:
       meta["callbacks"] = states
     if (score := self.score()) is not None:
@@ -166,8 +166,12 @@ class Trainer:
     with self._goodput.spend("save"):
       self.checkpoints.save(self.step, self.state, data, meta)
 
-  def _resume(self) -> None:
-    """Set state, step, data position and log to where the newest checkpoint ends, or to the start."""
+  def show(self, name: str, path: Path) -> None:
+    """Show a picture, a PNG file that process 0 has written, in the trackers that show pictures."""
+    self._log.picture(self.step, name, path)
+
+  def _resume(self) -> dict[str, Any]:
+    """Set state, step and data position to where the newest checkpoint ends, or to the start; return the log's sums."""
     # 1. Put the arrays of the newest checkpoint that is whole onto today's mesh; half-written ones are gone already.
     with self._goodput.spend("restore"):
       found = self.checkpoints.restore_newest(self.program.abstract)
@@ -187,15 +191,20 @@ class Trainer:
       for callback in self.callbacks:
         if state := found.meta.get("callbacks", {}).get(type(callback).__name__):
           callback.restore(state)
-      versions = found.meta.get("versions", {})
-      changed = [name for name, version in versions.items() if version != importlib.metadata.version(name)]
+      now = versions()
+      changed = [name for name, then in found.meta.get("versions", {}).items() if then != now.get(name)]
       if changed:
         _say(f"note: other versions of {', '.join(changed)} began this run; last bits may differ")
     self.first_step = self.step
-    # 4. Continue the log: lines after the step are cut, sums of the unfinished line return.
-    self._log = MetricLog(
-        self.workdir, log_every=self.cfg.train.log_every, num_steps=self.num_steps, first_step=self.step, sums=sums,
-        peak=matmul_peak(self.cfg.model.dtype) if is_first() else math.inf, enabled=is_first(),
+    return sums
+
+  def _open_log(self, sums: Mapping[str, Any], notes: Mapping[str, Any]) -> MetricLog:
+    trackers, peak, train = None, math.inf, self.cfg.train
+    if is_first():
+      trackers = Trackers(self.workdir, train.trackers, self.step, notes)
+      peak = matmul_peak(self.cfg.model.dtype)
+    return MetricLog(
+        trackers, log_every=train.log_every, num_steps=self.num_steps, sums=sums, peak=peak,
         spent=self._goodput.seconds)
 
   def _run_stage(self, stage: Stage) -> bool:

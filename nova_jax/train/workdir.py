@@ -1,6 +1,7 @@
 """The folder of a run, and who may continue in it.
 
-  config.json  identity.json  nova.json  checkpoints/  metrics.jsonl  tensorboard/  samples/step_NNNNNN.png
+  config.json  identity.json  nova.json  run.json  checkpoints/  metrics.jsonl  tensorboard/  wandb/
+  samples/step_NNNNNN.png
 
 Invariant: all checkpoints of a folder come from one experiment, on the same data.
 """
@@ -29,7 +30,7 @@ FREE_FIELDS = (
     "mesh", "sample", "data.num_workers", "data.data_dir", "data.max_damaged", "eval.every", "eval.keep_best",
     "eval.patience",
     "train.log_every", "train.sample_every", "train.save_every", "train.save_minutes", "train.keep",
-    "train.keep_every")
+    "train.keep_every", "train.trackers")
 _FOLDERS = ("init", "autoencoder", "text_encoder")  # Fields that hold a path, beside those of caches.
 
 

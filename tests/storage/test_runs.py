@@ -39,7 +39,7 @@ def test_a_run_leaves_in_a_bucket_what_it_leaves_on_a_disk(whole, folder, capsys
   assert finished_steps(folder / "checkpoints") == STEPS
   names = lambda root: {path.relative_to(root).as_posix() for path in root.rglob("*")}
   own = {name for name in names(folder) if name.partition("/")[0] not in ("checkpoints", "tensorboard", "profile")}
-  assert own == {"config.json", "identity.json", "metrics.jsonl"}
+  assert own == {"config.json", "identity.json", "run.json", "metrics.jsonl"}
   assert {name.partition("/")[0] for name in names(folder)} >= {"checkpoints", "tensorboard", "profile"}
   assert read_status(folder).lines()[0] == "done"
   assert f"done: 6 steps, checkpoints in {folder}/checkpoints" in capsys.readouterr().out

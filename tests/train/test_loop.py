@@ -63,7 +63,7 @@ def test_a_run_that_makes_no_sense_is_refused(cfg, message):
 
 def test_workdir_of_a_run(whole):
   names = {path.name for path in whole.iterdir()}
-  assert names == {".lock", "config.json", "identity.json", "checkpoints", "metrics.jsonl", "tensorboard"}
+  assert names == {".lock", "config.json", "identity.json", "run.json", "checkpoints", "metrics.jsonl", "tensorboard"}
   rows = lines(whole)
   assert [row["step"] for row in rows] == list(range(4, 41, 4))
   assert {row["stage"] for row in rows} == {"image", "video"}

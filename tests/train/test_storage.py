@@ -17,7 +17,9 @@ from train import toy_run
 from nova_jax.checkpoints import store
 from nova_jax.checkpoints.store import Checkpointer, find, finished_steps, open_arrays
 from nova_jax.train import restart
-from nova_jax.train.metrics import TIMINGS, MetricLog, cut_lines
+from nova_jax.train.metrics import TIMINGS, MetricLog
+from nova_jax.train.trackers import Trackers
+from nova_jax.train.trackers.jsonl import cut_lines
 from nova_jax.utils import terminal
 from nova_jax.utils.errors import RunFailed
 
@@ -117,7 +119,8 @@ def test_letters_that_a_locale_lacks_are_escaped(monkeypatch, tmp_path):
 
 
 def make_log(folder, first_step=0):
-  return MetricLog(folder, log_every=1, num_steps=9, first_step=first_step, sums={}, peak=1.0)
+  trackers = Trackers(folder, ("jsonl", "tensorboard"), first_step, {})
+  return MetricLog(trackers, log_every=1, num_steps=9, sums={}, peak=1.0)
 
 
 def add(log, *steps):
@@ -155,12 +158,14 @@ def test_lines_that_never_got_room_are_said_at_the_end(tmp_path):
 
 def test_tensorboard_without_room_ends_no_training(tmp_path, capsys):
   log = make_log(tmp_path)
-  log._board._writer.close()
-  log._board._writer._py_recordio_writer._writer = Path("/dev/full").open("wb")
+  _, board = log._trackers._trackers
+  board._writer.close()
+  board._writer._py_recordio_writer._writer = Path("/dev/full").open("wb")
   add(log, 1, 2)
   log.close()
   assert [row["step"] for row in rows(tmp_path)] == [1, 2]
-  assert capsys.readouterr().out.count("training goes on without TensorBoard") == 1
+  note = "note: TensorBoard: No space left on device; training goes on without TensorBoard\n"
+  assert capsys.readouterr().out.count(note) == 1
 
 
 def test_a_line_that_is_no_record_is_lost_alone(tmp_path, capsys):
