@@ -1,6 +1,7 @@
 """Fine-tuning on clips of one's own; docs/finetuning.md leads through it.
 
-Behind the colon stands the model folder to start from, of any form; its own config is taken, whatever it is. "small",
+Behind the colon stands the model to start from, a folder of any form or an id on the Hugging Face hub; its own config
+is taken, whatever it is. "small",
 the default, is a model of 2 M parameters with random weights, for 4 frames of 32 x 48 pixels: it learns three clips by
 heart on two CPU cores in minutes.
 Launch: `python -m launch.train --config configs/finetune.py:FOLDER --config.data.sources[0].path=CACHE --workdir DIR`
@@ -10,6 +11,7 @@ import dataclasses
 from pathlib import Path
 
 from nova_jax import autoencoders, text
+from nova_jax.checkpoints.hub import local_folder
 from nova_jax.checkpoints.model_folder import open_folder
 from nova_jax.config import (
   DataConfig,
@@ -32,7 +34,7 @@ DATA = DataConfig(name="caches", sources=(SourceConfig("runs/cache"),), motion_d
 
 
 def get_config(checkpoint: str = "small"):
-  return to_config_dict(_small() if checkpoint == "small" else _from(Path(checkpoint)))
+  return to_config_dict(_small() if checkpoint == "small" else _from(local_folder(checkpoint)))
 
 
 def _small() -> Experiment:

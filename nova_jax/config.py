@@ -229,7 +229,7 @@ class CacheConfig:
   buckets: tuple[Bucket, ...] = ((33, 480, 768),)
   fps: NotNegative = 0.0  # Frames per second to take before `stride`; 0 takes the file's rate.
   stride: Size = 1  # Distance of the frames to store.
-  autoencoder: str = "rgb"  # Built-in name, or a folder of a published or converted model, as for the text encoder.
+  autoencoder: str = "rgb"  # Built-in name, folder of a published or converted model, or id of one on the hub.
   text_encoder: str = ""  # Empty stores captions alone.
   text_dim: Size = 64  # Width of the embeddings of a built-in text encoder.
   text_len: Size = 256  # Largest number of tokens in a caption.
@@ -356,8 +356,8 @@ class Experiment:
 
   model: ModelConfig
   seed: Annotated[int, Range(0, 2**32 - 1)] = 0
-  init: str = ""  # Model folder of any form to start from; empty for random weights.
-  text_encoder: str = "words"  # Built-in name, or a folder of a published or converted model, as for the autoencoder.
+  init: str = ""  # Model folder of any form, or id of a model on the hub, to start from; empty for random weights.
+  text_encoder: str = "words"  # Built-in name, folder of a published or converted model, or id of one on the hub.
   autoencoder: str = "pixels"
   scheduler: SchedulerConfig = SchedulerConfig()
   data: DataConfig = DataConfig()

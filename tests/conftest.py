@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # Nothing is asked of the hub.
 # A device waits for the others on a thread of a pool that has one a device: a second wait of any of them, and all wait
 # for ever. XLA makes as many as this says.
 os.environ.setdefault("NPROC", "32")
@@ -47,3 +48,13 @@ def _lines_are_printed():
   from nova_jax.utils import terminal  # After what is set above for JAX.
 
   terminal.print_lines()
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+  """The Hugging Face hub's stand-in, with no repositories yet, and an empty cache."""
+  from hub_stand_in import Hub, point_to
+
+  with Hub() as running:
+    point_to(running.url, tmp_path / "cache", monkeypatch)
+    yield running

@@ -19,6 +19,7 @@ import numpy as np
 from nova_jax import autoencoders, text
 from nova_jax.checkpoints import export, key_table, model_card, published_configs, store
 from nova_jax.checkpoints.components import PARTS, TEXT_ENCODER, TRANSFORMER, VAE, Part, describe
+from nova_jax.checkpoints.hub import local_folder
 from nova_jax.checkpoints.model_card import ModelCard, PartCard
 from nova_jax.checkpoints.model_folder import TOKENIZER, Folder, is_ours, open_folder
 from nova_jax.checkpoints.new_folder import is_taken, new_folder
@@ -63,7 +64,8 @@ def convert(
   """Convert a published folder to ours, or ours to a published one; the form of `source` decides which.
 
   Args:
-    source: published folder or a part of one, converted folder, or workdir of a training run.
+    source: published folder or a part of one, converted folder, workdir of a training run, or the id of a model on the
+      Hugging Face hub.
     target: new folder, which must not exist.
     parts: names of the parts to convert; None for all.
     dtype: dtype to write weights in, "float32", "float16" or "bfloat16"; None keeps the stored one.
@@ -79,7 +81,7 @@ def convert(
     UserError: the source can't be converted. One error counts the unknown, missing or misshapen weights of all parts,
       and names the first of them. Nothing is left at `target`.
   """
-  source, target = as_path(source), as_path(target)
+  source, target = local_folder(source, parts or PARTS), as_path(target)
   for part in parts or ():
     if part not in PARTS:
       raise UserError(f"parts: {part!r} is not a part{did_you_mean(part, PARTS)}")
@@ -91,7 +93,7 @@ def convert(
     raise UserError(f"target: {target} exists; give a new name, or remove it")
   opened = open_folder(source, weights, step)
   if base is not None:
-    opened = opened.completed(open_folder(as_path(base)))
+    opened = opened.completed(open_folder(base))
   missing = [name for name in parts or () if name not in opened.parts]
   if missing:
     raise UserError(f"{source} has no {' and no '.join(missing)}; it has {', '.join(opened.parts)}")

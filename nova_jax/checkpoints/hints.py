@@ -24,10 +24,8 @@ def suggestion(path: Path) -> str:
   if not path.exists():
     if str(path).startswith("~"):
       return f"; the shell leaves ~ as it is behind =: write --flag {path}, or {path.expanduser()}"
-    # ORG/NAME on the hub, which is unlikely to be a path.
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(path)) and not path.parent.exists():
-      return (f"; if that is the name of a model on the Hugging Face hub, download it first, "
-              f"`hf download {path} --local-dir {path.name}`, and give the folder {path.name}")
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", str(path)) and path.parent.is_dir():
+      return f"; since {path.parent} is a folder here, this is no id of a model on the Hugging Face hub"
     return ""
   if not path.is_dir():
     above = _above(path)

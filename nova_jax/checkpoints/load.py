@@ -7,11 +7,11 @@ import jax
 from flax import nnx
 
 from nova_jax.checkpoints.components import TRANSFORMER
+from nova_jax.checkpoints.hub import local_folder
 from nova_jax.checkpoints.model_folder import Folder, check_complete, open_folder
 from nova_jax.config import MeshConfig
 from nova_jax.models.nova import NOVA
 from nova_jax.parallel.sharding import make_mesh, state_shardings
-from nova_jax.storage import as_path
 
 
 def load_model(
@@ -21,7 +21,7 @@ def load_model(
   """Load the transformer of a model folder: a published one, a converted one, or the workdir of a training run.
 
   Args:
-    path: the folder.
+    path: the folder, or the id of a model on the Hugging Face hub, ORG/NAME or ORG/NAME@REVISION.
     weights: weights of a training run, "ema" for the averaged ones or "params" for the last ones.
     step: step of the checkpoint of a training run, or "best"; None takes the newest.
     dtype: precision of activations, "float32" or "bfloat16"; parameters are float32.
@@ -35,7 +35,7 @@ def load_model(
     UserError: the folder, its transformer or the checkpoint is missing, or isn't what the folder says it is.
     FloatingPointError: weights that are not finite.
   """
-  folder = open_folder(as_path(path), weights, step)
+  folder = open_folder(local_folder(path, (TRANSFORMER,)), weights, step)
   check_complete(folder, ())
   return make_transformer(folder, dtype=dtype, remat=remat, mesh=mesh)
 

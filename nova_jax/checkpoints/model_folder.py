@@ -33,6 +33,7 @@ from nova_jax.checkpoints.components import (
 )
 from nova_jax.checkpoints.export import has_export, with_export
 from nova_jax.checkpoints.hints import suggestion
+from nova_jax.checkpoints.hub import local_folder, named_part
 from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.checkpoints.published_files import (
   INDEX,
@@ -44,7 +45,7 @@ from nova_jax.checkpoints.published_files import (
 )
 from nova_jax.checkpoints.weight_files import CONFIG, read_config
 from nova_jax.config import ModelConfig, SampleConfig, SchedulerConfig
-from nova_jax.storage import as_path, join
+from nova_jax.storage import join
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_regular
 
@@ -103,18 +104,18 @@ def is_trained(path: Path) -> bool:
   return is_ours(path) and (path / "checkpoints").is_dir()
 
 
-def open_folder(path: Path, weights: str = "ema", step: int | str | None = None) -> Folder:
+def open_folder(path: str | Path, weights: str = "ema", step: int | str | None = None) -> Folder:
   """Open a model folder of any form.
 
   Args:
-    path: path of the folder.
+    path: path of the folder, or the id of a model on the Hugging Face hub, ORG/NAME or ORG/NAME@REVISION.
     weights: set of weights of a training run, "ema" or "params".
     step: step of the checkpoint of a training run, or "best"; None takes the newest.
 
   Raises:
     UserError: it is not a model folder, or the model is not supported.
   """
-  if not path.is_dir():
+  if not (path := local_folder(path)).is_dir():
     what = f"{path} is a file; expected a folder" if path.exists() else f"there is no folder {path}"
     raise UserError(what + suggestion(path))
   if is_trained(path):
@@ -129,8 +130,7 @@ def open_folder(path: Path, weights: str = "ema", step: int | str | None = None)
     return Folder(path, card, openers, _companions(path))
   notes, model, scheduler = [], None, SchedulerConfig()
   if TRANSFORMER in parts:
-    model = published_model(parts[TRANSFORMER], notes)
-    scheduler = published_scheduler(path)
+    model, scheduler = published_model(parts[TRANSFORMER], notes), published_scheduler(path)
   card = ModelCard(
       model=model, scheduler=scheduler, text_encoder=TEXT_ENCODER if TEXT_ENCODER in parts else None,
       autoencoder=VAE if VAE in parts else None, num_frames=min(model.base_frames, CLIP) if model else 1,
@@ -159,7 +159,7 @@ def load_transformer(path: str | Path, cfg: ModelConfig) -> nnx.State:
   Raises:
     UserError: the folder has no transformer, or one that differs from `cfg`; the error names the fields that differ.
   """
-  folder = open_folder(as_path(path))
+  folder = open_folder(local_folder(path, (TRANSFORMER,)))
   found = folder.card.model
   if found is None:
     raise UserError(f"{path} has {', '.join(folder.parts)}, but no {TRANSFORMER}")
@@ -184,7 +184,7 @@ def load_autoencoder(name: str | None, base: str | Path = "", **options: Any) ->
   """Load the autoencoder that a card or config names.
 
   Args:
-    name: name of a built-in one, or a folder; None for none.
+    name: name of a built-in one, a folder, or without a `base` a model's id on the Hugging Face hub; None for none.
     base: folder to which a relative `name` is relative.
     options: options of `NeuralAutoencoder`, which apply to a folder.
 
@@ -193,7 +193,7 @@ def load_autoencoder(name: str | None, base: str | Path = "", **options: Any) ->
   """
   if name is None or name in autoencoders.BUILT_IN:
     return None if name is None else autoencoders.make_autoencoder(name)
-  return autoencoders.wrap(open_single_part(join(base, name), VAE, autoencoders.BUILT_IN).load(), **options)
+  return autoencoders.wrap(open_single_part(named_part(base, name, VAE), VAE, autoencoders.BUILT_IN).load(), **options)
 
 
 def load_text_encoder(
@@ -211,7 +211,7 @@ def load_text_encoder(
     return None
   if name in text.BUILT_IN:
     return text.make_text_encoder(name, cfg, words)
-  part = open_single_part(join(base, name), TEXT_ENCODER, text.BUILT_IN)
+  part = open_single_part(named_part(base, name, TEXT_ENCODER), TEXT_ENCODER, text.BUILT_IN)
   cfg.check_fit(text_dim=part.dim)
   return text.PhiEncoder(part.load(), text.load_tokenizer(part.folder.parent / TOKENIZER), cfg.text_len)
 

@@ -1,7 +1,7 @@
 """Convert a model between the published format and ours.
 
 Example:
-  python -m launch.convert --source downloads/nova-d48w768-sdxl1024 --target models/nova
+  python -m launch.convert --source BAAI/nova-d48w768-sdxl1024 --target models/nova
 
 A published (diffusers-style) folder becomes ours, with its weights in Orbax. A converted folder or the workdir of a
 training run becomes a published one. The direction follows from what --source is.
@@ -26,7 +26,8 @@ def define_flags(values: flags.FlagValues) -> None:
   """Define the flags of this command."""
   flags.DEFINE_string(
       "source", None,
-      "Folder to convert: a published one (all of it or one part), a converted one, or the workdir of a training run.",
+      "Model to convert: a published folder (all of it or one part), a converted one, the workdir of a training run, "
+      "or an id on the Hugging Face hub.",
       flag_values=values)
   flags.DEFINE_string("target", None, "Folder to write; it must not exist yet.", flag_values=values)
   flags.DEFINE_list(
@@ -36,7 +37,8 @@ def define_flags(values: flags.FlagValues) -> None:
       "dtype", None, list(CODES), "Precision of the weights that are written. Default: that of --source.",
       flag_values=values)
   flags.DEFINE_string(
-      "base", None, "Folder of a model that supplies the parts that --source lacks.", flag_values=values)
+      "base", None, "Model that supplies the parts that --source lacks: a folder, or an id on the Hugging Face hub.",
+      flag_values=values)
   flags.DEFINE_enum(
       "weights", "ema", ["ema", "params"],
       "Weights to use of a training run: the averaged ones (ema) or the last ones (params).", flag_values=values)

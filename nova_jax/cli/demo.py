@@ -13,6 +13,7 @@ import os
 
 from absl import flags
 
+from nova_jax.checkpoints.hub import pinned
 from nova_jax.cli.entry import Command
 from nova_jax.pipeline.loading import load_pipeline
 from nova_jax.tools.demo.studio import Bounds, Studio
@@ -25,7 +26,8 @@ from nova_jax.utils.files import check_folder_writable
 def define_flags(values: flags.FlagValues) -> None:
   """Define the flags of this command."""
   flags.DEFINE_string(
-      "checkpoint", None, "Folder of the model: a published one, a converted one, or the workdir of a training run.",
+      "checkpoint", None,
+      "Model: a folder (published, converted, or the workdir of a training run), or an id on the Hugging Face hub.",
       flag_values=values)
   flags.DEFINE_string("output", "runs/demo", "Folder that clips are written to.", flag_values=values)
   flags.DEFINE_string(
@@ -73,10 +75,11 @@ def main(args: flags.FlagValues) -> None:
   users = read_users(args.password_file) if args.password_file else ()
   output = check_folder_writable("output", args.output)
   compilation_cache.use(args.compilation_cache, on_cpu=True)
-  pipe = load_pipeline(args.checkpoint, weights=args.weights, dtype=args.dtype)
+  checkpoint = pinned(args.checkpoint)
+  pipe = load_pipeline(checkpoint, weights=args.weights, dtype=args.dtype)
   bounds = Bounds(
       args.max_frames, args.max_seconds, args.max_waiting, args.max_each, round(args.max_gigabytes * 1e9))
-  serve(Studio(pipe, args.checkpoint, args.weights, output, bounds), args.host, args.port, users=users)
+  serve(Studio(pipe, checkpoint, args.weights, output, bounds), args.host, args.port, users=users)
 
 
 COMMAND = Command(main, define_flags, required=("checkpoint",))

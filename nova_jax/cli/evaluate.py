@@ -32,7 +32,8 @@ def define_flags(values: flags.FlagValues) -> None:
       "benchmark", "digits", ["digits", *NAMES], "Benchmark to sample for; digits also scores the clips.",
       flag_values=values)
   flags.DEFINE_string(
-      "checkpoint", None, "Folder of the model: a published one, a converted one, or the workdir of a training run.",
+      "checkpoint", None,
+      "Model: a folder (published, converted, or the workdir of a training run), or an id on the Hugging Face hub.",
       flag_values=values)
   flags.DEFINE_string("output", None, "Folder that samples and scores are written to.", flag_values=values)
   flags.DEFINE_string(

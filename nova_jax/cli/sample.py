@@ -12,6 +12,7 @@ import time
 from absl import flags
 
 from nova_jax import media
+from nova_jax.checkpoints.hub import pinned
 from nova_jax.cli import sampling_flags
 from nova_jax.cli.checkpoint_step import step
 from nova_jax.cli.entry import Command
@@ -41,10 +42,11 @@ def main(args: flags.FlagValues) -> None:
   clips, places = ([again.settings], [""]) if again else sampling_flags.clips(args)
   checkpoint = args.checkpoint or (again.checkpoint if again else None)
   if checkpoint is None:
-    raise UserError("--checkpoint: say which model, a folder")
+    raise UserError("--checkpoint: say which model, a folder or an id on the Hugging Face hub")
   formats = sampling_flags.formats(args)
   output = check_folder_writable("output", args.output)
   compilation_cache.use(args.compilation_cache, on_cpu=True)
+  checkpoint = pinned(checkpoint, download=bool(args.checkpoint))  # A file that a stranger made downloads nothing.
   weights = again.weights.split()[0] if again else args.weights
   texts = encode_first(checkpoint, clips, places) if args.free_text_encoder else None
   pipe = load_pipeline(

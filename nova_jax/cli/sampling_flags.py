@@ -62,7 +62,8 @@ def define_flags(values: flags.FlagValues) -> None:
   """Define all flags of the command that samples."""
   options = {"flag_values": values}
   flags.DEFINE_string(
-      "checkpoint", None, "Folder of the model: a published one, a converted one, or the workdir of a training run.",
+      "checkpoint", None,
+      "Model: a folder (published, converted, or the workdir of a training run), or an id on the Hugging Face hub.",
       **options)
   define_step(values)
   flags.DEFINE_string("output", None, "Folder that clips and pictures are written to.", **options)

@@ -13,6 +13,7 @@ import sys
 
 from absl import flags
 
+from nova_jax.checkpoints.hub import pinned
 from nova_jax.checkpoints.model_folder import open_folder
 from nova_jax.cli.entry import Command
 from nova_jax.pipeline.prompts import naming
@@ -29,7 +30,8 @@ def define_flags(values: flags.FlagValues) -> None:
       "config", None, "Python file with get_sweep(), such as configs/sweeps/guidance.py; it is run.",
       flag_values=values)
   flags.DEFINE_string(
-      "checkpoint", None, "Folder of the model, for points that train none of their own.", flag_values=values)
+      "checkpoint", None, "Model for points that train none of their own: a folder, or an id on the Hugging Face hub.",
+      flag_values=values)
   flags.DEFINE_string("output", None, "Folder that the results of the sweep are written to.", flag_values=values)
   flags.DEFINE_string(
       "runs", None, "Folder of training runs, which several sweeps can share. Default: the folder runs in --output.",
@@ -52,10 +54,13 @@ def main(args: flags.FlagValues) -> None:
   if not shard:
     raise UserError(f"--shard: expected I/N, such as 0/4, got {args.shard!r}")
   sweep, output = load_sweep(args.config), check_folder_writable("output", args.output)
-  if args.checkpoint and not args.report:
+  checkpoint = args.checkpoint
+  if checkpoint:
     with naming("--checkpoint"):
-      open_folder(as_path(args.checkpoint))
-  tasks = plan_tasks(sweep, args.checkpoint, output, as_path(args.runs) if args.runs else None)
+      checkpoint = pinned(checkpoint, download=not args.report)
+      if not args.report:
+        open_folder(checkpoint)
+  tasks = plan_tasks(sweep, checkpoint, output, as_path(args.runs) if args.runs else None)
   if not args.report:
     run_tasks(tasks, args.processes, (int(shard[1]), int(shard[2])), lambda line: print(line, flush=True))
   paths = write_report(sweep, tasks, output)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from nova_jax.checkpoints.hub import local_folder
 from nova_jax.checkpoints.model_folder import load_text_encoder, open_folder
 from nova_jax.pipeline.prompts import naming
 from nova_jax.pipeline.request import Texts
-from nova_jax.storage import as_path
 from nova_jax.text import TextEncoder
 
 
@@ -51,8 +51,9 @@ def encode_first(
     checkpoint: str | Path, clips: Sequence[Mapping[str, Any]], places: Sequence[str] = ()
 ) -> KnownTexts | None:
   """Embed all prompts with the text encoder of a model folder, before anything else is loaded; None if it has none."""
-  card = open_folder(as_path(checkpoint)).card
-  encoder = load_text_encoder(card.text_encoder, card.model, checkpoint, card.words) if card.model else None
+  folder = local_folder(checkpoint)
+  card = open_folder(folder).card
+  encoder = load_text_encoder(card.text_encoder, card.model, folder, card.words) if card.model else None
   return known_texts(encoder, clips, places)
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
+from nova_jax.checkpoints.hub import local_folder
 from nova_jax.checkpoints.load import make_transformer
 from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.checkpoints.model_folder import check_complete, load_autoencoder, load_text_encoder, open_folder
@@ -31,7 +32,6 @@ from nova_jax.pipeline.run import Step, run
 from nova_jax.pipeline.setting import document_settings
 from nova_jax.sampling.frame_context import Model
 from nova_jax.sampling.inputs import Noise
-from nova_jax.storage import as_path
 from nova_jax.text import TextEncoder
 from nova_jax.utils.digests import digest_arrays, digest_values
 from nova_jax.utils.errors import UserError
@@ -86,7 +86,8 @@ class Pipeline:
     """Load a model folder: a published one, a converted one, or the workdir of a training run.
 
     Args:
-      path: folder of the model.
+      path: folder of the model, or its id on the Hugging Face hub, ORG/NAME or ORG/NAME@REVISION; what is needed of it
+        is downloaded, unless it is in the hub's cache.
       weights: weights of a training run, "ema" for averaged ones, "params" for the last ones.
       step: checkpoint of a training run, or "best"; None takes the newest.
       parts: parts to load beside the transformer. Without the text encoder, give embeddings; without the autoencoder,
@@ -99,11 +100,13 @@ class Pipeline:
     Raises:
       UserError: the folder, a part or the checkpoint is missing, or doesn't fit what the folder says it is.
       FloatingPointError: weights that are not finite; the text names part and weights.
+      RunFailed: the hub can't be reached.
     """
     for part in [parts] if isinstance(parts, str) else parts:
       if part not in (VAE, TEXT_ENCODER):
         raise UserError(f"parts: expected some of {VAE!r} and {TEXT_ENCODER!r}, got {part!r}")
-    folder = open_folder(as_path(path), weights, step)
+    path = local_folder(path, (TRANSFORMER, *parts))
+    folder = open_folder(path, weights, step)
     card = folder.card
     for note in folder.notes:
       tell(note)

@@ -13,9 +13,10 @@ from typing import Any
 
 from nova_jax import autoencoders, text
 from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
+from nova_jax.checkpoints.hub import identity, parse_id, part_folder
 from nova_jax.checkpoints.model_folder import open_folder, open_single_part
 from nova_jax.config import Experiment, SourceConfig
-from nova_jax.data.cache.identity import manifest_digest, part_folder, weights_digest
+from nova_jax.data.cache.identity import manifest_digest, weights_digest
 from nova_jax.data.moving_digits import MovingDigits
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
@@ -61,10 +62,16 @@ def same_content(
     path: the path now.
     continues: whether the run has a checkpoint, so that its first weights (`init`) are not read any more.
   """
-  same_path = os.path.realpath(str(then)) == os.path.realpath(str(path))
+  same_path = os.path.realpath(str(then)) == os.path.realpath(str(path)) or _same_repository(str(then), str(path))
   if continues and name == "init" and same_path or name not in known or name not in now:
     return same_path
   return known[name]["digest"] == now[name]["digest"]
+
+
+def _same_repository(then: str, path: str) -> bool:
+  """Return whether a path in the hub's cache is of the model whose id now stands in its place."""
+  named = parse_id(path)
+  return named is not None and (identity(then) or "").startswith(f"{named.repo}@")
 
 
 def _sources(experiment: Experiment) -> Iterator[tuple[str, SourceConfig]]:

@@ -9,6 +9,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
+from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
+from nova_jax.checkpoints.hub import local_folder, parse_id, part_folder
 from nova_jax.checkpoints.model_card import ModelCard, card_from_experiment, write_card
 from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder, load_transformer
 from nova_jax.checkpoints.store import finished_steps
@@ -100,6 +102,24 @@ class ModelCard(Callback):
         say(f"note: {line}")
 
 
+def _with_local_folders(experiment: Experiment, fresh: bool) -> Experiment:
+  """Return an experiment with folders in place of ids on the hub; the path of each tells the commit.
+
+  Args:
+    experiment: of the run.
+    fresh: whether the run has no checkpoint, so that its first weights are read.
+  """
+  found = {}
+  for name, kind in (("autoencoder", VAE), ("text_encoder", TEXT_ENCODER)):
+    if parse_id(place := getattr(experiment, name)):
+      with naming(name):
+        found[name] = str(part_folder(place, kind))
+  if fresh and parse_id(experiment.init or ""):
+    with naming("init"):
+      found["init"] = str(local_folder(experiment.init, (TRANSFORMER,)))
+  return dataclasses.replace(experiment, **found)
+
+
 def train_nova(
     experiment: Experiment, workdir: str | Path, profile: tuple[int, int] | None = None, *, mesh: Mesh | None = None
 ) -> None:
@@ -118,6 +138,8 @@ def train_nova(
   plan_stages(experiment.train)
   exchange_host_names()
   workdir = as_path(workdir)
+  fresh = broadcast_from_first(not finished_steps(workdir / "checkpoints"))
+  experiment = _with_local_folders(experiment, fresh)
   with naming("autoencoder"):
     autoencoder = load_autoencoder(experiment.autoencoder)
   with naming("text_encoder"):
@@ -126,7 +148,6 @@ def train_nova(
   caches = open_caches(experiment, autoencoder, text_encoder)
   mesh = make_mesh(experiment.mesh) if mesh is None else mesh
   check(experiment, mesh, autoencoder, caches)
-  fresh = broadcast_from_first(not finished_steps(workdir / "checkpoints"))
   with naming("init"):
     weights = load_transformer(experiment.init, experiment.model) if experiment.init and fresh else None
   card, cfg = card_from_experiment(experiment, known_words(experiment)), experiment.train

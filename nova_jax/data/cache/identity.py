@@ -13,10 +13,10 @@ import numpy as np
 from nova_jax import autoencoders
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.checkpoints.components import VAE, Part
+from nova_jax.checkpoints.hub import part_folder
 from nova_jax.checkpoints.model_folder import open_single_part
 from nova_jax.checkpoints.part_digest import Digest
 from nova_jax.data.cache.format import AutoencoderInfo, read_manifest
-from nova_jax.storage import as_path
 from nova_jax.utils.fields import to_dict
 
 
@@ -36,11 +36,6 @@ def describe_autoencoder(name: str, autoencoder: Autoencoder) -> AutoencoderInfo
   scaling = (tuple(np.ravel(value).tolist()) for value in (autoencoder.shift, autoencoder.factor))
   return AutoencoderInfo(
       kind, digest, autoencoder.latent_dim, autoencoder.spatial_stride, time_stride, *scaling)
-
-
-def part_folder(name: str, part: str) -> Path:
-  """Return the folder of a part, which may lie in that of a model."""
-  return as_path(name) / part if (as_path(name) / part).is_dir() else as_path(name)
 
 
 def weights_digest(part: Part) -> str:

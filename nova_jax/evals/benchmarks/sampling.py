@@ -29,6 +29,7 @@ import numpy as np
 
 from nova_jax import media
 from nova_jax.checkpoints.components import TEXT_ENCODER, VAE
+from nova_jax.checkpoints.hub import local_folder, pinned
 from nova_jax.checkpoints.model_folder import is_trained, open_folder
 from nova_jax.checkpoints.store import latest_step
 from nova_jax.config import MeshConfig
@@ -37,7 +38,7 @@ from nova_jax.parallel.sharding import make_mesh, state_shardings
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.conditions import encode
 from nova_jax.pipeline.request import DEFAULTS, SETTINGS, Request
-from nova_jax.storage import as_path, is_remote
+from nova_jax.storage import is_remote
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.files import read_json, write_atomically
@@ -93,7 +94,7 @@ def generate(
         f"{settings.batch_size}")
   if not 0 <= shard[0] < shard[1]:
     raise UserError(f"--shard: expected I/N with I from 0 to N - 1, got {shard[0]}/{shard[1]}")
-  settings = _pin(settings, _stored(output))
+  settings = _pin(dataclasses.replace(settings, checkpoint=pinned(settings.checkpoint)), _stored(output))
   manifest = plan(layout, settings)
   if _stored(output, manifest) is None:
     output.mkdir(parents=True, exist_ok=True)
@@ -127,7 +128,7 @@ def plan(layout: Layout, settings: Settings) -> dict[str, Any]:
   """Return the manifest, but for the digests of the weights."""
   manifest = {
       "benchmark": layout.benchmark, "settings": settings.stored(),
-      "model": to_dict(open_folder(as_path(settings.checkpoint), settings.weights, settings.step).card),
+      "model": to_dict(open_folder(settings.checkpoint, settings.weights, settings.step).card),
       "devices": f"{jax.local_device_count()} {jax.local_devices()[0].device_kind}",
       "files": {
           item.path: {
@@ -185,7 +186,7 @@ def _stored(output: Path, manifest: Mapping[str, Any] | None = None) -> dict[str
 
 def _pin(settings: Settings, stored: Mapping[str, Any] | None) -> Settings:
   """Name the checkpoint of a training run by its step: that of the run so far, since training may have gone on."""
-  folder = as_path(settings.checkpoint)
+  folder = local_folder(settings.checkpoint)
   if settings.step is not None or not is_trained(folder):
     return settings
   step = stored["settings"]["step"] if stored else None

@@ -1,0 +1,112 @@
+"""The library `huggingface_hub`, imported when it is needed, and one line for each of its many failures."""
+
+import contextlib
+import errno
+import logging
+from collections.abc import Generator
+from types import ModuleType
+from typing import Any
+
+from nova_jax.utils.errors import RunFailed, UserError
+
+_LOGIN = "log in by `hf auth login`, or set HF_TOKEN"
+_LONGEST = 200  # Characters of a server's message that are told.
+
+
+def hub_library() -> ModuleType:
+  """Import and return the library.
+
+  Raises:
+    UserError: it is not installed, or too old.
+  """
+  try:
+    import huggingface_hub
+    from huggingface_hub import get_cached_repo_tree  # noqa: F401 (whatever is older lacks it)
+  except ImportError:
+    raise UserError(
+        "models of the Hugging Face hub need the package huggingface_hub, 2.4 or later: pip install huggingface_hub"
+    ) from None
+  logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # What it warns of is told in one line here.
+  return huggingface_hub
+
+
+def absent(name: object, what: str = "it") -> str:
+  """Return the line about a model that the cache lacks, when the hub may not be asked."""
+  library = hub_library()
+  if library.is_offline_mode():
+    why = "HF_HUB_OFFLINE forbids asking the hub: unset it, or give a folder"
+  else:
+    why = f"only what you name yourself is downloaded: give --checkpoint={name}, or a folder"
+  return f"{name}: the cache {library.constants.HF_HUB_CACHE} lacks {what}, and {why}"
+
+
+@contextlib.contextmanager
+def telling(name: object, repo: str) -> Generator[None]:
+  """Turn failures of the library into errors of one line.
+
+  Args:
+    name: how the user named the model.
+    repo: ORG/NAME of it.
+
+  Raises:
+    UserError: what the user can mend: the name, or the token.
+    RunFailed: what the user can't: the hub or the network fails.
+  """
+  failure = None
+  try:
+    yield
+  except Exception as error:
+    failure = _explain(error, str(name), repo)
+    if failure is None:
+      raise
+  if failure is not None:  # Raised here, it has no context, whose numbers would decide the exit code.
+    raise failure
+
+
+def _explain(error: BaseException, name: str, repo: str) -> Exception | None:
+  """Return the error that says in one line what another one means; None for one that says so itself."""
+  library = hub_library()
+  endpoint, errors = library.constants.ENDPOINT, library.errors
+  cause = error.__cause__
+  if isinstance(error, (errors.RevisionResolutionError, errors.LocalEntryNotFoundError)):
+    return UserError(absent(name)) if cause is None else _explain(cause, name, repo)
+  if isinstance(error, errors.OfflineModeIsEnabled):
+    return UserError(absent(name))
+  if isinstance(error, errors.GatedRepoError):
+    return UserError(f"{name}: the owner asks you to accept terms first, at {endpoint}/{repo}; then {_LOGIN}")
+  if isinstance(error, errors.RepositoryNotFoundError):
+    return UserError(
+        f"there is no folder {name}, and no model {repo} on the hub ({endpoint}) that you may see; if it is private, "
+        f"{_LOGIN}")
+  if isinstance(error, errors.RevisionNotFoundError):
+    return UserError(f"{name}: {repo} has no such branch, tag or commit on the hub; see {endpoint}/{repo}/commits/main")
+  if isinstance(error, errors.HfHubHTTPError):
+    return _explain_status(error, name, endpoint)
+  if type(error).__module__.startswith("httpx"):
+    what = " ".join(str(error).split())[:_LONGEST] or "no answer"
+    return RunFailed(
+        f"{name}: the hub ({endpoint}) can't be reached ({type(error).__name__}: {what}); the same command continues "
+        "when it can")
+  if isinstance(error, errors.HFValidationError):
+    return UserError(f"{name}: {error}")
+  if isinstance(error, OSError) and error.errno is None:
+    return RunFailed(f"{name}: {' '.join(str(error).split())[:_LONGEST]}; the same command continues")
+  if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    return RunFailed(
+        f"{name}: the disk of the cache {library.constants.HF_HUB_CACHE} is full; free some of it, or set HF_HOME to a "
+        "folder on another one")
+  return None
+
+
+def _explain_status(error: Any, name: str, endpoint: str) -> Exception:
+  """Return the error for an answer of the hub with a status that has no class of its own in the library."""
+  status = error.response.status_code
+  said = " ".join((error.server_message or "").split())[:_LONGEST]
+  said = f" ({said})" if said else ""
+  if status == 401:
+    return UserError(f"{name}: the hub ({endpoint}) does not know your token{said}; {_LOGIN}, with a valid one")
+  if status == 403:
+    return UserError(f"{name}: your token may not do this on the hub ({endpoint}){said}; {_LOGIN}, with one that may")
+  if status in (400, 409, 422):
+    return UserError(f"{name}: the hub ({endpoint}) refuses this with status {status}{said}")
+  return RunFailed(f"{name}: the hub ({endpoint}) fails with status {status}{said}; the same command continues later")
