@@ -13,10 +13,10 @@ from absl import flags
 from nova_jax.cli.checkpoint_step import define_step
 from nova_jax.cli.renamed import define_renamed
 from nova_jax.config import MeshConfig
+from nova_jax.pipeline.file_settings import KINDS, read_box
 from nova_jax.pipeline.prompts import check_files, expand, read_named
 from nova_jax.pipeline.provenance import FORMATS
 from nova_jax.pipeline.request import PRESETS, SETTINGS
-from nova_jax.pipeline.settings import KINDS, read_box
 from nova_jax.utils.compilation_cache import DEFAULT
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.text_files import is_blank

@@ -25,11 +25,11 @@ from nova_jax.config import MeshConfig
 from nova_jax.diffusion import make_scheduler
 from nova_jax.models.nova import NOVA
 from nova_jax.pipeline.clips import Clips
+from nova_jax.pipeline.declaration import document_settings
 from nova_jax.pipeline.model_parts import ModelParts
 from nova_jax.pipeline.request import SETTINGS, Box, Request, TextEmbeds, Texts
 from nova_jax.pipeline.resolve import check, resolve
 from nova_jax.pipeline.run import Step, run
-from nova_jax.pipeline.setting import document_settings
 from nova_jax.sampling.frame_context import Model
 from nova_jax.sampling.inputs import Noise
 from nova_jax.text import TextEncoder

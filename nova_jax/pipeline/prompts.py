@@ -15,8 +15,8 @@ from typing import Any
 
 from nova_jax.media import readers
 from nova_jax.media.tables import check_rows, inner_rows, read_table
+from nova_jax.pipeline.file_settings import KINDS, RENAMED, check_settings
 from nova_jax.pipeline.request import FILES, Request, check_seeds
-from nova_jax.pipeline.settings import KINDS, RENAMED, check_settings
 from nova_jax.storage import as_path
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError

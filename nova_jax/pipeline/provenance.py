@@ -24,8 +24,8 @@ from safetensors.numpy import save
 from nova_jax import media
 from nova_jax.config import LARGEST
 from nova_jax.pipeline import Pipeline
+from nova_jax.pipeline.file_settings import check_settings, to_stored
 from nova_jax.pipeline.request import FILES
-from nova_jax.pipeline.settings import check_settings, to_stored
 from nova_jax.storage import local_copy
 from nova_jax.utils import limits
 from nova_jax.utils.digests import digest_values

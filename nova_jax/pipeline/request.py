@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from nova_jax.pipeline.setting import declared_settings, is_whole, setting, shorten
+from nova_jax.pipeline.declaration import declared_settings, is_whole, setting, shorten
 from nova_jax.sampling.sampler import Noise
 from nova_jax.sampling.set_schedule import ORDERS, SCHEDULES
 from nova_jax.utils import limits
