@@ -298,6 +298,7 @@ class TrainConfig:
   visible_sizes: Size = 1  # Number of padded sizes for visible tokens; each needs a compilation.
   caption_dropout: Fraction = 0.1
   ema_decay: Decay = 0.99
+  ema_decays: tuple[Decay, ...] = ()  # Decays of further averages of the weights, to choose from after training.
   freeze: tuple[str, ...] = ()  # Regular expressions over parameter paths, "video_encoder/patch_embed".
   log_every: Count = 20
   trackers: tuple[str, ...] = ("jsonl", "tensorboard")  # Where lines and pictures go; also "wandb".

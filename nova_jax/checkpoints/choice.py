@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is read or kept: the newest, that of a step, or the best.
+"""Which checkpoint of a run is read or kept: the newest, that of a step, or the best; and which of its weights.
 
 A checkpoint that was saved after an evaluation has its value in the item `meta`. The lowest value is the best; of equal
 ones the first.
@@ -14,6 +14,7 @@ from nova_jax.checkpoints.arrays import Damaged, finished_steps, read_item
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 
+WEIGHTS = "ema, params or ema_DECAY"  # What names weights: the average, the last ones, a further average.
 BEST = "best"  # In place of a step: that of the best checkpoint.
 SCORE = "score"  # In a checkpoint's meta: {"metric": …, "value": …}.
 
@@ -48,19 +49,33 @@ def rank(values: Mapping[int, float]) -> list[int]:
   return sorted(values, key=lambda step: (values[step], step))
 
 
+def stored_under(which: str) -> str:
+  """Return the start of the names of arrays that hold the weights `which` in a checkpoint.
+
+  Raises:
+    UserError: it is none of `WEIGHTS`.
+  """
+  if which in ("ema", "params"):
+    return f"{which}/"
+  kind, _, decay = which.partition("_")
+  with contextlib.suppress(ValueError):
+    if kind == "ema" and 0 <= float(decay) < 1:
+      return f"emas/{float(decay)}/"
+  raise UserError(f"weights: expected {WEIGHTS}, as in ema_0.999, got {which!r}")
+
+
 def find(directory: str | Path, which: str = "ema", step: int | str | None = None) -> Path:
   """Return the folder of a checkpoint.
 
   Args:
     directory: the checkpoints/ folder of a training run.
-    which: "ema" for the average, "params" for the last weights.
+    which: weights that will be read, one of `WEIGHTS`.
     step: of the checkpoint, or "best"; None takes the newest.
 
   Raises:
     UserError: no such checkpoint there.
   """
-  if which not in ("ema", "params"):
-    raise UserError(f'weights: expected "ema" or "params", got {which!r}')
+  stored_under(which)
   newest = latest_step(directory)
   if step == BEST:
     if not (ranked := rank(scores(directory))):

@@ -18,6 +18,7 @@ from flax import nnx
 from nova_jax import autoencoders
 from nova_jax.checkpoints import key_table, published_configs, store
 from nova_jax.checkpoints.arrays import LazyArray, summarize_names
+from nova_jax.checkpoints.choice import stored_under
 from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.checkpoints.weight_files import CONFIG, open_weights, read_config
 from nova_jax.models.nova import NOVA
@@ -202,21 +203,22 @@ def open_trained(workdir: Path, card: ModelCard, which: str, step: int | str | N
   Args:
     workdir: workdir of the run.
     card: model card of the run.
-    which: set of weights, "ema" or "params".
+    which: set of weights, one of `choice.WEIGHTS`.
     step: step of the checkpoint, or "best"; None takes the newest.
 
   Raises:
-    UserError: there is no such checkpoint.
+    UserError: there is no such checkpoint, or it has no such weights.
   """
   cfg = card.transformer
   names = key_table.transformer_names(cfg)
   graph, shapes = nnx.split(nnx.eval_shape(lambda: NOVA(cfg, rngs=nnx.Rngs(0))))
   folder = store.find(workdir / "checkpoints", which, step)
-  ours = {}
-  for name, stored in store.open_arrays(folder).items():
-    item, _, path = name.partition("/")
-    if item in (which, "buffers"):
-      ours[path] = stored
+  stored, prefix = store.open_arrays(folder), stored_under(which)
+  ours = {name.removeprefix(start): array for name, array in stored.items()
+          for start in (prefix, "buffers/") if name.startswith(start)}
+  if not any(name.startswith(prefix) for name in stored):
+    known = sorted({name.split("/")[1] for name in stored if name.startswith("emas/")})
+    raise UserError(f"weights: {folder} has no {which}; known: ema, params" + "".join(f", ema_{x}" for x in known))
   return Part(TRANSFORMER, folder, {}, key_table.to_published(ours, shapes, names), ours, graph, shapes, names, None)
 
 

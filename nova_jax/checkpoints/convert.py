@@ -70,7 +70,7 @@ def convert(
     parts: names of the parts to convert; None for all.
     dtype: dtype to write weights in, "float32", "float16" or "bfloat16"; None keeps the stored one.
     base: model folder of any form that provides what `source` lacks.
-    weights: set of weights of a training run, "ema" or "params".
+    weights: set of weights of a training run, one of `choice.WEIGHTS`.
     step: step of the checkpoint of a training run, or "best"; None takes the newest.
     progress: function that is called for every weight.
 

@@ -22,7 +22,8 @@ def load_model(
 
   Args:
     path: the folder, or the id of a model on the Hugging Face hub, ORG/NAME or ORG/NAME@REVISION.
-    weights: weights of a training run, "ema" for the averaged ones or "params" for the last ones.
+    weights: weights of a training run: "ema" for the averaged ones, "params" for the last ones, "ema_0.999" for a
+      further average with that decay.
     step: step of the checkpoint of a training run, or "best"; None takes the newest.
     dtype: precision of activations, "float32" or "bfloat16"; parameters are float32.
     remat: activations that a backward pass recomputes; see `nova_jax.config.REMAT`.

@@ -109,7 +109,7 @@ def open_folder(path: str | Path, weights: str = "ema", step: int | str | None =
 
   Args:
     path: path of the folder, or the id of a model on the Hugging Face hub, ORG/NAME or ORG/NAME@REVISION.
-    weights: set of weights of a training run, "ema" or "params".
+    weights: set of weights of a training run, one of `choice.WEIGHTS`.
     step: step of the checkpoint of a training run, or "best"; None takes the newest.
 
   Raises:

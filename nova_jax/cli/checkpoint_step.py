@@ -1,4 +1,4 @@
-"""The flag that picks a checkpoint of a training run."""
+"""The flags that pick a checkpoint of a training run, and weights in it."""
 
 from absl import flags
 
@@ -12,6 +12,14 @@ def define_step(values: flags.FlagValues) -> None:
       "step", None,
       f"Step of the checkpoint to use of a training run, or {BEST} for the one with the best evaluation. Default: the "
       "newest checkpoint.", flag_values=values)
+
+
+def define_weights(values: flags.FlagValues) -> None:
+  """Define --weights."""
+  flags.DEFINE_string(
+      "weights", "ema",
+      "Weights to use of a training run: the averaged ones (ema), the last ones (params), or a further average by its "
+      "decay, as in ema_0.999 (train.ema_decays).", flag_values=values)
 
 
 def step(args: flags.FlagValues) -> int | str | None:

@@ -14,7 +14,7 @@ from absl import flags
 from nova_jax.checkpoints.components import PARTS
 from nova_jax.checkpoints.convert import CODES, convert
 from nova_jax.checkpoints.published_files import INDEX
-from nova_jax.cli.checkpoint_step import define_step, step
+from nova_jax.cli.checkpoint_step import define_step, define_weights, step
 from nova_jax.cli.entry import Command
 from nova_jax.storage import as_path
 from nova_jax.utils.notes import tell
@@ -39,9 +39,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
       "base", None, "Model that supplies the parts that --source lacks: a folder, or an id on the Hugging Face hub.",
       flag_values=values)
-  flags.DEFINE_enum(
-      "weights", "ema", ["ema", "params"],
-      "Weights to use of a training run: the averaged ones (ema) or the last ones (params).", flag_values=values)
+  define_weights(values)
   define_step(values)
 
 

@@ -14,6 +14,7 @@ import os
 from absl import flags
 
 from nova_jax.checkpoints.hub import pinned
+from nova_jax.cli.checkpoint_step import define_step, define_weights, step
 from nova_jax.cli.entry import Command
 from nova_jax.pipeline.loading import load_pipeline
 from nova_jax.tools.demo.studio import Bounds, Studio
@@ -53,9 +54,8 @@ def define_flags(values: flags.FlagValues) -> None:
       "max_gigabytes", 10.0,
       "Gigabytes that clips and uploads in --output may take together; beyond it, the oldest ones are removed.",
       lower_bound=0.1, flag_values=values)
-  flags.DEFINE_enum(
-      "weights", "ema", ["ema", "params"],
-      "Weights to use of a training run: the averaged ones (ema) or the last ones (params).", flag_values=values)
+  define_weights(values)
+  define_step(values)
   flags.DEFINE_enum(
       "dtype", "float32", ["float32", "bfloat16"], "Precision of the activations; bfloat16 is faster on accelerators.",
       flag_values=values)
@@ -76,10 +76,10 @@ def main(args: flags.FlagValues) -> None:
   output = check_folder_writable("output", args.output)
   compilation_cache.use(args.compilation_cache, on_cpu=True)
   checkpoint = pinned(args.checkpoint)
-  pipe = load_pipeline(checkpoint, weights=args.weights, dtype=args.dtype)
+  pipe = load_pipeline(checkpoint, weights=args.weights, step=step(args), dtype=args.dtype)
   bounds = Bounds(
       args.max_frames, args.max_seconds, args.max_waiting, args.max_each, round(args.max_gigabytes * 1e9))
-  serve(Studio(pipe, checkpoint, args.weights, output, bounds), args.host, args.port, users=users)
+  serve(Studio(pipe, checkpoint, args.weights, output, bounds, step=args.step), args.host, args.port, users=users)
 
 
 COMMAND = Command(main, define_flags, required=("checkpoint",))

@@ -13,6 +13,7 @@ import sys
 from absl import flags
 
 from nova_jax.cli import sampling_flags
+from nova_jax.cli.checkpoint_step import define_step, step
 from nova_jax.cli.entry import Command
 from nova_jax.evals import digits as digits_lib
 from nova_jax.evals.benchmarks import run
@@ -63,6 +64,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_integer(
       "seed", 0, "Seed of all random numbers; the same seed gives the same samples.", flag_values=values)
   sampling_flags.define_model_flags(values)
+  define_step(values)
   sampling_flags.define_settings(SAMPLED, values)
 
 
@@ -76,12 +78,12 @@ def main(args: flags.FlagValues) -> None:
   if args.benchmark == "digits":
     _digits(args)
   else:
-    run.sample(args, sampling_flags.given_settings(args, SAMPLED))
+    run.sample(args, sampling_flags.given_settings(args, SAMPLED), step(args))
 
 
 def _digits(args) -> None:
   output = check_folder_writable("output", args.output)
-  pipe = load_pipeline(args.checkpoint, weights=args.weights, dtype=args.dtype)
+  pipe = load_pipeline(args.checkpoint, weights=args.weights, step=step(args), dtype=args.dtype)
   say_first_compiles()
   with Progress("clip", args.num_prompts) as progress:
     result = score_digits(

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from nova_jax.cli.checkpoint_step import define_step
+from nova_jax.cli.checkpoint_step import define_step, define_weights
 from nova_jax.cli.renamed import define_renamed
 from nova_jax.config import MeshConfig
 from nova_jax.pipeline.file_settings import KINDS, read_box
@@ -50,9 +50,7 @@ def define_settings(names: Iterable[str], values: flags.FlagValues) -> None:
 
 def define_model_flags(values: flags.FlagValues) -> None:
   """Define the flags that say how a model is loaded."""
-  flags.DEFINE_enum(
-      "weights", "ema", ["ema", "params"],
-      "Weights to use of a training run: the averaged ones (ema) or the last ones (params).", flag_values=values)
+  define_weights(values)
   flags.DEFINE_enum(
       "dtype", "float32", ["float32", "bfloat16"], "Precision of the activations; bfloat16 is faster on accelerators.",
       flag_values=values)

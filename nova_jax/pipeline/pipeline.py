@@ -88,7 +88,8 @@ class Pipeline:
     Args:
       path: folder of the model, or its id on the Hugging Face hub, ORG/NAME or ORG/NAME@REVISION; what is needed of it
         is downloaded, unless it is in the hub's cache.
-      weights: weights of a training run, "ema" for averaged ones, "params" for the last ones.
+      weights: weights of a training run: "ema" for the averaged ones, "params" for the last ones, "ema_0.999" for a
+        further average with that decay.
       step: checkpoint of a training run, or "best"; None takes the newest.
       parts: parts to load beside the transformer. Without the text encoder, give embeddings; without the autoencoder,
         take latents.

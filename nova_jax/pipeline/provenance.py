@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from nova_jax import media
+from nova_jax.checkpoints.choice import WEIGHTS
 from nova_jax.config import LARGEST
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.file_settings import check_settings, to_stored
@@ -46,7 +47,7 @@ class Provenance:
 
   Attributes:
     checkpoint: folder of the model.
-    weights: "ema" or "params" of a training run, and a digest of them.
+    weights: weights of a training run, one of `choice.WEIGHTS`, and a digest of them.
     dtype: precision of activations.
     settings: settings of `Request`, the model's own included (`batch_sampling.complete`).
     files: digests of the files that settings name.
@@ -142,7 +143,7 @@ def _is_batch(value: Any) -> bool:
 # What each field of a provenance must be, in words and as a test.
 _FIELDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "checkpoint": ("the path of a folder", _is_text(r"[^\0]+")),
-    "weights": ('"ema" or "params" and a digest', _is_text(r"(ema|params) (sha256:)?[0-9a-f]{16,64}")),
+    "weights": (f"{WEIGHTS} and a digest", _is_text(r"(ema|params|ema_[0-9.e-]+) (sha256:)?[0-9a-f]{16,64}")),
     "dtype": ("float32 or bfloat16", _is_text("float32|bfloat16")),
     "settings": ("settings by name", lambda value: isinstance(value, dict)),
     "files": ("digests by setting", lambda value: isinstance(value, dict) and all(

@@ -36,6 +36,10 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder, caches: 
     raise UserError(
         "optimizer.weight_decay: a step takes learning_rate x weight_decay of a weight, which must be less than all of "
         f"it, got {optimizer.learning_rate} x {optimizer.weight_decay}")
+  decays = (train.ema_decay, *train.ema_decays)
+  if len(set(decays)) < len(decays):
+    raise UserError(f"train.ema_decays: expected each decay once, beside train.ema_decay={train.ema_decay}, got "
+                    f"{train.ema_decays}")
   padded_sizes(model.num_image_tokens, train.mask_ratio, train.visible_sizes)
   make_schedule(optimizer, train.steps)
   if data.name not in DATASETS:
@@ -63,7 +67,8 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder, caches: 
 def _check_held_out(experiment: Experiment) -> None:
   cfg, stages = experiment.eval, experiment.train.stages
   losses = ("loss", "loss_t2i", "loss_i2i") if stages and stages[-1].num_frames > 1 else ("loss",)
-  metrics = [f"{EVALUATED}{which}{name}" for which in ("", "ema_") for name in losses]
+  averages = [f"ema_{decay}_" for decay in experiment.train.ema_decays]
+  metrics = [f"{EVALUATED}{which}{name}" for which in ("", "ema_", *averages) for name in losses]
   if cfg.every and cfg.best_metric not in metrics:
     raise UserError(
         f"eval.best_metric: {cfg.best_metric!r} is not a metric of the last stage"

@@ -27,8 +27,8 @@ from nova_jax.train.trainer import Trainer
 class HeldOutLoss(Callback):
   """Computes the losses of held-out records, with the last weights and with the averaged ones.
 
-  Metrics are named "eval/NAME" and "eval/ema_NAME", where NAME is one of the training's: for clips "loss", "loss_t2i"
-  (of first frames) and "loss_i2i" (of later ones).
+  Metrics are named "eval/NAME", "eval/ema_NAME", and "eval/ema_0.999_NAME" of a further average with that decay, where
+  NAME is one of the training's: for clips "loss", "loss_t2i" (of first frames) and "loss_i2i" (of later ones).
   """
 
   def __init__(self, cfg: EvalConfig):
@@ -54,6 +54,7 @@ class HeldOutLoss(Callback):
     loader = Loader(self._feeds[stage], batch_size=size, rows=rows, max_damaged=experiment.data.max_damaged)
     loader.set_state(0, self._damaged)
     weights = {"": trainer.state.params, "ema_": trainer.state.ema}
+    weights |= {f"ema_{decay}_": average for decay, average in trainer.state.emas.items()}
     found = []
     with contextlib.closing(loader):
       for number in range(self._cfg.batches):

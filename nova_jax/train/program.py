@@ -66,7 +66,8 @@ class TrainProgram:
     self.stages = plan_stages(cfg.train)
     self._task, self._cfg = task, cfg
     # The optimizer's state has the same structure in all stages.
-    self._graphdef, self.abstract = abstract_state(task.init, self._optimizer(self.stages[0]), mesh)
+    self._graphdef, self.abstract = abstract_state(
+        task.init, self._optimizer(self.stages[0]), mesh, cfg.train.ema_decays)
     self.steps: dict[tuple[Stage, tuple[int, ...]], TrainStep] = {}
     self.eval_steps: dict[tuple[int, ...], EvalStep] = {}
 

@@ -7,7 +7,7 @@ restored one are placed alike, so the step function compiles once.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,19 +23,28 @@ from nova_jax.parallel.sharding import replicated, state_shardings
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """Everything a step reads and replaces. The average is float32 and shaped like the parameters."""
+  """Everything a step reads and replaces. The averages are float32 and shaped like the parameters."""
 
   step: Any  # int32: steps done, over all stages.
   params: Any
   buffers: Any  # Arrays that no optimizer touches.
   ema: Any
   opt_state: Any
+  emas: Any = dataclasses.field(default_factory=dict)  # Further averages, by decay: {"0.999": …}.
 
 
 def abstract_state(
-    make_model: Callable[[nnx.Rngs], nnx.Module], tx: optax.GradientTransformation, mesh: Mesh
+    make_model: Callable[[nnx.Rngs], nnx.Module], tx: optax.GradientTransformation, mesh: Mesh,
+    ema_decays: Sequence[float] = (),
 ) -> tuple[nnx.GraphDef, TrainState]:
-  """Return the graph definition, and a state of `ShapeDtypeStruct` with shardings."""
+  """Return the graph definition, and a state of `ShapeDtypeStruct` with shardings.
+
+  Args:
+    make_model: function that creates the model.
+    tx: optimizer.
+    mesh: devices of the run.
+    ema_decays: decays of further averages.
+  """
   graphdef, params, buffers = nnx.split(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))), nnx.Param, ...)
 
   def place(variables):
@@ -51,12 +60,14 @@ def abstract_state(
     tails = (path[start:] for start in range(len(path)))
     return _struct(leaf, next((by_path[tail] for tail in tails if tail in by_path), replicated(mesh)))
 
+  average = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float32, sharding=p.sharding), params)
   return graphdef, TrainState(
       step=jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh)),
       params=params,
       buffers=buffers,
-      ema=jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, jnp.float32, sharding=p.sharding), params),
-      opt_state=jax.tree_util.tree_map_with_path(place_like_parameter, jax.eval_shape(tx.init, params)))
+      ema=average,
+      opt_state=jax.tree_util.tree_map_with_path(place_like_parameter, jax.eval_shape(tx.init, params)),
+      emas={str(decay): average for decay in ema_decays})
 
 
 def init_state(
@@ -70,13 +81,14 @@ def init_state(
     _, params, buffers = nnx.split(make_model(nnx.Rngs(key)), nnx.Param, ...)
     params = nnx.to_pure_dict(params)
     ema = jax.tree.map(lambda p: p.astype(jnp.float32), params)
-    return TrainState(jnp.int32(0), params, nnx.to_pure_dict(buffers), ema, tx.init(params))
+    emas = dict.fromkeys(abstract.emas, ema)
+    return TrainState(jnp.int32(0), params, nnx.to_pure_dict(buffers), ema, tx.init(params), emas)
 
   return jax.jit(init, out_shardings=shardings_of(abstract))()
 
 
 def adopt(state: TrainState, weights: nnx.State) -> TrainState:
-  """Return the state with the weights of another model of the same shapes, where its average starts too."""
+  """Return the state with the weights of another model of the same shapes, where its averages start too."""
   params, buffers = map(nnx.to_pure_dict, nnx.split_state(weights, nnx.Param, ...))
 
   def place(new, old):
@@ -86,10 +98,11 @@ def adopt(state: TrainState, weights: nnx.State) -> TrainState:
     whole = np.asarray(new).astype(old.dtype)
     return jax.make_array_from_callback(old.shape, old.sharding, lambda index: whole[index])
 
-  # The average needs arrays of its own: a step gives its old ones away.
+  # Averages need arrays of their own: a step gives its old ones away.
+  average = lambda old: jax.tree.map(jnp.copy, place(params, old))
   return dataclasses.replace(
-      state, params=place(params, state.params), ema=jax.tree.map(jnp.copy, place(params, state.ema)),
-      buffers=place(buffers, state.buffers))
+      state, params=place(params, state.params), ema=average(state.ema), buffers=place(buffers, state.buffers),
+      emas={decay: average(old) for decay, old in state.emas.items()})
 
 
 def start_stage(state: TrainState, tx: optax.GradientTransformation, abstract: TrainState) -> TrainState:

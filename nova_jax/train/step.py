@@ -1,6 +1,6 @@
 """One training step, compiled once: loss, gradients, update, average.
 
-  grads = ∇ loss(params; batch, keys);  params ← optimizer(params, grads);  ema ← d·ema + (1 − d)·params
+  grads = ∇ loss(params; batch, keys);  params ← optimizer(params, grads);  ema ← d·ema + (1 − d)·params for each d
 
 Randomness: the step's key is fold_in(key(seed), step), a sample's is fold_in(step key, index), where index is the
 sample's place in the stream of records. Invariant: neither the number of hosts, nor devices, nor micro-batches, nor a
@@ -96,12 +96,17 @@ def make_train_step(
 
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = jax.tree.map(lambda e, p: ema_decay * e + (1 - ema_decay) * p.astype(jnp.float32), state.ema, params)
+
+    def average(decay, old):
+      return jax.tree.map(lambda e, p: decay * e + (1 - decay) * p.astype(jnp.float32), old, params)
+
+    ema = average(ema_decay, state.ema)
+    emas = {decay: average(float(decay), old) for decay, old in state.emas.items()}
     metrics = parts | {
         "grad_norm": optax.tree.norm(grads),  # Before clipping.
         "learning_rate": learning_rate(state.step - first_step),
     }
-    return TrainState(state.step + 1, params, state.buffers, ema, opt_state), metrics
+    return TrainState(state.step + 1, params, state.buffers, ema, opt_state, emas), metrics
 
   out_shardings = (shardings, replicated(mesh))
   return jax.jit(train_step, static_argnums=3, donate_argnums=0, out_shardings=out_shardings)

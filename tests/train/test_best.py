@@ -1,17 +1,25 @@
 """The best checkpoint: kept, found, and what stops a run that has no better one."""
 
 import dataclasses
+import sys
+import types
 
+import commands
 import pytest
 from absl import flags
+from pipeline.test_pipeline import CARD
 from train import toy_run
 
+from nova_jax.checkpoints.model_card import write_card
 from nova_jax.checkpoints.store import find, finished_steps
 from nova_jax.cli.checkpoint_step import define_step, step
 from nova_jax.config import EvalConfig, StageConfig
+from nova_jax.evals.benchmarks import sampling
+from nova_jax.evals.benchmarks.sampling import Settings
 from nova_jax.train.callbacks import Callback
 from nova_jax.train.check import check
 from nova_jax.train.evaluation import EarlyStopping
+from nova_jax.utils.errors import UserError
 
 STAGES = (StageConfig("video", 1.0, 4, 4),)
 VALUES = {2: 1.0, 4: 0.5, 6: 0.7, 8: 0.5, 10: 0.6, 12: 0.4, 14: 0.8, 16: float("nan"), 18: 0.9, 20: 0.9}
@@ -73,6 +81,33 @@ def test_a_metric_that_is_not_computed_is_refused():
   experiment = dataclasses.replace(toy_run.make_experiment(), eval=EvalConfig(every=1, best_metric="eval/ema_los"))
   with pytest.raises(ValueError, match="eval.best_metric: 'eval/ema_los' is not .*did you mean 'eval/ema_loss'"):
     check(experiment, toy_run.one_device(), None)
+
+
+def test_samples_for_a_scorer_are_those_of_the_best_checkpoint(tmp_path):
+  """The first shard finds it; the others go on with its step, even if there is a better one by then."""
+  train(tmp_path)
+  write_card(tmp_path, CARD)
+  assert sampling._pin(Settings(str(tmp_path), step="best"), None).step == 12
+  assert sampling._pin(Settings(str(tmp_path)), None).step == 20
+  assert sampling._pin(Settings(str(tmp_path), step="best"), {"settings": {"step": 4}}).step == 4
+
+
+@pytest.mark.parametrize("name, args", [
+    ("evaluate", ("--output=out",)), ("sample", ("--output=out", "--prompt=one")), ("demo", ("--output=out",))])
+def test_commands_load_the_checkpoint_that_is_named(name, args, tmp_path, monkeypatch):
+  monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+  monkeypatch.setitem(sys.modules, "nova_jax.tools.demo.page", types.SimpleNamespace(serve=None))
+  asked = {}
+
+  def load(checkpoint, **options):
+    asked.update(options)
+    raise UserError("seen")
+
+  monkeypatch.setattr(f"nova_jax.cli.{name}.load_pipeline", load)
+  args = [arg.replace("=out", f"={tmp_path / 'out'}") for arg in args]
+  done = commands.run(name, f"--checkpoint={tmp_path}", "--step=best", "--weights=ema_0.999", *args)
+  assert done.returncode == 2 and "seen" in done.stderr, done
+  assert asked["step"] == "best" and asked["weights"] == "ema_0.999"
 
 
 @pytest.mark.parametrize("given, expected", [([], None), (["--step=12"], 12), (["--step=best"], "best")])

@@ -18,12 +18,13 @@ from nova_jax.utils.notes import tell
 from nova_jax.utils.terminal import say
 
 
-def sample(args: Any, sampling: Mapping[str, Any]) -> None:
+def sample(args: Any, sampling: Mapping[str, Any], step: int | str | None = None) -> None:
   """Make one shard of a benchmark's samples.
 
   Args:
     args: has `benchmark`, `prompts`, `rewritten`, `output`, `shard` and the other fields of `Settings`.
     sampling: settings of `Request` that are given, some of `SAMPLED`.
+    step: step of the checkpoint of a training run, or "best"; None takes the newest.
   """
   if not args.prompts:
     raise UserError(f"--prompts: give the prompt file that the authors of {args.benchmark} publish")
@@ -34,7 +35,7 @@ def sample(args: Any, sampling: Mapping[str, Any]) -> None:
   for note in layout.notes:
     tell(note)
   given: dict[str, Any] = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(Settings)}
-  given = {name: value for name, value in given.items() if value is not None}
+  given = {name: value for name, value in (given | {"step": step}).items() if value is not None}
   settings = Settings(**given, sampling=sampling)
   output = check_folder_writable("output", args.output)
   if generate(layout, settings, output, (int(shard[1]), int(shard[2])), _load):

@@ -31,7 +31,7 @@ from nova_jax import media
 from nova_jax.checkpoints.components import TEXT_ENCODER, VAE
 from nova_jax.checkpoints.hub import local_folder, pinned
 from nova_jax.checkpoints.model_folder import is_trained, open_folder
-from nova_jax.checkpoints.store import latest_step
+from nova_jax.checkpoints.store import BEST, find
 from nova_jax.config import MeshConfig
 from nova_jax.evals.benchmarks.layout import Item, Layout, check_names, seed_for_sample
 from nova_jax.parallel.sharding import make_mesh, state_shardings
@@ -57,8 +57,8 @@ class Settings:
   """What the bytes of the samples depend on, beside the prompts; None takes the model's own default."""
 
   checkpoint: str
-  weights: str = "ema"  # Of a training run: "ema" or "params".
-  step: int | None = None  # Of the checkpoint of a training run.
+  weights: str = "ema"  # Of a training run, one of `choice.WEIGHTS`.
+  step: int | str | None = None  # Of the checkpoint of a training run, or "best".
   dtype: str = "float32"  # Of activations.
   batch_size: int = 8
   seed: int = 0
@@ -187,10 +187,12 @@ def _stored(output: Path, manifest: Mapping[str, Any] | None = None) -> dict[str
 def _pin(settings: Settings, stored: Mapping[str, Any] | None) -> Settings:
   """Name the checkpoint of a training run by its step: that of the run so far, since training may have gone on."""
   folder = local_folder(settings.checkpoint)
-  if settings.step is not None or not is_trained(folder):
+  if settings.step not in (None, BEST) or not is_trained(folder):
     return settings
   step = stored["settings"]["step"] if stored else None
-  return dataclasses.replace(settings, step=latest_step(folder / "checkpoints") if step is None else step)
+  if step is None:
+    step = int(find(folder / "checkpoints", settings.weights, settings.step).name)
+  return dataclasses.replace(settings, step=step)
 
 
 def _place(output: Path, text: str) -> Path:

@@ -97,7 +97,8 @@ def train_job(experiment: Experiment, mesh: Mesh, stage: Stage) -> Job:
       samples=cfg.batch_size, flops=train_flops(model, *amount, visible, train.loss_repeat),
       executed=executed_flops(model, *amount, padded_size, train.loss_repeat),
       inputs={
-          "parameters": device_bytes((abstract.params, abstract.buffers)), "average": device_bytes(abstract.ema),
+          "parameters": device_bytes((abstract.params, abstract.buffers)),
+          "average": device_bytes((abstract.ema, abstract.emas)),
           "optimizer": device_bytes(abstract.opt_state), "batch": device_bytes(batch)},
       state=abstract, stacks=_stacks(abstract.params))
 

@@ -75,9 +75,10 @@ class Studio:
   Attributes:
     pipe: the model.
     checkpoint: its folder.
-    weights: "ema" or "params" of a training run.
+    weights: weights of a training run, one of `choice.WEIGHTS`.
     output: the folder of clips; pictures that were given are kept in `inputs/`, so that clips can be made again.
     bounds: of what may be asked for, so that nobody waits too long for others.
+    step: checkpoint of a training run, by its step or "best"; None for the newest.
     turn: held by the generation that is running.
     reading: held while a picture is read: a large one takes gigabytes.
     closed: set when there are to be no more.
@@ -88,6 +89,7 @@ class Studio:
   weights: str
   output: Path
   bounds: Bounds = Bounds()
+  step: str | None = None
   turn: threading.Lock = dataclasses.field(default_factory=threading.Lock)
   reading: threading.Lock = dataclasses.field(default_factory=threading.Lock)
   closed: threading.Event = dataclasses.field(default_factory=threading.Event)
@@ -151,6 +153,7 @@ class Studio:
     """Return the command line that makes the same file."""
     flags = {"checkpoint": self.checkpoint, "output": "out", "formats": ",".join(FORMATS)}
     flags |= {} if self.weights == "ema" else {"weights": self.weights}
+    flags |= {} if self.step is None else {"step": self.step}
     flags |= {} if self.pipe.cfg.dtype == "float32" else {"dtype": self.pipe.cfg.dtype}
     return shlex.join(["python", "-m", "launch.sample", *(f"--{k}={v}" for k, v in (flags | dict(settings)).items())])
 
