@@ -9,8 +9,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "nova_jax"
 # Each room of core imports rooms before it alone.
 CORE = (
-    "storage", "utils", "config", "parallel", "models", "media", "autoencoders", "text", "diffusion", "sampling",
-    "checkpoints", "pipeline", "data", "evals", "train")
+    "storage", "utils", "config", "pretrained", "parallel", "models", "media", "autoencoders", "text", "diffusion",
+    "sampling", "checkpoints", "pipeline", "data", "evals", "train")
 ABOVE = {
     "tools": (*CORE, "tools", "configs"), "configs": (*CORE, "tools", "configs"),
     "cli": (*CORE, "tools", "configs", "cli")}

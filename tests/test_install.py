@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from nova_jax import configs
+from nova_jax import configs, pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -61,14 +61,16 @@ def test_shipped_configs_are_found_by_name(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_wheel_holds_the_package_and_its_configs_alone(tmp_path):
+def test_a_wheel_holds_the_package_its_configs_and_its_model_alone(tmp_path):
   pytest.importorskip("hatchling", reason="needs the extra dev")
   subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path], cwd=ROOT, check=True)
   (path,) = tmp_path.glob("*.whl")
   names = zipfile.ZipFile(path).namelist()
   assert {name.partition("/")[0].removesuffix(".dist-info").partition("-")[0] for name in names} == {"nova_jax"}
   shipped = {str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.py")}
-  wanted = {"__init__.pyi", "py.typed", "cli/main.py", *shipped}
+  model = {str(file.relative_to(ROOT / "nova_jax")) for file in pretrained.FOLDER.rglob("*") if file.suffix != ".pyc"
+           and file.is_file()}
+  wanted = {"__init__.pyi", "py.typed", "cli/main.py", *shipped, *model}
   assert {f"nova_jax/{name}" for name in wanted} <= set(names)
 
 

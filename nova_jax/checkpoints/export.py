@@ -1,7 +1,8 @@
 """`nova_jax.json`, which holds what the published form of a model can't express, beside `model_index.json`.
 
-It names parts that are built into nova_jax, the length of clips, and the defaults of generation. The published code
-ignores the file. A folder whose published files are complete has none.
+It names parts that are built into nova_jax, the length of clips, the defaults of generation, and the words that a
+built-in text encoder has seen. The published code ignores the file. A folder whose published files are complete has
+none.
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ class Export:
   autoencoder: str | None
   num_frames: int
   sample: SampleConfig
+  words: tuple[str, ...] = ()
 
   def __post_init__(self):
     for name, built_in in (("text_encoder", text.BUILT_IN), ("autoencoder", autoencoders.BUILT_IN)):
@@ -46,10 +48,13 @@ def write_export(folder: Path, card: ModelCard, published: ModelCard) -> None:
   """
   export = Export(
       card.text_encoder if card.text_encoder in text.BUILT_IN else None,
-      card.autoencoder if card.autoencoder in autoencoders.BUILT_IN else None, card.num_frames, card.sample)
+      card.autoencoder if card.autoencoder in autoencoders.BUILT_IN else None, card.num_frames, card.sample, card.words)
   if export != Export(None, None, published.num_frames, published.sample):
     path = folder / NAME
-    path.write_text(json.dumps(FORMAT | to_dict(export), indent=2) + "\n", encoding="utf-8")
+    fields = to_dict(export)
+    if not export.words:
+      del fields["words"]  # Earlier versions don't know it.
+    path.write_text(json.dumps(FORMAT | fields, indent=2) + "\n", encoding="utf-8")
 
 
 def has_export(folder: Path) -> bool:
@@ -75,5 +80,5 @@ def with_export(folder: Path, card: ModelCard) -> ModelCard:
     raise UserError(f"{folder / NAME}: {error}") from None
   parts = {"text_encoder": export.text_encoder, "autoencoder": export.autoencoder}
   return dataclasses.replace(
-      card, num_frames=export.num_frames, sample=export.sample,
+      card, num_frames=export.num_frames, sample=export.sample, words=export.words,
       **{name: part for name, part in parts.items() if part is not None})

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 from flax import nnx
 
+from nova_jax import pretrained
 from nova_jax.checkpoints.components import TRANSFORMER
 from nova_jax.checkpoints.hub import local_folder
 from nova_jax.checkpoints.model_folder import Folder, check_complete, open_folder
@@ -15,13 +16,14 @@ from nova_jax.parallel.sharding import make_mesh, state_shardings
 
 
 def load_model(
-    path: str | Path, weights: str = "ema", step: int | str | None = None, *, dtype: str = "float32",
-    remat: str = "none", mesh: MeshConfig | None = None,
+    path: str | Path = pretrained.DEFAULT, weights: str = "ema", step: int | str | None = None, *,
+    dtype: str = "float32", remat: str = "none", mesh: MeshConfig | None = None,
 ) -> NOVA:
   """Load the transformer of a model folder: a published one, a converted one, or the workdir of a training run.
 
   Args:
-    path: the folder, or the id of a model on the Hugging Face hub, ORG/NAME or ORG/NAME@REVISION.
+    path: the folder, name of a model that comes with the package (`digits`, the default), or id of a model on the
+      Hugging Face hub, ORG/NAME or ORG/NAME@REVISION.
     weights: weights of a training run: "ema" for the averaged ones, "params" for the last ones, "ema_0.999" for a
       further average with that decay.
     step: step of the checkpoint of a training run, or "best"; None takes the newest.

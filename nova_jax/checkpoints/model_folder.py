@@ -108,7 +108,8 @@ def open_folder(path: str | Path, weights: str = "ema", step: int | str | None =
   """Open a model folder of any form.
 
   Args:
-    path: path of the folder, or the id of a model on the Hugging Face hub, ORG/NAME or ORG/NAME@REVISION.
+    path: path of the folder, name of a model that comes with the package, or id of a model on the Hugging Face hub,
+      ORG/NAME or ORG/NAME@REVISION.
     weights: set of weights of a training run, one of `choice.WEIGHTS`.
     step: step of the checkpoint of a training run, or "best"; None takes the newest.
 

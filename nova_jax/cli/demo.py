@@ -14,6 +14,7 @@ import os
 from absl import flags
 
 from nova_jax.checkpoints.hub import pinned
+from nova_jax.cli.checkpoint_flag import checkpoint, define_checkpoint
 from nova_jax.cli.checkpoint_step import define_step, define_weights, step
 from nova_jax.cli.entry import Command
 from nova_jax.pipeline.loading import load_pipeline
@@ -26,10 +27,7 @@ from nova_jax.utils.files import check_folder_writable
 
 def define_flags(values: flags.FlagValues) -> None:
   """Define the flags of this command."""
-  flags.DEFINE_string(
-      "checkpoint", None,
-      "Model: a folder (published, converted, or the workdir of a training run), or an id on the Hugging Face hub.",
-      flag_values=values)
+  define_checkpoint(values)
   flags.DEFINE_string("output", "runs/demo", "Folder that clips are written to.", flag_values=values)
   flags.DEFINE_string(
       "host", "127.0.0.1", "Address of this machine to serve at; 0.0.0.0 means all of its addresses.",
@@ -75,11 +73,11 @@ def main(args: flags.FlagValues) -> None:
   users = read_users(args.password_file) if args.password_file else ()
   output = check_folder_writable("output", args.output)
   compilation_cache.use(args.compilation_cache, on_cpu=True)
-  checkpoint = pinned(args.checkpoint)
-  pipe = load_pipeline(checkpoint, weights=args.weights, step=step(args), dtype=args.dtype)
+  model = pinned(checkpoint(args))
+  pipe = load_pipeline(model, weights=args.weights, step=step(args), dtype=args.dtype)
   bounds = Bounds(
       args.max_frames, args.max_seconds, args.max_waiting, args.max_each, round(args.max_gigabytes * 1e9))
-  serve(Studio(pipe, checkpoint, args.weights, output, bounds, step=args.step), args.host, args.port, users=users)
+  serve(Studio(pipe, model, args.weights, output, bounds, step=args.step), args.host, args.port, users=users)
 
 
-COMMAND = Command(main, define_flags, required=("checkpoint",))
+COMMAND = Command(main, define_flags)

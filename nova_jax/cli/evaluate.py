@@ -13,6 +13,7 @@ import sys
 from absl import flags
 
 from nova_jax.cli import sampling_flags
+from nova_jax.cli.checkpoint_flag import checkpoint, define_checkpoint
 from nova_jax.cli.checkpoint_step import define_step, step
 from nova_jax.cli.entry import Command
 from nova_jax.evals import digits as digits_lib
@@ -32,10 +33,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_enum(
       "benchmark", "digits", ["digits", *NAMES], "Benchmark to sample for; digits also scores the clips.",
       flag_values=values)
-  flags.DEFINE_string(
-      "checkpoint", None,
-      "Model: a folder (published, converted, or the workdir of a training run), or an id on the Hugging Face hub.",
-      flag_values=values)
+  define_checkpoint(values)
   flags.DEFINE_string("output", None, "Folder that samples and scores are written to.", flag_values=values)
   flags.DEFINE_string(
       "prompts", None, "File or folder with the prompts of the benchmark, as its authors publish it.",
@@ -72,18 +70,19 @@ def main(args: flags.FlagValues) -> None:
   """Check, score or sample."""
   if args.check:
     sys.exit(0 if run.check_folder(as_path(args.check), args.benchmark, args.prompts) else FAILED)
-  for name in ("checkpoint", "output"):
-    if not getattr(args, name):
-      raise UserError(f"--{name} is needed (only --check does without)")
+  if not args.output:
+    raise UserError("--output is needed (only --check does without)")
   if args.benchmark == "digits":
     _digits(args)
+  elif not args.checkpoint:
+    raise UserError(f"--checkpoint: say which model to sample for {args.benchmark}, a folder")
   else:
     run.sample(args, sampling_flags.given_settings(args, SAMPLED), step(args))
 
 
 def _digits(args) -> None:
   output = check_folder_writable("output", args.output)
-  pipe = load_pipeline(args.checkpoint, weights=args.weights, step=step(args), dtype=args.dtype)
+  pipe = load_pipeline(checkpoint(args), weights=args.weights, step=step(args), dtype=args.dtype)
   say_first_compiles()
   with Progress("clip", args.num_prompts) as progress:
     result = score_digits(

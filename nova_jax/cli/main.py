@@ -65,7 +65,7 @@ Train, sample and evaluate NOVA.
 
 Example:
   nova-jax train --config digits --workdir runs/digits
-  nova-jax sample --checkpoint runs/digits --output out --prompt "the digit seven moves up"
+  nova-jax sample --prompt "the digit seven moves up"
 
 Commands:
 {lines}

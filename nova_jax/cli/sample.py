@@ -1,7 +1,7 @@
 """Generate pictures and videos from text, pictures or videos.
 
 Example:
-  python -m launch.sample --checkpoint runs/digits --output out --prompt "the digit seven moves up"
+  python -m launch.sample --prompt "the digit seven moves up"
 
 Each output says how it was made, `--reproduce FILE` makes it again, and a run that was killed continues where it was.
 docs/generation.md shows every task.
@@ -14,6 +14,7 @@ from absl import flags
 from nova_jax import media
 from nova_jax.checkpoints.hub import pinned
 from nova_jax.cli import sampling_flags
+from nova_jax.cli.checkpoint_flag import checkpoint
 from nova_jax.cli.checkpoint_step import step
 from nova_jax.cli.entry import Command
 from nova_jax.pipeline import batch_sampling
@@ -23,7 +24,6 @@ from nova_jax.pipeline.prompts import naming
 from nova_jax.pipeline.provenance import read_provenance
 from nova_jax.storage import as_path
 from nova_jax.utils import compilation_cache
-from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_folder_writable
 from nova_jax.utils.notes import tell
 from nova_jax.utils.progress import Progress
@@ -40,24 +40,22 @@ def main(args: flags.FlagValues) -> None:
     sampling_flags.check_alone(args)
     batch_sampling.check_files(again)
   clips, places = ([again.settings], [""]) if again else sampling_flags.clips(args)
-  checkpoint = args.checkpoint or (again.checkpoint if again else None)
-  if checkpoint is None:
-    raise UserError("--checkpoint: say which model, a folder or an id on the Hugging Face hub")
   formats = sampling_flags.formats(args)
   output = check_folder_writable("output", args.output)
   compilation_cache.use(args.compilation_cache, on_cpu=True)
-  checkpoint = pinned(checkpoint, download=bool(args.checkpoint))  # A file that a stranger made downloads nothing.
+  model = again.checkpoint if again and not args.checkpoint else checkpoint(args)
+  model = pinned(model, download=bool(args.checkpoint))  # A file that a stranger made downloads nothing.
   weights = again.weights.split()[0] if again else args.weights
-  texts = encode_first(checkpoint, clips, places) if args.free_text_encoder else None
+  texts = encode_first(model, clips, places) if args.free_text_encoder else None
   pipe = load_pipeline(
-      checkpoint, weights=weights, step=step(args),
+      model, weights=weights, step=step(args),
       parts=("vae",) if args.free_text_encoder else ("vae", "text_encoder"),
       dtype=again.dtype if again else args.dtype, space_tile=again.space_tile if again else args.space_tile,
       mesh=sampling_flags.mesh(args))
   pipe.text_encoder = texts or pipe.text_encoder
   batch_size = again.batch[1] if again else min(args.batch_size, len(clips))
   work = batch_sampling.prepare(
-      pipe, checkpoint, weights, clips, places, batch_size, "latent" if formats == ("latents",) else "pixels", again)
+      pipe, model, weights, clips, places, batch_size, "latent" if formats == ("latents",) else "pixels", again)
   for note in work.notes:
     tell(note)
   say_first_compiles()
@@ -76,4 +74,4 @@ def main(args: flags.FlagValues) -> None:
 
 
 COMMAND = Command(
-    main, sampling_flags.define_flags, required=("output",), aliases=sampling_flags.NAMES | {"output": "formats"})
+    main, sampling_flags.define_flags, aliases=sampling_flags.NAMES | {"output": "formats"})

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from absl import flags
 
+from nova_jax.cli.checkpoint_flag import define_checkpoint
 from nova_jax.cli.checkpoint_step import define_step, define_weights
 from nova_jax.cli.renamed import define_renamed
 from nova_jax.config import MeshConfig
@@ -59,12 +60,9 @@ def define_model_flags(values: flags.FlagValues) -> None:
 def define_flags(values: flags.FlagValues) -> None:
   """Define all flags of the command that samples."""
   options = {"flag_values": values}
-  flags.DEFINE_string(
-      "checkpoint", None,
-      "Model: a folder (published, converted, or the workdir of a training run), or an id on the Hugging Face hub.",
-      **options)
+  define_checkpoint(values)
   define_step(values)
-  flags.DEFINE_string("output", None, "Folder that clips and pictures are written to.", **options)
+  flags.DEFINE_string("output", "out", "Folder that clips and pictures are written to.", **options)
   flags.DEFINE_multi_string(
       "prompt", None, "Text that says what to show; repeat the flag for several clips.", **options)
   flags.DEFINE_multi_integer(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nova_jax import pretrained
 from nova_jax.checkpoints.hub import parse_id
 from nova_jax.pipeline.given_clips import GivenClips
 from nova_jax.pipeline.known_texts import KnownTexts, known_texts
@@ -113,8 +114,9 @@ def make_provenances(
     batch_size: int,
 ) -> list[Provenance]:
   """Return how each clip is made."""
-  place = checkpoint if parse_id(checkpoint) else str(as_path(checkpoint).absolute())
   digest, tile, provenances = digest_weights(pipe), getattr(pipe.autoencoder, "space_tile", None), {}
+  place = pretrained.name_of(checkpoint) or (
+      checkpoint if parse_id(checkpoint) else str(as_path(checkpoint).absolute()))
   for batch in batches:
     for row, i in enumerate(batch):
       settings = complete(pipe, clips[i])

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from nova_jax import pretrained
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
 from nova_jax.checkpoints.hub import local_folder
@@ -79,15 +80,16 @@ class Pipeline:
 
   @classmethod
   def load(
-      cls, path: str | Path, weights: str = "ema", step: int | str | None = None, *,
+      cls, path: str | Path = pretrained.DEFAULT, weights: str = "ema", step: int | str | None = None, *,
       parts: Sequence[str] = (VAE, TEXT_ENCODER), dtype: str = "float32", space_tile: int | None = None,
       mesh: MeshConfig | None = None,
   ) -> "Pipeline":
     """Load a model folder: a published one, a converted one, or the workdir of a training run.
 
     Args:
-      path: folder of the model, or its id on the Hugging Face hub, ORG/NAME or ORG/NAME@REVISION; what is needed of it
-        is downloaded, unless it is in the hub's cache.
+      path: folder of the model, name of one that comes with the package (`digits`, the default), or id of one on the
+        Hugging Face hub, ORG/NAME or ORG/NAME@REVISION; what is needed of it is downloaded, unless it is in the hub's
+        cache.
       weights: weights of a training run: "ema" for the averaged ones, "params" for the last ones, "ema_0.999" for a
         further average with that decay.
       step: checkpoint of a training run, or "best"; None takes the newest.

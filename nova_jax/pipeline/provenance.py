@@ -46,7 +46,7 @@ class Provenance:
   """How one clip is made.
 
   Attributes:
-    checkpoint: folder of the model.
+    checkpoint: folder of the model, or name of one that comes with the package.
     weights: weights of a training run, one of `choice.WEIGHTS`, and a digest of them.
     dtype: precision of activations.
     settings: settings of `Request`, the model's own included (`batch_sampling.complete`).

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nova_jax import autoencoders, text
+from nova_jax import autoencoders, pretrained, text
 from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
 from nova_jax.checkpoints.hub import identity, parse_id, part_folder
 from nova_jax.checkpoints.model_folder import open_folder, open_single_part
@@ -95,7 +95,8 @@ def _folders(experiment: Experiment) -> Iterator[tuple[str, str, Callable[[], st
       yield name, path, lambda path=path, kind=kind, built_in=built_in: weights_digest(
           open_single_part(part_folder(path, kind), kind, built_in))
   if experiment.init:
-    yield "init", experiment.init, lambda: weights_digest(open_folder(as_path(experiment.init)).parts[TRANSFORMER]())
+    yield "init", str(pretrained.find(experiment.init)), lambda: weights_digest(
+        open_folder(as_path(experiment.init)).parts[TRANSFORMER]())
 
 
 def _files(folder: Path) -> str:

@@ -109,7 +109,7 @@ def test_folders_are_compared(tmp_path):
 
 
 @pytest.mark.parametrize("args, message", [
-    ((), "--checkpoint is needed"),
+    ((), "--output is needed"),
     (("--benchmark=vbench", "--checkpoint={model}", "--output={file}"), "--prompts: give the prompt file")])
 def test_bad_input_of_evaluate(model, tmp_path, args, message):
   failed = commands.run("evaluate", *[arg.format(model=model, file=tmp_path / "out") for arg in args])

@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from nova_jax import pretrained
 from nova_jax.checkpoints.components import PARTS
 from nova_jax.checkpoints.hub.files import needed
 from nova_jax.checkpoints.hub.ids import HubId, identity, parse_id
@@ -36,7 +37,8 @@ def local_folder(
   """Return the local folder that a place stands for, and download what is missing there of a model on the hub.
 
   Args:
-    place: path, which is returned itself, or the id of a model on the hub, ORG/NAME or ORG/NAME@REVISION.
+    place: path, which is returned itself, name of a model that comes with the package, or id of a model on the hub,
+      ORG/NAME or ORG/NAME@REVISION.
     parts: names of the parts of the model whose weights are needed.
     download: whether what the cache lacks may be downloaded.
 
@@ -46,7 +48,7 @@ def local_folder(
   """
   named = parse_id(place)
   if named is None:
-    return as_path(place)
+    return as_path(pretrained.find(place))
   library = hub_library()
   with telling(named, named.repo):
     revision = _resolve(named, download)

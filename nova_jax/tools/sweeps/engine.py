@@ -21,6 +21,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nova_jax import pretrained
 from nova_jax.checkpoints.model_folder import is_trained
 from nova_jax.checkpoints.store import latest_step
 from nova_jax.storage import as_path
@@ -93,7 +94,8 @@ def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | 
 
 def _identity(checkpoint: str, step: int | None) -> str:
   """Return a digest that identifies a model regardless of its path."""
-  return digest_folder(checkpoint, step) if as_path(checkpoint).is_dir() else checkpoint
+  folder = as_path(pretrained.find(checkpoint))
+  return digest_folder(folder, step) if folder.is_dir() else checkpoint
 
 
 def run_tasks(

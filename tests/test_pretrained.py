@@ -1,0 +1,57 @@
+"""The model that comes with the package: found by name, taken when none is named, and able to do what it says."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from commands import run
+from flax import nnx
+from safetensors.numpy import load_file
+
+import nova_jax
+from nova_jax import pretrained
+from nova_jax.checkpoints.weight_files import open_weights
+from nova_jax.evals import digits
+from nova_jax.pipeline.provenance import read_provenance
+
+DIGITS = pretrained.FOLDER / "digits"
+
+
+def test_models_are_found_by_name(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert pretrained.names() == ["digits"] and pretrained.find("digits") == DIGITS
+  assert pretrained.find("digts") == "digts" and pretrained.name_of("digts") is None
+  assert pretrained.name_of("digits") == pretrained.name_of(DIGITS) == "digits"
+  Path("digits").mkdir()
+  assert pretrained.find("digits") == "digits", "a folder of the user's wins"
+  assert pretrained.name_of("digits") is None
+  assert pretrained.find("gs://bucket/digits") == "gs://bucket/digits"
+
+
+def test_weights_are_small_and_become_float32():
+  weights = open_weights(DIGITS / "transformer").values()
+  assert {weight.dtype for weight in weights} == {np.dtype("float16")}
+  assert sum(path.stat().st_size for path in DIGITS.rglob("*")) < 8e6
+  parameters = jax.tree.leaves(nnx.state(nova_jax.load_model(), nnx.Param))
+  assert {weight.dtype for weight in parameters} == {np.dtype("float32")}
+  assert nova_jax.open_folder(Path("digits")).card.words, "prompts with unknown words get a note"
+
+
+def test_a_clip_needs_a_prompt_alone(tmp_path):
+  done = run("sample", "--prompt", "the digit seven moves left", "--output", tmp_path, "--formats", "latents")
+  assert done.returncode == 0, done.stderr
+  assert f"no --checkpoint is given, so this is the model digits that comes with nova_jax, in {DIGITS}" in done.stdout
+  (file,) = tmp_path.iterdir()
+  assert read_provenance(file).checkpoint == "digits", "the file is made again where the package lies elsewhere, too"
+  clip = nova_jax.make_autoencoder("pixels").decode(load_file(file)["latents"][None])[..., 0]
+  score = digits.score(clip, [7], ["left"], digits.DigitClassifier())
+  assert all(score[name].value == 1 for name in ("digit", "direction", "same_digit")), score
+
+
+def test_only_the_digits_are_scored_without_a_checkpoint(tmp_path, monkeypatch):
+  done = run("evaluate", "--benchmark", "geneval", "--output", tmp_path)
+  assert done.returncode == 2 and "--checkpoint: say which model to sample for geneval" in done.stderr
+  scored = []
+  monkeypatch.setattr("nova_jax.cli.evaluate.score_digits", lambda pipe, *_, **__: scored.append(pipe.card) or 1 / 0)
+  run("evaluate", "--output", tmp_path)
+  assert scored == [nova_jax.open_folder(DIGITS).card] == [nova_jax.Pipeline.load().card]
