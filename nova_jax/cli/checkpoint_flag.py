@@ -10,8 +10,8 @@ def define_checkpoint(values: flags.FlagValues) -> None:
   """Define --checkpoint."""
   flags.DEFINE_string(
       "checkpoint", None,
-      "Model: a folder (published, converted, or the workdir of a training run), an id on the Hugging Face hub, or the "
-      f"name of a model that comes with nova_jax, {' or '.join(pretrained.names())}. Default: {pretrained.DEFAULT}.",
+      "Model to use: a folder (published, converted, or the workdir of a training run), an id on the Hugging Face hub, "
+      f"or the name of one that comes with nova_jax, {' or '.join(pretrained.names())}. Default: {pretrained.DEFAULT}.",
       flag_values=values)
 
 
