@@ -13,11 +13,13 @@ os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"  # Nothing is asked of the hub.
 # A device waits for the others on a thread of a pool that has one a device: a second wait of any of them, and all wait
 # for ever. XLA makes as many as this says.
 os.environ.setdefault("NPROC", "32")
-# Most of the tests' time is compilation: LLVM's optimization, then MLIR's. Flags of the caller win: with programs as
-# users have them, XLA_FLAGS="--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true". Eight devices on
-# two busy cores may wait long for each other, where XLA would end the process.
+# Most of the tests' time is compilation: LLVM's optimization, then MLIR's, then the parts into which a program is cut.
+# Flags of the caller win: with programs as users have them,
+# XLA_FLAGS="--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true". Eight devices on two busy cores may
+# wait long for each other, where XLA would end the process.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1 "
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300 "
     "--xla_cpu_collective_call_terminate_timeout_seconds=600 " + os.environ.get("XLA_FLAGS", ""))
 

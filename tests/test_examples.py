@@ -50,6 +50,7 @@ def clips(tmp_path):
   return tmp_path / "clips"
 
 
+@pytest.mark.slow
 def test_fine_tuning(monkeypatch, tmp_path, clips):
   model = dataclasses.replace(DIGITS, latent_dim=3, patch_size=4, base_frames=2)
   save(tmp_path / "model", dataclasses.replace(CARD, model=model, autoencoder="rgb", num_frames=2), model)

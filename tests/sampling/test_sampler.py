@@ -33,7 +33,7 @@ def test_weights_are_stored_as_they_are_used():
 
 
 def run(
-    batch=2, num_frames=3, num_sets=4, num_steps=3, scheduler=FLOW, guidance=Guidance(3.0), seed=0, model=MODEL,
+    batch=2, num_frames=3, num_sets=2, num_steps=3, scheduler=FLOW, guidance=Guidance(3.0), seed=0, model=MODEL,
     settings=(), **kwargs):
   _, condition = batch_of(TINY, 1, 2)
   condition = {name: np.asarray(value)[:batch] for name, value in condition.items()}
@@ -59,7 +59,7 @@ def test_cached_generation_equals_recomputation(monkeypatch, rotary):
   model = sampler.Model.from_module(make(cfg))
   _, condition = batch_of(cfg, 1)
   null = condition | {"text_lengths": np.zeros(2, int)}
-  what = plan.make_plan(cfg, FLOW, num_frames=num_frames, num_sets=4, num_steps=3, guidance=Guidance(3.0))
+  what = plan.make_plan(cfg, FLOW, num_frames=num_frames, num_sets=2, num_steps=3, guidance=Guidance(3.0))
 
   def run():
     keys = jax.random.split(jax.random.key(0), 2)
@@ -101,12 +101,12 @@ def test_the_number_of_sets_and_the_scale_compile_nothing_new():
 
 @pytest.fixture
 def told(monkeypatch):
-  """The state of each set as the compiled step is told it."""
-  states, write = [], sampler.denoise_set
+  """The state of each set as the compiled step, which a set of noise stands in for here, is told it."""
+  states = []
 
-  def denoise_set(model, state, *args, **kwargs):
+  def denoise_set(model, state, features, *, shape):
     states.append(state)
-    return write(model, state, *args, **kwargs)
+    return state.x + state.start_noise, features
 
   monkeypatch.setattr(sampler, "denoise_set", denoise_set)
   return states
@@ -114,7 +114,7 @@ def told(monkeypatch):
 
 @pytest.mark.parametrize("scheduler", [FLOW, DDPM])
 def test_diffusion_steps_get_fewer_from_set_to_set(told, scheduler):
-  run(num_frames=1, scheduler=scheduler, settings={"last_set_steps": 1})
+  run(num_frames=1, num_sets=4, scheduler=scheduler, settings={"last_set_steps": 1})
   assert [len(state.table.time) for state in told] == [3, 2, 2, 1]
   if scheduler is DDPM:
     assert [len(state.step_noise) for state in told] == [3, 2, 2, 1]
@@ -185,21 +185,18 @@ def test_solvers_of_another_process_are_refused():
       run(scheduler=scheduler, settings={"solver": solver})
 
 
-def test_orders_and_schedules_of_frame_0_and_later_ones(monkeypatch):
+def test_orders_and_schedules_of_frame_0_and_later_ones(told):
   """Each frame is told its own, and known tokens lead."""
   latents, _ = batch_of(TINY, 3)
   tokens = np.zeros((3, TINY.num_image_tokens), bool)
   tokens[2, 5] = True
-  told = []
-  monkeypatch.setattr(sampler, "denoise_set", lambda model, state, features, shape: told.append(
-      (state.order, state.start, state.size)) or (state.x, features))
   run(num_sets=4, known_tokens=KnownTokens(np.asarray(latents), tokens), settings={
       "order": "halton", "later_order": "checkerboard", "schedule": "constant", "later_schedule": "two_stage",
       "refresh_every": 2})
   rows, columns = TINY.image_grid
-  first, later, edited = (np.asarray(told[i][0])[0] for i in (0, 4, -1))
+  first, later, edited = (np.asarray(told[i].order)[0] for i in (0, 4, -1))
   assert tuple(first) == halton_order(TINY.image_grid)
   assert (np.diff((later // columns + later % columns) % 2) >= 0).all()
   assert edited[0] == 5 and np.array_equal(edited[1:], later[later != 5])
-  assert [size for _, _, size in told[:4]] == set_sizes(rows * columns, 4, "constant").tolist()
-  assert told[-1][1] + told[-1][2] == rows * columns and told[-1][2] == (rows * columns - 1) // 2
+  assert [state.size for state in told[:4]] == set_sizes(rows * columns, 4, "constant").tolist()
+  assert told[-1].start + told[-1].size == rows * columns and told[-1].size == (rows * columns - 1) // 2

@@ -82,6 +82,7 @@ def trained(cache, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_a_model_learns_clips_and_shows_them_when_told_their_captions(cache, trained):
   folder, manifest = cache
   reader = ShardReader(folder / manifest.shards[0].file)
@@ -97,6 +98,7 @@ def test_a_model_learns_clips_and_shows_them_when_told_their_captions(cache, tra
   assert (np.diag(after) < 0.3 * before).all()  # which an untrained model is far from.
 
 
+@pytest.mark.slow
 def test_the_config_starts_from_a_checkpoint_of_its_own_kind(cache, trained):
   experiment = from_dict(Experiment, finetune.get_config(str(trained)))
   assert (experiment.model, experiment.text_encoder, experiment.autoencoder) == (MODEL, "words", "rgb")

@@ -77,7 +77,7 @@ def assert_close(actual, expected, rtol):
 
 @pytest.mark.parametrize("changes", [
     dict(mesh=MeshConfig(data=2, fsdp=2, tensor=2)),
-    dict(mesh=MeshConfig(fsdp=2, tensor=2, context=2), accumulation=4),
+    pytest.param(dict(mesh=MeshConfig(fsdp=2, tensor=2, context=2), accumulation=4), marks=pytest.mark.slow),
     pytest.param(dict(mesh=MeshConfig(data=8, fsdp=1), remat="dots", attention="mapped"), marks=pytest.mark.slow),
     pytest.param(dict(mesh=MeshConfig(fsdp=8), remat="block"), marks=pytest.mark.slow),
     pytest.param(dict(mesh=MeshConfig(fsdp=1, tensor=2), accumulation=2), marks=pytest.mark.slow),

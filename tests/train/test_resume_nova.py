@@ -77,6 +77,7 @@ def test_another_experiment_is_refused(finished):
     train_nova(other, finished)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_another_model(finished, tmp_path):
   """Without a learning rate its weights stay what they were; another model, or none, is refused before it begins."""
   experiment = dataclasses.replace(

@@ -97,6 +97,7 @@ def test_forward_mode_on_a_mesh(backend):
   jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), got, expected)
 
 
+@pytest.mark.slow
 def test_the_training_loss():
   latents, condition = inputs(TINY, 2)
   graph, params, rest = nnx.split(make(dataclasses.replace(TINY, remat="dots")), nnx.Param, ...)

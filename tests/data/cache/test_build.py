@@ -158,6 +158,7 @@ KILLED = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_continued(source, cache, tmp_path):
   done = subprocess.run(
       [sys.executable, "-c", KILLED, source[0], tmp_path / "out"], cwd=ROOT, capture_output=True, encoding="utf-8")

@@ -92,6 +92,7 @@ def test_a_finished_run_is_read_and_not_trained_again(whole):
   jax.tree.map(np.testing.assert_array_equal, nnx.state(model), nnx.state(whole[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", [FULL_CLIP, ONE_BLOCK], ids=["full_clip", "one_block"])
 def test_diffusion_of_a_few_clips_is_learned(baseline, tmp_path):
   train(baseline, tmp_path)

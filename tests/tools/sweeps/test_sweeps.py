@@ -137,6 +137,7 @@ def test_points_of_one_training_share_it(tmp_path, ran):
   assert experiment.model.mixer_rank is None and experiment.train.steps == digits.get_config().train.steps
 
 
+@pytest.mark.slow
 def test_one_point_from_training_to_scores(tmp_path, monkeypatch):
   points = [{
       "config.model.width": 32, "config.model.num_heads": 2, "config.model.temporal_depth": 1,
