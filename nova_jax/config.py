@@ -286,6 +286,21 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+  """Low-rank updates (LoRA) of the matrices of the model in `init`, which stay as they are."""
+
+  rank: CountOrNone = 0  # Rank r of the updates; 0 trains the model itself.
+  alpha: Positive | None = None  # Updates are scaled by alpha / rank; None for the rank, which scales by 1.
+  # Regular expressions over the paths of matrices, "video_encoder/blocks/attn/qkv/kernel".
+  targets: tuple[str, ...] = (r"blocks/(attn|mlp)/", r"text_embed/proj/")
+
+  @property
+  def scale(self) -> float:
+    """Factor of the updates."""
+    return 1.0 if self.alpha is None else self.alpha / self.rank
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
   """The training run."""
 
@@ -300,6 +315,7 @@ class TrainConfig:
   ema_decay: Decay = 0.99
   ema_decays: tuple[Decay, ...] = ()  # Decays of further averages of the weights, to choose from after training.
   freeze: tuple[str, ...] = ()  # Regular expressions over parameter paths, "video_encoder/patch_embed".
+  lora: LoraConfig = LoraConfig()
   log_every: Count = 20
   trackers: tuple[str, ...] = ("jsonl", "tensorboard")  # Where lines and pictures go; also "wandb".
   sample_every: CountOrNone = 0  # Steps between sample grids; 0 writes none.

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from nova_jax.config import ModelConfig
+from nova_jax.checkpoints.load import load_model
+from nova_jax.checkpoints.model_card import LoraCard, ModelCard, write_card
+from nova_jax.checkpoints.model_folder import open_folder
+from nova_jax.checkpoints.part_digest import weights_digest
+from nova_jax.checkpoints.store import Checkpointer
+from nova_jax.config import LoraConfig, ModelConfig, SampleConfig, SchedulerConfig
+from nova_jax.models.lora import add_lora
 from nova_jax.models.nova import NOVA
 
 
@@ -26,3 +32,31 @@ def make(cfg: ModelConfig, seed: int = 0) -> NOVA:
     return jnp.asarray(((name == "scale") + width * rng.standard_normal(shape.shape)).astype(shape.dtype))
 
   return nnx.merge(graph, jax.tree_util.tree_map_with_path(fill, state))
+
+
+def save_run(folder, cfg: ModelConfig, seed: int = 0) -> None:
+  """Write the workdir of a run, whose averages and last weights are those of `make`."""
+  _, params, buffers = nnx.split(make(cfg, seed), nnx.Param, ...)
+  _save(folder, cfg, params, {"buffers": nnx.to_pure_dict(buffers)})
+
+
+def save_lora_run(folder, base, cfg: ModelConfig, lora: LoraConfig, seed: int = 0) -> NOVA:
+  """Write the workdir of a run that trained a LoRA for the model in `base`; return that model with the LoRA."""
+  model = load_model(base)
+  add_lora(model, lora, "float32", rngs=nnx.Rngs(0))
+  rng = np.random.default_rng(seed)
+  params = jax.tree.map(
+      lambda x: jnp.asarray(0.1 * rng.standard_normal(x.shape), jnp.float32), nnx.state(model, nnx.LoRAParam))
+  nnx.update(model, params)
+  card = LoraCard(str(base), weights_digest(open_folder(base).transformer()), lora)
+  _save(folder, cfg, params, {}, lora=card)
+  return model
+
+
+def _save(folder, cfg, params, others, **fields):
+  params = nnx.to_pure_dict(params)
+  checkpoints = Checkpointer(folder / "checkpoints", 1)
+  checkpoints.save(1, {"params": params, "ema": params, **others}, {}, {})
+  checkpoints.close()
+  sample = SampleConfig(2, 2, 2.0)
+  write_card(folder, ModelCard(cfg, SchedulerConfig(), "words", "pixels", cfg.base_frames, sample, **fields))

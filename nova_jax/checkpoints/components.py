@@ -212,14 +212,20 @@ def open_trained(workdir: Path, card: ModelCard, which: str, step: int | str | N
   cfg = card.transformer
   names = key_table.transformer_names(cfg)
   graph, shapes = nnx.split(nnx.eval_shape(lambda: NOVA(cfg, rngs=nnx.Rngs(0))))
+  folder, ours = open_trained_arrays(workdir, which, step)
+  return Part(TRANSFORMER, folder, {}, key_table.to_published(ours, shapes, names), ours, graph, shapes, names, None)
+
+
+def open_trained_arrays(workdir: Path, which: str, step: int | str | None) -> tuple[Path, dict[str, LazyArray]]:
+  """Return the checkpoint of a training run, and its weights and buffers by path; see `open_trained`."""
   folder = store.find(workdir / "checkpoints", which, step)
   stored, prefix = store.open_arrays(folder), stored_under(which)
-  ours = {name.removeprefix(start): array for name, array in stored.items()
-          for start in (prefix, "buffers/") if name.startswith(start)}
   if not any(name.startswith(prefix) for name in stored):
     known = sorted({name.split("/")[1] for name in stored if name.startswith("emas/")})
     raise UserError(f"weights: {folder} has no {which}; known: ema, params" + "".join(f", ema_{x}" for x in known))
-  return Part(TRANSFORMER, folder, {}, key_table.to_published(ours, shapes, names), ours, graph, shapes, names, None)
+  return folder, {
+      name.removeprefix(start): array for name, array in stored.items()
+      for start in (prefix, "buffers/") if name.startswith(start)}
 
 
 def describe(problems: Mapping[str, list[list[str]]]) -> str:

@@ -20,6 +20,7 @@ from nova_jax import autoencoders, text
 from nova_jax.checkpoints import export, key_table, model_card, published_configs, store
 from nova_jax.checkpoints.components import PARTS, TEXT_ENCODER, TRANSFORMER, VAE, Part, describe
 from nova_jax.checkpoints.hub import local_folder
+from nova_jax.checkpoints.lora import Loras
 from nova_jax.checkpoints.model_card import ModelCard, PartCard
 from nova_jax.checkpoints.model_folder import TOKENIZER, Folder, is_ours, open_folder
 from nova_jax.checkpoints.new_folder import is_taken, new_folder
@@ -59,9 +60,12 @@ def convert(
     base: str | Path | None = None,
     weights: str = "ema",
     step: int | str | None = None,
+    lora: Loras | None = None,
     progress: ProgressCallback = lambda part, done, total: None,
 ) -> list[str]:
   """Convert a published folder to ours, or ours to a published one; the form of `source` decides which.
+
+  A model that LoRAs are added to becomes a published one.
 
   Args:
     source: published folder or a part of one, converted folder, workdir of a training run, or the id of a model on the
@@ -72,6 +76,7 @@ def convert(
     base: model folder of any form that provides what `source` lacks.
     weights: set of weights of a training run, one of `choice.WEIGHTS`.
     step: step of the checkpoint of a training run, or "best"; None takes the newest.
+    lora: folder of a LoRA that is added to the transformer, or several folders and the weight of each.
     progress: function that is called for every weight.
 
   Returns:
@@ -97,11 +102,13 @@ def convert(
   missing = [name for name in parts or () if name not in opened.parts]
   if missing:
     raise UserError(f"{source} has no {' and no '.join(missing)}; it has {', '.join(opened.parts)}")
-  chosen = [opened.parts[name]() for name in PARTS if name in (parts or PARTS) and name in opened.parts]
+  chosen = [
+      opened.transformer(lora) if name == TRANSFORMER else opened.parts[name]()
+      for name in PARTS if name in (parts or PARTS) and name in opened.parts]
   chosen = [_with_config(part, opened.card) for part in chosen]
   _check(chosen, opened, None if dtype is None else DTYPES[CODES[dtype]])
   watch = _Watch(None if dtype is None else DTYPES[CODES[dtype]], progress, sum(part.num_bytes for part in chosen))
-  write = _write_published if is_ours(source) else _write_ours
+  write = _write_published if is_ours(source) or lora else _write_ours
   with new_folder(target, sum(watch.size(part) for part in chosen)) as folder:
     write(folder, opened, chosen, watch)
   return [*opened.notes, *_decisions(opened, chosen)]

@@ -4,11 +4,13 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import numpy as np
 from flax import nnx
 
 from nova_jax import pretrained
 from nova_jax.checkpoints.components import TRANSFORMER
 from nova_jax.checkpoints.hub import local_folder
+from nova_jax.checkpoints.lora import Loras
 from nova_jax.checkpoints.model_folder import Folder, check_complete, open_folder
 from nova_jax.config import MeshConfig
 from nova_jax.models.nova import NOVA
@@ -17,7 +19,7 @@ from nova_jax.parallel.sharding import make_mesh, state_shardings
 
 def load_model(
     path: str | Path = pretrained.DEFAULT, weights: str = "ema", step: int | str | None = None, *,
-    dtype: str = "float32", remat: str = "none", mesh: MeshConfig | None = None,
+    dtype: str = "float32", remat: str = "none", mesh: MeshConfig | None = None, lora: Loras | None = None,
 ) -> NOVA:
   """Load the transformer of a model folder: a published one, a converted one, or the workdir of a training run.
 
@@ -30,24 +32,26 @@ def load_model(
     dtype: precision of activations, "float32" or "bfloat16"; parameters are float32.
     remat: activations that a backward pass recomputes; see `nova_jax.config.REMAT`.
     mesh: mesh over which the parameters are spread; None keeps them on the first device.
+    lora: folder of a LoRA that is added to the weights, or several folders and the weight of each.
 
   Returns:
     The model, whose `cfg` has its sizes.
 
   Raises:
-    UserError: the folder, its transformer or the checkpoint is missing, or isn't what the folder says it is.
+    UserError: the folder, its transformer, the checkpoint or a LoRA is missing, or isn't what the folder says it is.
     FloatingPointError: weights that are not finite.
   """
   folder = open_folder(local_folder(path, (TRANSFORMER,)), weights, step)
   check_complete(folder, ())
-  return make_transformer(folder, dtype=dtype, remat=remat, mesh=mesh)
+  return make_transformer(folder, dtype=dtype, remat=remat, mesh=mesh, lora=lora)
 
 
 def make_transformer(
-    folder: Folder, *, dtype: str = "float32", remat: str = "none", mesh: MeshConfig | None = None
+    folder: Folder, *, dtype: str = "float32", remat: str = "none", mesh: MeshConfig | None = None,
+    lora: Loras | None = None,
 ) -> NOVA:
   """Read the transformer of an opened folder; arguments as of `load_model`."""
-  part = folder.parts[TRANSFORMER]()
+  part = folder.transformer(lora, np.dtype(np.float32))
   model = nnx.eval_shape(
       lambda: NOVA(dataclasses.replace(folder.card.transformer, dtype=dtype, remat=remat), rngs=nnx.Rngs(0)))
   state = part.state("float32")

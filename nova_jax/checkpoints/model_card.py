@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nova_jax import autoencoders, text
-from nova_jax.config import Experiment, ModelConfig, SampleConfig, SchedulerConfig
+from nova_jax.config import Experiment, LoraConfig, ModelConfig, SampleConfig, SchedulerConfig
 from nova_jax.storage import as_path
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
@@ -43,6 +43,21 @@ class PartCard:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraCard:
+  """The LoRA that a run trains.
+
+  Attributes:
+    base: folder of the model that it changes, or its id and commit on the hub.
+    digest: digest of that model's published weights (`part_digest.Digest`).
+    config: rank, scale and targets.
+  """
+
+  base: str
+  digest: str
+  config: LoraConfig
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelCard:
   """Describes a model.
 
@@ -59,6 +74,7 @@ class ModelCard:
   source: str = ""  # Folder that was converted.
   versions: str = ""  # Versions of the packages that converted it.
   words: tuple[str, ...] = ()  # Words of the training captions, for the built-in text encoder; empty if unknown.
+  lora: LoraCard | None = None  # Of a run that trains a LoRA, whose checkpoints hold that alone.
 
   @property
   def transformer(self) -> ModelConfig:
@@ -72,19 +88,20 @@ class ModelCard:
     return self.model
 
 
-def card_from_experiment(experiment: Experiment, words: Sequence[str] = ()) -> ModelCard:
+def card_from_experiment(experiment: Experiment, words: Sequence[str] = (), lora: LoraCard | None = None) -> ModelCard:
   """Return the card of the model that an experiment trains.
 
   Args:
     experiment: config of the run.
     words: words of the captions, for the built-in text encoder; empty if they are unknown.
+    lora: LoRA that it trains; None for a whole model.
   """
   return ModelCard(
       model=experiment.model, scheduler=experiment.scheduler,
       text_encoder=_place(experiment.text_encoder, text.BUILT_IN),
       autoencoder=_place(experiment.autoencoder, autoencoders.BUILT_IN),
       num_frames=max(stage.num_frames for stage in experiment.train.stages), sample=experiment.sample,
-      words=tuple(words))
+      words=tuple(words), lora=lora)
 
 
 def _place(name: str, built_in: Collection[str]) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 from flax import nnx
 
 from nova_jax import autoencoders, text
@@ -34,6 +35,7 @@ from nova_jax.checkpoints.components import (
 from nova_jax.checkpoints.export import has_export, with_export
 from nova_jax.checkpoints.hints import suggestion
 from nova_jax.checkpoints.hub import local_folder, named_part
+from nova_jax.checkpoints.lora import Lora, Loras, base_folder, open_lora, read_loras, with_loras
 from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.checkpoints.published_files import (
   INDEX,
@@ -63,6 +65,7 @@ class Folder:
     parts: functions that open the parts, by name.
     files: other files of the model, by path within the folder.
     notes: notes for the user on how the folder was read.
+    loras: LoRAs that belong to the model, and their weights.
   """
 
   path: Path
@@ -70,6 +73,19 @@ class Folder:
   parts: Mapping[str, Callable[[], Part]]
   files: Mapping[str, Path]
   notes: tuple[str, ...] = ()
+  loras: tuple[tuple[Lora, float], ...] = ()
+
+  def transformer(self, loras: Loras | None = None, dtype: np.dtype | None = None) -> Part:
+    """Open the transformer, to which the folder's LoRA and others are added when its weights are read.
+
+    Args:
+      loras: other LoRAs, by folder, and their weights.
+      dtype: dtype of the weights that change; None keeps the stored one.
+
+    Raises:
+      UserError: a LoRA doesn't fit the model.
+    """
+    return with_loras(self.parts[TRANSFORMER](), (*self.loras, *read_loras(loras)), dtype)
 
   @property
   def knows_scheduler(self) -> bool:
@@ -91,7 +107,7 @@ class Folder:
             (VAE, self.card.autoencoder, autoencoders.BUILT_IN), (TEXT_ENCODER, self.card.text_encoder, text.BUILT_IN))
         if part in known}
     parts = {name: part for name, part in base.parts.items() if name not in built_in}
-    return Folder(self.path, card, {**parts, **self.parts}, {**base.files, **self.files}, self.notes)
+    return Folder(self.path, card, {**parts, **self.parts}, {**base.files, **self.files}, self.notes, self.loras)
 
 
 def is_ours(path: Path) -> bool:
@@ -170,7 +186,7 @@ def load_transformer(path: str | Path, cfg: ModelConfig) -> nnx.State:
       if field.name not in ("dtype", "remat") and getattr(found, field.name) != getattr(cfg, field.name)]
   if differing:
     raise UserError(f"{path} holds another model: {'; '.join(differing)}")
-  return folder.parts[TRANSFORMER]().state("float32")
+  return folder.transformer(dtype=np.dtype(np.float32)).state("float32")
 
 
 @overload
@@ -262,7 +278,10 @@ def _open_trained(path: Path, card: ModelCard, weights: str, step: int | str | N
   if card.model is None:
     raise UserError(f"{path / model_card.NAME} has no model, but there are checkpoints")
   parts: dict[str, Callable[[], Part]] = {TRANSFORMER: lambda: open_trained(path, card, weights, step)}
-  files = {}
+  files, loras = {}, ()
+  if card.lora is not None:
+    parts[TRANSFORMER] = open_folder(base_folder(path, card.lora)).transformer
+    loras = ((open_lora(path, weights, step), 1.0),)
   for kind, name, built_in in (
       (VAE, card.autoencoder, autoencoders.BUILT_IN), (TEXT_ENCODER, card.text_encoder, text.BUILT_IN)):
     if name is not None and name not in built_in:
@@ -270,7 +289,7 @@ def _open_trained(path: Path, card: ModelCard, weights: str, step: int | str | N
   if TEXT_ENCODER in parts and card.text_encoder is not None:
     tokenizer = join(path, card.text_encoder).parent / TOKENIZER
     files = {f"{TOKENIZER}/{file.name}": file for file in _files(tokenizer)}
-  return Folder(path, card, parts, files)
+  return Folder(path, card, parts, files, loras=loras)
 
 
 def _part_folders(path: Path) -> dict[str, Path]:

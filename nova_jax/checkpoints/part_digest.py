@@ -23,6 +23,14 @@ class Digest:
     return hashlib.sha256("".join(sorted(self._lines)).encode()).hexdigest()
 
 
+def weights_digest(part: Part) -> str:
+  """Return the digest of a part's weights, as a converted folder's card has it."""
+  digest = Digest()
+  for name, stored in part.weights.items():
+    digest.add(name, stored.read())
+  return digest.hexdigest()
+
+
 def listed_digest(part: Part) -> str | None:
   """Return the digest of a converted part from its card; None for other parts and without a card.
 

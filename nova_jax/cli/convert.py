@@ -4,22 +4,30 @@ Example:
   python -m launch.convert --source BAAI/nova-d48w768-sdxl1024 --target models/nova
 
 A published (diffusers-style) folder becomes ours, with its weights in Orbax. A converted folder or the workdir of a
-training run becomes a published one. The direction follows from what --source is.
+training run becomes a published one. The direction follows from what --source is. A model with --lora becomes a
+published one, to whose weights the LoRA is added. Of a run that trained a LoRA, --parts=lora writes it alone.
 """
 
 import time
+from collections.abc import Mapping
 
 from absl import flags
 
 from nova_jax.checkpoints.components import PARTS
 from nova_jax.checkpoints.convert import CODES, convert
+from nova_jax.checkpoints.lora import base_folder, open_lora
+from nova_jax.checkpoints.lora_export import write_lora
 from nova_jax.checkpoints.published_files import INDEX
+from nova_jax.cli import sampling_flags
 from nova_jax.cli.checkpoint_step import define_step, define_weights, step
 from nova_jax.cli.entry import Command
 from nova_jax.storage import as_path
+from nova_jax.utils.errors import UserError
 from nova_jax.utils.notes import tell
 from nova_jax.utils.progress import Progress
 from nova_jax.utils.terminal import command
+
+LORA = "lora"  # Named like a part: the LoRA of a training run.
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -31,7 +39,7 @@ def define_flags(values: flags.FlagValues) -> None:
       flag_values=values)
   flags.DEFINE_string("target", None, "Folder to write; it must not exist yet.", flag_values=values)
   flags.DEFINE_list(
-      "parts", None, f"Parts to convert, some of {', '.join(PARTS)}. Default: all that --source has.",
+      "parts", None, f"Parts to convert, some of {', '.join(PARTS)}, or {LORA} alone. Default: all that --source has.",
       flag_values=values)
   flags.DEFINE_enum(
       "dtype", None, list(CODES), "Precision of the weights that are written. Default: that of --source.",
@@ -41,16 +49,23 @@ def define_flags(values: flags.FlagValues) -> None:
       flag_values=values)
   define_weights(values)
   define_step(values)
+  sampling_flags.define_lora(values)
 
 
 def main(args: flags.FlagValues) -> None:
   """Convert --source to --target."""
   started = time.perf_counter()
-  print(f"reading {args.source}", flush=True)
+  loras = sampling_flags.loras(args)
+  source = args.source or _base(loras)
+  print(f"reading {source}", flush=True)
+  if args.parts and LORA in args.parts:
+    _write_lora(args, loras)
+    print(f'next: {command("sample")} --checkpoint MODEL --lora {args.target} --output out --prompt "what to show"')
+    return
   with Progress("B") as bar:
     notes = convert(
-        args.source, args.target, parts=args.parts, dtype=args.dtype, base=args.base, weights=args.weights,
-        step=step(args), progress=lambda part, done, total: bar.show(done, total, part))
+        source, args.target, parts=args.parts, dtype=args.dtype, base=args.base, weights=args.weights,
+        step=step(args), lora=loras, progress=lambda part, done, total: bar.show(done, total, part))
   for note in notes:
     tell(note)
   print(f"wrote {args.target} in {time.perf_counter() - started:.1f} s")
@@ -58,4 +73,21 @@ def main(args: flags.FlagValues) -> None:
     print(f'next: {command("sample")} --checkpoint {args.target} --output out --prompt "what to show"')
 
 
-COMMAND = Command(main, define_flags, required=("source", "target"))
+def _base(loras: Mapping[str, float]) -> str:
+  """Return the folder of the model that the first LoRA was trained for."""
+  if not loras:
+    raise UserError("--source is needed: the folder of the model to convert")
+  lora = open_lora(next(iter(loras)))
+  if lora.card is None:
+    raise UserError(f"--source is needed: {lora.path} doesn't say which model it was trained for")
+  return str(base_folder(lora.path, lora.card))
+
+
+def _write_lora(args: flags.FlagValues, loras: Mapping[str, float]) -> None:
+  if loras or len(args.parts) > 1 or args.dtype or args.base or not args.source:
+    raise UserError("--parts=lora: it writes the LoRA of a training run alone; give --source and --target beside it")
+  write_lora(open_lora(args.source, args.weights, step(args)), args.target)
+  print(f"wrote {args.target}, {sum(path.stat().st_size for path in as_path(args.target).iterdir()) / 1e6:.2f} MB")
+
+
+COMMAND = Command(main, define_flags, required=("target",))

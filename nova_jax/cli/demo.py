@@ -14,8 +14,9 @@ import os
 from absl import flags
 
 from nova_jax.checkpoints.hub import pinned
+from nova_jax.cli import sampling_flags
 from nova_jax.cli.checkpoint_flag import checkpoint, define_checkpoint
-from nova_jax.cli.checkpoint_step import define_step, define_weights, step
+from nova_jax.cli.checkpoint_step import define_step, step
 from nova_jax.cli.entry import Command
 from nova_jax.pipeline.loading import load_pipeline
 from nova_jax.tools.demo.studio import Bounds, Studio
@@ -52,11 +53,8 @@ def define_flags(values: flags.FlagValues) -> None:
       "max_gigabytes", 10.0,
       "Gigabytes that clips and uploads in --output may take together; beyond it, the oldest ones are removed.",
       lower_bound=0.1, flag_values=values)
-  define_weights(values)
   define_step(values)
-  flags.DEFINE_enum(
-      "dtype", "float32", ["float32", "bfloat16"], "Precision of the activations; bfloat16 is faster on accelerators.",
-      flag_values=values)
+  sampling_flags.define_model_flags(values)
   flags.DEFINE_string(
       "compilation_cache", compilation_cache.DEFAULT,
       "Folder that keeps compiled programs for the next start; auto is a folder below ~/.cache, and off keeps none.",
@@ -74,7 +72,8 @@ def main(args: flags.FlagValues) -> None:
   output = check_folder_writable("output", args.output)
   compilation_cache.use(args.compilation_cache, on_cpu=True)
   model = pinned(checkpoint(args))
-  pipe = load_pipeline(model, weights=args.weights, step=step(args), dtype=args.dtype)
+  pipe = load_pipeline(
+      model, weights=args.weights, step=step(args), dtype=args.dtype, lora=sampling_flags.loras(args))
   bounds = Bounds(
       args.max_frames, args.max_seconds, args.max_waiting, args.max_each, round(args.max_gigabytes * 1e9))
   serve(Studio(pipe, model, args.weights, output, bounds, step=args.step), args.host, args.port, users=users)

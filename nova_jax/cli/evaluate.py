@@ -77,12 +77,13 @@ def main(args: flags.FlagValues) -> None:
   elif not args.checkpoint:
     raise UserError(f"--checkpoint: say which model to sample for {args.benchmark}, a folder")
   else:
-    run.sample(args, sampling_flags.given_settings(args, SAMPLED), step(args))
+    run.sample(args, sampling_flags.given_settings(args, SAMPLED), step(args), sampling_flags.loras(args))
 
 
 def _digits(args) -> None:
   output = check_folder_writable("output", args.output)
-  pipe = load_pipeline(checkpoint(args), weights=args.weights, step=step(args), dtype=args.dtype)
+  pipe = load_pipeline(
+      checkpoint(args), weights=args.weights, step=step(args), dtype=args.dtype, lora=sampling_flags.loras(args))
   say_first_compiles()
   with Progress("clip", args.num_prompts) as progress:
     result = score_digits(

@@ -51,7 +51,7 @@ def main(args: flags.FlagValues) -> None:
       model, weights=weights, step=step(args),
       parts=("vae",) if args.free_text_encoder else ("vae", "text_encoder"),
       dtype=again.dtype if again else args.dtype, space_tile=again.space_tile if again else args.space_tile,
-      mesh=sampling_flags.mesh(args))
+      mesh=sampling_flags.mesh(args), lora=again.lora if again else sampling_flags.loras(args))
   pipe.text_encoder = texts or pipe.text_encoder
   batch_size = again.batch[1] if again else min(args.batch_size, len(clips))
   work = batch_sampling.prepare(

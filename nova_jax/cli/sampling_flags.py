@@ -55,6 +55,35 @@ def define_model_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_enum(
       "dtype", "float32", ["float32", "bfloat16"], "Precision of the activations; bfloat16 is faster on accelerators.",
       flag_values=values)
+  define_lora(values)
+
+
+def define_lora(values: flags.FlagValues) -> None:
+  """Define the flag that adds LoRAs to a model."""
+  flags.DEFINE_multi_string(
+      "lora", None, "Folder of a LoRA to add to the model, and behind a colon its weight, such as loras/fox:0.8. "
+      "Default: a weight of 1. Repeat the flag for several.", flag_values=values)
+
+
+def loras(args: flags.FlagValues) -> dict[str, float]:
+  """Return the weight of each LoRA by its folder.
+
+  Raises:
+    UserError: a weight that is no number, or a folder that is named twice.
+  """
+  found: dict[str, float] = {}
+  for text in args.lora or ():
+    folder, colon, weight = text.rpartition(":")
+    if not colon or weight.startswith("//"):  # The colon of gs://bucket.
+      folder, weight = text, "1"
+    try:
+      value = float(weight)
+    except ValueError:
+      raise UserError(f"--lora: expected FOLDER or FOLDER:WEIGHT such as loras/fox:0.8, got {text!r}") from None
+    if folder in found:
+      raise UserError(f"--lora: {folder} is there twice; give each folder once")
+    found[folder] = value
+  return found
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -151,7 +180,7 @@ def clips(args: flags.FlagValues) -> tuple[list[dict[str, Any]], list[str]]:
 
 def check_alone(args: flags.FlagValues) -> None:
   """Refuse settings beside --reproduce, which would not be heard."""
-  for name in ("prompts", "preset", *NAMES.values(), "batch_size", "weights", "dtype", "space_tile"):
+  for name in ("prompts", "preset", *NAMES.values(), "batch_size", "weights", "dtype", "lora", "space_tile"):
     if args[name].present:
       raise UserError(f"--{name}: an output that is made again brings its own settings; leave it out")
 

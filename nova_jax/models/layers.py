@@ -71,9 +71,12 @@ class Linear(nnx.Module):
     self.axes = axes
     self.kernel = parameter(kernel, axes)
     self.bias = parameter(jnp.zeros(outputs, jnp.float32), axes[len(inputs):]) if use_bias else None
+    self.low_rank: nnx.Module | None = None  # A LoRA, which `models/lora.py` adds.
 
   def __call__(self, x: Array) -> Array:
     y = project(x, gather_weight(self.kernel[...].astype(x.dtype), self.axes), self.num_inputs)
+    if self.low_rank is not None:
+      y = y + self.low_rank(x)
     if self.bias is None:
       return y
     return y + gather_weight(self.bias[...].astype(x.dtype), self.axes[self.num_inputs:])

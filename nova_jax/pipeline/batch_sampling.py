@@ -121,7 +121,8 @@ def make_provenances(
     for row, i in enumerate(batch):
       settings = complete(pipe, clips[i])
       provenances[i] = Provenance(
-          place, f"{weights} {digest}", pipe.cfg.dtype, settings, digest_files(settings), (row, batch_size), tile)
+          place, f"{weights} {digest}", pipe.cfg.dtype, settings, digest_files(settings), (row, batch_size), tile,
+          pipe.lora)
   return [provenances[i] for i in range(len(clips))]
 
 

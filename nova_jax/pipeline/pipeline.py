@@ -20,6 +20,7 @@ from nova_jax.autoencoders import Autoencoder
 from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
 from nova_jax.checkpoints.hub import local_folder
 from nova_jax.checkpoints.load import make_transformer
+from nova_jax.checkpoints.lora import Loras, weights_by_folder
 from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.checkpoints.model_folder import check_complete, load_autoencoder, load_text_encoder, open_folder
 from nova_jax.config import MeshConfig
@@ -64,6 +65,7 @@ class Pipeline:
     scheduler: diffusion process.
     text_encoder: turns prompts into embeddings; None takes embeddings alone.
     autoencoder: maps pixels to latents; None makes latents alone.
+    lora: weights of the LoRAs that were added to the transformer, by the whole path of each folder.
   """
 
   def __init__(
@@ -77,12 +79,13 @@ class Pipeline:
     self.model = Model.from_module(module)
     self.scheduler = make_scheduler(card.scheduler)
     self.text_encoder, self.autoencoder = text_encoder, autoencoder
+    self.lora: dict[str, float] = {}
 
   @classmethod
   def load(
       cls, path: str | Path = pretrained.DEFAULT, weights: str = "ema", step: int | str | None = None, *,
       parts: Sequence[str] = (VAE, TEXT_ENCODER), dtype: str = "float32", space_tile: int | None = None,
-      mesh: MeshConfig | None = None,
+      mesh: MeshConfig | None = None, lora: Loras | None = None,
   ) -> "Pipeline":
     """Load a model folder: a published one, a converted one, or the workdir of a training run.
 
@@ -99,6 +102,8 @@ class Pipeline:
       space_tile: side, in latents, of the tiles that frames are decoded in, to save memory; approximate. None takes
         whole frames.
       mesh: mesh of this process's devices that samples are spread over; None takes the first device alone.
+      lora: folder of a LoRA that is added to the transformer, or several folders and the weight of each. Without it the
+        weights are those of the folder again.
 
     Raises:
       UserError: the folder, a part or the checkpoint is missing, or doesn't fit what the folder says it is.
@@ -114,13 +119,15 @@ class Pipeline:
     for note in folder.notes:
       tell(note)
     check_complete(folder, parts)
-    module = make_transformer(folder, dtype=dtype, mesh=mesh)
+    module = make_transformer(folder, dtype=dtype, mesh=mesh, lora=lora)
     text_encoder = None
     if TEXT_ENCODER in parts:
       text_encoder = load_text_encoder(card.text_encoder, card.transformer, path, card.words)
     options = {"dtype": dtype, "space_tile": space_tile}
     autoencoder = load_autoencoder(card.autoencoder, path, **options) if VAE in parts else None
-    return cls(card, module, text_encoder, autoencoder)
+    pipe = cls(card, module, text_encoder, autoencoder)
+    pipe.lora = weights_by_folder(lora)
+    return pipe
 
   @document_settings(SETTINGS)
   def __call__(

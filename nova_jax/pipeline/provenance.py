@@ -53,6 +53,7 @@ class Provenance:
     files: digests of the files that settings name.
     batch: row of the clip, and number of rows generated together: sums of another size round differently.
     space_tile: side of the tiles that frames were decoded in; None for whole frames.
+    lora: weights of the LoRAs that were added to the model, by folder.
   """
 
   checkpoint: str
@@ -62,19 +63,26 @@ class Provenance:
   files: Mapping[str, str]
   batch: tuple[int, int]
   space_tile: int | None = None
+  lora: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   def text(self) -> str:
     """Return the provenance as JSON in ASCII, with the versions at hand."""
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
-    stored = dataclasses.asdict(self) | {"settings": to_stored(self.settings)}
+    stored = self._fields() | {"settings": to_stored(self.settings)}
     return json.dumps(FORMAT | stored | {"versions": versions}, sort_keys=True)
+
+  def _fields(self) -> dict[str, Any]:
+    """Return the fields by name; what is left out of older provenances is left out if it is empty."""
+    values = dataclasses.asdict(self)
+    return values if self.lora else {name: value for name, value in values.items() if name != "lora"}
 
   def name(self, index: int) -> str:
     """Return the file name of output `index`, without its ending."""
     title = re.sub(r"[\W_]+", "-", clip_title(self.settings).lower()).strip("-")
     title = title.encode()[:60].decode(errors="ignore")  # File systems count bytes.
     # Where the model and pictures lie doesn't matter; what they are does.
-    what = dataclasses.asdict(self) | {"checkpoint": "", "settings": {**to_stored(self.settings), **self.files}}
+    what = self._fields() | {"checkpoint": "", "settings": {**to_stored(self.settings), **self.files}}
+    what.pop("lora", None)  # The digest of the weights tells.
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
     return "-".join(part for part in (f"{index:03}", title, digest) if part)
 
@@ -150,7 +158,9 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
         map(_is_text("[0-9a-f]{16}"), value.values()))),
     "batch": (f"a row and how many there are, at most {limits.BATCH:,}", _is_batch),
     "space_tile": ("nothing, or a number from 4 up", lambda value: value is None or (
-        type(value) is int and 4 <= value <= LARGEST))}
+        type(value) is int and 4 <= value <= LARGEST)),
+    "lora": ("weights by folder", lambda value: value is None or (isinstance(value, dict) and all(
+        _is_text(r"[^\0]+")(path) and type(weight) is float for path, weight in value.items())))}
 
 
 def digest_files(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -42,6 +42,9 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder, caches: 
                     f"{train.ema_decays}")
   padded_sizes(model.num_image_tokens, train.mask_ratio, train.visible_sizes)
   make_schedule(optimizer, train.steps)
+  if train.lora.rank and not experiment.init:
+    raise UserError(
+        "train.lora.rank: a LoRA changes a model that was trained before; say which: --config.init=FOLDER")
   if data.name not in DATASETS:
     raise UserError(f"data.name: {data.name!r} is not known{did_you_mean(data.name, DATASETS)}")
   check_trackers(train.trackers)

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from nova_jax import autoencoders, pretrained, text
-from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
+from nova_jax.checkpoints.components import TEXT_ENCODER, VAE
 from nova_jax.checkpoints.hub import identity, parse_id, part_folder
 from nova_jax.checkpoints.model_folder import open_folder, open_single_part
+from nova_jax.checkpoints.part_digest import weights_digest
 from nova_jax.config import Experiment, SourceConfig
-from nova_jax.data.cache.identity import manifest_digest, weights_digest
+from nova_jax.data.cache.identity import manifest_digest
 from nova_jax.data.moving_digits import MovingDigits
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
@@ -96,7 +97,7 @@ def _folders(experiment: Experiment) -> Iterator[tuple[str, str, Callable[[], st
           open_single_part(part_folder(path, kind), kind, built_in))
   if experiment.init:
     yield "init", str(pretrained.find(experiment.init)), lambda: weights_digest(
-        open_folder(as_path(experiment.init)).parts[TRANSFORMER]())
+        open_folder(as_path(experiment.init)).transformer())
 
 
 def _files(folder: Path) -> str:

@@ -9,16 +9,19 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
+from nova_jax import pretrained
 from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
-from nova_jax.checkpoints.hub import local_folder, parse_id, part_folder
-from nova_jax.checkpoints.model_card import ModelCard, card_from_experiment, write_card
-from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder, load_transformer
+from nova_jax.checkpoints.hub import identity, local_folder, parse_id, part_folder
+from nova_jax.checkpoints.model_card import LoraCard, ModelCard, card_from_experiment, write_card
+from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder, load_transformer, open_folder
+from nova_jax.checkpoints.part_digest import weights_digest
 from nova_jax.checkpoints.store import finished_steps
 from nova_jax.config import Experiment, ModelConfig, TrainConfig
 from nova_jax.data.sources import known_words, needs_text_encoder, open_caches, open_digits
 from nova_jax.diffusion import Scheduler, make_scheduler
 from nova_jax.diffusion.batch import Batch
 from nova_jax.diffusion.loss import sample_training_noise, training_loss
+from nova_jax.models.lora import add_lora
 from nova_jax.models.nova import NOVA
 from nova_jax.parallel.processes import broadcast_from_first, exchange_host_names, is_first
 from nova_jax.parallel.sharding import make_mesh
@@ -50,7 +53,7 @@ class NovaTask(Task):
   model: ModelConfig
   scheduler: Scheduler
   cfg: TrainConfig
-  weights: nnx.State | None = None  # What a new run starts from; None takes random ones.
+  weights: nnx.State | None = None  # What a new run starts from, or a LoRA changes; None takes random ones.
 
   @classmethod
   def from_experiment(cls, experiment: Experiment, weights: nnx.State | None = None) -> "NovaTask":
@@ -58,7 +61,10 @@ class NovaTask(Task):
     return cls(experiment.model, make_scheduler(experiment.scheduler), experiment.train, weights)
 
   def init(self, rngs: nnx.Rngs) -> NOVA:
-    return NOVA(self.model, rngs=rngs)
+    model = NOVA(self.model, rngs=rngs)
+    if self.cfg.lora.rank:
+      add_lora(model, self.cfg.lora, self.model.dtype, rngs=rngs)
+    return model
 
   def loss(
       self, model: NOVA, batch: Batch, keys: Key[Array, "B"], traced: Int[Array, ""], static: int
@@ -79,7 +85,8 @@ class NovaTask(Task):
 
   def flops(self, batch: Batch, traced: np.int32) -> float:
     batch_size, num_frames = batch.latents.shape[:2]
-    return train_flops(self.model, batch_size, num_frames, int(traced), self.cfg.loss_repeat)
+    flops = train_flops(self.model, batch_size, num_frames, int(traced), self.cfg.loss_repeat)
+    return flops * (2 / 3 if self.cfg.lora.rank else 1)  # Frozen matrices have no gradients.
 
   def for_shape(self, shape: tuple[int, ...]) -> "NovaTask":
     """Return the task for latents [B, *shape]: the positions alone tell its model from others."""
@@ -102,22 +109,30 @@ class ModelCard(Callback):
         say(f"note: {line}")
 
 
-def _with_local_folders(experiment: Experiment, fresh: bool) -> Experiment:
+def _with_local_folders(experiment: Experiment, reads_init: bool) -> Experiment:
   """Return an experiment with folders in place of ids on the hub; the path of each tells the commit.
 
   Args:
     experiment: of the run.
-    fresh: whether the run has no checkpoint, so that its first weights are read.
+    reads_init: whether the weights of `init` are read.
   """
   found = {}
   for name, kind in (("autoencoder", VAE), ("text_encoder", TEXT_ENCODER)):
     if parse_id(place := getattr(experiment, name)):
       with naming(name):
         found[name] = str(part_folder(place, kind))
-  if fresh and parse_id(experiment.init or ""):
+  if reads_init and parse_id(experiment.init or ""):
     with naming("init"):
       found["init"] = str(local_folder(experiment.init, (TRANSFORMER,)))
   return dataclasses.replace(experiment, **found)
+
+
+def _lora_card(experiment: Experiment) -> LoraCard:
+  """Return what the workdir says of the LoRA, and of the model that it changes."""
+  folder = local_folder(experiment.init)
+  digest = weights_digest(open_folder(folder).transformer())
+  place = identity(folder) or pretrained.name_of(experiment.init) or str(folder.absolute())
+  return LoraCard(place, digest, experiment.train.lora)
 
 
 def train_nova(
@@ -139,7 +154,9 @@ def train_nova(
   exchange_host_names()
   workdir = as_path(workdir)
   fresh = broadcast_from_first(not finished_steps(workdir / "checkpoints"))
-  experiment = _with_local_folders(experiment, fresh)
+  lora = experiment.train.lora.rank > 0
+  reads_init = bool(experiment.init) and (fresh or lora)  # A checkpoint of a LoRA lacks the model's own weights.
+  experiment = _with_local_folders(experiment, reads_init)
   with naming("autoencoder"):
     autoencoder = load_autoencoder(experiment.autoencoder)
   with naming("text_encoder"):
@@ -149,8 +166,9 @@ def train_nova(
   mesh = make_mesh(experiment.mesh) if mesh is None else mesh
   check(experiment, mesh, autoencoder, caches)
   with naming("init"):
-    weights = load_transformer(experiment.init, experiment.model) if experiment.init and fresh else None
-  card, cfg = card_from_experiment(experiment, known_words(experiment)), experiment.train
+    weights = load_transformer(experiment.init, experiment.model) if reads_init else None
+    card = card_from_experiment(experiment, known_words(experiment), _lora_card(experiment) if lora else None)
+  cfg = experiment.train
   callbacks = [
       ModelCard(card, [*notes(experiment, caches)] if fresh and is_first() else ()), StopOnSignal(),
       HeldOutLoss(experiment.eval), EarlyStopping(experiment.eval.patience),

@@ -8,7 +8,7 @@ arXiv 2502.16982). Decay is decoupled and applies to kernels only: never to bias
 Invariant: a frozen parameter has neither an update nor optimizer state.
 """
 
-import difflib
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from nova_jax.config import OptimizerConfig
 from nova_jax.utils.errors import UserError
+from nova_jax.utils.patterns import check_patterns, matches
 from nova_jax.utils.ranges import check_ranges
 
 # Which matrices Muon updates, and their (input, output) axes. An axis in neither is a batch of independent matrices:
@@ -40,6 +41,7 @@ MUON_MATRICES: tuple[tuple[str, MuonDimensionNumbers], ...] = (
 # refused, so that whoever adds one decides.
 ADAMW_BESIDE_MUON: tuple[str, ...] = (
     r"(^|/)(bias|scale)$",
+    r"(^|/)low_rank/[ab]$",
     r"(^|/)(mask_token|bos_token|code_embed|begin|label_embed/weight)$",
     r"(^|/)(head|patch_embed/proj|text_embed/proj)/kernel$",
     r"(^|/)(timestep|flow|fps|time)_proj/fc[12]/kernel$",
@@ -126,14 +128,8 @@ def frozen_mask(params: Any, freeze: Sequence[str]) -> Any:
   Raises:
     UserError: a pattern that matches nothing, naming paths near to it.
   """
-  names = jax.tree.leaves(paths(params))
-  for pattern in freeze:
-    if not any(re.search(pattern, name) for name in names):
-      modules = {"/".join(name.split("/")[:depth]) for name in names for depth in range(1, name.count("/") + 2)}
-      near = difflib.get_close_matches(pattern, sorted(modules), n=3, cutoff=0.3)
-      near = near or sorted({name.split("/")[0] for name in names})
-      raise UserError(f"train.freeze: no parameter matches {pattern!r}; near paths: {', '.join(near)}")
-  return jax.tree.map(lambda name: any(re.search(pattern, name) for pattern in freeze), paths(params))
+  check_patterns("train.freeze", freeze, jax.tree.leaves(paths(params)))
+  return jax.tree.map(functools.partial(matches, freeze), paths(params))
 
 
 def paths(tree: Any) -> Any:

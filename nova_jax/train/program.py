@@ -4,6 +4,7 @@ Invariant: all stages and shapes of batches share one abstract state, so a step 
 returned; each has a program of its own, which is compiled once for each static input.
 """
 
+import dataclasses
 from collections.abc import Hashable
 from typing import Any, NamedTuple
 
@@ -14,9 +15,10 @@ from jax.sharding import Mesh
 
 from nova_jax.config import Experiment
 from nova_jax.diffusion.batch import Batch
+from nova_jax.models.lora import trainable
 from nova_jax.train.optimizer import make_optimizer, make_schedule
 from nova_jax.train.stages import Stage, plan_stages
-from nova_jax.train.state import TrainState, abstract_state, init_state, start_stage
+from nova_jax.train.state import TrainState, abstract_state, adopt, init_state, start_stage
 from nova_jax.train.step import Metrics, make_eval_step, make_train_step
 from nova_jax.train.task import Task
 
@@ -58,6 +60,7 @@ class TrainProgram:
   Attributes:
     stages: stages of the run.
     abstract: shapes and shardings of the state.
+    is_lora: whether a LoRA is trained. The model that it changes is not part of a checkpoint.
     steps: the steps that were built, by stage and shape.
     eval_steps: the evaluations that were built, by shape.
   """
@@ -68,17 +71,39 @@ class TrainProgram:
     # The optimizer's state has the same structure in all stages.
     self._graphdef, self.abstract = abstract_state(
         task.init, self._optimizer(self.stages[0]), mesh, cfg.train.ema_decays)
+    self.is_lora = trainable(nnx.merge(self._graphdef, self.abstract.params, self.abstract.buffers)) is nnx.LoRAParam
     self.steps: dict[tuple[Stage, tuple[int, ...]], TrainStep] = {}
     self.eval_steps: dict[tuple[int, ...], EvalStep] = {}
 
   @property
   def model_name(self) -> str:
-    """Name of the model's class."""
-    return type(self.average(self.abstract)).__name__
+    """Name of what is trained: the model's class, or a LoRA and its share of the model's parameters."""
+    name = type(self.average(self.abstract)).__name__
+    if not self.is_lora:
+      return name
+    size, frozen = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (
+        self.abstract.params, self.abstract.buffers))
+    return f"LoRA ({100 * size / (size + frozen):.2g} % of {name}'s parameters)"
 
   def init_state(self) -> TrainState:
     """Create the state before the first step, with random weights."""
     return init_state(self._task.init, self._optimizer(self.stages[0]), self.abstract, self._cfg.seed)
+
+  def saved(self, state: TrainState) -> TrainState:
+    """Return what a checkpoint holds of a state, or of its shapes."""
+    return dataclasses.replace(state, buffers={}) if self.is_lora else state
+
+  def continued(self, saved: TrainState, weights: nnx.State | None) -> TrainState:
+    """Return the state of which a checkpoint holds `saved`.
+
+    Args:
+      saved: see the method `saved`.
+      weights: weights of the model that a LoRA changes; None without a LoRA.
+    """
+    if not self.is_lora:
+      return saved
+    assert weights is not None  # `check` refuses a LoRA without `init`.
+    return adopt(dataclasses.replace(saved, buffers=self.abstract.buffers), weights)
 
   def start_stage(self, state: TrainState, stage: Stage) -> TrainState:
     """Return the state at the start of a stage: the weights continue, the optimizer is new."""

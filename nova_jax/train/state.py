@@ -17,7 +17,9 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
+from nova_jax.models.lora import trainable
 from nova_jax.parallel.sharding import replicated, state_shardings
+from nova_jax.train.optimizer import paths
 
 
 @jax.tree_util.register_dataclass
@@ -27,7 +29,7 @@ class TrainState:
 
   step: Any  # int32: steps done, over all stages.
   params: Any
-  buffers: Any  # Arrays that no optimizer touches.
+  buffers: Any  # Arrays that no optimizer touches, among them the parameters of a model that a LoRA is trained for.
   ema: Any
   opt_state: Any
   emas: Any = dataclasses.field(default_factory=dict)  # Further averages, by decay: {"0.999": …}.
@@ -45,7 +47,8 @@ def abstract_state(
     mesh: devices of the run.
     ema_decays: decays of further averages.
   """
-  graphdef, params, buffers = nnx.split(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))), nnx.Param, ...)
+  model = nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))
+  graphdef, params, buffers = nnx.split(model, trainable(model), ...)
 
   def place(variables):
     shapes = nnx.to_pure_dict(variables)
@@ -78,7 +81,8 @@ def init_state(
   def init():
     # A branch of the seed that no step takes: steps count up from 0.
     key = jax.random.fold_in(jax.random.key(seed), 2**32 - 1)
-    _, params, buffers = nnx.split(make_model(nnx.Rngs(key)), nnx.Param, ...)
+    model = make_model(nnx.Rngs(key))
+    _, params, buffers = nnx.split(model, trainable(model), ...)
     params = nnx.to_pure_dict(params)
     ema = jax.tree.map(lambda p: p.astype(jnp.float32), params)
     emas = dict.fromkeys(abstract.emas, ema)
@@ -88,21 +92,32 @@ def init_state(
 
 
 def adopt(state: TrainState, weights: nnx.State) -> TrainState:
-  """Return the state with the weights of another model of the same shapes, where its averages start too."""
-  params, buffers = map(nnx.to_pure_dict, nnx.split_state(weights, nnx.Param, ...))
+  """Return the state with the weights of another model of the same shapes, where its averages start too.
 
-  def place(new, old):
-    return jax.tree.map(spread, new, old)
+  Args:
+    state: state whose arrays, or their shapes and shardings, are replaced; a LoRA, which `weights` lacks, stays.
+    weights: parameters and buffers of the other model.
+  """
+  given = {"/".join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(weights)}
+  missing = set(given)
 
-  def spread(new, old):  # Every host has all of `new`, and gives its own devices their part.
-    whole = np.asarray(new).astype(old.dtype)
+  def place(tree):
+    return jax.tree.map(spread, paths(tree), tree)
+
+  def spread(path, old):  # Every host has all of the weights, and gives its own devices their part.
+    missing.discard(path)
+    if path not in given:
+      return old
+    whole = np.asarray(given[path]).astype(old.dtype)
     return jax.make_array_from_callback(old.shape, old.sharding, lambda index: whole[index])
 
   # Averages need arrays of their own: a step gives its old ones away.
-  average = lambda old: jax.tree.map(jnp.copy, place(params, old))
-  return dataclasses.replace(
-      state, params=place(params, state.params), ema=average(state.ema), buffers=place(buffers, state.buffers),
+  average = lambda old: jax.tree.map(jnp.copy, place(old))
+  adopted = dataclasses.replace(
+      state, params=place(state.params), ema=average(state.ema), buffers=place(state.buffers),
       emas={decay: average(old) for decay, old in state.emas.items()})
+  assert not missing, missing
+  return adopted
 
 
 def start_stage(state: TrainState, tx: optax.GradientTransformation, abstract: TrainState) -> TrainState:

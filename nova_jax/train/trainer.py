@@ -164,7 +164,7 @@ class Trainer:
     if (score := self.score()) is not None:
       meta[SCORE] = {"metric": self.cfg.eval.best_metric, "value": score}
     with self._goodput.spend("save"):
-      self.checkpoints.save(self.step, self.state, data, meta)
+      self.checkpoints.save(self.step, self.program.saved(self.state), data, meta)
 
   def show(self, name: str, path: Path) -> None:
     """Show a picture, a PNG file that process 0 has written, in the trackers that show pictures."""
@@ -174,16 +174,18 @@ class Trainer:
     """Set state, step and data position to where the newest checkpoint ends, or to the start; return the log's sums."""
     # 1. Put the arrays of the newest checkpoint that is whole onto today's mesh; half-written ones are gone already.
     with self._goodput.spend("restore"):
-      found = self.checkpoints.restore_newest(self.program.abstract)
+      found = self.checkpoints.restore_newest(self.program.saved(self.program.abstract))
     # 2. Or make them.
+    weights = self._task.initial_weights()
     if found is None:
       self.step, self._data_state, sums = 0, {}, {}
       self.state = self.program.init_state()
-      if (weights := self._task.initial_weights()) is not None:
+      if weights is not None:
         self.state = adopt(self.state, weights)
     else:
       # 3. Keep the loader's position, for the stage that the step is in.
-      self.step, self.state, self._data_state, sums = found.step, found.state, found.data, found.meta["sums"]
+      self.step, self._data_state, sums = found.step, found.data, found.meta["sums"]
+      self.state = self.program.continued(found.state, weights)
       for line in found.set_aside:
         _say(f"note: {line}")
       _say(f"continuing after step {self.step}")

@@ -88,6 +88,7 @@ def _check_same(
 ) -> None:
   config = json.loads(json.dumps(to_dict(experiment)))
   steps, then = finished_steps(workdir / "checkpoints"), None
+  lora = experiment.train.lora.rank > 0  # Its `init` is read at each start.
   with contextlib.suppress(ValueError):  # Fields that are gone by now will be found to differ.
     then = from_dict(Experiment, stored, tell_renamed=False)
     stored = json.loads(json.dumps(to_dict(then)))  # Younger ones take their defaults.
@@ -98,7 +99,7 @@ def _check_same(
       continue
     was, value = stored.get(name), given.get(name)
     if name in now or name in known or name in _FOLDERS or name.endswith(".path"):
-      if None not in (was, value) and same_content(name, known, now, was, value, bool(steps)):
+      if None not in (was, value) and same_content(name, known, now, was, value, bool(steps) and not lora):
         continue
       if name in now and name in known:
         moved = f"was {was!r}; " if os.path.realpath(str(was)) != os.path.realpath(str(value)) else ""

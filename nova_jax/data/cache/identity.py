@@ -12,10 +12,10 @@ import numpy as np
 
 from nova_jax import autoencoders
 from nova_jax.autoencoders import Autoencoder
-from nova_jax.checkpoints.components import VAE, Part
+from nova_jax.checkpoints.components import VAE
 from nova_jax.checkpoints.hub import part_folder
 from nova_jax.checkpoints.model_folder import open_single_part
-from nova_jax.checkpoints.part_digest import Digest
+from nova_jax.checkpoints.part_digest import weights_digest
 from nova_jax.data.cache.format import AutoencoderInfo, read_manifest
 from nova_jax.utils.fields import to_dict
 
@@ -36,14 +36,6 @@ def describe_autoencoder(name: str, autoencoder: Autoencoder) -> AutoencoderInfo
   scaling = (tuple(np.ravel(value).tolist()) for value in (autoencoder.shift, autoencoder.factor))
   return AutoencoderInfo(
       kind, digest, autoencoder.latent_dim, autoencoder.spatial_stride, time_stride, *scaling)
-
-
-def weights_digest(part: Part) -> str:
-  """Return the digest of a part's weights, as a converted folder's card has it."""
-  digest = Digest()
-  for name, stored in part.weights.items():
-    digest.add(name, stored.read())
-  return digest.hexdigest()
 
 
 def manifest_digest(folder: str | Path) -> str:

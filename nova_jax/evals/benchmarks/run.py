@@ -18,13 +18,16 @@ from nova_jax.utils.notes import tell
 from nova_jax.utils.terminal import say
 
 
-def sample(args: Any, sampling: Mapping[str, Any], step: int | str | None = None) -> None:
+def sample(
+    args: Any, sampling: Mapping[str, Any], step: int | str | None = None, lora: Mapping[str, float] | None = None,
+) -> None:
   """Make one shard of a benchmark's samples.
 
   Args:
     args: has `benchmark`, `prompts`, `rewritten`, `output`, `shard` and the other fields of `Settings`.
     sampling: settings of `Request` that are given, some of `SAMPLED`.
     step: step of the checkpoint of a training run, or "best"; None takes the newest.
+    lora: weights of LoRAs by folder; None for no LoRA.
   """
   if not args.prompts:
     raise UserError(f"--prompts: give the prompt file that the authors of {args.benchmark} publish")
@@ -35,7 +38,8 @@ def sample(args: Any, sampling: Mapping[str, Any], step: int | str | None = None
   for note in layout.notes:
     tell(note)
   given: dict[str, Any] = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(Settings)}
-  given = {name: value for name, value in (given | {"step": step}).items() if value is not None}
+  given |= {"step": step, "lora": lora}
+  given = {name: value for name, value in given.items() if value is not None}
   settings = Settings(**given, sampling=sampling)
   output = check_folder_writable("output", args.output)
   if generate(layout, settings, output, (int(shard[1]), int(shard[2])), _load):

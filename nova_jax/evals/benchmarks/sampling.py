@@ -49,7 +49,7 @@ MANIFEST, CHECKSUMS = "manifest.json", "checksums.json"
 # Settings of `Request` that a run may choose: how to sample, and for how long.
 SAMPLED = ("num_frames", *(name for name, declared in SETTINGS.items() if declared.scope == "sampling"))
 _STORED = ("num_frames", "num_inference_steps", "num_diffusion_steps", "guidance_scale", "motion_flow", "fps")
-_WEIGHTS = ("checkpoint", "weights", "step")  # Settings that say where weights are; digests say which.
+_WEIGHTS = ("checkpoint", "weights", "step", "lora")  # Settings that say where weights are; digests say which.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Settings:
   weights: str = "ema"  # Of a training run, one of `choice.WEIGHTS`.
   step: int | str | None = None  # Of the checkpoint of a training run, or "best".
   dtype: str = "float32"  # Of activations.
+  lora: Mapping[str, float] = dataclasses.field(default_factory=dict)  # Weights of LoRAs by folder.
   batch_size: int = 8
   seed: int = 0
   sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Settings of `Request`, some of `SAMPLED`.
@@ -68,6 +69,8 @@ class Settings:
     """Return all as a manifest has it; settings that manifests had from the beginning are always there."""
     values = dataclasses.asdict(self)
     sampling, seed = values.pop("sampling"), values.pop("seed")
+    if not self.lora:
+      values.pop("lora")
     return values | dict.fromkeys(_STORED) | sampling | {"seed": seed}
 
 
@@ -108,7 +111,7 @@ def generate(
   missing = [text for text in texts if not _place(output, text).is_file()]
   pipe = load(
       settings.checkpoint, weights=settings.weights, step=settings.step, dtype=settings.dtype,
-      parts=(VAE, TEXT_ENCODER) if missing else (VAE,))
+      lora=settings.lora, parts=(VAE, TEXT_ENCODER) if missing else (VAE,))
   claim(output, manifest, pipe.digests)
   for path, text in layout.texts.items():
     _put(output, shard, scored / path, lambda partial, text=text: write_atomically(partial, text + "\n"))

@@ -1,0 +1,138 @@
+"""LoRA: what is trained, what a run keeps, and that it continues bit for bit."""
+
+import dataclasses
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import make, save_run
+
+from nova_jax.checkpoints.store import find, open_arrays
+from nova_jax.config import (
+  DataConfig,
+  Experiment,
+  LoraConfig,
+  MeshConfig,
+  ModelConfig,
+  OptimizerConfig,
+  SampleConfig,
+  StageConfig,
+  TrainConfig,
+)
+from nova_jax.models.condition import Condition
+from nova_jax.models.lora import add_lora, linear_maps, trainable
+from nova_jax.parallel.sharding import make_mesh
+from nova_jax.train.nova import train_nova
+from nova_jax.utils.errors import UserError
+
+MODEL = ModelConfig(
+    latent_dim=1, latent_size=(16, 16), patch_size=4, width=32, num_heads=2, temporal_depth=1, spatial_depth=2,
+    denoiser_depth=1, denoiser_width=16, base_frames=2, text_dim=8, text_len=8, mixer_rank=2)
+LORA = LoraConfig(rank=2, alpha=4.0)
+EXPERIMENT = Experiment(
+    model=MODEL, data=DataConfig(num_records=40, num_frames=2),
+    train=TrainConfig(
+        steps=4, stages=(StageConfig("video", 1.0, 4, 2),), loss_repeat=1, log_every=1, save_every=1, keep=10,
+        lora=LORA),
+    optimizer=OptimizerConfig(learning_rate=1e-3), mesh=MeshConfig(data=2, fsdp=2, tensor=-1),
+    sample=SampleConfig(2, 2, 2.0))
+
+
+def adapted(base, **fields):
+  return dataclasses.replace(EXPERIMENT, init=str(base), **fields)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+  """A model to start from."""
+  folder = tmp_path_factory.mktemp("base") / "run"
+  save_run(folder, MODEL)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def finished(base, tmp_path_factory):
+  """A run of a LoRA that never stopped, with a checkpoint after each step."""
+  folder = tmp_path_factory.mktemp("lora") / "run"
+  train_nova(adapted(base), folder)
+  return folder
+
+
+def forward(model):
+  rng = np.random.default_rng(0)
+  latents = jnp.asarray(rng.standard_normal((2, 2, 16, 16, 1)), jnp.float32)
+  condition = Condition(jnp.asarray(rng.standard_normal((2, 8, 8)), jnp.float32), jnp.array([8, 3]))
+  return jax.jit(lambda model: model.temporal(latents, model.embed_condition(condition)))(model)
+
+
+def test_a_new_lora_changes_no_bit():
+  model = make(MODEL)
+  before = np.asarray(forward(model))
+  add_lora(model, LORA, "float32", rngs=nnx.Rngs(0))
+  assert trainable(model) is nnx.LoRAParam
+  np.testing.assert_array_equal(before, forward(model))
+
+
+def test_weights_are_stored_in_the_dtype_of_activations():
+  cfg = dataclasses.replace(MODEL, dtype="bfloat16")
+  model = make(cfg)
+  before = np.asarray(forward(model))
+  add_lora(model, LORA, "bfloat16", rngs=nnx.Rngs(0))
+  assert {linear.kernel[...].dtype.name for linear in linear_maps(model).values()} == {"bfloat16"}
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(nnx.state(model, nnx.LoRAParam))} == {"float32"}
+  np.testing.assert_array_equal(before, forward(model))
+
+
+def test_a_checkpoint_holds_the_lora_alone(finished):
+  arrays = open_arrays(find(finished / "checkpoints", step=4))
+  items = {name.partition("/")[0] for name in arrays}
+  assert items == {"step", "params", "ema", "opt_state"}
+  assert all("/low_rank/" in name for name in arrays if name.startswith(("params/", "ema/")))
+  assert any(np.abs(stored.read()).max() > 0 for name, stored in arrays.items() if name.endswith("low_rank/b"))
+
+
+def test_a_run_continues_bit_for_bit(base, finished, tmp_path):
+  workdir = tmp_path / "continued"
+  shutil.copytree(finished, workdir)
+  for step in (3, 4):
+    shutil.rmtree(workdir / f"checkpoints/{step}")
+  train_nova(adapted(base), workdir)
+  ours, expected = (open_arrays(find(folder / "checkpoints", step=4)) for folder in (workdir, finished))
+  assert ours.keys() == expected.keys()
+  for name in ours:
+    assert np.array_equal(ours[name].read(), expected[name].read()), name
+
+
+def test_another_mesh_computes_the_same(base, finished, tmp_path):
+  train_nova(adapted(base), tmp_path / "run", mesh=make_mesh(MeshConfig(), jax.devices()[:1]))
+  ours, expected = (open_arrays(find(folder / "checkpoints", step=4)) for folder in (tmp_path / "run", finished))
+  for name in ours:
+    if name.startswith("params"):
+      np.testing.assert_allclose(ours[name].read(), expected[name].read(), atol=3e-4, err_msg=name)
+
+
+def test_another_base_is_refused(finished, tmp_path):
+  shutil.copytree(finished, tmp_path / "run")
+  save_run(tmp_path / "base", MODEL, seed=1)
+  with pytest.raises(UserError, match=r"init: .* holds something else than what the run began with"):
+    train_nova(adapted(tmp_path / "base"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"init": ""}, r"train.lora.rank: .*--config.init=FOLDER"),
+    ({"targets": ("atn/qkv",)}, r"train.lora.targets: no matrix matches 'atn/qkv'; near paths: .*"),
+    ({"targets": ("patch_embed/proj",)}, r"train.lora.targets: no matrix matches 'patch_embed/proj'"),
+    ({"targets": ("(",)}, r"train.lora.targets: '\(' is not a regular expression"),
+])
+def test_what_makes_no_lora_is_refused(base, tmp_path, fields, message):
+  experiment = adapted(base)
+  if "targets" in fields:
+    lora = dataclasses.replace(LORA, targets=fields["targets"])
+    experiment = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, lora=lora))
+  else:
+    experiment = dataclasses.replace(experiment, **fields)
+  with pytest.raises(UserError, match=message):
+    train_nova(experiment, tmp_path / "run")
