@@ -85,8 +85,8 @@ def _explain(error: BaseException, name: str, repo: str) -> Exception | None:
   if type(error).__module__.startswith("httpx"):
     what = " ".join(str(error).split())[:_LONGEST] or "no answer"
     return RunFailed(
-        f"{name}: the hub ({endpoint}) can't be reached ({type(error).__name__}: {what}); the same command continues "
-        "when it can")
+        f"there is no folder {name}, and the hub ({endpoint}) can't be reached ({type(error).__name__}: {what}); the "
+        "same command continues when it can")
   if isinstance(error, errors.HFValidationError):
     return UserError(f"{name}: {error}")
   if isinstance(error, OSError) and error.errno is None:
