@@ -16,8 +16,7 @@ from ml_collections import config_flags
 
 from nova_jax.cli.entry import Command
 from nova_jax.config import CacheConfig
-from nova_jax.storage import as_path, is_remote
-from nova_jax.utils.errors import UserError
+from nova_jax.storage import as_path
 from nova_jax.utils.fields import from_dict
 from nova_jax.utils.progress import Progress
 from nova_jax.utils.terminal import command
@@ -53,8 +52,6 @@ def main(args: flags.FlagValues) -> None:
   from nova_jax.parallel.supervisor import shard_for_process
   from nova_jax.utils import compilation_cache
 
-  if is_remote(args.source):
-    raise UserError(f"--source: {args.source} is in a bucket; copy or mount it: clips are read from a disk")
   host, num_hosts = shard_for_process(args.coordinator, args.num_processes, args.process_id)
   compilation_cache.use()
   print(f"encoding {args.source} into {args.output}", flush=True)

@@ -31,6 +31,7 @@ from nova_jax.cli.addresses import check_addresses
 from nova_jax.cli.flag_help import explain, help_text, name_flags, wants_help
 from nova_jax.cli.overrides import config_file, explain_config, explain_override, with_config_files
 from nova_jax.cli.renamed import tell_renamed
+from nova_jax.storage import as_path
 from nova_jax.utils import notes, terminal
 from nova_jax.utils.errors import (
     BAD_INPUT,
@@ -118,9 +119,7 @@ def run_task(main: Callable[[dict[str, Any]], None]) -> None:
   def task() -> None:
     if len(sys.argv) != 2:
       raise UserError(f"expected one argument, the JSON file of a task, got {len(sys.argv) - 1}")
-    with open(sys.argv[1], encoding="utf-8") as file:
-      values = json.load(file)
-    main(values)
+    main(json.loads(as_path(sys.argv[1]).read_text(encoding="utf-8")))
 
   def execute_task() -> int:
     terminal.print_lines()

@@ -22,9 +22,11 @@ from nova_jax.data.latents import LatentFeed, example_records, have_embeddings, 
 from nova_jax.data.loader import Feed
 from nova_jax.data.shards import Cache, read_caches
 from nova_jax.data.videos import Source, VideoFeed
+from nova_jax.storage import is_remote
 from nova_jax.text import BUILT_IN, TextEncoder
 from nova_jax.text.truncation import truncate
 from nova_jax.utils.errors import UserError
+from nova_jax.utils.files import cache_folder
 
 
 class Examples(NamedTuple):
@@ -158,8 +160,9 @@ def needs_text_encoder(experiment: Experiment) -> bool:
 def open_digits(
     experiment: Experiment, workdir: Path, autoencoder: Autoencoder, text_encoder: TextEncoder | None
 ) -> DigitData:
-  """Open the moving digits, writing them first if need be."""
-  sources = moving_digits.prepare(experiment.data.data_dir or workdir / "data", experiment.data)
+  """Open the moving digits, drawing them first if need be: beside a run in a bucket, each machine has its own copy."""
+  folder = experiment.data.data_dir or (cache_folder() if is_remote(workdir) else workdir) / "data"
+  sources = moving_digits.prepare(folder, experiment.data)
   return DigitData(sources, experiment, autoencoder, text_encoder)
 
 

@@ -11,6 +11,7 @@ the path of the weights and returns a feature function with the attribute `dim`:
 Invariant: files are processed in the order of their names, one clip at a time, so results don't depend on batches.
 """
 
+import contextlib
 import importlib
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from nova_jax.evals.frechet import FeatureStatistics
 from nova_jax.evals.i3d import I3D
 from nova_jax.evals.inception import Inception
 from nova_jax.media.footage import open_footage
+from nova_jax.storage import fetched, is_remote
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.progress import Progress
@@ -90,7 +92,7 @@ def passed_over(folder: Path, suffixes: tuple[str, ...] = PICTURES + VIDEOS) -> 
   """Return a line on the files in a folder and its subfolders that `find` skips; "" if there are none."""
   others = Counter(
       path.suffix.lower() or "without an ending" for path in folder.rglob("*")
-      if path.is_file() and (path.suffix.lower() not in suffixes or path.name.startswith("._")))
+      if (path.suffix.lower() not in suffixes or path.name.startswith("._")) and path.is_file())
   kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
   return f"{folder}: {others.total()} files are not read ({kinds})" if others else ""
 
@@ -130,7 +132,10 @@ def read_clip(path: Path) -> UInt8[np.ndarray, "T height width 3"]:
     UserError: the file can't be read, or has more than `limits.REQUEST_PIXELS` pixels.
   """
   frames, pixels = [], 0
-  with open_footage(path) as footage:
+  with contextlib.ExitStack() as stack:
+    # A copy of each file would fill the disk.
+    content = stack.enter_context(fetched(path)) if is_remote(path) else path
+    footage = stack.enter_context(open_footage(content, name=str(path)))
     for frame in footage.frames:
       frames.append(frame.upright())
       pixels += frames[-1][..., 0].size

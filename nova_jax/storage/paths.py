@@ -6,6 +6,7 @@ import fnmatch
 import io
 import os
 import pathlib
+import posixpath
 import stat
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from etils import epath
 from nova_jax.storage.addresses import filesystem, is_collapsed, is_remote, scheme_of, why_not
 from nova_jax.storage.failures import telling
 
-_AHEAD = 1 << 20  # Bytes that are read at once of an object that is opened.
+_AHEAD = 1 << 17  # Bytes that are read at once of an object that is opened.
 
 
 def as_path(path: str | os.PathLike) -> pathlib.Path:
@@ -39,7 +40,12 @@ def as_path(path: str | os.PathLike) -> pathlib.Path:
 
 def join(base: str | os.PathLike, path: str | os.PathLike) -> pathlib.Path:
   """Return the path that `path` stands for within a folder: an address or an absolute path stands for itself."""
-  return as_path(path) if is_remote(path) or os.path.isabs(path) else as_path(base) / path
+  if is_remote(path) or os.path.isabs(path):
+    return as_path(path)
+  joined = as_path(base) / path
+  if isinstance(joined, RemotePath) and ".." in joined.parts:  # Which means nothing to a bucket.
+    return RemotePath(f"{scheme_of(joined)}://{posixpath.normpath('/'.join(joined.parts[2:]))}")
+  return joined
 
 
 class Stat(NamedTuple):
@@ -86,6 +92,19 @@ class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):  # ty: ignor
     return f"{self.parts[1]}://{'/'.join(self.parts[2:])}"
 
   __str__ = __fspath__
+
+  def __reduce__(self):
+    return _listed_path, (str(self), getattr(self, "known_size", None))
+
+  @property
+  def is_listed(self) -> bool:
+    """Whether a listing had this path."""
+    return hasattr(self, "known_size")
+
+  @property
+  def size(self) -> int:
+    """Number of bytes: as its listing said, or as the bucket says now."""
+    return self.known_size if self.is_listed else self.stat().st_size
 
   @property
   def _filesystem(self) -> Any:
@@ -151,9 +170,7 @@ class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):  # ty: ignor
 
   def _listed(self, info: dict[str, Any]) -> "RemotePath":
     """Return the path that an entry of a listing is about."""
-    path = RemotePath(f"{scheme_of(self)}://{info['name'].strip('/')}")
-    path.known_size = info["size"] or 0
-    return path
+    return _listed_path(f"{scheme_of(self)}://{info['name'].strip('/')}", info["size"] or 0)
 
   def rglob(self, pattern: str) -> Iterator["RemotePath"]:
     """Yield the objects below, whatever their depth, whose last name fits a pattern."""
@@ -184,10 +201,14 @@ class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):  # ty: ignor
     return file if mode == "rb" else io.TextIOWrapper(file, encoding or "utf-8", errors, newline)
 
   def read_bytes(self) -> bytes:
-    return self.read_part()
+    with telling(self):
+      return self._filesystem.cat_file(str(self))
 
-  def read_part(self, start: int | None = None, end: int | None = None) -> bytes:
-    """Return the bytes from one place to before another; None is the beginning, or the end."""
+  def read_part(self, start: int, size: int) -> bytes:
+    """Return bytes from a place on, as many as are asked for or are there."""
+    end = min(start + size, self.size)
+    if start >= end:
+      return b""
     with telling(self):
       return self._filesystem.cat_file(str(self), start, end)
 
@@ -232,6 +253,14 @@ class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):  # ty: ignor
     return RemotePath(dst)
 
 
+def _listed_path(address: str, size: int | None) -> RemotePath:
+  """Return a path whose size is known from a listing."""
+  path = RemotePath(address)
+  if size is not None:
+    path.known_size = size
+  return path
+
+
 def _rooted(parts: tuple[str | os.PathLike, ...]) -> tuple[str | os.PathLike, ...]:
   """Return the parts of a path below the folder that stands for a kind of bucket; etils knows not all kinds."""
   first = os.fspath(parts[0])
@@ -248,7 +277,7 @@ class _Object(io.RawIOBase):
     found = path.stat()
     if found.is_directory:
       raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    self._path, self._size, self._place = path, found.st_size, 0
+    self._path, self._size, self._place = _listed_path(str(path), found.st_size), found.st_size, 0
 
   def readable(self) -> bool:
     return True
@@ -269,7 +298,6 @@ class _Object(io.RawIOBase):
     return self._fetch(self._size)
 
   def _fetch(self, size: int) -> bytes:
-    end = min(self._place + size, self._size)
-    content = self._path.read_part(self._place, end) if self._place < end else b""
+    content = self._path.read_part(self._place, size)
     self._place += len(content)
     return content

@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 from etils import epath
 
+from nova_jax.utils.files import cache_folder
 from nova_jax.utils.notes import tell
 
 DEFAULT, OFF = "auto", "off"
@@ -33,8 +34,7 @@ def use(folder: str = DEFAULT, on_cpu: bool = False) -> None:
       each kind of processor has its own folder.
   """
   if folder == DEFAULT:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = os.path.join(cache, "nova_jax", "programs")
+    folder = str(cache_folder() / "programs")
     if jax.default_backend() == "cpu":
       folder = os.path.join(folder, f"cpu-{processor()}") if on_cpu else OFF
   if folder == OFF:

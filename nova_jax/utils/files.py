@@ -149,6 +149,11 @@ def is_dead(name: str, path: Path | None = None) -> bool:
   return start != _start_time(int(process))  # Otherwise another process has reused its number.
 
 
+def cache_folder() -> Path:
+  """Return the folder of this user and machine for what can be made again."""
+  return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "nova_jax"
+
+
 def storage_error(error: Exception, path: str | Path) -> OSError | None:
   """Return an OSError for a storage failure that a library reports only as text; None for other errors.
 

@@ -1,12 +1,16 @@
 """Commands whose paths are in a bucket write what they write on a disk, byte for byte."""
 
 import dataclasses
+import sys
 
 import pytest
 from pipeline.test_pipeline import CARD, TINY, save
 
 from nova_jax.cli import convert, evaluate, sample
 from nova_jax.storage import as_path
+from nova_jax.tools.sweeps.engine import Task, run_tasks
+from nova_jax.tools.sweeps.plan import Sweep
+from nova_jax.tools.sweeps.report import write_report
 
 pytestmark = pytest.mark.slow
 
@@ -119,6 +123,29 @@ def test_a_model_is_converted_from_and_into_a_bucket_and_back(model, folder, tmp
   assert run(convert, "--source", remote, "--target", folder / "published") == 0
   assert run(sample, "--checkpoint", folder / "published", "--prompt=one", "--output", folder / "out",
              "--formats=latents", "--compilation_cache=off") == 0
+
+
+def test_a_sweep_keeps_its_points_in_a_bucket(folder):
+  script = """
+import json, sys
+from nova_jax.storage import as_path
+task = json.loads(as_path(sys.argv[1]).read_text())
+print("working")
+task["fails"] and sys.exit("no")
+as_path(task["result"]).write_text('{"digit": 1.0}')
+"""
+  tasks = [
+      Task({"seed": number}, folder / name, name,
+           {"experiment": None, "result": str(folder / name / "result.json"), "fails": number, "num_prompts": 4},
+           (sys.executable, "-c", script)) for number, name in enumerate(("good", "bad"))]
+  said = []
+  run_tasks(tasks, 2, (0, 1), said.append)
+  assert tasks[0].result == {"digit": 1.0} and tasks[1].error == "no"
+  assert (folder / "good/log.txt").read_text(encoding="utf-8") == "working\n"
+  run_tasks(tasks[:1], 2, (0, 1), said.append)
+  assert said[-1] == "seed=0: done before"
+  write_report(Sweep("title", "about", [task.point for task in tasks]), tasks, folder)
+  assert {"results.csv", "results.md", "index.html"} <= {path.name for path in folder.iterdir()}
 
 
 def test_what_can_not_be_used_is_said_in_one_line(model, bucket, folder, capsys):

@@ -14,6 +14,7 @@ from nova_jax.data.cache.items import Cell, Held, Piece, Unusable
 from nova_jax.media.footage import Footage, between
 from nova_jax.media.footage import open_footage as open_file
 from nova_jax.media.frame import Frame
+from nova_jax.storage import fetched, is_remote
 from nova_jax.utils import limits
 
 
@@ -37,7 +38,9 @@ def open_footage(
     yield dataclasses.replace(footage, frames=between(footage.frames, start, end))
     return
   with contextlib.ExitStack() as stack:
-    if isinstance(media, Piece) and not media.packing:
+    if isinstance(media, Piece) and not media.packing and is_remote(media.path):
+      content = stack.enter_context(fetched(media.path, media.start, media.size))  # Decoders jump to and fro.
+    elif isinstance(media, Piece) and not media.packing:
       if not stat.S_ISREG(media.path.stat().st_mode):
         raise Unusable("it is neither a file nor a link to one; devices, pipes and sockets are not read")
       content = stack.enter_context(media.path.open("rb"))

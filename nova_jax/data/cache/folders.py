@@ -25,6 +25,7 @@ from nova_jax.data.cache.tars import is_tar, tar_items
 from nova_jax.media import parquet
 from nova_jax.media.signatures import HEAD, looks_like_media
 from nova_jax.media.tables import is_missing
+from nova_jax.storage import RemotePath
 
 _VIDEOS = ".avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv .3gp".split()
 _PICTURES = ".bmp .jpeg .jpg .png .tif .tiff .webp".split()
@@ -162,7 +163,7 @@ class _Walk:
     self._seen = [self._root]  # Folders whose content is in the source.
     self.problems: list[Item] = []
     self.files: list[Path] = []
-    self._enter(folder)
+    self._list(folder) if isinstance(folder, RemotePath) else self._enter(folder)
     self.files.sort()
     self.folders: dict[Path, list[Path]] = {}
     for path in self.files:
@@ -184,11 +185,25 @@ class _Walk:
     """Return the beginning of a file; None if it can't be read."""
     if self.broken(path):
       return None
+    if isinstance(path, RemotePath):
+      return path.read_part(0, HEAD)
     try:
       with path.open("rb") as file:
         return file.read(HEAD)
     except PermissionError:
       return None
+
+  def _list(self, folder: RemotePath) -> None:
+    """Take all objects of a folder in a bucket, which has no links, from one listing."""
+    hidden: set[str] = set()
+    for path in folder.rglob("*"):
+      parts = path.relative_to(folder).parts
+      first = next((i for i, part in enumerate(parts, 1) if part.startswith(".")), None)
+      if first is None:
+        self.files.append(path)
+      elif (name := "/".join(parts[:first])) not in hidden:
+        hidden.add(name)
+        self._found.add(kinds.TWINS if parts[first - 1].startswith("._") else kinds.HIDDEN, name)
 
   def _enter(self, folder: Path) -> None:
     try:

@@ -15,6 +15,7 @@ from nova_jax.config import CacheConfig
 from nova_jax.data.cache.packed import read_packed
 from nova_jax.media.parquet import read_cell
 from nova_jax.media.tables import is_missing
+from nova_jax.storage import RemotePath, join
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_regular
@@ -51,6 +52,8 @@ class Piece:
         content = read_packed(self.path, self.packing, self.start, self.size)
       except ValueError as error:
         raise Unusable(str(error)) from None
+    elif isinstance(self.path, RemotePath):
+      content = self.path.read_part(self.start, limit + 1 if self.size is None else self.size)
     else:
       try:
         path = check_regular(self.path)
@@ -83,7 +86,7 @@ class Cell:
     place = value.get("path") if isinstance(value, dict) else None
     value = value.get("bytes") if isinstance(value, dict) else value
     if value is None and isinstance(place, str) and place and "\0" not in place:
-      value = Piece(self.path.parent / place).read(limits.ROW_BYTES)
+      value = Piece(join(self.path.parent, place)).read(limits.ROW_BYTES)
     if not isinstance(value, bytes):
       raise Unusable(f"{self.column}: expected bytes, got {type(value).__name__}")
     if len(value) > limits.ROW_BYTES:

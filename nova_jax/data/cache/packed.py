@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nova_jax.media.signatures import HEAD, looks_like_media
+from nova_jax.storage import is_remote
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import read_start
 
-OPENERS: Mapping[str, Callable[[Path], Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
+OPENERS: Mapping[str, Callable[[Any], Any]] = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 _MAGIC = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _LARGEST = 1 << 40  # Bytes of a compressed tar's member, whose end isn't known before it is read.
 _DAMAGED = (tarfile.TarError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError)
@@ -74,7 +75,7 @@ def read_members(path: Path, packing: str, known: Collection[str]) -> tuple[list
   members: list[Member] = []
   links: list[tuple[int, str, str]] = []  # Place among the members; what it leads to, from the top and as it says.
   problem = ""
-  with OPENERS[packing](path) if packing else path.open("rb") as file:
+  with _open(path, packing) if packing else path.open("rb") as file:
     try:
       place: int | None = 0
       while place is not None and not problem:
@@ -176,4 +177,8 @@ def read_packed(path: Path, packing: str, start: int, size: int) -> bytes:
 
 @functools.lru_cache(maxsize=1)
 def _unpacked(path: Path, packing: str) -> BinaryIO:
-  return OPENERS[packing](path)
+  return _open(path, packing)
+
+
+def _open(path: Path, packing: str) -> Any:
+  return OPENERS[packing](path.open("rb") if is_remote(path) else path)

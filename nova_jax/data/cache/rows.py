@@ -4,6 +4,7 @@ A path is relative to the table, and may lead anywhere: what is read there becom
 picture. Invariant: each row is an item.
 """
 
+import dataclasses
 import os
 import re
 import unicodedata
@@ -16,11 +17,13 @@ from nova_jax.data.cache.items import Cell, Item, Piece
 from nova_jax.media import parquet
 from nova_jax.media.tables import ENDINGS as TEXT_TABLES
 from nova_jax.media.tables import Row, check_rows, inner_rows, read_table
+from nova_jax.storage import as_path, is_remote, join, why_not
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
 
 ENDINGS = (*TEXT_TABLES, ".parquet")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_FEW = 100  # Objects whose sizes are asked for one by one.
 FILE_NAME, TEXT = "file_name", "text"  # Hugging Face's columns.
 
 
@@ -53,7 +56,16 @@ def table_items(path: Path, cfg: CacheConfig, prefix: str = "") -> list[Item]:
     rows = (
         (row.number, _reason(row.where, row.problem or _swallowed(row, table.columns, path, cfg), path), row.values)
         for row in table.rows)
-  return [_item(path, f"{prefix}row {number}", problem, row, cfg, fields) for number, problem, row in rows]
+  items = [_item(path, f"{prefix}row {number}", problem, row, cfg, fields) for number, problem, row in rows]
+  return _listed(items, path.parent) if is_remote(path) and len(items) > _FEW else items
+
+
+def _listed(items: Sequence[Item], folder: Path) -> list[Item]:
+  """Return the items with paths of one listing of a bucket's folder, instead of asking for the size of each object."""
+  found = {str(path): path for path in folder.rglob("*")}
+  return [
+      dataclasses.replace(item, media=Piece(found.get(str(item.media.path), item.media.path)))
+      if isinstance(item.media, Piece) else item for item in items]
 
 
 def read_metadata(path: Path, folder: Path, cfg: CacheConfig) -> list[tuple[str, Item]] | None:
@@ -142,6 +154,9 @@ def _item(
     place = place.decode("utf-8", "replace")
   if not isinstance(place, str) or not place or "\0" in place:
     return Item(label, None, {}, f"{cfg.path_field}: expected the path of a file, got {repr(place)[:80]}")
+  if is_remote(place):
+    reason = why_not(place) or ""
+    return Item(f"{label}: {place}", None if reason else Piece(as_path(place)), {} if reason else fields, reason)
   file = _existing(path.parent, place)
   if _ADDRESS.match(place) and not os.path.lexists(file):
     return Item(f"{label}: {place}", None, {}, "addresses are not fetched: download the file, and give its path")
@@ -150,8 +165,8 @@ def _item(
 
 def _existing(folder: Path, place: str) -> Path:
   """Return a path as the file system has it: accents are written in two ways, and Windows has backslashes."""
-  path = folder / place
-  if "\\" not in place and str(path).isascii() or os.path.lexists(path):
+  path = join(folder, place)
+  if is_remote(path) or "\\" not in place and str(path).isascii() or os.path.lexists(path):
     return path  # The file system is not asked for each of a million rows.
   others = (Path(unicodedata.normalize(form, str(folder / way))) for way in _ways(place) for form in ("NFC", "NFD"))
   return next(filter(os.path.lexists, others), path)

@@ -25,8 +25,9 @@ from nova_jax.data.cache.found import Found
 from nova_jax.data.cache.items import Cell, Example, Item, Piece
 from nova_jax.data.cache.rows import ENDINGS, table_items
 from nova_jax.data.cache.tars import is_tar, tar_items
-from nova_jax.storage import as_path
+from nova_jax.storage import RemotePath, as_path
 from nova_jax.utils.errors import UserError
+from nova_jax.utils.files import check_holds_runs
 
 _NO_FILE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG))
 
@@ -44,8 +45,8 @@ def open_source(source: str, cfg: CacheConfig) -> Listing:
     UserError: it isn't one, or has none.
   """
   path, split = as_path(source), ""
-  if not path.exists() and ":" in source:
-    path, split = as_path(source.rpartition(":")[0]), source.rpartition(":")[2]
+  if not path.exists() and (parts := source.rpartition(":"))[0] and "/" not in parts[2]:
+    path, split = as_path(parts[0]), parts[2]
   expected = f"a folder, {', '.join(ENDINGS)}, .tar or a TFDS dataset"
   if not path.exists():
     raise UserError(f"--source: there is no {source}; expected {expected}")
@@ -54,6 +55,7 @@ def open_source(source: str, cfg: CacheConfig) -> Listing:
     raise UserError(
         f"--source: {source} is a dataset that Hugging Face's save_to_disk wrote; write it as tables with to_parquet")
   if split or (path / "dataset_info.json").is_file():
+    check_holds_runs(path)
     from nova_jax.data.cache.tfds_source import list_examples  # Slow to import, and only this source needs it.
 
     items = list_examples(path, split, cfg)
@@ -93,6 +95,8 @@ def _brief(value: Any) -> Any:
   if value.size is not None:
     return value.size
   try:
+    if isinstance(value.path, RemotePath):
+      return value.path.size
     found = value.path.stat()
   except ValueError:  # A NUL in the name.
     return None

@@ -16,6 +16,7 @@ from typing import Any
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.clips import Outcome, Rejected, prepare
 from nova_jax.data.cache.items import Cell, Example, Item, Piece
+from nova_jax.storage import RemotePath, as_path, is_remote
 from nova_jax.utils.errors import RunFailed
 from nova_jax.utils.files import storage_error
 
@@ -86,7 +87,7 @@ class Watch:
   """
 
   def __init__(self, source: str, items: Iterable[Item]):
-    self._source = source if os.path.exists(source) else source.rpartition(":")[0]  # Of a split.
+    self._source = source if as_path(source).exists() else source.rpartition(":")[0]  # Of a split.
     self._unreadable = _unreadable(items)
     self._row = 0
 
@@ -117,12 +118,20 @@ class Watch:
 def _is_gone(source: str) -> bool:
   """Whether a source is missing, or an empty folder, as one is that nothing is mounted on any more."""
   try:
+    if is_remote(source):
+      return not as_path(source).exists()
     with os.scandir(source) as entries:
       return next(entries, None) is None
   except NotADirectoryError:  # A file that is there.
     return False
   except OSError:
     return True
+
+
+def _may_read(path: Path) -> bool:
+  if isinstance(path, RemotePath):
+    return path.is_listed or path.exists()
+  return os.access(path, os.R_OK)
 
 
 def _unreadable(items: Iterable[Item]) -> frozenset[str]:
@@ -134,7 +143,7 @@ def _unreadable(items: Iterable[Item]) -> frozenset[str]:
       return True
     if value.path not in known:
       try:
-        known[value.path] = os.access(value.path, os.R_OK)
+        known[value.path] = _may_read(value.path)
       except ValueError:  # A NUL in the name.
         known[value.path] = False
     return known[value.path]

@@ -19,17 +19,17 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from nova_jax import pretrained
 from nova_jax.checkpoints.model_folder import is_trained
 from nova_jax.checkpoints.store import latest_step
-from nova_jax.storage import as_path
+from nova_jax.storage import as_path, is_remote
 from nova_jax.tools.sweeps.plan import LOADING, SAMPLING, Point, Sweep, digest, experiment_for_point, label, training
 from nova_jax.utils.digests import digest_folder
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
-from nova_jax.utils.files import read_json, write_atomically
+from nova_jax.utils.files import read_json, replacing, write_atomically
 
 COMMAND = (sys.executable, "-m", "nova_jax.cli.task", "nova_jax.tools.sweeps.point")
 MEASURED = ("num_prompts", "captions", "batch_size", "seed")  # Settings besides the point on which a result depends.
@@ -141,6 +141,14 @@ def _exit_on_sigterm() -> Generator[None]:
     signal.signal(signal.SIGTERM, previous)
 
 
+@contextlib.contextmanager
+def _log_file(path: Path) -> Generator[IO[str]]:
+  """Open the log of a point, which can be read while it grows; in a bucket it appears at the end."""
+  with contextlib.ExitStack() as stack:
+    local = stack.enter_context(replacing(path)) if is_remote(path) else path
+    yield stack.enter_context(open(local, "w", encoding="utf-8"))
+
+
 def _run_group(
     group: Sequence[Task], running: set[subprocess.Popen], stopping: threading.Event, say: Callable[[str], None]
 ) -> None:
@@ -154,7 +162,7 @@ def _run_group(
     failed = task.folder / "error.txt"
     failed.unlink(missing_ok=True)
     write_atomically(task.folder / "task.json", json.dumps(task.content, indent=1) + "\n")
-    with open(task.folder / "log.txt", "w", encoding="utf-8") as log:
+    with _log_file(task.folder / "log.txt") as log:
       process = subprocess.Popen([*(task.command or COMMAND), str(task.folder / "task.json")], stdout=log, stderr=log)
       running.add(process)
       code = process.wait()
