@@ -328,14 +328,23 @@ class TrainConfig:
 @takes_old_names
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
-  """Losses on held-out records while training. The digits hold out their test split."""
+  """Losses on held-out records, and scores of generated clips, while training. The digits hold out their test split."""
 
   every: CountOrNone = 0  # Steps between evaluations, of which the last step has one; 0 evaluates never.
   batches: Count = 8  # Number of micro-batches of held-out records per evaluation, the same ones each time.
   # Fraction of the records of each cache that is held out, for good: a workdir keeps its value.
   fraction: Annotated[float, Range(0, 1, "high")] = 0.0
   sources: tuple[SourceConfig, ...] = ()  # Caches of held-out records, in place of a fraction of the others.
-  best_metric: str = "eval/ema_loss"  # Metric that tells which checkpoint is best: the lower, the better.
+  # Scores of clips that the averaged weights generate: "digits", "frechet", or MODULE:FUNCTION of your own.
+  scores: tuple[str, ...] = ()
+  score_every: CountOrNone = 0  # Steps between scores, of which the last step has some; 0 computes none.
+  num_clips: Count = 80  # Number of clips that are generated for each score, of the same captions and noise each time.
+  real: str = ""  # Folder of real pictures or videos, for "frechet".
+  features: str = "inception"  # Network whose features "frechet" compares; see `launch.score`.
+  features_weights: str = ""  # File with its weights.
+  prompts: str = ""  # File of prompts that are shown, beside captions of the data, every `train.sample_every` steps.
+  best_metric: str = "eval/ema_loss"  # Metric that tells which checkpoint is best.
+  best_is: str = "auto"  # "lowest" or "highest" value; "auto" is the highest for the scores of digits.
   keep_best: CountOrNone = 1  # Number of best checkpoints to keep beside the newest ones.
   patience: CountOrNone = 0  # Evaluations in a row without a new best value that stop the run; 0 never stops it.
 

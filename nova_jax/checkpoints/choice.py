@@ -1,7 +1,7 @@
 """Which checkpoint of a run is read or kept: the newest, that of a step, or the best; and which of its weights.
 
-A checkpoint that was saved after an evaluation has its value in the item `meta`. The lowest value is the best; of equal
-ones the first.
+A checkpoint that was saved after an evaluation has its value in the item `meta`, and whether higher ones are better. Of
+equal ones the first is the best.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from nova_jax.utils.errors import UserError
 
 WEIGHTS = "ema, params or ema_DECAY"  # What names weights: the average, the last ones, a further average.
 BEST = "best"  # In place of a step: that of the best checkpoint.
-SCORE = "score"  # In a checkpoint's meta: {"metric": …, "value": …}.
+SCORE = "score"  # In a checkpoint's meta: {"metric": …, "value": …, "higher": …}.
 
 
 def latest_step(directory: str | Path) -> int:
@@ -34,14 +34,19 @@ def latest_step(directory: str | Path) -> int:
 
 
 def scores(directory: str | Path) -> dict[int, float]:
-  """Return the values of the finished checkpoints in `directory` that have one, by step."""
+  """Return the values, as of `as_cost`, of the finished checkpoints in `directory` that have one, by step."""
   found = {}
   for step in finished_steps(directory):
     with contextlib.suppress(Damaged):  # Whoever reads the checkpoint is told.
       score = read_item(as_path(directory).absolute() / str(step), "meta").get(SCORE)
       if isinstance(score, dict) and isinstance(score.get("value"), float):
-        found[step] = score["value"]
+        found[step] = as_cost(score)
   return found
+
+
+def as_cost(score: Mapping[str, Any]) -> float:
+  """Return the value of a checkpoint such that the lowest one is the best."""
+  return -score["value"] if score.get("higher") else score["value"]
 
 
 def rank(values: Mapping[int, float]) -> list[int]:

@@ -33,7 +33,7 @@ from nova_jax.checkpoints.arrays import (
   save_arrays,
   summarize_names,
 )
-from nova_jax.checkpoints.choice import BEST, SCORE, KeepBest, find, latest_step, scores
+from nova_jax.checkpoints.choice import BEST, SCORE, KeepBest, as_cost, find, latest_step, scores
 from nova_jax.parallel.processes import all_gather, barrier, broadcast_from_first, is_first
 from nova_jax.utils.errors import RunFailed, UserError, error_numbers
 from nova_jax.utils.files import check_holds_runs
@@ -145,7 +145,7 @@ class Checkpointer:
         "json": {"data": array_digests.digest_json(data), "meta": array_digests.digest_json(meta)}}
     self._finish()
     if SCORE in meta:
-      self._scores[step] = meta[SCORE]["value"]
+      self._scores[step] = as_cost(meta[SCORE])
     self._begin(step, ocp.args.Composite(
         state=ocp.args.PyTreeSave(flat), data=ocp.args.JsonSave(data), meta=ocp.args.JsonSave(meta),
         digests=ocp.args.JsonSave(described)))

@@ -24,6 +24,21 @@ COMBINATIONS = 40  # Number of digits times number of directions.
 Generator = Callable[[Sequence[str], Sequence[int]], UInt8[np.ndarray, "B T height width 1"]]  # From prompts and seeds.
 
 
+class Made(NamedTuple):
+  """Clips that were made to be scored, and what was asked for."""
+
+  clips: UInt8[np.ndarray, "n T height width 1"]
+  real: UInt8[np.ndarray, "n T height width"]  # Held-out clips of the same digits and directions.
+  digits: Sequence[int]
+  directions: Sequence[str]
+  prompts: Sequence[str]
+  seconds_per_clip: float  # Time in the fastest batch.
+
+  def scores(self, classifier: digits_lib.DigitClassifier) -> dict[str, digits_lib.Proportion]:
+    """Return the scores of the clips."""
+    return digits_lib.score(self.clips[..., 0], self.digits, self.directions, classifier)
+
+
 class DigitsScore(NamedTuple):
   """Scores of a model."""
 
@@ -64,6 +79,31 @@ def score_generator(
   Args:
     generate: function (prompts, seeds) → clips.
     output: folder to write to.
+    canvas, num_frames, num_prompts, captions, batch_size, seed, show: arguments of `make_clips`.
+  """
+  made = make_clips(
+      generate, canvas=canvas, num_frames=num_frames, num_prompts=num_prompts, captions=captions,
+      batch_size=batch_size, seed=seed, show=show)
+  classifier = digits_lib.DigitClassifier()
+  scores = made.scores(classifier)
+  real_scores = digits_lib.score(made.real, made.digits, made.directions, classifier)
+  media.write_sheet(output / "sheet.png", list(made.clips[:SHEET_CLIPS]), made.prompts[:SHEET_CLIPS])
+  media.write_gif(output / "grid.gif", media.tile(list(made.clips[:GRID_CLIPS]), GRID_COLUMNS), fps=4, short_side=400)
+  write_atomically(output / "scores.json", json.dumps({
+      "prompts": num_prompts, "captions": captions,
+      "generated": {name: share.value for name, share in scores.items()},
+      "real": {name: share.value for name, share in real_scores.items()}}, indent=2) + "\n")
+  return DigitsScore(scores, real_scores, made.seconds_per_clip)
+
+
+def make_clips(
+    generate: Generator, *, canvas: int, num_frames: int, num_prompts: int, captions: str = "plain",
+    batch_size: int = 100, seed: int = 0, show: Callable[[int], None] = lambda done: None,
+) -> Made:
+  """Generate clips of digits and directions.
+
+  Args:
+    generate: function (prompts, seeds) → clips.
     canvas: side of a frame in pixels.
     num_frames: number of frames per clip.
     num_prompts: number of clips; multiples of 40 contain every digit and direction equally often.
@@ -89,14 +129,4 @@ def score_generator(
     started = time.perf_counter()
     clips.append(generate(batch, [seed * num_prompts + start + i for i in range(len(batch))]))
     paces.append((time.perf_counter() - started) / len(batch))
-  clips = np.concatenate(clips)
-  classifier = digits_lib.DigitClassifier()
-  scores = digits_lib.score(clips[..., 0], digits, directions, classifier)
-  real_scores = digits_lib.score(real, digits, directions, classifier)
-  media.write_sheet(output / "sheet.png", list(clips[:SHEET_CLIPS]), prompts[:SHEET_CLIPS])
-  media.write_gif(output / "grid.gif", media.tile(list(clips[:GRID_CLIPS]), GRID_COLUMNS), fps=4, short_side=400)
-  write_atomically(output / "scores.json", json.dumps({
-      "prompts": num_prompts, "captions": captions,
-      "generated": {name: share.value for name, share in scores.items()},
-      "real": {name: share.value for name, share in real_scores.items()}}, indent=2) + "\n")
-  return DigitsScore(scores, real_scores, min(paces))
+  return Made(np.concatenate(clips), real, digits, directions, prompts, min(paces))

@@ -3,10 +3,12 @@
 Invariant: an experiment that passes doesn't fail for its settings, in whatever stage.
 """
 
+import fnmatch
+
 from jax.sharding import Mesh
 
 from nova_jax.autoencoders import Autoencoder
-from nova_jax.config import DATASETS, Experiment
+from nova_jax.config import DATASETS, EvalConfig, Experiment
 from nova_jax.data.sources import CacheData
 from nova_jax.data.videos import check_mid_clips
 from nova_jax.diffusion import make_scheduler
@@ -15,6 +17,7 @@ from nova_jax.sampling.plan import make_plan
 from nova_jax.train.masking import padded_sizes
 from nova_jax.train.metrics import EVALUATED
 from nova_jax.train.optimizer import make_schedule
+from nova_jax.train.scores import check_scores, score_names
 from nova_jax.train.trackers import check_trackers
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
@@ -47,6 +50,7 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder, caches: 
         "train.lora.rank: a LoRA changes a model that was trained before; say which: --config.init=FOLDER")
   if data.name not in DATASETS:
     raise UserError(f"data.name: {data.name!r} is not known{did_you_mean(data.name, DATASETS)}")
+  check_scores(experiment)
   check_trackers(train.trackers)
   _check_held_out(experiment)
   if caches is None:
@@ -72,7 +76,9 @@ def _check_held_out(experiment: Experiment) -> None:
   losses = ("loss", "loss_t2i", "loss_i2i") if stages and stages[-1].num_frames > 1 else ("loss",)
   averages = [f"ema_{decay}_" for decay in experiment.train.ema_decays]
   metrics = [f"{EVALUATED}{which}{name}" for which in ("", "ema_", *averages) for name in losses]
-  if cfg.every and cfg.best_metric not in metrics:
+  metrics = [*(metrics if cfg.every else ()), *score_names(experiment)]
+  unset = not cfg.every and cfg.best_metric == EvalConfig.best_metric
+  if metrics and not unset and not any(fnmatch.fnmatchcase(cfg.best_metric, metric) for metric in metrics):
     raise UserError(
         f"eval.best_metric: {cfg.best_metric!r} is not a metric of the last stage"
         f"{did_you_mean(cfg.best_metric, metrics)}")

@@ -7,7 +7,6 @@ restart, and it changes no number of the training.
 """
 
 import contextlib
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ from nova_jax.data.loader import Feed, Loader
 from nova_jax.data.rows import local_rows, spread
 from nova_jax.parallel.sharding import batch_sharding
 from nova_jax.train.callbacks import Callback
-from nova_jax.train.metrics import EVALUATED
+from nova_jax.train.metrics import EVALUATED, higher_is_better
 from nova_jax.train.stages import Stage
 from nova_jax.train.trainer import Trainer
 
@@ -80,19 +79,21 @@ class EarlyStopping(Callback):
 
   def __init__(self, patience: int):
     self._patience = patience
-    self._best, self._worse = math.inf, 0  # The best value, and the number of evaluations since.
+    self._best: float | None = None  # The best value,
+    self._worse = 0  # and the number of evaluations since.
 
   def should_stop(self, trainer: Trainer) -> str | None:
     score = trainer.score()
     if not self._patience or score is None:
       return None
-    self._best, self._worse = (score, 0) if score < self._best else (self._best, self._worse + 1)
+    better = self._best is None or (score > self._best if higher_is_better(trainer.cfg.eval) else score < self._best)
+    self._best, self._worse = (score, 0) if better else (self._best, self._worse + 1)
     if self._worse < self._patience:
       return None
     return f"eval.patience={self._patience} ({trainer.cfg.eval.best_metric} has been {self._best:.4f} at best)"
 
   def state(self) -> dict[str, float]:
-    return {"best": self._best, "worse": self._worse} if math.isfinite(self._best) else {}
+    return {} if self._best is None else {"best": self._best, "worse": self._worse}
 
   def restore(self, state: Mapping[str, Any]) -> None:
     self._best, self._worse = state["best"], state["worse"]

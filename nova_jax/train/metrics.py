@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nova_jax.config import EvalConfig
 from nova_jax.train.trackers import Line, Trackers
 from nova_jax.utils.progress import Pace
 from nova_jax.utils.terminal import say
@@ -21,6 +22,11 @@ _LAST = ("learning_rate", "damaged_records")
 EVALUATED = "eval/"  # Begins the names of what held-out records have.
 _BAR_WIDTH = 24
 _BAR_SECONDS = 0.2
+
+
+def higher_is_better(cfg: EvalConfig) -> bool:
+  """Return whether the best value of `eval.best_metric` is the highest one."""
+  return cfg.best_is == "highest" or cfg.best_is == "auto" and cfg.best_metric.startswith(f"{EVALUATED}digits/")
 
 
 class MetricLog:

@@ -25,6 +25,7 @@ from nova_jax.models.lora import add_lora
 from nova_jax.models.nova import NOVA
 from nova_jax.parallel.processes import broadcast_from_first, exchange_host_names, is_first
 from nova_jax.parallel.sharding import make_mesh
+from nova_jax.pipeline.known_texts import known_texts
 from nova_jax.pipeline.prompts import naming
 from nova_jax.storage import as_path
 from nova_jax.train.callbacks import Callback, SaveCheckpoints
@@ -33,7 +34,8 @@ from nova_jax.train.evaluation import EarlyStopping, HeldOutLoss
 from nova_jax.train.flops import train_flops
 from nova_jax.train.masking import draw_num_visible, padded_sizes
 from nova_jax.train.restart import notes
-from nova_jax.train.samples import SampleGrids
+from nova_jax.train.samples import SampleGrids, read_shown
+from nova_jax.train.scores import Scores
 from nova_jax.train.stages import plan_stages
 from nova_jax.train.step import Metrics
 from nova_jax.train.stop import StopOnSignal
@@ -162,6 +164,11 @@ def train_nova(
   with naming("text_encoder"):
     needed = needs_text_encoder(experiment)
     text_encoder = load_text_encoder(experiment.text_encoder, experiment.model) if needed else None
+  with naming("eval.prompts"):
+    shown = read_shown(experiment)
+    prompt_encoder = None
+    if shown and not needed and experiment.model.text_dim:  # It is not kept: embeddings take little memory.
+      prompt_encoder = known_texts(load_text_encoder(experiment.text_encoder, experiment.model), shown)
   caches = open_caches(experiment, autoencoder, text_encoder)
   mesh = make_mesh(experiment.mesh) if mesh is None else mesh
   check(experiment, mesh, autoencoder, caches)
@@ -171,8 +178,10 @@ def train_nova(
   cfg = experiment.train
   callbacks = [
       ModelCard(card, [*notes(experiment, caches)] if fresh and is_first() else ()), StopOnSignal(),
-      HeldOutLoss(experiment.eval), EarlyStopping(experiment.eval.patience),
-      SampleGrids(cfg.sample_every, card, text_encoder, autoencoder), SaveCheckpoints(cfg.save_every, cfg.save_minutes),
+      HeldOutLoss(experiment.eval), Scores(experiment.eval, card, text_encoder, autoencoder),
+      EarlyStopping(experiment.eval.patience),
+      SampleGrids(cfg.sample_every, card, text_encoder or prompt_encoder, autoencoder, shown),
+      SaveCheckpoints(cfg.save_every, cfg.save_minutes),
       Profile(profile)]
   data = caches or (lambda: open_digits(experiment, workdir, autoencoder, text_encoder))
   if Trainer(NovaTask.from_experiment(experiment, weights), data, experiment, workdir, callbacks, mesh=mesh).run():

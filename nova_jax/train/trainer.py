@@ -29,7 +29,7 @@ from nova_jax.storage import as_path
 from nova_jax.train.callbacks import Callback
 from nova_jax.train.flops import matmul_peak
 from nova_jax.train.goodput import Goodput
-from nova_jax.train.metrics import MetricLog
+from nova_jax.train.metrics import MetricLog, higher_is_better
 from nova_jax.train.program import TrainProgram
 from nova_jax.train.prolong import branch_step
 from nova_jax.train.restart import own_damaged, way_back
@@ -125,7 +125,7 @@ class Trainer:
       with contextlib.ExitStack() as logs, Checkpointer(
           self.workdir / "checkpoints", self.cfg.train.keep, self.cfg.train.keep_every,
           keep_steps=() if self.branch_step is None else (self.branch_step,),
-          keep_best=self.cfg.eval.keep_best if self.cfg.eval.every else 0) as self.checkpoints:
+          keep_best=self._keep_best()) as self.checkpoints:
         sums = self._resume()
         notes = logs.enter_context(noted(self)) if is_first() else {}
         self._log = logs.enter_context(contextlib.closing(self._open_log(sums, notes)))
@@ -162,13 +162,17 @@ class Trainer:
     if states := {type(callback).__name__: state for callback in self.callbacks if (state := callback.state())}:
       meta["callbacks"] = states
     if (score := self.score()) is not None:
-      meta[SCORE] = {"metric": self.cfg.eval.best_metric, "value": score}
+      meta[SCORE] = {"metric": self.cfg.eval.best_metric, "value": score, "higher": higher_is_better(self.cfg.eval)}
     with self._goodput.spend("save"):
       self.checkpoints.save(self.step, self.program.saved(self.state), data, meta)
 
   def show(self, name: str, path: Path) -> None:
     """Show a picture, a PNG file that process 0 has written, in the trackers that show pictures."""
     self._log.picture(self.step, name, path)
+
+  def _keep_best(self) -> int:
+    cfg = self.cfg.eval
+    return cfg.keep_best if cfg.every or cfg.score_every else 0
 
   def _resume(self) -> dict[str, Any]:
     """Set state, step and data position to where the newest checkpoint ends, or to the start; return the log's sums."""

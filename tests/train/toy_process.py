@@ -1,5 +1,6 @@
 """One of several processes of `toy_run.py`, or the only one: `python toy_process.py --workdir=DIR`."""
 
+import dataclasses
 import time
 
 from absl import flags
@@ -21,6 +22,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_list("mesh", ["1", "1"], "Sizes of the mesh's axes.", flag_values=values)
   flags.DEFINE_list("pause", [], "Process that sleeps, and after which step.", flag_values=values)
   flags.DEFINE_list("fail", [], "Process that raises an error, and after which step.", flag_values=values)
+  flags.DEFINE_integer("evaluate", 0, "Steps between evaluations.", flag_values=values)
   flags.DEFINE_float("timeout", 600, "Seconds in which all processes start.", flag_values=values)
 
 
@@ -30,9 +32,10 @@ def main(args):
   import jax
   import toy_run
 
-  from nova_jax.config import MeshConfig
+  from nova_jax.config import EvalConfig, MeshConfig
   from nova_jax.parallel.processes import exchange_host_names, session
   from nova_jax.parallel.sharding import make_mesh
+  from nova_jax.train.evaluation import HeldOutLoss
 
   fields = {name: int(value) for name, value in (field.split("=") for field in args.set)}
   mesh = MeshConfig(*map(int, args.mesh))
@@ -43,7 +46,9 @@ def main(args):
         toy_run.Do(int(step), action) for (process, step), action in ((at, do) for at, do in actions if at)
         if int(process) == jax.process_index()]
     exchange_host_names()
-    toy_run.train(toy_run.make_experiment(mesh, **fields), args.workdir, *callbacks, mesh=make_mesh(mesh))
+    cfg = EvalConfig(every=args.evaluate, batches=2)
+    experiment = dataclasses.replace(toy_run.make_experiment(mesh, **fields), eval=cfg)
+    toy_run.train(experiment, args.workdir, HeldOutLoss(cfg), *callbacks, mesh=make_mesh(mesh))
 
 
 if __name__ == "__main__":
