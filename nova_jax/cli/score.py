@@ -4,20 +4,31 @@ Example:
   python -m launch.score --benchmark motion --generated out
 
 vbench and geneval add up what the official scorers wrote (--results FILE or FOLDER). frechet compares two folders of
-pictures or videos: Fréchet distance, precision, recall and diversity, in the features of a network whose weights you
-bring (inception for FID, i3d for FVD): --real DIR --generated DIR --weights FILE
+pictures or videos: Fréchet distance, Inception Score, precision, recall and diversity, in the features of a network
+whose weights you bring (inception for FID, i3d for FVD): --real DIR --generated DIR --weights FILE
 [--features inception|i3d|MODULE:FUNCTION]. motion tells how much the videos of --generated move, in pixels a frame.
 """
 
 import itertools
 import json
 
+import numpy as np
 from absl import flags
 
 from nova_jax.cli.entry import Command
 from nova_jax.evals import aggregate
-from nova_jax.evals.features import NETWORKS, VIDEOS, compute_features, find, open_features, passed_over
+from nova_jax.evals.features import (
+  NETWORKS,
+  VIDEOS,
+  FeatureFunction,
+  compute_features,
+  find,
+  open_features,
+  passed_over,
+)
 from nova_jax.evals.frechet import frechet_distance
+from nova_jax.evals.inception import Inception
+from nova_jax.evals.inception_score import inception_score
 from nova_jax.evals.neighbours import diversity, precision_recall
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
@@ -88,9 +99,19 @@ def _frechet(args) -> dict[str, float]:
         "as many in both")
   precision, recall = precision_recall(real.features, made.features)
   return {
-      "frechet": frechet_distance(real.statistics, made.statistics), "precision": precision, "recall": recall,
+      "frechet": frechet_distance(real.statistics, made.statistics), **_inception(function, made.features),
+      "precision": precision, "recall": recall,
       "diversity": diversity(made.features), "diversity_real": diversity(real.features),
       "features": len(made.features), "features_real": len(real.features)}
+
+
+def _inception(function: FeatureFunction, features: np.ndarray) -> dict[str, float]:
+  """Return the Inception Score, where there are logits. Shuffled features: folders may be sorted by class."""
+  logits = function.logits(features) if isinstance(function, Inception) else None
+  if logits is None:
+    return {}
+  mean, deviation = inception_score(np.random.default_rng(0).permutation(logits))
+  return {"inception_score": mean, "inception_deviation": deviation}
 
 
 def _motion(args) -> dict[str, float]:

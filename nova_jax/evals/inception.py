@@ -3,7 +3,7 @@
 The network of "Rethinking the Inception Architecture for Computer Vision" (Szegedy et al., 2016), in the form of
 TensorFlow's FID graph: average pools exclude padding, and the last block takes a maximum instead. The weights are
 `pt_inception-2015-12-05-6726825d.pth` of pytorch-fid, or a safetensors file with the same names. torchvision's weights
-give other numbers than the published FID.
+give other numbers than the published FID. The file's classifier, if there is one, is for the Inception Score.
 Invariant: features of a picture do not depend on the other pictures of a batch.
 """
 
@@ -30,6 +30,7 @@ from nova_jax.evals.networks import (
 DIM = 2048
 SIDE = 299  # Side in pixels that pictures are scaled to.
 _KERNEL = "conv.weight"
+_CLASSES = "fc.weight"
 _UNUSED = ("fc.", "AuxLogits.")  # Prefixes of the classifiers' weights.
 
 _HALVE = Pool((3, 3), (2, 2), "VALID")
@@ -104,8 +105,8 @@ class Inception:
 
   dim = DIM
 
-  def __init__(self, params: Params):
-    self._params = params
+  def __init__(self, params: Params, classes: Float[np.ndarray, "classes 2048"] | None = None):
+    self._params, self._classes = params, classes
 
   @classmethod
   def load(cls, path: str | Path) -> "Inception":
@@ -114,11 +115,17 @@ class Inception:
     Raises:
       UserError: the file can't be read, or belongs to another network.
     """
-    return cls(convert(read_weights(path, "InceptionV3, such as pytorch-fid's")))
+    weights = read_weights(path, "InceptionV3, such as pytorch-fid's")
+    classes = weights.get(_CLASSES)
+    return cls(convert(weights), classes if classes is not None and classes.shape[1:] == (DIM,) else None)
 
   def __call__(self, clips: UInt8[np.ndarray, "B T height width 3"]) -> Float[np.ndarray, "B*T 2048"]:
     """Return the features of each frame."""
     return np.asarray(_scaled_features(self._params, clips.reshape(-1, *clips.shape[2:])))
+
+  def logits(self, features: Float[np.ndarray, "n 2048"]) -> Float[np.ndarray, "n classes"] | None:
+    """Return the logits of features, without a bias as the Inception Score takes them; None without a classifier."""
+    return None if self._classes is None else features @ self._classes.T.astype(features.dtype)
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
