@@ -10,24 +10,20 @@ frame, V of them visible, R noised copies, D and W the widths of encoders and de
   denoiser         = T·N·(2·(D·W + W²) + R·(2·W·(2·patch + 256 + W) + 10·W²·depth + 4·W²))
   embeddings       = text, motion, patches; scaling & shift on frames after the first
 
-Generation is the same with a cache, for a set of n tokens (paper, section 3.3), but for two things: the last block of
-the spatial encoder takes 6·D²·(M+N) + n·(18·D² + 4·D·(M+N)), and times are embedded once for all tokens.
 The visible count is the real one, not the padded size. Utilization (MFU) is train_flops / seconds / peak: exact areas
-of masks, no recomputation.
+of masks, no recomputation. `sampling/flops.py` counts generation.
 """
 
 import functools
 import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from nova_jax.config import ModelConfig
+from nova_jax.models.flops import condition_flops, denoiser_parts, mixer_flops
 from nova_jax.utils.chips import find_chip, peak_flops
-
-SINCOS_DIM = 256
 
 
 class Flops(NamedTuple):
@@ -62,26 +58,6 @@ def forward_parts(cfg: ModelConfig, num_frames: int, num_visible: float, loss_re
   return Flops(attention, blocks, other)
 
 
-def denoiser_parts(cfg: ModelConfig) -> tuple[float, float, float]:
-  """Return a token's operations in the denoiser: once for its condition; each time, without blocks; in its blocks."""
-  d, w = cfg.width, cfg.denoiser_width
-  return 2 * (d * w + w**2), 2 * w * (2 * cfg.patch_dim + SINCOS_DIM + w) + 4 * w**2, 10 * w**2 * cfg.denoiser_depth
-
-
-def condition_flops(cfg: ModelConfig) -> float:
-  """Return the operations that embed a sample's text and motion."""
-  text = 2 * cfg.width * cfg.text_dim * cfg.text_len if cfg.text_dim else 0
-  return text + (2 * 2 * (SINCOS_DIM * cfg.width + cfg.width**2) if cfg.has_motion else 0)
-
-
-def mixer_flops(cfg: ModelConfig) -> float:
-  """Return a video token's operations in scaling & shift."""
-  if cfg.mixer_rank is None:
-    return 0
-  rank = cfg.mixer_rank
-  return 2 * (cfg.width * rank + rank * 2 * cfg.width if rank > 0 else 2 * cfg.width**2)
-
-
 def forward_flops(cfg: ModelConfig, num_frames: int, num_visible: float, loss_repeat: int) -> float:
   """Return the operations of one sample's forward pass in training."""
   return forward_parts(cfg, num_frames, num_visible, loss_repeat).total
@@ -103,39 +79,6 @@ def executed_flops(cfg: ModelConfig, batch_size: int, num_frames: int, num_visib
   if cfg.attention == "splash":
     again += 1.5 * parts.attention
   return batch_size * (3 * parts.total + again)
-
-
-def sample_flops(
-    cfg: ModelConfig, batch_size: int, num_frames: int, sets: Sequence[tuple[int, int]], num_steps: int,
-    num_passes: int,
-) -> float:
-  """Return the operations of generating a batch, frame by frame with a cache.
-
-  Args:
-    cfg: the model.
-    batch_size: B.
-    num_frames: T.
-    sets: of a frame: how many tokens are known before each, and how many it has.
-    num_steps: K, of diffusion.
-    num_passes: of guidance.
-  """
-  d, prefix, num_video, num_tokens = cfg.width, cfg.num_condition_tokens, cfg.num_video_tokens, cfg.num_image_tokens
-  half = cfg.spatial_depth // 2
-  condition, step, step_blocks = denoiser_parts(cfg)
-  time = 2 * cfg.denoiser_width * (SINCOS_DIM + cfg.denoiser_width)  # Embedded once a step, for all tokens.
-  temporal = condition_flops(cfg)
-  for t in range(num_frames):
-    new = num_video + (prefix if t == 0 else 0)
-    temporal += cfg.temporal_depth * (24 * d**2 * new + 4 * d * new * (prefix + (t + 1) * num_video))
-    temporal += num_video * (2 * d * 4 * cfg.patch_dim + mixer_flops(cfg)) if t else 0
-  spatial = 0
-  for known, size in sets:
-    for depth, tokens in ((half, num_video + known), (cfg.spatial_depth - half - 1, num_video + num_tokens)):
-      spatial += depth * (24 * d**2 * tokens + 4 * d * tokens**2)
-    # The last block: keys and values of all tokens, the rest for the set's alone.
-    spatial += 6 * d**2 * (num_video + num_tokens) + size * (18 * d**2 + 4 * d * (num_video + num_tokens))
-    spatial += 2 * d * cfg.patch_dim * num_tokens + size * (condition + num_steps * (step - time + step_blocks))
-  return batch_size * num_passes * (temporal + num_frames * spatial) + num_frames * len(sets) * num_steps * time
 
 
 @functools.cache

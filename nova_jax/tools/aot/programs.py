@@ -26,11 +26,12 @@ from nova_jax.models.nova import NOVA
 from nova_jax.models.transformer import Cache
 from nova_jax.parallel.sharding import fitting_spec, make_mesh, replicated, state_shardings, use_mesh
 from nova_jax.sampling import sampler
+from nova_jax.sampling.flops import sample_flops
 from nova_jax.sampling.frame_context import begin_video, continue_video, prepare
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.plan import make_plan
 from nova_jax.tools.aot.topology import Topology
-from nova_jax.train.flops import executed_flops, sample_flops, train_flops
+from nova_jax.train.flops import executed_flops, train_flops
 from nova_jax.train.masking import padded_sizes
 from nova_jax.train.nova import NovaTask
 from nova_jax.train.program import TrainProgram

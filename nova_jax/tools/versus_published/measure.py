@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from nova_jax.sampling.flops import sample_flops
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.set_schedule import token_sets
 from nova_jax.tools.versus_published.peer import Peer
 from nova_jax.tools.versus_published.work import Run, Work, make_generation, make_training
-from nova_jax.train.flops import matmul_peak, sample_flops, train_flops
+from nova_jax.train.flops import matmul_peak, train_flops
 
 MAKERS = {"train": make_training, "generate": make_generation}
 TITLES = {"train": "one training step", "generate": "one generation"}

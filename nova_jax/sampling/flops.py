@@ -1,0 +1,104 @@
+"""Floating-point operations of generation, counted as in `train/flops.py`.
+
+With M condition tokens a frame, N image tokens, `known` of them written, a set of n tokens and K diffusion steps:
+
+  spatial encoder  ⌊depth/2⌋·block(M+known, M+known) + (⌈depth/2⌉ − 1)·block(M+N, M+N) + last block
+  last block       6·D²·(M+N) + n·(18·D² + 4·D·(M+N)), keys and values of all tokens and the rest for the set's alone
+  denoiser         n·(condition + K·step) and K embeddings of times, which all tokens share
+
+Where features are reused, fewer tokens go through the blocks and see the keys of all others; where the difference
+between the passes of guidance is, the conditional pass is run alone. Sizes are real, not padded ones.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from nova_jax.config import ModelConfig
+from nova_jax.models.flops import SINCOS_DIM, block_flops, condition_flops, denoiser_parts, mixer_flops
+from nova_jax.sampling.plan import Plan
+
+
+class SpatialFlops(NamedTuple):
+  """Operations of the spatial stage."""
+
+  encoder: float
+  denoiser: float
+
+  @property
+  def total(self) -> float:
+    return sum(self)
+
+
+def spatial_flops(plan: Plan, num_given: int = 0) -> SpatialFlops:
+  """Return the operations that the spatial stage takes for one clip, of which `num_given` frames are given."""
+  cfg, passes, encoder, denoiser = plan.cfg, plan.guidance.num_passes, 0.0, 0.0
+  for frame in range(num_given, plan.num_frames):
+    sets = plan.sets_for(frame)
+    for i, each in enumerate(sets):
+      whole = encode_flops(cfg, each.start, each.size)
+      reused = encode_flops(cfg, each.start, each.size, sets[i - 1].size) if i % plan.refresh_every else whole
+      if plan.guidance_every == 1 or passes == 1:
+        encoder += passes * reused
+      elif i % plan.guidance_every:
+        encoder += reused
+      else:  # The differences of the next sets' tokens are computed, too.
+        kept = sum(other.size for other in sets[i : i + plan.guidance_every])
+        encoder += passes * encode_flops(cfg, each.start, kept)
+      times = plan.tables[each.group].time
+      num_guided = plan.guidance.span(times)[1]
+      denoiser += denoise_flops(cfg, each.size, num_guided, passes) + denoise_flops(
+          cfg, each.size, len(times) - num_guided, 1) + each.size * passes * denoiser_parts(cfg)[0]
+  return SpatialFlops(encoder, denoiser)
+
+
+def encode_flops(cfg: ModelConfig, known: int, size: int, num_new: int | None = None) -> float:
+  """Return the operations with which the spatial encoder encodes the tokens of a set, in one pass.
+
+  Args:
+    cfg: model configuration.
+    known: number of tokens known before.
+    size: number of tokens of the set.
+    num_new: number of known tokens whose features are computed; None for those of all tokens.
+  """
+  d, half = cfg.width, cfg.spatial_depth // 2
+  keys_first, keys = cfg.num_video_tokens + known, cfg.num_video_tokens + cfg.num_image_tokens
+  first, second = (keys_first, keys) if num_new is None else (num_new, num_new + size)
+  last = 6 * d**2 * second + size * (18 * d**2 + 4 * d * keys)
+  return (
+      half * block_flops(cfg, first, keys_first) + (cfg.spatial_depth - half - 1) * block_flops(cfg, second, keys)
+      + last + 2 * d * cfg.patch_dim * cfg.num_image_tokens)
+
+
+def denoise_flops(cfg: ModelConfig, size: int, num_steps: int, num_passes: int) -> float:
+  """Return the operations of some diffusion steps on the tokens of a set, whose condition is projected."""
+  _, step, step_blocks = denoiser_parts(cfg)
+  time = 2 * cfg.denoiser_width * (SINCOS_DIM + cfg.denoiser_width)  # Embedded once a step, for all tokens.
+  return num_steps * (size * num_passes * (step - time + step_blocks) + time)
+
+
+def sample_flops(
+    cfg: ModelConfig, batch_size: int, num_frames: int, sets: Sequence[tuple[int, int]], num_steps: int,
+    num_passes: int,
+) -> float:
+  """Return the operations of generating a batch exactly, frame by frame with a cache.
+
+  Args:
+    cfg: model configuration.
+    batch_size: number B of clips.
+    num_frames: number T of frames.
+    sets: for each set of a frame, how many tokens are known before it, and how many it has.
+    num_steps: number K of diffusion steps.
+    num_passes: number of passes of guidance.
+  """
+  prefix, num_video = cfg.num_condition_tokens, cfg.num_video_tokens
+  temporal = condition_flops(cfg)
+  for t in range(num_frames):
+    new = num_video + (prefix if t == 0 else 0)
+    temporal += cfg.temporal_depth * block_flops(cfg, new, prefix + (t + 1) * num_video)
+    temporal += num_video * (2 * cfg.width * 4 * cfg.patch_dim + mixer_flops(cfg)) if t else 0
+  spatial = 0.0
+  for known, size in sets:
+    rows = batch_size * num_passes
+    spatial += rows * (encode_flops(cfg, known, size) + size * denoiser_parts(cfg)[0])
+    spatial += denoise_flops(cfg, size, num_steps, rows)
+  return batch_size * num_passes * temporal + num_frames * spatial
