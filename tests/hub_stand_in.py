@@ -26,6 +26,10 @@ def git_digest(content):
   return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
+def digest_of(content):
+  return hashlib.sha256(content).hexdigest() if len(content) > LARGE else git_digest(content)
+
+
 class Repo:
   """A repository: commits, each with all its files, and branches."""
 
@@ -63,13 +67,7 @@ class Hub:
   def __init__(self):
     self.repos, self.requests, self.damaged, self.cut, self.failing = {}, [], {}, {}, {}
     self.objects, self.tokens = {}, []
-    hub = self
-
-    class Handler(_Handler):
-      pass
-
-    Handler.hub = hub
-    self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
     self._server.daemon_threads = True
     self.port = self._server.server_address[1]
     self.url = f"http://127.0.0.1:{self.port}"
@@ -87,6 +85,12 @@ class Hub:
     paths = [path for path in Path(folder).rglob("*") if path.is_file()]
     self.repos[name] = Repo({path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}, **options)
     return self.repos[name]
+
+
+class _Server(http.server.ThreadingHTTPServer):
+
+  def handle_error(self, *_):
+    """Say nothing of clients that went away."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -115,9 +119,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     self.query = urllib.parse.parse_qs(query)
     if path == "/api/agent-harnesses":
       return self._send(404)
-    self.hub.requests.append(f"{self.command} {urllib.parse.unquote(path)}")
-    for pattern, status in self.hub.failing.items():
-      if re.search(pattern, self.hub.requests[-1]):
+    request = f"{self.command} {urllib.parse.unquote(path)}"
+    place = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+    self.start = int(place[1]) if place else None
+    self.hub.requests.append(request if place is None else f"{request} from {self.start}")
+    for pattern, status in list(self.hub.failing.items()):
+      if re.search(pattern, request):
         return self._send(status, {"error": "out of order"})
     token = self.headers.get("Authorization", "").removeprefix("Bearer ")
     if token and token != TOKEN and not path.startswith("/large/"):
@@ -226,12 +233,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     if self.command == "GET" and self.hub.damaged.get(path, 0):
       self.hub.damaged[path] -= 1
       content = bytes([content[0] ^ 1]) + content[1:]
-    start, status = 0, 200
-    if found := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-      start, status = int(found[1]), 206
-      headers = {**headers, "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
-      self.hub.requests[-1] += f" from {start}"
-    rest = content[start:]
+    status, rest = 200, content
+    if self.start is not None:
+      status, rest = 206, content[self.start :]
+      headers = {**headers, "Content-Range": f"bytes {self.start}-{len(content) - 1}/{len(content)}"}
     if path in self.hub.cut:
       self.hub.failing[f"/large/.*{re.escape(path)}"] = 503
       headers, rest, self.close_connection = {**headers, "Content-Length": len(rest)}, rest[: self.hub.cut[path]], True
@@ -242,7 +247,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       repo, commit = found
       files = [
           {"path": file["path"], "uploadMode": "lfs" if file["size"] > LARGE else "regular", "shouldIgnore": False,
-           "oid": None if (old := repo.commits[commit].get(file["path"])) is None else git_digest(old)}
+           "oid": None if (old := repo.commits[commit].get(file["path"])) is None else digest_of(old)}
           for file in json.loads(self.body)["files"]]
       self._send(200, {"files": files})
 

@@ -19,7 +19,7 @@ import numpy as np
 from nova_jax import autoencoders, text
 from nova_jax.checkpoints import export, key_table, model_card, published_configs, store
 from nova_jax.checkpoints.components import PARTS, TEXT_ENCODER, TRANSFORMER, VAE, Part, describe
-from nova_jax.checkpoints.hub import local_folder
+from nova_jax.checkpoints.hub import identity, local_folder
 from nova_jax.checkpoints.lora import Loras
 from nova_jax.checkpoints.model_card import ModelCard, PartCard
 from nova_jax.checkpoints.model_folder import TOKENIZER, Folder, is_ours, open_folder
@@ -168,7 +168,7 @@ def _write_ours(folder: Path, opened: Folder, parts: Sequence[Part], watch: "_Wa
       opened.card, model=opened.card.model if TRANSFORMER in kept else None,
       autoencoder=_location(opened.card.autoencoder, VAE in kept, VAE, autoencoders.BUILT_IN),
       text_encoder=_location(opened.card.text_encoder, TEXT_ENCODER in kept, TEXT_ENCODER, text.BUILT_IN),
-      parts=tuple(listed), source=str(opened.path),
+      parts=tuple(listed), source=identity(opened.path) or str(opened.path),
       versions=", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "orbax-checkpoint"))))
 
 

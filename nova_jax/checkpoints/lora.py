@@ -29,7 +29,6 @@ from nova_jax.checkpoints.weight_files import open_file, shorten_name
 from nova_jax.config import LoraConfig, ModelConfig
 from nova_jax.models.lora import add_lora
 from nova_jax.models.nova import NOVA
-from nova_jax.storage import as_path
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import from_dict, shown
@@ -75,14 +74,14 @@ def open_lora(path: str | Path, weights: str = "ema", step: int | str | None = N
   """Open a LoRA.
 
   Args:
-    path: folder of a LoRA, or workdir of a run that trained one.
+    path: folder of a LoRA, workdir of a run that trained one, or id on the Hugging Face hub.
     weights: set of weights of a training run, one of `choice.WEIGHTS`.
     step: step of the checkpoint of a training run, or "best"; None takes the newest.
 
   Raises:
     UserError: there is none, or it is of a kind that can't be added.
   """
-  path = as_path(path)
+  path = local_folder(path)
   if not path.is_dir():
     raise UserError(f"lora: there is no folder {path}; expected one with {CONFIG} and {WEIGHTS}")
   if (path / model_card.NAME).is_file():
@@ -118,7 +117,7 @@ def weights_by_folder(loras: Loras | None) -> dict[str, float]:
   for path, weight in given.items():
     if not isinstance(weight, (int, float)) or not math.isfinite(weight):
       raise UserError(f"lora: expected a number as the weight of {path}, got {weight!r}")
-  return {str(as_path(path).absolute()): float(weight) for path, weight in given.items()}
+  return {str(local_folder(path).absolute()): float(weight) for path, weight in given.items()}
 
 
 def base_folder(workdir: Path, card: LoraCard) -> Path:

@@ -71,7 +71,7 @@ class ModelCard:
   num_frames: int  # Latent frames of the longest training clip.
   sample: SampleConfig
   parts: tuple[PartCard, ...] = ()  # This field and the next two: converted folders only.
-  source: str = ""  # Folder that was converted.
+  source: str = ""  # Folder that was converted, or ORG/NAME@COMMIT on the hub.
   versions: str = ""  # Versions of the packages that converted it.
   words: tuple[str, ...] = ()  # Words of the training captions, for the built-in text encoder; empty if unknown.
   lora: LoraCard | None = None  # Of a run that trains a LoRA, whose checkpoints hold that alone.

@@ -1,11 +1,13 @@
-"""Convert a model between the published format and ours.
+"""Convert a model between the published format and ours, and publish it on the Hugging Face hub.
 
-Example:
+Examples:
   python -m launch.convert --source BAAI/nova-d48w768-sdxl1024 --target models/nova
+  python -m launch.convert --source runs/digits --target digits --push ORG/digits --license apache-2.0
 
 A published (diffusers-style) folder becomes ours, with its weights in Orbax. A converted folder or the workdir of a
 training run becomes a published one. The direction follows from what --source is. A model with --lora becomes a
-published one, to whose weights the LoRA is added. Of a run that trained a LoRA, --parts=lora writes it alone.
+published one, to whose weights the LoRA is added. Of a run that trained a LoRA, --parts=lora writes it alone. --push
+uploads the new folder, or without --target the folder --source as it is.
 """
 
 import time
@@ -18,7 +20,7 @@ from nova_jax.checkpoints.convert import CODES, convert
 from nova_jax.checkpoints.lora import base_folder, open_lora
 from nova_jax.checkpoints.lora_export import write_lora
 from nova_jax.checkpoints.published_files import INDEX
-from nova_jax.cli import sampling_flags
+from nova_jax.cli import push_flags, sampling_flags
 from nova_jax.cli.checkpoint_step import define_step, define_weights, step
 from nova_jax.cli.entry import Command
 from nova_jax.storage import as_path
@@ -37,7 +39,9 @@ def define_flags(values: flags.FlagValues) -> None:
       "Model to convert: a published folder (all of it or one part), a converted one, the workdir of a training run, "
       "or an id on the Hugging Face hub.",
       flag_values=values)
-  flags.DEFINE_string("target", None, "Folder to write; it must not exist yet.", flag_values=values)
+  flags.DEFINE_string(
+      "target", None, "Folder to write; it must not exist yet. Needed, unless --push uploads --source itself.",
+      flag_values=values)
   flags.DEFINE_list(
       "parts", None, f"Parts to convert, some of {', '.join(PARTS)}, or {LORA} alone. Default: all that --source has.",
       flag_values=values)
@@ -50,10 +54,23 @@ def define_flags(values: flags.FlagValues) -> None:
   define_weights(values)
   define_step(values)
   sampling_flags.define_lora(values)
+  push_flags.define_push(values)
 
 
 def main(args: flags.FlagValues) -> None:
-  """Convert --source to --target."""
+  """Convert --source to --target, and push it."""
+  push_flags.check(args)
+  if args.target:
+    _convert(args)
+  elif not args.push:
+    raise UserError("--target is needed; --help says what it means")
+  elif not args.source:
+    raise UserError("--source is needed: the folder to push")
+  if args.push:
+    push_flags.push_folder(args)
+
+
+def _convert(args: flags.FlagValues) -> None:
   started = time.perf_counter()
   loras = sampling_flags.loras(args)
   source = args.source or _base(loras)
@@ -90,4 +107,4 @@ def _write_lora(args: flags.FlagValues, loras: Mapping[str, float]) -> None:
   print(f"wrote {args.target}, {sum(path.stat().st_size for path in as_path(args.target).iterdir()) / 1e6:.2f} MB")
 
 
-COMMAND = Command(main, define_flags, required=("target",))
+COMMAND = Command(main, define_flags)

@@ -43,8 +43,8 @@ def test_each_launcher_runs_the_command_of_its_name(command):
 
 
 def test_help_in_its_other_forms():
-  text = run("convert", "--source=x", "-h").stdout
-  assert text.index("Required flags:") < text.index("--target=") < text.index("\nFlags:")
+  text = run("sweep", "--config=x", "-h").stdout
+  assert text.index("Required flags:") < text.index("--output=") < text.index("\nFlags:")
   text = run("convert", "--helpfull").stdout
   assert "--source=" in text and "--[no]logtostderr" in text
   assert flag_help.wants_help(["x", "start", "--", "--help"]) is None

@@ -6,10 +6,12 @@ Invariants: a file becomes a blob, and thus visible, when its digest has been ch
 kept, so a download that was cut continues.
 """
 
+import concurrent.futures
 import functools
 import glob
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from nova_jax.utils.terminal import say
 
 _PIECE = 1 << 20  # Bytes that are digested at once.
 _ATTEMPTS = 2  # Downloads of a file that arrives damaged.
+_AT_ONCE = 4  # Files.
 
 
 def local_folder(
@@ -124,12 +127,20 @@ def _download(named: HubId, revision: Any, folder: Path, parts: Collection[str])
   # Small files first: they tell what the folder is, should the download be cut.
   missing.sort(key=lambda file: (file.lfs is not None, file.path))
   total = sum(file.size for file in missing)
-  say(f"downloading {named} (commit {revision.resolved[:12]}): {len(missing)} files, {_size(total)}, into {folder}")
-  with Progress("B", total) as bar:
-    done = 0
-    for file in missing:
-      _fetch(named, revision.resolved, file, lambda more, file=file, done=done: bar.show(done + more, total, file.path))
-      done += file.size
+  what = f"{len(missing)} files, {size_in_words(total)}"
+  say(f"downloading {named} (commit {revision.resolved[:12]}): {what}, into {folder}")
+  with Progress("B", total) as bar, concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+    counter = _Counter(bar, total)
+    futures = [
+        pool.submit(_fetch, named, revision.resolved, file, functools.partial(counter.show, file.path))
+        for file in missing]
+    try:
+      for future in concurrent.futures.as_completed(futures):
+        future.result()
+    except BaseException:
+      counter.stop()
+      pool.shutdown(wait=True, cancel_futures=True)
+      raise
   # Makes the links of the snapshot, and keeps the list of files for the next time.
   library.snapshot_download(
       named.repo, revision=revision, allow_patterns=[glob.escape(name) for name in wanted],
@@ -181,10 +192,31 @@ def _receive(named: HubId, commit: str, file: Any, partial: Path, show: Callable
     start = 0
   # Without compression, of which a part can't be continued.
   headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+  bar: Any = functools.partial(_Bar, show)
   with partial.open("ab") as target:
     http_get(
         hf_hub_url(named.repo, file.path, revision=commit), target, resume_size=start, headers=headers,
-        expected_size=file.size, tqdm_class=functools.partial(_Bar, show))
+        expected_size=file.size, tqdm_class=bar)
+
+
+class _Counter:
+  """Adds up how much of each file is there; safe for threads."""
+
+  def __init__(self, bar: Progress, total: int):
+    self._bar, self._total, self._done = bar, total, dict[str, int]()
+    self._lock, self._stopped = threading.Lock(), False
+
+  def show(self, name: str, done: int) -> None:
+    """Show that `done` bytes of a file are there; ends the thread that calls it when others have failed."""
+    with self._lock:
+      if self._stopped:
+        raise RunFailed("another file could not be downloaded")
+      self._done[name] = done
+      self._bar.show(sum(self._done.values()), self._total, name)
+
+  def stop(self) -> None:
+    """Let all threads end at their next piece."""
+    self._stopped = True
 
 
 class _Bar:
@@ -215,7 +247,7 @@ def _digest(path: Path, is_large: bool) -> str:
   return content.hexdigest()
 
 
-def _size(num_bytes: int) -> str:
+def size_in_words(num_bytes: int) -> str:
   """Return a size in words."""
   unit, name = next((pair for pair in ((1e9, "GB"), (1e6, "MB")) if num_bytes >= pair[0]), (1e3, "kB"))
   return f"{num_bytes / unit:.3g} {name}"

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Collection, Iterable
 
+from nova_jax.checkpoints.arrays import DIGESTS, STATE
 from nova_jax.checkpoints.components import PARTS, TRANSFORMER
-from nova_jax.checkpoints.store import STATE
 from nova_jax.checkpoints.weight_files import CONFIG, PICKLES, SAFETENSORS
 
 _WHOLE = ("scheduler", "tokenizer")  # Folders of small files.
@@ -32,7 +32,7 @@ def needed(names: Collection[str], parts: Collection[str]) -> list[str]:
       chosen = small if has_parts else {*small, *_weights(files)}
     elif top in PARTS and not below:
       chosen = {CONFIG, *(_weights(files) if top in parts else ())}
-    elif top in parts and below.partition("/")[0] == STATE or top == "checkpoints" and TRANSFORMER in parts:
+    elif top in parts and below.partition("/")[0] in (STATE, DIGESTS) or top == "checkpoints" and TRANSFORMER in parts:
       chosen = files
     else:
       continue

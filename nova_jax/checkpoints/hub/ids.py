@@ -5,9 +5,15 @@ import re
 from typing import NamedTuple
 
 _WORD = r"[A-Za-z0-9_][\w.-]*"
-_ID = re.compile(rf"({_WORD}/{_WORD})(?:@(\w[\w./-]*))?", re.ASCII)
+_REPO = rf"{_WORD}/{_WORD}"
+_ID = re.compile(rf"({_REPO})(?:@(\w[\w./-]*))?", re.ASCII)
 # The folder of a commit in the hub's cache.
 _SNAPSHOT = re.compile(r"(?:.*/)?models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})(?:/|$)")
+
+
+def is_repository(name: str) -> bool:
+  """Return whether a name can be that of a repository on the hub, ORG/NAME."""
+  return re.fullmatch(_REPO, name, re.ASCII) is not None
 
 
 class HubId(NamedTuple):

@@ -41,12 +41,13 @@ def absent(name: object, what: str = "it") -> str:
 
 
 @contextlib.contextmanager
-def telling(name: object, repo: str) -> Generator[None]:
+def telling(name: object, repo: str, *, sends: bool = False) -> Generator[None]:
   """Turn failures of the library into errors of one line.
 
   Args:
     name: how the user named the model.
     repo: ORG/NAME of it.
+    sends: whether something is sent to the hub, so that no folder could stand in its place.
 
   Raises:
     UserError: what the user can mend: the name, or the token.
@@ -56,28 +57,38 @@ def telling(name: object, repo: str) -> Generator[None]:
   try:
     yield
   except Exception as error:
-    failure = _explain(error, str(name), repo)
+    failure = _explain(error, str(name), repo, f"{name}: " if sends else f"there is no folder {name}, and ")
     if failure is None:
       raise
   if failure is not None:  # Raised here, it has no context, whose numbers would decide the exit code.
     raise failure
 
 
-def _explain(error: BaseException, name: str, repo: str) -> Exception | None:
-  """Return the error that says in one line what another one means; None for one that says so itself."""
+def _explain(error: BaseException, name: str, repo: str, start: str) -> Exception | None:
+  """Return the error that says in one line what another one means; None for one that says so itself.
+
+  Args:
+    error: raised by the library.
+    name: how the user named the model.
+    repo: ORG/NAME of it.
+    start: beginning of a line about a model that can't be found.
+  """
   library = hub_library()
   endpoint, errors = library.constants.ENDPOINT, library.errors
   cause = error.__cause__
   if isinstance(error, (errors.RevisionResolutionError, errors.LocalEntryNotFoundError)):
-    return UserError(absent(name)) if cause is None else _explain(cause, name, repo)
+    return UserError(absent(name)) if cause is None else _explain(cause, name, repo, start)
+  if isinstance(error, errors.LocalTokenNotFoundError):
+    return UserError(f"{name}: the hub ({endpoint}) asks who you are; {_LOGIN}")
+  if isinstance(error, RuntimeError) and cause is not None:  # So it tells which file could not be uploaded.
+    return _explain(cause, name, repo, start)
   if isinstance(error, errors.OfflineModeIsEnabled):
     return UserError(absent(name))
   if isinstance(error, errors.GatedRepoError):
     return UserError(f"{name}: the owner asks you to accept terms first, at {endpoint}/{repo}; then {_LOGIN}")
   if isinstance(error, errors.RepositoryNotFoundError):
     return UserError(
-        f"there is no folder {name}, and no model {repo} on the hub ({endpoint}) that you may see; if it is private, "
-        f"{_LOGIN}")
+        f"{start}there is no model {repo} on the hub ({endpoint}) that you may see; if it is private, {_LOGIN}")
   if isinstance(error, errors.RevisionNotFoundError):
     return UserError(f"{name}: {repo} has no such branch, tag or commit on the hub; see {endpoint}/{repo}/commits/main")
   if isinstance(error, errors.HfHubHTTPError):
@@ -85,8 +96,8 @@ def _explain(error: BaseException, name: str, repo: str) -> Exception | None:
   if type(error).__module__.startswith("httpx"):
     what = " ".join(str(error).split())[:_LONGEST] or "no answer"
     return RunFailed(
-        f"there is no folder {name}, and the hub ({endpoint}) can't be reached ({type(error).__name__}: {what}); the "
-        "same command continues when it can")
+        f"{start}the hub ({endpoint}) can't be reached ({type(error).__name__}: {what}); the same command continues "
+        "when it can")
   if isinstance(error, errors.HFValidationError):
     return UserError(f"{name}: {error}")
   if isinstance(error, OSError) and error.errno is None:
