@@ -29,7 +29,7 @@ from nova_jax.sampling.guidance import Strength
 from nova_jax.sampling.inputs import Inputs, KnownTokens
 from nova_jax.sampling.inputs import Noise as Noise  # For callers who know it from here.
 from nova_jax.sampling.plan import Plan
-from nova_jax.sampling.set_schedule import TokenSet, make_order, still_first
+from nova_jax.sampling.set_schedule import FEW_TOKENS, TokenSet, make_order, share_shapes, still_first
 from nova_jax.utils.finite import LARGEST_LATENT, are_latents
 
 
@@ -146,6 +146,9 @@ def _generate_frame(
   else:
     x, order, sets = begin_with_known(inputs.known_tokens, order, plan, t)
   features = Features.for_frame(cfg, order.shape[0], guidance.num_passes, plan.refresh_every, plan.guidance_every)
+  sets = share_shapes(sets) if features is None and order.size <= FEW_TOKENS else sets
+  if cond.committed and mesh_from_arrays(cond) is None:
+    x = jax.device_put(x, cond.sharding)  # Where the first set leaves it: else the second one compiles anew.
   finite = []
 
   def tell(index, x):

@@ -2,12 +2,13 @@
 
 After step i of S, round(N·cos(π/2 · i/S)) tokens are still masked (paper, section 3.3; MaskGIT's cosine schedule), so
 sets grow. Other schedules and orders have names. TPUs want static shapes: neighbouring sets are grouped, and each group
-pads to its largest.
+pads to its largest; a batch of few tokens is one group, whose padding costs less than a program more.
 Invariant: one frame costs at most `MAX_GROUPS` compilations, whatever S is.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from nova_jax.utils.arrays import AnyArray
 from nova_jax.utils.errors import UserError
 
 MAX_GROUPS = 4
+FEW_TOKENS = 64  # Tokens of all frames of a batch up to which padding costs less than compiling.
 ORDERS = ("random", "halton", "checkerboard", "still_first")
 SCHEDULES = ("cosine", "constant", "two_stage")
 
@@ -78,6 +80,12 @@ def token_sets(num_tokens: int, num_sets: int, num_known: int = 0, schedule: str
   return tuple(
       TokenSet(int(start), int(size), int(starts[groups == group].max()), int(sizes[groups == group].max()), int(group))
       for start, size, group in zip(starts, sizes, groups, strict=True))
+
+
+def share_shapes(sets: Sequence[TokenSet]) -> tuple[TokenSet, ...]:
+  """Return sets that all pad to the largest of them, so that one program writes them."""
+  most = {name: max((getattr(each, name) for each in sets), default=0) for name in ("max_visible", "max_size")}
+  return tuple(dataclasses.replace(each, **most) for each in sets)
 
 
 def draw_order(keys: Key[Array, "B"], num_tokens: int) -> Int[Array, "B N"]:

@@ -87,16 +87,26 @@ def test_seeds_matter_and_repeat():
   assert np.abs(run(seed=1) - run(seed=2)).max() > 0.1
 
 
-def test_the_number_of_sets_and_the_scale_compile_nothing_new():
+def test_the_number_of_sets_and_the_scale_compile_nothing_new(monkeypatch):
   for function in (sampler.denoise_set, frame_context.begin_video, frame_context.continue_video, frame_context.prepare):
     function.clear_cache()
   run(num_sets=8)
-  assert sampler.denoise_set._cache_size() <= 4
+  assert sampler.denoise_set._cache_size() == 1, "few tokens pad to one shape"
   sizes = [f._cache_size() for f in (frame_context.begin_video, frame_context.continue_video, frame_context.prepare)]
   assert sizes == [1, 1, 1]
   before = sampler.denoise_set._cache_size()
   run(num_sets=8, seed=5, guidance=Guidance(7.0, min_scale=2.0))
   assert sampler.denoise_set._cache_size() == before
+  monkeypatch.setattr(sampler, "FEW_TOKENS", 0)
+  run(num_sets=8)
+  assert 2 < sampler.denoise_set._cache_size() - before <= 4
+
+
+def test_a_loaded_model_writes_its_first_set_by_the_program_of_the_next():
+  model = sampler.Model(MODEL.graph, jax.device_put(MODEL.state, jax.local_devices()[0]))
+  sampler.denoise_set.clear_cache()
+  run(num_frames=1, num_sets=2, model=model)
+  assert sampler.denoise_set._cache_size() == 1
 
 
 @pytest.fixture
@@ -174,7 +184,7 @@ def test_a_solver_keeps_its_last_estimate_where_guidance_ends(scheduler, solver)
   (ends,) = sampler.generate(
       MODEL, what, Inputs(Conditions(condition, condition), jax.random.split(jax.random.key(0), 2)))
   unguided = run(num_frames=1, num_sets=2, num_steps=4, scheduler=scheduler, guidance=Guidance(1.0), settings=settings)
-  np.testing.assert_allclose(ends, unguided[:, 0], atol=1e-5 * np.abs(unguided).max())
+  np.testing.assert_allclose(ends, unguided[:, 0], atol=3e-5 * np.abs(unguided).max())
   first = run(num_frames=1, num_sets=2, num_steps=4, scheduler=scheduler, guidance=Guidance(1.0))
   assert np.abs(first - unguided).max() > 1e-2
 
