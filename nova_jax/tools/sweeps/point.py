@@ -1,7 +1,7 @@
 """One point of a sweep, in its own process: `python -m nova_jax.cli.task nova_jax.tools.sweeps.point TASK.json`.
 
-It trains if the point has training fields, generates, scores, and writes the result: scores of the digits, and the
-seconds per clip after compilation. A failure affects only this point.
+It trains if the point has training fields, generates, scores, and writes the result: scores of the digits, the seconds
+per clip after compilation, and the operations of a clip's spatial stage. A failure affects only this point.
 """
 
 import json
@@ -10,6 +10,9 @@ from nova_jax.checkpoints.store import finished_steps
 from nova_jax.config import Experiment
 from nova_jax.evals.digits_run import score_digits
 from nova_jax.pipeline import Pipeline
+from nova_jax.pipeline.request import Request
+from nova_jax.pipeline.resolve import plan_for
+from nova_jax.sampling.flops import spatial_flops
 from nova_jax.storage import as_path
 from nova_jax.train.nova import train_nova
 from nova_jax.utils.fields import from_dict
@@ -30,7 +33,8 @@ def measure(task: dict) -> dict[str, float]:
   result = score_digits(
       pipe, as_path(task["output"]), num_prompts=task["num_prompts"], **options, **task["sampling"])
   return {name: share.value for name, share in result.scores.items()} | {
-      "seconds_per_clip": result.seconds_per_clip}
+      "seconds_per_clip": result.seconds_per_clip,
+      "spatial_gflops": spatial_flops(plan_for(Request(prompt="", **task["sampling"]), pipe.parts, None)).total / 1e9}
 
 
 def main(task: dict) -> None:

@@ -152,8 +152,9 @@ def test_one_point_from_training_to_scores(tmp_path, monkeypatch):
   monkeypatch.setattr(point, "train_nova", None)
   again = point.measure(json.loads(json.dumps(task.content)))
   assert again["digit"] == result["digit"], "a finished training is read, and not begun again"
-  assert set(result) == {"digit", "direction", "same_digit", "retrieval@1", "retrieval@last", "seconds_per_clip"}
-  assert result["seconds_per_clip"] > 0 and (task.folder / "grid.gif").is_file()
+  assert set(result) == {
+      "digit", "direction", "same_digit", "retrieval@1", "retrieval@last", "seconds_per_clip", "spatial_gflops"}
+  assert result["seconds_per_clip"] > 0 and 0 < result["spatial_gflops"] < 1 and (task.folder / "grid.gif").is_file()
 
 
 def test_a_point_is_of_a_model_and_not_of_its_path(tmp_path, monkeypatch):
