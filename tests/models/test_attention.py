@@ -40,7 +40,7 @@ def test_what_frames_see():
   np.testing.assert_array_equal(seen, jnp.arange(8) < seen.sum(1)[:, None])
 
 
-@pytest.mark.parametrize("backend", ["splash", "mapped"])
+@pytest.mark.parametrize("backend", ["splash", "mapped", "cudnn"])
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_backends_equal_dense(backend, mask):
   arrays = make()
@@ -50,7 +50,7 @@ def test_backends_equal_dense(backend, mask):
 
 def test_few_queries_and_a_traced_length():
   q, k, v, _ = make()
-  for backend in ("splash", "mapped"):
+  for backend in ("splash", "mapped", "cudnn"):
     compute = jax.jit(lambda q, length: attention(q, k, v, ValidKeys(length), backend=backend))
     assert_close([compute(q[:, :30], 41)], [dense(q[:, :30], k[:, :41], v[:, :41])])
 
@@ -73,7 +73,7 @@ def test_balance_gives_all_devices_the_same_work():
   assert work(False).max() / work(False).mean() > 1.6
 
 
-@pytest.mark.parametrize("backend", ["splash", "mapped", "dense"])
+@pytest.mark.parametrize("backend", ["splash", "mapped", "cudnn", "dense"])
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_a_mesh_equals_one_device(backend, mask):
   arrays = make()

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from nova_jax.models.attention import cudnn
 from nova_jax.models.attention.mapped import mapped
 from nova_jax.models.attention.masks import Mask, to_matrix
 from nova_jax.models.attention.splash import kernel_spec, make_kernel, splash
@@ -18,6 +19,7 @@ from nova_jax.parallel.context import SequenceSharding
 from nova_jax.parallel.sharding import CONTEXT, current_mesh, current_platform, fitting_spec
 
 _FASTEST = {"tpu": "splash", "cpu": "mapped"}
+_WHOLE = ("mapped", "cudnn")  # Backends that skip hidden frames; a device's part of a sequence has no whole ones.
 
 
 def attention(
@@ -36,17 +38,23 @@ def attention(
   """
   mesh, platform = current_mesh(), current_platform()
   if backend == "auto":
-    backend = _FASTEST.get(platform, "dense")
-  if backend == "mapped" and sharding is not None:
-    backend = "dense"  # Mapped attention gains its speed by skipping whole frames, and a part of a sequence has none.
+    backend = "cudnn" if cudnn.fits(q, platform) else _FASTEST.get(platform, "dense")
+  if backend in _WHOLE and sharding is not None:
+    backend = "dense"
   if backend == "dense" and sharding is None:
     return dense(q, k, v, mask)  # XLA shards it without help.
   if mesh is not None:
     return _on_devices(mesh, platform, backend, sharding, q, k, v, mask)
-  if backend == "mapped":
-    return mapped(q, k, v, mask)
+  if backend in _WHOLE:
+    return _whole(backend, platform, q, k, v, mask)
   kernel = make_kernel(mask, _positions(q, sharding), k.shape[1], q.shape[2], interpret=platform != "tpu")
   return splash(kernel, q, k, v, mask)
+
+
+def _whole(backend: str, platform: str, q: Array, k: Array, v: Array, mask: Mask | None) -> Array:
+  if backend == "mapped":
+    return mapped(q, k, v, mask)
+  return cudnn.flash(q, k, v, mask, implementation="cudnn" if cudnn.fits(q, platform) else "xla")
 
 
 def _positions(q: Array, sharding: SequenceSharding | None) -> Int[np.ndarray, "C Q"]:
@@ -75,7 +83,7 @@ def _on_devices(
       k, v = sharding.all_gather(k), sharding.all_gather(v)
     if backend == "splash":
       return splash(where, q, k, v, mask)
-    return mapped(q, k, v, mask) if backend == "mapped" else dense(q, k, v, mask, where[0])
+    return _whole(backend, platform, q, k, v, mask) if backend in _WHOLE else dense(q, k, v, mask, where[0])
 
   mask = jax.tree.map(jnp.asarray, mask)
   in_specs = (q_spec, kv_spec, kv_spec, jax.tree.map(lambda _: PartitionSpec(), mask), where_spec)
