@@ -9,8 +9,9 @@ the time that is left, the last checkpoint, and the loss as a plot of one line.
 
 from absl import flags
 
+from nova_jax.cli.addresses import check_addresses
 from nova_jax.cli.entry import Command
-from nova_jax.storage import as_path, is_remote, why_not
+from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 
 
@@ -27,8 +28,7 @@ def main(args: flags.FlagValues, words: list[str]) -> None:
   given = [*([args.workdir] if args.workdir else []), *words]
   if len(given) != 1:
     raise UserError(f"expected the workdir of one run, got {len(given)}")
-  if is_remote(given[0]) and (reason := why_not(given[0])):
-    raise UserError(f"{given[0]}: {reason}")
+  check_addresses({"workdir": given[0]})
   print("\n".join(read_status(as_path(given[0])).lines()))
 
 

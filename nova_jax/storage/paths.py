@@ -89,6 +89,8 @@ class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):  # ty: ignor
       super().__init__(*_rooted(parts))
 
   def __fspath__(self) -> str:
+    if len(self.parts) < 2:  # The last one of `parents`.
+      return "/"
     return f"{self.parts[1]}://{'/'.join(self.parts[2:])}"
 
   __str__ = __fspath__

@@ -1,13 +1,52 @@
-"""How the wall time of a training process is spent: on steps, and on all that is no step."""
+"""How the wall time of a training process is spent: on steps, and on all that is no step; what interruptions cost."""
 
 import contextlib
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from nova_jax.utils.progress import seconds_compiling
 
 _OTHERS = ("start", "restore", "data", "evaluate", "save")
+
+
+class Lost(NamedTuple):
+  """Work of an earlier process that no checkpoint has."""
+
+  steps: int
+  seconds: float
+
+  def __str__(self) -> str:
+    return f"{self.steps} step{'s' * (self.steps != 1)} ({self.seconds:.1f} s)"
+
+
+def lost_work(rows: Sequence[Mapping[str, Any]], first_step: int, began_at: int) -> Lost:
+  """Return what is lost when a run continues: steps that were logged and are done again, and the time until then.
+
+  Args:
+    rows: of `metrics.jsonl`, before its lines of later steps are cut off.
+    first_step: step of the checkpoint that the run continues from.
+    began_at: step from which the process before continued.
+  """
+  later = [row for row in rows if row["step"] > first_step]
+  if not later:
+    return Lost(0, 0.0)
+  before = [row for row in rows if began_at < row["step"] <= first_step]
+  seconds = _total(later[-1]) - (_total(before[-1]) if before else 0.0)
+  return Lost(later[-1]["step"] - first_step, round(max(seconds, 0.0), 3))
+
+
+def all_lost(starts: Sequence[Mapping[str, Any]]) -> Lost:
+  """Return what was lost before all starts of a run, as `run_notes` notes them."""
+  steps, seconds = ([start.get(name, 0) for start in starts] for name in ("lost_steps", "lost_seconds"))
+  return Lost(sum(steps), float(sum(seconds)))
+
+
+def _total(row: Mapping[str, Any]) -> float:
+  """Return the seconds from the start of a process to a line of its log."""
+  spent = row.get("spent")
+  return sum(spent.values()) if isinstance(spent, dict) else 0.0
 
 
 class Goodput:

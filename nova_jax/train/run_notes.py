@@ -4,7 +4,8 @@
    "starts": [{"began": …, "first_step": …, "code": {…}, "versions": {…}, "machine": {…}, "ended": …, "step": …,
                "end": "done"}, …]}
 
-A start that was killed has no end. Notes that can't be written end no training.
+A start that was killed has no end; `lost_steps` and `lost_seconds` of the next one say what had been logged and is done
+again. Notes that can't be written end no training.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ import jax
 
 import nova_jax
 from nova_jax.train import identity
+from nova_jax.train.goodput import lost_work
+from nova_jax.train.trackers.jsonl import NAME as METRICS
+from nova_jax.train.trackers.jsonl import read_rows
 from nova_jax.utils.errors import RunFailed, UserError
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.files import read_json, write_atomically
@@ -54,9 +58,13 @@ def noted(trainer: Trainer) -> Generator[dict[str, Any]]:
   """
   path = trainer.workdir / NAME
   notes: dict[str, Any] = _earlier(path) | {"config": to_dict(trainer.cfg), "data": _digests(trainer.workdir)}
-  start = {
+  start: dict[str, Any] = {
       "began": _now(), "first_step": trainer.step, "code": code_version(), "versions": versions(),
       "machine": _machine(trainer)}
+  if notes["starts"]:  # Whose lines are still there.
+    rows = read_rows(trainer.workdir / METRICS)
+    lost = lost_work(rows, trainer.step, notes["starts"][-1].get("first_step", 0))
+    start |= {"lost_steps": lost.steps, "lost_seconds": lost.seconds}
   notes["starts"].append(start)
   _write(path, notes)
   end = "failed"

@@ -1,7 +1,6 @@
 """What can be told of a run from its workdir alone, on a disk or in a bucket, whoever runs it."""
 
 import dataclasses
-import json
 import os
 import re
 import time
@@ -11,10 +10,13 @@ from typing import Any
 
 from nova_jax.checkpoints.store import finished_steps
 from nova_jax.storage import is_remote
+from nova_jax.train.goodput import all_lost
+from nova_jax.train.run_notes import NAME as RUN_NOTES
+from nova_jax.train.trackers.jsonl import NAME as METRICS
+from nova_jax.train.trackers.jsonl import read_rows
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import read_json
 from nova_jax.utils.lease import LAPSES, read_holder
-from nova_jax.utils.renamed import current_metrics
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _COLUMNS = 60
@@ -32,6 +34,7 @@ class Status:
     checkpoints: steps of the finished checkpoints.
     saved: seconds since the newest one was saved.
     logged: seconds since the last line was written.
+    starts: notes of all starts of the run; none if they can't be read.
   """
 
   trainer: str | None
@@ -41,6 +44,7 @@ class Status:
   checkpoints: Sequence[int]
   saved: float | None
   logged: float | None
+  starts: Sequence[dict[str, Any]] = ()
 
   def lines(self) -> list[str]:
     """Return what a person reads."""
@@ -63,6 +67,8 @@ class Status:
       total = sum(spent.values()) or 1.0
       lines.append("time since the start: " + ", ".join(
           f"{name} {seconds / total:.0%}" for name, seconds in spent.items() if seconds >= total / 200))
+    if len(self.starts) > 1:
+      lines.append(f"{len(self.starts) - 1} restarts, which lost {all_lost(self.starts)}")
     losses = [row["loss"] for row in self.rows if isinstance(row.get("loss"), float)]
     if losses:
       lines.append(f"loss {losses[-1]:.4f}, from {min(losses):.4f} to {max(losses):.4f}")
@@ -80,19 +86,11 @@ def read_status(workdir: Path) -> Status:
   if not path.is_file():
     raise UserError(f"{workdir} is no workdir of a training run: it has no config.json")
   train = read_json(path)["train"]
-  rows, log = [], workdir / "metrics.jsonl"
-  if log.is_file():
-    for line in log.read_bytes().splitlines():
-      try:
-        row = json.loads(line)
-      except ValueError:  # Half a line, which is being written.
-        continue
-      if isinstance(row, dict) and isinstance(row.get("step"), int):
-        rows.append(current_metrics(row))
-  steps = finished_steps(workdir / "checkpoints")
+  log = workdir / METRICS
+  rows, steps = read_rows(log), finished_steps(workdir / "checkpoints")
   return Status(
       _trainer(workdir), train["steps"], rows, _rate(rows, train["stages"]), steps,
-      _age(workdir / f"checkpoints/{steps[-1]}/_CHECKPOINT_METADATA") if steps else None, _age(log))
+      _age(workdir / f"checkpoints/{steps[-1]}/_CHECKPOINT_METADATA") if steps else None, _age(log), _starts(workdir))
 
 
 def sparkline(values: Sequence[float], columns: int = _COLUMNS) -> str:
@@ -103,6 +101,14 @@ def sparkline(values: Sequence[float], columns: int = _COLUMNS) -> str:
   low, high = min(means), max(means)
   scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
   return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
+
+
+def _starts(workdir: Path) -> Sequence[dict[str, Any]]:
+  try:
+    starts = read_json(workdir / RUN_NOTES).get("starts")
+  except (UserError, OSError):
+    return ()
+  return starts if isinstance(starts, list) and all(isinstance(start, dict) for start in starts) else ()
 
 
 def _rate(rows: Sequence[dict[str, Any]], stages: Sequence[dict[str, Any]]) -> float | None:

@@ -45,6 +45,7 @@ def test_files_are_written_found_read_and_removed(folder):
   assert list((folder / "a").iterdir()) == [folder / "a/b", file]
   assert {path.relative_to(folder).as_posix(): path.known_size for path in folder.rglob("*")} == {
       "a/b/c.bin": 0, "a/é b.txt": 8}
+  assert [str(path) for path in folder.parents] == ["memory://bucket", "memory://", "/"]
   (folder / "a").rename(folder / "z")
   assert (folder / "z/b/c.bin").is_file() and not file.exists()
   assert storage.local_copy(folder / "z/é b.txt").read_text(encoding="utf-8") == "one\ntwo\n"

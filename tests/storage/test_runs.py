@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 
+import numpy as np
 import pytest
 from train import toy_run
 from train.test_processes import ROOT, TOY, Run, arrays, assert_close, assert_equal, metrics, programs  # noqa: F401
@@ -45,11 +48,11 @@ def test_a_run_leaves_in_a_bucket_what_it_leaves_on_a_disk(whole, folder, capsys
   assert f"done: 6 steps, checkpoints in {folder}/checkpoints" in capsys.readouterr().out
 
 
-def start(workdir):
+def start(workdir, steps=6, **env):
   return subprocess.Popen(
-      [sys.executable, str(TOY), f"--workdir={workdir}", "--set=steps=6", "--set=log_every=1", "--set=keep=3",
+      [sys.executable, str(TOY), f"--workdir={workdir}", f"--set=steps={steps}", "--set=log_every=1", "--set=keep=3",
        "--set=save_every=2"],
-      env=os.environ | {
+      env=os.environ | env | {
           "PYTHONPATH": str(ROOT),
           "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=1"},  # The last one counts.
       cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8")
@@ -75,6 +78,45 @@ def test_a_run_killed_while_it_writes_continues_bit_for_bit(whole, bucket, folde
   toy_run.train(EXPERIMENT, folder)
   assert_equal(folder, whole)
   assert finished_steps(folder / "checkpoints") == STEPS
+
+
+def test_a_run_killed_ten_times_ends_as_one_that_was_not(bucket, folder, tmp_path):
+  """Killed at random writes, and a moment later; programs are compiled by the first process alone."""
+  random, compiled_in = np.random.default_rng(0), folder.parent / f"{folder.name}-programs"
+  experiment = toy_run.make_experiment(steps=12, log_every=1, keep=3, save_every=2)
+  toy_run.train(experiment, tmp_path)
+  for _ in range(10):
+    process = start(folder, 12, JAX_COMPILATION_CACHE_DIR=str(compiled_in))
+    left, lock, pause = int(random.integers(1, 25)), threading.Lock(), random.uniform(0, 0.1)
+
+    def kill(method, path, process=process, lock=lock, pause=pause):
+      nonlocal left
+      with lock:
+        left -= method == "POST" and folder.name + "/" in path
+        if left:
+          return None
+        time.sleep(pause)
+        process.kill()
+        process.wait()
+      return "away"
+
+    bucket.fail = kill
+    out, _ = process.communicate(timeout=600)
+    assert process.returncode == -9, out
+    bucket.fail = lambda method, path: None
+  compiled = {path.name for path in compiled_in.rglob("*-cache")}
+  bucket.requests.clear()
+  process = start(folder, 12, JAX_COMPILATION_CACHE_DIR=str(compiled_in))
+  out, _ = process.communicate(timeout=600)
+  assert process.returncode == 0, out
+  assert any(f"{compiled_in.name}/jit_" in path and path.startswith("GET") for path in bucket.requests)
+  assert compiled and "step" in " ".join(compiled)
+  assert metrics(folder) == metrics(tmp_path) and len(metrics(folder)) == 12
+  ours, expected = arrays(folder, 12), arrays(tmp_path, 12)
+  assert ours.keys() == expected.keys()
+  for name, value in expected.items():
+    np.testing.assert_array_equal(ours[name], value, err_msg=name)
+  assert len(read_status(folder).starts) > 1
 
 
 def test_two_processes_train_in_a_bucket(bucket, folder, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 from train import toy_run
 
 from nova_jax.cli import status as command
+from nova_jax.train.goodput import lost_work
 from nova_jax.train.status import read_status, sparkline
 from nova_jax.utils.errors import UserError
 
@@ -39,12 +40,41 @@ def test_the_time_of_a_run_is_told_by_what_it_was_spent_on(tmp_path, capsys):
   assert all(f"{name} " in line for name in spent)
 
 
+def test_steps_that_an_interruption_lost_are_counted(tmp_path, capsys):
+  experiment, lost = toy_run.make_experiment(steps=12, save_every=4, log_every=1), [None]
+
+  def vanish():
+    raise SystemExit
+
+  for step, saved in ((7, 4), (11, 8)):
+    with pytest.raises(SystemExit):
+      toy_run.train(experiment, tmp_path, toy_run.Do(step, vanish))
+    lost.append(read_status(tmp_path).rows[-1]["step"] - saved)
+  assert min(lost[1:]) > 0
+  toy_run.train(experiment, tmp_path)
+  total = f"{sum(lost[1:])} steps ("
+  assert f"lost to interruptions: {total}" in capsys.readouterr().out
+  found = read_status(tmp_path)
+  assert [start.get("lost_steps") for start in found.starts] == lost
+  assert all(start["lost_seconds"] > 0 for start in found.starts[1:])
+  assert any(line.startswith(f"2 restarts, which lost {total}") for line in found.lines())
+  assert [row["step"] for row in found.rows] == list(range(1, 13))
+
+
+def test_what_is_lost_is_the_time_since_the_checkpoint():
+  rows = [{"step": step, "spent": {"steps": 10.0 * step, "start": 5.0}} for step in range(1, 8)]
+  assert lost_work(rows, 4, 0) == (3, 30.0)
+  assert lost_work(rows, 4, 4) == (3, 75.0)  # All that the process did that began there.
+  assert lost_work(rows, 7, 0) == lost_work([], 7, 0) == (0, 0.0)
+
+
 def test_a_folder_that_is_no_workdir_is_refused(tmp_path, capsys):
   with pytest.raises(UserError, match="is no workdir of a training run"):
     read_status(tmp_path)
   assert command.COMMAND.execute(["status"]) == 2
   assert command.COMMAND.execute(["status", "s3://bucket/run"]) == 2
-  assert "only gs:// addresses can be used" in capsys.readouterr().err
+  assert command.COMMAND.execute(["status", "memory://bucket/run"]) == 2
+  assert "can't hold this; give a local path or a gs:// address" in capsys.readouterr().err
 
 
 def test_a_plot_shows_many_values_in_a_line():

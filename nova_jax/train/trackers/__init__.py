@@ -53,6 +53,7 @@ class Trackers:
     for name in names:
       with _noting(TRACKERS[name]):
         self._trackers.append(TRACKERS[name](self._mirror.local, workdir, first_step, notes))
+    self._mirror.send()  # What was cut is counted as lost once.
 
   def line(self, line: Line) -> None:
     """Give the values of a line of the log to all trackers."""

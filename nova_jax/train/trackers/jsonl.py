@@ -56,6 +56,13 @@ class JsonLines(Tracker):
       self._size, self._unwritten, self._error = self._size + len(self._unwritten), b"", None
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+  """Return the records of steps in a file, which may be growing; none if there is no file."""
+  if not path.is_file():
+    return []
+  return [json.loads(line) for line in path.read_bytes().splitlines() if _step(line) is not None]
+
+
 def cut_lines(path: Path, last_step: int) -> int:
   """Cut the lines after `last_step`, one that a kill left half-written, and any that are no record of a step.
 
