@@ -4,6 +4,7 @@ import hashlib
 import sys
 
 import commands
+import numpy as np
 import pytest
 from checkpoints.published import VIDEO, assert_same_weights
 from hub_stand_in import go_offline, log_in, point_to
@@ -12,7 +13,10 @@ import nova_jax
 from nova_jax.checkpoints.hub import identity, local_folder, parse_id, part_folder, pinned
 from nova_jax.checkpoints.hub.files import needed
 from nova_jax.checkpoints.model_folder import load_autoencoder
-from nova_jax.utils.errors import RunFailed, UserError, exit_code
+from nova_jax.media import write_png
+from nova_jax.pipeline.batch_sampling import make_provenances
+from nova_jax.pipeline.provenance import read_provenance
+from nova_jax.utils.errors import RunFailed, UserError
 
 ID = "ORG/nova"
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -208,5 +212,16 @@ def test_commands_take_ids(hub, model, tmp_path):
   assert done.returncode == 1 and done.stderr.count("\n") == 1 and "fails with status 500" in done.stderr
 
 
-def test_errors_have_exit_codes():
-  assert exit_code(UserError("")) == 2 and exit_code(RunFailed("")) == 1
+def test_outputs_name_the_commit_and_download_nothing(hub, model, tmp_path, monkeypatch):
+  place = pinned(ID)
+  pipe = nova_jax.Pipeline.load(place)
+  made, = make_provenances(pipe, place, "ema", [{"prompt": "a fox", "seed": 1}], [[0]], 1)
+  assert made.checkpoint == place == f"{ID}@{model.branches['main']}"
+  file = tmp_path / "fox.png"
+  write_png(file, np.zeros((8, 8, 3), np.uint8), note=made.text())
+  assert read_provenance(file) == made
+  point_to(hub.url, tmp_path / "another_cache", monkeypatch)
+  hub.requests.clear()
+  done = commands.run("sample", "--reproduce", file, "--output", tmp_path / "out")
+  assert done.returncode == 2 and f"give --checkpoint={place}, or a folder" in done.stderr
+  assert not hub.requests, "a file of a stranger's makes no request"
