@@ -4,8 +4,9 @@ Example:
   python -m launch.evaluate --benchmark digits --checkpoint runs/digits --output out/digits
 
 --benchmark geneval, vbench, dpg or t2i_compbench with --prompts FILE fills a folder for the official scorer; the same
-command continues it, and --shard 0/4 … 3/4 share it out. --check DIR verifies one. --benchmark digits generates clips
-of all digits and directions, prints each score beside what real clips reach, and writes scores.json and pictures.
+command continues it, and --shard 0/4 … 3/4 share it out. --check DIR verifies one. --benchmark class_to_image makes as
+many pictures of each class, 50,000 in all, and with --npz the archive of ADM's evaluator. --benchmark digits generates
+clips of all digits and directions, prints each score beside what real clips reach, and writes scores.json and pictures.
 """
 
 import sys
@@ -18,8 +19,9 @@ from nova_jax.cli.checkpoint_step import define_step, step
 from nova_jax.cli.entry import Command
 from nova_jax.evals import digits as digits_lib
 from nova_jax.evals.benchmarks import run
+from nova_jax.evals.benchmarks.classes import CLASS_TO_IMAGE, NUM_PICTURES
 from nova_jax.evals.benchmarks.layout import NAMES
-from nova_jax.evals.benchmarks.sampling import SAMPLED
+from nova_jax.evals.benchmarks.settings import SAMPLED
 from nova_jax.evals.digits_run import score_digits
 from nova_jax.pipeline.loading import load_pipeline, say_first_compiles
 from nova_jax.storage import as_path
@@ -31,8 +33,8 @@ from nova_jax.utils.progress import Progress
 def define_flags(values: flags.FlagValues) -> None:
   """Define the flags of this command."""
   flags.DEFINE_enum(
-      "benchmark", "digits", ["digits", *NAMES], "Benchmark to sample for; digits also scores the clips.",
-      flag_values=values)
+      "benchmark", "digits", ["digits", *NAMES, CLASS_TO_IMAGE],
+      "Benchmark to sample for; digits also scores the clips.", flag_values=values)
   define_checkpoint(values)
   flags.DEFINE_string("output", None, "Folder that samples and scores are written to.", flag_values=values)
   flags.DEFINE_string(
@@ -55,6 +57,13 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_enum(
       "captions", "plain", ["plain", "free"],
       "Captions for --benchmark=digits: one wording (plain), or all paraphrases in turn (free).", flag_values=values)
+  flags.DEFINE_integer(
+      "num_pictures", None,
+      f"Number of pictures for --benchmark={CLASS_TO_IMAGE}; multiples of the number of classes hold each equally "
+      f"often. Default: {NUM_PICTURES:,}.", lower_bound=1, flag_values=values)
+  flags.DEFINE_bool(
+      "npz", False, f"Whether to write the pictures of --benchmark={CLASS_TO_IMAGE} as samples.npz, too, which ADM's "
+      "evaluator reads.", flag_values=values)
   flags.DEFINE_integer(
       "batch_size", None,
       "Number of samples that are generated together. Default: 100 for digits, 8 for other benchmarks.", lower_bound=1,

@@ -4,7 +4,8 @@
 
 A source's records come in equal shares, whatever buckets they stand in; of several sources each gives its weight's
 share. Clips are cut after their first latent frames. A single frame is taken from anywhere in a clip, at random, if its
-latents are of one frame each, and is the first one otherwise; stills make batches of their own.
+latents are of one frame each, and is the first one otherwise; stills make batches of their own. The caption of a record
+is the number of its class where the model takes classes.
 Invariant: a row is a function of (sources, seed, position, settings), on any host and in any process.
 """
 
@@ -54,16 +55,17 @@ class LatentFeed:
     """
     self._model, self._autoencoder, self._seed = model, autoencoder, seed
     self._num_frames, self._short_captions, self._motion_dropout = num_frames, cfg.short_captions, cfg.motion_dropout
-    if model.text_dim is None:
-      raise UserError("data.sources: caches have captions, but the model takes class labels (model.num_classes)")
-    self._text_encoder = None if have_embeddings(caches) else text_encoder
-    if self._text_encoder is None and not have_embeddings(caches):
+    embedded = model.text_dim is None or have_embeddings(caches)
+    self._text_encoder = None if embedded else text_encoder
+    if self._text_encoder is None and not embedded:
       names = ", ".join(str(cache.path) for cache in caches if cache.manifest.text_encoder is None)
       raise UserError(f"data.sources: {names} has no text embeddings, and there is no text encoder")
     parts: dict[Shape, list[tuple[float, grain.MapDataset]]] = {}
     for cache in caches:
       _check_encoders(cache, model, autoencoder)
       taken = _taken(cache, model, cfg.buckets, num_frames)
+      if model.num_classes is not None:  # Whether a cache has classes, its first record tells before training begins.
+        class_label(Whole(taken[0][1], cfg.max_damaged + 1)[0].record, model.num_classes)
       if split is not None:
         split_up = ((shape, split.of(source)) for shape, source in taken)
         taken = [(shape, source) for shape, source in split_up if len(source)]
@@ -78,7 +80,7 @@ class LatentFeed:
     self.buckets = tuple(_mix(parts[shape]) for shape in sorted(parts, reverse=True))
 
   def make_row(self, found: Found, position: int) -> Mapping[str, Any]:
-    """Cut and sample the latents, and choose a caption."""
+    """Cut and sample the latents, and choose a caption, or read the class that it names."""
     record, info = found.record, self._autoencoder
     random = np.random.SeedSequence((self._seed, position))
     caption, frame, motion = (int(word) for word in random.generate_state(3))
@@ -96,6 +98,8 @@ class LatentFeed:
           ("motion_flow", record.motion_flow, DEFAULT_MOTION_FLOW), ("fps", record.fps, DEFAULT_FPS)):
         # A still has neither score nor rate.
         row[name] = np.float32(value if shown and value is not None else default)
+    if self._model.num_classes is not None:
+      return row | {"labels": class_label(record, self._model.num_classes)}
     if self._text_encoder is not None:
       return row | {"caption": (record.short_caption if short else record.caption).encode()}
     embeds, length = padded_embeds(record, short, self._model)
@@ -126,6 +130,20 @@ def example_records(caches: Sequence[Cache], count: int, size: tuple[int, int], 
   return [source[number].record for source, number in chosen]
 
 
+def class_label(record: Record, num_classes: int) -> np.int32:
+  """Return the class of a record, whose caption is its number.
+
+  Raises:
+    UserError: the caption is something else.
+  """
+  text = record.caption.strip()
+  if not (text.isascii() and text.isdecimal() and int(text) < num_classes):
+    raise UserError(
+        f"data.sources: the model takes class labels (model.num_classes), but the caption of {record.source} is "
+        f"{text[:60]!r}; expected a number from 0 to {num_classes - 1}")
+  return np.int32(text)
+
+
 def padded_embeds(record: Record, short: bool, model: ModelConfig) -> tuple[np.ndarray, np.int32]:
   """Return a caption's embeddings as float16 [L, E], cut or with zeros behind them, and how many count."""
   embeds = record.short_text_embeds if short else record.text_embeds
@@ -152,7 +170,7 @@ def _check_encoders(cache: Cache, model: ModelConfig, autoencoder: AutoencoderIn
         f"{cache.path} was made with another autoencoder ({theirs.kind}) than the model's ({autoencoder.kind}): "
         f"{'; '.join(differing)}; make the cache anew with the model's")
   text = cache.manifest.text_encoder
-  if text is not None and text.dim != model.text_dim:
+  if text is not None and model.text_dim is not None and text.dim != model.text_dim:
     raise UserError(
         f"{cache.path} has text embeddings of {text.dim} values ({text.kind}), but the model takes "
         f"model.text_dim={model.text_dim}")

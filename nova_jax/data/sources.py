@@ -18,7 +18,7 @@ from nova_jax.data.cache.identity import describe_autoencoder, manifest_digest
 from nova_jax.data.caption_lengths import long_captions
 from nova_jax.data.captions import vocabulary
 from nova_jax.data.held_out import SEED, Split
-from nova_jax.data.latents import LatentFeed, example_records, have_embeddings, padded_embeds
+from nova_jax.data.latents import LatentFeed, class_label, example_records, have_embeddings, padded_embeds
 from nova_jax.data.loader import Feed
 from nova_jax.data.shards import Cache, read_caches
 from nova_jax.data.videos import Source, VideoFeed
@@ -124,7 +124,9 @@ class CacheData:
     records = example_records(caches, count, model.latent_size, stage.num_frames)
     captions = [record.caption for record in records]
     condition: dict[str, Any]
-    if have_embeddings(caches):
+    if model.num_classes is not None:
+      condition = {"label": [int(class_label(record, model.num_classes)) for record in records]}
+    elif have_embeddings(caches):
       embeds = [padded_embeds(record, False, model) for record in records]
       condition = {"text_embeds": [embed[:length].astype(np.float32) for embed, length in embeds]}
     else:
@@ -151,6 +153,8 @@ def needs_text_encoder(experiment: Experiment) -> bool:
   """Return whether a stage or its evaluation has to embed captions."""
   if experiment.data.name != "caches":
     return True
+  if experiment.model.num_classes is not None:
+    return False
   lists = [_caches(experiment, stage) for stage in experiment.train.stages]
   if experiment.eval.sources:
     lists.append(_held_out_caches(experiment))

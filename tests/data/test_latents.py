@@ -12,10 +12,11 @@ from absl import flags
 from data.latent_caches import AUTOENCODER, MODEL, damage, make_cache, make_loader, make_record, numbers
 from helpers import fields
 
-from nova_jax.config import DataConfig, SourceConfig
+from nova_jax.config import DataConfig, Experiment, SourceConfig, StageConfig, TrainConfig
 from nova_jax.data import shards
 from nova_jax.data.caption_lengths import long_captions
 from nova_jax.data.shards import read_caches
+from nova_jax.data.sources import CacheData, needs_text_encoder
 from nova_jax.text import WordEncoder
 
 BOTH = DataConfig(buckets=((4, 4), (8, 4)))
@@ -223,7 +224,7 @@ def test_a_stream_of_several_buckets_keeps_its_batches(mix):
     (dict(), dict(), DataConfig(buckets=((8, 8),)), 3, "no records of the sizes in data.buckets: 8 x 8"),
     (dict(patch_size=4, latent_size=(8, 8)), dict(), DataConfig(buckets=((4, 4),)), 3, "patches of 8"),
     (dict(text_dim=9), dict(), DataConfig(), 3, "of 8 values .*model.text_dim=9"),
-    (dict(text_dim=None, num_classes=3), dict(), DataConfig(), 3, "class labels"),
+    (dict(text_dim=None, num_classes=3), dict(), DataConfig(), 3, "labels.* of 0.mp4 is 'record 0'; expected a n"),
     (dict(), dict(), DataConfig(), 4, "clips of 3 latent frames .* takes 4")])
 def test_a_cache_that_does_not_fit_is_refused(tmp_path, model, info, data, num_frames, message):
   cache = make_cache(tmp_path, [make_record(i) for i in range(4)])
@@ -231,6 +232,35 @@ def test_a_cache_that_does_not_fit_is_refused(tmp_path, model, info, data, num_f
     make_loader(
         [cache], model=dataclasses.replace(MODEL, **model), data=data, num_frames=num_frames,
         autoencoder=dataclasses.replace(AUTOENCODER, **info))
+
+
+def classes_cache(folder, labels, **options):
+  records = [dataclasses.replace(make_record(i, embeds=False), caption=label) for i, label in enumerate(labels)]
+  return make_cache(folder, records, text_encoder=None, **options)
+
+
+def test_captions_are_the_numbers_of_classes(tmp_path):
+  model = dataclasses.replace(MODEL, text_dim=None, num_classes=12)
+  cache = classes_cache(tmp_path, [f" {number}\n" for number in range(4, 12)])
+  batch = next(make_loader([cache], model=model))
+  assert batch.condition.labels.tolist() == [4 + number for number in numbers(batch)]
+  assert batch.condition.labels.dtype == np.int32 and batch.condition.text_embeds is None
+  with pytest.raises(ValueError, match="of 7.mp4 is '11'; expected a number from 0 to 10"):
+    take(make_loader([cache], model=dataclasses.replace(model, num_classes=11)), 8)
+  for label in ("-1", "1.0", "²", "", "12"):
+    with pytest.raises(ValueError, match="expected a number from 0 to 11"):
+      make_loader([classes_cache(tmp_path / repr(label), [label])], model=model)
+
+
+def test_a_model_of_classes_trains_on_a_cache(tmp_path):
+  experiment = Experiment(
+      model=dataclasses.replace(MODEL, text_dim=None, num_classes=12),
+      data=DataConfig(name="caches", sources=(SourceConfig(str(tmp_path)),)), train=TrainConfig(stages=(StageConfig(
+          num_frames=3),)))
+  classes_cache(tmp_path, ["3", "11"])
+  assert not needs_text_encoder(experiment)
+  examples = CacheData(experiment, AUTOENCODER, None).examples(experiment.train.stages[0], 8)
+  assert examples.condition["label"] == [3, 11] and "text_embeds" not in examples.condition
 
 
 def test_bad_sources(tmp_path):

@@ -10,7 +10,7 @@ from pipeline.test_pipeline import fresh
 from nova_jax import media
 from nova_jax.checkpoints.model_folder import load_text_encoder
 from nova_jax.cli import renamed, sampling_flags
-from nova_jax.evals.benchmarks.sampling import SAMPLED
+from nova_jax.evals.benchmarks.settings import SAMPLED
 from nova_jax.pipeline import batch_sampling, prompts
 from nova_jax.pipeline.request import SETTINGS
 from nova_jax.tools.sweeps.plan import SAMPLING

@@ -15,7 +15,7 @@ from nova_jax.checkpoints.store import find, finished_steps
 from nova_jax.cli.checkpoint_step import define_step, step
 from nova_jax.config import EvalConfig, StageConfig
 from nova_jax.evals.benchmarks import sampling
-from nova_jax.evals.benchmarks.sampling import Settings
+from nova_jax.evals.benchmarks.settings import Settings
 from nova_jax.train.callbacks import Callback
 from nova_jax.train.check import check
 from nova_jax.train.evaluation import EarlyStopping

@@ -71,7 +71,7 @@ def layout_from_manifest(output: Path) -> Layout:
   manifest = read_json(output / MANIFEST)
   try:
     items = [
-        Item(path, entry["prompt"], entry["text"], tuple(range(len(entry["seeds"]))))
+        Item(path, entry["prompt"], entry["text"], tuple(range(len(entry["seeds"]))), entry.get("label"))
         for path, entry in manifest["files"].items()]
     return Layout(manifest["benchmark"], tuple(items), manifest["texts"], ())
   except (AttributeError, KeyError, TypeError):
@@ -132,6 +132,7 @@ def how_to_score(layout: Layout, scored: Path, shape: Sequence[int]) -> str:
       "vbench": f"python evaluate.py --videos_path {scored}/SUITE --dimension DIMENSION, for each of its dimensions; "
                 f"temporal_flickering after static_filter.py --videos_path {scored}/temporal_flickering",
       "dpg": f"bash dpg_bench/dist_eval.sh {scored} {shape[1] // 2}, the side of one of the four tiles",
+      "class_to_image": f"python evaluator.py VIRTUAL_imagenet256_labeled.npz {scored.parent}/samples.npz",
       "t2i_compbench": f"python BLIP_vqa.py --out_dir={scored}/ and the like; one category a folder",
   }[layout.benchmark]
 

@@ -35,6 +35,7 @@ class Item(NamedTuple):
   prompt: str  # Official prompt, from which seeds derive.
   text: str  # Text that the model reads.
   samples: tuple[int, ...]  # Numbers of the samples in it: one, or the four of a grid.
+  label: int | None = None  # Class to show, for a class-conditional model, which reads no text.
 
 
 class Layout(NamedTuple):
@@ -47,7 +48,7 @@ class Layout(NamedTuple):
 
   @property
   def is_video(self) -> bool:
-    return self.benchmark == "vbench"
+    return not self.items[0].path.endswith(".png")
 
   @property
   def paths(self) -> list[str]:

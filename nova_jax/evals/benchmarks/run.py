@@ -6,9 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nova_jax.checkpoints.model_folder import open_folder
 from nova_jax.evals.benchmarks.check import check, how_to_score, is_ours, layout_from_manifest
-from nova_jax.evals.benchmarks.layout import NAMES, read_layout
-from nova_jax.evals.benchmarks.sampling import CHECKSUMS, MANIFEST, Settings, generate
+from nova_jax.evals.benchmarks.classes import (
+  ARCHIVE,
+  CLASS_TO_IMAGE,
+  NUM_PICTURES,
+  archive_problem,
+  class_layout,
+  write_archive,
+)
+from nova_jax.evals.benchmarks.layout import NAMES, Layout, read_layout
+from nova_jax.evals.benchmarks.sampling import CHECKSUMS, MANIFEST, generate
+from nova_jax.evals.benchmarks.settings import Settings
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.loading import load_pipeline, say_first_compiles
 from nova_jax.storage import as_path
@@ -29,12 +39,10 @@ def sample(
     step: step of the checkpoint of a training run, or "best"; None takes the newest.
     lora: weights of LoRAs by folder; None for no LoRA.
   """
-  if not args.prompts:
-    raise UserError(f"--prompts: give the prompt file that the authors of {args.benchmark} publish")
   shard = re.fullmatch(r"(\d+)/(\d+)", args.shard)
   if not shard:
     raise UserError(f"--shard: expected I/N, such as 0/4, got {args.shard!r}")
-  layout = read_layout(args.benchmark, as_path(args.prompts), as_path(args.rewritten) if args.rewritten else None)
+  layout = _layout(args, step)
   for note in layout.notes:
     tell(note)
   given: dict[str, Any] = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(Settings)}
@@ -43,9 +51,29 @@ def sample(
   settings = Settings(**given, sampling=sampling)
   output = check_folder_writable("output", args.output)
   if generate(layout, settings, output, (int(shard[1]), int(shard[2])), _load):
+    if args.npz:
+      write_archive(output / ARCHIVE, output / args.benchmark, layout.items)
     say(f"{output / args.benchmark} is complete; verify it with --check {output}")
   else:
     say(f"shard {args.shard} is done; other shards are not")
+
+
+def _layout(args: Any, step: int | str | None) -> Layout:
+  """Return the layout that flags ask for."""
+  for name, benchmark in (("npz", CLASS_TO_IMAGE), ("num_pictures", CLASS_TO_IMAGE)):
+    if getattr(args, name) and args.benchmark != benchmark:
+      raise UserError(f"--{name} is given, but not used by {args.benchmark}")
+  if args.benchmark == CLASS_TO_IMAGE:
+    for name in ("prompts", "rewritten"):
+      if getattr(args, name):
+        raise UserError(f"--{name} is given, but not used by {CLASS_TO_IMAGE}: classes are numbers")
+    num_classes = open_folder(args.checkpoint, args.weights, step).card.transformer.num_classes
+    if num_classes is None:
+      raise UserError(f"--checkpoint: {args.checkpoint} takes text; {CLASS_TO_IMAGE} needs classes")
+    return class_layout(args.num_pictures or NUM_PICTURES, num_classes)
+  if not args.prompts:
+    raise UserError(f"--prompts: give the prompt file that the authors of {args.benchmark} publish")
+  return read_layout(args.benchmark, as_path(args.prompts), as_path(args.rewritten) if args.rewritten else None)
 
 
 def _load(checkpoint: str, **options: Any) -> Pipeline:
@@ -70,5 +98,11 @@ def check_folder(folder: Path, benchmark: str, prompts: str | None) -> bool:
     layout, scored, sums = read_layout(benchmark, as_path(prompts)), folder, None
   report = check(layout, scored, sums)
   say("\n".join(report.lines()))
+  archive = folder / ARCHIVE
+  if report.is_good and layout.benchmark == CLASS_TO_IMAGE and archive.is_file():
+    if problem := archive_problem(archive, scored, layout.items):
+      say(f"{archive} {problem}: remove it, and let --npz write it again")
+      return False
+    say(f"{archive} has the same pictures and their classes")
   say(f"score it: {how_to_score(layout, scored, report.shape)}" if report.is_good else "not complete")
   return report.is_good

@@ -13,65 +13,32 @@ Invariant: any number of shards, interrupted anywhere and continued, write the s
 """
 
 import dataclasses
-import functools
 import hashlib
-import itertools
 import json
-import os
-import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from nova_jax import media
 from nova_jax.checkpoints.components import TEXT_ENCODER, VAE
 from nova_jax.checkpoints.hub import local_folder, pinned
 from nova_jax.checkpoints.model_folder import is_trained, open_folder
 from nova_jax.checkpoints.store import BEST, find
-from nova_jax.config import MeshConfig
-from nova_jax.evals.benchmarks.layout import Item, Layout, check_names, seed_for_sample
-from nova_jax.parallel.sharding import make_mesh, state_shardings
+from nova_jax.evals.benchmarks.layout import Layout, check_names, seed_for_sample
+from nova_jax.evals.benchmarks.making import embedding_path, encode_texts, make_samples, put, shared_settings
+from nova_jax.evals.benchmarks.settings import Settings
 from nova_jax.pipeline import Pipeline
-from nova_jax.pipeline.conditions import encode
-from nova_jax.pipeline.request import DEFAULTS, SETTINGS, Request
-from nova_jax.storage import is_remote
+from nova_jax.pipeline.request import DEFAULTS, Request
+from nova_jax.storage import is_remote, names_below
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.files import read_json, write_atomically
 from nova_jax.utils.notes import tell
-from nova_jax.utils.progress import Progress
 
 MANIFEST, CHECKSUMS = "manifest.json", "checksums.json"
-# Settings of `Request` that a run may choose: how to sample, and for how long.
-SAMPLED = ("num_frames", *(name for name, declared in SETTINGS.items() if declared.scope == "sampling"))
-_STORED = ("num_frames", "num_inference_steps", "num_diffusion_steps", "guidance_scale", "motion_flow", "fps")
 _WEIGHTS = ("checkpoint", "weights", "step", "lora")  # Settings that say where weights are; digests say which.
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """What the bytes of the samples depend on, beside the prompts; None takes the model's own default."""
-
-  checkpoint: str
-  weights: str = "ema"  # Of a training run, one of `choice.WEIGHTS`.
-  step: int | str | None = None  # Of the checkpoint of a training run, or "best".
-  dtype: str = "float32"  # Of activations.
-  lora: Mapping[str, float] = dataclasses.field(default_factory=dict)  # Weights of LoRAs by folder.
-  batch_size: int = 8
-  seed: int = 0
-  sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Settings of `Request`, some of `SAMPLED`.
-
-  def stored(self) -> dict[str, Any]:
-    """Return all as a manifest has it; settings that manifests had from the beginning are always there."""
-    values = dataclasses.asdict(self)
-    sampling, seed = values.pop("sampling"), values.pop("seed")
-    if not self.lora:
-      values.pop("lora")
-    return values | dict.fromkeys(_STORED) | sampling | {"seed": seed}
 
 
 def generate(
@@ -106,20 +73,21 @@ def generate(
   per_batch = settings.batch_size // per_item
   batches = [layout.items[start : start + per_batch] for start in range(0, len(layout.items), per_batch)]
   batches = batches[shard[0] :: shard[1]]
-  todo = [batch for batch in batches if not all((scored / item.path).is_file() for item in batch)]
-  texts = dict.fromkeys(item.text for batch in todo for item in batch)
-  missing = [text for text in texts if not _place(output, text).is_file()]
+  there = _names(scored)
+  todo = [batch for batch in batches if not there.issuperset(item.path for item in batch)]
+  texts = dict.fromkeys(item.text for batch in todo for item in batch if item.label is None)
+  missing = [text for text in texts if not embedding_path(output, text).is_file()]
   pipe = load(
       settings.checkpoint, weights=settings.weights, step=settings.step, dtype=settings.dtype,
       lora=settings.lora, parts=(VAE, TEXT_ENCODER) if missing else (VAE,))
   claim(output, manifest, pipe.digests)
   for path, text in layout.texts.items():
-    _put(output, shard, scored / path, lambda partial, text=text: write_atomically(partial, text + "\n"))
+    put(output, shard, scored / path, lambda partial, text=text: write_atomically(partial, text + "\n"))
   if todo:
     _check_model(pipe, layout, settings)
-    _encode(pipe, output, missing)
-    _run(pipe, layout, settings, output, shard, todo)
-  if not all((scored / path).is_file() for path in layout.paths):
+    encode_texts(pipe, output, missing)
+    make_samples(pipe, layout, settings, output, shard, todo)
+  if not _names(scored).issuperset(layout.paths):
     return False
   if not is_remote(output):
     shutil.rmtree(output / "partial", ignore_errors=True)
@@ -135,7 +103,7 @@ def plan(layout: Layout, settings: Settings) -> dict[str, Any]:
       "devices": f"{jax.local_device_count()} {jax.local_devices()[0].device_kind}",
       "files": {
           item.path: {
-              "prompt": item.prompt, "text": item.text,
+              "prompt": item.prompt, "text": item.text, **({} if item.label is None else {"label": item.label}),
               "seeds": [
                   seed_for_sample(layout.benchmark, item.prompt, sample, settings.seed) for sample in item.samples]}
           for item in layout.items},
@@ -174,6 +142,11 @@ def checksum(path: Path) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _names(scored: Path) -> set[str]:
+  """Return the names of all files of the scored folder, which may not be there yet."""
+  return set(names_below(scored)) if scored.is_dir() else set()
+
+
 def _stored(output: Path, manifest: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
   """Return the manifest of a run, if there is one, which must be of the same samples as `manifest`."""
   path = output / MANIFEST
@@ -198,105 +171,19 @@ def _pin(settings: Settings, stored: Mapping[str, Any] | None) -> Settings:
   return dataclasses.replace(settings, step=step)
 
 
-def _place(output: Path, text: str) -> Path:
-  """Return where the embedding of a text is kept."""
-  return output / "embeddings" / f"{hashlib.sha256(text.encode()).hexdigest()}.npy"
-
-
 def _check_model(pipe: Pipeline, layout: Layout, settings: Settings) -> None:
   """Refuse a model that can't make what a benchmark asks for, before anything is made."""
-  if pipe.cfg.num_classes:
-    raise UserError(f"--checkpoint: {settings.checkpoint} takes class labels; {layout.benchmark} needs text")
-  pipe.check(Request(**_request(layout, settings), text_embeds=[]), settings.batch_size)
+  by_class = layout.items[0].label is not None
+  if bool(pipe.cfg.num_classes) != by_class:
+    takes, needs = ("text", "classes") if by_class else ("class labels", "text")
+    raise UserError(f"--checkpoint: {settings.checkpoint} takes {takes}; {layout.benchmark} needs {needs}")
+  condition = {"label": layout.items[0].label} if by_class else {"text_embeds": []}
+  pipe.check(Request(**shared_settings(layout, settings), **condition), settings.batch_size)
   if layout.is_video and pipe.parts.num_latent_frames(settings.sampling.get("num_frames")) == 1:
     raise UserError(f"{layout.benchmark} judges videos; this model was asked for one frame (--num_frames)")
   height, width = pipe.cfg.latent_size
   if layout.benchmark == "dpg" and height != width:
     raise UserError(f"dpg cuts its pictures into squares; this model's latents are {width} x {height}")
-
-
-def _request(layout: Layout, settings: Settings) -> dict[str, Any]:
-  """Return the settings that all samples share."""
-  return dict(settings.sampling) if layout.is_video else {**settings.sampling, "num_frames": 1}
-
-
-def _encode(pipe: Pipeline, output: Path, texts: Sequence[str]) -> None:
-  """Keep the embeddings of texts, one at a time, and drop the encoder."""
-  if not texts:
-    return
-  encoder, notes = pipe.text_encoder, []
-  if encoder is None:
-    raise UserError("--checkpoint: the model was loaded without a text encoder, which prompts need")
-  with Progress("text", len(texts)) as progress:
-    for done, text in enumerate(texts):
-      embeds, lengths = encode(encoder, [text])
-      notes += encoder.notes(text)
-      write_atomically(_place(output, text), functools.partial(_save, embeds[0, : lengths[0]]))
-      progress.show(done + 1, what="encoding")
-  if notes:
-    tell(f"of {len(notes)} of {len(texts)} prompts the model doesn't read all, for example: {notes[0]}")
-  pipe.text_encoder = None  # The largest part, and no longer needed.
-
-
-def _run(pipe, layout, settings, output, shard, todo) -> None:
-  """Make batches of files."""
-  spread(pipe)
-  fps = settings.sampling.get("fps") or pipe.card.sample.fps
-  samples = sum(len(item.samples) for batch in todo for item in batch)
-  with Progress("sample", samples) as progress:
-    done = 0
-    for batch in todo:
-      pairs = [(item, sample) for item in batch for sample in item.samples]
-      # The last batch is filled up: every batch is one program, whose rounding is always the same.
-      full = list(itertools.islice(itertools.cycle(pairs), settings.batch_size))
-      clips = pipe(
-          text_embeds=[_read_embedding(_place(output, item.text)) for item, _ in full], **_request(layout, settings),
-          seed=[seed_for_sample(layout.benchmark, item.prompt, sample, settings.seed) for item, sample in full])
-      for item in batch:
-        own = [clip for (other, _), clip in zip(pairs, clips, strict=False) if other is item]
-        _put(output, shard, output / layout.benchmark / item.path, functools.partial(_write, item, own, fps))
-      done += len(pairs)
-      progress.show(done, what="generating")
-
-
-def spread(pipe: Pipeline) -> None:
-  """Spread batches over the devices of this process, each of which holds the whole transformer."""
-  if jax.local_device_count() > 1:
-    mesh = make_mesh(MeshConfig(data=-1, fsdp=1), jax.local_devices())
-    pipe.model = pipe.model._replace(state=jax.device_put(pipe.model.state, state_shardings(mesh, pipe.model.state)))
-
-
-def _write(item: Item, clips: Sequence[np.ndarray], fps: float, path: Path) -> None:
-  """Write a video, a picture, or four as a grid, pixel by pixel as the model made them."""
-  if path.suffix == ".mp4":
-    media.write_mp4(path, clips[0], fps, short_side=1)
-    return
-  frames = [clip[0] for clip in clips]
-  if len(frames) > 1:
-    frames = [np.concatenate([np.concatenate(frames[:2], axis=1), np.concatenate(frames[2:], axis=1)])]
-  media.write_png(path, frames[0], short_side=1)
-
-
-def _put(output: Path, shard: tuple[int, int], path: Path, write: Callable[[Path], None]) -> None:
-  """Write a file beside the scored folder, and move it there: that folder never holds a part of one."""
-  if path.is_file():
-    return
-  if is_remote(path):  # Where a file appears whole.
-    write(path)
-    return
-  partial = output / "partial" / f"{shard[0]}-of-{shard[1]}.{secrets.token_hex(6)}{path.suffix}"
-  write(partial)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  os.replace(partial, path)
-
-
-def _read_embedding(path: Path) -> np.ndarray:
-  with path.open("rb") as file:
-    return np.load(file)
-
-
-def _save(array: np.ndarray, path: Path) -> None:
-  np.save(path, array)
 
 
 def _json(value: Any) -> str:

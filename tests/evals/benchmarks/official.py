@@ -1,14 +1,16 @@
 """How the official scorers find samples, in our words: what each of them would read in a folder.
 
-They are the evaluation scripts of djghosh13/geneval, Vchitect/VBench, TencentQQGYLab/ELLA (DPG-Bench) and
-Karine-Huang/T2I-CompBench.
+They are the evaluation scripts of djghosh13/geneval, Vchitect/VBench, TencentQQGYLab/ELLA (DPG-Bench),
+Karine-Huang/T2I-CompBench and openai/guided-diffusion (ADM).
 """
 
 import json
 import os
 import re
+import zipfile
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 
@@ -54,3 +56,18 @@ def read_t2i_compbench(folder):
   """Files in order of their last number; the prompt ends at the first underscore. Item i shows prompt i // 10."""
   names = sorted(os.listdir(folder / "samples"), key=lambda name: int(name.split("_")[-1].split(".")[0]))
   return [name.split("_")[0] for name in names]
+
+
+def read_adm(path, batch_size=4):
+  """Batches of one array of the archive, read in a stream without the rest; the statistics are those of uint8."""
+  with path.open("rb") as file, zipfile.ZipFile(file) as archive, archive.open("arr_0.npy") as array:
+    assert np.lib.format.read_magic(array) in ((1, 0), (2, 0))
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(array)
+    assert not fortran and not dtype.hasobject
+    batches = []
+    for start in range(0, shape[0], batch_size):
+      size = min(batch_size, shape[0] - start)
+      content = array.read(size * int(np.prod(shape[1:])) * dtype.itemsize)
+      batches.append(np.frombuffer(content, dtype).reshape(size, *shape[1:]))
+  assert "mu" not in np.load(path)
+  return np.concatenate(batches)

@@ -13,10 +13,11 @@ from flax import nnx
 from PIL import Image
 from pipeline.test_pipeline import CARD, TINY, save
 
-from nova_jax.evals.benchmarks import sampling
+from nova_jax.evals.benchmarks import making
 from nova_jax.evals.benchmarks.check import check, layout_from_manifest
 from nova_jax.evals.benchmarks.layout import read_layout, seed_for_sample
-from nova_jax.evals.benchmarks.sampling import Settings, generate
+from nova_jax.evals.benchmarks.sampling import generate
+from nova_jax.evals.benchmarks.settings import Settings
 from nova_jax.pipeline import Pipeline
 from nova_jax.sampling.sampler import Model
 
@@ -125,7 +126,7 @@ class Killed(Exception):
 def test_interrupted_and_shared_out_the_bytes_are_the_same(model, tmp_path, benchmark, monkeypatch):
   layout = read_layout(benchmark, write_prompts(benchmark, tmp_path))
   assert generate(layout, settings_of(model), tmp_path / "whole", load=Fake)
-  expected, rng, replace = contents(tmp_path / "whole"), np.random.default_rng(0), sampling.os.replace
+  expected, rng, replace = contents(tmp_path / "whole"), np.random.default_rng(0), making.os.replace
   left = 0
 
   def dying(source, target):
@@ -135,7 +136,7 @@ def test_interrupted_and_shared_out_the_bytes_are_the_same(model, tmp_path, benc
       raise Killed
     replace(source, target)
 
-  monkeypatch.setattr(sampling.os, "replace", dying)
+  monkeypatch.setattr(making.os, "replace", dying)
   for num_shards in (1, 3):
     output, complete, deaths = tmp_path / f"{num_shards}", False, 0
     for _ in range(100):
@@ -177,7 +178,7 @@ def test_what_check_lists(model, tmp_path):
   first.unlink()
   second.write_bytes(b"no picture")
   third.write_bytes((scored / layout.paths[4]).read_bytes())
-  sampling.media.write_png(fourth, np.zeros((4, 4, 3), np.uint8), short_side=1)
+  making.media.write_png(fourth, np.zeros((4, 4, 3), np.uint8), short_side=1)
   (scored / "samples/grid.png").write_bytes(b"")
   report = check(layout, scored, tmp_path / "out/checksums.json")
   assert not report.is_good and report.missing == [layout.paths[0]] and report.strange == ["samples/grid.png"]
