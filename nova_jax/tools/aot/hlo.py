@@ -170,25 +170,31 @@ def _traffic(program: Program, instruction: Instruction, types: Mapping[str, Ins
     inner = {line.name: line for line in program.computations[instruction.called[0]]}
     for line in inner.values():
       if line.opcode == "parameter":
-        read[int(line.operands[0])] = min(read[int(line.operands[0])], _read(line, inner))
+        read[int(line.operands[0])] = min(read[int(line.operands[0])], _read(program, line, inner))
       if line.opcode == "dynamic-update-slice" and (line.root or _feeds_root(line, inner)):
         written = max(written - sum(array.bytes for array in line.arrays), 0) + _hbm(inner.get(line.operands[1]))
   return written + sum(read)
 
 
-def _read(parameter: Instruction, inner: Mapping[str, Instruction]) -> int:
-  """Return the bytes of a parameter that a fused computation reads."""
-  total = 0
+def _read(program: Program, parameter: Instruction, inner: Mapping[str, Instruction]) -> int:
+  """Return the bytes of a parameter that a fused computation reads, which may hand it on to fusions within it."""
+  total, whole = 0, sum(array.bytes for array in parameter.arrays)
   for line in inner.values():
     if parameter.name not in line.operands:
       continue
     if line.opcode == "dynamic-slice" and line.operands[0] == parameter.name:
       total += sum(array.bytes for array in line.arrays)
     elif line.opcode == "bitcast":
-      total += _read(line, inner)
+      total += _read(program, line, inner)
+    elif line.opcode == "fusion":
+      body = {each.name: each for each in program.computations[line.called[0]]}
+      places = {str(place) for place, operand in enumerate(line.operands) if operand == parameter.name}
+      total += sum(
+          _read(program, each, body) for each in body.values()
+          if each.opcode == "parameter" and each.operands[0] in places)
     elif not (line.opcode == "dynamic-update-slice" and line.operands[0] == parameter.name):
-      return sum(array.bytes for array in parameter.arrays)
-  return total
+      return whole
+  return min(total, whole)
 
 
 def _feeds_root(line: Instruction, inner: Mapping[str, Instruction]) -> bool:

@@ -112,6 +112,36 @@ def test_memory_is_counted_by_slices(program):
   assert weights < moved < 4 * weights
 
 
+def test_slices_within_a_fusion_of_a_fusion_are_counted_as_slices():
+  """The backward pass of a scan reads a layer's inputs from their stack so."""
+  text = """HloModule m
+
+%inside (param_0: bf16[16,8,1024], param_1: s32[]) -> bf16[1,8,1024] {
+  %param_0 = bf16[16,8,1024]{2,1,0} parameter(0)
+  %param_1 = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %slice = bf16[1,8,1024]{2,1,0} dynamic-slice(%param_0, %param_1, %zero, %zero), dynamic_slice_sizes={1,8,1024}
+}
+
+%outside (stack: bf16[16,8,1024], layer: s32[]) -> bf16[1,8,1024] {
+  %stack = bf16[16,8,1024]{2,1,0} parameter(0)
+  %layer = s32[] parameter(1)
+  %within = bf16[1,8,1024]{2,1,0} fusion(%stack, %layer), kind=kLoop, calls=%inside
+  ROOT %out = bf16[1,8,1024]{2,1,0} negate(%within)
+}
+
+ENTRY %main (a: bf16[16,8,1024], b: s32[]) -> bf16[1,8,1024] {
+  %a = bf16[16,8,1024]{2,1,0} parameter(0)
+  %b = s32[] parameter(1)
+  ROOT %f = bf16[1,8,1024]{2,1,0} fusion(%a, %b), kind=kOutput, calls=%outside
+}
+"""
+  layer = 8 * 1024 * BF16
+  assert hlo.hbm_bytes(hlo.parse(text)) == 2 * layer + 4, "a layer is read and written, with its number"
+  whole = text.replace("negate(%within)", "add(%within, %stack)")  # The stack is read as a whole besides.
+  assert hlo.hbm_bytes(hlo.parse(whole)) == 17 * layer + 4
+
+
 def test_network_time():
   chip = CHIPS["v5e"]
   program = hlo.parse(TEXT)
