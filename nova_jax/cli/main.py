@@ -26,7 +26,7 @@ COMMANDS = {
     "evaluate": "Sample for a benchmark, or score the digits model.",
     "score": "Compute numbers from finished folders.",
     "sweep": "Run a sweep over settings, and write tables and plots of its results.",
-    "convert": "Convert a model between the published format and ours.",
+    "convert": "Convert a model between the published format and ours, and publish it on the Hugging Face hub.",
     "cache": "Make a latent cache: encode videos and pictures once, so that training reads latents.",
     "inspect": "Look at a latent cache.",
     "status": "Say how a training run is doing.",
