@@ -45,6 +45,14 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _memory_is_given_back():
+  """Leave the allocator as it is, since what a command sets would hold for all later tests."""
+  from nova_jax.utils import memory
+
+  memory.keep_freed_memory = lambda: None
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _lines_are_printed():
   """Print what commands print, since tests read it there: a library would only log it."""
   from nova_jax.utils import terminal  # After what is set above for JAX.

@@ -17,10 +17,10 @@ from absl import flags
 from nova_jax.cli.entry import Command
 from nova_jax.storage import as_path
 from nova_jax.tools.versus_published.measure import measure
-from nova_jax.tools.versus_published.memory import keep_freed_memory
 from nova_jax.tools.versus_published.peer import Peer
 from nova_jax.tools.versus_published.work import Work
 from nova_jax.utils.files import check_writable, write_atomically
+from nova_jax.utils.memory import keep_freed_memory
 
 NUM_FRAMES = 4
 FRAME_COUNTS = (2, 4, 8, 16)

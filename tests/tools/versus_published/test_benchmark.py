@@ -6,7 +6,6 @@ import pytest
 from commands import run
 from models.test_nova import TINY
 
-from nova_jax.cli import benchmark
 from nova_jax.tools.versus_published.measure import alternate, measure, summary
 from nova_jax.tools.versus_published.peer import Peer, sizes
 from nova_jax.tools.versus_published.work import Work
@@ -70,8 +69,7 @@ def test_a_worker_that_fails_says_why(tmp_path, code, message):
 @pytest.mark.parametrize("args, message", [
     (["--peer=/nowhere"], "--peer: expected a checkout"), (["--json=/nowhere/x"], "--json: there is no folder"),
     (["--repeats=0"], "repeats")])
-def test_bad_input(monkeypatch, args, message):
-  monkeypatch.setattr(benchmark, "keep_freed_memory", lambda: None)  # It would hold for all later tests.
+def test_bad_input(args, message):
   failed = run("benchmark", *args)
   assert failed.returncode == 2
   assert failed.stderr.count("\n") == 1 and message in failed.stderr, failed.stderr
