@@ -72,14 +72,15 @@ def test_linear_maps():
 
 
 @pytest.mark.parametrize("backend, mask", [
-    ("mapped", None), ("mapped", BlockCausal(prefix=1, frame=3)), ("mapped", ValidKeys(4))], ids=str)
+    (backend, mask) for backend in ("mapped", "splash") for mask in (None, BlockCausal(prefix=1, frame=3), ValidKeys(4))
+], ids=str)
 def test_attention(backend, mask):
   qkv = [normal(1, 7, 2, 8) for _ in range(3)]
   assert_same_derivatives(
       functools.partial(attention, mask=mask, backend=backend), functools.partial(dense, mask=mask), *qkv)
 
 
-@pytest.mark.parametrize("backend", ["dense", "mapped"])
+@pytest.mark.parametrize("backend", ["dense", "mapped", "splash"])
 def test_forward_mode_on_a_mesh(backend):
   qkv, change = (tuple(normal(2, 9, 2, 8) for _ in range(3)) for _ in range(2))
   mask, weight = BlockCausal(prefix=1, frame=2), normal(8, 8)

@@ -47,8 +47,9 @@ def attention(
     return _on_devices(mesh, platform, backend, sharding, q, k, v, mask)
   if backend in _WHOLE:
     return _whole(backend, platform, q, k, v, mask)
-  kernel = make_kernel(mask, _positions(q, sharding), k.shape[1], q.shape[2], interpret=platform != "tpu")
-  return splash(kernel, q, k, v, mask)
+  positions = _positions(q, sharding)
+  kernel = make_kernel(mask, positions, k.shape[1], q.shape[2], interpret=platform != "tpu")
+  return splash(kernel, q, k, v, mask, positions[0])
 
 
 def _whole(backend: str, platform: str, q: Array, k: Array, v: Array, mask: Mask | None) -> Array:
@@ -71,23 +72,23 @@ def _on_devices(
   q_spec, kv_spec = fitting_spec(mesh, q.shape, axes), fitting_spec(mesh, k.shape, axes)
   # Values that depend on the positions of the queries are arguments too, so that each device gets its own part.
   positions = _positions(q, sharding)
+  kernel = spec = None
   if backend == "splash":
     num_heads = q.shape[2] // (mesh.shape[q_spec[2]] if q_spec[2] else 1)
-    where = make_kernel(mask, positions, k.shape[1], num_heads, interpret=platform != "tpu")
-    where_spec = kernel_spec(where, mask, mesh, sequence)
-  else:
-    where, where_spec = jnp.asarray(positions), PartitionSpec(sequence)
+    kernel = make_kernel(mask, positions, k.shape[1], num_heads, interpret=platform != "tpu")
+    spec = kernel_spec(kernel, mask, mesh, sequence)
 
-  def local(q, k, v, mask, where):
+  def local(q, k, v, mask, positions, kernel):
     if sharding is not None:
       k, v = sharding.all_gather(k), sharding.all_gather(v)
-    if backend == "splash":
-      return splash(where, q, k, v, mask)
-    return _whole(backend, platform, q, k, v, mask) if backend in _WHOLE else dense(q, k, v, mask, where[0])
+    if kernel is not None:
+      return splash(kernel, q, k, v, mask, positions[0])
+    return _whole(backend, platform, q, k, v, mask) if backend in _WHOLE else dense(q, k, v, mask, positions[0])
 
   mask = jax.tree.map(jnp.asarray, mask)
-  in_specs = (q_spec, kv_spec, kv_spec, jax.tree.map(lambda _: PartitionSpec(), mask), where_spec)
-  return jax.shard_map(local, in_specs=in_specs, out_specs=q_spec, check_vma=False)(q, k, v, mask, where)
+  in_specs = (q_spec, kv_spec, kv_spec, jax.tree.map(lambda _: PartitionSpec(), mask), PartitionSpec(sequence), spec)
+  return jax.shard_map(local, in_specs=in_specs, out_specs=q_spec, check_vma=False)(
+      q, k, v, mask, jnp.asarray(positions), kernel)
 
 
 def dense(

@@ -2,7 +2,12 @@
 
 Blocks that a mask hides are skipped in the forward and backward pass, and no array of size queries × keys is stored.
 Lengths are padded to whole blocks: padded keys are masked, padded queries are cut off.
+
+The kernel knows its gradient, but neither forward mode nor derivatives of the gradient. These come from the formula,
+with the scores of all pairs of queries and keys in memory.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +19,8 @@ from jaxtyping import Array, Float, Int
 
 from nova_jax.models.attention.masks import BlockCausal, Mask, ValidKeys
 from nova_jax.models.layers import ATTENTION_RESIDUALS
+from nova_jax.utils.arrays import AnyArray
+from nova_jax.utils.derivatives import linear_call
 
 _BLOCKS = (512, 384, 256, 128)  # Multiples of a TPU's 128 lanes; larger blocks use the matrix unit better.
 
@@ -76,20 +83,82 @@ def kernel_spec(kernel: Kernel, mask: Mask | None, mesh: AbstractMesh, sequence:
 
 def splash(
     kernel: Kernel, q: Float[Array, "B Q H K"], k: Float[Array, "B S H K"], v: Float[Array, "B S H K"],
-    mask: Mask | None,
+    mask: Mask | None, queries: Int[AnyArray, "Q"],
 ) -> Float[Array, "B Q H K"]:
-  """Compute attention with a kernel created for this mask and these lengths."""
+  """Compute attention with a kernel created for this mask, these lengths and these positions of the queries."""
   num_queries, num_keys = q.shape[1], k.shape[1]
   block_q, block_kv = _block(num_queries), _block(num_keys)
   q = _heads_first(q * q.shape[-1] ** -0.5, block_q)
   k, v = _heads_first(k, block_kv), _heads_first(v, block_kv)
-  segments = None
-  if not _depends_on_position(mask):
+  segments, padded_queries = None, jnp.pad(queries, (0, q.shape[2] - num_queries), mode="edge")
+  if isinstance(mask, BlockCausal):
+    num_visible = mask.num_visible(padded_queries)
+  else:
     length = mask.length if isinstance(mask, ValidKeys) else num_keys
     segments = splash_lib.SegmentIds(
         q=jnp.ones(q.shape[2], jnp.int32), kv=(jnp.arange(k.shape[2]) < length).astype(jnp.int32))
-  out = jax.vmap(kernel, in_axes=(0, 0, 0, None))(q, k, v, segments)
-  return jnp.swapaxes(out, 1, 2)[:, :num_queries]  # ty: ignore[invalid-argument-type] (no residuals)
+    num_visible = jnp.full_like(padded_queries, length)
+  out = _run(kernel, segments, num_visible, (q, k, v))
+  return jnp.swapaxes(out, 1, 2)[:, :num_queries]
+
+
+@jax.custom_jvp
+def _run(kernel, segments, num_visible, qkv):
+  """Run the kernel, which knows without `num_visible` how many keys each query attends to."""
+  del num_visible
+  return jax.vmap(kernel, in_axes=(0, 0, 0, None))(*qkv, segments)
+
+
+@_run.defjvp
+def _run_jvp(primals, tangents):
+  kernel, segments, num_visible, qkv = primals
+  run = lambda *qkv: jax.vmap(kernel, in_axes=(0, 0, 0, None))(*qkv, segments)
+  out, pull = jax.vjp(run, *jax.lax.stop_gradient(qkv))  # JAX must not look for derivatives inside.
+  return jax.jvp(lambda qkv: _depend(qkv, num_visible, pull, out), (qkv,), tangents[3:])
+
+
+@jax.custom_jvp
+def _depend(qkv, num_visible, pull, out):
+  """Return `out`, which depends on q, k and v."""
+  del qkv, num_visible, pull
+  return out
+
+
+@_depend.defjvp
+def _depend_jvp(primals, tangents):
+  qkv, num_visible, pull, _ = primals
+  return _depend(*primals), linear_call(_change, _gradients, (pull, num_visible, qkv), tangents[0])
+
+
+def _change(residuals, tangents):
+  _, num_visible, qkv = residuals
+  return jax.jvp(functools.partial(_formula, num_visible), qkv, tangents)[1]
+
+
+@jax.custom_jvp
+def _gradients(residuals, dout):
+  """Return the kernel's gradients of q, k and v."""
+  pull, *_ = residuals
+  return pull(dout)
+
+
+@_gradients.defjvp
+def _gradients_jvp(primals, tangents):
+  (_, num_visible, qkv), dout = primals
+  (_, _, dqkv), ddout = tangents
+
+  def gradients(qkv, dout):
+    return jax.vjp(functools.partial(_formula, num_visible), *qkv)[1](dout)
+
+  return _gradients(*primals), jax.jvp(gradients, (qkv, dout), (dqkv, ddout))[1]
+
+
+def _formula(
+    num_visible: Int[Array, "Q"], q: Float[Array, "B H Q K"], k: Float[Array, "B H S K"], v: Float[Array, "B H S K"]
+) -> Float[Array, "B H Q K"]:
+  scores = jnp.einsum("bhqk,bhsk->bhqs", q, k, preferred_element_type=jnp.float32)
+  scores = jnp.where(jnp.arange(k.shape[2]) < num_visible[:, None], scores, -jnp.inf)
+  return jnp.einsum("bhqs,bhsk->bhqk", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
 
 
 def _depends_on_position(mask: Mask | None) -> bool:
