@@ -71,7 +71,7 @@ def read_vbench(paths: Sequence[Path]) -> dict[str, float]:
   for file in files:
     for name, value in read_json(file).items():
       value = value[0] if isinstance(value, list) and value else value
-      if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > 1e9:
+      if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 1e9:  # NaN is none.
         raise UserError(f"{file}: {name} should be a score, or a list that begins with one, got {str(value)[:40]}")
       if name in scores:
         raise UserError(f"{name} stands in {origin[name]} and in {file}; name the files of one evaluation")

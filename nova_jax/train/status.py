@@ -1,6 +1,7 @@
 """What can be told of a run from its workdir alone, on a disk or in a bucket, whoever runs it."""
 
 import dataclasses
+import math
 import os
 import re
 import time
@@ -69,7 +70,7 @@ class Status:
           f"{name} {seconds / total:.0%}" for name, seconds in spent.items() if seconds >= total / 200))
     if len(self.starts) > 1:
       lines.append(f"{len(self.starts) - 1} restarts, which lost {all_lost(self.starts)}")
-    losses = [row["loss"] for row in self.rows if isinstance(row.get("loss"), float)]
+    losses = [row["loss"] for row in self.rows if isinstance(row.get("loss"), float) and math.isfinite(row["loss"])]
     if losses:
       lines.append(f"loss {losses[-1]:.4f}, from {min(losses):.4f} to {max(losses):.4f}")
       lines.append(sparkline(losses))

@@ -34,9 +34,10 @@ def test_a_total_needs_all_dimensions(tmp_path):
   (tmp_path / "b_eval_results.json").write_text(json.dumps({"color": [[], []]}), encoding="utf-8")
   with pytest.raises(ValueError, match="color should be a score"):
     read_vbench([tmp_path / "b_eval_results.json"])
-  (tmp_path / "b_eval_results.json").write_text('{"color": 1' + "0" * 400 + "}", encoding="utf-8")
-  with pytest.raises(ValueError, match="color should be a score"):
-    read_vbench([tmp_path / "b_eval_results.json"])
+  for number in ("1" + "0" * 400, "NaN", "[NaN, []]", "Infinity", "true"):
+    (tmp_path / "b_eval_results.json").write_text(f'{{"color": {number}}}', encoding="utf-8")
+    with pytest.raises(ValueError, match="b_eval_results.json: color should be a score"):
+      read_vbench([tmp_path / "b_eval_results.json"])
   (tmp_path / "b_eval_results.json").write_text('{"color": 0.5}', encoding="utf-16")
   with pytest.raises(ValueError, match="b_eval_results.json is UTF-16"):
     read_vbench([tmp_path / "b_eval_results.json"])

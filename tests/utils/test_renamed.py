@@ -105,9 +105,10 @@ def test_metrics_of_an_older_version_are_read(experiment, tmp_path):
   with claim(tmp_path, experiment):
     pass
   row = {"step": 2, "stage": "video", "loss": 1.0, "videos_per_sec": 4.0, "matmul_share": 0.25}
-  (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+  rows = [row | {"step": 1, "loss": float("nan")}, row]  # A line that no training writes.
+  (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
   status = read_status(tmp_path)
-  assert status.rows[0]["mfu"] == 0.25 and any(line.endswith("left at this rate, 25% MFU") for line in status.lines())
+  assert status.rows[-1]["mfu"] == 0.25 and any(line.endswith("left at this rate, 25% MFU") for line in status.lines())
 
 
 def test_datasets_of_an_older_version_are_found():
