@@ -14,6 +14,7 @@ import sys
 
 from absl import flags
 
+from nova_jax.cli.common_flags import define_json
 from nova_jax.cli.entry import Command
 from nova_jax.storage import as_path
 from nova_jax.tools.versus_published.measure import measure
@@ -33,7 +34,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
       "peer_python", sys.executable, "Python interpreter that has the dependencies of --peer.", flag_values=values)
   flags.DEFINE_integer("repeats", 3, "Number of timed runs of each side.", lower_bound=1, flag_values=values)
-  flags.DEFINE_string("json", None, "JSON file that all numbers are written to.", flag_values=values)
+  define_json(values)
 
 
 def main(args: flags.FlagValues) -> None:

@@ -12,8 +12,8 @@ output. What can't be used is named in rejected.jsonl, and tried again with --re
 import os
 
 from absl import flags
-from ml_collections import config_flags
 
+from nova_jax.cli.common_flags import define_config
 from nova_jax.cli.entry import Command
 from nova_jax.config import CacheConfig
 from nova_jax.storage import as_path
@@ -24,8 +24,7 @@ from nova_jax.utils.terminal import command
 
 def define_flags(values: flags.FlagValues) -> None:
   """Define the flags of this command."""
-  config_flags.DEFINE_config_file(
-      "config", None, "Python file with get_config(), such as configs/cache.py; it is run.", flag_values=values)
+  define_config(values, "configs/cache.py")
   flags.DEFINE_string(
       "source", None, "Data to encode: a folder, a table, a tar, a folder of tars, or a TFDS dataset (FOLDER[:SPLIT]).",
       flag_values=values)

@@ -12,8 +12,8 @@ import json
 import sys
 
 from absl import flags
-from ml_collections import config_flags
 
+from nova_jax.cli.common_flags import define_config, define_json
 from nova_jax.cli.entry import Command
 from nova_jax.config import Experiment
 from nova_jax.storage import as_path
@@ -32,8 +32,7 @@ NO_CHANGE = {
 
 def define_flags(values: flags.FlagValues) -> None:
   """Define the flags of this command."""
-  config_flags.DEFINE_config_file(
-      "config", None, "Python file with get_config(), such as configs/digits.py; it is run.", flag_values=values)
+  define_config(values)
   flags.DEFINE_string(
       "topology", None,
       "Slice of the pod, such as v5e:16x16, v4:4x4x4, v5p:4x4x4 or v6e:16x16; *2 behind it means two slices.",
@@ -49,7 +48,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_bool(
       "search", False, "Whether to search for the lightest rematerialization that fits, and for the largest batch.",
       flag_values=values)
-  flags.DEFINE_string("json", None, "JSON file that all results are written to.", flag_values=values)
+  define_json(values)
 
 
 def main(args: flags.FlagValues) -> None:

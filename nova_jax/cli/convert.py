@@ -21,7 +21,7 @@ from nova_jax.checkpoints.lora import base_folder, open_lora
 from nova_jax.checkpoints.lora_export import write_lora
 from nova_jax.checkpoints.published_files import INDEX
 from nova_jax.cli import push_flags, sampling_flags
-from nova_jax.cli.checkpoint_step import define_step, define_weights, step
+from nova_jax.cli.checkpoint_flags import define_step, define_weights, step
 from nova_jax.cli.entry import Command
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError

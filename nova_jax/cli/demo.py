@@ -15,8 +15,8 @@ from absl import flags
 
 from nova_jax.checkpoints.hub import pinned
 from nova_jax.cli import sampling_flags
-from nova_jax.cli.checkpoint_flag import checkpoint, define_checkpoint
-from nova_jax.cli.checkpoint_step import define_step, step
+from nova_jax.cli.checkpoint_flags import checkpoint, define_checkpoint, define_step, step
+from nova_jax.cli.common_flags import define_compilation_cache
 from nova_jax.cli.entry import Command
 from nova_jax.pipeline.loading import load_pipeline
 from nova_jax.tools.demo.studio import Bounds, Studio
@@ -55,10 +55,7 @@ def define_flags(values: flags.FlagValues) -> None:
       lower_bound=0.1, flag_values=values)
   define_step(values)
   sampling_flags.define_model_flags(values)
-  flags.DEFINE_string(
-      "compilation_cache", compilation_cache.DEFAULT,
-      "Folder that keeps compiled programs for the next start; auto is a folder below ~/.cache, and off keeps none.",
-      flag_values=values)
+  define_compilation_cache(values)
 
 
 def main(args: flags.FlagValues) -> None:

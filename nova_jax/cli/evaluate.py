@@ -14,8 +14,8 @@ import sys
 from absl import flags
 
 from nova_jax.cli import sampling_flags
-from nova_jax.cli.checkpoint_flag import checkpoint, define_checkpoint
-from nova_jax.cli.checkpoint_step import define_step, step
+from nova_jax.cli.checkpoint_flags import checkpoint, define_checkpoint, define_step, step
+from nova_jax.cli.common_flags import define_shard
 from nova_jax.cli.entry import Command
 from nova_jax.evals import digits as digits_lib
 from nova_jax.evals.benchmarks import run
@@ -48,8 +48,7 @@ def define_flags(values: flags.FlagValues) -> None:
       "check", None,
       "Folder to verify instead of sampling: the --output of an earlier run; or, with --prompts, a folder of any "
       "scorer's samples.", flag_values=values)
-  flags.DEFINE_string(
-      "shard", "0/1", "Part of the work to do, I/N: the part number I, counted from 0, of N parts.", flag_values=values)
+  define_shard(values)
   flags.DEFINE_integer(
       "num_prompts", 400,
       "Number of clips for --benchmark=digits; multiples of 40 hold every digit and direction equally often.",

@@ -14,8 +14,7 @@ from absl import flags
 from nova_jax import media
 from nova_jax.checkpoints.hub import pinned
 from nova_jax.cli import sampling_flags
-from nova_jax.cli.checkpoint_flag import checkpoint
-from nova_jax.cli.checkpoint_step import step
+from nova_jax.cli.checkpoint_flags import checkpoint, step
 from nova_jax.cli.entry import Command
 from nova_jax.pipeline import batch_sampling
 from nova_jax.pipeline.known_texts import encode_first

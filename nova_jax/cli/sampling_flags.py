@@ -10,15 +10,14 @@ from typing import Any
 import jax
 from absl import flags
 
-from nova_jax.cli.checkpoint_flag import define_checkpoint
-from nova_jax.cli.checkpoint_step import define_step, define_weights
+from nova_jax.cli.checkpoint_flags import define_checkpoint, define_step, define_weights
+from nova_jax.cli.common_flags import define_compilation_cache
 from nova_jax.cli.renamed import define_renamed
 from nova_jax.config import MeshConfig
 from nova_jax.pipeline.file_settings import KINDS, read_box
 from nova_jax.pipeline.prompts import check_files, expand, read_named
 from nova_jax.pipeline.provenance import FORMATS
 from nova_jax.pipeline.request import PRESETS, SETTINGS
-from nova_jax.utils.compilation_cache import DEFAULT
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.text_files import is_blank
 
@@ -126,10 +125,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_bool("all_devices", False, "Whether to spread each batch over all devices of this machine.", **options)
   flags.DEFINE_bool(
       "compile_only", False, "Whether to compile the programs that these prompts need, keep them, and end.", **options)
-  flags.DEFINE_string(
-      "compilation_cache", DEFAULT,
-      "Folder that keeps compiled programs for the next start; auto is a folder below ~/.cache, and off keeps none.",
-      **options)
+  define_compilation_cache(values)
   for old, new in (("then", "prompt_at"), ("place", "outpaint_box"), ("warmup", "compile_only"),
                    ("low_memory", "free_text_encoder")):
     define_renamed(old, new, values)

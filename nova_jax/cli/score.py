@@ -15,6 +15,7 @@ import json
 import numpy as np
 from absl import flags
 
+from nova_jax.cli.common_flags import define_json
 from nova_jax.cli.entry import Command
 from nova_jax.evals import aggregate
 from nova_jax.evals.features import (
@@ -60,7 +61,7 @@ def define_flags(values: flags.FlagValues) -> None:
       "weights", None,
       "File with the weights of --features, such as those of InceptionV3 from pytorch-fid or of I3D from pytorch-i3d.",
       flag_values=values)
-  flags.DEFINE_string("json", None, "JSON file that the numbers are written to.", flag_values=values)
+  define_json(values)
 
 
 def main(args: flags.FlagValues) -> None:

@@ -15,6 +15,7 @@ from absl import flags
 
 from nova_jax.checkpoints.hub import pinned
 from nova_jax.checkpoints.model_folder import open_folder
+from nova_jax.cli.common_flags import define_shard
 from nova_jax.cli.entry import Command
 from nova_jax.pipeline.prompts import naming
 from nova_jax.storage import as_path
@@ -38,9 +39,7 @@ def define_flags(values: flags.FlagValues) -> None:
       flag_values=values)
   flags.DEFINE_integer(
       "processes", 1, "Number of points that run at the same time on this machine.", lower_bound=1, flag_values=values)
-  flags.DEFINE_string(
-      "shard", "0/1", "Part of the points to run, I/N: the part number I, counted from 0, of N parts.",
-      flag_values=values)
+  define_shard(values)
   flags.DEFINE_bool(
       "report", False, "Whether to run nothing and only write the results of the points that are done.",
       flag_values=values)

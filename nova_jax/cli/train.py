@@ -11,8 +11,8 @@ JAX_NUM_PROCESSES and JAX_PROCESS_ID in the environment.
 import functools
 
 from absl import flags
-from ml_collections import config_flags
 
+from nova_jax.cli.common_flags import define_compilation_cache, define_config
 from nova_jax.cli.entry import Command, fail
 from nova_jax.config import Experiment
 from nova_jax.parallel import supervisor
@@ -23,8 +23,7 @@ from nova_jax.utils.terminal import say
 
 def define_flags(values: flags.FlagValues) -> None:
   """Define the flags of this command."""
-  config_flags.DEFINE_config_file(
-      "config", None, "Python file with get_config(), such as configs/digits.py; it is run.", flag_values=values)
+  define_config(values)
   flags.DEFINE_string(
       "workdir", None, "Folder of the run, for checkpoints, logs and samples; all processes must see it.",
       flag_values=values)
@@ -41,10 +40,7 @@ def define_flags(values: flags.FlagValues) -> None:
       "profile", None,
       "Range of steps, FIRST:LAST, whose profile is written into the folder profile of --workdir, for TensorBoard.",
       flag_values=values)
-  flags.DEFINE_string(
-      "compilation_cache", "auto",
-      "Folder or gs:// address that keeps compiled programs for the next start; auto is a folder below ~/.cache, or "
-      "none on CPU, and off keeps none.", flag_values=values)
+  define_compilation_cache(values, on_cpu=False)
 
 
 def main(args: flags.FlagValues) -> None:

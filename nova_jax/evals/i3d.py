@@ -8,7 +8,6 @@ Invariant: features of a clip do not depend on the other clips of a batch.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-from nova_jax.evals.networks import (
-  Conv,
-  Mixed,
-  Params,
-  Pool,
-  apply,
-  check_weights,
-  fold,
-  published_shapes,
-  read_weights,
-  scaled,
-  width,
-)
+from nova_jax.evals.networks import Conv, Mixed, Network, Params, Pool, apply, fold, published_shapes, scaled, width
 from nova_jax.utils.errors import UserError
 
 DIM = 400
@@ -58,34 +45,6 @@ LAYERS = (
     _mixed("Mixed_5b", 256, 160, 320, 32, 128, 128), _mixed("Mixed_5c", 384, 192, 384, 48, 128, 128))
 
 
-class I3D:
-  """A feature function for clips; see `evals/features.py`."""
-
-  dim = DIM
-
-  def __init__(self, params: Params):
-    self._params = params
-
-  @classmethod
-  def load(cls, path: str | Path) -> "I3D":
-    """Load weights from a file, as `read_weights` does.
-
-    Raises:
-      UserError: the file can't be read, or belongs to another network.
-    """
-    return cls(convert(read_weights(path, "I3D, such as pytorch-i3d's rgb_imagenet.pt")))
-
-  def __call__(self, clips: UInt8[np.ndarray, "B T height width 3"]) -> Float[np.ndarray, "B 400"]:
-    """Return the features of each clip.
-
-    Raises:
-      UserError: the clips are too short.
-    """
-    if clips.shape[1] < MIN_FRAMES:
-      raise UserError(f"I3D needs clips of at least {MIN_FRAMES} frames, got {clips.shape[1]}")
-    return np.asarray(features(self._params, clips))
-
-
 def shapes() -> dict[str, tuple[int, ...]]:
   """Return the shapes of all weights in PyTorch by published name."""
   logits = {f"{_LOGITS}.weight": (DIM, width(LAYERS), 1, 1, 1), f"{_LOGITS}.bias": (DIM,)}
@@ -98,11 +57,25 @@ def convert(weights: Mapping[str, np.ndarray]) -> Params:
   Raises:
     UserError: weights are missing, misshapen or unknown.
   """
-  check_weights(weights, shapes(), "I3D of 400 classes, named as in pytorch-i3d")
-  return {
-      **fold(weights, LAYERS, _KERNEL),
+  return fold(weights, LAYERS, _KERNEL, shapes(), "I3D of 400 classes, named as in pytorch-i3d") | {
       "logits.kernel": jnp.asarray(weights[f"{_LOGITS}.weight"][:, :, 0, 0, 0].T, jnp.float32),
       "logits.bias": jnp.asarray(weights[f"{_LOGITS}.bias"], jnp.float32)}
+
+
+class I3D(Network):
+  """A feature function for clips; see `evals/features.py`."""
+
+  dim, published, convert = DIM, "I3D, such as pytorch-i3d's rgb_imagenet.pt", staticmethod(convert)
+
+  def __call__(self, clips: UInt8[np.ndarray, "B T height width 3"]) -> Float[np.ndarray, "B 400"]:
+    """Return the features of each clip.
+
+    Raises:
+      UserError: the clips are too short.
+    """
+    if clips.shape[1] < MIN_FRAMES:
+      raise UserError(f"I3D needs clips of at least {MIN_FRAMES} frames, got {clips.shape[1]}")
+    return np.asarray(features(self._params, clips))
 
 
 @jax.jit

@@ -9,23 +9,13 @@ Invariant: features of a picture do not depend on the other pictures of a batch.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from nova_jax.evals.networks import (
-  Conv,
-  Mixed,
-  Params,
-  Pool,
-  apply,
-  check_weights,
-  fold,
-  published_shapes,
-  read_weights,
-  scaled,
-)
+from nova_jax.evals.networks import Conv, Mixed, Network, Params, Pool, apply, fold, published_shapes, scaled
 
 DIM = 2048
 SIDE = 299  # Side in pixels that pictures are scaled to.
@@ -100,34 +90,6 @@ LAYERS = (
     _e("Mixed_7c", _MAXIMUM))
 
 
-class Inception:
-  """A feature function for pictures and frames of videos; see `evals/features.py`."""
-
-  dim = DIM
-
-  def __init__(self, params: Params, classes: Float[np.ndarray, "classes 2048"] | None = None):
-    self._params, self._classes = params, classes
-
-  @classmethod
-  def load(cls, path: str | Path) -> "Inception":
-    """Load weights from a file, as `read_weights` does.
-
-    Raises:
-      UserError: the file can't be read, or belongs to another network.
-    """
-    weights = read_weights(path, "InceptionV3, such as pytorch-fid's")
-    classes = weights.get(_CLASSES)
-    return cls(convert(weights), classes if classes is not None and classes.shape[1:] == (DIM,) else None)
-
-  def __call__(self, clips: UInt8[np.ndarray, "B T height width 3"]) -> Float[np.ndarray, "B*T 2048"]:
-    """Return the features of each frame."""
-    return np.asarray(_scaled_features(self._params, clips.reshape(-1, *clips.shape[2:])))
-
-  def logits(self, features: Float[np.ndarray, "n 2048"]) -> Float[np.ndarray, "n classes"] | None:
-    """Return the logits of features, without a bias as the Inception Score takes them; None without a classifier."""
-    return None if self._classes is None else features @ self._classes.T.astype(features.dtype)
-
-
 def shapes() -> dict[str, tuple[int, ...]]:
   """Return the shapes of all weights in PyTorch by published name."""
   return published_shapes(LAYERS, _KERNEL)
@@ -139,8 +101,31 @@ def convert(weights: Mapping[str, np.ndarray]) -> Params:
   Raises:
     UserError: weights are missing, misshapen or unknown.
   """
-  check_weights(weights, shapes(), "pytorch-fid's InceptionV3", _UNUSED)
-  return fold(weights, LAYERS, _KERNEL)
+  return fold(weights, LAYERS, _KERNEL, shapes(), "pytorch-fid's InceptionV3", _UNUSED)
+
+
+class Inception(Network):
+  """A feature function for pictures and frames of videos; see `evals/features.py`."""
+
+  dim, published, convert = DIM, "InceptionV3, such as pytorch-fid's", staticmethod(convert)
+
+  def __init__(self, params: Params, classes: Float[np.ndarray, "classes 2048"] | None = None):
+    super().__init__(params)
+    self._classes = classes
+
+  @classmethod
+  def load(cls, path: str | Path) -> Self:
+    weights = cls.read(path)
+    classes = weights.get(_CLASSES)
+    return cls(convert(weights), classes if classes is not None and classes.shape[1:] == (DIM,) else None)
+
+  def __call__(self, clips: UInt8[np.ndarray, "B T height width 3"]) -> Float[np.ndarray, "B*T 2048"]:
+    """Return the features of each frame."""
+    return np.asarray(_scaled_features(self._params, clips.reshape(-1, *clips.shape[2:])))
+
+  def logits(self, features: Float[np.ndarray, "n 2048"]) -> Float[np.ndarray, "n classes"] | None:
+    """Return the logits of features, without a bias as the Inception Score takes them; None without a classifier."""
+    return None if self._classes is None else features @ self._classes.T.astype(features.dtype)
 
 
 @jax.jit

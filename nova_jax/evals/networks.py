@@ -4,9 +4,9 @@ Both Inceptions consist of convolutions and pools, some of them in parallel bran
 number of dimensions. Normalisations have fixed statistics and are folded into the preceding convolutions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -113,26 +113,9 @@ def published_shapes(layers: Layers, kernel: str) -> dict[str, tuple[int, ...]]:
   return shapes
 
 
-def read_weights(path: str | Path, network: str) -> dict[str, np.ndarray]:
-  """Read weights from safetensors, or from a PyTorch file (which needs `pip install -e .[torch]`).
-
-  Raises:
-    UserError: the file can't be read, or has no weights.
-  """
-  path = as_path(path)
-  if not path.is_file():
-    raise UserError(f"{path} is not a file; expected weights of {network}")
-  return {name: stored.read() for name, stored in open_file(path, without=_COUNTERS).items()}
-
-
-def check_weights(
-    weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], network: str, unused: tuple[str, ...] = ()
+def _check(
+    weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], network: str, unused: tuple[str, ...]
 ) -> None:
-  """Check that weights are those of a network; names that begin with `unused` are ignored.
-
-  Raises:
-    UserError: weights are missing, misshapen or unknown.
-  """
   wrong = [
       f"{name} {'missing' if name not in weights else f'of shape {tuple(weights[name].shape)}, expected {shape}'}"
       for name, shape in shapes.items() if name not in weights or tuple(weights[name].shape) != shape]
@@ -143,8 +126,24 @@ def check_weights(
         + (f"; unknown: {', '.join(unknown[:3])}" if unknown else ""))
 
 
-def fold(weights: Mapping[str, np.ndarray], layers: Layers, kernel: str) -> Params:
-  """Return kernels [*window, in, out] and biases, with the following normalisation folded in."""
+def fold(
+    weights: Mapping[str, np.ndarray], layers: Layers, kernel: str, shapes: Mapping[str, tuple[int, ...]], network: str,
+    unused: tuple[str, ...] = (),
+) -> dict[str, Array]:
+  """Return kernels [*window, in, out] and biases, with the following normalisation folded in.
+
+  Args:
+    weights: published weights.
+    layers: layers of the network.
+    kernel: suffix that turns a layer's name into that of its kernel.
+    shapes: shapes of all weights of the network, by published name.
+    network: name of the network in errors.
+    unused: prefixes of weights that the network may have and that are ignored.
+
+  Raises:
+    UserError: weights are missing, misshapen or unknown.
+  """
+  _check(weights, shapes, network, unused)
   params = {}
   for layer, _ in convolutions(layers):
     scale, bias, mean, variance = (np.asarray(weights[f"{layer.name}.bn.{key}"], np.float64) for key in _NORM)
@@ -153,6 +152,42 @@ def fold(weights: Mapping[str, np.ndarray], layers: Layers, kernel: str) -> Para
     params[f"{layer.name}.kernel"] = jnp.asarray(folded, jnp.float32)
     params[f"{layer.name}.bias"] = jnp.asarray(bias - mean * scale, jnp.float32)
   return params
+
+
+class Network:
+  """A feature function with published weights; see `evals/features.py`.
+
+  Attributes:
+    published: name of the weights, as errors say it.
+    convert: function that converts published weights to ours.
+  """
+
+  published: ClassVar[str]
+  convert: ClassVar[Callable[[Mapping[str, np.ndarray]], Params]]
+
+  def __init__(self, params: Params):
+    self._params = params
+
+  @classmethod
+  def load(cls, path: str | Path) -> Self:
+    """Load weights from a file, as `read` does.
+
+    Raises:
+      UserError: the file can't be read, or belongs to another network.
+    """
+    return cls(cls.convert(cls.read(path)))
+
+  @classmethod
+  def read(cls, path: str | Path) -> dict[str, np.ndarray]:
+    """Read weights from safetensors, or from a PyTorch file (which needs `pip install -e .[torch]`).
+
+    Raises:
+      UserError: the file can't be read, or has no weights.
+    """
+    path = as_path(path)
+    if not path.is_file():
+      raise UserError(f"{path} is not a file; expected weights of {cls.published}")
+    return {name: stored.read() for name, stored in open_file(path, without=_COUNTERS).items()}
 
 
 def scaled(frames: UInt8[Array, "*B height width 3"], side: int) -> Float[Array, "*B side side 3"]:

@@ -16,6 +16,7 @@ from etils import epath
 
 from nova_jax.storage.addresses import filesystem, is_collapsed, is_remote, scheme_of, why_not
 from nova_jax.storage.failures import telling
+from nova_jax.storage.ranges import RangeReader
 
 _AHEAD = 1 << 17  # Bytes that are read at once of an object that is opened.
 
@@ -199,7 +200,11 @@ class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):  # ty: ignor
     """Open for reading; what is written goes through `write_bytes`, `write_text` or `upload`."""
     if mode not in ("r", "rt", "rb"):
       raise io.UnsupportedOperation(f"{self}: objects of a bucket are written whole, not opened with mode {mode!r}")
-    file = io.BufferedReader(_Object(self), _AHEAD)
+    found = self.stat()
+    if found.is_directory:
+      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self))
+    read_part = _listed_path(str(self), found.st_size).read_part
+    file = io.BufferedReader(RangeReader(found.st_size, read_part), _AHEAD)
     return file if mode == "rb" else io.TextIOWrapper(file, encoding or "utf-8", errors, newline)
 
   def read_bytes(self) -> bytes:
@@ -270,36 +275,3 @@ def _rooted(parts: tuple[str | os.PathLike, ...]) -> tuple[str | os.PathLike, ..
     return parts
   scheme, _, rest = first.partition("://")
   return (f"/{scheme}/{rest}", *parts[1:])
-
-
-class _Object(io.RawIOBase):
-  """An object that is open for reading: what is asked for is fetched, and asked for again where that may help."""
-
-  def __init__(self, path: RemotePath):
-    found = path.stat()
-    if found.is_directory:
-      raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    self._path, self._size, self._place = _listed_path(str(path), found.st_size), found.st_size, 0
-
-  def readable(self) -> bool:
-    return True
-
-  def seekable(self) -> bool:
-    return True
-
-  def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-    self._place = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence])
-    return self._place
-
-  def readinto(self, buffer: Any) -> int:
-    content = self._fetch(len(buffer))
-    buffer[: len(content)] = content
-    return len(content)
-
-  def readall(self) -> bytes:
-    return self._fetch(self._size)
-
-  def _fetch(self, size: int) -> bytes:
-    content = self._path.read_part(self._place, size)
-    self._place += len(content)
-    return content

@@ -17,7 +17,7 @@ from nova_jax.autoencoders import make_autoencoder
 from nova_jax.checkpoints.components import open_trained
 from nova_jax.checkpoints.model_card import write_card
 from nova_jax.checkpoints.store import Checkpointer, find, open_arrays
-from nova_jax.cli.checkpoint_step import define_weights
+from nova_jax.cli.checkpoint_flags import define_weights
 from nova_jax.config import EvalConfig, MeshConfig
 from nova_jax.models.nova import NOVA
 from nova_jax.parallel.sharding import make_mesh

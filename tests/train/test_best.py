@@ -12,7 +12,7 @@ from train import toy_run
 
 from nova_jax.checkpoints.model_card import write_card
 from nova_jax.checkpoints.store import find, finished_steps
-from nova_jax.cli.checkpoint_step import define_step, step
+from nova_jax.cli.checkpoint_flags import define_step, step
 from nova_jax.config import EvalConfig, StageConfig
 from nova_jax.evals.benchmarks import sampling
 from nova_jax.evals.benchmarks.settings import Settings

@@ -5,7 +5,7 @@ import dataclasses
 import io
 import stat
 from collections.abc import Generator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -15,6 +15,7 @@ from nova_jax.media.footage import Footage, between
 from nova_jax.media.footage import open_footage as open_file
 from nova_jax.media.frame import Frame
 from nova_jax.storage import fetched, is_remote
+from nova_jax.storage.ranges import RangeReader
 from nova_jax.utils import limits
 
 
@@ -45,34 +46,16 @@ def open_footage(
         raise Unusable("it is neither a file nor a link to one; devices, pipes and sockets are not read")
       content = stack.enter_context(media.path.open("rb"))
       if media.size is not None:
-        content = io.BufferedReader(_Part(content, media.start, media.size))
+        whole, first = content, media.start
+        content = io.BufferedReader(RangeReader(media.size, lambda at, size: _read_part(whole, first + at, size)))
     else:
       content = media.read(limits.ROW_BYTES) if isinstance(media, Piece) else media.read()
     yield stack.enter_context(open_file(content, start, end))
 
 
-class _Part(io.RawIOBase):
-  """Part of an open file, as a file."""
-
-  def __init__(self, file: io.BufferedReader, start: int, size: int):
-    self._file, self._start, self._size, self._place = file, start, size, 0
-
-  def readable(self) -> bool:
-    return True
-
-  def seekable(self) -> bool:
-    return True
-
-  def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-    self._place = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence])
-    return self._place
-
-  def readinto(self, buffer: Any) -> int:
-    self._file.seek(self._start + self._place)
-    content = self._file.read(max(0, min(len(buffer), self._size - self._place)))
-    buffer[: len(content)] = content
-    self._place += len(content)
-    return len(content)
+def _read_part(file: BinaryIO, start: int, size: int) -> bytes:
+  file.seek(start)
+  return file.read(size)
 
 
 def _of_arrays(example: Mapping[str, Any]) -> Footage:

@@ -1,9 +1,20 @@
-"""The flags that pick a checkpoint of a training run, and weights in it."""
+"""The flags that pick a model, a checkpoint of its training run, and weights in that."""
 
 from absl import flags
 
+from nova_jax import pretrained
 from nova_jax.checkpoints.store import BEST
 from nova_jax.utils.errors import UserError
+from nova_jax.utils.terminal import say
+
+
+def define_checkpoint(values: flags.FlagValues) -> None:
+  """Define --checkpoint."""
+  flags.DEFINE_string(
+      "checkpoint", None,
+      "Model to use: a folder (published, converted, or the workdir of a training run), an id on the Hugging Face hub, "
+      f"or the name of one that comes with nova_jax, {' or '.join(pretrained.names())}. Default: {pretrained.DEFAULT}.",
+      flag_values=values)
 
 
 def define_step(values: flags.FlagValues) -> None:
@@ -20,6 +31,15 @@ def define_weights(values: flags.FlagValues) -> None:
       "weights", "ema",
       "Weights to use of a training run: the averaged ones (ema), the last ones (params), or a further average by its "
       "decay, as in ema_0.999 (train.ema_decays).", flag_values=values)
+
+
+def checkpoint(args: flags.FlagValues) -> str:
+  """Return the model that --checkpoint names; if it isn't given, say which model is taken instead."""
+  if args.checkpoint:
+    return args.checkpoint
+  say(f"no --checkpoint is given, so this is the model {pretrained.DEFAULT} that comes with nova_jax, "
+      f"in {pretrained.find(pretrained.DEFAULT)}")
+  return pretrained.DEFAULT
 
 
 def step(args: flags.FlagValues) -> int | str | None:
