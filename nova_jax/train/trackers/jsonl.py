@@ -7,6 +7,7 @@ from typing import Any
 
 from nova_jax.train.trackers.base import Line, Tracker
 from nova_jax.utils.files import write_atomically
+from nova_jax.utils.renamed import current_metrics
 from nova_jax.utils.terminal import say
 
 NAME = "metrics.jsonl"
@@ -60,7 +61,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
   """Return the records of steps in a file, which may be growing; none if there is no file."""
   if not path.is_file():
     return []
-  return [json.loads(line) for line in path.read_bytes().splitlines() if _step(line) is not None]
+  return [current_metrics(json.loads(line)) for line in path.read_bytes().splitlines() if _step(line) is not None]
 
 
 def cut_lines(path: Path, last_step: int) -> int:
