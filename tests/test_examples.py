@@ -1,7 +1,10 @@
 """The examples run as their first lines say, with tiny models."""
 
 import dataclasses
+import json
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,3 +61,21 @@ def test_fine_tuning(monkeypatch, tmp_path, clips):
   before, after = (nnx.state(nova_jax.load_model(tmp_path / folder)) for folder in ("model", "run"))
   moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)]
   assert 0 < max(moved) < 1e-3  # From the model's weights, with a small learning rate.
+
+
+@pytest.mark.slow
+def test_the_notebook(tmp_path):
+  """All cells run, in a folder of their own, with fewer steps of training."""
+  pytest.importorskip("nbmake")
+  text = (EXAMPLES / "nova_jax.ipynb").read_text(encoding="utf-8")
+  assert not any(cell.get("outputs") for cell in json.loads(text)["cells"])
+  assert text.count("=150, ") == 3
+  (tmp_path / "nova_jax.ipynb").write_text(text.replace("=150, ", "=4, "), encoding="utf-8")
+  done = subprocess.run(
+      [sys.executable, "-m", "pytest", "-q", "--nbmake", "--nbmake-timeout=1800", "--overwrite", "nova_jax.ipynb"],
+      cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent)}, capture_output=True, encoding="utf-8")
+  assert done.returncode == 0, done.stdout
+  cells = json.loads((tmp_path / "nova_jax.ipynb").read_text(encoding="utf-8"))["cells"]
+  shown = [output["data"] for cell in cells for output in cell.get("outputs", ()) if "data" in output]
+  assert sum("data:image/webp" in "".join(data.get("text/html", ())) for data in shown) == 3
+  assert (tmp_path / "runs/mine/checkpoints/4").is_dir() and (tmp_path / "runs/after/scores.json").is_file()
