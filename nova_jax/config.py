@@ -35,7 +35,7 @@ ATTENTION = {
     "cudnn": "cuDNN's flash attention for NVIDIA GPUs from Ampere on, in bfloat16; by XLA, slowly, elsewhere",
     "splash": "the Pallas kernel for TPU (interpreted, slowly, elsewhere)",
 }
-DATASETS = ("moving_digits", "caches")
+DATASETS = ("moving_digits", "two_digits", "caches")
 DEFAULT_MOTION_FLOW = 5.0
 DEFAULT_FPS = 12.0
 # Types of numbers.
@@ -161,6 +161,9 @@ PRESETS: Mapping[str, ModelConfig] = types.MappingProxyType({
     "digits": ModelConfig(
         latent_dim=1, latent_size=(16, 16), patch_size=4, width=128, num_heads=4, temporal_depth=3, spatial_depth=4,
         denoiser_depth=3, denoiser_width=128, base_frames=4, text_dim=64, text_len=8, mixer_rank=-1, remat="dots"),
+    "two_digits": ModelConfig(
+        latent_dim=1, latent_size=(32, 32), patch_size=4, width=160, num_heads=5, temporal_depth=4, spatial_depth=6,
+        denoiser_depth=3, denoiser_width=160, base_frames=8, text_dim=64, text_len=20, mixer_rank=-1, remat="dots"),
 })
 
 
@@ -204,7 +207,7 @@ class DataConfig:
 
   name: str = "moving_digits"  # One of `DATASETS`.
   num_workers: Annotated[int, Range(0, 4096)] = 0  # Loader processes; 0 reads in threads of this process.
-  # Moving digits.
+  # Moving digits, one or two. Two need a canvas of 32; jitter and turning_fraction are for one.
   data_dir: str = ""  # Folder of the dataset; empty for `data/` in the workdir.
   num_records: Count = 4000  # Number of clips in the training split.
   num_frames: Size = 4  # Number of frames of a stored clip.

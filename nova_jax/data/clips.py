@@ -74,8 +74,7 @@ def make_clip(
   Raises:
     UserError: an unknown split, or a canvas or length that leaves nothing to show.
   """
-  if split not in _SPLITS:
-    raise UserError(f"split: expected one of {', '.join(_SPLITS)}, got {split!r}")
+  check_split(split)
   if canvas < DIGIT_SIZE + SPEED:
     raise UserError(f"canvas: a digit needs at least {DIGIT_SIZE + SPEED} pixels to move, got {canvas}")
   if num_frames < 1:
@@ -84,8 +83,8 @@ def make_clip(
     raise UserError(f"jitter: expected 0 to {(canvas - DIGIT_SIZE) // 2} pixels on a canvas of {canvas}, got {jitter}")
   visit, digit = divmod(number, 10)
   direction = captions.DIRECTIONS[visit % len(captions.DIRECTIONS)]
-  source = _nth_source(split, digit, visit, seed)
-  across, along, wording = (int(x) for x in _random("record", seed, split, number).generate_state(3))
+  source = nth_source(split, digit, visit, seed)
+  across, along, wording = (int(x) for x in random_words("record", seed, split, number).generate_state(3))
 
   room = canvas - DIGIT_SIZE
   across = room // 2 + across % (2 * jitter + 1) - jitter
@@ -120,7 +119,7 @@ def _turn(
     seed: int, split: str, number: int, direction: str, num_frames: int, turning_fraction: float
 ) -> tuple[int, str]:
   """Draw the frame of a turn and the direction from there on; `num_frames` and "" if there is none."""
-  choice, moves, way = (int(x) for x in _random("turn", seed, split, number).generate_state(3))
+  choice, moves, way = (int(x) for x in random_words("turn", seed, split, number).generate_state(3))
   shortest, longest = MOVES_TO_TURN
   turn = shortest + moves % (longest - shortest + 1)
   if choice % 1000 >= 1000 * turning_fraction or turn >= num_frames - 1:
@@ -144,7 +143,7 @@ def _way(
   axis, forward = int(_STEPS[direction][0] == 0), sum(_STEPS[direction]) > 0
   if along is None:
     along = int(start[axis] if forward else room - start[axis])
-  distances = _bounce(along + SPEED * np.arange(num_frames), room)  # From the wall behind the digit.
+  distances = bounce(along + SPEED * np.arange(num_frames), room)  # From the wall behind the digit.
   places = np.tile(np.asarray(start, np.int64), (num_frames, 1))
   places[:, axis] = distances if forward else room - distances
   return places, (room - along) // SPEED
@@ -153,6 +152,12 @@ def _way(
 def free_moves(canvas: int) -> int:
   """Return how many moves every digit makes before its first bounce: 3, or what a small canvas has room for."""
   return min(3, (canvas - DIGIT_SIZE) // SPEED)
+
+
+def check_split(split: str) -> None:
+  """Refuse a split that there is not."""
+  if split not in _SPLITS:
+    raise UserError(f"split: expected one of {', '.join(_SPLITS)}, got {split!r}")
 
 
 @functools.cache
@@ -180,7 +185,7 @@ def sources(split: str, digit: int) -> tuple[int, ...]:
   return tuple(int(place) for place in chosen)
 
 
-def _nth_source(split: str, digit: int, visit: int, seed: int) -> int:
+def nth_source(split: str, digit: int, visit: int, seed: int | str) -> int:
   """Return the image that a class shows at its `visit`-th record: all once, in random order, before any again."""
   places = sources(split, digit)
   lap, position = divmod(visit, len(places))
@@ -193,15 +198,15 @@ def _lap_order(count: int, *lap: int | str) -> np.ndarray:
 
 
 def _order(count: int, *key: int | str) -> np.ndarray:
-  return np.argsort(_random(*key).generate_state(count, np.uint64), kind="stable")
+  return np.argsort(random_words(*key).generate_state(count, np.uint64), kind="stable")
 
 
-def _random(*key: int | str) -> np.random.SeedSequence:
+def random_words(*key: int | str) -> np.random.SeedSequence:
   """Return a source of random words for `key`. NumPy promises SeedSequence, unlike Generator, never to change."""
   return np.random.SeedSequence(list(" ".join(map(str, key)).encode()))
 
 
-def _bounce(positions: np.ndarray, room: int) -> np.ndarray:
+def bounce(positions: np.ndarray, room: int) -> np.ndarray:
   """Fold positions of free motion into 0 … room, as a ball between two walls."""
   folded = positions % (2 * room)
   return np.minimum(folded, 2 * room - folded)

@@ -1,4 +1,6 @@
-"""Moving digits as a dataset on disk: a TFDS builder that writes the clips of `clips.py` as ArrayRecord files.
+"""Moving digits as datasets on disk: TFDS builders that write clips as ArrayRecord files.
+
+`MovingDigits` has the clips of `clips.py`, `TwoDigits` those of `two_digits.py`.
 
 Neither TensorFlow nor a network is needed, and nothing but passing temporary files is written outside the folder given.
 Invariant: the same config gives the same bytes, on any machine.
@@ -16,7 +18,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from nova_jax.config import DataConfig
-from nova_jax.data import captions, clips
+from nova_jax.data import captions, clips, two_digits
+from nova_jax.utils.errors import UserError
 from nova_jax.utils.ranges import check_ranges
 from nova_jax.utils.terminal import say
 
@@ -61,13 +64,12 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
                 shape=(cfg.num_frames, cfg.canvas, cfg.canvas, 1), dtype=np.uint8,
                 encoding=tfds.features.Encoding.BYTES),
             "caption": tfds.features.Text(),
-            "digit": tfds.features.ClassLabel(num_classes=10),
-            "direction": tfds.features.ClassLabel(names=captions.DIRECTIONS),
-            "source": tfds.features.Scalar(np.int64),
+            **_mover(),
             "wall": tfds.features.Scalar(np.int64),
             "turn": tfds.features.Scalar(np.int64),
             "later_caption": tfds.features.Text(),
             "later_wall": tfds.features.Scalar(np.int64),
+            **self._more_features(),
         }),
         disable_shuffling=True)  # Record i of a split is its clip i; the loader shuffles.
 
@@ -79,13 +81,55 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
     }
 
   def _generate_examples(self, split: str, num_clips: int):
-    cfg = self.builder_config
     for number in range(num_clips):
-      clip = clips.make_clip(
-          split, number, canvas=cfg.canvas, num_frames=cfg.num_frames, jitter=cfg.jitter,
-          paraphrase_fraction=cfg.paraphrase_fraction,
-          turning_fraction=cfg.turning_fraction if split == "train" else 0.0, seed=cfg.seed)
+      clip = self._make_clip(split, number)
       yield number, {f.name: getattr(clip, f.name) for f in dataclasses.fields(clip)}
+
+  def _more_features(self) -> dict[str, Any]:
+    """Return the features of records that have further fields."""
+    return {}
+
+  def _make_clip(self, split: str, number: int) -> clips.Clip:
+    """Draw a record."""
+    cfg = self.builder_config
+    return clips.make_clip(
+        split, number, canvas=cfg.canvas, num_frames=cfg.num_frames, jitter=cfg.jitter,
+        paraphrase_fraction=cfg.paraphrase_fraction,
+        turning_fraction=cfg.turning_fraction if split == "train" else 0.0, seed=cfg.seed)
+
+
+class TwoDigits(MovingDigits):
+  """Two handwritten digits that cross and pass one in front of the other, with captions."""
+
+  VERSION = tfds.core.Version("1.0.0")
+
+  def _more_features(self) -> dict[str, Any]:
+    return _mover("back_")
+
+  def _make_clip(self, split: str, number: int) -> clips.Clip:
+    cfg = self.builder_config
+    return two_digits.make_clip(
+        split, number, canvas=cfg.canvas, num_frames=cfg.num_frames, paraphrase_fraction=cfg.paraphrase_fraction,
+        seed=cfg.seed)
+
+
+BUILDERS = {"moving_digits": MovingDigits, "two_digits": TwoDigits}  # By name in `config.DATASETS`.
+
+
+def _mover(prefix: str = "") -> dict[str, Any]:
+  """Return the features of a digit that moves."""
+  return {
+      f"{prefix}digit": tfds.features.ClassLabel(num_classes=10),
+      f"{prefix}direction": tfds.features.ClassLabel(names=captions.DIRECTIONS),
+      f"{prefix}source": tfds.features.Scalar(np.int64)}
+
+
+def check_fields(cfg: DataConfig) -> None:
+  """Refuse fields of one moving digit where two cross, whose way is always the same."""
+  for name in ("jitter", "turning_fraction"):
+    if cfg.name == "two_digits" and getattr(cfg, name):
+      raise UserError(f"data.{name}: two digits start in the middle of their lanes and never turn; expected 0, got "
+                      f"{getattr(cfg, name)}")
 
 
 def prepare(data_dir: str | os.PathLike[str], cfg: DataConfig) -> Mapping[str, Sequence[Mapping[str, Any]]]:
@@ -96,14 +140,18 @@ def prepare(data_dir: str | os.PathLike[str], cfg: DataConfig) -> Mapping[str, S
 
   Returns:
     A random-access source per split, "train" and "test": records as dicts of the features above.
+
+  Raises:
+    UserError: sizes that leave nothing to show, or a field that the dataset does without.
   """
   check_ranges(cfg, "data")
+  check_fields(cfg)
   builder_config = MovingDigitsConfig(
       canvas=cfg.canvas, num_frames=cfg.num_frames, jitter=cfg.jitter,
       paraphrase_fraction=cfg.paraphrase_fraction, turning_fraction=cfg.turning_fraction, num_train=cfg.num_records)
 
   def open_builder():
-    return MovingDigits(data_dir=data_dir, config=builder_config, file_format="array_record")
+    return BUILDERS[cfg.name](data_dir=data_dir, config=builder_config, file_format="array_record")
 
   with _quiet():
     builder = open_builder()

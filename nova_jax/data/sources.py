@@ -20,6 +20,7 @@ from nova_jax.data.captions import vocabulary
 from nova_jax.data.held_out import SEED, Split
 from nova_jax.data.latents import LatentFeed, class_label, example_records, have_embeddings, padded_embeds
 from nova_jax.data.loader import Feed
+from nova_jax.data.moving_digits import BUILDERS
 from nova_jax.data.shards import Cache, read_caches
 from nova_jax.data.videos import Source, VideoFeed
 from nova_jax.storage import is_remote
@@ -38,8 +39,10 @@ class Examples(NamedTuple):
 
 def known_words(experiment: Experiment) -> tuple[str, ...]:
   """Return the words that the built-in text encoder meets in training; empty where they aren't known beforehand."""
-  known = experiment.data.name == "moving_digits" and experiment.text_encoder in BUILT_IN and not experiment.init
-  return vocabulary(experiment.data.paraphrase_fraction > 0) if known else ()
+  data = experiment.data
+  if data.name not in BUILDERS or experiment.text_encoder not in BUILT_IN or experiment.init:
+    return ()
+  return vocabulary(data.paraphrase_fraction > 0, 2 if data.name == "two_digits" else 1)
 
 
 class Data(Protocol):

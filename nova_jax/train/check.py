@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.config import DATASETS, EvalConfig, Experiment
+from nova_jax.data.moving_digits import check_fields
 from nova_jax.data.sources import CacheData
 from nova_jax.data.videos import check_mid_clips
 from nova_jax.diffusion import make_scheduler
@@ -103,6 +104,9 @@ def _check_digits(experiment: Experiment, autoencoder: Autoencoder) -> None:
         f"model.latent_size={model.latent_size} and model.latent_dim={model.latent_dim}")
   if model.num_classes is not None and model.num_classes < NUM_DIGITS:
     raise UserError(f"model.num_classes: the digits have {NUM_DIGITS} classes, got {model.num_classes}")
+  if data.name == "two_digits" and model.num_classes is not None:
+    raise UserError("model.num_classes: a label says nothing of two digits; give the model text (model.text_dim)")
+  check_fields(data)
   if data.turning_fraction and not data.mid_clip_fraction:
     raise UserError(
         "data.turning_fraction: clips are cut from before the first turn, unless data.mid_clip_fraction is above 0")

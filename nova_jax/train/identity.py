@@ -18,7 +18,7 @@ from nova_jax.checkpoints.model_folder import open_folder, open_single_part
 from nova_jax.checkpoints.part_digest import weights_digest
 from nova_jax.config import Experiment, SourceConfig
 from nova_jax.data.cache.identity import manifest_digest
-from nova_jax.data.moving_digits import MovingDigits
+from nova_jax.data.moving_digits import BUILDERS
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 
@@ -39,8 +39,8 @@ def identify(experiment: Experiment, known: Identities) -> Identities:
   found: Identities = {}
   for name, source in _sources(experiment):
     found[name] = {"digest": manifest_digest(source.path)}
-  if experiment.data.name == "moving_digits":
-    found["data"] = {"digest": f"moving_digits {MovingDigits.VERSION}"}
+  if builder := BUILDERS.get(experiment.data.name):
+    found["data"] = {"digest": f"{experiment.data.name} {builder.VERSION}"}
   for name, path, digest in _folders(experiment):
     if not as_path(path).is_dir():
       continue

@@ -177,13 +177,14 @@ def test_the_program_does_not_grow_with_depth():
 # The papers' and checkpoints' own words for these sizes: 0.3 B, 0.6 B and 1.4 B, cut after one digit.
 @pytest.mark.parametrize("name, billions", [
     ("nova-d48w768-sdxl1024", 0.3), ("nova-d48w1024-sdxl1024", 0.6), ("nova-d48w1536-sdxl1024", 1.4),
-    ("nova-d48w1024-sd512", 0.6), ("nova-d48w1024-osp480", 0.6), ("digits", 0.0)])
+    ("nova-d48w1024-sd512", 0.6), ("nova-d48w1024-osp480", 0.6), ("digits", 0.0),
+    ("two_digits", 0.0)])
 def test_presets_have_the_published_size(name, billions):
   assert int(count_parameters(PRESETS[name]) / 1e8) / 10 == billions
 
 
 def test_every_preset_is_tested():
-  assert len(PRESETS) == 6
+  assert len(PRESETS) == 7
 
 
 def test_every_parameter_names_its_axes():
