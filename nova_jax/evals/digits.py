@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import sklearn.svm
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from nova_jax.data import clips as clips_lib
 from nova_jax.utils.errors import UserError
@@ -28,7 +28,7 @@ _BACKGROUND = 24  # Darker pixels don't count as ink, since generated background
 _NEAR_MOST = 0.98  # Windows with this fraction of the largest amount of ink count as equally good.
 _COPIES = 6  # Number of noisy, shifted copies of each digit to train the classifier on.
 _NOISE = 12  # Standard deviation of their noise, in steps of 255.
-_SHIFTS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
+SHIFTS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
 
 
 SCORES = ("digit", "direction", "same_digit", "retrieval@1", "retrieval@last")
@@ -64,11 +64,13 @@ def locate(frames: UInt8[np.ndarray, "n h w"]) -> Int[np.ndarray, "n 2"]:
   return np.floor(np.stack([rows, columns], 1) + 0.5).astype(np.int64) - pad
 
 
-def crop(frames: UInt8[np.ndarray, "n h w"], places: Int[np.ndarray, "n 2"]) -> UInt8[np.ndarray, "n 8 8"]:
-  """Crop the 8x8 windows whose corners are at `places`, with black beyond the edge."""
-  pad = 2 * _SIDE
+def crop(
+    frames: UInt8[np.ndarray, "n h w"], places: Int[np.ndarray, "n 2"], side: int = _SIDE
+) -> UInt8[np.ndarray, "n side side"]:
+  """Crop the windows whose corners are at `places`, with black beyond the edge."""
+  pad = 2 * side
   padded = np.pad(frames, ((0, 0), (pad, pad), (pad, pad)))
-  windows = np.lib.stride_tricks.sliding_window_view(padded, (_SIDE, _SIDE), (1, 2))
+  windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), (1, 2))
   rows, columns = (places + pad).T
   return windows[np.arange(len(frames)), rows, columns]
 
@@ -88,11 +90,11 @@ class DigitClassifier:
       shifts = rng.integers(-1, 2, (len(frames), 2)) if copy else 0
       crops.append(crop(frames, locate(frames) + shifts))
     self._svc = sklearn.svm.SVC(C=10.0, gamma="scale")
-    self._svc.fit(_features(np.concatenate(crops)), np.tile(clips_lib.source_classes()[sources], _COPIES))
+    self._svc.fit(flatten(np.concatenate(crops)), np.tile(clips_lib.source_classes()[sources], _COPIES))
 
   def read(self, frames: UInt8[np.ndarray, "n h w"]) -> Int[np.ndarray, "n"]:
     """Return the digit that each frame shows."""
-    return self._svc.predict(_features(crop(frames, locate(frames))))
+    return self._svc.predict(flatten(crop(frames, locate(frames))))
 
 
 def score(
@@ -121,12 +123,12 @@ def score(
   num_frames = clips.shape[1]
   frames = clips.swapaxes(0, 1)  # [T,n,h,w]
   read = np.stack([classifier.read(frame) for frame in frames])
-  shares = {"digit": _proportion(read[0] == requested)}
+  shares = {"digit": proportion(read[0] == requested)}
   if num_frames > 1:
-    shares["direction"] = _proportion(movement_directions(frames) == np.asarray(directions))
-    shares["same_digit"] = _proportion((read == read[0]).all(0))
-    shares["retrieval@1"] = _proportion(_retrieved(frames[0], frames[1], requested))
-    shares["retrieval@last"] = _proportion(_retrieved(frames[0], frames[-1], requested))
+    shares["direction"] = proportion(movement_directions(frames) == np.asarray(directions))
+    shares["same_digit"] = proportion((read == read[0]).all(0))
+    shares["retrieval@1"] = proportion(_remembered(frames[0], frames[1], requested))
+    shares["retrieval@last"] = proportion(_remembered(frames[0], frames[-1], requested))
   return shares
 
 
@@ -149,7 +151,8 @@ def table(generated: Mapping[str, Proportion], real: Mapping[str, Proportion]) -
   return "\n".join(lines)
 
 
-def _features(crops: np.ndarray) -> np.ndarray:
+def flatten(crops: UInt8[np.ndarray, "n side side"]) -> Float[np.ndarray, "n k"]:
+  """Return crops as vectors to compare, black at 0 and white at 1."""
   return crops.reshape(len(crops), -1) / 255
 
 
@@ -163,15 +166,27 @@ def movement_directions(frames: np.ndarray) -> np.ndarray:
   return np.where(np.abs(rows) == np.abs(columns), "", decided)
 
 
-def _retrieved(first: np.ndarray, later: np.ndarray, digits: np.ndarray) -> np.ndarray:
-  """Return whether the digit in `later` is nearest to its own `first` [n, h, w], per clip; ties share the success.
+def _remembered(first: np.ndarray, later: np.ndarray, digits: np.ndarray) -> np.ndarray:
+  """Return whether the digit in `later` is nearest to its own `first` [n, h, w], per clip.
 
   Distances are minimal over shifts of `later` by one pixel, since noise can displace a crop by that much.
   """
-  wanted = _features(crop(first, locate(first)))
   places = locate(later)
-  queries = [_features(crop(later, places + shift)) for shift in _SHIFTS]
-  found = np.zeros(len(first))
+  queries = [flatten(crop(later, places + shift)) for shift in SHIFTS]
+  return retrieved(flatten(crop(first, locate(first))), queries, digits)
+
+
+def retrieved(
+    wanted: Float[np.ndarray, "n k"], queries: Sequence[Float[np.ndarray, "n k"]], digits: Int[np.ndarray, "n"]
+) -> Float[np.ndarray, "n"]:
+  """Return whether a query finds its own vector among all of its digit; ties share the success.
+
+  Args:
+    wanted: vector to find, of each clip.
+    queries: variants of each clip's query, of which the nearest counts.
+    digits: digit of each clip.
+  """
+  found = np.zeros(len(wanted))
   for digit in np.unique(digits):
     own = np.flatnonzero(digits == digit)
     distances = np.min([((query[own, None] - wanted[own]) ** 2).sum(-1) for query in queries], axis=0)
@@ -180,7 +195,7 @@ def _retrieved(first: np.ndarray, later: np.ndarray, digits: np.ndarray) -> np.n
   return found
 
 
-def _proportion(successes: np.ndarray) -> Proportion:
+def proportion(successes: np.ndarray) -> Proportion:
   """Return the proportion of successes, which are from 0 to 1."""
   n, p = len(successes), float(np.mean(successes))
   return Proportion(p, *wilson(p, n), n)

@@ -39,9 +39,9 @@ def test_a_little_noise_does_not_matter(classifier, real):
 def test_a_digit_off_by_a_pixel_is_read(classifier, real):
   videos, digits, _ = real
   crops = digits_lib.crop(videos[:, 0], digits_lib.locate(videos[:, 0]))
-  for shift in digits_lib._SHIFTS:
+  for shift in digits_lib.SHIFTS:
     shifted = digits_lib.crop(crops, np.tile(shift, (len(crops), 1)))
-    read = classifier._svc.predict(digits_lib._features(shifted))
+    read = classifier._svc.predict(digits_lib.flatten(shifted))
     assert np.mean(read == digits) >= 0.93
 
 
@@ -120,7 +120,7 @@ def test_empty_frames_are_no_error(classifier):
 
 
 def test_wilson_interval():
-  share = digits_lib._proportion(np.array([1.0] * 90 + [0.0] * 10))
+  share = digits_lib.proportion(np.array([1.0] * 90 + [0.0] * 10))
   assert share.value == 0.9 and share.count == 100
   assert (share.low, share.high) == (pytest.approx(0.8256, abs=1e-4), pytest.approx(0.9448, abs=1e-4))
 
