@@ -5,7 +5,8 @@ Example:
 
 --benchmark geneval, vbench, dpg or t2i_compbench with --prompts FILE fills a folder for the official scorer; the same
 command continues it, and --shard 0/4 … 3/4 share it out. --check DIR verifies one. --benchmark class_to_image makes as
-many pictures of each class, 50,000 in all, and with --npz the archive of ADM's evaluator. --benchmark digits generates
+many pictures of each class, 50,000 in all, and with --npz the archive of ADM's evaluator. --benchmark ucf101, bair or
+kinetics600 with --prompts FOLDER predicts frames of real clips, for launch.score. --benchmark digits generates
 clips of all digits and directions, prints each score beside what real clips reach, and writes scores.json and pictures.
 """
 
@@ -20,6 +21,7 @@ from nova_jax.cli.entry import Command
 from nova_jax.evals import digits as digits_lib
 from nova_jax.evals.benchmarks import run
 from nova_jax.evals.benchmarks.classes import CLASS_TO_IMAGE, NUM_PICTURES
+from nova_jax.evals.benchmarks.clips import PROTOCOLS
 from nova_jax.evals.benchmarks.layout import NAMES
 from nova_jax.evals.benchmarks.settings import SAMPLED
 from nova_jax.evals.digits_run import score_digits
@@ -33,7 +35,7 @@ from nova_jax.utils.progress import Progress
 def define_flags(values: flags.FlagValues) -> None:
   """Define the flags of this command."""
   flags.DEFINE_enum(
-      "benchmark", "digits", ["digits", *NAMES, CLASS_TO_IMAGE],
+      "benchmark", "digits", ["digits", *NAMES, CLASS_TO_IMAGE, *PROTOCOLS],
       "Benchmark to sample for; digits also scores the clips.", flag_values=values)
   define_checkpoint(values)
   flags.DEFINE_string("output", None, "Folder that samples and scores are written to.", flag_values=values)
@@ -60,6 +62,13 @@ def define_flags(values: flags.FlagValues) -> None:
       "num_pictures", None,
       f"Number of pictures for --benchmark={CLASS_TO_IMAGE}; multiples of the number of classes hold each equally "
       f"often. Default: {NUM_PICTURES:,}.", lower_bound=1, flag_values=values)
+  for name, text in (
+      ("context_frames", "Number of given frames of a clip"), ("num_samples", "Number of samples for each clip"),
+      ("num_clips", "Number of real clips")):
+    known = ", ".join(f"{getattr(protocol, name):,} for {benchmark}" for benchmark, protocol in PROTOCOLS.items())
+    flags.DEFINE_integer(
+        name, None, f"{text}, for benchmarks that predict frames. Default: {known}.", lower_bound=1,
+        flag_values=values)
   flags.DEFINE_bool(
       "npz", False, f"Whether to write the pictures of --benchmark={CLASS_TO_IMAGE} as samples.npz, too, which ADM's "
       "evaluator reads.", flag_values=values)

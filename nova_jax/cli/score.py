@@ -7,6 +7,8 @@ vbench and geneval add up what the official scorers wrote (--results FILE or FOL
 pictures or videos: Fréchet distance, Inception Score, precision, recall and diversity, in the features of a network
 whose weights you bring (inception for FID, i3d for FVD): --real DIR --generated DIR --weights FILE
 [--features inception|i3d|MODULE:FUNCTION]. motion tells how much the videos of --generated move, in pixels a frame.
+prediction compares predicted frames with real ones: PSNR, SSIM, LPIPS (--lpips FILE), FVD (--weights FILE), the best of
+several samples, and each frame's scores (--csv, --plot).
 """
 
 import itertools
@@ -17,7 +19,7 @@ from absl import flags
 
 from nova_jax.cli.common_flags import define_json
 from nova_jax.cli.entry import Command
-from nova_jax.evals import aggregate
+from nova_jax.evals import aggregate, prediction
 from nova_jax.evals.features import (
   NETWORKS,
   VIDEOS,
@@ -30,6 +32,7 @@ from nova_jax.evals.features import (
 from nova_jax.evals.frechet import frechet_distance
 from nova_jax.evals.inception import Inception
 from nova_jax.evals.inception_score import inception_score
+from nova_jax.evals.lpips import LPIPS
 from nova_jax.evals.neighbours import diversity, precision_recall
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
@@ -39,15 +42,16 @@ from nova_jax.utils.notes import tell
 # What each score is made of; --features has a default, and --json is for all.
 NEEDED = {
     "vbench": ("results",), "geneval": ("results",), "frechet": ("real", "generated", "weights"),
-    "motion": ("generated",)}
+    "motion": ("generated",), "prediction": ("real", "generated", "context_frames")}
+OPTIONAL = {"prediction": ("weights", "lpips", "csv", "plot")}
 
 
 def define_flags(values: flags.FlagValues) -> None:
   """Define the flags of this command."""
   flags.DEFINE_enum(
       "benchmark", None, list(NEEDED),
-      "Score to compute: vbench and geneval need --results, frechet needs --real, --generated and --weights, and "
-      "motion needs --generated.", flag_values=values)
+      "Score to compute: vbench and geneval need --results, frechet needs --real, --generated and --weights, "
+      "prediction needs --real, --generated and --context_frames, and motion needs --generated.", flag_values=values)
   flags.DEFINE_multi_string(
       "results", None, "File or folder that the official scorer wrote; repeat the flag for several files.",
       flag_values=values)
@@ -61,14 +65,22 @@ def define_flags(values: flags.FlagValues) -> None:
       "weights", None,
       "File with the weights of --features, such as those of InceptionV3 from pytorch-fid or of I3D from pytorch-i3d.",
       flag_values=values)
+  flags.DEFINE_integer(
+      "context_frames", None, "Number of first frames of each clip that were given, and are not scored.",
+      lower_bound=1, flag_values=values)
+  flags.DEFINE_multi_string(
+      "lpips", None, "File with weights of LPIPS; repeat the flag for those of AlexNet or VGG-16 and those of the "
+      "channels.", flag_values=values)
+  flags.DEFINE_string("csv", None, "CSV file that each frame's scores are written to.", flag_values=values)
+  flags.DEFINE_string("plot", None, "PNG file that each frame's scores are plotted in.", flag_values=values)
   define_json(values)
 
 
 def main(args: flags.FlagValues) -> None:
   """Print scores, and write them."""
-  for name in sorted(set(itertools.chain(*NEEDED.values()))):
+  for name in sorted(set(itertools.chain(*NEEDED.values(), *OPTIONAL.values()))):
     needed, given = name in NEEDED[args.benchmark], bool(getattr(args, name))
-    if needed != given:
+    if needed != given and name not in OPTIONAL.get(args.benchmark, ()):
       raise UserError(f"--{name} {'is needed for' if needed else 'is given, but not used by'} {args.benchmark}")
   scores = SCORES[args.benchmark](args)
   for name, value in scores.items():
@@ -115,6 +127,18 @@ def _inception(function: FeatureFunction, features: np.ndarray) -> dict[str, flo
   return {"inception_score": mean, "inception_deviation": deviation}
 
 
+def _prediction(args) -> dict[str, float]:
+  scores = dict(prediction.SCORES) | ({"lpips": LPIPS.load(args.lpips)} if args.lpips else {})
+  function = open_features("i3d", args.weights) if args.weights else None
+  pairs = prediction.pair_up(as_path(args.real), as_path(args.generated))
+  found = prediction.score_prediction(pairs, args.context_frames, scores)
+  if args.csv:
+    prediction.write_drift(as_path(args.csv), found)
+  if args.plot:
+    prediction.plot_drift(as_path(args.plot), found)
+  return found.totals() | ({"fvd": prediction.fvd(pairs, function)} if function is not None else {})
+
+
 def _motion(args) -> dict[str, float]:
   from nova_jax.evals.motion import motion_statistics  # Not every installation has what it needs.
 
@@ -127,7 +151,7 @@ def _say(note: str) -> None:
     tell(note)
 
 
-SCORES = {"vbench": _vbench, "geneval": _geneval, "frechet": _frechet, "motion": _motion}
+SCORES = {"vbench": _vbench, "geneval": _geneval, "frechet": _frechet, "motion": _motion, "prediction": _prediction}
 
 
 COMMAND = Command(main, define_flags, required=("benchmark",))

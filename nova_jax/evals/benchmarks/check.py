@@ -73,7 +73,9 @@ def layout_from_manifest(output: Path) -> Layout:
     items = [
         Item(path, entry["prompt"], entry["text"], tuple(range(len(entry["seeds"]))), entry.get("label"))
         for path, entry in manifest["files"].items()]
-    return Layout(manifest["benchmark"], tuple(items), manifest["texts"], ())
+    return Layout(
+        manifest["benchmark"], tuple(items), manifest["texts"], (), dict.fromkeys(manifest.get("clips", ())),
+        manifest.get("context_frames", 0))
   except (AttributeError, KeyError, TypeError):
     raise UserError(f"{output / MANIFEST} is not one that launch.evaluate wrote") from None
 
@@ -127,6 +129,9 @@ def check(layout: Layout, scored: Path, checksums: Path | None = None) -> Report
 
 def how_to_score(layout: Layout, scored: Path, shape: Sequence[int]) -> str:
   """Return the command of the official scorer for a finished folder."""
+  if layout.context_frames:
+    return (f"nova-jax score --benchmark prediction --real {scored}/real --generated {scored}/generated "
+            f"--context_frames {layout.context_frames} --csv drift.csv --plot drift.png")
   return {
       "geneval": f"python evaluation/evaluate_images.py {scored} --outfile results.jsonl --model-path DETECTORS",
       "vbench": f"python evaluate.py --videos_path {scored}/SUITE --dimension DIMENSION, for each of its dimensions; "

@@ -15,6 +15,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from nova_jax.evals.benchmarks import prompts as files
@@ -36,6 +37,7 @@ class Item(NamedTuple):
   text: str  # Text that the model reads.
   samples: tuple[int, ...]  # Numbers of the samples in it: one, or the four of a grid.
   label: int | None = None  # Class to show, for a class-conditional model, which reads no text.
+  video: str = ""  # Path of the real clip whose first frames are given.
 
 
 class Layout(NamedTuple):
@@ -45,6 +47,8 @@ class Layout(NamedTuple):
   items: tuple[Item, ...]
   texts: Mapping[str, str]  # Content of other files by path.
   notes: tuple[str, ...]  # Notes for the user.
+  clips: Mapping[str, Path | None] = MappingProxyType({})  # Real clips by path, and what they are read from.
+  context_frames: int = 0  # Number of frames of a clip that are given.
 
   @property
   def is_video(self) -> bool:
@@ -52,7 +56,7 @@ class Layout(NamedTuple):
 
   @property
   def paths(self) -> list[str]:
-    return [*self.texts, *(item.path for item in self.items)]
+    return [*self.texts, *self.clips, *(item.path for item in self.items)]
 
 
 class _Benchmark(NamedTuple):

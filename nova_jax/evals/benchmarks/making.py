@@ -19,10 +19,12 @@ from nova_jax import media
 from nova_jax.config import MeshConfig
 from nova_jax.evals.benchmarks.layout import Item, Layout, seed_for_sample
 from nova_jax.evals.benchmarks.settings import Settings
+from nova_jax.media import readers
+from nova_jax.media.lossless import write_avi
 from nova_jax.parallel.sharding import make_mesh, state_shardings
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.conditions import encode
-from nova_jax.storage import is_remote
+from nova_jax.storage import as_path, is_remote
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import write_atomically
 from nova_jax.utils.notes import tell
@@ -57,6 +59,22 @@ def encode_texts(pipe: Pipeline, output: Path, texts: Sequence[str]) -> None:
   pipe.text_encoder = None  # The largest part, and no longer needed.
 
 
+def write_real_clips(
+    pipe: Pipeline, layout: Layout, settings: Settings, output: Path, shard: tuple[int, int]
+) -> None:
+  """Write a shard's real clips, as the model sees them.
+
+  Raises:
+    UserError: a clip can't be read, or has too few frames.
+  """
+  fps = settings.sampling.get("fps") or pipe.card.sample.fps
+  for path, source in [*layout.clips.items()][shard[0] :: shard[1]]:
+    target = output / layout.benchmark / path
+    if source is not None and not target.is_file():
+      clip = _read_clip(pipe, source, settings.sampling["num_frames"])
+      put(output, shard, target, functools.partial(write_avi, clip=clip, fps=fps))
+
+
 def make_samples(
     pipe: Pipeline, layout: Layout, settings: Settings, output: Path, shard: tuple[int, int],
     todo: Sequence[Sequence[Item]],
@@ -80,8 +98,9 @@ def make_samples(
       pairs = [(item, sample) for item in batch for sample in item.samples]
       # The last batch is filled up: every batch is one program, whose rounding is always the same.
       full = list(itertools.islice(itertools.cycle(pairs), settings.batch_size))
+      items = [item for item, _ in full]
       clips = pipe(
-          **_own_settings(output, [item for item, _ in full]), **shared_settings(layout, settings),
+          **_conditions(output, items), **_given(pipe, layout, settings, items), **shared_settings(layout, settings),
           seed=[seed_for_sample(layout.benchmark, item.prompt, sample, settings.seed) for item, sample in full])
       for item in batch:
         own = [clip for (other, _), clip in zip(pairs, clips, strict=False) if other is item]
@@ -90,11 +109,29 @@ def make_samples(
       progress.show(done, what="generating")
 
 
-def _own_settings(output: Path, items: Sequence[Item]) -> dict[str, Any]:
-  """Return the settings of `Request` that each sample has of its own, but for seeds."""
+def _conditions(output: Path, items: Sequence[Item]) -> dict[str, Any]:
+  """Return what each sample shows: the class, or the text's embedding."""
   if items[0].label is not None:
     return {"label": [item.label for item in items]}
   return {"text_embeds": [_read_embedding(embedding_path(output, item.text)) for item in items]}
+
+
+def _given(pipe: Pipeline, layout: Layout, settings: Settings, items: Sequence[Item]) -> dict[str, Any]:
+  """Return the frames that each sample begins with, if they are given."""
+  if not layout.context_frames:
+    return {}
+  num_frames = settings.sampling["num_frames"]
+  clips = {video: _read_clip(pipe, as_path(video), num_frames) for video in {item.video for item in items}}
+  return {"video": [clips[item.video][: layout.context_frames] for item in items]}
+
+
+def _read_clip(pipe: Pipeline, source: Path, num_frames: int) -> np.ndarray:
+  """Return the first frames of a real clip in the model's size, uint8 [T, height, width, c]."""
+  parts = pipe.parts
+  clip = readers.open_clip(source, parts.frame_size, parts.require_autoencoder("video").channels, first=num_frames)
+  if len(clip.frames) < num_frames:
+    raise UserError(f"{source} has {len(clip.frames)} frames; expected {num_frames} or more (--num_frames)")
+  return clip.frames
 
 
 def spread(pipe: Pipeline) -> None:
@@ -108,6 +145,9 @@ def _write(item: Item, clips: Sequence[np.ndarray], fps: float, path: Path) -> N
   """Write a video, a picture, or four as a grid, pixel by pixel as the model made them."""
   if path.suffix == ".mp4":
     media.write_mp4(path, clips[0], fps, short_side=1)
+    return
+  if path.suffix == ".avi":
+    write_avi(path, clips[0], fps)
     return
   frames = [clip[0] for clip in clips]
   if len(frames) > 1:

@@ -16,6 +16,7 @@ from nova_jax.evals.benchmarks.classes import (
   class_layout,
   write_archive,
 )
+from nova_jax.evals.benchmarks.clips import PROTOCOLS, Protocol, prediction_layout
 from nova_jax.evals.benchmarks.layout import NAMES, Layout, read_layout
 from nova_jax.evals.benchmarks.sampling import CHECKSUMS, MANIFEST, generate
 from nova_jax.evals.benchmarks.settings import Settings
@@ -42,7 +43,10 @@ def sample(
   shard = re.fullmatch(r"(\d+)/(\d+)", args.shard)
   if not shard:
     raise UserError(f"--shard: expected I/N, such as 0/4, got {args.shard!r}")
-  layout = _layout(args, step)
+  protocol = _protocol(args)
+  if protocol is not None:
+    sampling = {**sampling, "num_frames": protocol.num_frames}
+  layout = _layout(args, step, protocol)
   for note in layout.notes:
     tell(note)
   given: dict[str, Any] = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(Settings)}
@@ -58,10 +62,21 @@ def sample(
     say(f"shard {args.shard} is done; other shards are not")
 
 
-def _layout(args: Any, step: int | str | None) -> Layout:
+def _protocol(args: Any) -> Protocol | None:
+  """Return how frames are predicted: as the benchmark says, where flags don't; None for other benchmarks."""
+  known = PROTOCOLS.get(args.benchmark)
+  if known is None:
+    return None
+  given = {name: getattr(args, name) for name in Protocol._fields}
+  return known._replace(**{name: value for name, value in given.items() if value is not None})
+
+
+def _layout(args: Any, step: int | str | None, protocol: Protocol | None) -> Layout:
   """Return the layout that flags ask for."""
-  for name, benchmark in (("npz", CLASS_TO_IMAGE), ("num_pictures", CLASS_TO_IMAGE)):
-    if getattr(args, name) and args.benchmark != benchmark:
+  own = {CLASS_TO_IMAGE: ("npz", "num_pictures")} | dict.fromkeys(
+      PROTOCOLS, ("context_frames", "num_samples", "num_clips"))
+  for name in sorted({name for names in own.values() for name in names} - set(own.get(args.benchmark, ()))):
+    if getattr(args, name):
       raise UserError(f"--{name} is given, but not used by {args.benchmark}")
   if args.benchmark == CLASS_TO_IMAGE:
     for name in ("prompts", "rewritten"):
@@ -71,6 +86,11 @@ def _layout(args: Any, step: int | str | None) -> Layout:
     if num_classes is None:
       raise UserError(f"--checkpoint: {args.checkpoint} takes text; {CLASS_TO_IMAGE} needs classes")
     return class_layout(args.num_pictures or NUM_PICTURES, num_classes)
+  if protocol is not None:
+    if not args.prompts or args.rewritten:
+      raise UserError("--prompts: give a folder of real clips, or a table with path, and caption or label (and no "
+                      "--rewritten)")
+    return prediction_layout(args.benchmark, as_path(args.prompts), protocol)
   if not args.prompts:
     raise UserError(f"--prompts: give the prompt file that the authors of {args.benchmark} publish")
   return read_layout(args.benchmark, as_path(args.prompts), as_path(args.rewritten) if args.rewritten else None)

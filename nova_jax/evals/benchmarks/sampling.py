@@ -27,7 +27,14 @@ from nova_jax.checkpoints.hub import local_folder, pinned
 from nova_jax.checkpoints.model_folder import is_trained, open_folder
 from nova_jax.checkpoints.store import BEST, find
 from nova_jax.evals.benchmarks.layout import Layout, check_names, seed_for_sample
-from nova_jax.evals.benchmarks.making import embedding_path, encode_texts, make_samples, put, shared_settings
+from nova_jax.evals.benchmarks.making import (
+  embedding_path,
+  encode_texts,
+  make_samples,
+  put,
+  shared_settings,
+  write_real_clips,
+)
 from nova_jax.evals.benchmarks.settings import Settings
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.request import DEFAULTS, Request
@@ -85,6 +92,8 @@ def generate(
     put(output, shard, scored / path, lambda partial, text=text: write_atomically(partial, text + "\n"))
   if todo:
     _check_model(pipe, layout, settings)
+  write_real_clips(pipe, layout, settings, output, shard)
+  if todo:
     encode_texts(pipe, output, missing)
     make_samples(pipe, layout, settings, output, shard, todo)
   if not _names(scored).issuperset(layout.paths):
@@ -108,6 +117,8 @@ def plan(layout: Layout, settings: Settings) -> dict[str, Any]:
                   seed_for_sample(layout.benchmark, item.prompt, sample, settings.seed) for sample in item.samples]}
           for item in layout.items},
       "texts": dict(layout.texts)}
+  if layout.clips:
+    manifest |= {"clips": list(layout.clips), "context_frames": layout.context_frames}
   return json.loads(_json(manifest))
 
 
@@ -178,7 +189,16 @@ def _check_model(pipe: Pipeline, layout: Layout, settings: Settings) -> None:
     takes, needs = ("text", "classes") if by_class else ("class labels", "text")
     raise UserError(f"--checkpoint: {settings.checkpoint} takes {takes}; {layout.benchmark} needs {needs}")
   condition = {"label": layout.items[0].label} if by_class else {"text_embeds": []}
-  pipe.check(Request(**shared_settings(layout, settings), **condition), settings.batch_size)
+  request = Request(**shared_settings(layout, settings), **condition)
+  pipe.check(request, settings.batch_size)
+  if layout.context_frames:
+    autoencoder = pipe.parts.require_autoencoder("video")
+    latents = autoencoder.num_latent_frames(layout.context_frames)
+    if autoencoder.num_frames(latents) != layout.context_frames or latents > pipe.parts.max_given(request):
+      can = [autoencoder.num_frames(number + 1) for number in range(pipe.parts.max_given(request))]
+      raise UserError(
+          f"--context_frames: {layout.benchmark} gives {layout.context_frames} frames; this model's latents can stand "
+          f"for {', '.join(map(str, can)) or 'none'} of them")
   if layout.is_video and pipe.parts.num_latent_frames(settings.sampling.get("num_frames")) == 1:
     raise UserError(f"{layout.benchmark} judges videos; this model was asked for one frame (--num_frames)")
   height, width = pipe.cfg.latent_size
@@ -203,6 +223,8 @@ def _difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
       f"{name} was {stored['settings'].get(name)!r}, now {now['settings'].get(name)!r}" for name in before | after
       if name not in _WEIGHTS and before.get(name, DEFAULTS.get(name)) != after.get(name, DEFAULTS.get(name))]
   others = [
-      f"{name} was {stored.get(name)!r}, now {now[name]!r}" if name in ("benchmark", "devices") else f"{name} differ"
-      for name in ("benchmark", "devices", "files", "texts") if stored.get(name) != now[name]]
+      f"{name} was {stored.get(name)!r}, now {now.get(name)!r}"
+      if name in ("benchmark", "devices", "context_frames") else f"{name} differ"
+      for name in ("benchmark", "devices", "files", "texts", "clips", "context_frames")
+      if stored.get(name) != now.get(name)]
   return "; ".join(fields or others)
