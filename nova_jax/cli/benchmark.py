@@ -50,4 +50,4 @@ def main(args: flags.FlagValues) -> None:
     write_atomically(as_path(args.json), json.dumps(results, indent=2) + "\n")
 
 
-COMMAND = Command(main, define_flags)
+COMMAND = Command(main, define_flags, own_chips=True)

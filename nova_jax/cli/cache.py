@@ -13,6 +13,7 @@ import os
 
 from absl import flags
 
+from nova_jax.cli import shares
 from nova_jax.cli.common_flags import define_config
 from nova_jax.cli.entry import Command
 from nova_jax.config import CacheConfig
@@ -34,12 +35,7 @@ def define_flags(values: flags.FlagValues) -> None:
       lower_bound=0, flag_values=values)
   flags.DEFINE_bool(
       "retry_rejected", False, "Try again what earlier runs rejected, also in a finished cache.", flag_values=values)
-  flags.DEFINE_string(
-      "coordinator", None,
-      "The word auto, on TPU VMs, GKE, Slurm and Open MPI: the number of hosts and of this one are found out.",
-      flag_values=values)
-  flags.DEFINE_integer("num_processes", None, "Number of hosts that build the cache together.", flag_values=values)
-  flags.DEFINE_integer("process_id", None, "Number of this host among them, counted from 0.", flag_values=values)
+  shares.define(values, "build the cache")
 
 
 def main(args: flags.FlagValues) -> None:
@@ -48,10 +44,9 @@ def main(args: flags.FlagValues) -> None:
   from nova_jax.data.cache.build import build
   from nova_jax.data.cache.format import REJECTED, Counts
   from nova_jax.data.cache.inspect import describe
-  from nova_jax.parallel.supervisor import shard_for_process
   from nova_jax.utils import compilation_cache
 
-  host, num_hosts = shard_for_process(args.coordinator, args.num_processes, args.process_id)
+  host, num_hosts = shares.share(args)
   compilation_cache.use()
   print(f"encoding {args.source} into {args.output}", flush=True)
   with Progress("item") as progress:
@@ -73,4 +68,4 @@ def main(args: flags.FlagValues) -> None:
     print(f"what could not be used, and why: {output / REJECTED}; when it is mended, add --retry_rejected")
 
 
-COMMAND = Command(main, define_flags, required=("source", "output", "config"))
+COMMAND = Command(main, define_flags, required=("source", "output", "config"), own_chips=True)

@@ -23,7 +23,8 @@ def define_shard(values: flags.FlagValues) -> None:
 
 def define_compilation_cache(values: flags.FlagValues, on_cpu: bool = True) -> None:
   """Define --compilation_cache; `on_cpu` says whether the default keeps programs on CPU as well."""
-  auto = "auto is a folder below ~/.cache" + ("" if on_cpu else ", or none on CPU")
+  auto = "auto is a folder below ~/.cache" + (
+      "" if on_cpu else ", the folder programs in --workdir for several processes, or none on CPU")
   flags.DEFINE_string(
       "compilation_cache", "auto",
       f"Folder or gs:// address that keeps compiled programs for the next start; {auto}, and off keeps none.",

@@ -107,4 +107,4 @@ def _write_lora(args: flags.FlagValues, loras: Mapping[str, float]) -> None:
   print(f"wrote {args.target}, {sum(path.stat().st_size for path in as_path(args.target).iterdir()) / 1e6:.2f} MB")
 
 
-COMMAND = Command(main, define_flags)
+COMMAND = Command(main, define_flags, own_chips=True)

@@ -76,4 +76,4 @@ def main(args: flags.FlagValues) -> None:
   serve(Studio(pipe, model, args.weights, output, bounds, step=args.step), args.host, args.port, users=users)
 
 
-COMMAND = Command(main, define_flags)
+COMMAND = Command(main, define_flags, own_chips=True)

@@ -31,6 +31,7 @@ from nova_jax.cli.addresses import check_addresses
 from nova_jax.cli.flag_help import explain, help_text, name_flags, wants_help
 from nova_jax.cli.overrides import config_file, explain_config, explain_override, with_config_files
 from nova_jax.cli.renamed import tell_renamed
+from nova_jax.parallel.single_host import isolate_host
 from nova_jax.storage import as_path
 from nova_jax.utils import notes, terminal
 from nova_jax.utils.errors import (
@@ -63,6 +64,7 @@ class Command:
     words: whether `main` also takes a list of the arguments that aren't flags, and of what follows `--`. Otherwise
       such arguments are refused.
     aliases: flag names that differ from the setting's name in error messages, by setting.
+    own_chips: whether the command uses the chips of this host alone, also on one of the hosts of a TPU pod.
   """
 
   main: Callable[..., None]
@@ -70,6 +72,7 @@ class Command:
   required: Sequence[str] = ()
   words: bool = False
   aliases: Mapping[str, str] | None = None
+  own_chips: bool = False
 
   def run(self) -> None:
     """Run as this process's program, with its command line, and exit."""
@@ -107,6 +110,8 @@ class Command:
     except UserError as error:
       return tell(str(error), BAD_INPUT)
     tell_renamed(values)
+    if self.own_chips:
+      isolate_host()
     # absl's own default would show Orbax's every rename, and files that it can do without.
     if values.verbosity <= 0:
       logging.set_verbosity(logging.ERROR)

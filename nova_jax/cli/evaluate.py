@@ -4,17 +4,18 @@ Example:
   python -m launch.evaluate --benchmark digits --checkpoint runs/digits --output out/digits
 
 --benchmark geneval, vbench, dpg or t2i_compbench with --prompts FILE fills a folder for the official scorer; the same
-command continues it, and --shard 0/4 … 3/4 share it out. --check DIR verifies one. --benchmark class_to_image makes as
-many pictures of each class, 50,000 in all, and with --npz the archive of ADM's evaluator. --benchmark ucf101, bair or
-kinetics600 with --prompts FOLDER predicts frames of real clips, for launch.score. --benchmark digits generates
-clips of all digits and directions, prints each score beside what real clips reach, and writes scores.json and pictures.
+command continues it, and --shard 0/4 … 3/4 share it out, as --coordinator=auto does on the hosts of a pod. --check DIR
+verifies one. --benchmark class_to_image makes as many pictures of each class, 50,000 in all, and with --npz the archive
+of ADM's evaluator. --benchmark ucf101, bair or kinetics600 with --prompts FOLDER predicts frames of real clips, for
+launch.score. --benchmark digits generates clips of all digits and directions, prints each score beside what real clips
+reach, and writes scores.json and pictures.
 """
 
 import sys
 
 from absl import flags
 
-from nova_jax.cli import sampling_flags
+from nova_jax.cli import sampling_flags, shares
 from nova_jax.cli.checkpoint_flags import checkpoint, define_checkpoint, define_step, step
 from nova_jax.cli.common_flags import define_shard
 from nova_jax.cli.entry import Command
@@ -51,6 +52,7 @@ def define_flags(values: flags.FlagValues) -> None:
       "Folder to verify instead of sampling: the --output of an earlier run; or, with --prompts, a folder of any "
       "scorer's samples.", flag_values=values)
   define_shard(values)
+  shares.define(values, "make a benchmark's samples")
   flags.DEFINE_integer(
       "num_prompts", 400,
       "Number of clips for --benchmark=digits; multiples of 40 hold every digit and direction equally often.",
@@ -89,11 +91,17 @@ def main(args: flags.FlagValues) -> None:
     sys.exit(0 if run.check_folder(as_path(args.check), args.benchmark, args.prompts) else FAILED)
   if not args.output:
     raise UserError("--output is needed (only --check does without)")
+  share = shares.share(args)
+  if share[1] > 1 and (args.benchmark == "digits" or args.shard != "0/1"):
+    raise UserError("--coordinator: the digits are scored by one host; leave it out" if args.benchmark == "digits" else
+                    "--shard: the number of hosts and of this one say so already; give one of both")
   if args.benchmark == "digits":
     _digits(args)
   elif not args.checkpoint:
     raise UserError(f"--checkpoint: say which model to sample for {args.benchmark}, a folder")
   else:
+    if share[1] > 1:
+      args.shard = f"{share[0]}/{share[1]}"
     run.sample(args, sampling_flags.given_settings(args, SAMPLED), step(args), sampling_flags.loras(args))
 
 
@@ -111,4 +119,4 @@ def _digits(args) -> None:
   print(f"{digits_lib.table(result.scores, result.real)}\nwatch {output}/grid.gif, or see {output}/sheet.png")
 
 
-COMMAND = Command(main, define_flags)
+COMMAND = Command(main, define_flags, own_chips=True)

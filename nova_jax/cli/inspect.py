@@ -58,4 +58,4 @@ def main(args: flags.FlagValues) -> None:
     print("all records and files are as they were written")
 
 
-COMMAND = Command(main, define_flags, required=("dataset",))
+COMMAND = Command(main, define_flags, required=("dataset",), own_chips=True)

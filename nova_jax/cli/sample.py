@@ -13,7 +13,7 @@ from absl import flags
 
 from nova_jax import media
 from nova_jax.checkpoints.hub import pinned
-from nova_jax.cli import sampling_flags
+from nova_jax.cli import sampling_flags, shares
 from nova_jax.cli.checkpoint_flags import checkpoint, step
 from nova_jax.cli.entry import Command
 from nova_jax.pipeline import batch_sampling
@@ -39,7 +39,7 @@ def main(args: flags.FlagValues) -> None:
     sampling_flags.check_alone(args)
     batch_sampling.check_files(again)
   clips, places = ([again.settings], [""]) if again else sampling_flags.clips(args)
-  formats = sampling_flags.formats(args)
+  formats, share = sampling_flags.formats(args), shares.share(args)
   output = check_folder_writable("output", args.output)
   compilation_cache.use(args.compilation_cache, on_cpu=True)
   model = again.checkpoint if again and not args.checkpoint else checkpoint(args)
@@ -63,14 +63,15 @@ def main(args: flags.FlagValues) -> None:
     print(f"all programs are compiled, after {time.perf_counter() - started:.1f} s")
     return
   with Progress("set") as progress:
-    files = batch_sampling.run(pipe, work, output, formats, progress)
+    files = batch_sampling.run(pipe, work, output, formats, progress, share)
   sheets = [path for paths in files for path in paths if path.name.endswith("-sheet.png")]
-  if sheets:
+  if sheets and (share[1] == 1 or all(path.exists() for path in sheets)):  # The last host writes it.
     media.write_stack(output / batch_sampling.STACK, sheets[:SHEET_CLIPS])
-  seconds, many = time.perf_counter() - started, "s" * (len(clips) > 1)
-  print(f"{len(clips)} clip{many} in {seconds:.1f} s, start and compilation included; see {output}")
+  seconds = time.perf_counter() - started
+  count = sum(map(len, work.batches[share[0] :: share[1]]))
+  print(f"{count} clip{'s' * (count != 1)} in {seconds:.1f} s, start and compilation included; see {output}")
   print(f"the first is {files[0][0]}; next: --reproduce={files[0][0]} makes it again")
 
 
 COMMAND = Command(
-    main, sampling_flags.define_flags, aliases=sampling_flags.NAMES | {"output": "formats"})
+    main, sampling_flags.define_flags, aliases=sampling_flags.NAMES | {"output": "formats"}, own_chips=True)

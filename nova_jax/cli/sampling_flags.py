@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from absl import flags
 
+from nova_jax.cli import shares
 from nova_jax.cli.checkpoint_flags import define_checkpoint, define_step, define_weights
 from nova_jax.cli.common_flags import define_compilation_cache
 from nova_jax.cli.renamed import define_renamed
@@ -122,6 +123,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_bool(
       "free_text_encoder", False,
       "Whether to embed all prompts first, and free the memory of the text encoder before the model loads.", **options)
+  shares.define(values, "make the clips")
   flags.DEFINE_bool("all_devices", False, "Whether to spread each batch over all devices of this machine.", **options)
   flags.DEFINE_bool(
       "compile_only", False, "Whether to compile the programs that these prompts need, keep them, and end.", **options)

@@ -154,4 +154,4 @@ def _say(note: str) -> None:
 SCORES = {"vbench": _vbench, "geneval": _geneval, "frechet": _frechet, "motion": _motion, "prediction": _prediction}
 
 
-COMMAND = Command(main, define_flags, required=("benchmark",))
+COMMAND = Command(main, define_flags, required=("benchmark",), own_chips=True)

@@ -68,4 +68,4 @@ def main(args: flags.FlagValues) -> None:
   sys.exit(FAILED if failed else 0)
 
 
-COMMAND = Command(main, define_flags, required=("config", "output"))
+COMMAND = Command(main, define_flags, required=("config", "output"), own_chips=True)

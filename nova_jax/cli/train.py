@@ -16,6 +16,7 @@ from nova_jax.cli.common_flags import define_compilation_cache, define_config
 from nova_jax.cli.entry import Command, fail
 from nova_jax.config import Experiment
 from nova_jax.parallel import supervisor
+from nova_jax.storage import join
 from nova_jax.utils.fields import from_dict
 from nova_jax.utils.files import check_folder
 from nova_jax.utils.terminal import say
@@ -59,7 +60,7 @@ def main(args: flags.FlagValues) -> None:
   window = parse_window(args.profile, experiment.train.steps)
   check_folder("workdir", args.workdir)
   with session(spec, functools.partial(fail, args=args), args.connect_timeout):
-    compilation_cache.use(args.compilation_cache)
+    compilation_cache.use(args.compilation_cache, shared=str(join(args.workdir, "programs")))
     if jax.default_backend() == "cpu":
       memory.keep_freed_memory()
     say(f"training in {args.workdir}: loading the model and the data")

@@ -2,7 +2,7 @@
 
 When one process of a run is lost, JAX aborts the others with pages of C++ messages. Each process of a multi-process run
 is therefore the child of a small supervisor, which waits for it and reduces these messages to one line.
-Invariant: this file imports JAX only where `shard_for_process` asks a TPU.
+Invariant: this file does not import JAX.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import sys
 import threading
 from typing import IO, NamedTuple
 
+from nova_jax.parallel.single_host import worker
 from nova_jax.utils.errors import FAILED, RunFailed, UserError
 
 AUTO = "auto"
@@ -86,12 +87,11 @@ def shard_for_process(address: str | None, num_processes: int | None, process_id
   for names in _SCHEDULER_VARIABLES:
     if all(name in os.environ for name in names):
       return int(os.environ[names[0]]), int(os.environ[names[1]])
-  import jax  # On a TPU VM, the TPU knows its process.
-
-  if jax.default_backend() != "tpu":
-    raise UserError(f"--coordinator={AUTO}: this is no TPU VM, Slurm or Open MPI job; give --num_processes and "
-                     "--process_id instead")
-  return jax.process_index(), jax.process_count()
+  found = worker()
+  if found is None:
+    raise UserError(f"--coordinator={AUTO}: this is no TPU VM, pod of GKE, Slurm or Open MPI job; give "
+                     "--num_processes and --process_id instead")
+  return found
 
 
 def _numbers(num_processes: int | None, process_id: int | None) -> tuple[int | None, int | None]:

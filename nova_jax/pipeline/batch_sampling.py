@@ -174,9 +174,10 @@ def check_weights(pipe: Pipeline, provenance: Provenance) -> list[str]:
 
 
 def run(
-    pipe: Pipeline, work: Work, output: Path, formats: tuple[str, ...], progress: Progress
+    pipe: Pipeline, work: Work, output: Path, formats: tuple[str, ...], progress: Progress,
+    share: tuple[int, int] = (0, 1),
 ) -> list[list[Path]]:
-  """Make all clips that aren't there; return every clip's files.
+  """Make all clips that aren't there, or every n-th batch of them; return every clip's files.
 
   Args:
     pipe: model.
@@ -184,16 +185,18 @@ def run(
     output: folder of the files.
     formats: formats to write.
     progress: display of how much is done.
+    share: number of this host, from 0, and how many make the batches in turn.
   """
-  provenances = work.provenances
+  provenances, own = work.provenances, work.batches[share[0] :: share[1]]
   files, waiting = [[] for _ in provenances], []
   length = lambda provenance: provenance.settings.get("num_frames", pipe.card.num_frames)
   for batch in work.batches:
     for i in batch:
       files[i] = list(output_paths(output, provenances[i].name(i), formats, length(provenances[i])).values())
+  for batch in own:
     if not all(path.exists() for i in batch for path in files[i]):
       waiting.append(batch)
-  if kept := len(provenances) - sum(map(len, waiting)):
+  if kept := sum(map(len, own)) - sum(map(len, waiting)):
     tell(f"{kept} of {len(provenances)} clips were made before, and stay as they are")
   remove_unfinished(output, {STACK, *(path.name for paths in files for path in paths)})
 

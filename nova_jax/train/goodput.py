@@ -84,12 +84,13 @@ class Goodput:
     rest = time.monotonic() - self._began - sum(spent.values())
     return {name: round(value, 3) for name, value in {"steps": max(rest, 0.0), **spent}.items()}
 
-  def line(self) -> str:
-    """Return a line for a person."""
+  def line(self, starts: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Return a line for a person, also on what was lost before all `starts` of the run."""
     seconds = self.seconds()
     total = sum(seconds.values()) or 1.0
     parts = ", ".join(f"{name} {value / total:.1%}" for name, value in seconds.items())
-    return f"time: {total:.1f} s ({parts})"
+    lost = all_lost(starts)
+    return f"time: {total:.1f} s ({parts})" + (f", lost to interruptions: {lost}" if lost.steps else "")
 
 
 def _age() -> float:

@@ -28,7 +28,7 @@ from nova_jax.pipeline.loading import describe
 from nova_jax.storage import as_path
 from nova_jax.train.callbacks import Callback
 from nova_jax.train.flops import matmul_peak
-from nova_jax.train.goodput import Goodput, all_lost
+from nova_jax.train.goodput import Goodput
 from nova_jax.train.metrics import MetricLog, higher_is_better
 from nova_jax.train.program import TrainProgram
 from nova_jax.train.prolong import branch_step
@@ -131,9 +131,7 @@ class Trainer:
         self._log = logs.enter_context(contextlib.closing(self._open_log(sums, notes)))
         stages = (stage for stage in self.program.stages if stage.first <= self.step < stage.last)
         finished = all(self._run_stage(stage) for stage in stages)
-      _say(self._goodput.line())
-      if (lost := all_lost(notes.get("starts", ()))).steps:
-        _say(f"lost to interruptions: {lost}")
+      _say(self._goodput.line(notes.get("starts", ())))
       # Only now is the last checkpoint on the disk.
       if finished:
         _say(f"done: {self.num_steps} steps, checkpoints in {self.checkpoints.directory}")

@@ -21,7 +21,7 @@ from nova_jax.utils.notes import tell
 DEFAULT, OFF = "auto", "off"
 
 
-def use(folder: str = DEFAULT, on_cpu: bool = False) -> None:
+def use(folder: str = DEFAULT, on_cpu: bool = False, shared: str = "") -> None:
   """Cache compiled programs in a folder; call it after JAX has found its devices.
 
   If the folder can't be written, a note says so and nothing is cached.
@@ -32,10 +32,14 @@ def use(folder: str = DEFAULT, on_cpu: bool = False) -> None:
     on_cpu: whether to cache programs on CPU, including those that compile in less than a second. Programs for a CPU use
       the instructions of the machine that compiled them, and may crash on another one that shares the home folder, so
       each kind of processor has its own folder.
+    shared: folder that all processes of a run see, which "auto" then stands for where there are several, not on CPU:
+      JAX writes programs in process 0 alone, and the others would compile them at each restart.
   """
   if folder == DEFAULT:
     folder = str(cache_folder() / "programs")
-    if jax.default_backend() == "cpu":
+    if shared and jax.process_count() > 1 and jax.default_backend() != "cpu":
+      folder = shared
+    elif jax.default_backend() == "cpu":
       folder = os.path.join(folder, f"cpu-{processor()}") if on_cpu else OFF
   if folder == OFF:
     return

@@ -11,17 +11,19 @@ from jax.experimental.compilation_cache import compilation_cache as jax_cache
 from nova_jax.utils import compilation_cache
 
 
-@pytest.mark.parametrize("folder, platform, expected", [
-    ("auto", "cpu", None), ("auto", "tpu", "{cache}/nova_jax/programs"), ("off", "tpu", None),
-    ("gs://bucket/programs", "cpu", "gs://bucket/programs")])
-def test_where_programs_are_kept(folder, platform, expected, monkeypatch, tmp_path):
+@pytest.mark.parametrize("folder, platform, processes, expected", [
+    ("auto", "cpu", 1, None), ("auto", "tpu", 1, "{cache}/nova_jax/programs"), ("off", "tpu", 2, None),
+    ("gs://bucket/programs", "cpu", 1, "gs://bucket/programs"), ("auto", "tpu", 2, "gs://bucket/run/programs"),
+    ("auto", "cpu", 2, None), ("gs://bucket/programs", "tpu", 2, "gs://bucket/programs")])
+def test_where_programs_are_kept(folder, platform, processes, expected, monkeypatch, tmp_path):
   expected = expected and expected.format(cache=tmp_path)
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   monkeypatch.setattr(jax, "default_backend", lambda: platform)
+  monkeypatch.setattr(jax, "process_count", lambda: processes)
   before = jax.config.jax_compilation_cache_dir
   jax.config.update("jax_compilation_cache_dir", None)
   try:
-    compilation_cache.use(folder)
+    compilation_cache.use(folder, shared="gs://bucket/run/programs")
     assert jax.config.jax_compilation_cache_dir == expected
   finally:
     jax.config.update("jax_compilation_cache_dir", before)
