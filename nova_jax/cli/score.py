@@ -128,7 +128,7 @@ def _inception(function: FeatureFunction, features: np.ndarray) -> dict[str, flo
 
 
 def _prediction(args) -> dict[str, float]:
-  scores = dict(prediction.SCORES) | ({"lpips": LPIPS.load(args.lpips)} if args.lpips else {})
+  scores = dict(prediction.SCORES) | ({"lpips": LPIPS.load_parts(args.lpips)} if args.lpips else {})
   function = open_features("i3d", args.weights) if args.weights else None
   pairs = prediction.pair_up(as_path(args.real), as_path(args.generated))
   found = prediction.score_prediction(pairs, args.context_frames, scores)

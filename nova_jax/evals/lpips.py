@@ -11,7 +11,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-from nova_jax.evals.networks import Params, check_weights, read_weights
+from nova_jax.evals.networks import Network, Params, check_weights
 from nova_jax.utils.errors import UserError
 
 _SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
@@ -65,22 +65,25 @@ NETWORKS: Mapping[str, _Network] = MappingProxyType({
     "VGG-16": _vgg()})
 
 
-class LPIPS:
+class LPIPS(Network):
   """Distances of frames."""
 
+  published = "AlexNet or VGG-16 from torchvision, or of LPIPS's channels"
+
   def __init__(self, network: str, params: Params):
-    self._network, self._params = network, params
+    super().__init__(params)
+    self._network = network
 
   @classmethod
-  def load(cls, paths: Sequence[str | Path]) -> "LPIPS":
-    """Load weights from files, as `read_weights` does.
+  def load_parts(cls, paths: Sequence[str | Path]) -> Self:
+    """Load weights from files that hold a part each, as `read` does.
 
     Raises:
       UserError: a file can't be read, or they are not the weights of one of `NETWORKS` and of its channels.
     """
     weights = {}
     for path in paths:
-      weights |= read_weights(path, "AlexNet or VGG-16 from torchvision, or of LPIPS's channels")
+      weights |= cls.read(path)
     return cls(*convert(weights))
 
   def __call__(

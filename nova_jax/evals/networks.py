@@ -113,9 +113,14 @@ def published_shapes(layers: Layers, kernel: str) -> dict[str, tuple[int, ...]]:
   return shapes
 
 
-def _check(
+def check_weights(
     weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], network: str, unused: tuple[str, ...]
 ) -> None:
+  """Check that weights are those of a network; the arguments are those of `fold`.
+
+  Raises:
+    UserError: weights are missing, misshapen or unknown.
+  """
   wrong = [
       f"{name} {'missing' if name not in weights else f'of shape {tuple(weights[name].shape)}, expected {shape}'}"
       for name, shape in shapes.items() if name not in weights or tuple(weights[name].shape) != shape]
@@ -143,7 +148,7 @@ def fold(
   Raises:
     UserError: weights are missing, misshapen or unknown.
   """
-  _check(weights, shapes, network, unused)
+  check_weights(weights, shapes, network, unused)
   params = {}
   for layer, _ in convolutions(layers):
     scale, bias, mean, variance = (np.asarray(weights[f"{layer.name}.bn.{key}"], np.float64) for key in _NORM)

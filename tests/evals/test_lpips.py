@@ -31,7 +31,7 @@ def test_distances_equal_those_of_torch(network, tmp_path):
   trunk = {name: value for name, value in weights.items() if name.startswith("features")}
   save_file(trunk | {"classifier.6.bias": np.zeros(9, np.float32)}, tmp_path / "trunk.safetensors")
   save_file({name: weights[name] for name in weights.keys() - trunk}, tmp_path / "channels.safetensors")
-  score = LPIPS.load([tmp_path / "trunk.safetensors", tmp_path / "channels.safetensors"])
+  score = LPIPS.load_parts([tmp_path / "trunk.safetensors", tmp_path / "channels.safetensors"])
   found = score(real, made)
   np.testing.assert_allclose(found, EXPECTED[network], atol=1e-6)
   np.testing.assert_allclose(score(real[:1], made[:1]), found[:1], atol=1e-7)
@@ -44,6 +44,6 @@ def test_weights_that_do_not_fit(tmp_path):
   with pytest.raises(ValueError, match="expected AlexNet and LPIPS's .*: lin4.model.1.weight missing"):
     lpips.convert(lacking)
   with pytest.raises(ValueError, match="is not a file; expected weights of AlexNet or VGG-16"):
-    LPIPS.load([tmp_path / "none"])
+    LPIPS.load_parts([tmp_path / "none"])
   with pytest.raises(ValueError, match="expected as many of one size"):
     LPIPS(*lpips.convert(weights))(real, made[:1])
