@@ -89,7 +89,9 @@ def test_all_trackers_see_one_run_in_two_starts(offline, tmp_path, capsys):
   stop = toy_run.Do(10, lambda: os.kill(os.getpid(), signal.SIGTERM))
   toy_run.train(experiment, tmp_path, Pictures(), stop)
   toy_run.train(experiment, tmp_path, Pictures())
-  assert "note:" not in capsys.readouterr().out
+  out, err = capsys.readouterr()
+  assert "note:" not in out and f"Weights & Biases: offline, in {tmp_path}/wandb/offline-run-" in out
+  assert "WARNING URL" not in err
 
   expected = rows(tmp_path)
   assert [row["step"] for row in expected] == [4, 8, 12, 16, 20, 24]

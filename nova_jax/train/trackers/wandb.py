@@ -36,7 +36,8 @@ class WeightsAndBiases(Tracker):
         dir=folder, config={**notes["config"], "run": {k: v for k, v in notes.items() if k != "config"}},
         allow_val_change=True, settings=settings)
     self._run.define_metric("*", step_metric="step")
-    say(f"Weights & Biases: {self._run.url or f'offline, {self._run.dir}'}")
+    where = f"offline, in {Path(self._run.dir).parent}" if self._run.offline else self._run.url
+    say(f"{self.title}: {where}")
 
   def line(self, line: Line) -> None:
     self._run.log({"step": line.step, **line.values})
