@@ -20,7 +20,7 @@ _RUNS = frozenset((
     "compilation_cache", "dataset", "runs", "workdir", "config.data.sources[].path", "config.eval.sources[].path",
     "config.train.stages[].sources[].path"))
 # Those that can't, of commands whose other paths can.
-_LOCAL = {"demo": ("output",)}
+_LOCAL = {"decode": ("output",), "demo": ("output",)}
 _TEXTS = ("prompt", "negative_prompt")  # What a picture may show.
 
 

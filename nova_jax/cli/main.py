@@ -27,6 +27,8 @@ COMMANDS = {
     "score": "Compute numbers from finished folders.",
     "sweep": "Run a sweep over settings, and write tables and plots of its results.",
     "convert": "Convert a model between the published format and ours, and publish it on the Hugging Face hub.",
+    "encode": "Encode videos and pictures into latents, with an autoencoder alone.",
+    "decode": "Decode latents into videos and pictures, with an autoencoder alone.",
     "cache": "Make a latent cache: encode videos and pictures once, so that training reads latents.",
     "inspect": "Look at a latent cache.",
     "status": "Say how a training run is doing.",

@@ -18,6 +18,7 @@ from nova_jax import pretrained
 from nova_jax.checkpoints.hub import parse_id
 from nova_jax.pipeline.given_clips import GivenClips
 from nova_jax.pipeline.known_texts import KnownTexts, known_texts
+from nova_jax.pipeline.latent_files import is_latents, latents_shape
 from nova_jax.pipeline.model_parts import TEMPERATURE
 from nova_jax.pipeline.pipeline import Pipeline
 from nova_jax.pipeline.prompts import naming
@@ -51,7 +52,9 @@ def plan_batches(clips: Sequence[Mapping[str, Any]], batch_size: int) -> Iterato
   groups: dict[str, list[int]] = {}
   for i, clip in enumerate(clips):
     common = {name: value for name, value in clip.items() if name not in PER_CLIP}
-    groups.setdefault(json.dumps([common, "image" in clip, "video" in clip], sort_keys=True), []).append(i)
+    # Latents that are continued together have one length.
+    video = latents_shape(clip["video"])[1] if is_latents(clip.get("video")) else "video" in clip
+    groups.setdefault(json.dumps([common, "image" in clip, video], sort_keys=True), []).append(i)
   for group in groups.values():
     for start in range(0, len(group), batch_size):
       yield group[start : start + batch_size]
@@ -239,7 +242,7 @@ def make(
     if any(name in clip for clip in clips):
       # No negative prompt is the same as an empty one.
       settings[name] = [clip.get(name, "") if name == "negative_prompt" else clip[name] for clip in clips]
-  if given is not None and "video" in settings:
+  if given is not None and "video" in settings and not is_latents(clips[0]["video"]):
     settings["video"] = [given.read(clip).frames for clip in clips]
   for made in pipe.stream(**settings, output=output, on_set=on_set):
     yield [made[provenance.batch[0]] for provenance in provenances]

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save
 
 from nova_jax import media
+from nova_jax.pipeline.latent_files import LatentClips, write_latents
 from nova_jax.utils.errors import UserError
-from nova_jax.utils.files import write_atomically
 
 SHOWN = 16  # Clips that a notebook shows.
 
@@ -56,7 +55,7 @@ class Clips(np.ndarray):
     path, clips = Path(path), self._clips()
     kind = path.suffix.lower()
     if kind == ".safetensors":
-      write_atomically(path, save({"latents": np.ascontiguousarray(clips)}))
+      write_latents(path, LatentClips(clips, self.fps if fps is None else fps))
       return [path]
     if clips.dtype != np.uint8:
       raise UserError(f"{path}: these are latents; save them as .safetensors, or ask for pixels")

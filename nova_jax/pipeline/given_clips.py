@@ -13,7 +13,8 @@ from typing import Any
 
 from nova_jax.media import readers
 from nova_jax.media.readers import Clip
-from nova_jax.pipeline.given_frames import read_clip, unused
+from nova_jax.pipeline.given_frames import open_latents, read_clip, unused
+from nova_jax.pipeline.latent_files import is_latents
 from nova_jax.pipeline.model_parts import ModelParts
 from nova_jax.pipeline.prompts import naming
 from nova_jax.pipeline.request import Request
@@ -72,17 +73,23 @@ class GivenClips:
     if request.video is None:
       self._check_pictures(request, 1)
       return settings | ({"num_frames": 1} if request.is_edit and request.num_frames is None else {})
+    if is_latents(request.video):
+      check(request, self._parts)
+      return settings | self._rate(request, open_latents(request.video, self._parts).fps)
     clip = self.read(settings)
     self._check_pictures(request, len(clip.frames))
     note = unused(request, request.video, clip)
     if note and note not in self.notes:
       self.notes.append(note)
-    if request.fps is None and clip.fps is not None and self._parts.cfg.has_motion:
-      settings["fps"] = clip.fps
+    settings |= self._rate(request, clip.fps)
     if request.is_edit and request.num_frames is None:
       settings["num_frames"] = len(clip.frames)
       self._kept[_key(settings)] = clip
     return settings
+
+  def _rate(self, request: Request, fps: float | None) -> dict[str, Any]:
+    """Return the setting of the rate that a file gives, where there is none and the model takes one."""
+    return {"fps": fps} if request.fps is None and fps is not None and self._parts.cfg.has_motion else {}
 
   def _check_pictures(self, request: Request, num_frames: int) -> None:
     """Refuse pictures and masks that generation would refuse, maybe hours later."""

@@ -1,6 +1,7 @@
 """Frames and tokens that a generation starts from.
 
   image, video               → the first latent frames are given; all of them condition the rest
+  video of latents           → the same, without an autoencoder
   image, video + mask or outpaint_box
                              → tokens whose pixels are all known are kept, and lead the order in which sets are written
 Invariant: pixels outside a mask are those of the picture, bit for bit.
@@ -17,7 +18,9 @@ from nova_jax.autoencoders import Autoencoder
 from nova_jax.autoencoders.streaming import frames_for_latent
 from nova_jax.config import ModelConfig
 from nova_jax.media import readers
+from nova_jax.pipeline.latent_files import LatentClips, check_autoencoder, is_latents, read_latents
 from nova_jax.pipeline.model_parts import ModelParts
+from nova_jax.pipeline.prompts import naming
 from nova_jax.pipeline.request import Request
 from nova_jax.sampling.inputs import KnownTokens
 from nova_jax.utils.arrays import AnyArray
@@ -79,6 +82,8 @@ def read_givens(request: Request, parts: ModelParts) -> Givens:
       return Givens(None if request.given is None else np.asarray(request.given, np.float32))
     except (TypeError, ValueError):
       raise UserError("given: expected latents [B, T, h, w, C] as one array of numbers") from None
+  if request.video is not None and any(map(is_latents, things)):
+    return _read_latents(things, parts)
   autoencoder = _autoencoder(request, parts)
   if request.image is not None:
     size = _size(request, parts)
@@ -95,6 +100,36 @@ def read_givens(request: Request, parts: ModelParts) -> Givens:
     return _edit(request, parts, pixels)._replace(fps=fps)
   pixels = np.stack([clip.frames[-num_frames:] for clip in clips])
   return Givens(np.asarray(autoencoder.encode(pixels)), fps=fps)
+
+
+def _read_latents(things: Sequence[Any], parts: ModelParts) -> Givens:
+  """Return what is given of files of latents: all of each."""
+  if not all(map(is_latents, things)):
+    raise UserError("video: expected files of latents for all clips, or for none")
+  files = [open_latents(thing, parts) for thing in things]
+  if len({file.latents.shape[1] for file in files}) > 1:
+    raise UserError("video: clips of latents that are continued together must be of one length")
+  fps = np.repeat([np.nan if file.fps is None else file.fps for file in files], [len(file.latents) for file in files])
+  return Givens(np.concatenate([file.latents for file in files]), fps=fps)
+
+
+def open_latents(path: str | Path, parts: ModelParts) -> LatentClips:
+  """Read a file of latents that a clip of a model continues.
+
+  Raises:
+    UserError: it can't be read, or holds latents of another size or another autoencoder.
+  """
+  with naming("video"):
+    clips, expected = read_latents(path), (*parts.cfg.latent_size, parts.cfg.latent_dim)
+    if clips.latents.shape[2:] != expected:
+      raise UserError(f"{path}: this model's latents are {expected}, these {clips.latents.shape[2:]}")
+    if parts.autoencoder is not None:
+      check_autoencoder(path, clips, parts.autoencoder)
+      if clips.num_frames is not None and parts.num_shown_frames(clips.latents.shape[1]) > clips.num_frames:
+        clips = clips._replace(latents=clips.latents[:, :-1])  # The last one stands for frames that aren't there.
+    if not clips.latents.shape[1]:
+      raise UserError(f"{path}: its frames are too few for a latent")
+  return clips
 
 
 def read_clip(request: Request, thing: Any, parts: ModelParts) -> readers.Clip:
@@ -134,8 +169,12 @@ def check_givens(request: Request, parts: ModelParts, num_latents: int) -> None:
     parts: model.
     num_latents: latent frames of the clip.
   """
-  _autoencoder(request, parts)
   name, size = _name(request), parts.frame_size
+  if name == "video" and any(map(is_latents, list_sources(request))):
+    if request.is_edit or request.context_frames is not None:
+      raise UserError("video: latents are continued, all of them; for an edit, or a part, decode them to a video first")
+  else:
+    _autoencoder(request, parts)
   if request.outpaint_box is not None:
     box = readers.check_box(request.outpaint_box, size, "outpaint_box")
     if request.mask is None and box == (0, 0, *size):

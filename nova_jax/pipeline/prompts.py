@@ -16,6 +16,7 @@ from typing import Any
 from nova_jax.media import readers
 from nova_jax.media.tables import check_rows, inner_rows, read_table
 from nova_jax.pipeline.file_settings import KINDS, RENAMED, check_settings
+from nova_jax.pipeline.latent_files import is_latents, latents_shape
 from nova_jax.pipeline.request import FILES, Request, check_seeds
 from nova_jax.storage import as_path
 from nova_jax.utils import limits
@@ -152,7 +153,7 @@ def check_files(clips: Sequence[Mapping[str, Any]], places: Sequence[str]) -> No
       if isinstance(path, str) and (name, path) not in seen:
         seen.add((name, path))
         with naming(place):
-          readers.check_file(path, name)
+          latents_shape(path) if name == "video" and is_latents(path) else readers.check_file(path, name)
 
 
 @contextlib.contextmanager

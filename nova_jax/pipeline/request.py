@@ -59,7 +59,8 @@ class Request:
       str, "Picture that becomes the first frame, of any size; with `mask` or `outpaint_box`, the picture to edit.",
       scope="content", label="Image", names_file=True, per_clip=True)
   video: Any = setting(
-      str, "Video that is continued from its end; with `mask` or `outpaint_box`, the video to edit.", scope="content",
+      str, "Video that is continued from its end; with `mask` or `outpaint_box`, the video to edit. Latents in a "
+      ".safetensors file are continued whole.", scope="content",
       names_file=True, per_clip=True)
   context_frames: int | None = setting(
       int, "Number of last frames of `video` that are given, at most.", unset="as many as the model can see", low=1,

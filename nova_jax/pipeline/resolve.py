@@ -90,7 +90,7 @@ def resolve(request: Request, parts: ModelParts) -> Job:
   plan = plan_for(request, parts, num_frames)
   prefix = givens.prefix_latents
   if prefix is not None and request.given is None and prefix.shape[1] >= plan.num_frames:
-    given = parts.require_autoencoder("num_frames").num_frames(prefix.shape[1])
+    given = parts.num_shown_frames(prefix.shape[1])
     raise UserError(
         f"num_frames: given frames count, too, and are {given} here, so none "
         "is left to make; ask for more, or give fewer (context_frames); an edit needs mask or outpaint_box")
