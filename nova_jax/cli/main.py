@@ -13,7 +13,7 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
 import importlib
 
 import nova_jax
-from nova_jax.cli.entry import run_program, tell
+from nova_jax.cli.endings import run_program, tell
 from nova_jax.cli.flag_help import wants_help
 from nova_jax.utils.errors import BAD_INPUT
 from nova_jax.utils.fields import did_you_mean

@@ -13,7 +13,8 @@ import functools
 from absl import flags
 
 from nova_jax.cli.common_flags import define_compilation_cache, define_config
-from nova_jax.cli.entry import Command, fail
+from nova_jax.cli.endings import fail
+from nova_jax.cli.entry import Command
 from nova_jax.config import Experiment
 from nova_jax.parallel import supervisor
 from nova_jax.storage import join

@@ -35,9 +35,9 @@ from nova_jax.pipeline.resolve import check
 from nova_jax.pipeline.run import Step
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
-from nova_jax.utils.files import remove_unfinished
 from nova_jax.utils.notes import tell
 from nova_jax.utils.progress import Progress
+from nova_jax.utils.writers import remove_unfinished
 
 NOTES = 5  # Lines on what is not used of given videos.
 STACK = "sheet.png"  # Contact sheets of all clips, one below the other.

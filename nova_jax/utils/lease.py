@@ -17,7 +17,7 @@ from typing import Any
 
 from nova_jax import storage
 from nova_jax.utils.errors import RunFailed
-from nova_jax.utils.files import is_dead, writer
+from nova_jax.utils.writers import is_dead, writer
 
 NAME = "lease.json"
 RENEWED = 20.0  # Seconds between two writes of the holder.

@@ -11,7 +11,7 @@ from absl import flags
 from commands import run
 from ml_collections import config_flags
 
-from nova_jax.cli import entry
+from nova_jax.cli import endings, entry
 from nova_jax.config import Experiment
 from nova_jax.utils.errors import BAD_INPUT, FAILED, RunFailed, UserError, exit_code, shorten
 from nova_jax.utils.fields import from_dict
@@ -256,7 +256,7 @@ def test_no_memory_is_said_in_one_line():
 
 def test_reads_that_end_after_another_failed_are_not_told():
   told = []
-  hook = entry._without_other_reads(told.append)
+  hook = endings._without_other_reads(told.append)
   errors = [
       RuntimeError("Event loop is closed"), RuntimeError("another"),
       Exception("Encountered error while reading array index: (slice(0, 32, 1),)")]

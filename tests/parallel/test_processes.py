@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from nova_jax.cli import entry
+from nova_jax.cli import endings
 from nova_jax.parallel import processes
 from nova_jax.utils.errors import RunFailed, UserError
 
@@ -74,7 +74,7 @@ def ended(monkeypatch):
   def end(code):
     raise Ended(code)
 
-  monkeypatch.setattr(entry.os, "_exit", end)
+  monkeypatch.setattr(endings.os, "_exit", end)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -95,7 +95,7 @@ def test_what_all_have_computed_is_said_by_process_0(monkeypatch, ended, first):
 def test_an_error_in_a_session_ends_the_process_at_once(monkeypatch, ended, capsys, error, code, said):
   monkeypatch.setattr(processes, "_join", lambda *_: None)
   with pytest.raises(Ended, match=f"^{code}$"):
-    with processes.session(processes.ProcessSpec("a:1", 2, 1), entry.fail):
+    with processes.session(processes.ProcessSpec("a:1", 2, 1), endings.fail):
       raise error
   text = capsys.readouterr().err
   assert text.startswith(said) and text.count("\n") <= 1

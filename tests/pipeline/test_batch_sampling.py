@@ -14,8 +14,8 @@ from nova_jax.cli import sampling_flags
 from nova_jax.pipeline import batch_sampling, prompts
 from nova_jax.pipeline.given_clips import GivenClips
 from nova_jax.pipeline.provenance import write_outputs
-from nova_jax.utils.files import _host, _start_time
 from nova_jax.utils.progress import Progress
+from nova_jax.utils.writers import _host, _start_time
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import time
 from absl import flags
 
 from nova_jax.cli import Command
-from nova_jax.cli.entry import fail
+from nova_jax.cli.endings import fail
 from nova_jax.parallel.supervisor import process_spec, supervise
 from nova_jax.utils.errors import UserError
 

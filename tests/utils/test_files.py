@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nova_jax.utils import files
+from nova_jax.utils import files, writers
 from nova_jax.utils.errors import BAD_INPUT, FAILED, exit_code
 
 
@@ -24,27 +24,27 @@ def test_two_writers_never_share_a_temporary_name(tmp_path, monkeypatch):
     two.write_text("two", encoding="utf-8")
     assert one != two and one.suffix == ".mp4"
   assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
-  here = files.writer()
-  monkeypatch.setattr(files.socket, "gethostname", lambda: "another")
-  files._host.cache_clear()
+  here = writers.writer()
+  monkeypatch.setattr(writers.socket, "gethostname", lambda: "another")
+  writers._host.cache_clear()
   try:
-    assert files.writer().split("-")[1:] == here.split("-")[1:] and files.writer() != here
+    assert writers.writer().split("-")[1:] == here.split("-")[1:] and writers.writer() != here
   finally:
-    files._host.cache_clear()
+    writers._host.cache_clear()
 
 
 def test_only_what_dead_writers_left_is_removed(tmp_path):
   gone, writing = subprocess.Popen(["true"]), subprocess.Popen(["sleep", "60"])
   gone.wait()
-  host, start = files._host(), files._start_time(writing.pid)
+  host, start = writers._host(), writers._start_time(writing.pid)
   dead = leave(tmp_path, host, gone.pid, "1")
   reused = leave(tmp_path, host, writing.pid, "1")  # The number of a process that ended, given to another.
   alive = leave(tmp_path, host, writing.pid, start)
-  own = leave(tmp_path, host, os.getpid(), files._start_time(os.getpid()))
+  own = leave(tmp_path, host, os.getpid(), writers._start_time(os.getpid()))
   elsewhere, long_ago = leave(tmp_path, "ffffff", gone.pid, "1"), leave(tmp_path, "eeeeee", gone.pid, "1")
   os.utime(long_ago, (time.time() - 2 * 24 * 3600,) * 2)
   others = leave(tmp_path, host, gone.pid, "1", ".another.{}-{}-{}-0a1b2c.mp4")
-  files.remove_unfinished(tmp_path, {"clip.mp4"})
+  writers.remove_unfinished(tmp_path, {"clip.mp4"})
   writing.kill()
   assert not any(path.exists() for path in (dead, reused, long_ago))
   assert all(path.exists() for path in (alive, own, elsewhere, others))

@@ -38,7 +38,8 @@ from nova_jax.data.cache.workers import Workers
 from nova_jax.storage import RemotePath
 from nova_jax.utils.errors import RunFailed
 from nova_jax.utils.fields import to_dict
-from nova_jax.utils.files import check_folder, remove_unfinished, write_atomically
+from nova_jax.utils.files import check_folder, write_atomically
+from nova_jax.utils.writers import remove_unfinished
 
 _FEW = 20  # Items of which any share may be rejected.
 _REASONS = 3  # Commonest ones that are shown.

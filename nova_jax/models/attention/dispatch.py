@@ -33,7 +33,7 @@ def attention(
     k: keys.
     v: values.
     mask: mask of the keys that each query attends to; None for all.
-    backend: name of the implementation, one of `ATTENTION` in config.py.
+    backend: name of the implementation, one of `ATTENTION` in config/model.py.
     sharding: sharding of the sequence, the same for queries and keys; None if it is not sharded.
   """
   mesh, platform = current_mesh(), current_platform()

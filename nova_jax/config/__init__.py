@@ -2,169 +2,29 @@
 
 A config file's `get_config()` returns `to_config_dict(Experiment(...))`. Each field is declared here, once, with its
 default and with the range of its values in its type. `utils/fields.py` converts to flags and files, and back.
+The model is in `model.py`; all else is here.
 Invariant: an invalid value is a `UserError` that names the field.
 """
 
 import dataclasses
-import types
-from collections.abc import Mapping
 from typing import Annotated
 
+from nova_jax.config.model import ATTENTION, NORMS, PRESETS, REMAT, ModelConfig
+from nova_jax.config.numbers import LARGEST, Count, CountOrNone, Decay, Fraction, NotNegative, Positive, Size
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.ranges import Range, check_ranges
 from nova_jax.utils.renamed import takes_old_names
 
-LARGEST = 2**20  # Largest size in a model. A larger one is a mistake, which is found before anything is created.
-# What the backward pass does with the activations of a block.
-REMAT = {
-    "none": "keeps all of them",
-    "dots": "keeps the results of matrix products and attention, recomputes the rest",
-    "block": "keeps only the block's input, recomputes the block",
-    "offload": "keeps only the block's input, in the host's memory",
-}
-# What a transformer block normalises.
-NORMS = {
-    "post": "the outputs of attention and MLP, before they are added, as in NOVA",
-    "pre": "the inputs of attention and MLP",
-}
-# Implementations of attention.
-ATTENTION = {
-    "auto": "the fastest for the platform: splash on TPU, mapped on CPU, cudnn on NVIDIA GPUs where it can, else dense",
-    "dense": "one matrix of scores for all heads: the reference",
-    "mapped": "one head at a time, recomputed in the backward pass: for CPU",
-    "cudnn": "cuDNN's flash attention for NVIDIA GPUs from Ampere on, in bfloat16; by XLA, slowly, elsewhere",
-    "splash": "the Pallas kernel for TPU (interpreted, slowly, elsewhere)",
-}
+__all__ = (
+    "ATTENTION", "Bucket", "CacheConfig", "Count", "CountOrNone", "DATASETS", "DEFAULT_FPS", "DEFAULT_MOTION_FLOW",
+    "DataConfig", "Decay", "EvalConfig", "Experiment", "Fraction", "LARGEST", "LoraConfig", "MeshConfig",
+    "ModelConfig", "NORMS", "NotNegative", "OptimizerConfig", "PRESETS", "Positive", "REMAT", "SampleConfig",
+    "SchedulerConfig", "Size", "SourceConfig", "StageConfig", "TrainConfig")
+
 DATASETS = ("moving_digits", "two_digits", "caches")
 DEFAULT_MOTION_FLOW = 5.0
 DEFAULT_FPS = 12.0
-# Types of numbers.
-Size = Annotated[int, Range(1, LARGEST)]
-Count = Annotated[int, Range(1, 2**31 - 1)]  # Number of steps or records; the step is an int32.
-CountOrNone = Annotated[int, Range(0, 2**31 - 1)]  # 0 stands for none.
-Fraction = Annotated[float, Range(0, 1)]
-Decay = Annotated[float, Range(0, 1, "high")]  # At 1 nothing would change any more.
-Positive = Annotated[float, Range(0, open="low")]
-NotNegative = Annotated[float, Range(0)]
 Bucket = tuple[Size, Size, Size]  # Frames, and height and width in pixels, of clips.
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-  """Sizes of a NOVA transformer, and how it computes. `PRESETS` has the released models."""
-
-  latent_dim: Size  # C, the number of channels of a latent.
-  latent_size: tuple[Size, Size]  # Height and width of a latent frame.
-  patch_size: Size  # Side of an image token in latents; the side of a video token is twice as long.
-  width: Size  # Width D of both encoders.
-  num_heads: Size  # Number of heads H of both encoders.
-  temporal_depth: Size  # Number of blocks of the temporal encoder.
-  spatial_depth: Annotated[int, Range(2, LARGEST)]  # Number of blocks of the spatial encoder.
-  denoiser_depth: Size
-  denoiser_width: Size
-  base_frames: Size = 1  # Latent frames that absolute time positions are stretched to; > 1 adds the motion tokens.
-  text_dim: Size | None = None  # Width of a text embedding; None for a class-conditional model.
-  text_len: Size = 256  # Number of text tokens L.
-  num_classes: Size | None = None  # Number of classes, without the "no class" row; None with text.
-  # Rank of scaling & shift; None for no such layer, negative for full rank.
-  mixer_rank: Annotated[int, Range(-LARGEST, LARGEST)] | None = None
-  rotary: bool = False  # 3-D rotary positions instead of absolute ones.
-  norm: str = "post"  # What blocks normalise; see `NORMS`.
-  history: bool = True  # Whether frames attend to earlier ones; otherwise each is generated independently.
-  dtype: str = "float32"  # Dtype of activations; parameters are always float32.
-  remat: str = "none"  # What the backward pass recomputes; see `REMAT`.
-  attention: str = "auto"  # Implementation of attention; see `ATTENTION`.
-
-  def __post_init__(self):
-    if (self.text_dim is None) == (self.num_classes is None):
-      raise UserError(
-          "model: give either text_dim or num_classes, not both or none "
-          f"(got {self.text_dim} and {self.num_classes})")
-    check_ranges(self, "model")
-    if self.mixer_rank == 0:
-      raise UserError("model.mixer_rank: expected a rank, a negative number for full rank or None for no layer, got 0")
-    if self.width % 4:
-      raise UserError(f"model.width: sines and cosines of two axes need a multiple of 4, got {self.width}")
-    if self.rotary and (self.width // self.num_heads) % 32:
-      raise UserError(
-          "model.num_heads: rotary positions need a multiple of 32 channels a head, got "
-          f"{self.width // self.num_heads}")
-    if self.width % self.num_heads:
-      raise UserError(f"model.width: {self.width} does not divide into {self.num_heads} heads")
-    for side in self.latent_size:
-      if side % (2 * self.patch_size):
-        raise UserError(
-            f"model.latent_size: {self.latent_size} must divide into video patches of {2 * self.patch_size} latents")
-    if self.dtype not in ("float32", "bfloat16"):
-      raise UserError(f'model.dtype: expected "float32" or "bfloat16", got {self.dtype!r}')
-    for name, choices in (("norm", NORMS), ("remat", REMAT), ("attention", ATTENTION)):
-      if getattr(self, name) not in choices:
-        raise UserError(f"model.{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
-
-  def check_fit(self, latent_dim: int | None = None, text_dim: int | None = None) -> None:
-    """Refuse an autoencoder or a text encoder whose channels differ from the model's; None is not checked."""
-    if latent_dim is not None and latent_dim != self.latent_dim:
-      raise UserError(f"the autoencoder's latents have {latent_dim} channels, the model's {self.latent_dim}")
-    if text_dim is not None and self.text_dim is None:
-      raise UserError("there is a text encoder, but the model takes class labels")
-    if text_dim is not None and text_dim != self.text_dim:
-      raise UserError(f"the text encoder's embeddings have {text_dim} values, the model takes {self.text_dim}")
-
-  @property
-  def image_grid(self) -> tuple[int, int]:
-    return (self.latent_size[0] // self.patch_size, self.latent_size[1] // self.patch_size)
-
-  @property
-  def video_grid(self) -> tuple[int, int]:
-    return (self.image_grid[0] // 2, self.image_grid[1] // 2)
-
-  @property
-  def num_image_tokens(self) -> int:
-    """Number N of image tokens per frame."""
-    return self.image_grid[0] * self.image_grid[1]
-
-  @property
-  def num_video_tokens(self) -> int:
-    """Number M of video tokens per frame."""
-    return self.video_grid[0] * self.video_grid[1]
-
-  @property
-  def patch_dim(self) -> int:
-    """Number of values in an image token."""
-    return self.patch_size**2 * self.latent_dim
-
-  @property
-  def has_motion(self) -> bool:
-    return self.base_frames > 1
-
-  @property
-  def num_condition_tokens(self) -> int:
-    """Length P of the prefix: text or label, then motion."""
-    return (self.text_len if self.text_dim else 1) + 2 * self.has_motion
-
-
-def _released(
-    width: int, num_heads: int, denoiser: tuple[int, int], latent_size: tuple[int, int], **fields,
-) -> ModelConfig:
-  """Return a model of the released family: 16 temporal and 32 spatial blocks, 4-channel latents, Phi-2 text."""
-  return ModelConfig(
-      latent_dim=4, latent_size=latent_size, patch_size=2, width=width, num_heads=num_heads, temporal_depth=16,
-      spatial_depth=32, denoiser_depth=denoiser[0], denoiser_width=denoiser[1], text_dim=2560, text_len=256, **fields)
-
-
-PRESETS: Mapping[str, ModelConfig] = types.MappingProxyType({
-    "nova-d48w768-sdxl1024": _released(768, 12, (6, 768), (128, 128)),
-    "nova-d48w1024-sdxl1024": _released(1024, 16, (6, 1024), (128, 128)),
-    "nova-d48w1536-sdxl1024": _released(1536, 16, (6, 1536), (128, 128)),
-    "nova-d48w1024-sd512": _released(1024, 16, (6, 1024), (64, 64)),
-    "nova-d48w1024-osp480": _released(1024, 16, (3, 1280), (60, 96), base_frames=16, mixer_rank=24),
-    "digits": ModelConfig(
-        latent_dim=1, latent_size=(16, 16), patch_size=4, width=128, num_heads=4, temporal_depth=3, spatial_depth=4,
-        denoiser_depth=3, denoiser_width=128, base_frames=4, text_dim=64, text_len=8, mixer_rank=-1, remat="dots"),
-    "two_digits": ModelConfig(
-        latent_dim=1, latent_size=(32, 32), patch_size=4, width=160, num_heads=5, temporal_depth=4, spatial_depth=6,
-        denoiser_depth=3, denoiser_width=160, base_frames=8, text_dim=64, text_len=20, mixer_rank=-1, remat="dots"),
-})
 
 
 @dataclasses.dataclass(frozen=True)
