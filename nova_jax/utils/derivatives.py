@@ -8,6 +8,7 @@ Invariant: both passes are ordinary programs, so derivatives of any order, `jax.
 work.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -109,3 +110,72 @@ ad.primitive_jvps[linear_call_p] = _jvp
 ad.primitive_transposes[linear_call_p] = _transpose
 batching.primitive_batchers[linear_call_p] = _batch
 mlir.register_lowering(linear_call_p, mlir.lower_fun(_call, multiple_results=True))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def by_kernel(
+    kernel: Callable[[Any, Any], Any], formula: Callable[[Any, Any], Any], context: Any, arguments: Any
+) -> Any:
+  """Call a kernel that knows its gradient, but neither forward mode nor derivatives of its gradient.
+
+  These come from a formula. Without them it is not computed: gradients are the kernel's.
+
+  Args:
+    kernel: function (context, arguments) → output, which JAX can differentiate once, in reverse mode.
+    formula: function of the same arguments with the same output, which JAX can differentiate.
+    context: values that nothing is differentiated by.
+    arguments: values that derivatives are taken by.
+
+  Returns:
+    The output of `kernel`.
+  """
+  del formula
+  return kernel(context, arguments)
+
+
+@by_kernel.defjvp
+def _by_kernel_jvp(kernel, formula, primals, tangents):
+  context, arguments = primals
+  fixed = jax.lax.stop_gradient(arguments)  # JAX must not look for derivatives inside the kernel.
+  out, pull = jax.vjp(lambda arguments: kernel(context, arguments), fixed)
+  return jax.jvp(lambda arguments: _depend(formula, (pull, context, arguments), out), (arguments,), tangents[1:])
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _depend(formula, residuals, out):
+  """Return the output `out`, which depends on the arguments in `residuals`."""
+  del formula, residuals
+  return out
+
+
+@_depend.defjvp
+def _depend_jvp(formula, primals, tangents):
+  residuals, _ = primals
+  (_, _, change), _ = tangents
+  change = linear_call(
+      functools.partial(_formula_change, formula), functools.partial(_kernel_gradient, formula), residuals, change)
+  return _depend(formula, *primals), change
+
+
+def _formula_change(formula, residuals, change):
+  _, context, arguments = residuals
+  return jax.jvp(functools.partial(formula, context), (arguments,), (change,))[1]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _kernel_gradient(formula, residuals, cotangent):
+  del formula
+  pull, *_ = residuals
+  return pull(cotangent)[0]
+
+
+@_kernel_gradient.defjvp
+def _kernel_gradient_jvp(formula, primals, tangents):
+  (_, context, arguments), cotangent = primals
+  (_, _, change), cotangent_change = tangents
+
+  def gradient(arguments, cotangent):
+    return jax.vjp(functools.partial(formula, context), arguments)[1](cotangent)[0]
+
+  _, out = jax.jvp(gradient, (arguments, cotangent), (change, cotangent_change))
+  return _kernel_gradient(formula, *primals), out

@@ -18,7 +18,7 @@ from nova_jax.models.attention.masks import BlockCausal, ValidKeys
 from nova_jax.models.layers import project
 from nova_jax.parallel.context import SequenceSharding
 from nova_jax.parallel.sharding import gather_weight, make_mesh
-from nova_jax.utils.derivatives import linear_call
+from nova_jax.utils.derivatives import by_kernel, linear_call
 
 rng = np.random.default_rng(0)
 
@@ -65,22 +65,36 @@ def test_a_linear_map_is_transposed_as_it_says():
   np.testing.assert_array_equal(jax.vmap(seven, (0, None))(jnp.arange(3.0), 2.0), [0, 2, 4])
 
 
+def test_a_kernel_has_its_own_gradient_and_all_else_of_its_formula():
+  @jax.custom_vjp
+  def squared(x):
+    return x**2
+
+  squared.defvjp(lambda x: (squared(x), x), lambda x, g: (7 * g,))
+  with pytest.raises(TypeError, match="forward-mode"):
+    jax.jvp(squared, (3.0,), (1.0,))
+  ours = jax.jit(lambda x: by_kernel(lambda factor, x: factor * squared(x), lambda factor, x: factor * x**2, 2.0, x))
+  assert ours(3.0) == 18 and jax.grad(ours)(3.0) == 14 and jax.jvp(ours, (3.0,), (1.0,)) == (18, 12)
+  assert jax.hessian(ours)(3.0) == jax.grad(jax.grad(ours))(3.0) == 4
+  assert jax.jvp(lambda x: jax.jvp(ours, (x,), (1.0,))[1], (3.0,), (1.0,))[1] == 4
+  np.testing.assert_array_equal(jax.vmap(jax.hessian(ours))(jnp.arange(3.0)), [4, 4, 4])
+
+
 def test_linear_maps():
   assert_same_derivatives(
       lambda x, kernel: project(x, kernel, 2), lambda x, kernel: jnp.tensordot(x, kernel, 2),
       normal(2, 3, 4, 5), normal(4, 5, 3, 2))
 
 
-@pytest.mark.parametrize("backend, mask", [
-    (backend, mask) for backend in ("mapped", "splash") for mask in (None, BlockCausal(prefix=1, frame=3), ValidKeys(4))
-], ids=str)
+@pytest.mark.parametrize("backend", ["mapped", "splash", "cudnn"])
+@pytest.mark.parametrize("mask", [None, BlockCausal(prefix=1, frame=3), ValidKeys(4)], ids=str)
 def test_attention(backend, mask):
   qkv = [normal(1, 7, 2, 8) for _ in range(3)]
   assert_same_derivatives(
       functools.partial(attention, mask=mask, backend=backend), functools.partial(dense, mask=mask), *qkv)
 
 
-@pytest.mark.parametrize("backend", ["dense", "mapped", "splash"])
+@pytest.mark.parametrize("backend", ["dense", "mapped", "splash", "cudnn"])
 def test_forward_mode_on_a_mesh(backend):
   qkv, change = (tuple(normal(2, 9, 2, 8) for _ in range(3)) for _ in range(2))
   mask, weight = BlockCausal(prefix=1, frame=2), normal(8, 8)

@@ -2,9 +2,10 @@
 
 NOVA's masks are told without a matrix. Queries that see the same keys, those of a frame, are one call without a mask;
 a length that is known only when the program runs is cuDNN's own length of keys.
-Invariant: where cuDNN can't, XLA computes the same formula.
+Invariant: where cuDNN can't, XLA computes the same formula; so it does for forward mode and second derivatives.
 """
 
+import functools
 from typing import Literal
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nova_jax.models.attention.masks import Mask
+from nova_jax.utils.derivatives import by_kernel
 
 _DTYPES = ("bfloat16", "float16")
 _LARGEST_HEAD = 128  # Channels of a head before Hopper.
@@ -37,7 +39,7 @@ def flash(
   """Compute attention; the arguments are those of `attention`, and who computes."""
 
   def run(q, k, v, lengths=None):
-    return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation=implementation)
+    return by_kernel(functools.partial(_run, implementation), functools.partial(_run, "xla"), lengths, (q, k, v))
 
   if mask is None:
     return run(q, k, v)
@@ -50,3 +52,7 @@ def flash(
   frames = [run(q[:, start:end], k[:, : visible[start]], v[:, : visible[start]])
             for start, end in zip(starts, ends, strict=True)]
   return jnp.concatenate(frames, axis=1)
+
+
+def _run(implementation, lengths, qkv):
+  return jax.nn.dot_product_attention(*qkv, key_value_seq_lengths=lengths, implementation=implementation)

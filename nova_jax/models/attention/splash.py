@@ -7,8 +7,6 @@ The kernel knows its gradient, but neither forward mode nor derivatives of the g
 with the scores of all pairs of queries and keys in memory.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from nova_jax.models.attention.masks import BlockCausal, Mask, ValidKeys
 from nova_jax.models.layers import ATTENTION_RESIDUALS
 from nova_jax.utils.arrays import AnyArray
-from nova_jax.utils.derivatives import linear_call
+from nova_jax.utils.derivatives import by_kernel
 
 _BLOCKS = (512, 384, 256, 128)  # Multiples of a TPU's 128 lanes; larger blocks use the matrix unit better.
 
@@ -98,64 +96,19 @@ def splash(
     segments = splash_lib.SegmentIds(
         q=jnp.ones(q.shape[2], jnp.int32), kv=(jnp.arange(k.shape[2]) < length).astype(jnp.int32))
     num_visible = jnp.full_like(padded_queries, length)
-  out = _run(kernel, segments, num_visible, (q, k, v))
+  out = by_kernel(_run, _formula, (kernel, segments, num_visible), (q, k, v))
   return jnp.swapaxes(out, 1, 2)[:, :num_queries]
 
 
-@jax.custom_jvp
-def _run(kernel, segments, num_visible, qkv):
-  """Run the kernel, which knows without `num_visible` how many keys each query attends to."""
-  del num_visible
+def _run(context, qkv):
+  """Run the kernel, which knows by its own masks how many keys each query attends to."""
+  kernel, segments, _ = context
   return jax.vmap(kernel, in_axes=(0, 0, 0, None))(*qkv, segments)
 
 
-@_run.defjvp
-def _run_jvp(primals, tangents):
-  kernel, segments, num_visible, qkv = primals
-  run = lambda *qkv: jax.vmap(kernel, in_axes=(0, 0, 0, None))(*qkv, segments)
-  out, pull = jax.vjp(run, *jax.lax.stop_gradient(qkv))  # JAX must not look for derivatives inside.
-  return jax.jvp(lambda qkv: _depend(qkv, num_visible, pull, out), (qkv,), tangents[3:])
-
-
-@jax.custom_jvp
-def _depend(qkv, num_visible, pull, out):
-  """Return `out`, which depends on q, k and v."""
-  del qkv, num_visible, pull
-  return out
-
-
-@_depend.defjvp
-def _depend_jvp(primals, tangents):
-  qkv, num_visible, pull, _ = primals
-  return _depend(*primals), linear_call(_change, _gradients, (pull, num_visible, qkv), tangents[0])
-
-
-def _change(residuals, tangents):
-  _, num_visible, qkv = residuals
-  return jax.jvp(functools.partial(_formula, num_visible), qkv, tangents)[1]
-
-
-@jax.custom_jvp
-def _gradients(residuals, dout):
-  """Return the kernel's gradients of q, k and v."""
-  pull, *_ = residuals
-  return pull(dout)
-
-
-@_gradients.defjvp
-def _gradients_jvp(primals, tangents):
-  (_, num_visible, qkv), dout = primals
-  (_, _, dqkv), ddout = tangents
-
-  def gradients(qkv, dout):
-    return jax.vjp(functools.partial(_formula, num_visible), *qkv)[1](dout)
-
-  return _gradients(*primals), jax.jvp(gradients, (qkv, dout), (dqkv, ddout))[1]
-
-
-def _formula(
-    num_visible: Int[Array, "Q"], q: Float[Array, "B H Q K"], k: Float[Array, "B H S K"], v: Float[Array, "B H S K"]
-) -> Float[Array, "B H Q K"]:
+def _formula(context, qkv):
+  """Compute the same from the scores of all pairs."""
+  (_, _, num_visible), (q, k, v) = context, qkv
   scores = jnp.einsum("bhqk,bhsk->bhqs", q, k, preferred_element_type=jnp.float32)
   scores = jnp.where(jnp.arange(k.shape[2]) < num_visible[:, None], scores, -jnp.inf)
   return jnp.einsum("bhqs,bhsk->bhqk", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)
