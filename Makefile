@@ -1,4 +1,4 @@
-# make demo: install, train on moving digits, generate, score.
+# make demo: install, show a clip of the trained digits that come along, train one's own, generate, score.
 # make test: install, run the tests that are not slow.   make test-all: all tests.   make lint: check the code's style.
 # make docs: build the docs site into build/site.   make lock: pin new versions in constraints.txt and requirements.txt.
 # make clean: remove what was installed and built.   make clean-runs: remove the trained models in runs/.
@@ -6,6 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/digits
+FIRST := runs/first
 # Exact versions; each file that is downloaded must have one of the hashes in constraints.txt.
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --build-constraints constraints.txt
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -27,6 +28,9 @@ endif
 .PHONY: demo test test-all test-types lint docs lock browser clean clean-runs $(VENV)/libtpu
 
 demo: $(VENV)/installed
+	$(BIN)/python -m launch.sample --checkpoint digits --prompt "the digit seven moves left" --formats gif,sheet \
+	  --output $(FIRST)
+	@echo "watch $$(ls $(FIRST)/000*.gif), or see $(FIRST)/sheet.png; what follows trains a model like it"
 	$(BIN)/python -m launch.train --config configs/digits.py --workdir $(RUN)
 	$(BIN)/python -m launch.evaluate --benchmark digits --checkpoint $(RUN) --output $(RUN)/score
 	$(BIN)/python -m launch.evaluate --benchmark digits --checkpoint $(RUN) --output $(RUN)/score_free --captions free

@@ -13,6 +13,7 @@ from nova_jax import pretrained
 from nova_jax.checkpoints.weight_files import open_weights
 from nova_jax.evals import digits
 from nova_jax.pipeline.provenance import read_provenance
+from nova_jax.utils import compilation_cache
 
 DIGITS = pretrained.FOLDER / "digits"
 
@@ -49,9 +50,12 @@ def test_a_clip_needs_a_prompt_alone(tmp_path):
 
 
 def test_only_the_digits_are_scored_without_a_checkpoint(tmp_path, monkeypatch):
+  kept = []
+  monkeypatch.setattr(compilation_cache, "use", lambda folder, on_cpu: kept.append((folder, on_cpu)))
   done = run("evaluate", "--benchmark", "geneval", "--output", tmp_path)
   assert done.returncode == 2 and "--checkpoint: say which model to sample for geneval" in done.stderr
   scored = []
   monkeypatch.setattr("nova_jax.cli.evaluate.score_digits", lambda pipe, *_, **__: scored.append(pipe.card) or 1 / 0)
   run("evaluate", "--output", tmp_path)
+  assert kept == [("auto", True)] * 2, "a second scoring compiles nothing"
   assert scored == [nova_jax.open_folder(DIGITS).card] == [nova_jax.Pipeline.load().card]

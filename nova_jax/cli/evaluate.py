@@ -17,7 +17,7 @@ from absl import flags
 
 from nova_jax.cli import sampling_flags, shares
 from nova_jax.cli.checkpoint_flags import checkpoint, define_checkpoint, define_step, step
-from nova_jax.cli.common_flags import define_shard
+from nova_jax.cli.common_flags import define_compilation_cache, define_shard
 from nova_jax.cli.entry import Command
 from nova_jax.evals import digits as digits_lib
 from nova_jax.evals.benchmarks import run
@@ -28,6 +28,7 @@ from nova_jax.evals.benchmarks.settings import SAMPLED
 from nova_jax.evals.digits_run import score_digits
 from nova_jax.pipeline.loading import load_pipeline, say_first_compiles
 from nova_jax.storage import as_path
+from nova_jax.utils import compilation_cache
 from nova_jax.utils.errors import FAILED, UserError
 from nova_jax.utils.files import check_folder_writable
 from nova_jax.utils.progress import Progress
@@ -80,6 +81,7 @@ def define_flags(values: flags.FlagValues) -> None:
       flag_values=values)
   flags.DEFINE_integer(
       "seed", 0, "Seed of all random numbers; the same seed gives the same samples.", flag_values=values)
+  define_compilation_cache(values)
   sampling_flags.define_model_flags(values)
   define_step(values)
   sampling_flags.define_settings(SAMPLED, values)
@@ -95,6 +97,7 @@ def main(args: flags.FlagValues) -> None:
   if share[1] > 1 and (args.benchmark == "digits" or args.shard != "0/1"):
     raise UserError("--coordinator: the digits are scored by one host; leave it out" if args.benchmark == "digits" else
                     "--shard: the number of hosts and of this one say so already; give one of both")
+  compilation_cache.use(args.compilation_cache, on_cpu=True)
   if args.benchmark == "digits":
     _digits(args)
   elif not args.checkpoint:
