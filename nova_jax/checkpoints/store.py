@@ -92,6 +92,7 @@ class Checkpointer:
     if keep < 1:
       raise UserError(f"train.keep: expected 1 or more checkpoints, got {keep}")
     self.directory = check_holds_runs(directory).absolute()
+    self.directory.mkdir(parents=True, exist_ok=True)  # So that it is there when the only, unfinished step is removed.
     self._saving: tuple[int, ocp.args.Composite] | None = None  # What is under way, or failed.
     self._failed, self._begun = 0, True
     logging.get_absl_logger().addFilter(_is_news)

@@ -18,6 +18,7 @@ from nova_jax.storage.addresses import filesystem, is_collapsed, is_remote, sche
 from nova_jax.storage.failures import telling
 from nova_jax.storage.ranges import RangeReader
 
+_made: set[str] = set()  # Folders that this process made; a bucket has none without objects.
 _AHEAD = 1 << 17  # Bytes that are read at once of an object that is opened.
 
 
@@ -165,8 +166,13 @@ class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):  # ty: ignor
         pathlib.PurePosixPath(*RemotePath(*other).parts))
 
   def iterdir(self) -> Iterator["RemotePath"]:
-    with telling(self):
-      found = self._filesystem.ls(str(self), detail=True)
+    try:
+      with telling(self):
+        found = self._filesystem.ls(str(self), detail=True)
+    except FileNotFoundError:
+      if str(self) not in _made:
+        raise
+      found = []
     for info in sorted(found, key=lambda info: info["name"]):
       if (path := self._listed(info)) != self:
         yield path
@@ -192,9 +198,10 @@ class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):  # ty: ignor
         yield from (path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, first))
 
   def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
-    """Do nothing: a folder is there as soon as it holds an object."""
+    """Remember that a folder without objects is empty, rather than missing, when this process lists it."""
     if not exist_ok and self.exists():
       raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))
+    _made.add(str(self))
 
   def open(self, mode: str = "r", buffering: int = -1, encoding=None, errors=None, newline=None):
     """Open for reading; what is written goes through `write_bytes`, `write_text` or `upload`."""

@@ -88,6 +88,16 @@ def test_runs_and_shards_are_refused_in_one_line(folder):
       act()
 
 
+def test_a_folder_that_was_made_is_empty_when_its_last_object_is_gone(folder):
+  made = folder / "made"
+  made.mkdir(parents=True)
+  (made / "a").write_bytes(b"1")
+  (made / "a").unlink()
+  assert list(made.iterdir()) == []
+  with pytest.raises(FileNotFoundError):
+    list((folder / "other").iterdir())
+
+
 def test_what_leads_out_of_a_folder_is_found_in_the_bucket(folder, tmp_path):
   assert storage.join(folder, "../a.mp4") == folder.parent / "a.mp4"
   assert storage.join(folder, str(tmp_path)) == tmp_path

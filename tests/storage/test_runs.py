@@ -80,6 +80,13 @@ def test_a_run_killed_while_it_writes_continues_bit_for_bit(whole, bucket, folde
   assert finished_steps(folder / "checkpoints") == STEPS
 
 
+def test_an_unfinished_checkpoint_that_is_the_only_one_is_removed(folder):
+  (folder / "checkpoints/2/state/manifest").write_bytes(b"1")
+  with store.Checkpointer(folder / "checkpoints", keep=1) as checkpoints:
+    assert checkpoints.latest_step() is None
+  assert finished_steps(folder / "checkpoints") == []
+
+
 def test_a_run_killed_ten_times_ends_as_one_that_was_not(bucket, folder, tmp_path):
   """Killed at random writes, and a moment later; programs are compiled by the first process alone."""
   random, compiled_in = np.random.default_rng(0), folder.parent / f"{folder.name}-programs"
