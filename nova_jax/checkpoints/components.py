@@ -22,6 +22,7 @@ from nova_jax.checkpoints.choice import stored_under
 from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.checkpoints.weight_files import CONFIG, open_weights, read_config
 from nova_jax.models.nova import NOVA
+from nova_jax.models.quantization import Quantization
 from nova_jax.text.phi import Phi, PhiConfig
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
@@ -100,11 +101,14 @@ class Part(NamedTuple):
     """Return our arrays. All weights must fit our module."""
     return key_table.to_ours(self.weights, self.shapes, self.names) if self.ours is None else self.ours
 
-  def state(self, dtype: np.dtype | str | None = None) -> nnx.State:
+  def state(
+      self, dtype: np.dtype | str | None = None, quantization: Quantization | None = None
+  ) -> nnx.State:
     """Read our module's state onto a device of this host, one array at a time.
 
     Args:
       dtype: dtype of the weights; None keeps the stored one.
+      quantization: how matrices are quantized once they are read, which gives the state their scales; None for not.
 
     Raises:
       UserError: weights don't fit the config, or their names have a wrapper's prefix.
@@ -119,25 +123,38 @@ class Part(NamedTuple):
     if problems:
       raise UserError(f"{self.folder} does not fit its config. {describe({self.name: problems})}")
     arrays, device, broken = self.arrays(), jax.local_devices()[0], []
+    module, scales = nnx.merge(self.graph, self.shapes), {}
+    quantized = {} if quantization is None else quantization.axes(module)
+    if quantization is not None:
+      quantization.prepare(module)
 
     def read(path, variable):
       name = "/".join(map(str, path))
+      if name in scales:
+        return variable.replace(jax.device_put(scales.pop(name), device))
       array = arrays[name].read()
-      array = array if dtype is None else array.astype(dtype)
       if not is_finite(array):
         broken.append(name)
+      if name in quantized and quantization is not None:
+        array, scales[f"{name}_scale"] = quantization.apply(array, quantized[name])
+      elif dtype is not None:
+        array = array.astype(dtype)
       return variable.replace(jax.device_put(array, device))
 
-    state = nnx.map_state(read, self.shapes)
+    state = nnx.map_state(read, nnx.state(module))  # In the order of names: a kernel's scale comes after it.
     if broken:
       raise FloatingPointError(
           f"{self.folder}: the {self.name} has weights that are not finite: {summarize_names(broken)}; the file is "
           "damaged, or its training had failed")
     return state
 
-  def load(self) -> Any:
-    """Create our module (NOVA, an autoencoder's network, Phi) with weights in their stored dtype; raises as `state`."""
-    return nnx.merge(self.graph, self.state())
+  def load(self, quantization: Quantization | None = None) -> Any:
+    """Create our module (NOVA, an autoencoder's network, Phi) with weights in their stored dtype; see `state`."""
+    module = nnx.merge(self.graph, self.shapes)
+    if quantization is not None:
+      quantization.prepare(module)
+    nnx.update(module, self.state(quantization=quantization))
+    return module
 
 
 def kind_from_config(config: Mapping[str, Any]) -> PartKind:

@@ -103,7 +103,8 @@ def convert(
   if missing:
     raise UserError(f"{source} has no {' and no '.join(missing)}; it has {', '.join(opened.parts)}")
   chosen = [
-      opened.transformer(lora) if name == TRANSFORMER else opened.parts[name]()
+      opened.transformer(lora, None if dtype is None else np.dtype(np.float32)) if name == TRANSFORMER  # Cast below.
+      else opened.parts[name]()
       for name in PARTS if name in (parts or PARTS) and name in opened.parts]
   chosen = [_with_config(part, opened.card) for part in chosen]
   _check(chosen, opened, None if dtype is None else DTYPES[CODES[dtype]])

@@ -1,6 +1,7 @@
 """The transformer of a model folder, ready to be called, trained further or taken apart."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -14,12 +15,14 @@ from nova_jax.checkpoints.lora import Loras
 from nova_jax.checkpoints.model_folder import Folder, check_complete, open_folder
 from nova_jax.config import MeshConfig
 from nova_jax.models.nova import NOVA
+from nova_jax.models.quantization import Quantization, read_quantize
 from nova_jax.parallel.sharding import make_mesh, state_shardings
 
 
 def load_model(
     path: str | Path = pretrained.DEFAULT, weights: str = "ema", step: int | str | None = None, *,
     dtype: str = "float32", remat: str = "none", mesh: MeshConfig | None = None, lora: Loras | None = None,
+    quantize: Mapping[str, str] | None = None,
 ) -> NOVA:
   """Load the transformer of a model folder: a published one, a converted one, or the workdir of a training run.
 
@@ -33,6 +36,8 @@ def load_model(
     remat: activations that a backward pass recomputes; see `nova_jax.config.REMAT`.
     mesh: mesh over which the parameters are spread; None keeps them on the first device.
     lora: folder of a LoRA that is added to the weights, or several folders and the weight of each.
+    quantize: numbers in 8 bits that matrices are stored in, {"blocks": "int8"} or {"blocks": "fp8"}; None keeps them as
+      they are.
 
   Returns:
     The model, whose `cfg` has its sizes.
@@ -43,19 +48,22 @@ def load_model(
   """
   folder = open_folder(local_folder(path, (TRANSFORMER,)), weights, step)
   check_complete(folder, ())
-  return make_transformer(folder, dtype=dtype, remat=remat, mesh=mesh, lora=lora)
+  return make_transformer(folder, dtype=dtype, remat=remat, mesh=mesh, lora=lora,
+      quantization=read_quantize(quantize).get("blocks"))
 
 
 def make_transformer(
     folder: Folder, *, dtype: str = "float32", remat: str = "none", mesh: MeshConfig | None = None,
-    lora: Loras | None = None,
+    lora: Loras | None = None, quantization: Quantization | None = None,
 ) -> NOVA:
   """Read the transformer of an opened folder; arguments as of `load_model`."""
   part = folder.transformer(lora, np.dtype(np.float32))
   model = nnx.eval_shape(
       lambda: NOVA(dataclasses.replace(folder.card.transformer, dtype=dtype, remat=remat), rngs=nnx.Rngs(0)))
-  state = part.state("float32")
+  if quantization is not None:
+    quantization.prepare(model)
+  nnx.update(model, part.state("float32", quantization))
   if mesh is not None:
-    state = jax.device_put(state, state_shardings(make_mesh(mesh, jax.local_devices()), state))
-  nnx.update(model, state)
+    state = nnx.state(model)
+    nnx.update(model, jax.device_put(state, state_shardings(make_mesh(mesh, jax.local_devices()), state)))
   return model

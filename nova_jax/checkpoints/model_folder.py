@@ -47,6 +47,7 @@ from nova_jax.checkpoints.published_files import (
 )
 from nova_jax.checkpoints.weight_files import CONFIG, read_config
 from nova_jax.config import ModelConfig, SampleConfig, SchedulerConfig
+from nova_jax.models.quantization import Quantization
 from nova_jax.storage import join
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_regular
@@ -214,7 +215,8 @@ def load_autoencoder(name: str | None, base: str | Path = "", **options: Any) ->
 
 
 def load_text_encoder(
-    name: str | None, cfg: ModelConfig, base: str | Path = "", words: Collection[str] = ()
+    name: str | None, cfg: ModelConfig, base: str | Path = "", words: Collection[str] = (),
+    quantization: Quantization | None = None,
 ) -> text.TextEncoder | None:
   """Load the text encoder that a card or config names; raises as `load_autoencoder` does.
 
@@ -223,14 +225,18 @@ def load_text_encoder(
     cfg: model configuration.
     base: folder to which a relative `name` is relative.
     words: words of the training captions, for a built-in encoder; empty if they are unknown.
+    quantization: how matrices of a network are quantized; None for not.
   """
+  if quantization is not None and (name is None or name in text.BUILT_IN):
+    raise UserError(f"quantize: the text encoder {name!r} has no weights" if name else "quantize: no text encoder")
   if name is None or cfg.text_dim is None:
     return None
   if name in text.BUILT_IN:
     return text.make_text_encoder(name, cfg, words)
   part = open_single_part(named_part(base, name, TEXT_ENCODER), TEXT_ENCODER, text.BUILT_IN)
   cfg.check_fit(text_dim=part.dim)
-  return text.PhiEncoder(part.load(), text.load_tokenizer(part.folder.parent / TOKENIZER), cfg.text_len)
+  return text.PhiEncoder(
+      part.load(quantization), text.load_tokenizer(part.folder.parent / TOKENIZER), cfg.text_len)
 
 
 def open_single_part(folder: Path, kind: str, built_in: Collection[str] = ()) -> Part:

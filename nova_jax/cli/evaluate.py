@@ -105,13 +105,16 @@ def main(args: flags.FlagValues) -> None:
   else:
     if share[1] > 1:
       args.shard = f"{share[0]}/{share[1]}"
-    run.sample(args, sampling_flags.given_settings(args, SAMPLED), step(args), sampling_flags.loras(args))
+    run.sample(
+        args, sampling_flags.given_settings(args, SAMPLED), step(args), sampling_flags.loras(args),
+        sampling_flags.quantize(args))
 
 
 def _digits(args) -> None:
   output = check_folder_writable("output", args.output)
   pipe = load_pipeline(
-      checkpoint(args), weights=args.weights, step=step(args), dtype=args.dtype, lora=sampling_flags.loras(args))
+      checkpoint(args), weights=args.weights, step=step(args), dtype=args.dtype, lora=sampling_flags.loras(args),
+      quantize=sampling_flags.quantize(args))
   say_first_compiles()
   with Progress("clip", args.num_prompts) as progress:
     result = score_digits(

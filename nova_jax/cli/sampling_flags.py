@@ -15,6 +15,7 @@ from nova_jax.cli.checkpoint_flags import define_checkpoint, define_step, define
 from nova_jax.cli.common_flags import define_compilation_cache
 from nova_jax.cli.renamed import define_renamed
 from nova_jax.config import MeshConfig
+from nova_jax.models import quantization
 from nova_jax.pipeline.file_settings import KINDS, read_box
 from nova_jax.pipeline.prompts import check_files, expand, read_named
 from nova_jax.pipeline.provenance import FORMATS
@@ -56,6 +57,10 @@ def define_model_flags(values: flags.FlagValues) -> None:
       "dtype", "float32", ["float32", "bfloat16"], "Precision of the activations; bfloat16 is faster on accelerators.",
       flag_values=values)
   define_lora(values)
+  flags.DEFINE_multi_string(
+      "quantize", None, f"Part whose matrices are stored in 8 bits, PART=KIND: {' or '.join(quantization.TARGETS)}, "
+      f"and {' or '.join(quantization.KINDS)}, such as text_encoder=int8. It saves memory, and is approximate. "
+      "Separate several by commas, or repeat the flag.", flag_values=values)
 
 
 def define_lora(values: flags.FlagValues) -> None:
@@ -133,6 +138,21 @@ def define_flags(values: flags.FlagValues) -> None:
     define_renamed(old, new, values)
 
 
+def quantize(args: flags.FlagValues) -> dict[str, str]:
+  """Return the numbers that matrices are stored in, by part.
+
+  Raises:
+    UserError: a part without a kind, or one that is named twice.
+  """
+  found: dict[str, str] = {}
+  for text in ",".join(args.quantize or ()).split(",") if args.quantize else ():
+    part, equals, kind = text.partition("=")
+    if not equals or part in found:
+      raise UserError(f"--quantize: expected PART=KIND such as text_encoder=int8, each part once, got {text!r}")
+    found[part] = kind
+  return found
+
+
 def given_settings(args: flags.FlagValues, names: Iterable[str] = COMMON) -> dict[str, Any]:
   """Return the settings that flags say.
 
@@ -178,7 +198,8 @@ def clips(args: flags.FlagValues) -> tuple[list[dict[str, Any]], list[str]]:
 
 def check_alone(args: flags.FlagValues) -> None:
   """Refuse settings beside --reproduce, which would not be heard."""
-  for name in ("prompts", "preset", *NAMES.values(), "batch_size", "weights", "dtype", "lora", "space_tile"):
+  model = ("weights", "dtype", "lora", "quantize", "space_tile")
+  for name in ("prompts", "preset", *NAMES.values(), "batch_size", *model):
     if args[name].present:
       raise UserError(f"--{name}: an output that is made again brings its own settings; leave it out")
 

@@ -71,10 +71,13 @@ class Linear(nnx.Module):
     self.axes = axes
     self.kernel = parameter(kernel, axes)
     self.bias = parameter(jnp.zeros(outputs, jnp.float32), axes[len(inputs):]) if use_bias else None
+    self.kernel_scale: nnx.Variable | None = None  # Scales of a kernel in 8 bits, which `quantization.py` adds.
     self.low_rank: nnx.Module | None = None  # A LoRA, which `models/lora.py` adds.
 
   def __call__(self, x: Array) -> Array:
     y = project(x, gather_weight(self.kernel[...].astype(x.dtype), self.axes), self.num_inputs)
+    if self.kernel_scale is not None:
+      y = (y * gather_weight(self.kernel_scale[...], self.axes[self.num_inputs:])).astype(x.dtype)
     if self.low_rank is not None:
       y = y + self.low_rank(x)
     if self.bias is None:
@@ -200,7 +203,11 @@ def cast_weights(module: nnx.Module, dtype: str) -> tuple[nnx.GraphDef, nnx.Stat
   """Split a module, and cast the weights of its linear maps to the dtype they are used in; no result changes."""
   graph, state = nnx.split(module)
   maps = {path for path, node in nnx.iter_graph(module) if isinstance(node, Linear)}
-  cast = lambda path, weight: weight.replace(weight[...].astype(dtype)) if path[:-1] in maps else weight
+
+  def cast(path, weight):
+    is_cast = path[:-1] in maps and path[-1] in ("kernel", "bias") and weight[...].dtype.itemsize > 1  # Not of 8 bits.
+    return weight.replace(weight[...].astype(dtype)) if is_cast else weight
+
   return graph, nnx.map_state(cast, state)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float32, Int32
 
 from nova_jax.checkpoints.hub import local_folder
 from nova_jax.checkpoints.model_folder import load_text_encoder, open_folder
+from nova_jax.models.quantization import read_quantize
 from nova_jax.pipeline.prompts import naming
 from nova_jax.pipeline.request import Texts
 from nova_jax.text import TextEncoder
@@ -48,12 +49,16 @@ class KnownTexts:
 
 
 def encode_first(
-    checkpoint: str | Path, clips: Sequence[Mapping[str, Any]], places: Sequence[str] = ()
+    checkpoint: str | Path, clips: Sequence[Mapping[str, Any]], places: Sequence[str] = (),
+    quantize: Mapping[str, str] | None = None,
 ) -> KnownTexts | None:
   """Embed all prompts with the text encoder of a model folder, before anything else is loaded; None if it has none."""
   folder = local_folder(checkpoint)
   card = open_folder(folder).card
-  encoder = load_text_encoder(card.text_encoder, card.model, folder, card.words) if card.model else None
+  quantization = read_quantize(quantize).get("text_encoder")
+  encoder = None
+  if card.model:
+    encoder = load_text_encoder(card.text_encoder, card.model, folder, card.words, quantization)
   return known_texts(encoder, clips, places)
 
 

@@ -26,6 +26,7 @@ from nova_jax.checkpoints.model_folder import check_complete, load_autoencoder, 
 from nova_jax.config import MeshConfig
 from nova_jax.diffusion import make_scheduler
 from nova_jax.models.nova import NOVA
+from nova_jax.models.quantization import read_quantize
 from nova_jax.pipeline.clips import Clips
 from nova_jax.pipeline.declaration import document_settings
 from nova_jax.pipeline.model_parts import ModelParts
@@ -66,6 +67,7 @@ class Pipeline:
     text_encoder: turns prompts into embeddings; None takes embeddings alone.
     autoencoder: maps pixels to latents; None makes latents alone.
     lora: weights of the LoRAs that were added to the transformer, by the whole path of each folder.
+    quantize: numbers in 8 bits that matrices are stored in, by part.
   """
 
   def __init__(
@@ -80,12 +82,14 @@ class Pipeline:
     self.scheduler = make_scheduler(card.scheduler)
     self.text_encoder, self.autoencoder = text_encoder, autoencoder
     self.lora: dict[str, float] = {}
+    self.quantize: dict[str, str] = {}
 
   @classmethod
   def load(
       cls, path: str | Path = pretrained.DEFAULT, weights: str = "ema", step: int | str | None = None, *,
       parts: Sequence[str] = (VAE, TEXT_ENCODER), dtype: str = "float32", space_tile: int | None = None,
       mesh: MeshConfig | None = None, lora: Loras | None = None,
+      quantize: Mapping[str, str] | None = None,
   ) -> "Pipeline":
     """Load a model folder: a published one, a converted one, or the workdir of a training run.
 
@@ -104,6 +108,8 @@ class Pipeline:
       mesh: mesh of this process's devices that samples are spread over; None takes the first device alone.
       lora: folder of a LoRA that is added to the transformer, or several folders and the weight of each. Without it the
         weights are those of the folder again.
+      quantize: numbers in 8 bits, "int8" or "fp8", that matrices are stored in, by "blocks" (of the transformer) and
+        "text_encoder". It saves memory, and is approximate.
 
     Raises:
       UserError: the folder, a part or the checkpoint is missing, or doesn't fit what the folder says it is.
@@ -119,14 +125,17 @@ class Pipeline:
     for note in folder.notes:
       tell(note)
     check_complete(folder, parts)
-    module = make_transformer(folder, dtype=dtype, mesh=mesh, lora=lora)
+    quantization = read_quantize(quantize)
+    module = make_transformer(folder, dtype=dtype, mesh=mesh, lora=lora, quantization=quantization.get("blocks"))
     text_encoder = None
     if TEXT_ENCODER in parts:
-      text_encoder = load_text_encoder(card.text_encoder, card.transformer, path, card.words)
+      text_encoder = load_text_encoder(
+          card.text_encoder, card.transformer, path, () if lora else card.words,  # A LoRA may have taught it others.
+          quantization.get("text_encoder"))
     options = {"dtype": dtype, "space_tile": space_tile}
     autoencoder = load_autoencoder(card.autoencoder, path, **options) if VAE in parts else None
     pipe = cls(card, module, text_encoder, autoencoder)
-    pipe.lora = weights_by_folder(lora)
+    pipe.lora, pipe.quantize = weights_by_folder(lora), dict(quantize or {})
     return pipe
 
   @document_settings(SETTINGS)

@@ -24,6 +24,7 @@ from safetensors.numpy import save
 from nova_jax import media
 from nova_jax.checkpoints.choice import WEIGHTS
 from nova_jax.config import LARGEST
+from nova_jax.models.quantization import KINDS, TARGETS
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.file_settings import check_settings, to_stored
 from nova_jax.pipeline.request import FILES
@@ -38,6 +39,7 @@ FORMAT = {"format": "nova_jax sample", "version": 1}
 LATENTS = ".safetensors"
 FORMATS = ("mp4", "gif", "webp", "png", "sheet", "latents")
 _WHOLE = "sha256:"  # Begins a digest of all weights.
+_OPTIONAL = ("lora", "quantize")  # What the model is made of beside its folder, if anything.
 _VERSIONED = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
 
 
@@ -54,6 +56,7 @@ class Provenance:
     batch: row of the clip, and number of rows generated together: sums of another size round differently.
     space_tile: side of the tiles that frames were decoded in; None for whole frames.
     lora: weights of the LoRAs that were added to the model, by folder.
+    quantize: numbers in 8 bits that matrices were stored in, by part.
   """
 
   checkpoint: str
@@ -64,6 +67,7 @@ class Provenance:
   batch: tuple[int, int]
   space_tile: int | None = None
   lora: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  quantize: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def text(self) -> str:
     """Return the provenance as JSON in ASCII, with the versions at hand."""
@@ -74,7 +78,7 @@ class Provenance:
   def _fields(self) -> dict[str, Any]:
     """Return the fields by name; what is left out of older provenances is left out if it is empty."""
     values = dataclasses.asdict(self)
-    return values if self.lora else {name: value for name, value in values.items() if name != "lora"}
+    return {name: value for name, value in values.items() if name not in _OPTIONAL or value}
 
   def name(self, index: int) -> str:
     """Return the file name of output `index`, without its ending."""
@@ -82,7 +86,8 @@ class Provenance:
     title = title.encode()[:60].decode(errors="ignore")  # File systems count bytes.
     # Where the model and pictures lie doesn't matter; what they are does.
     what = self._fields() | {"checkpoint": "", "settings": {**to_stored(self.settings), **self.files}}
-    what.pop("lora", None)  # The digest of the weights tells.
+    for name in _OPTIONAL:
+      what.pop(name, None)  # The digest of the weights tells.
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
     return "-".join(part for part in (f"{index:03}", title, digest) if part)
 
@@ -160,7 +165,9 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "space_tile": ("nothing, or a number from 4 up", lambda value: value is None or (
         type(value) is int and 4 <= value <= LARGEST)),
     "lora": ("weights by folder", lambda value: value is None or (isinstance(value, dict) and all(
-        _is_text(r"[^\0]+")(path) and type(weight) is float for path, weight in value.items())))}
+        _is_text(r"[^\0]+")(path) and type(weight) is float for path, weight in value.items()))),
+    "quantize": ("kinds by part", lambda value: value is None or (isinstance(value, dict) and all(
+        part in TARGETS and kind in KINDS for part, kind in value.items())))}
 
 
 def digest_files(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -31,6 +31,7 @@ from nova_jax.utils.terminal import say
 
 def sample(
     args: Any, sampling: Mapping[str, Any], step: int | str | None = None, lora: Mapping[str, float] | None = None,
+    quantize: Mapping[str, str] | None = None,
 ) -> None:
   """Make one shard of a benchmark's samples.
 
@@ -39,6 +40,7 @@ def sample(
     sampling: settings of `Request` that are given, some of `SAMPLED`.
     step: step of the checkpoint of a training run, or "best"; None takes the newest.
     lora: weights of LoRAs by folder; None for no LoRA.
+    quantize: numbers in 8 bits that matrices are stored in, by part; None for none.
   """
   shard = re.fullmatch(r"(\d+)/(\d+)", args.shard)
   if not shard:
@@ -50,7 +52,7 @@ def sample(
   for note in layout.notes:
     tell(note)
   given: dict[str, Any] = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(Settings)}
-  given |= {"step": step, "lora": lora}
+  given |= {"step": step, "lora": lora, "quantize": quantize}
   given = {name: value for name, value in given.items() if value is not None}
   settings = Settings(**given, sampling=sampling)
   output = check_folder_writable("output", args.output)

@@ -45,7 +45,7 @@ from nova_jax.utils.files import read_json, write_atomically
 from nova_jax.utils.notes import tell
 
 MANIFEST, CHECKSUMS = "manifest.json", "checksums.json"
-_WEIGHTS = ("checkpoint", "weights", "step", "lora")  # Settings that say where weights are; digests say which.
+_WEIGHTS = ("checkpoint", "weights", "step", "lora", "quantize")  # Where weights are; digests say which.
 
 
 def generate(
@@ -86,7 +86,7 @@ def generate(
   missing = [text for text in texts if not embedding_path(output, text).is_file()]
   pipe = load(
       settings.checkpoint, weights=settings.weights, step=settings.step, dtype=settings.dtype,
-      lora=settings.lora, parts=(VAE, TEXT_ENCODER) if missing else (VAE,))
+      lora=settings.lora, quantize=settings.quantize, parts=(VAE, TEXT_ENCODER) if missing else (VAE,))
   claim(output, manifest, pipe.digests)
   for path, text in layout.texts.items():
     put(output, shard, scored / path, lambda partial, text=text: write_atomically(partial, text + "\n"))

@@ -20,6 +20,7 @@ class Settings:
   step: int | str | None = None  # Of the checkpoint of a training run, or "best".
   dtype: str = "float32"  # Of activations.
   lora: Mapping[str, float] = dataclasses.field(default_factory=dict)  # Weights of LoRAs by folder.
+  quantize: Mapping[str, str] = dataclasses.field(default_factory=dict)  # 8-bit numbers of matrices, by part.
   batch_size: int = 8
   seed: int = 0
   sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Settings of `Request`, some of `SAMPLED`.
@@ -28,6 +29,7 @@ class Settings:
     """Return all as a manifest has it; settings that manifests had from the beginning are always there."""
     values = dataclasses.asdict(self)
     sampling, seed = values.pop("sampling"), values.pop("seed")
-    if not self.lora:
-      values.pop("lora")
+    for name in ("lora", "quantize"):
+      if not values[name]:
+        values.pop(name)
     return values | dict.fromkeys(_STORED) | sampling | {"seed": seed}
