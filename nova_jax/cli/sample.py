@@ -7,8 +7,6 @@ Each output says how it was made, `--reproduce FILE` makes it again, and a run t
 docs/generation.md shows every task.
 """
 
-import time
-
 from absl import flags
 
 from nova_jax import media
@@ -16,6 +14,7 @@ from nova_jax.checkpoints.hub import pinned
 from nova_jax.cli import sampling_flags, shares
 from nova_jax.cli.checkpoint_flags import checkpoint, step
 from nova_jax.cli.entry import Command
+from nova_jax.cli.started import seconds_since_start
 from nova_jax.pipeline import batch_sampling
 from nova_jax.pipeline.known_texts import encode_first
 from nova_jax.pipeline.loading import load_pipeline, say_first_compiles
@@ -32,7 +31,6 @@ SHEET_CLIPS = 64
 
 def main(args: flags.FlagValues) -> None:
   """Generate a clip for each prompt or class, or one again."""
-  started = time.perf_counter()
   with naming("--reproduce"):
     again = read_provenance(as_path(args.reproduce)) if args.reproduce else None
   if again:
@@ -62,14 +60,14 @@ def main(args: flags.FlagValues) -> None:
   say_first_compiles()
   if args.compile_only:
     batch_sampling.warm_up(pipe, work)
-    print(f"all programs are compiled, after {time.perf_counter() - started:.1f} s")
+    print(f"all programs are compiled, after {seconds_since_start():.1f} s")
     return
   with Progress("set") as progress:
     files = batch_sampling.run(pipe, work, output, formats, progress, share)
   sheets = [path for paths in files for path in paths if path.name.endswith("-sheet.png")]
   if sheets and (share[1] == 1 or all(path.exists() for path in sheets)):  # The last host writes it.
     media.write_stack(output / batch_sampling.STACK, sheets[:SHEET_CLIPS])
-  seconds = time.perf_counter() - started
+  seconds = seconds_since_start()
   count = sum(map(len, work.batches[share[0] :: share[1]]))
   print(f"{count} clip{'s' * (count != 1)} in {seconds:.1f} s, start and compilation included; see {output}")
   print(f"the first is {files[0][0]}; next: --reproduce={files[0][0]} makes it again")
