@@ -3,7 +3,7 @@
 Example:
   python -m launch.evaluate --benchmark digits --checkpoint runs/digits --output out/digits
 
---benchmark geneval, vbench, dpg or t2i_compbench with --prompts FILE fills a folder for the official scorer; the same
+--benchmark geneval, vbench, dpg and the like with --prompts FILE fills a folder for the official scorer; the same
 command continues it, and --shard 0/4 … 3/4 share it out, as --coordinator=auto does on the hosts of a pod. --check DIR
 verifies one. --benchmark class_to_image makes as many pictures of each class, 50,000 in all, and with --npz the archive
 of ADM's evaluator. --benchmark ucf101, bair or kinetics600 with --prompts FOLDER predicts frames of real clips, for
@@ -47,6 +47,9 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
       "rewritten", None,
       "File prompts.json of NOVA's authors for the benchmark, whose longer prompts the model reads instead.",
+      flag_values=values)
+  flags.DEFINE_string(
+      "images", None, "Folder of the first frames for --benchmark=vbench_i2v, in the model's aspect ratio.",
       flag_values=values)
   flags.DEFINE_string(
       "check", None,

@@ -6,7 +6,7 @@ T2I-CompBench reads a number from every name, and DPG-Bench opens every file.
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,6 +102,8 @@ def check(layout: Layout, scored: Path, checksums: Path | None = None) -> Report
   found = set(names_below(scored))
   if layout.benchmark == "t2i_compbench":  # This scorer writes its results beside `samples`.
     found = {path for path in found if path.startswith("samples/")}
+  if layout.benchmark == "vbench_long":  # This one cuts clips into folders beside them.
+    found = {path for path in found if path.count("/") < 2}
   expected = layout.paths
   sums = read_json(checksums) if checksums is not None and checksums.is_file() else {}
   samples, broken, changed = {}, [], []
@@ -125,21 +127,6 @@ def check(layout: Layout, scored: Path, checksums: Path | None = None) -> Report
   return Report(
       [path for path in expected if path not in found], sorted(found - set(expected)), broken, misnamed,
       [path for path, shape in shapes.items() if shape != usual], changed, _plain(samples), usual, len(expected))
-
-
-def how_to_score(layout: Layout, scored: Path, shape: Sequence[int]) -> str:
-  """Return the command of the official scorer for a finished folder."""
-  if layout.context_frames:
-    return (f"nova-jax score --benchmark prediction --real {scored}/real --generated {scored}/generated "
-            f"--context_frames {layout.context_frames} --csv drift.csv --plot drift.png")
-  return {
-      "geneval": f"python evaluation/evaluate_images.py {scored} --outfile results.jsonl --model-path DETECTORS",
-      "vbench": f"python evaluate.py --videos_path {scored}/SUITE --dimension DIMENSION, for each of its dimensions; "
-                f"temporal_flickering after static_filter.py --videos_path {scored}/temporal_flickering",
-      "dpg": f"bash dpg_bench/dist_eval.sh {scored} {shape[1] // 2}, the side of one of the four tiles",
-      "class_to_image": f"python evaluator.py VIRTUAL_imagenet256_labeled.npz {scored.parent}/samples.npz",
-      "t2i_compbench": f"python BLIP_vqa.py --out_dir={scored}/ and the like; one category a folder",
-  }[layout.benchmark]
 
 
 class _Sample(NamedTuple):

@@ -1,7 +1,11 @@
 """The files that each official scorer reads, and their contents.
 
   geneval          00000/metadata.jsonl, 00000/samples/0000.png … 0003.png, one folder per prompt
+  geneval2         {number:05}.png, one picture per prompt, and image_paths.json, {prompt: path}
   vbench           {suite}/{prompt}-{0…4}.mp4; temporal_flickering has 25, of which VBench's filter keeps static ones
+  vbench_long      the same, of 5 seconds or more; the scorer cuts clips into pieces and needs prompts without "_"
+  vbench_i2v       {prompt}-{0…4}.mp4, which begin with a given picture
+  vbench2          {dimension}/{prompt[:180]}-{0…2}.mp4, 20 of Diversity
   dpg              {name}.png, one picture of 2 × 2 samples
   t2i_compbench    samples/{prompt}_{000000}.png, ten per prompt, numbered consecutively
 
@@ -11,6 +15,7 @@ Invariant: a prompt whose name is impossible for a scorer or the file system is 
 """
 
 import hashlib
+import json
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +25,11 @@ from typing import NamedTuple
 
 from nova_jax.evals.benchmarks import prompts as files
 from nova_jax.evals.benchmarks.prompts import Prompt
-from nova_jax.storage import is_remote
+from nova_jax.storage import as_path, is_remote, join
 from nova_jax.utils.errors import UserError
 
 LONGEST_NAME = 255  # Bytes in the file systems of Linux and macOS.
+VBENCH_I2V = "vbench_i2v"
 GRID = 4  # Number of samples in a picture of DPG-Bench.
 _FLICKERING = "temporal_flickering"
 _SHOWN = 3  # Largest number of names in a message.
@@ -38,6 +44,7 @@ class Item(NamedTuple):
   samples: tuple[int, ...]  # Numbers of the samples in it: one, or the four of a grid.
   label: int | None = None  # Class to show, for a class-conditional model, which reads no text.
   video: str = ""  # Path of the real clip whose first frames are given.
+  image: str = ""  # Path of the picture that is given as the first frame.
 
 
 class Layout(NamedTuple):
@@ -76,6 +83,20 @@ def _place_vbench(prompts):
       for j in range(25 if prompt.group == _FLICKERING else 5)]
 
 
+def _place_vbench_i2v(prompts):
+  return [(f"{prompt.text}-{j}.mp4", prompt, (j,)) for prompt in prompts for j in range(5)]
+
+
+def _place_vbench2(prompts):
+  return [
+      (f"{prompt.group}/{prompt.text[:180]}-{j}.mp4", prompt, (j,)) for prompt in prompts
+      for j in range(20 if prompt.group == "Diversity" else 3)]
+
+
+def _place_geneval2(prompts):
+  return [(f"{i:05}.png", prompt, (0,)) for i, prompt in enumerate(prompts)]
+
+
 def _place_dpg(prompts):
   return [(f"{prompt.group}.png", prompt, tuple(range(GRID))) for prompt in prompts]
 
@@ -90,6 +111,10 @@ def _no_file(name: str) -> str | None:
   return "has a / or a zero byte, which no file name can hold" if set(name) & {"/", "\0"} else None
 
 
+def _in_vbench_long(name: str) -> str | None:
+  return "has a _, where the scorer ends the name of a clip" if "_" in name else _no_file(name)
+
+
 def _in_dpg(name: str) -> str | None:
   return "has a ., where the scorer ends the name of the item" if "." in name else _no_file(name)
 
@@ -100,14 +125,20 @@ def _in_t2i_compbench(name: str) -> str | None:
 
 _BENCHMARKS = {
     "geneval": _Benchmark(files.read_geneval, 553, _place_geneval, lambda name: None),
+    "geneval2": _Benchmark(files.read_geneval2, 800, _place_geneval2, lambda name: None),
     "vbench": _Benchmark(files.read_vbench, 946, _place_vbench, _no_file),
+    VBENCH_I2V: _Benchmark(files.read_vbench_i2v, 1118, _place_vbench_i2v, _no_file),
+    "vbench_long": _Benchmark(files.read_vbench, 946, _place_vbench, _in_vbench_long),
+    "vbench2": _Benchmark(files.read_vbench2, 1230, _place_vbench2, _no_file),
     "dpg": _Benchmark(files.read_dpg, 1065, _place_dpg, _in_dpg),
     "t2i_compbench": _Benchmark(files.read_t2i_compbench, 300, _place_t2i_compbench, _in_t2i_compbench),
 }
 NAMES = tuple(_BENCHMARKS)
 
 
-def read_layout(benchmark: str, path: Path, rewritten: Path | None = None) -> Layout:
+def read_layout(
+    benchmark: str, path: Path, rewritten: Path | None = None, images: Path | None = None
+) -> Layout:
   """Return the layout of the samples for a benchmark's prompt file.
 
   Args:
@@ -115,6 +146,7 @@ def read_layout(benchmark: str, path: Path, rewritten: Path | None = None) -> La
     path: official prompt file or folder; see `prompts`.
     rewritten: file with NOVA's longer prompt for each of the official ones; the model reads these, while names stay
       official.
+    images: folder of the first frames, for VBench-I2V; None if nothing is made, as for a check.
 
   Raises:
     UserError: the file does not belong to the benchmark, or the name for a prompt is impossible.
@@ -133,8 +165,11 @@ def read_layout(benchmark: str, path: Path, rewritten: Path | None = None) -> La
   items, notes = {}, []
   for name, prompt, samples in rules.place(prompts):
     # A prompt that occurs twice in a suite has one set of videos, which the scorer reads twice.
-    items.setdefault(name, Item(
-        name, prompt.text, prompt.text if longer is None else longer[_key(benchmark, prompt)], samples))
+    item = items.setdefault(name, Item(
+        name, prompt.text, prompt.text if longer is None else longer[_key(benchmark, prompt)], samples,
+        image=str(join(images, prompt.image)) if images is not None and prompt.image else ""))
+    if item.prompt != prompt.text:
+      _refuse({prompt.text: f"has the file name of another prompt, {_shorten(item.prompt)!r}"})
   _refuse({
       item.prompt: f"makes a name of more than {LONGEST_NAME} bytes" for item in items.values()
       if len(item.path.rpartition("/")[2].encode()) > LONGEST_NAME})
@@ -144,7 +179,12 @@ def read_layout(benchmark: str, path: Path, rewritten: Path | None = None) -> La
       (prompt.group, prompt.text) for prompt in prompts).items() if count > 1]
   if twice:
     notes.append(f"these prompts stand there more than once: {_listed(twice)}")
+  missing = sorted({item.image for item in items.values() if item.image and not as_path(item.image).is_file()})
+  if missing:
+    raise UserError(f"--images: {images} lacks {len(missing)} pictures: {_listed(missing)}")
   texts = {f"{i:05}/metadata.jsonl": prompt.metadata for i, prompt in enumerate(prompts) if prompt.metadata}
+  if benchmark == "geneval2":
+    texts["image_paths.json"] = json.dumps({item.prompt: item.path for item in items.values()}, indent=1)
   return Layout(benchmark, tuple(items.values()), texts, tuple(notes))
 
 
@@ -186,7 +226,7 @@ def _same_file(folder: Path, first: str, second: str) -> bool:
 
 
 def _key(benchmark: str, prompt: Prompt) -> tuple[str, str]:
-  return prompt.text, prompt.group if benchmark == "vbench" else ""
+  return prompt.text, prompt.group if benchmark in ("vbench", "vbench_long") else ""
 
 
 def _refuse(problems: Mapping[str, str]) -> None:

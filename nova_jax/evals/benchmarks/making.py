@@ -118,6 +118,8 @@ def _conditions(output: Path, items: Sequence[Item]) -> dict[str, Any]:
 
 def _given(pipe: Pipeline, layout: Layout, settings: Settings, items: Sequence[Item]) -> dict[str, Any]:
   """Return the frames that each sample begins with, if they are given."""
+  if items[0].image:
+    return {"image": [item.image for item in items]}
   if not layout.context_frames:
     return {}
   num_frames = settings.sampling["num_frames"]

@@ -1,8 +1,12 @@
 """Reads the prompt files of the benchmarks in their published forms.
 
   GenEval         evaluation_metadata.jsonl: one JSON object with `prompt` per line
+  GenEval 2       geneval2_data.jsonl: the same, with `vqa_list`
   VBench          VBench_full_info.json: [{"prompt_en", "dimension"}, …]; or NOVA's prompts.json: [{"prompt", "tag"},
                   …]; or the folder prompts_per_dimension/ with one prompt per line in {dimension}.txt
+  VBench-I2V      vbench2_i2v_full_info.json: [{"prompt_en", "image_name"}, …]
+  VBench-2.0      VBench2_full_info.json: [{"prompt_en", "dimension"}, …]; or the folder prompts/prompt with one prompt
+                  per line in {dimension}.txt
   DPG-Bench       the folder prompts/ with one {name}.txt per prompt, or dpg_bench.csv with `item_id` and `text`
   T2I-CompBench   {category}_val.txt: one prompt per line, up to a tab
 
@@ -30,16 +34,34 @@ VBENCH_FOLDERS = {
     "overall_consistency": "overall_consistency"}
 
 
+VBENCH2_DIMENSIONS = (
+    "Human_Anatomy", "Human_Identity", "Human_Clothes", "Diversity", "Composition", "Dynamic_Spatial_Relationship",
+    "Dynamic_Attribute", "Motion_Order_Understanding", "Human_Interaction", "Complex_Landscape", "Complex_Plot",
+    "Camera_Motion", "Motion_Rationality", "Mechanics", "Thermotics", "Material", "Multi-View_Consistency",
+    "Instance_Preservation")
+
+
 class Prompt(NamedTuple):
   """A prompt of a benchmark."""
 
   text: str
   group: str = ""  # VBench: name of the folder; DPG-Bench: name of the file.
   metadata: str = ""  # GenEval: line of the prompt file.
+  image: str = ""  # VBench-I2V: name of the first frame.
 
 
 def read_geneval(path: Path) -> list[Prompt]:
   """Read `evaluation_metadata.jsonl`."""
+  return _read_objects(path, ("tag", "include", "prompt"), "evaluation_metadata.jsonl", keep=True)
+
+
+def read_geneval2(path: Path) -> list[Prompt]:
+  """Read `geneval2_data.jsonl`."""
+  return _read_objects(path, ("prompt", "vqa_list"), "geneval2_data.jsonl")
+
+
+def _read_objects(path: Path, fields: Sequence[str], name: str, keep: bool = False) -> list[Prompt]:
+  """Read a file with a JSON object a line, which has some fields; keep its lines as metadata."""
   prompts = []
   for number, line in enumerate(_lines(path), 1):
     where = f"{path}:{number}"
@@ -47,11 +69,10 @@ def read_geneval(path: Path) -> list[Prompt]:
       values = parse_json(line, where)
     except ValueError as error:
       raise UserError(
-          f"{error}; expected evaluation_metadata.jsonl, a JSON object a line (rewritten prompts are for --rewritten)"
-      ) from None
-    if not isinstance(values, dict) or not {"prompt", "tag", "include"} <= values.keys():
-      raise UserError(f"{where}: expected an object with tag, include and prompt, got {line[:80]}")
-    prompts.append(Prompt(_text(values["prompt"], where), metadata=line.strip()))
+          f"{error}; expected {name}, a JSON object a line (rewritten prompts are for --rewritten)") from None
+    if not isinstance(values, dict) or not set(fields) <= values.keys():
+      raise UserError(f"{where}: expected an object with {', '.join(fields)}, got {line[:80]}")
+    prompts.append(Prompt(_text(values["prompt"], where), metadata=line.strip() if keep else ""))
   return prompts
 
 
@@ -76,6 +97,31 @@ def read_vbench(path: Path) -> list[Prompt]:
       raise UserError(f"{where}: expected dimension (VBench's list) or tag (NOVA's), got {sorted(values)}")
     prompts += [Prompt(text, folder) for folder in folders]
   return prompts
+
+
+def read_vbench_i2v(path: Path) -> list[Prompt]:
+  """Read VBench-I2V's list."""
+  prompts = []
+  for number, values in enumerate(_json_list(path), 1):
+    where = f"{path}, entry {number}"
+    image = values.get("image_name")
+    if not isinstance(image, str) or not image:
+      raise UserError(
+          f"{where}: expected prompt_en and image_name, as in vbench2_i2v_full_info.json, got {sorted(values)}")
+    prompts.append(Prompt(_text(values.get("prompt_en"), where), image=image))
+  return prompts
+
+
+def read_vbench2(path: Path) -> list[Prompt]:
+  """Read VBench-2.0's list, or the folder with a text file per dimension."""
+  if path.is_dir():
+    return [
+        Prompt(_text(line.strip(), file), _vbench2_dimension(file.stem, file)) for file in _text_files(path)
+        for line in _lines(file)]
+  return [
+      Prompt(_text(values.get("prompt_en"), where), _vbench2_dimension(dimension, where))
+      for number, values in enumerate(_json_list(path), 1) for where in [f"{path}, entry {number}"]
+      for dimension in values.get("dimension") or [None]]
 
 
 def read_dpg(path: Path) -> list[Prompt]:
@@ -114,6 +160,12 @@ def _known_dimension(name: Any, where: Any) -> str:
   if not isinstance(name, str) or name not in VBENCH_FOLDERS:
     raise UserError(f"{where}: {name!r} is no dimension of VBench; known: {', '.join(VBENCH_FOLDERS)}")
   return VBENCH_FOLDERS[name]
+
+
+def _vbench2_dimension(name: Any, where: Any) -> str:
+  if name not in VBENCH2_DIMENSIONS:
+    raise UserError(f"{where}: {name!r} is no dimension of VBench-2.0; known: {', '.join(VBENCH2_DIMENSIONS)}")
+  return name
 
 
 def _json_list(path: Path) -> Sequence[Mapping[str, Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nova_jax.checkpoints.model_folder import open_folder
-from nova_jax.evals.benchmarks.check import check, how_to_score, is_ours, layout_from_manifest
+from nova_jax.evals.benchmarks.check import check, is_ours, layout_from_manifest
 from nova_jax.evals.benchmarks.classes import (
   ARCHIVE,
   CLASS_TO_IMAGE,
@@ -17,8 +17,9 @@ from nova_jax.evals.benchmarks.classes import (
   write_archive,
 )
 from nova_jax.evals.benchmarks.clips import PROTOCOLS, Protocol, prediction_layout
-from nova_jax.evals.benchmarks.layout import NAMES, Layout, read_layout
+from nova_jax.evals.benchmarks.layout import NAMES, VBENCH_I2V, Layout, read_layout
 from nova_jax.evals.benchmarks.sampling import CHECKSUMS, MANIFEST, generate
+from nova_jax.evals.benchmarks.scorers import how_to_score
 from nova_jax.evals.benchmarks.settings import Settings
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.loading import load_pipeline, say_first_compiles
@@ -75,7 +76,7 @@ def _protocol(args: Any) -> Protocol | None:
 
 def _layout(args: Any, step: int | str | None, protocol: Protocol | None) -> Layout:
   """Return the layout that flags ask for."""
-  own = {CLASS_TO_IMAGE: ("npz", "num_pictures")} | dict.fromkeys(
+  own = {CLASS_TO_IMAGE: ("npz", "num_pictures"), VBENCH_I2V: ("images",)} | dict.fromkeys(
       PROTOCOLS, ("context_frames", "num_samples", "num_clips"))
   for name in sorted({name for names in own.values() for name in names} - set(own.get(args.benchmark, ()))):
     if getattr(args, name):
@@ -95,7 +96,11 @@ def _layout(args: Any, step: int | str | None, protocol: Protocol | None) -> Lay
     return prediction_layout(args.benchmark, as_path(args.prompts), protocol)
   if not args.prompts:
     raise UserError(f"--prompts: give the prompt file that the authors of {args.benchmark} publish")
-  return read_layout(args.benchmark, as_path(args.prompts), as_path(args.rewritten) if args.rewritten else None)
+  if args.benchmark == VBENCH_I2V and not args.images:
+    raise UserError(
+        "--images: give the folder of first frames in the model's aspect ratio, such as vbench2_beta_i2v/data/crop/8-5")
+  rewritten, images = (as_path(path) if path else None for path in (args.rewritten, args.images))
+  return read_layout(args.benchmark, as_path(args.prompts), rewritten, images)
 
 
 def _load(checkpoint: str, **options: Any) -> Pipeline:
@@ -126,5 +131,5 @@ def check_folder(folder: Path, benchmark: str, prompts: str | None) -> bool:
       say(f"{archive} {problem}: remove it, and let --npz write it again")
       return False
     say(f"{archive} has the same pictures and their classes")
-  say(f"score it: {how_to_score(layout, scored, report.shape)}" if report.is_good else "not complete")
+  say("\n".join(["score it:", *how_to_score(layout, scored, report.shape)]) if report.is_good else "not complete")
   return report.is_good

@@ -38,12 +38,13 @@ from nova_jax.evals.benchmarks.making import (
 from nova_jax.evals.benchmarks.settings import Settings
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.request import DEFAULTS, Request
-from nova_jax.storage import is_remote, names_below
+from nova_jax.storage import as_path, is_remote, names_below
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.files import read_json, write_atomically
 from nova_jax.utils.notes import tell
 
+LONG_SECONDS = 5  # Length from which on VBench asks for VBench-Long.
 MANIFEST, CHECKSUMS = "manifest.json", "checksums.json"
 _WEIGHTS = ("checkpoint", "weights", "step", "lora", "quantize")  # Where weights are; digests say which.
 
@@ -106,6 +107,7 @@ def generate(
 
 def plan(layout: Layout, settings: Settings) -> dict[str, Any]:
   """Return the manifest, but for the digests of the weights."""
+  images = {image: checksum(as_path(image)) for image in {item.image for item in layout.items if item.image}}
   manifest = {
       "benchmark": layout.benchmark, "settings": settings.stored(),
       "model": to_dict(open_folder(settings.checkpoint, settings.weights, settings.step).card),
@@ -113,6 +115,7 @@ def plan(layout: Layout, settings: Settings) -> dict[str, Any]:
       "files": {
           item.path: {
               "prompt": item.prompt, "text": item.text, **({} if item.label is None else {"label": item.label}),
+              **({"image": images[item.image]} if item.image else {}),
               "seeds": [
                   seed_for_sample(layout.benchmark, item.prompt, sample, settings.seed) for sample in item.samples]}
           for item in layout.items},
@@ -188,7 +191,9 @@ def _check_model(pipe: Pipeline, layout: Layout, settings: Settings) -> None:
   if bool(pipe.cfg.num_classes) != by_class:
     takes, needs = ("text", "classes") if by_class else ("class labels", "text")
     raise UserError(f"--checkpoint: {settings.checkpoint} takes {takes}; {layout.benchmark} needs {needs}")
-  condition = {"label": layout.items[0].label} if by_class else {"text_embeds": []}
+  condition: dict[str, Any] = {"label": layout.items[0].label} if by_class else {"text_embeds": []}
+  if image := layout.items[0].image:
+    condition["image"] = image
   request = Request(**shared_settings(layout, settings), **condition)
   pipe.check(request, settings.batch_size)
   if layout.context_frames:
@@ -201,6 +206,11 @@ def _check_model(pipe: Pipeline, layout: Layout, settings: Settings) -> None:
           f"for {', '.join(map(str, can)) or 'none'} of them")
   if layout.is_video and pipe.parts.num_latent_frames(settings.sampling.get("num_frames")) == 1:
     raise UserError(f"{layout.benchmark} judges videos; this model was asked for one frame (--num_frames)")
+  if layout.benchmark in ("vbench", "vbench_long"):
+    frames = settings.sampling.get("num_frames") or pipe.parts.num_shown_frames(pipe.parts.num_latent_frames(None))
+    seconds = frames / (settings.sampling.get("fps") or pipe.card.sample.fps)
+    if (seconds >= LONG_SECONDS) != (layout.benchmark == "vbench_long"):
+      tell(f"clips have {seconds:.1f} s: VBench's rule is vbench_long for {LONG_SECONDS} s or more, and vbench below")
   height, width = pipe.cfg.latent_size
   if layout.benchmark == "dpg" and height != width:
     raise UserError(f"dpg cuts its pictures into squares; this model's latents are {width} x {height}")

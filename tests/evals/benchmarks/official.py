@@ -1,7 +1,7 @@
 """How the official scorers find samples, in our words: what each of them would read in a folder.
 
 They are the evaluation scripts of djghosh13/geneval, Vchitect/VBench, TencentQQGYLab/ELLA (DPG-Bench),
-Karine-Huang/T2I-CompBench and openai/guided-diffusion (ADM).
+Karine-Huang/T2I-CompBench, facebookresearch/GenEval2 and openai/guided-diffusion (ADM).
 """
 
 import json
@@ -38,6 +38,51 @@ def read_vbench(folder, entries, dimension):
 def filter_vbench(folder, prompt):
   """Of the static filter: all videos whose name without "-{number}" is the prompt."""
   return sorted(name for name in os.listdir(folder) if re.sub(r"-\d+$", "", Path(name).stem) == prompt)
+
+
+def read_vbench_i2v(folder, entries, dimension, images):
+  """All dimensions read one folder, where the ending is that of whatever comes first; each video has a picture."""
+  found = read_vbench(folder, entries, dimension)
+  names = {entry["prompt_en"]: entry["image_name"] for entry in entries}
+  assert all((images / names[prompt]).is_file() for prompt in found)
+  return found
+
+
+def cut_vbench_long(folder, entries):
+  """Each video is cut into clips below `split_clip`; of a prompt that isn't known the length of these has no value."""
+  known = {entry["prompt_en"] for entry in entries}
+  for name in [name for name in os.listdir(folder) if name.endswith((".mp4", ".avi", ".mov"))]:
+    assert re.match(r"^(.*?)-\d+\.mp4$", name)[1] in known
+    (folder / "split_clip" / name.split(".mp4")[0]).mkdir(parents=True)
+    for i in range(2):
+      (folder / "split_clip" / name.split(".mp4")[0] / f"{name.split('.mp4')[0]}_{i:03}.mp4").write_bytes(b"")
+
+
+def read_vbench_long(folder, entries, dimension):
+  """Clips of five videos a prompt, whose names up to the first underscore are those of videos."""
+  videos = {name.replace(".mp4", "") for name in os.listdir(folder)}
+  found = {}
+  for prompt in [entry["prompt_en"] for entry in entries if dimension in entry["dimension"]]:
+    found[prompt] = [
+        clip for i in range(5) for clip in sorted(os.listdir(folder / "split_clip" / f"{prompt}-{i}"))
+        if clip.split("_")[0] in videos]
+  return found
+
+
+def read_vbench2(folder, entries, dimension):
+  """Names have the first 180 characters of a prompt; one that is missing ends the evaluation."""
+  listed = os.listdir(folder / dimension)
+  assert {Path(name).suffix for name in listed} == {".mp4"}
+  count = 20 if dimension == "Diversity" else 3
+  return {
+      entry["prompt_en"]: [listed.index(f"{entry['prompt_en'][:180]}-{i}.mp4") for i in range(count)]
+      for entry in entries if dimension in entry["dimension"]}
+
+
+def read_geneval2(folder, lines):
+  """Pictures by prompt, as a JSON file says; paths are relative to where the script runs."""
+  paths = json.loads((folder / "image_paths.json").read_text(encoding="utf-8"))
+  return [Image.open(folder / paths[json.loads(line)["prompt"]]) for line in lines]
 
 
 def read_dpg(folder, resolution):

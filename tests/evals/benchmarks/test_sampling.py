@@ -56,6 +56,9 @@ class Fake:
   def num_latent_frames(self, num_frames):
     return num_frames or self.frames
 
+  def num_shown_frames(self, num_latents):
+    return num_latents
+
   def encode(self, texts):
     return np.array([[[len(text), 1.0]] * 3 for text in texts], np.float32), np.full(len(texts), 2, np.int32)
 
