@@ -186,6 +186,17 @@ def read_item(folder: Path, name: str) -> dict[str, Any]:
     raise Damaged(folder, f"{name}/ can't be read") from None
 
 
+def read_items(folder: Path) -> tuple[dict[str, str] | None, dict[str, Any], dict[str, Any]]:
+  """Return the descriptions of the arrays, if the checkpoint has them, and the items `data` and `meta`."""
+  described = read_digests(folder)
+  items = {name: read_item(folder, name) for name in ("data", "meta")}
+  if described is not None:
+    for name, value in items.items():
+      if described["json"].get(name) != array_digests.digest_json(value):
+        raise Damaged(folder, f"{name}/ changed since")
+  return None if described is None else described["arrays"], items["data"], items["meta"]
+
+
 def finished_steps(directory: str | Path) -> list[int]:
   """Return the steps of the finished checkpoints in `directory`, which may be missing."""
   directory = check_holds_runs(directory).absolute()

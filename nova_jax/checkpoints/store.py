@@ -28,8 +28,7 @@ from nova_jax.checkpoints.arrays import (
   flatten,
   open_arrays,
   read_arrays,
-  read_digests,
-  read_item,
+  read_items,
   save_arrays,
   summarize_names,
 )
@@ -169,7 +168,7 @@ class Checkpointer:
     self.wait()
     folder, described, reason = self.directory / str(step), None, ""
     try:
-      described, data, meta = _read_items(folder)
+      described, data, meta = read_items(folder)
       state = read_arrays(folder, like, described)
     except Damaged as error:
       reason = error.reason
@@ -292,14 +291,3 @@ def _reason(error: Exception) -> str:
 def _is_news(record: Any) -> bool:
   """Whether a log record isn't one of an error that Orbax's threads print, with traceback, and pass on as well."""
   return not (record.exc_info and "orbax" in record.pathname)
-
-
-def _read_items(folder: Path) -> tuple[dict[str, str] | None, dict[str, Any], dict[str, Any]]:
-  """Return the descriptions of the arrays, if the checkpoint has them, and the items `data` and `meta`."""
-  described = read_digests(folder)
-  items = {name: read_item(folder, name) for name in ("data", "meta")}
-  if described is not None:
-    for name, value in items.items():
-      if described["json"].get(name) != array_digests.digest_json(value):
-        raise Damaged(folder, f"{name}/ changed since")
-  return None if described is None else described["arrays"], items["data"], items["meta"]

@@ -14,7 +14,7 @@ from nova_jax.cli.addresses import check_addresses
 from nova_jax.cli.endings import attempt, run_program, tell
 from nova_jax.cli.flag_help import explain, help_text, wants_help
 from nova_jax.cli.overrides import config_file, explain_config, explain_override, with_config_files
-from nova_jax.cli.renamed import tell_renamed
+from nova_jax.cli.renamed_flags import tell_renamed
 from nova_jax.parallel.single_host import isolate_host
 from nova_jax.storage import as_path
 from nova_jax.utils import terminal

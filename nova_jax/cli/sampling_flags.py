@@ -13,7 +13,7 @@ from absl import flags
 from nova_jax.cli import shares
 from nova_jax.cli.checkpoint_flags import define_checkpoint, define_step, define_weights
 from nova_jax.cli.common_flags import define_compilation_cache
-from nova_jax.cli.renamed import define_renamed
+from nova_jax.cli.renamed_flags import define_renamed
 from nova_jax.config import MeshConfig
 from nova_jax.models import quantization
 from nova_jax.pipeline.file_settings import KINDS, read_box

@@ -16,7 +16,7 @@ from etils import epath
 
 from nova_jax.storage.addresses import filesystem, is_collapsed, is_remote, scheme_of, why_not
 from nova_jax.storage.failures import telling
-from nova_jax.storage.ranges import RangeReader
+from nova_jax.storage.parts import PartReader
 
 _made: set[str] = set()  # Folders that this process made; a bucket has none without objects.
 _AHEAD = 1 << 17  # Bytes that are read at once of an object that is opened.
@@ -211,7 +211,7 @@ class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):  # ty: ignor
     if found.is_directory:
       raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self))
     read_part = _listed_path(str(self), found.st_size).read_part
-    file = io.BufferedReader(RangeReader(found.st_size, read_part), _AHEAD)
+    file = io.BufferedReader(PartReader(found.st_size, read_part), _AHEAD)
     return file if mode == "rb" else io.TextIOWrapper(file, encoding or "utf-8", errors, newline)
 
   def read_bytes(self) -> bytes:

@@ -137,6 +137,6 @@ def test_what_is_not_a_checkpoint_is_refused_in_one_line(tmp_path, make):
 def test_bad_arguments(saved):
   with pytest.raises(ValueError, match="no checkpoint of step 3; the newest is 4"):
     find(saved.directory, step=3)
-  with pytest.raises(ValueError, match='"ema" or "params"'):
+  with pytest.raises(ValueError, match="weights: expected ema, params or ema_DECAY"):
     find(saved.directory, "best")
   assert ocp.utils.checkpoint_steps(saved.directory) == [4]

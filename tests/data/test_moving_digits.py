@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nova_jax.config import DataConfig
-from nova_jax.data import captions, clips, moving_digits
+from nova_jax.data import captions, digit_clips, moving_digits
 
 CONFIG = DataConfig(num_records=80, num_frames=6, canvas=20)
 
@@ -27,7 +27,7 @@ def test_records_are_the_clips(prepared):
   assert {split: len(source) for split, source in sources.items()} == {"train": 80, "test": 400}
   for split, number in (("train", 0), ("train", 79), ("test", 123)):
     record = sources[split][number]
-    clip = clips.make_clip(split, number, canvas=20, num_frames=6)
+    clip = digit_clips.make_clip(split, number, canvas=20, num_frames=6)
     assert record["video"].dtype == np.uint8 and np.array_equal(record["video"], clip.video)
     assert record["caption"].decode() == clip.caption
     assert (record["digit"], record["source"]) == (clip.digit, clip.source)
@@ -63,14 +63,14 @@ def test_quiet(tmp_path, capfd, caplog):
 
 
 def test_failure_half_way_leaves_nothing_that_is_read(tmp_path, monkeypatch):
-  make_clip = clips.make_clip
+  make_clip = digit_clips.make_clip
 
   def fail(split, number, **kwargs):
     if number == 50:
       raise OSError("disk full")
     return make_clip(split, number, **kwargs)
 
-  monkeypatch.setattr(clips, "make_clip", fail)
+  monkeypatch.setattr(digit_clips, "make_clip", fail)
   with pytest.raises(OSError, match="disk full"):
     moving_digits.prepare(tmp_path, CONFIG)
   monkeypatch.undo()
@@ -79,7 +79,7 @@ def test_failure_half_way_leaves_nothing_that_is_read(tmp_path, monkeypatch):
 
 
 def test_slower_of_two_writers_reads_what_the_faster_wrote(tmp_path, monkeypatch):
-  make_clip = clips.make_clip
+  make_clip = digit_clips.make_clip
 
   def let_another_finish(split, number, **kwargs):
     if (split, number) == ("train", 1):
@@ -87,7 +87,7 @@ def test_slower_of_two_writers_reads_what_the_faster_wrote(tmp_path, monkeypatch
       moving_digits.prepare(tmp_path, CONFIG)
     return make_clip(split, number, **kwargs)
 
-  monkeypatch.setattr(clips, "make_clip", let_another_finish)
+  monkeypatch.setattr(digit_clips, "make_clip", let_another_finish)
   assert len(moving_digits.prepare(tmp_path, CONFIG)["train"]) == 80
   assert not [path for path in tmp_path.rglob("*") if "incomplete" in path.name]
 

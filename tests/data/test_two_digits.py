@@ -9,7 +9,7 @@ from absl import flags
 
 from nova_jax.autoencoders import PixelAutoencoder
 from nova_jax.config import DataConfig
-from nova_jax.data import captions, clips, moving_digits, two_digits
+from nova_jax.data import captions, digit_clips, moving_digits, two_digits
 from nova_jax.data.loader import Loader
 from nova_jax.data.videos import VideoFeed
 from nova_jax.text import WordEncoder
@@ -34,7 +34,7 @@ def _ways(clip):
 
 
 def _images(clip):
-  return [two_digits.enlarge(clips.source_images()[source]) for source in (clip.source, clip.back_source)]
+  return [two_digits.enlarge(digit_clips.source_images()[source]) for source in (clip.source, clip.back_source)]
 
 
 def test_all_combinations_are_even():
@@ -51,11 +51,11 @@ def test_all_combinations_are_even():
 def test_held_out_digits_are_in_no_training_clip(test_clips):
   for role in ("source", "back_source"):
     shown = {getattr(clip, role) for clip in test_clips}
-    assert shown == {place for digit in range(10) for place in clips.sources("test", digit)}  # Each of them once.
+    assert shown == {place for digit in range(10) for place in digit_clips.sources("test", digit)}  # Each of them once.
     trained = {getattr(two_digits.make_clip("train", number, num_frames=1), role) for number in range(500)}
     assert not trained & shown
   for clip in test_clips:
-    assert clips.source_classes()[[clip.source, clip.back_source]].tolist() == [clip.digit, clip.back_digit]
+    assert digit_clips.source_classes()[[clip.source, clip.back_source]].tolist() == [clip.digit, clip.back_digit]
 
 
 def test_both_move_as_told_and_cross(test_clips):

@@ -9,7 +9,7 @@ from pipeline.test_pipeline import fresh
 
 from nova_jax import media
 from nova_jax.checkpoints.model_folder import load_text_encoder
-from nova_jax.cli import renamed, sampling_flags
+from nova_jax.cli import renamed_flags, sampling_flags
 from nova_jax.evals.benchmarks.settings import SAMPLED
 from nova_jax.pipeline import batch_sampling, prompts
 from nova_jax.pipeline.request import SETTINGS
@@ -56,7 +56,7 @@ def test_flags_and_columns_with_an_old_name_work_and_the_new_one_is_said(tmp_pat
   assert values.compile_only and values.free_text_encoder and values["prompt_at"].present
   assert sampling_flags.given_settings(values) == {
       "later_prompts": {4: "a", 5: "b"}, "outpaint_box": [0, 0, 4, 8]}
-  renamed.tell_renamed(values)
+  renamed_flags.tell_renamed(values)
   for old, new in (("then", "prompt_at"), ("place", "outpaint_box"), ("low_memory", "free_text_encoder")):
     assert f"--{old} is called --{new} now" in caplog.text
   (tmp_path / "a.jsonl").write_text('{"prompt": "a", "image": "a.png", "place": [0, 0, 4, 8]}', encoding="utf-8")

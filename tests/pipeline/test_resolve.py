@@ -57,6 +57,13 @@ def test_shapes_of_what_is_given(pipe):
   assert job.inputs.known_tokens.mask.shape == (3, 16) and job.inputs.prefix_latents is None
   assert job.plan.num_frames == job.num_frames == 3, "an edit is as long as its clip"
   assert job.givens.kept_mask.shape == (3, 8, 8) and not job.givens.kept_mask[:, :, :3].any()
+  longer = job_of(pipe, video=CLIP, mask=(0, 0, 8, 3), num_frames=5).inputs.known_tokens
+  assert longer.mask.shape == (5, 16) and longer.latents.shape[:2] == (1, 5) and not longer.mask[3:].any()
+  assert np.array_equal(longer.mask[:3], job.inputs.known_tokens.mask), "frames after the clip are generated freely"
+
+
+def test_clips_are_shown_at_the_rate_asked_for_or_the_models_own(pipe):
+  assert job_of(pipe, num_samples=2).fps == (CARD.sample.fps,) * 2 and job_of(pipe, fps=5).fps == (5,)
 
 
 def test_prompts_that_take_over(pipe):
@@ -81,6 +88,7 @@ def test_everything_is_refused_before_it_runs(pipe, monkeypatch):
       ({"seed": [1, 2]}, "seed: expected one, or one for each of 1"), ({"order": [[0]]}, "order: expected 1 perm"),
       ({"noise": np.zeros((1, 1, 1, 8, 8, 1))}, "noise: expected start"), ({"motion_flow": [1, 2]}, "motion_flow"),
       ({"given": np.zeros((1, 4, 8, 8, 1))}, "given: expected 1 clips of at most 3"),
+      ({"given": np.full((1, 1, 8, 8, 1), np.nan)}, "given: expected finite latents"),
       ({"later_prompts": {1: ["a", "b"]}}, "later_prompts: expected one prompt or as many"),
       ({"later_prompts": {1: "a b c d e"}}, "has 5 tokens")):
     with pytest.raises(UserError, match=message):

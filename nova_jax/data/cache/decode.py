@@ -15,7 +15,7 @@ from nova_jax.media.footage import Footage, between
 from nova_jax.media.footage import open_footage as open_file
 from nova_jax.media.frame import Frame
 from nova_jax.storage import fetched, is_remote
-from nova_jax.storage.ranges import RangeReader
+from nova_jax.storage.parts import PartReader
 from nova_jax.utils import limits
 
 
@@ -47,7 +47,7 @@ def open_footage(
       content = stack.enter_context(media.path.open("rb"))
       if media.size is not None:
         whole, first = content, media.start
-        content = io.BufferedReader(RangeReader(media.size, lambda at, size: _read_part(whole, first + at, size)))
+        content = io.BufferedReader(PartReader(media.size, lambda at, size: _read_part(whole, first + at, size)))
     else:
       content = media.read(limits.ROW_BYTES) if isinstance(media, Piece) else media.read()
     yield stack.enter_context(open_file(content, start, end))

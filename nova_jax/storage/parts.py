@@ -1,11 +1,11 @@
-"""A file that is read in ranges: part of another file, or an object in a bucket."""
+"""A file that is read part by part: a piece of another file, or an object in a bucket."""
 
 import io
 from collections.abc import Callable
 from typing import Any
 
 
-class RangeReader(io.RawIOBase):
+class PartReader(io.RawIOBase):
   """A file that is open for reading, whose content a function returns part by part."""
 
   def __init__(self, size: int, read_part: Callable[[int, int], bytes]):
