@@ -1,7 +1,8 @@
 """Fine-tuning on clips of your own: `python examples/finetune.py MODEL CLIPS WORKDIR STEPS`.
 
-MODEL is a model folder of any form, CLIPS a folder of videos with captions in .txt files of the same names. The clips
-become latents in WORKDIR/cache; training starts from the model's weights, and the same command continues it.
+MODEL is a model folder of any form, or an id on the Hugging Face hub; CLIPS is a folder of videos with captions in .txt
+files of the same names. The clips become latents in WORKDIR/cache; training starts from the model's weights, and the
+same command continues it.
 """
 
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import nova_jax
 
-model, clips, workdir, steps = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
-card = nova_jax.open_folder(model).card
+clips, workdir, steps = sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+folder = nova_jax.open_folder(sys.argv[1])
+model, card = folder.path, folder.card
 # Parts of a model are built in, by name, or folders beside the transformer.
 autoencoder, text_encoder = (
     str(model / name) if (model / name).is_dir() else name for name in (card.autoencoder, card.text_encoder))

@@ -152,7 +152,11 @@ def test_what_the_user_can_mend(hub, model, monkeypatch):
   assert message.startswith("there is no folder ORG/mistyped, and there is no model ORG/mistyped on the hub (http://127")
   model.gated = True
   assert f"accept terms first, at {hub.url}/{ID}; then log in" in refusal(ID)
-  model.gated, model.private = False, True
+  model.gated = False
+  hub.failing[f"resolve/.*/{WEIGHTS}"] = 403  # Anyone may see the names of a gated model's files.
+  assert "your token may not do this" in refusal(ID)
+  hub.failing.clear()
+  model.private = True
   assert "if it is private, log in by `hf auth login`" in refusal(ID)
   log_in(monkeypatch, "hf_wrong")
   assert "does not know your token" in refusal(ID)
