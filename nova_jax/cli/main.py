@@ -34,6 +34,7 @@ COMMANDS = {
     "status": "Say how a training run is doing.",
     "compile": "Compile for a TPU pod that isn't here, and say what would fit on it.",
     "benchmark": "Time NOVA on this machine.",
+    "jobset": "Write a manifest for GKE, which trains on all hosts of a TPU slice.",
     "tpu_vm": "Train on TPU VMs: request machines, install this code on them, and start, watch and stop a run.",
 }
 
