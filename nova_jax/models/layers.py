@@ -227,10 +227,15 @@ def _remat_policy(remat: str) -> Callable[..., Any] | None:
   """Return the policy of what the backward pass does not recompute; None saves only the input of a block."""
   policies = jax.checkpoint_policies
   if remat == "dots":
-    return policies.save_from_both_policies(
-        policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(ATTENTION_RESIDUALS))
+    attention = policies.save_from_both_policies(policies.save_only_these_names(ATTENTION_RESIDUALS), _is_cudnn)
+    return policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, attention)
   if remat == "offload":
     return policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[], names_which_can_be_offloaded=[BLOCK_INPUT],
         offload_src="device", offload_dst="pinned_host")
   return None
+
+
+def _is_cudnn(primitive: Any, *_: Any, **__: Any) -> bool:
+  """Whether an operation is cuDNN's attention, whose results JAX gives no name."""
+  return primitive.name.startswith("dot_product_attention_fwd")

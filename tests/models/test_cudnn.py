@@ -65,11 +65,10 @@ def test_what_cudnn_can_not_do_is_left_to_xla(monkeypatch, dtype, dim, capabilit
   assert cudnn.fits(jax.ShapeDtypeStruct((1, 8, 2, dim), dtype), platform) == expected
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_a_training_step_of_nova_for_cuda(on_gpu, dtype):
-  model = dataclasses.replace(TINY, dtype=dtype)
+def lower(**model):
+  """Return cuDNN's functions that NOVA's training step and evaluation for CUDA call."""
   train = TrainConfig(steps=2, stages=(StageConfig("video", 1.0, BATCH, FRAMES),), loss_repeat=2)
-  cfg = Experiment(model=model, train=train)
+  cfg = Experiment(model=dataclasses.replace(TINY, **model), train=train)
   program = TrainProgram(
       NovaTask.from_experiment(cfg), cfg, make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]))
   shape = (FRAMES, *TINY.latent_size, TINY.latent_dim)
@@ -77,10 +76,21 @@ def test_a_training_step_of_nova_for_cuda(on_gpu, dtype):
       np.zeros((BATCH, *shape), np.float32),
       Condition(np.zeros((BATCH, TINY.text_len, TINY.text_dim), np.float32), np.ones(BATCH, np.int32)),
       index=np.arange(BATCH, dtype=np.int32))
-  lower = lambda step, *args: CALL.findall(
-      step.run.trace(*args, np.int32(2), 4).lower(lowering_platforms=("cuda",)).as_text())
   abstract = program.abstract
-  trained = lower(program.step(program.stages[0], shape), abstract, batch)
-  evaluated = lower(program.eval_step(shape), abstract.params, abstract.buffers, batch)
-  assert set(trained) == ({"fmhaSoftmax", "fmhaSoftmaxBackward"} if dtype == "bfloat16" else set())
-  assert set(evaluated) == ({"fmhaSoftmax"} if dtype == "bfloat16" else set())
+  return [
+      CALL.findall(step.run.trace(*args, batch, np.int32(2), 4).lower(lowering_platforms=("cuda",)).as_text())
+      for step, args in (
+          (program.step(program.stages[0], shape), (abstract,)),
+          (program.eval_step(shape), (abstract.params, abstract.buffers)))]
+
+
+def test_a_training_step_of_nova_for_cuda(on_gpu):
+  trained, evaluated = lower(dtype="bfloat16")
+  assert set(trained) == {"fmhaSoftmax", "fmhaSoftmaxBackward"} and set(evaluated) == {"fmhaSoftmax"}
+  assert lower(dtype="float32") == [[], []]
+
+
+@pytest.mark.parametrize("remat, times", [("dots", 1), ("block", 2)])
+def test_attention_is_recomputed_only_with_whole_blocks(on_gpu, remat, times):
+  trained, _ = lower(dtype="bfloat16", remat=remat)
+  assert trained.count("fmhaSoftmax") == times * trained.count("fmhaSoftmaxBackward") > 0
