@@ -37,8 +37,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
       "source", None,
       "Model to convert: a published folder (all of it or one part), a converted one, the workdir of a training run, "
-      "or an id on the Hugging Face hub.",
-      flag_values=values)
+      "or an id on the Hugging Face hub.", flag_values=values)
   flags.DEFINE_string(
       "target", None, "Folder to write; it must not exist yet. Needed, unless --push uploads --source itself.",
       flag_values=values)

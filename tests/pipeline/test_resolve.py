@@ -89,6 +89,8 @@ def test_everything_is_refused_before_it_runs(pipe, monkeypatch):
       ({"noise": np.zeros((1, 1, 1, 8, 8, 1))}, "noise: expected start"), ({"motion_flow": [1, 2]}, "motion_flow"),
       ({"given": np.zeros((1, 4, 8, 8, 1))}, "given: expected 1 clips of at most 3"),
       ({"given": np.full((1, 1, 8, 8, 1), np.nan)}, "given: expected finite latents"),
+      ({"noise": np.full((3, 3, 1, 8, 8, 1), np.nan)}, "noise: expected finite numbers"),
+      ({"seed": 2**32}, "seed: expected"),
       ({"later_prompts": {1: ["a", "b"]}}, "later_prompts: expected one prompt or as many"),
       ({"later_prompts": {1: "a b c d e"}}, "has 5 tokens")):
     with pytest.raises(UserError, match=message):
