@@ -1,11 +1,11 @@
 """Train on TPU VMs: request machines, install this code on them, and start, watch and stop a run.
 
 Example:
-  python -m launch.tpu_vm watch --name digits --zone us-west4-a --type v5litepod-16 --version v2-alpha-tpuv5-lite -- \\
-      --config=configs/digits.py --workdir=/mnt/shared/run
+  python -m launch.tpu_vm watch --name digits --zone us-west4-a --type v5litepod-16 -- --config=digits \\
+      --workdir=gs://bucket/run
 
 The first word is a command:
-  create   requests the machines: --type v5litepod-256 --version v2-alpha-tpuv5-lite [--slices 2] [--spot]
+  create   requests the machines: --type v5litepod-256 [--slices 2] [--spot]
   status   prints the state of the request, and what each machine does
   install  copies this folder (or clones --source URL) onto all machines, and installs it there
   start    trains on all of them; arguments of launch.train follow after --
@@ -14,7 +14,7 @@ The first word is a command:
   watch    does all of this until the run is done, and again after each preemption
   delete   gives the machines back
 
-The workdir must be a folder that all machines see; --setup is a line of shell that mounts it.
+The workdir must be an address in a bucket, or a folder that all machines see, which --setup may mount.
 """
 
 from absl import flags
@@ -33,13 +33,21 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
       "project", "", "Google Cloud project to bill. Default: the one that gcloud is set to.", flag_values=values)
   flags.DEFINE_string("type", "", "Type of the accelerator, such as v5litepod-256.", flag_values=values)
-  flags.DEFINE_string("version", "", "Version of the runtime, such as v2-alpha-tpuv5-lite.", flag_values=values)
+  flags.DEFINE_string(
+      "version", "", "Version of the runtime, such as v2-alpha-tpuv5-lite. Default: that of --type.",
+      flag_values=values)
   flags.DEFINE_integer("slices", 1, "Number of slices of --type that are joined into one run.", flag_values=values)
   flags.DEFINE_bool(
       "spot", False, "Whether to use cheaper machines, which may be taken back at any time.", flag_values=values)
   flags.DEFINE_bool("reserved", False, "Whether to use machines of a reservation.", flag_values=values)
   flags.DEFINE_string(
       "valid_until", "", "Time that the request may wait in the queue, such as 6h. Default: no limit.",
+      flag_values=values)
+  flags.DEFINE_multi_string(
+      "create_flag", [], "Further flag of gcloud's create, such as --create_flag=--service-account=NAME; repeat it.",
+      flag_values=values)
+  flags.DEFINE_multi_string(
+      "ssh_flag", [], "Further flag of gcloud's ssh and scp, such as --ssh_flag=--tunnel-through-iap; repeat it.",
       flag_values=values)
   flags.DEFINE_string(
       "source", ".", "Folder with this code, or address of a git repository, that is installed on the machines.",
@@ -66,7 +74,7 @@ def main(args: flags.FlagValues, words: list[str]) -> None:
   if command in ("start", "watch") and not any(word.startswith("--workdir") for word in arguments):
     raise UserError(f"{command}: give the arguments of launch.train after --, with a --workdir that all machines see")
   machines = Machines(args.name, args.zone, args.project, args.type, args.version, args.slices, args.spot,
-                      args.reserved, args.valid_until)
+                      args.reserved, args.valid_until, tuple(args.create_flag), tuple(args.ssh_flag))
   gcloud, code = Gcloud(machines, args.dry_run), Code(args.source, args.revision, args.setup)
   if command == "install":
     gcloud.install(code)

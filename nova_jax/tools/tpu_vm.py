@@ -26,6 +26,10 @@ _RUNS = (
     "kill -0 $(cat train.pid 2>/dev/null) 2>/dev/null")
 _GONE = ("SUSPENDED", "FAILED", "NONE")  # NONE: there is no such queued resource.
 _TRIES = 3  # Starts on the same machines without a further step, before a failure is taken to be the run's own.
+_UNREACHABLE = 900.0  # Seconds after which machines that are active and can't be reached are given back.
+# Software of the machines by the start of their type; of others, the last one.
+_VERSIONS = {
+    "v6e": "v2-alpha-tpuv6e", "v5litepod": "v2-alpha-tpuv5-lite", "v5p": "v2-alpha-tpuv5", "": "tpu-ubuntu2204-base"}
 _STEP = re.compile(r"\bstep (\d+)|\b(\d+)/\d+: loss ")  # In lines of the log.
 
 
@@ -37,11 +41,13 @@ class Machines:
   zone: str
   project: str = ""  # Empty: gcloud's own.
   accelerator: str = ""  # "v5litepod-256"; this and the next are needed to create.
-  version: str = ""  # Of the machines' software: "v2-alpha-tpuv5-lite".
+  version: str = ""  # Of the machines' software, "v2-alpha-tpuv5-lite"; empty for that of the accelerator.
   slices: int = 1
   spot: bool = False
   reserved: bool = False
   valid_until: str = ""  # How long to wait in the queue: "6h".
+  create_flags: Sequence[str] = ()  # Further flags of gcloud's create, "--service-account=NAME".
+  ssh_flags: Sequence[str] = ()  # Further flags of its ssh and scp, "--tunnel-through-iap".
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,16 +70,17 @@ class Gcloud:
   def create(self) -> None:
     """Put a request for the machines into the queue."""
     m = self.machines
-    if not m.accelerator or not m.version:
-      raise UserError("--type and --version: expected those of the TPU, such as v5litepod-256 and v2-alpha-tpuv5-lite")
+    if not m.accelerator:
+      raise UserError("--type: expected that of the TPU, such as v5litepod-256")
+    version = m.version or next(name for start, name in _VERSIONS.items() if m.accelerator.startswith(start))
     if m.slices < 1 or (m.spot and m.reserved):
       raise UserError(f"expected --slices of 1 or more (got {m.slices}), and --spot or --reserved but not both")
     nodes = [f"--node-id={m.name}"] if m.slices == 1 else [f"--node-count={m.slices}", f"--node-prefix={m.name}"]
     options = ["--spot"] * m.spot + ["--reserved"] * m.reserved
     options += [f"--valid-until-duration={m.valid_until}"] if m.valid_until else []
-    what = [f"--accelerator-type={m.accelerator}", f"--runtime-version={m.version}"]
+    what = [f"--accelerator-type={m.accelerator}", f"--runtime-version={version}"]
     try:
-      self._call("create", m.name, *what, *nodes, *options)
+      self._call("create", m.name, *what, *nodes, *options, *m.create_flags)
     except OSError as error:  # Asking again would not help.
       raise UserError(f"{error}; see above what gcloud says") from None
 
@@ -109,12 +116,14 @@ class Gcloud:
         raise UserError(f"--source {code.source}: expected the folder of this code, or the address of a repository")
       excluded = [f"--exclude={name}" for name in (*_NOT_COPIED, _ARCHIVE)]
       self._run(["tar", "-czf", _ARCHIVE, *excluded, "-C", code.source, "."])
-      self._call("scp", _ARCHIVE, f"{self.machines.name}:", "--node=all", "--worker=all")
+      self._call(
+          "scp", _ARCHIVE, f"{self.machines.name}:", "--node=all", "--worker=all", "--quiet", *self.machines.ssh_flags)
       fetch = f"mkdir -p {HOME} && tar -xzf {_ARCHIVE} -C {HOME}"
-    python = "{ command -v python3.11 || { sudo apt-get -q update && sudo apt-get -qy install python3.11-venv; }; }"
+    apt = "sudo apt-get -o DPkg::Lock::Timeout=600 -q"  # A first boot updates itself meanwhile.
+    python = f"{{ command -v python3.11 || {{ {apt} update && {apt} -y install python3.11-venv; }}; }}"
     packages = (
         ".venv/bin/pip install -q uv && "
-        ".venv/bin/uv pip install -q --python .venv/bin/python -c constraints.txt -e .[tpu]")
+        ".venv/bin/uv pip install -q --python .venv/bin/python -c constraints.txt -e .[tpu,gcs]")
     lines = [code.setup] if code.setup else []
     self.ssh(" && ".join([*lines, fetch, python, f"cd {HOME}", "python3.11 -m venv .venv", packages]))
 
@@ -177,20 +186,25 @@ class Gcloud:
       self.install(code)
       self.start(arguments)
       return
-    starts, furthest, installed = 0, 0, False
+    starts, furthest, installed, reached = 0, 0, False, time.monotonic()
     while True:
       try:
         state = self.state()
-        if state in _GONE:
+        if state != "ACTIVE":
+          reached = time.monotonic()
+        elif time.monotonic() - reached > _UNREACHABLE:
+          state = "not to be reached"
+        if state in (*_GONE, "not to be reached"):
           self._say(f"is {state}: requesting it")
           if state != "NONE":
             self.delete()
           self.create()
-          starts, installed = 0, False
+          starts, installed, reached = 0, False, time.monotonic()
         elif state != "ACTIVE":
           self._say(f"is {state}")
         else:
           runs = self.runs()
+          reached = time.monotonic()
           if self._is_done(runs):
             return
           step = max(map(_step, runs))
@@ -203,6 +217,7 @@ class Gcloud:
               self._say(f"ended: {runs[0][1]}")
             if not installed:
               self.install(code)
+            installed = False  # A machine that was repaired has no code, and this fails.
             self.start(arguments)
             starts, installed = starts + 1, True
       except OSError as error:  # The network, or machines that go away just now.
@@ -223,7 +238,10 @@ class Gcloud:
     print(f"{time.strftime('%H:%M:%S')} {self.machines.name} {text}", flush=True)
 
   def _ssh(self, line: str, which: str) -> list[str]:
-    return self._command("ssh", self.machines.name, f"--node={which}", f"--worker={which}", f"--command={line}")
+    # Without --quiet, gcloud asks for a passphrase where there is no key yet.
+    return self._command(
+        "ssh", self.machines.name, f"--node={which}", f"--worker={which}", "--quiet", *self.machines.ssh_flags,
+        f"--command={line}")
 
   def _command(self, verb: str, *arguments: str) -> list[str]:
     project = [f"--project={self.machines.project}"] if self.machines.project else []

@@ -129,6 +129,37 @@ def test_a_number_of_before_a_reboot_is_no_run(fake):
   child.wait()
 
 
+def test_machines_that_can_not_be_reached_are_given_back(fake, monkeypatch):
+  """They are active, and no ssh gets through for a quarter of an hour; then the request is made anew."""
+  now, calls = [0.0], []
+  monkeypatch.setattr("nova_jax.tools.tpu_vm.time.sleep", lambda seconds: now.__setitem__(0, now[0] + 60))
+  monkeypatch.setattr("nova_jax.tools.tpu_vm.time.monotonic", lambda: now[0])
+  gcloud = Gcloud(MACHINES)
+  monkeypatch.setattr(gcloud, "state", lambda: "ACTIVE")
+
+  def runs():
+    if "create" in calls:
+      return [("0", "done: 5 steps")]
+    raise OSError("no answer")
+
+  monkeypatch.setattr(gcloud, "runs", runs)
+  for name in ("delete", "create"):
+    monkeypatch.setattr(gcloud, name, lambda name=name: calls.append(name))
+  gcloud.watch(Code(), TRAIN, 60.0)
+  assert calls == ["delete", "create"] and now[0] == 17 * 60
+
+
+@pytest.mark.parametrize("kind, version", [
+    ("v6e-64", "v2-alpha-tpuv6e"), ("v5p-128", "v2-alpha-tpuv5"), ("v5litepod-8", "v2-alpha-tpuv5-lite"),
+    ("v4-8", "tpu-ubuntu2204-base")])
+def test_the_software_of_the_machines_follows_from_their_type(kind, version):
+  done = launch("create", f"--type={kind}", "--dry_run", "--create_flag=--service-account=me")
+  assert f"--runtime-version={version} " in done.stdout and done.stdout.rstrip().endswith(
+      "--service-account=me --zone=us-west4-a")
+  done = launch("log", "--dry_run", "--ssh_flag=--tunnel-through-iap")
+  assert "--quiet --tunnel-through-iap" in done.stdout
+
+
 def launch(*args):
   return commands.run("tpu_vm", "--name=nova", "--zone=us-west4-a", *args)
 
@@ -147,7 +178,7 @@ def test_dry_run_prints_what_a_shell_would_run():
 
 
 @pytest.mark.parametrize("args, message", [
-    ((), "expected a command, one of create"), (("create", "--dry_run"), "--type and --version"),
+    ((), "expected a command, one of create"), (("create", "--dry_run"), "--type: expected that of the TPU"),
     (("start", "--dry_run"), "--workdir"), (("delete",), "gcloud is not installed"),
     (("create", "--dry_run", "--type=a", "--version=b", "--spot", "--reserved"), "not both"),
     (("install", "--source=/nowhere", "--dry_run"), "expected the folder of this code")])
