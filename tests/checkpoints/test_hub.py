@@ -188,7 +188,7 @@ def test_without_a_network(hub, model, tmp_path, monkeypatch):
 
 def test_nothing_downloads_by_itself(hub, model, tmp_path, monkeypatch):
   message = refusal(f"{ID}@main", download=False)
-  assert "only what you name yourself is downloaded: give --checkpoint=ORG/nova@main" in message
+  assert "only what you name yourself is downloaded: give ORG/nova@main" in message
   assert not hub.requests
   with pytest.raises(UserError, match="neither a folder nor a built-in vae"):
     load_autoencoder(ID, tmp_path)  # As the card of a model folder may name it.
@@ -227,5 +227,5 @@ def test_outputs_name_the_commit_and_download_nothing(hub, model, tmp_path, monk
   point_to(hub.url, tmp_path / "another_cache", monkeypatch)
   hub.requests.clear()
   done = commands.run("sample", "--reproduce", file, "--output", tmp_path / "out")
-  assert done.returncode == 2 and f"give --checkpoint={place}, or a folder" in done.stderr
+  assert done.returncode == 2 and f"is downloaded: give {place} (--checkpoint" in done.stderr
   assert not hub.requests, "a file of a stranger's makes no request"

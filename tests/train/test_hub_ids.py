@@ -4,16 +4,20 @@ import dataclasses
 
 import pytest
 from checkpoints.published import VIDEO
+from data.latent_caches import make_cache, make_record
 
 import nova_jax
 from configs import finetune
 from nova_jax.checkpoints.hub import pinned
 from nova_jax.checkpoints.model_card import card_from_experiment
 from nova_jax.config import Experiment
+from nova_jax.data.cache import inspect
 from nova_jax.data.cache.encoders import open_autoencoder
+from nova_jax.data.cache.format import read_manifest
 from nova_jax.data.cache.identity import describe_autoencoder
 from nova_jax.train import nova
 from nova_jax.train.identity import identify, same_content
+from nova_jax.utils.errors import UserError
 
 ID = "ORG/nova"
 
@@ -55,3 +59,13 @@ def test_fine_tuning_and_caches_take_ids(hub, experiment):
   _, described = open_autoencoder(cfg)
   by_path = describe_autoencoder(str(VIDEO), nova_jax.load_autoencoder(str(VIDEO / "vae")))
   assert described == by_path
+
+
+def test_a_cache_of_a_stranger_s_downloads_nothing(hub, tmp_path):
+  hub.add(ID, VIDEO)
+  make_cache(tmp_path / "cache", [make_record(0)])
+  manifest = read_manifest(tmp_path / "cache")
+  settings = dataclasses.replace(manifest.settings, autoencoder=ID)
+  with pytest.raises(UserError, match="only what you name yourself is downloaded"):
+    inspect.write_sheet(tmp_path / "a.png", tmp_path / "cache", dataclasses.replace(manifest, settings=settings), 1)
+  assert not hub.requests

@@ -36,7 +36,7 @@ def absent(name: object, what: str = "it") -> str:
   if library.is_offline_mode():
     why = "HF_HUB_OFFLINE forbids asking the hub: unset it, or give a folder"
   else:
-    why = f"only what you name yourself is downloaded: give --checkpoint={name}, or a folder"
+    why = f"only what you name yourself is downloaded: give {name} (--checkpoint, --autoencoder), or a folder"
   return f"{name}: the cache {library.constants.HF_HUB_CACHE} lacks {what}, and {why}"
 
 

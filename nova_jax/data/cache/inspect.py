@@ -11,6 +11,8 @@ import numpy as np
 
 from nova_jax import media
 from nova_jax.autoencoders import Autoencoder
+from nova_jax.checkpoints.components import VAE
+from nova_jax.checkpoints.hub import parse_id, part_folder
 from nova_jax.data.cache.encoders import open_autoencoder
 from nova_jax.data.cache.format import Manifest, Shard, shard_problem
 from nova_jax.data.cache.records import DamagedRecord, Record, ShardReader, file_sha256
@@ -166,7 +168,10 @@ def write_sheet(path: Path, folder: Path, manifest: Manifest, num_clips: int, au
   Raises:
     UserError: another autoencoder, or no sound record.
   """
-  settings = dataclasses.replace(manifest.settings, autoencoder=autoencoder or manifest.settings.autoencoder)
+  name = autoencoder or manifest.settings.autoencoder
+  if not autoencoder and parse_id(name):  # A stranger's cache downloads nothing.
+    name = str(part_folder(name, VAE, download=False))
+  settings = dataclasses.replace(manifest.settings, autoencoder=name)
   decoder, info = open_autoencoder(settings)
   if info.digest != manifest.autoencoder.digest:
     raise UserError(
