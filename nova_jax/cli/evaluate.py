@@ -8,7 +8,7 @@ command continues it, and --shard 0/4 … 3/4 share it out, as --coordinator=aut
 verifies one. --benchmark class_to_image makes as many pictures of each class, 50,000 in all, and with --npz the archive
 of ADM's evaluator. --benchmark ucf101, bair or kinetics600 with --prompts FOLDER predicts frames of real clips, for
 launch.score. --benchmark digits generates clips of all digits and directions, prints each score beside what real clips
-reach, and writes scores.json and pictures.
+reach, and writes scores.json and pictures; two_digits does so with two digits that cross.
 """
 
 import sys
@@ -25,7 +25,7 @@ from nova_jax.evals.benchmarks.classes import CLASS_TO_IMAGE, NUM_PICTURES
 from nova_jax.evals.benchmarks.clips import PROTOCOLS
 from nova_jax.evals.benchmarks.layout import NAMES
 from nova_jax.evals.benchmarks.settings import SAMPLED
-from nova_jax.evals.digits_run import score_digits
+from nova_jax.evals.digits_run import TASKS, score_digits
 from nova_jax.pipeline.loading import load_pipeline, say_first_compiles
 from nova_jax.storage import as_path
 from nova_jax.utils import compilation_cache
@@ -37,8 +37,8 @@ from nova_jax.utils.progress import Progress
 def define_flags(values: flags.FlagValues) -> None:
   """Define the flags of this command."""
   flags.DEFINE_enum(
-      "benchmark", "digits", ["digits", *NAMES, CLASS_TO_IMAGE, *PROTOCOLS],
-      "Benchmark to sample for; digits also scores the clips.", flag_values=values)
+      "benchmark", "digits", [*TASKS, *NAMES, CLASS_TO_IMAGE, *PROTOCOLS],
+      "Benchmark to sample for; digits and two_digits also score the clips.", flag_values=values)
   define_checkpoint(values)
   flags.DEFINE_string("output", None, "Folder that samples and scores are written to.", flag_values=values)
   flags.DEFINE_string(
@@ -59,11 +59,13 @@ def define_flags(values: flags.FlagValues) -> None:
   shares.define(values, "make a benchmark's samples")
   flags.DEFINE_integer(
       "num_prompts", 400,
-      "Number of clips for --benchmark=digits; multiples of 40 hold every digit and direction equally often.",
+      "Number of clips for --benchmark=digits and two_digits; multiples of 40, and of 120 for two, hold every digit "
+      "and direction equally often.",
       lower_bound=1, flag_values=values)
   flags.DEFINE_enum(
       "captions", "plain", ["plain", "free"],
-      "Captions for --benchmark=digits: one wording (plain), or all paraphrases in turn (free).", flag_values=values)
+      "Captions for --benchmark=digits and two_digits: one wording (plain), or all paraphrases in turn (free).",
+      flag_values=values)
   flags.DEFINE_integer(
       "num_pictures", None,
       f"Number of pictures for --benchmark={CLASS_TO_IMAGE}; multiples of the number of classes hold each equally "
@@ -97,11 +99,11 @@ def main(args: flags.FlagValues) -> None:
   if not args.output:
     raise UserError("--output is needed (only --check does without)")
   share = shares.share(args)
-  if share[1] > 1 and (args.benchmark == "digits" or args.shard != "0/1"):
-    raise UserError("--coordinator: the digits are scored by one host; leave it out" if args.benchmark == "digits" else
+  if share[1] > 1 and (args.benchmark in TASKS or args.shard != "0/1"):
+    raise UserError("--coordinator: the digits are scored by one host; leave it out" if args.benchmark in TASKS else
                     "--shard: the number of hosts and of this one say so already; give one of both")
   compilation_cache.use(args.compilation_cache, on_cpu=True)
-  if args.benchmark == "digits":
+  if args.benchmark in TASKS:
     _digits(args)
   elif not args.checkpoint:
     raise UserError(f"--checkpoint: say which model to sample for {args.benchmark}, a folder")
@@ -122,7 +124,7 @@ def _digits(args) -> None:
   with Progress("clip", args.num_prompts) as progress:
     result = score_digits(
         pipe, output, num_prompts=args.num_prompts, captions=args.captions, batch_size=args.batch_size or 100,
-        seed=args.seed, show=lambda done: progress.show(done, what="generating"),
+        seed=args.seed, task=args.benchmark, show=lambda done: progress.show(done, what="generating"),
         **sampling_flags.given_settings(args, [name for name in SAMPLED if name != "num_frames"]))
   print(f"{args.num_prompts} prompts, {args.captions} captions")
   print(f"{digits_lib.table(result.scores, result.real)}\nwatch {output}/grid.gif, or see {output}/sheet.png")

@@ -26,7 +26,8 @@ _BAR_SECONDS = 0.2
 
 def higher_is_better(cfg: EvalConfig) -> bool:
   """Return whether the best value of `eval.best_metric` is the highest one."""
-  return cfg.best_is == "highest" or cfg.best_is == "auto" and cfg.best_metric.startswith(f"{EVALUATED}digits/")
+  of_digits = cfg.best_metric.startswith((f"{EVALUATED}digits/", f"{EVALUATED}two_digits/"))
+  return cfg.best_is == "highest" or cfg.best_is == "auto" and of_digits
 
 
 class MetricLog:

@@ -4,6 +4,7 @@ Every time the same prompts and noise are taken, with the averaged weights.
 Invariant: a score is a function of the weights and of the stage alone, as a held-out loss is.
 """
 
+import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,9 +14,8 @@ import numpy as np
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.config import EvalConfig, Experiment
-from nova_jax.evals.digits import SCORES as DIGIT_SCORES
 from nova_jax.evals.digits import DigitClassifier
-from nova_jax.evals.digits_run import make_clips
+from nova_jax.evals.digits_run import TASKS, make_clips
 from nova_jax.evals.features import FeatureFunction, compute_features, find, open_features
 from nova_jax.evals.frechet import FeatureStatistics, frechet_distance
 from nova_jax.pipeline import Pipeline
@@ -64,13 +64,13 @@ class Scores(Callback):
         for name, value in function(pipe, trainer).items()}
 
 
-def digits(pipe: Pipeline, trainer: Trainer) -> dict[str, float]:
-  """Return the scores of moving digits; see `nova_jax.evals.digits`."""
+def digits(pipe: Pipeline, trainer: Trainer, task: str = "digits") -> dict[str, float]:
+  """Return the scores of moving digits; see `nova_jax.evals.digits`, and `two_digits` there for that task."""
   assert pipe.autoencoder is not None
   num_frames = pipe.autoencoder.num_frames(trainer.stage.cfg.num_frames)
   made = make_clips(
       lambda prompts, seeds: pipe(prompts, seed=seeds, num_frames=num_frames), canvas=trainer.cfg.data.canvas,
-      num_frames=num_frames, num_prompts=trainer.cfg.eval.num_clips, batch_size=_BATCH)
+      num_frames=num_frames, num_prompts=trainer.cfg.eval.num_clips, batch_size=_BATCH, task=task)
   return {name: share.value for name, share in made.scores(DigitClassifier()).items()}
 
 
@@ -100,7 +100,9 @@ class Frechet:
     return {"distance": frechet_distance(self._real, made)}
 
 
-SCORES: Mapping[str, Callable[[], Score]] = {"digits": lambda: digits, "frechet": Frechet}
+SCORES: Mapping[str, Callable[[], Score]] = {
+    "digits": lambda: digits, "two_digits": lambda: functools.partial(digits, task="two_digits"), "frechet": Frechet}
+_DATA = {"digits": "moving_digits", "two_digits": "two_digits"}  # What a score of digits is for, by the score's name.
 
 
 def check_scores(experiment: Experiment) -> None:
@@ -112,8 +114,9 @@ def check_scores(experiment: Experiment) -> None:
     raise UserError("eval.score_every: there are no scores to compute; name some in eval.scores")
   for name in cfg.scores:
     _find(name)
-  if "digits" in cfg.scores and (experiment.data.name != "moving_digits" or not experiment.model.text_dim):
-    raise UserError("eval.scores: the score of digits needs captioned moving digits")
+  for name, data in _DATA.items():
+    if name in cfg.scores and (experiment.data.name != data or not experiment.model.text_dim):
+      raise UserError(f"eval.scores: the score of digits needs captioned moving digits; for {name}, data.name={data}")
   if "frechet" in cfg.scores and not (cfg.real and cfg.features_weights):
     raise UserError(
         "eval.scores: frechet needs real clips (eval.real) and the weights of its network (eval.features_weights)")
@@ -122,7 +125,8 @@ def check_scores(experiment: Experiment) -> None:
 def score_names(experiment: Experiment) -> Iterator[str]:
   """Yield the metrics of scores in the last stage; those of your own functions as a pattern."""
   cfg, stages = experiment.eval, experiment.train.stages
-  known = {"digits": DIGIT_SCORES if stages[-1].num_frames > 1 else DIGIT_SCORES[:1], "frechet": ("distance",)}
+  known = {name: TASKS[name].names if stages[-1].num_frames > 1 else TASKS[name].names[:1] for name in TASKS} | {
+      "frechet": ("distance",)}
   for score in cfg.scores if cfg.score_every else ():
     for name in known.get(score, ("*",)):
       yield f"{EVALUATED}{_short(score)}/{name}"
