@@ -8,7 +8,7 @@ from pipeline.test_generation import CLIP, fresh
 from pipeline.test_pipeline import CARD
 
 from nova_jax.pipeline.request import Request
-from nova_jax.pipeline.resolve import Job, resolve
+from nova_jax.pipeline.resolve import Job, check, resolve
 from nova_jax.pipeline.run import run
 from nova_jax.utils.errors import UserError
 
@@ -90,8 +90,9 @@ def test_everything_is_refused_before_it_runs(pipe, monkeypatch):
       ({"given": np.zeros((1, 4, 8, 8, 1))}, "given: expected 1 clips of at most 3"),
       ({"given": np.full((1, 1, 8, 8, 1), np.nan)}, "given: expected finite latents"),
       ({"noise": np.full((3, 3, 1, 8, 8, 1), np.nan)}, "noise: expected finite numbers"),
-      ({"seed": 2**32}, "seed: expected"),
       ({"later_prompts": {1: ["a", "b"]}}, "later_prompts: expected one prompt or as many"),
       ({"later_prompts": {1: "a b c d e"}}, "has 5 tokens")):
     with pytest.raises(UserError, match=message):
       job_of(pipe, **settings)
+  with pytest.raises(UserError, match="seed: expected 0 to 4294967295"):
+    check(Request(prompt="one", seed=2**32), pipe.parts)
