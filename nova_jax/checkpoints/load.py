@@ -1,7 +1,7 @@
 """The transformer of a model folder, ready to be called, trained further or taken apart."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import jax
@@ -9,14 +9,18 @@ import numpy as np
 from flax import nnx
 
 from nova_jax import pretrained
-from nova_jax.checkpoints.components import TRANSFORMER
+from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
+from nova_jax.checkpoints.hints import suggestion
 from nova_jax.checkpoints.hub import local_folder
 from nova_jax.checkpoints.lora import Loras
-from nova_jax.checkpoints.model_folder import Folder, check_complete, open_folder
-from nova_jax.config import MeshConfig
+from nova_jax.checkpoints.model_folder import Folder, open_folder
+from nova_jax.checkpoints.published_files import INDEX
+from nova_jax.checkpoints.weight_files import CONFIG, read_config
+from nova_jax.config import MeshConfig, ModelConfig
 from nova_jax.models.nova import NOVA
 from nova_jax.models.quantization import Quantization, read_quantize
 from nova_jax.parallel.sharding import make_mesh, state_shardings
+from nova_jax.utils.errors import UserError
 
 
 def load_model(
@@ -67,3 +71,42 @@ def make_transformer(
     state = nnx.state(model)
     nnx.update(model, jax.device_put(state, state_shardings(make_mesh(mesh, jax.local_devices()), state)))
   return model
+
+
+def load_transformer(path: str | Path, cfg: ModelConfig, quantization: Quantization | None = None) -> nnx.State:
+  """Read the transformer's weights from a model folder of any form, to start training from.
+
+  Args:
+    path: folder of the model.
+    cfg: sizes that it must have.
+    quantization: how matrices are quantized; None for not.
+
+  Raises:
+    UserError: the folder has no transformer, or one that differs from `cfg`; the error names the fields that differ.
+  """
+  folder = open_folder(local_folder(path, (TRANSFORMER,)))
+  found = folder.card.model
+  if found is None:
+    raise UserError(f"{path} has {', '.join(folder.parts)}, but no {TRANSFORMER}")
+  differing = [
+      f"model.{field.name} is {getattr(found, field.name)!r} there, {getattr(cfg, field.name)!r} here"
+      for field in dataclasses.fields(cfg)
+      if field.name not in ("dtype", "remat") and getattr(found, field.name) != getattr(cfg, field.name)]
+  if differing:
+    raise UserError(f"{path} holds another model: {'; '.join(differing)}")
+  return folder.transformer(dtype=np.dtype(np.float32)).state("float32", quantization)
+
+
+def check_complete(folder: Folder, wanted: Collection[str]) -> None:
+  """Raise UserError if the folder lacks the transformer or a wanted part that it should have."""
+  path, card = folder.path, folder.card
+  if TRANSFORMER not in folder.parts:
+    raise UserError(f"{path} has {', '.join(folder.parts)}, but no {TRANSFORMER}{suggestion(path)}")
+  listed = read_config(folder.files[INDEX]) if INDEX in folder.files else {}
+  for part, place in ((VAE, card.autoencoder), (TEXT_ENCODER, card.text_encoder)):
+    if part not in wanted or place is not None or part == TEXT_ENCODER and card.transformer.text_dim is None:
+      continue
+    if isinstance(listed.get(part), list) and all(listed[part]):
+      raise UserError(f"{path}: {INDEX} names a {part}, but there is no {part}/{CONFIG}: fetch the folder again")
+    if path.name == TRANSFORMER and (path.parent / part / CONFIG).exists():
+      raise UserError(f"{path} is the {TRANSFORMER} alone{suggestion(path)}")

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-from flax import nnx
 
 from nova_jax import autoencoders, text
 from nova_jax.checkpoints import model_card, published_configs
@@ -154,40 +153,6 @@ def open_folder(path: str | Path, weights: str = "ema", step: int | str | None =
       autoencoder=VAE if VAE in parts else None, num_frames=min(model.base_frames, CLIP) if model else 1,
       sample=SampleConfig())
   return Folder(path, with_export(path, card), openers, _companions(path), tuple(notes))
-
-
-def check_complete(folder: Folder, wanted: Collection[str]) -> None:
-  """Raise UserError if the folder lacks the transformer or a wanted part that it should have."""
-  path, card = folder.path, folder.card
-  if TRANSFORMER not in folder.parts:
-    raise UserError(f"{path} has {', '.join(folder.parts)}, but no {TRANSFORMER}{suggestion(path)}")
-  listed = read_config(folder.files[INDEX]) if INDEX in folder.files else {}
-  for part, place in ((VAE, card.autoencoder), (TEXT_ENCODER, card.text_encoder)):
-    if part not in wanted or place is not None or part == TEXT_ENCODER and card.transformer.text_dim is None:
-      continue
-    if isinstance(listed.get(part), list) and all(listed[part]):
-      raise UserError(f"{path}: {INDEX} names a {part}, but there is no {part}/{CONFIG}: fetch the folder again")
-    if path.name == TRANSFORMER and (path.parent / part / CONFIG).exists():
-      raise UserError(f"{path} is the {TRANSFORMER} alone{suggestion(path)}")
-
-
-def load_transformer(path: str | Path, cfg: ModelConfig) -> nnx.State:
-  """Read the transformer's weights from a model folder of any form, to start training from.
-
-  Raises:
-    UserError: the folder has no transformer, or one that differs from `cfg`; the error names the fields that differ.
-  """
-  folder = open_folder(local_folder(path, (TRANSFORMER,)))
-  found = folder.card.model
-  if found is None:
-    raise UserError(f"{path} has {', '.join(folder.parts)}, but no {TRANSFORMER}")
-  differing = [
-      f"model.{field.name} is {getattr(found, field.name)!r} there, {getattr(cfg, field.name)!r} here"
-      for field in dataclasses.fields(cfg)
-      if field.name not in ("dtype", "remat") and getattr(found, field.name) != getattr(cfg, field.name)]
-  if differing:
-    raise UserError(f"{path} holds another model: {'; '.join(differing)}")
-  return folder.transformer(dtype=np.dtype(np.float32)).state("float32")
 
 
 @overload

@@ -157,6 +157,7 @@ class LoraConfig:
   alpha: Positive | None = None  # Updates are scaled by alpha / rank; None for the rank, which scales by 1.
   # Regular expressions over the paths of matrices, "video_encoder/blocks/attn/qkv/kernel".
   targets: tuple[str, ...] = (r"blocks/(attn|mlp)/", r"text_embed/proj/")
+  quantize: str = ""  # 8-bit numbers that the blocks of the model are kept in, "int8" or "fp8"; empty for none.
 
   @property
   def scale(self) -> float:

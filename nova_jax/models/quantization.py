@@ -8,7 +8,7 @@ Invariant: without quantization nothing changes; with it, shapes and names of ot
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 from flax import nnx
 
+from nova_jax.config import LoraConfig
 from nova_jax.models.layers import Buffer, Linear, parameter
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
@@ -48,17 +49,22 @@ class Quantization(NamedTuple):
         found[name] = tuple(range(first, first + node.num_inputs))
     return found
 
-  def prepare(self, module: nnx.Module) -> None:
-    """Give the linear maps of a module of shapes 8-bit kernels and scales, which are shapes, too."""
+  def prepare(self, module: nnx.Module, make: Callable[[tuple[int, ...], Any], Any] = jax.ShapeDtypeStruct) -> None:
+    """Give the linear maps of a module 8-bit kernels and scales, to be filled.
+
+    Args:
+      module: module, of arrays or of their shapes.
+      make: function (shape, dtype) → what stands for them until then.
+    """
     names = self.axes(module)
     for path, node in nnx.iter_graph(module):
       if isinstance(node, Linear) and (axes := names.get("/".join(map(str, (*path, "kernel"))))):
         logical = node.kernel.get_metadata()["out_sharding"]
         kept = [axis for axis in range(len(logical)) if axis not in axes]
         shape = tuple(node.kernel.shape[axis] for axis in kept)
-        node.kernel.set_value(jax.ShapeDtypeStruct(node.kernel.shape, KINDS[self.kind]))
-        scales: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
-        node.kernel_scale = nnx.data(parameter(scales, tuple(logical[axis] for axis in kept), Buffer))
+        node.kernel.set_value(make(node.kernel.shape, KINDS[self.kind]))
+        axes = tuple(logical[axis] for axis in kept)
+        node.kernel_scale = nnx.data(parameter(make(shape, jnp.float32), axes, Buffer))
 
   def apply(self, kernel: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Return a kernel in 8 bits and its scales, given the axes of its inputs."""
@@ -96,3 +102,8 @@ def read_quantize(texts: Mapping[str, str] | None) -> dict[str, Quantization]:
       raise UserError(f"quantize: {kind!r} is not a kind of numbers{did_you_mean(kind, KINDS)}")
     found[part] = Quantization(kind, TARGETS[part])
   return found
+
+
+def frozen_quantization(cfg: LoraConfig) -> Quantization | None:
+  """Return how the model that a LoRA is trained for is quantized; None for not. Raises as `read_quantize` does."""
+  return read_quantize({"blocks": cfg.quantize})["blocks"] if cfg.rank and cfg.quantize else None

@@ -19,10 +19,10 @@ from nova_jax import pretrained
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
 from nova_jax.checkpoints.hub import local_folder
-from nova_jax.checkpoints.load import make_transformer
+from nova_jax.checkpoints.load import check_complete, make_transformer
 from nova_jax.checkpoints.lora import Loras, weights_by_folder
 from nova_jax.checkpoints.model_card import ModelCard
-from nova_jax.checkpoints.model_folder import check_complete, load_autoencoder, load_text_encoder, open_folder
+from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder, open_folder
 from nova_jax.config import MeshConfig
 from nova_jax.diffusion import make_scheduler
 from nova_jax.models.nova import NOVA

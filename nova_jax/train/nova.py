@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -12,8 +13,9 @@ from jaxtyping import Array, Float, Int, Key
 from nova_jax import pretrained
 from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
 from nova_jax.checkpoints.hub import identity, local_folder, parse_id, part_folder
+from nova_jax.checkpoints.load import load_transformer
 from nova_jax.checkpoints.model_card import LoraCard, ModelCard, card_from_experiment, write_card
-from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder, load_transformer, open_folder
+from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder, open_folder
 from nova_jax.checkpoints.part_digest import weights_digest
 from nova_jax.checkpoints.store import finished_steps
 from nova_jax.config import Experiment, ModelConfig, TrainConfig
@@ -23,6 +25,7 @@ from nova_jax.diffusion.batch import Batch
 from nova_jax.diffusion.loss import sample_training_noise, training_loss
 from nova_jax.models.lora import add_lora
 from nova_jax.models.nova import NOVA
+from nova_jax.models.quantization import frozen_quantization
 from nova_jax.parallel.processes import broadcast_from_first, exchange_host_names, is_first
 from nova_jax.parallel.sharding import make_mesh
 from nova_jax.pipeline.known_texts import known_texts
@@ -66,6 +69,8 @@ class NovaTask(Task):
     model = NOVA(self.model, rngs=rngs)
     if self.cfg.lora.rank:
       add_lora(model, self.cfg.lora, self.model.dtype, rngs=rngs)
+    if (quantization := frozen_quantization(self.cfg.lora)) is not None:
+      quantization.prepare(model, jnp.zeros)
     return model
 
   def loss(
@@ -173,7 +178,8 @@ def train_nova(
   mesh = make_mesh(experiment.mesh) if mesh is None else mesh
   check(experiment, mesh, autoencoder, caches)
   with naming("init"):
-    weights = load_transformer(experiment.init, experiment.model) if reads_init else None
+    weights = load_transformer(
+        experiment.init, experiment.model, frozen_quantization(experiment.train.lora)) if reads_init else None
     card = card_from_experiment(experiment, known_words(experiment), _lora_card(experiment) if lora else None)
   cfg = experiment.train
   callbacks = [

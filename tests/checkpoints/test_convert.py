@@ -16,8 +16,9 @@ from pipeline.test_pipeline import CARD, TINY, save
 from nova_jax import Pipeline
 from nova_jax.checkpoints.components import PARTS, open_part
 from nova_jax.checkpoints.convert import convert
+from nova_jax.checkpoints.load import load_transformer
 from nova_jax.checkpoints.model_card import read_card
-from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder, load_transformer, open_folder
+from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder, open_folder
 from nova_jax.checkpoints.weight_files import open_weights
 from nova_jax.config import SampleConfig
 from nova_jax.utils.files import read_json

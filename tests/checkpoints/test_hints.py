@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from nova_jax.checkpoints.components import PARTS, open_part
 from nova_jax.checkpoints.convert import convert
-from nova_jax.checkpoints.model_folder import check_complete, load_autoencoder, open_folder
+from nova_jax.checkpoints.load import check_complete
+from nova_jax.checkpoints.model_folder import load_autoencoder, open_folder
 from nova_jax.checkpoints.weight_files import open_weights
 from nova_jax.utils import limits
 from nova_jax.utils.files import read_json

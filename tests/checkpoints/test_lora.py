@@ -13,6 +13,7 @@ from flax import nnx
 from helpers import save_lora_run, save_run
 from safetensors.numpy import load_file, save_file
 
+from nova_jax.checkpoints.convert import convert
 from nova_jax.checkpoints.load import load_model
 from nova_jax.checkpoints.lora import CONFIG, OURS, WEIGHTS, open_lora
 from nova_jax.checkpoints.lora_export import write_lora
@@ -148,6 +149,17 @@ def test_commands_merge_and_write_it_alone(folders, tmp_path):
   done = commands.run(
       "convert", "--source", tmp_path / "merged", "--lora", folder / "alone", "--target", tmp_path / "no")
   assert done.returncode == 2 and "was trained for another model" in done.stderr
+
+
+def test_a_merged_model_is_rounded_once(folders, tmp_path):
+  """A model in float16 and a LoRA make weights in float32 that float16 didn't round."""
+  folder, _ = folders
+  convert(folder / "base", tmp_path / "half", dtype="float16")
+  save_lora_run(tmp_path / "run", tmp_path / "half", CFG, LORA)
+  convert(tmp_path / "half", tmp_path / "merged", dtype="float32", lora=tmp_path / "run")
+  merged = {name: stored.read() for name, stored in open_weights(tmp_path / "merged/transformer").items()}
+  expected = weights(load_model(tmp_path / "half", lora=tmp_path / "run"))
+  assert np.array_equal(merged["text_embed.proj.weight"], expected["text_embed/proj/kernel"].T)
 
 
 def edit(folder, name, change):

@@ -10,8 +10,8 @@ from flax import nnx
 
 from configs import finetune
 from nova_jax.autoencoders import make_autoencoder
+from nova_jax.checkpoints.load import load_transformer
 from nova_jax.checkpoints.model_card import card_from_experiment
-from nova_jax.checkpoints.model_folder import load_transformer
 from nova_jax.checkpoints.store import find, open_arrays
 from nova_jax.config import (
   CacheConfig,

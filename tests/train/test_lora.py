@@ -10,6 +10,8 @@ import pytest
 from flax import nnx
 from helpers import make, save_run
 
+from nova_jax.autoencoders import make_autoencoder
+from nova_jax.checkpoints.load import load_model, load_transformer
 from nova_jax.checkpoints.store import find, open_arrays
 from nova_jax.config import (
   DataConfig,
@@ -22,10 +24,15 @@ from nova_jax.config import (
   StageConfig,
   TrainConfig,
 )
+from nova_jax.data.sources import open_digits
 from nova_jax.models.condition import Condition
 from nova_jax.models.lora import add_lora, linear_maps, trainable
+from nova_jax.models.quantization import KINDS, frozen_quantization
 from nova_jax.parallel.sharding import make_mesh
-from nova_jax.train.nova import train_nova
+from nova_jax.text import make_text_encoder
+from nova_jax.train.callbacks import SaveCheckpoints
+from nova_jax.train.nova import NovaTask, train_nova
+from nova_jax.train.trainer import Trainer
 from nova_jax.utils.errors import UserError
 
 MODEL = ModelConfig(
@@ -125,14 +132,35 @@ def test_another_base_is_refused(finished, tmp_path):
     ({"init": ""}, r"train.lora.rank: .*--config.init=FOLDER"),
     ({"targets": ("atn/qkv",)}, r"train.lora.targets: no matrix matches 'atn/qkv'; near paths: .*"),
     ({"targets": ("patch_embed/proj",)}, r"train.lora.targets: no matrix matches 'patch_embed/proj'"),
+    ({"quantize": "int4"}, r"quantize: 'int4' is not a kind of numbers; did you mean 'int8'\?"),
     ({"targets": ("(",)}, r"train.lora.targets: '\(' is not a regular expression"),
 ])
 def test_what_makes_no_lora_is_refused(base, tmp_path, fields, message):
   experiment = adapted(base)
-  if "targets" in fields:
-    lora = dataclasses.replace(LORA, targets=fields["targets"])
+  if "init" not in fields:
+    lora = dataclasses.replace(LORA, **fields)
     experiment = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, lora=lora))
   else:
     experiment = dataclasses.replace(experiment, **fields)
   with pytest.raises(UserError, match=message):
     train_nova(experiment, tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_the_frozen_model_may_have_8_bits(base, tmp_path, kind):
+  lora = dataclasses.replace(LORA, quantize=kind)
+  experiment = adapted(base, train=dataclasses.replace(EXPERIMENT.train, steps=2, lora=lora))
+  mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+  trainer = Trainer(
+      NovaTask.from_experiment(experiment, load_transformer(base, MODEL, frozen_quantization(lora))),
+      lambda: open_digits(experiment, tmp_path, make_autoencoder("pixels"), make_text_encoder("words", MODEL)),
+      experiment, tmp_path / "run", [SaveCheckpoints(1)], mesh=mesh)
+  trainer.run()
+  qkv = trainer.state.buffers["video_encoder"]["blocks"]["attn"]["qkv"]
+  assert qkv["kernel"].dtype == KINDS[kind] and float(qkv["kernel_scale"].min()) > 0
+  exact = dict(nnx.to_flat_state(nnx.state(load_model(base))))["video_encoder", "blocks", "attn", "qkv", "kernel"][...]
+  restored = qkv["kernel"].astype(jnp.float32) * qkv["kernel_scale"][:, None]
+  assert float(jnp.abs(restored - exact).max()) < 0.04 * float(jnp.abs(exact).max())
+  arrays = open_arrays(find(tmp_path / "run/checkpoints", step=2))
+  assert not any("kernel" in name for name in arrays)
+  assert any(np.abs(stored.read()).max() > 0 for name, stored in arrays.items() if name.endswith("low_rank/b"))

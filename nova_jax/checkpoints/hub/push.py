@@ -18,8 +18,9 @@ from nova_jax.checkpoints.hub.download import size_in_words
 from nova_jax.checkpoints.hub.files import needed
 from nova_jax.checkpoints.hub.ids import is_repository
 from nova_jax.checkpoints.hub.library import hub_library, telling
+from nova_jax.checkpoints.load import check_complete
 from nova_jax.checkpoints.lora import Lora
-from nova_jax.checkpoints.model_folder import Folder, check_complete, is_trained, open_folder
+from nova_jax.checkpoints.model_folder import Folder, is_trained, open_folder
 from nova_jax.checkpoints.part_digest import Digest, check_same
 from nova_jax.storage import is_remote, names_below
 from nova_jax.utils.errors import UserError
