@@ -33,6 +33,7 @@ from nova_jax.text import make_text_encoder
 from nova_jax.train.callbacks import SaveCheckpoints
 from nova_jax.train.nova import NovaTask, train_nova
 from nova_jax.train.trainer import Trainer
+from nova_jax.train.workdir import claim
 from nova_jax.utils.errors import UserError
 
 MODEL = ModelConfig(
@@ -121,11 +122,17 @@ def test_another_mesh_computes_the_same(base, finished, tmp_path):
       np.testing.assert_allclose(ours[name].read(), expected[name].read(), atol=3e-4, err_msg=name)
 
 
-def test_another_base_is_refused(finished, tmp_path):
+def test_another_base_is_refused(base, finished, tmp_path):
+  """The model is read at each start: whether its weights are those of the first one is asked of the same path, too."""
   shutil.copytree(finished, tmp_path / "run")
+  shutil.copytree(base, tmp_path / "base")
+  with claim(tmp_path / "run", adapted(tmp_path / "base")):
+    pass
+  shutil.rmtree(tmp_path / "base")
   save_run(tmp_path / "base", MODEL, seed=1)
   with pytest.raises(UserError, match=r"init: .* holds something else than what the run began with"):
-    train_nova(adapted(tmp_path / "base"), tmp_path / "run")
+    with claim(tmp_path / "run", adapted(tmp_path / "base")):
+      pass
 
 
 @pytest.mark.parametrize("fields, message", [
