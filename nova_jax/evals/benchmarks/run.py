@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def sample(
   if generate(layout, settings, output, (int(shard[1]), int(shard[2])), _load):
     if args.npz:
       write_archive(output / ARCHIVE, output / args.benchmark, layout.items)
-    say(f"{output / args.benchmark} is complete; verify it with --check {output}")
+    say(f"{output / args.benchmark} is complete; verify it with --check {shlex.quote(str(output))}")
   else:
     say(f"shard {args.shard} is done; other shards are not")
 
