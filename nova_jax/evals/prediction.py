@@ -134,6 +134,7 @@ def plot_drift(path: Path, prediction: Prediction) -> None:
   figure = Figure(figsize=(4 * len(drift), 3), layout="constrained")
   for axes, (name, values) in zip(np.atleast_1d(figure.subplots(1, len(drift))), drift.items(), strict=True):
     axes.plot(np.arange(len(values)) + prediction.given, values, marker=".")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="frame", title=name.upper() + (", lower is better" if name in _LOWER_IS_BETTER else ""))
   write_atomically(path, functools.partial(figure.savefig, format="png"))
 
