@@ -35,7 +35,7 @@ from nova_jax.data.cache.reports import PARTS, Plan, Rejection, Report, read_rep
 from nova_jax.data.cache.sources import Listing
 from nova_jax.data.cache.storage import Lost, Watch
 from nova_jax.data.cache.workers import Workers
-from nova_jax.storage import RemotePath
+from nova_jax.storage import RemotePath, as_path
 from nova_jax.utils.errors import RunFailed
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.files import check_folder, write_atomically
@@ -46,20 +46,20 @@ _REASONS = 3  # Commonest ones that are shown.
 
 
 def build(
-    source: str, output: Path, cfg: CacheConfig, *, host: int = 0, num_hosts: int = 1, num_workers: int = 0,
+    source: str, output: str | Path, cfg: CacheConfig, *, host: int = 0, num_hosts: int = 1, num_workers: int = 0,
     retry_rejected: bool = False, progress: Callable[[int, int, Counts], None] = lambda done, total, counts: None,
 ) -> Manifest | None:
   """Build a cache, or what is missing of it.
 
   Args:
-    source: see `sources`.
-    output: the cache's folder, which all hosts see.
-    cfg: the settings.
-    host: this one.
-    num_hosts: how many build it.
-    num_workers: processes that decode; 0 decodes in this one.
-    retry_rejected: try again what earlier runs rejected, also in a finished cache.
-    progress: told how many of how many items of this host are done, and what became of them.
+    source: folder, archive, table or dataset of clips and captions; see `sources`.
+    output: folder of the cache, which all hosts see.
+    cfg: settings of the cache.
+    host: number of this host.
+    num_hosts: number of hosts that build it.
+    num_workers: number of processes that decode; 0 decodes in this one.
+    retry_rejected: whether to try again what earlier runs rejected, also in a finished cache.
+    progress: function that is called with how many of how many items of this host are done, and what became of them.
 
   Returns:
     The manifest; None if other hosts are still building.
@@ -68,6 +68,7 @@ def build(
     UserError: the source or the settings can't be used, or the folder has another cache.
     RunFailed, OSError: storage fails, or too many items are rejected; the cache is not finished.
   """
+  output = as_path(output)
   if retry_rejected or not (output / MANIFEST).is_file():
     check_folder("output", output)
   items = sources.open_source(source, cfg)

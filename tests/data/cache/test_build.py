@@ -178,7 +178,7 @@ def test_parts_that_a_dying_machine_lost_are_built_again(source, cache, tmp_path
 
 
 def test_what_killed_runs_left_is_removed(source, cache, tmp_path):
-  build(str(source[0]), tmp_path / "out", CFG, num_hosts=2)
+  build(str(source[0]), str(tmp_path / "out"), CFG, num_hosts=2)
   for name in (".000001-5x32x48.77.array_record", ".manifest.77.json", ".rejected.77.jsonl", "parts/.000001.77.json"):
     (tmp_path / "out" / name).write_text("half", encoding="utf-8")
   build(str(source[0]), tmp_path / "out", CFG)
