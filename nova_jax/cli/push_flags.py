@@ -4,11 +4,12 @@ from absl import flags
 
 from nova_jax.checkpoints.hub import card, local_folder, push
 from nova_jax.checkpoints.model_folder import is_trained
-from nova_jax.storage import as_path
+from nova_jax.storage import as_path, is_remote
 from nova_jax.utils.errors import RunFailed, UserError
 from nova_jax.utils.terminal import command
 
 _OTHERS = ("private", "revision", "license", "rewrite_card")
+_OF_TARGET = ("parts", "dtype", "base", "step", "lora")  # What says how --target is made.
 
 
 def define_push(values: flags.FlagValues) -> None:
@@ -30,6 +31,11 @@ def define_push(values: flags.FlagValues) -> None:
 def check(args: flags.FlagValues) -> None:
   """Refuse flags that lack --push, a name that can't be on the hub, and a user whom the hub doesn't know."""
   if args.push is not None:
+    if is_remote(args.target or args.source or ""):
+      raise UserError("--push: what is pushed must be on a disk; give a --target there")
+    made = [name for name in _OF_TARGET if getattr(args, name)] + (["weights"] if args.weights != "ema" else [])
+    if made and not args.target:
+      raise UserError(f"--{made[0]}: --source is pushed as it is; give a --target too, the folder to make and push")
     push.check_may_push(args.push)
   elif lost := [name for name in _OTHERS if getattr(args, name) is not None]:
     raise UserError(f"--{lost[0]} belongs to --push")

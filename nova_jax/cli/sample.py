@@ -42,6 +42,9 @@ def main(args: flags.FlagValues) -> None:
   compilation_cache.use(args.compilation_cache, on_cpu=True)
   model = again.checkpoint if again and not args.checkpoint else checkpoint(args)
   model = pinned(model, download=bool(args.checkpoint))  # A file that a stranger made downloads nothing.
+  lora = sampling_flags.loras(args)
+  if again:
+    lora = {pinned(place, download=False): weight for place, weight in again.lora.items()}
   weights = again.weights.split()[0] if again else args.weights
   quantize = again.quantize if again else sampling_flags.quantize(args)
   texts = encode_first(model, clips, places, quantize) if args.free_text_encoder else None
@@ -49,7 +52,7 @@ def main(args: flags.FlagValues) -> None:
       model, weights=weights, step=step(args),
       parts=("vae",) if args.free_text_encoder else ("vae", "text_encoder"),
       dtype=again.dtype if again else args.dtype, space_tile=again.space_tile if again else args.space_tile,
-      mesh=sampling_flags.mesh(args), lora=again.lora if again else sampling_flags.loras(args),
+      mesh=sampling_flags.mesh(args), lora=lora,
       quantize=quantize)
   pipe.text_encoder = texts or pipe.text_encoder
   batch_size = again.batch[1] if again else min(args.batch_size, len(clips))

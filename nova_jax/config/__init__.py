@@ -200,7 +200,7 @@ class EvalConfig:
   # Fraction of the records of each cache that is held out, for good: a workdir keeps its value.
   fraction: Annotated[float, Range(0, 1, "high")] = 0.0
   sources: tuple[SourceConfig, ...] = ()  # Caches of held-out records, in place of a fraction of the others.
-  # Scores of clips that the averaged weights generate: "digits", "frechet", or MODULE:FUNCTION of your own.
+  # Scores of clips that the averaged weights generate: "digits", "two_digits", "frechet", or your own MODULE:FUNCTION.
   scores: tuple[str, ...] = ()
   score_every: CountOrNone = 0  # Steps between scores, of which the last step has some; 0 computes none.
   num_clips: Count = 80  # Number of clips that are generated for each score, of the same captions and noise each time.

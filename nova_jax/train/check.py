@@ -13,6 +13,7 @@ from nova_jax.data.moving_digits import check_fields
 from nova_jax.data.sources import CacheData
 from nova_jax.data.videos import check_mid_clips
 from nova_jax.diffusion import make_scheduler
+from nova_jax.evals import two_digits
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.plan import make_plan
 from nova_jax.train.masking import padded_sizes
@@ -83,6 +84,10 @@ def _check_held_out(experiment: Experiment) -> None:
     raise UserError(
         f"eval.best_metric: {cfg.best_metric!r} is not a metric of the last stage"
         f"{did_you_mean(cfg.best_metric, metrics)}")
+  if cfg.patience and (unset or not metrics):
+    raise UserError(
+        f"eval.patience: nothing computes eval.best_metric={cfg.best_metric}; give eval.every, or name a score in "
+        "eval.best_metric")
   if experiment.data.name != "caches":
     if cfg.fraction or cfg.sources:
       name = "eval.fraction" if cfg.fraction else "eval.sources"
@@ -115,5 +120,9 @@ def _check_digits(experiment: Experiment, autoencoder: Autoencoder) -> None:
     if frames > data.num_frames:
       raise UserError(
           f"train.stages: {stage.name!r} takes clips of {frames} frames, but data.num_frames={data.num_frames}")
+    if "two_digits" in experiment.eval.scores and experiment.eval.score_every and frames < two_digits.NUM_FRAMES:
+      raise UserError(
+          f"eval.scores: two_digits needs clips of {two_digits.NUM_FRAMES} frames in all stages; {stage.name!r} has "
+          f"{frames}")
     if data.mid_clip_fraction and stage.num_frames > 1:
       check_mid_clips(data.mid_clip_fraction, data.num_frames, stage.num_frames, autoencoder, data.turning_fraction)

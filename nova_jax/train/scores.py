@@ -16,7 +16,7 @@ from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.config import EvalConfig, Experiment
 from nova_jax.evals.digits import DigitClassifier
 from nova_jax.evals.digits_run import TASKS, make_clips
-from nova_jax.evals.features import FeatureFunction, compute_features, find, open_features
+from nova_jax.evals.features import NETWORKS, FeatureFunction, compute_features, find, open_features
 from nova_jax.evals.frechet import FeatureStatistics, frechet_distance
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.prompts import naming
@@ -27,6 +27,7 @@ from nova_jax.train.metrics import EVALUATED
 from nova_jax.train.trainer import Trainer
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
+from nova_jax.utils.files import check_regular
 
 _BATCH = 40  # Number of clips generated at once; small ones, of digits.
 _LARGE_BATCH = 8
@@ -114,12 +115,20 @@ def check_scores(experiment: Experiment) -> None:
     raise UserError("eval.score_every: there are no scores to compute; name some in eval.scores")
   for name in cfg.scores:
     _find(name)
+  if len({*map(_short, cfg.scores)}) < len(cfg.scores):
+    raise UserError(f"eval.scores: expected another name for each, got {', '.join(cfg.scores)}")
   for name, data in _DATA.items():
     if name in cfg.scores and (experiment.data.name != data or not experiment.model.text_dim):
       raise UserError(f"eval.scores: the score of digits needs captioned moving digits; for {name}, data.name={data}")
   if "frechet" in cfg.scores and not (cfg.real and cfg.features_weights):
     raise UserError(
         "eval.scores: frechet needs real clips (eval.real) and the weights of its network (eval.features_weights)")
+  if "frechet" in cfg.scores and cfg.score_every:
+    with naming("eval.real"):
+      find(as_path(cfg.real))
+    if cfg.features in NETWORKS:
+      with naming("eval.features_weights"):
+        check_regular(cfg.features_weights)
 
 
 def score_names(experiment: Experiment) -> Iterator[str]:

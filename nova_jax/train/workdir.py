@@ -28,7 +28,8 @@ from nova_jax.utils.terminal import say
 # What may change between restarts: it alters no number of the training.
 FREE_FIELDS = (
     "mesh", "sample", "data.num_workers", "data.data_dir", "data.max_damaged", "eval.every", "eval.keep_best",
-    "eval.patience", "eval.scores", "eval.score_every", "eval.prompts",
+    "eval.patience", "eval.scores", "eval.score_every", "eval.real", "eval.features", "eval.features_weights",
+    "eval.prompts",
     "train.log_every", "train.sample_every", "train.save_every", "train.save_minutes", "train.keep",
     "train.keep_every", "train.trackers")
 _FOLDERS = ("init", "autoencoder", "text_encoder")  # Fields that hold a path, beside those of caches.

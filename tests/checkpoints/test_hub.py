@@ -1,5 +1,6 @@
 """Models by their ids on the hub: what is downloaded, kept, checked and refused. The hub is a stand-in."""
 
+import dataclasses
 import hashlib
 import sys
 
@@ -229,3 +230,6 @@ def test_outputs_name_the_commit_and_download_nothing(hub, model, tmp_path, monk
   done = commands.run("sample", "--reproduce", file, "--output", tmp_path / "out")
   assert done.returncode == 2 and f"is downloaded: give {place} (--checkpoint" in done.stderr
   assert not hub.requests, "a file of a stranger's makes no request"
+  write_png(file, np.zeros((8, 8, 3), np.uint8), note=dataclasses.replace(made, lora={"ORG/style": 1.0}).text())
+  done = commands.run("sample", "--reproduce", file, "--checkpoint", VIDEO, "--output", tmp_path / "out")
+  assert done.returncode == 2 and "ORG/style: the cache" in done.stderr and not hub.requests

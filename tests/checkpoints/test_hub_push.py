@@ -54,14 +54,15 @@ def test_what_is_pushed_comes_back(hub, folder, caplog):
   (folder / "samples").mkdir()
   (folder / "samples/fox.png").write_bytes(b"PNG" * 200)
   (folder / "notes.txt").write_text("mine", encoding="utf-8")
+  (folder / "secret.json").write_text("{}", encoding="utf-8")
   done = push("--source", folder, "--push", ID, "--license", "apache-2.0", "--private")
   assert "uploading 12 files, 3.2" in done.stdout and f"pushed to {hub.url}/{ID}/tree/" in done.stdout
-  assert "1 files of" in caplog.text and "such as notes.txt" in caplog.text
+  assert "2 files of" in caplog.text and "such as notes.txt" in caplog.text
   assert hub.repos[ID].private
   back = local_folder(ID)
   assert files_of(back) == {name: content for name, content in files_of(VIDEO).items()}
   stored = hub.repos[ID].commits[hub.repos[ID].branches["main"]]
-  assert stored["samples/fox.png"] == b"PNG" * 200 and "notes.txt" not in stored
+  assert stored["samples/fox.png"] == b"PNG" * 200 and not {"notes.txt", "secret.json"} & stored.keys()
   assert nova_jax.open_folder(ID).card == nova_jax.open_folder(VIDEO).card
   card = ModelCard(stored["README.md"].decode())
   assert (card.data.library_name, card.data.pipeline_tag, card.data.license) == (
@@ -96,8 +97,10 @@ def test_a_converted_folder_is_pushed_as_it_is(hub, ours, tmp_path, monkeypatch)
   log_in(monkeypatch)
   source = shutil.copytree(ours / VIDEO.relative_to(ROOT), tmp_path / "ours")
   push("--source", source, "--push", ID)
-  assert {name: content for name, content in files_of(source).items() if name != "README.md"} == files_of(
-      local_folder(ID))
+  mine, there = files_of(source), files_of(local_folder(ID))
+  card = json.loads(mine.pop("nova.json"))
+  assert json.loads(there.pop("nova.json")) == card | {"source": VIDEO.name}, "where it lay is nobody's business"
+  assert {name: content for name, content in mine.items() if name != "README.md"} == there
 
 
 def test_a_card_of_the_user_s_own_stays(hub, folder, caplog):
@@ -113,6 +116,8 @@ def test_nothing_is_sent_before_all_is_checked(hub, folder, tmp_path, trained):
   assert "expected ORG/NAME" in refusal("--source", folder, "--push", "fox")
   assert "give a --target too" in refusal("--source", trained, "--push", ID)
   assert "--license belongs to --push" in refusal("--source", folder, "--target", tmp_path / "x", "--license", "mit")
+  assert "--dtype: --source is pushed as it is" in refusal("--source", folder, "--push", ID, "--dtype", "float16")
+  assert "must be on a disk" in refusal("--source", folder, "--target", "memory://fox", "--push", ID)
   assert "is no model folder" in refusal("--source", folder / "scheduler", "--push", ID)
   file = folder / "vae/diffusion_pytorch_model.safetensors"
   weights = load_file(file)
@@ -178,3 +183,16 @@ def test_a_lora_is_pushed_and_added_by_its_id(hub, tmp_path, monkeypatch):
   assert f'Pipeline.load("{base}", lora="someone/style")' in readme.text and "a LoRA of rank 2" in readme.text
   (there, _), = read_loras({"someone/style": 0.5})
   assert files_of(there.path) == {name: content for name, content in files_of(folder).items() if name != "README.md"}
+
+  (folder / "nova_lora.json").write_text(json.dumps(FORMAT | to_dict(card) | {"base": str(VIDEO)}), encoding="utf-8")
+  config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "base_model_name_or_path": str(VIDEO)}
+  (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+  push("--source", folder, "--push", "someone/other", "--rewrite_card")
+  stored = hub.repos["someone/other"].commits[hub.repos["someone/other"].branches["main"]]
+  assert json.loads(stored["nova_lora.json"])["base"] == VIDEO.name
+  assert json.loads(stored["adapter_config.json"]) == config | {"base_model_name_or_path": VIDEO.name}
+  assert not any(str(VIDEO).encode() in content for content in stored.values())
+
+  (folder / "nova_lora.json").write_text(json.dumps(FORMAT | to_dict(card) | {"base": "digits"}), encoding="utf-8")
+  done = push("--source", folder, "--push", "someone/sign", "--rewrite_card")
+  assert "launch.sample --checkpoint digits --lora someone/sign" in done.stdout

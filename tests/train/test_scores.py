@@ -133,11 +133,25 @@ def test_the_best_checkpoint_has_the_highest_score_where_higher_is_better(tmp_pa
     ({"scores": ("os:nothing",)}, "eval.scores: os:nothing: module 'os' has no attribute"),
     ({"scores": ("frechet",)}, "eval.scores: frechet needs real clips"),
     ({"best_is": "best"}, "eval.best_is: expected auto, lowest or highest"),
+    ({"scores": ("frechet",), "score_every": 5, "real": "nowhere", "features_weights": "w"}, "eval.real: nowhere has"),
+    ({"scores": ("digits", "digits")}, "eval.scores: expected another name for each"),
+    ({"scores": ("digits",), "score_every": 5, "patience": 3}, "eval.patience: nothing computes eval.best_metric"),
+    ({"patience": 3}, "eval.patience: nothing computes eval.best_metric=eval/ema_loss"),
     ({"scores": ("digits",), "score_every": 5, "best_metric": "eval/digits/digt"}, "'eval/digits/digt' is not"),
     ({"scores": ("digits",), "best_metric": "eval/digits/digit", "every": 5}, "'eval/digits/digit' is not")])
 def test_scores_that_make_no_sense_are_refused(fields, message):
   experiment = dataclasses.replace(toy_run.make_experiment(), eval=EvalConfig(**fields))
   with pytest.raises(ValueError, match=message):
+    check(experiment, toy_run.one_device(), make_autoencoder("pixels"))
+
+
+def test_the_score_of_two_digits_needs_long_clips_in_all_stages():
+  model = dataclasses.replace(MODEL, latent_size=(32, 32))
+  experiment = Experiment(
+      model=model, data=DataConfig(name="two_digits", canvas=32, num_frames=8),
+      train=TrainConfig(stages=(StageConfig("image", 0.5, 4, 1), StageConfig("video", 0.5, 4, 8))),
+      eval=EvalConfig(scores=("two_digits",), score_every=5, best_metric="eval/two_digits/digits"))
+  with pytest.raises(ValueError, match="two_digits needs clips of 8 frames in all stages; 'image' has 1"):
     check(experiment, toy_run.one_device(), make_autoencoder("pixels"))
 
 

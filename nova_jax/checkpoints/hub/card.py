@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from nova_jax import pretrained
 from nova_jax.checkpoints.components import TEXT_ENCODER, VAE
 from nova_jax.checkpoints.hub.ids import identity, parse_id
 from nova_jax.checkpoints.hub.library import hub_library
@@ -85,7 +86,7 @@ def render(model: Folder | Lora, about: About) -> str:
 def sample_flags(place: str, model: Folder | Lora) -> str:
   """Return the flags by which `launch.sample` generates from a model, or from a LoRA and its base."""
   if isinstance(model, Lora):
-    return f'--checkpoint {_base_model(model, About(place)) or "MODEL"} --lora {place} --prompt "what to show"'
+    return f'--checkpoint {_base_place(model, _base_model(model, About(place)))} --lora {place} --prompt "what to show"'
   card = model.card
   prompt = _DIGITS if card.text_encoder == "words" else "a fox runs through snow"
   return f"--checkpoint {place} " + (f'--prompt "{prompt}"' if card.transformer.text_dim else "--label 0")
@@ -100,6 +101,11 @@ def _base_model(model: Folder | Lora, about: About) -> str | None:
     if place and (found := str(place) if parse_id(place) else identity(place)):
       return found
   return None
+
+
+def _base_place(lora: Lora, base: str | None) -> str:
+  """Return what to give as the model of a LoRA: its id on the hub, or its name if it comes with the package."""
+  return base or (pretrained.name_of(lora.card.base) if lora.card else None) or "MODEL"
 
 
 def _what(model: Folder | Lora, base: str | None) -> str:
@@ -118,7 +124,7 @@ def _what(model: Folder | Lora, base: str | None) -> str:
 def _usage(repo: str, model: Folder | Lora, base: str | None) -> str:
   flags = sample_flags(repo, model)
   asked = flags.partition("--prompt ")[2] or "label=0"
-  load = f'"{repo}"' if isinstance(model, Folder) else f'"{base or "MODEL"}", lora="{repo}"'
+  load = f'"{repo}"' if isinstance(model, Folder) else f'"{_base_place(model, base)}", lora="{repo}"'
   ending = "png" if isinstance(model, Folder) and model.card.num_frames == 1 else "mp4"
   return (
       f"```sh\nnova-jax sample {flags} --output out\n```\n\nor from Python:\n\n```python\nimport nova_jax\n\n"

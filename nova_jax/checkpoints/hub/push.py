@@ -1,30 +1,33 @@
 """Uploads of model folders to the hub.
 
 Invariants: nothing is sent before all weights were read and found whole. The files appear on the hub together, and what
-an upload that failed had sent is not sent again.
+an upload that failed had sent is not sent again. No file names a path of this machine.
 """
 
 import contextlib
-import glob
+import json
+import os
 import shutil
 import sys
-from collections.abc import Generator
+import tempfile
+from collections.abc import Collection, Generator, Mapping
 from pathlib import Path
 
-from nova_jax.checkpoints import lora
+from nova_jax.checkpoints import export, lora, model_card
 from nova_jax.checkpoints.components import PARTS
 from nova_jax.checkpoints.hub import card
 from nova_jax.checkpoints.hub.download import size_in_words
 from nova_jax.checkpoints.hub.files import needed
-from nova_jax.checkpoints.hub.ids import is_repository
+from nova_jax.checkpoints.hub.ids import identity, is_repository
 from nova_jax.checkpoints.hub.library import hub_library, telling
 from nova_jax.checkpoints.load import check_complete
 from nova_jax.checkpoints.lora import Lora
 from nova_jax.checkpoints.model_folder import Folder, is_trained, open_folder
 from nova_jax.checkpoints.part_digest import Digest, check_same
-from nova_jax.storage import is_remote, names_below
+from nova_jax.checkpoints.published_files import INDEX
+from nova_jax.storage import is_remote, local_copy, names_below
 from nova_jax.utils.errors import UserError
-from nova_jax.utils.files import write_atomically
+from nova_jax.utils.files import read_json, write_atomically
 from nova_jax.utils.finite import is_finite
 from nova_jax.utils.notes import tell
 from nova_jax.utils.terminal import say
@@ -33,6 +36,10 @@ SAMPLES = "samples"
 _PICTURES = (".png", ".gif", ".webp", ".jpg", ".mp4")
 _MAX_PICTURES = 4  # The newest ones of a run.
 _LICENSES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
+# Fields that may hold the path of a folder on this machine, by the file; other JSON files beside them are not pushed.
+_PLACES: Mapping[str, str | None] = {
+    INDEX: None, export.NAME: None, model_card.NAME: "source", lora.OURS: "base",
+    lora.CONFIG: "base_model_name_or_path"}
 
 
 def check_may_push(repo: str) -> None:
@@ -100,7 +107,7 @@ def copy_samples(workdir: Path, target: Path) -> None:
   found = sorted(path for path in (workdir / SAMPLES).iterdir() if path.suffix in _PICTURES)
   for path in found[-_MAX_PICTURES:]:
     (target / SAMPLES).mkdir(exist_ok=True)
-    shutil.copyfile(path, target / SAMPLES / path.name)
+    shutil.copyfile(local_copy(path), target / SAMPLES / path.name)
 
 
 def pictures(folder: Path) -> list[str]:
@@ -125,7 +132,8 @@ def upload(path: Path, repo: str, *, private: bool | None = None, revision: str 
     RunFailed: the hub fails, or can't be reached.
   """
   names = names_below(path)
-  sent = sorted({*needed(names, PARTS), *pictures(path), *(name for name in (card.NAME, *_LICENSES) if name in names)})
+  model = (name for name in needed(names, PARTS) if "/" in name or not name.endswith(".json") or name in _PLACES)
+  sent = sorted({*model, *pictures(path), *(name for name in (card.NAME, *_LICENSES) if name in names)})
   if left := len(names) - len(sent):
     tell(f"{left} files of {path} are no part of the model and stay here, such as {min({*names} - {*sent})}")
   library = hub_library()
@@ -136,11 +144,33 @@ def upload(path: Path, repo: str, *, private: bool | None = None, revision: str 
       api.create_branch(repo, branch=revision, exist_ok=True)
     size = sum((path / name).stat().st_size for name in sent)
     say(f"uploading {len(sent)} files, {size_in_words(size)}, to {url}")
-    with _bars():
+    with _bars(), _without_paths(path, sent) as folder:
       done = api.upload_folder(
-          repo_id=repo, folder_path=path, revision=revision, allow_patterns=[*map(glob.escape, sent)],
-          commit_message="Upload a model of nova_jax")
+          repo_id=repo, folder_path=folder, revision=revision, commit_message="Upload a model of nova_jax")
   return f"{url}/tree/{done.oid}"
+
+
+@contextlib.contextmanager
+def _without_paths(path: Path, names: Collection[str]) -> Generator[Path]:
+  """Yield a folder of links to the files of another one, in which a name stands in place of each path of a folder."""
+  with tempfile.TemporaryDirectory(prefix="nova_jax-") as place:
+    for name in names:
+      (Path(place) / name).parent.mkdir(parents=True, exist_ok=True)
+      field = _PLACES.get(name)
+      values = read_json(path / name) if field else {}
+      value = values.get(field)
+      if field and isinstance(value, str) and _public(value) != value:
+        text = json.dumps(values | {field: _public(value)}, indent=2)
+        (Path(place) / name).write_text(f"{text}\n", encoding="utf-8")
+      else:
+        (Path(place) / name).symlink_to((path / name).resolve())
+    yield Path(place)
+
+
+def _public(place: str) -> str:
+  """Return what stands for the place of a model elsewhere: its id on the hub, or the last part of a path."""
+  is_path = is_remote(place) or os.path.isabs(place) or place.startswith((".", "~"))
+  return identity(place) or (os.path.basename(place.rstrip("/")) if is_path else place)
 
 
 @contextlib.contextmanager

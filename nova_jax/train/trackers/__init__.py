@@ -33,7 +33,7 @@ def check_trackers(names: Sequence[str]) -> None:
   if len(set(names)) < len(names):
     raise UserError(f"train.trackers: expected each once, got {', '.join(names)}")
   if "wandb" in names and importlib.util.find_spec("wandb") is None:
-    raise UserError("train.trackers: wandb is not installed; the extra has it: pip install 'nova_jax[wandb]'")
+    raise UserError("train.trackers: wandb is not installed: pip install 'wandb<0.31', or nova_jax with that extra")
 
 
 class Trackers:
