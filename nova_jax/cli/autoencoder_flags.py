@@ -53,7 +53,7 @@ def plan(args: flags.FlagValues, takes: Callable[[str], bool], *endings: str) ->
   Raises:
     UserError: there are none, or two would be written to one.
   """
-  source, output = as_path(args.source), check_folder_writable("output", args.output)
+  source = as_path(args.source)
   if not source.exists():
     raise UserError(f"--source: there is no {source}")
   found = [source]
@@ -66,6 +66,7 @@ def plan(args: flags.FlagValues, takes: Callable[[str], bool], *endings: str) ->
     if path.stem in targets:
       raise UserError(f"--source: {targets[path.stem].name} and {path.name} would become one file; rename one")
     targets[path.stem] = path
+  output = check_folder_writable("output", args.output)
   there = {name for name in targets for ending in endings if (output / f"{name}{ending}").exists()}
   if there:
     tell(f"{len(there)} of {len(targets)} files are in {output} already, and stay as they are")

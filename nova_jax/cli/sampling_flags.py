@@ -209,8 +209,10 @@ def formats(args: flags.FlagValues) -> tuple[str, ...]:
   for name in args.formats:
     if name not in FORMATS:
       raise UserError(f"--formats: expected some of {', '.join(FORMATS)}, got {name!r}")
-  if not args.formats or ("latents" in args.formats and len(args.formats) > 1):
-    raise UserError("--formats: expected at least one, and latents alone")
+  if not args.formats:
+    raise UserError(f"--formats: expected at least one of {', '.join(FORMATS)}, got none")
+  if "latents" in args.formats and len(args.formats) > 1:
+    raise UserError(f"--formats: latents must stand alone, got {','.join(args.formats)}; write them apart")
   return tuple(args.formats)
 
 

@@ -77,13 +77,16 @@ def find(folder: Path, suffixes: tuple[str, ...] = PICTURES + VIDEOS) -> list[Pa
   """Return the files in a folder and its subfolders that have one of the suffixes, in order.
 
   Raises:
-    UserError: there are none.
+    UserError: there are none, or there is no such folder.
   """
   # Files that begin with "._" are metadata of macOS.
   paths = sorted(
       path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith("._"))
   if not paths:
     what = "videos" if suffixes == VIDEOS else "pictures or videos"
+    if not folder.is_dir():
+      is_file = folder.exists()
+      raise UserError(f"{folder} is a file; expected a folder of {what}" if is_file else f"there is no folder {folder}")
     raise UserError(f"{folder} has no {what} ({', '.join(suffixes)})")
   return paths
 

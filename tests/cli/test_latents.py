@@ -68,6 +68,7 @@ def test_what_is_refused(clips, tmp_path):
   assert "there is no file to read in" in refusal("decode", "--source", clips)
   (clips / "moves.png").write_bytes((clips / "still.1.png").read_bytes())
   assert "moves.png and moves.webp would become one file" in refusal("encode", "--source", clips)
+  assert not (tmp_path / "x").exists()
   assert "moves.webp" in refusal("decode", "--source", clips / "moves.webp")
   assert "neither a folder nor a built-in vae" in commands.run(
       "encode", "--source", clips / "moves.webp", "--autoencoder", tmp_path / "gone", "--output", tmp_path / "x").stderr

@@ -25,6 +25,10 @@ def test_statistics_of_a_folder(tmp_path):
   with pytest.raises(ValueError, match="has no videos"):
     (tmp_path / "none").mkdir()
     motion_statistics(tmp_path / "none")
+  with pytest.raises(ValueError, match="there is no folder .*gone"):
+    motion_statistics(tmp_path / "gone")
+  with pytest.raises(ValueError, match="0.mp4 is a file; expected a folder of videos"):
+    motion_statistics(tmp_path / "0.mp4")
 
 
 def test_videos_that_have_no_motion_or_too_many_pixels(tmp_path, monkeypatch):
