@@ -19,7 +19,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from nova_jax import autoencoders, text
+from nova_jax import autoencoders, pretrained, text
 from nova_jax.checkpoints import model_card, published_configs
 from nova_jax.checkpoints.components import (
   PARTS,
@@ -133,8 +133,11 @@ def open_folder(path: str | Path, weights: str = "ema", step: int | str | None =
     UserError: it is not a model folder, or the model is not supported.
   """
   if not (path := local_folder(path)).is_dir():
-    what = f"{path} is a file; expected a folder" if path.exists() else f"there is no folder {path}"
-    raise UserError(what + suggestion(path))
+    if path.exists():
+      raise UserError(f"{path} is a file; expected a folder{suggestion(path)}")
+    raise UserError(f"there is no folder {path}" + (suggestion(path) or (
+        "; expected the folder of a model, an id on the Hugging Face hub (ORG/NAME), or a model that comes with "
+        f"nova_jax ({', '.join(pretrained.names())})")))
   if is_trained(path):
     return _open_trained(path, model_card.read_card(path), weights, step)
   if step is not None or weights != "ema":

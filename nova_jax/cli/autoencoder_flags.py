@@ -23,7 +23,7 @@ def define(values: flags.FlagValues, source: str, output: str) -> None:
   flags.DEFINE_string("output", None, output, flag_values=values)
   flags.DEFINE_string(
       "autoencoder", None,
-      "Autoencoder: folder of it or of a model, id on the Hugging Face hub, or one of "
+      "Autoencoder to use: folder of it or of a model, id on the Hugging Face hub, or one of "
       f"{', '.join(autoencoders.BUILT_IN)}.", flag_values=values)
   flags.DEFINE_enum(
       "dtype", "float32", ["float32", "bfloat16"], "Precision of the computation.", flag_values=values)

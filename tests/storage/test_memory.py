@@ -65,7 +65,7 @@ def test_an_open_file_is_read_as_one_of_a_disk(folder, tmp_path):
   with storage.fetched(folder / "a", 300, 20) as part:
     assert part.read() == content[300:320]
   with pytest.raises(OSError, match="written whole"):
-    (folder / "a").open("w")
+    (folder / "a").open("w", encoding="utf-8")
 
 
 def test_what_is_missing_is_an_error_like_that_of_a_disk(folder):

@@ -46,7 +46,7 @@ def main(args):
         toy_run.Do(int(step), action) for (process, step), action in ((at, do) for at, do in actions if at)
         if int(process) == jax.process_index()]
     exchange_host_names()
-    cfg = EvalConfig(every=args.evaluate, batches=2)
+    cfg = EvalConfig(every=args.evaluate, batches=2) if args.evaluate else EvalConfig()
     experiment = dataclasses.replace(toy_run.make_experiment(mesh, **fields), eval=cfg)
     toy_run.train(experiment, args.workdir, HeldOutLoss(cfg), *callbacks, mesh=make_mesh(mesh))
 

@@ -1,18 +1,17 @@
 """TensorBoard's events, in `tensorboard/`."""
 
-import io
 import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import scalar, text
 
+from nova_jax.media.pictures import read_picture
 from nova_jax.train.trackers.base import Line, Tracker
 
 _RGB = 3
@@ -36,9 +35,8 @@ class TensorBoard(Tracker):
     self._write(*(self._event(line.step, scalar(name, value)) for name, value in line.values.items()))
 
   def picture(self, step: int, name: str, path: Path) -> None:
-    png = path.read_bytes()
-    width, height = Image.open(io.BytesIO(png)).size
-    picture = Summary.Image(height=height, width=width, colorspace=_RGB, encoded_image_string=png)
+    height, width, _ = read_picture(path).shape
+    picture = Summary.Image(height=height, width=width, colorspace=_RGB, encoded_image_string=path.read_bytes())
     self._write(self._event(step, Summary(value=[Summary.Value(tag=name, image=picture)])))
 
   def close(self) -> None:

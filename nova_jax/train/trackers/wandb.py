@@ -4,14 +4,12 @@ Its own environment variables say where a run goes: WANDB_PROJECT, WANDB_ENTITY,
 The run has the workdir's id, so that a restart goes on with it.
 """
 
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from nova_jax.media.pictures import read_picture
 from nova_jax.train.trackers.base import Line, Tracker
 from nova_jax.utils.terminal import say
 
@@ -43,7 +41,7 @@ class WeightsAndBiases(Tracker):
     self._run.log({"step": line.step, **line.values})
 
   def picture(self, step: int, name: str, path: Path) -> None:
-    self._run.log({"step": step, name: self._wandb.Image(Image.open(io.BytesIO(path.read_bytes())))})
+    self._run.log({"step": step, name: self._wandb.Image(read_picture(path))})
 
   def close(self) -> None:
     self._run.finish()
