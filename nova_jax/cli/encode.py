@@ -28,8 +28,8 @@ def define_flags(values: flags.FlagValues) -> None:
   """Define the flags of this command."""
   autoencoder_flags.define(values, "Video or picture to encode, or a folder of them.", "Folder of the latents.")
   flags.DEFINE_list(
-      "size", None, "Size, HEIGHT,WIDTH in pixels, that frames are scaled and cropped to. Default: their own, cropped to "
-      "what the autoencoder takes.", flag_values=values)
+      "size", None, "Size, HEIGHT,WIDTH in pixels, that frames are scaled and cropped to. Default: their own, cropped "
+      "to what the autoencoder takes.", flag_values=values)
   flags.DEFINE_integer(
       "num_frames", None, "Number of first frames to encode, at most. Default: all.", lower_bound=1, flag_values=values)
 
