@@ -3,6 +3,7 @@
 Invariant: compute is counted as for NOVA, three forward passes a step, so that equal numbers mean equal compute.
 """
 
+import abc
 import dataclasses
 from typing import Any
 
@@ -16,18 +17,18 @@ from nova_jax.train.stages import plan_stages
 from nova_jax.train.task import Task
 
 
-class Baseline(Task):
+class Baseline(Task, abc.ABC):
   """A model that NOVA is compared with."""
 
+  @abc.abstractmethod
   def forward_flops(self, num_frames: int) -> float:
     """Return the operations of one sample's forward pass in training."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def generate(
       self, model: Model, condition: Condition, keys: Key[Array, "B"], num_frames: int, guidance_scale: float
   ) -> Float[Array, "B T h w C"]:
     """Generate latents of clips."""
-    raise NotImplementedError
 
   def flops(self, batch: Batch, traced: Any) -> float:
     del traced
