@@ -14,6 +14,11 @@ from nova_jax.config import LoraConfig, ModelConfig, SampleConfig, SchedulerConf
 from nova_jax.models.lora import add_lora
 from nova_jax.models.nova import NOVA
 
+# A model of the moving digits that trains in a moment.
+SMALL_DIGITS = ModelConfig(
+    latent_dim=1, latent_size=(16, 16), patch_size=4, width=32, num_heads=2, temporal_depth=1, spatial_depth=2,
+    denoiser_depth=1, denoiser_width=16, base_frames=2, text_dim=8, text_len=8, mixer_rank=2)
+
 
 def fields(batch):
   """Return the arrays of a batch and of its condition by name."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import make, save_run
+from helpers import SMALL_DIGITS, make, save_run
 
 from nova_jax.autoencoders import make_autoencoder
 from nova_jax.checkpoints.load import load_model, load_transformer
@@ -18,7 +18,6 @@ from nova_jax.config import (
   Experiment,
   LoraConfig,
   MeshConfig,
-  ModelConfig,
   OptimizerConfig,
   SampleConfig,
   StageConfig,
@@ -36,9 +35,7 @@ from nova_jax.train.trainer import Trainer
 from nova_jax.train.workdir import claim
 from nova_jax.utils.errors import UserError
 
-MODEL = ModelConfig(
-    latent_dim=1, latent_size=(16, 16), patch_size=4, width=32, num_heads=2, temporal_depth=1, spatial_depth=2,
-    denoiser_depth=1, denoiser_width=16, base_frames=2, text_dim=8, text_len=8, mixer_rank=2)
+MODEL = SMALL_DIGITS
 LORA = LoraConfig(rank=2, alpha=4.0)
 EXPERIMENT = Experiment(
     model=MODEL, data=DataConfig(num_records=40, num_frames=2),

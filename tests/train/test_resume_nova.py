@@ -6,13 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers import SMALL_DIGITS
 
 from nova_jax.checkpoints.store import find, open_arrays
 from nova_jax.config import (
   DataConfig,
   Experiment,
   MeshConfig,
-  ModelConfig,
   OptimizerConfig,
   SampleConfig,
   StageConfig,
@@ -22,9 +22,7 @@ from nova_jax.train.metrics import TIMINGS
 from nova_jax.train.nova import train_nova
 
 EXPERIMENT = Experiment(
-    model=ModelConfig(
-        latent_dim=1, latent_size=(16, 16), patch_size=4, width=32, num_heads=2, temporal_depth=1, spatial_depth=2,
-        denoiser_depth=1, denoiser_width=16, base_frames=2, text_dim=8, text_len=8, mixer_rank=2),
+    model=SMALL_DIGITS,
     data=DataConfig(num_records=40, num_frames=2),
     train=TrainConfig(
         steps=6, stages=(StageConfig("image", 0.5, 8, 1), StageConfig("video", 0.5, 4, 2)), loss_repeat=1, log_every=2,

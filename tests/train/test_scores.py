@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 import pytest
+from helpers import SMALL_DIGITS
 from PIL import Image
 from train import toy_run
 
@@ -17,7 +18,6 @@ from nova_jax.config import (
   EvalConfig,
   Experiment,
   MeshConfig,
-  ModelConfig,
   OptimizerConfig,
   SampleConfig,
   StageConfig,
@@ -31,9 +31,7 @@ from nova_jax.train.metrics import TIMINGS
 from nova_jax.train.nova import train_nova
 from nova_jax.train.samples import read_shown
 
-MODEL = ModelConfig(
-    latent_dim=1, latent_size=(16, 16), patch_size=4, width=32, num_heads=2, temporal_depth=1, spatial_depth=2,
-    denoiser_depth=1, denoiser_width=16, base_frames=2, text_dim=8, text_len=8, mixer_rank=2)
+MODEL = SMALL_DIGITS
 
 
 class Mean:
