@@ -77,6 +77,8 @@ class DataConfig:
   turning_fraction: Fraction = 0.0  # Fraction of stored clips in which digit and caption change direction.
   # Fraction of training clips that are cut from the middle of stored ones; their first frames are given.
   mid_clip_fraction: Fraction = 0.0
+  # Largest standard deviation of the noise on the latents of earlier frames that later ones see.
+  history_noise: NotNegative = 0.0
   # Caches.
   sources: tuple[SourceConfig, ...] = ()  # Caches of stages that don't name their own.
   buckets: tuple[tuple[Size, Size], ...] = ()  # Heights and widths of latents to train on; empty for the model's.

@@ -53,6 +53,7 @@ class ModelConfig:
   rotary: bool = False  # 3-D rotary positions instead of absolute ones.
   norm: str = "post"  # What blocks normalise; see `NORMS`.
   history: bool = True  # Whether frames attend to earlier ones; otherwise each is generated independently.
+  told_noise: bool = False  # Whether the model is told how much noise is on earlier frames (`data.history_noise`).
   dtype: str = "float32"  # Dtype of activations; parameters are always float32.
   remat: str = "none"  # What the backward pass recomputes; see `REMAT`.
   attention: str = "auto"  # Implementation of attention; see `ATTENTION`.

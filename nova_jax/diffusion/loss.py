@@ -17,6 +17,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
 from nova_jax.diffusion.batch import Batch, as_batch
+from nova_jax.diffusion.history import History
 from nova_jax.models.embeddings import patchify
 from nova_jax.models.nova import NOVA
 from nova_jax.models.tokens import scatter_tokens
@@ -56,7 +57,7 @@ def sample_training_noise(
 
 def training_loss(
     model: NOVA, scheduler: Scheduler, batch: Batch | Mapping[str, AnyArray], noise: TrainingNoise,
-    num_visible: Int[ArrayLike, ""],
+    num_visible: Int[ArrayLike, ""], history: History | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
   """Return the loss of a batch and its parts.
 
@@ -66,17 +67,18 @@ def training_loss(
     batch: latents and condition, or a mapping of the fields of `Batch`.
     noise: random choices from `sample_training_noise`.
     num_visible: number of visible tokens per frame.
+    history: frames that later ones see; None for those of the batch.
 
   Returns:
     The scalar loss, and the values to report by name.
   """
-  outputs = forward(model, scheduler, batch, noise, num_visible)
+  outputs = forward(model, scheduler, batch, noise, num_visible, history)
   return reduce_loss(outputs["error"], outputs["mask"])
 
 
 def forward(
     model: NOVA, scheduler: Scheduler, batch: Batch | Mapping[str, AnyArray], noise: TrainingNoise,
-    num_visible: Int[ArrayLike, ""],
+    num_visible: Int[ArrayLike, ""], history: History | None = None,
 ) -> dict[str, Any]:
   """Run all parts of the model on a batch, and return the output of each part by name.
 
@@ -88,7 +90,8 @@ def forward(
   cfg, latents = model.cfg, jnp.asarray(batch.latents)
   batch_size, num_frames = latents.shape[:2]
   # Temporal autoregression over frames.
-  temporal = model.temporal(latents, model.embed_condition(batch.condition))
+  seen = History(latents) if history is None else history
+  temporal = model.temporal(seen.latents, model.embed_condition(batch.condition), seen.noise_level)
   cond = model.anchor(temporal).reshape(batch_size * num_frames, -1, cfg.width)
   # Masked autoregression within each frame.
   patches = patchify(latents, cfg.patch_size)

@@ -143,6 +143,17 @@ class LabelEmbed(nnx.Module):
     return self.norm(gather_weight(self.weight[...], LABEL_AXES)[labels][:, None].astype(dtype))
 
 
+class NoiseEmbed(nnx.Module):
+  """Maps the standard deviation of the noise on a frame to a vector that is added to its tokens, at first zero."""
+
+  def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    self.noise_proj = MLP(256, cfg.width, cfg.width, jax.nn.silu, rngs=rngs)
+    self.noise_proj.fc2.kernel[...] = jnp.zeros_like(self.noise_proj.fc2.kernel[...])
+
+  def __call__(self, level: Float[AnyArray, "..."], dtype: str) -> Float[Array, "... D"]:
+    return self.noise_proj(sincos(1000 * jnp.asarray(level)).astype(dtype))
+
+
 class MotionEmbed(nnx.Module):
   """Maps the motion score and the frames per second to two condition tokens."""
 

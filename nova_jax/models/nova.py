@@ -145,6 +145,7 @@ class NOVA(nnx.Module):
     self.label_embed = emb.LabelEmbed(cfg, rngs=rngs) if cfg.num_classes else None
     self.motion_embed = emb.MotionEmbed(cfg, rngs=rngs) if cfg.has_motion else None
     self.video_pos_embed = None if cfg.rotary else emb.VideoPosEmbed(cfg, rngs=rngs)
+    self.noise_embed = emb.NoiseEmbed(cfg, rngs=rngs) if cfg.told_noise else None
     self.mask_embed = MaskEmbed(cfg, rngs=rngs)
     self.video_encoder = TemporalEncoder(cfg, rngs=rngs)
     self.image_encoder = SpatialEncoder(cfg, rngs=rngs)
@@ -166,21 +167,41 @@ class NOVA(nnx.Module):
       tokens.append(self.motion_embed(flow, fps, self.cfg.dtype))
     return jnp.concatenate(tokens, axis=1)
 
-  def embed_frames(self, latents: Float[AnyArray, "B T h w C"]) -> Float[Array, "B T M D"]:
-    """Embed latent frames for the temporal encoder, without positions; a model without history ignores them."""
+  def embed_frames(
+      self, latents: Float[AnyArray, "B T h w C"], noise_level: Float[ArrayLike, "#B"] = 0.0,
+  ) -> Float[Array, "B T M D"]:
+    """Embed latent frames for the temporal encoder, without positions; a model without history ignores them.
+
+    Args:
+      latents: frames.
+      noise_level: standard deviation of the noise on them, which is for models that are told it.
+    """
     if not self.cfg.history:
       return jnp.repeat(self.begin(latents.shape[0])[:, None], latents.shape[1], axis=1)
-    return self.video_encoder.patch_embed(emb.patchify(jnp.asarray(latents, self.cfg.dtype), 2 * self.cfg.patch_size))
+    frames = self.video_encoder.patch_embed(emb.patchify(jnp.asarray(latents, self.cfg.dtype), 2 * self.cfg.patch_size))
+    if self.noise_embed is None:
+      return frames
+    level = jnp.broadcast_to(jnp.asarray(noise_level, jnp.float32), latents.shape[:1])
+    return frames + self.noise_embed(level, self.cfg.dtype)[:, None, None]
 
   def begin(self, batch: int) -> Float[Array, "B M D"]:
     """Return the first input of the temporal encoder, in which all tokens are the begin-of-video vector."""
     bos = gather_weight(self.mask_embed.bos_token[...], TOKEN_AXES).astype(self.cfg.dtype)
     return jnp.broadcast_to(bos, (batch, self.cfg.num_video_tokens, self.cfg.width))
 
-  def temporal(self, latents: Float[AnyArray, "B T h w C"], cond: Float[Array, "B P D"]) -> Float[Array, "B T M D"]:
-    """Run the temporal encoder over a clip; output t depends on frames before t only. Scaling & shift comes later."""
+  def temporal(
+      self, latents: Float[AnyArray, "B T h w C"], cond: Float[Array, "B P D"],
+      noise_level: Float[ArrayLike, "#B"] = 0.0,
+  ) -> Float[Array, "B T M D"]:
+    """Run the temporal encoder over a clip; output t depends on frames before t only. Scaling & shift comes later.
+
+    Args:
+      latents: frames.
+      cond: condition tokens.
+      noise_level: standard deviation of the noise on the frames, which is for models that are told it.
+    """
     begin = self.begin(latents.shape[0])[:, None]
-    frames = jnp.concatenate([begin, self.embed_frames(latents[:, :-1])], axis=1)
+    frames = jnp.concatenate([begin, self.embed_frames(latents[:, :-1], noise_level)], axis=1)
     if self.video_pos_embed is not None:
       frames = frames + self.video_pos_embed(frames.shape[1])
     return self.video_encoder(frames, cond)

@@ -119,6 +119,9 @@ class Request:
   last_temperature: float | None = setting(
       float, "Factor on the noise of the last frame, towards which it goes frame by frame.",
       unset="`temperature` throughout", low=0, high=2)
+  history_noise: float = setting(
+      float, "Standard deviation of the noise that is put on the latents of earlier frames, given ones included, where "
+      "later ones see them.", 0.0, unset="0", low=0, high=2)
   refresh_every: int = setting(
       int, "Number of sets from one full pass of the spatial encoder to the next. In between features are reused, "
       "which is faster and approximate.", 1, unset="1, which is exact", low=1)

@@ -124,7 +124,8 @@ def plan_for(request: Request, parts: ModelParts, num_frames: int | None) -> Pla
       flow_shift=request.flow_shift, solver=request.solver, grid=request.diffusion_grid,
       order=request.token_order, later_order=request.later_token_order, schedule=request.set_schedule,
       later_schedule=request.later_set_schedule, guidance_every=request.guidance_every,
-      temperature=default(request.temperature, sample.temperature), last_temperature=request.last_temperature)
+      temperature=default(request.temperature, sample.temperature), last_temperature=request.last_temperature,
+      history_noise=request.history_noise)
 
 
 def sample_keys(seed: int | Sequence[int], batch: int) -> Key[Array, "B"]:

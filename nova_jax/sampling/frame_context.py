@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from nova_jax.config import ModelConfig
 from nova_jax.models.condition import Condition
@@ -59,6 +59,7 @@ class FrameContext(NamedTuple):
     cache: keys and values of the prefix and the frames.
     frames: frames in the cache, the oldest first.
     waiting: frames to be read next.
+    noise_level: standard deviation of the noise on the frames, which models with `told_noise` are told.
     slid: whether the cache holds frames that have left the window, all those after `frames`.
   """
 
@@ -73,11 +74,13 @@ class FrameContext(NamedTuple):
   cache: Cache
   frames: tuple[Float[AnyArray, "B h w C"], ...] = ()
   waiting: tuple[Float[AnyArray, "B h w C"], ...] = ()
+  noise_level: float = 0.0
   slid: bool = False
 
   @classmethod
   def start(
-      cls, model: Model, cfg: ModelConfig, conditions: Conditions, *, num_passes: int, window: int, num_sinks: int = 0
+      cls, model: Model, cfg: ModelConfig, conditions: Conditions, *, num_passes: int, window: int, num_sinks: int = 0,
+      noise_level: float = 0.0,
   ) -> "FrameContext":
     """Read the prefix and the begin frame."""
     prefix, positions = prepare(model, *conditions, num_passes=num_passes, num_frames=window)
@@ -85,7 +88,7 @@ class FrameContext(NamedTuple):
     cache = Cache.empty(
         cfg, cfg.temporal_depth, prefix.shape[0], prefix.shape[1] + window * cfg.num_video_tokens)
     anchor, cache = begin_video(model, prefix, positions, cache, num_passes=num_passes)
-    return cls(model, num_passes, window, num_sinks, length, positions, anchor, anchor, cache)
+    return cls(model, num_passes, window, num_sinks, length, positions, anchor, anchor, cache, noise_level=noise_level)
 
   def push(self, frame: Float[AnyArray, "B h w C"]) -> "FrameContext":
     """Add a finished frame."""
@@ -99,7 +102,8 @@ class FrameContext(NamedTuple):
   def switch_prompt(self, conditions: Conditions, cfg: ModelConfig, context: int | None = None) -> "FrameContext":
     """Let another prompt take over: the begin frame and the last `context` frames are read anew behind its prefix."""
     fresh = FrameContext.start(
-        self.model, cfg, conditions, num_passes=self.num_passes, window=self.window, num_sinks=self.num_sinks)
+        self.model, cfg, conditions, num_passes=self.num_passes, window=self.window, num_sinks=self.num_sinks,
+        noise_level=self.noise_level)
     known = (*self.frames, *self.waiting)
     return fresh._replace(waiting=known[len(known) - min(len(known), context or len(known)):])
 
@@ -111,8 +115,14 @@ class FrameContext(NamedTuple):
       cond, cache = self.anchor, cache._replace(length=jnp.asarray(length, jnp.int32))
     for t, frame in enumerate(self.waiting, len(self.frames) + 1):
       cond, cache = continue_video(
-          self.model, frame, self.anchor, self.positions, cache, t, num_passes=self.num_passes)
+          self.model, frame, self.anchor, self.positions, cache, t, self.noise_level, num_passes=self.num_passes)
     return cond, self._replace(cond=cond, cache=cache, frames=(*self.frames, *self.waiting), waiting=(), slid=False)
+
+
+@jax.jit
+def add_noise(frame: Float[Array, "B h w C"], keys: Key[Array, "B"], level: float) -> Float[Array, "B h w C"]:
+  """Return a frame with Gaussian noise of standard deviation `level`, each sample's drawn from its own key."""
+  return frame + level * jax.vmap(lambda key: jax.random.normal(key, frame.shape[1:]))(keys)
 
 
 @functools.partial(jax.jit, static_argnames=("num_passes", "num_frames"))
@@ -148,11 +158,11 @@ def begin_video(model: Model, prefix: Float[Array, "B P D"], positions, cache: C
 @functools.partial(jax.jit, static_argnames=("num_passes",), donate_argnames=("cache",))
 def continue_video(
     model: Model, last: Float[Array, "B h w C"], anchor: Float[Array, "rows M D"], positions, cache: Cache, t: int,
-    *, num_passes: int,
+    noise_level: float = 0.0, *, num_passes: int,
 ):
   """Extend the temporal encoder by the frame before `t`; return the modulated c_t [passes·B, M, D] and the cache."""
   nova = model.merge()
-  frame = nova.embed_frames(last[:, None])[:, 0]
+  frame = nova.embed_frames(last[:, None], noise_level)[:, 0]
   frame = _passes(nova, frame, None if positions is None else positions[t], num_passes)
   cond, cache = nova.video_encoder.extend(frame, None, cache, t)
   return nova.video_encoder.scale_and_shift(anchor, cond), cache

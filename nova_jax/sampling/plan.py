@@ -27,6 +27,7 @@ class Plan(NamedTuple):
   refresh_every: int = 1  # Sets from one full pass of the spatial encoder to the next (`feature_cache.py`).
   guidance_every: int = 1  # Sets from one run of the unconditional passes to the next.
   temperatures: tuple[float, float] = (1.0, 1.0)  # Of the first and the last frame.
+  history_noise: float = 0.0  # Standard deviation of the noise on earlier frames.
   orders: tuple[str, str] = ("random", "random")  # Of tokens (`set_schedule.py`), of frame 0 and later ones.
   schedules: tuple[str, str] = ("cosine", "cosine")  # Of sets, likewise.
   adds_noise: bool = False  # Whether diffusion steps add fresh noise.
@@ -55,7 +56,7 @@ def make_plan(
     refresh_every: int = 1, later_context: int | None = None, solver: str | None = None, grid: str = "published",
     order: str = "random", later_order: str | None = None, schedule: str = "cosine", later_schedule: str | None = None,
     guidance_every: int = 1, last_set_steps: int | None = None, temperature: float = 1.0,
-    last_temperature: float | None = None,
+    last_temperature: float | None = None, history_noise: float = 0.0,
 ) -> Plan:
   """Check what is asked for, and tabulate it; what is None takes the default that `Request` tells."""
   if num_frames < 1:
@@ -89,5 +90,5 @@ def make_plan(
       cfg, scheduler, num_frames, *sets, tables, guidance, window,
       numbers, num_sinks, refresh_every, guidance_every,
       (temperature, temperature if last_temperature is None else last_temperature),
-      (order, later_order or order), schedules,
+      float(history_noise), (order, later_order or order), schedules,
       scheduler.adds_noise and solver in (None, scheduler.solvers[0]), later_context)

@@ -24,7 +24,7 @@ from nova_jax.models.layers import unstack
 from nova_jax.models.tokens import gather_tokens, scatter_tokens
 from nova_jax.parallel.sharding import mesh_from_arrays, replicate, use_mesh
 from nova_jax.sampling.feature_cache import Features, encode_passes, encode_set, kept_sizes
-from nova_jax.sampling.frame_context import FrameContext, Model
+from nova_jax.sampling.frame_context import FrameContext, Model, add_noise
 from nova_jax.sampling.guidance import Strength
 from nova_jax.sampling.inputs import Inputs, KnownTokens
 from nova_jax.sampling.inputs import Noise as Noise  # For callers who know it from here.
@@ -107,14 +107,14 @@ def generate(
     FloatingPointError: a set that is not finite; the text names the frame and the set.
   """
   cfg, mesh = plan.cfg, mesh_from_arrays(model.state)
-  order_keys, noise_keys = fold(inputs.keys, 0), fold(inputs.keys, 1)
+  order_keys, noise_keys, history_keys = (fold(inputs.keys, use) for use in range(3))
   orders = [
       make_order(name, order_keys, cfg.image_grid) if inputs.order is None else jnp.asarray(inputs.order)
       for name in plan.orders]
   with use_mesh(mesh):
     context = FrameContext.start(
         model, cfg, inputs.conditions, num_passes=plan.guidance.num_passes, window=plan.window,
-        num_sinks=plan.num_sinks)
+        num_sinks=plan.num_sinks, noise_level=plan.history_noise)
   recent: list[Float[Array, "B h w C"]] = []  # The two frames before.
   for t in range(plan.num_frames):
     with use_mesh(mesh):
@@ -130,7 +130,10 @@ def generate(
         frame, finite = _generate_frame(model, plan, inputs, t, cond, order, fold(noise_keys, t), on_set)
         _check_sets(finite, t, plan.num_frames)
         frame = replicate(frame, mesh)
-      context = context.push(frame)
+      seen = frame
+      if plan.history_noise:
+        seen = replicate(add_noise(frame, fold(history_keys, t), plan.history_noise), mesh)
+      context = context.push(seen)
       recent = [*recent[-1:], frame]
     yield frame
 

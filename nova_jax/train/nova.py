@@ -22,6 +22,7 @@ from nova_jax.config import Experiment, ModelConfig, TrainConfig
 from nova_jax.data.sources import known_words, needs_text_encoder, open_caches, open_digits
 from nova_jax.diffusion import Scheduler, make_scheduler
 from nova_jax.diffusion.batch import Batch
+from nova_jax.diffusion.history import make_history
 from nova_jax.diffusion.loss import sample_training_noise, training_loss
 from nova_jax.models.lora import add_lora
 from nova_jax.models.nova import NOVA
@@ -58,12 +59,14 @@ class NovaTask(Task):
   model: ModelConfig
   scheduler: Scheduler
   cfg: TrainConfig
+  history_noise: float = 0.0  # `data.history_noise`.
   weights: nnx.State | None = None  # What a new run starts from, or a LoRA changes; None takes random ones.
 
   @classmethod
   def from_experiment(cls, experiment: Experiment, weights: nnx.State | None = None) -> "NovaTask":
     """Make the task of an experiment."""
-    return cls(experiment.model, make_scheduler(experiment.scheduler), experiment.train, weights)
+    scheduler, noise = make_scheduler(experiment.scheduler), experiment.data.history_noise
+    return cls(experiment.model, scheduler, experiment.train, noise, weights)
 
   def init(self, rngs: nnx.Rngs) -> NOVA:
     model = NOVA(self.model, rngs=rngs)
@@ -78,7 +81,12 @@ class NovaTask(Task):
   ) -> tuple[Float[Array, ""], Metrics]:
     num_frames = batch.latents.shape[1]
     noise = sample_training_noise(keys, self.model, self.scheduler, num_frames, static, self.cfg.loss_repeat)
-    return training_loss(model, self.scheduler, batch, noise, traced)
+    return training_loss(model, self.scheduler, batch, noise, traced, make_history(batch, keys, self.history_noise))
+
+  def eval_loss(
+      self, model: NOVA, batch: Batch, keys: Key[Array, "B"], traced: Int[Array, ""], static: int
+  ) -> tuple[Float[Array, ""], Metrics]:
+    return dataclasses.replace(self, history_noise=0.0).loss(model, batch, keys, traced, static)
 
   def host_inputs(self, seed: int, step: int) -> tuple[np.int32, int]:
     num_tokens = self.model.num_image_tokens

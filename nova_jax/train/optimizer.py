@@ -44,7 +44,7 @@ ADAMW_BESIDE_MUON: tuple[str, ...] = (
     r"(^|/)low_rank/[ab]$",
     r"(^|/)(mask_token|bos_token|code_embed|begin|label_embed/weight)$",
     r"(^|/)(head|patch_embed/proj|text_embed/proj)/kernel$",
-    r"(^|/)(timestep|flow|fps|time)_proj/fc[12]/kernel$",
+    r"(^|/)(timestep|flow|fps|time|noise)_proj/fc[12]/kernel$",
 )
 
 

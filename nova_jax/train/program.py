@@ -119,7 +119,7 @@ class TrainProgram:
     """Return the evaluation of latents [B, *shape]."""
     if shape not in self.eval_steps:
       task = self._task.for_shape(shape)
-      self.eval_steps[shape] = EvalStep(task, make_eval_step(_graphdef(task), self.abstract, task.loss))
+      self.eval_steps[shape] = EvalStep(task, make_eval_step(_graphdef(task), self.abstract, task.eval_loss))
     return self.eval_steps[shape]
 
   def average(self, state: TrainState) -> nnx.Module:

@@ -39,6 +39,12 @@ class Task(Protocol):
     """
     ...
 
+  def eval_loss(
+      self, model: Any, batch: Batch, keys: Key[Array, "B"], traced: Any, static: Any
+  ) -> tuple[Float[Array, ""], Metrics]:
+    """Return the loss of held-out records, as `loss`, without what only training adds to a batch."""
+    return self.loss(model, batch, keys, traced, static)
+
   def host_inputs(self, seed: int, step: int) -> tuple[Any, Hashable]:
     """Return what the host contributes to a step: a pytree of arrays, and a constant.
 

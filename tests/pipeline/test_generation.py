@@ -143,13 +143,24 @@ def test_later_frames_may_have_fewer_sets(pipe):
   assert [step[3] for step in steps] == [4] * 4 + [2] * 2
 
 
-def test_samples_are_spread_over_devices():
+def test_history_noise_leaves_what_is_known(pipe):
+  """Prompts that take over, edits and pictures work with it, and a picture alone doesn't change."""
+  noisy = {"history_noise": 0.5, "num_frames": 5}
+  clip = pipe("one", image=CLIP[0], later_prompts={2: "two"}, sink_frames=1, **noisy)
+  assert near(clip[0, 0], CLIP[0]) and clip.shape[1] == 5
+  edited = pipe("one", video=CLIP, mask=(0, 0, 8, 3), **noisy)
+  assert np.array_equal(edited[0, :3, :, 3:], CLIP[:, :, 3:])
+  assert np.array_equal(pipe("one", num_frames=1, history_noise=0.5), pipe("one", num_frames=1))
+
+
+@pytest.mark.parametrize("settings", [{}, {"history_noise": 0.5}], ids=str)
+def test_samples_are_spread_over_devices(settings):
   alone, module = fresh(), make(CARD.model)
   graph, state = nnx.split(module)
   state = jax.device_put(state, state_shardings(make_mesh(MeshConfig(data=8, fsdp=1)), state))
   spread = Pipeline(CARD, module, alone.text_encoder, alone.autoencoder)
   spread.model = Model(graph, state)
-  arguments = {"prompt": ["one"] * 8, "num_frames": 2, "output": "latent"}
+  arguments = {"prompt": ["one"] * 8, "num_frames": 2, "output": "latent"} | settings
   np.testing.assert_allclose(spread(**arguments), alone(**arguments), atol=1e-4)
 
 

@@ -68,7 +68,7 @@ def test_cached_generation_equals_recomputation(monkeypatch, rotary):
 
   cached, history = run(), []
 
-  def recompute(model, last, anchor, positions, cache, t, *, num_passes):
+  def recompute(model, last, anchor, positions, cache, t, noise_level, *, num_passes):
     history.append(last)
     nova = model.merge()
     latents = np.zeros((2, num_frames, *cfg.latent_size, cfg.latent_dim), np.float32)
@@ -80,6 +80,27 @@ def test_cached_generation_equals_recomputation(monkeypatch, rotary):
   monkeypatch.setattr(frame_context, "continue_video", recompute)
   np.testing.assert_allclose(run(), cached, atol=1e-4 * np.abs(cached).max())
   assert len(history) == num_frames - 1
+
+
+def test_later_frames_see_earlier_ones_behind_noise():
+  """What is given is kept as it is; frames after it change with the noise, and little with little of it."""
+  latents = np.asarray(batch_of(TINY, 2)[0])
+  clips = [run(num_frames=4, prefix_latents=latents, settings={"history_noise": level}) for level in (0, 1e-4, 0.5)]
+  assert all(np.array_equal(clip[:, :2], latents) for clip in clips)
+  assert 0 < np.abs(clips[1] - clips[0])[:, 2:].max() < 1e-2 < np.abs(clips[2] - clips[0])[:, 2].max()
+  given = run(1, num_frames=4, prefix_latents=latents[:1], settings={"history_noise": 0.5})
+  np.testing.assert_allclose(given, clips[2][:1], atol=1e-5 * np.abs(given).max(), err_msg="neighbours")
+
+
+def test_a_model_is_told_the_noise_on_earlier_frames():
+  told = sampler.Model.from_module(make(dataclasses.replace(TINY, told_noise=True)))
+  frame_context.continue_video.clear_cache()
+  clips = [run(num_frames=2, model=told, seed=3, settings={"history_noise": level}) for level in (1e-6, 0)]
+  np.testing.assert_allclose(*clips, atol=1e-3)
+  assert frame_context.continue_video._cache_size() == 1
+  context, cfg = told.merge(), told.merge().cfg
+  frames = np.asarray(batch_of(cfg, 1)[0])
+  assert np.abs(context.embed_frames(frames, 0.3) - context.embed_frames(frames)).max() > 1e-2
 
 
 def test_seeds_matter_and_repeat():
