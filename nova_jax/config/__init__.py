@@ -181,6 +181,8 @@ class TrainConfig:
   caption_dropout: Fraction = 0.1
   ema_decay: Decay = 0.99
   ema_decays: tuple[Decay, ...] = ()  # Decays of further averages of the weights, to choose from after training.
+  # Fraction of clips whose frames after the first are the model's own, where later frames see them.
+  rollout_fraction: Fraction = 0.0
   freeze: tuple[str, ...] = ()  # Regular expressions over parameter paths, "video_encoder/patch_embed".
   lora: LoraConfig = LoraConfig()
   log_every: Count = 20

@@ -81,12 +81,15 @@ class NovaTask(Task):
   ) -> tuple[Float[Array, ""], Metrics]:
     num_frames = batch.latents.shape[1]
     noise = sample_training_noise(keys, self.model, self.scheduler, num_frames, static, self.cfg.loss_repeat)
-    return training_loss(model, self.scheduler, batch, noise, traced, make_history(batch, keys, self.history_noise))
+    history = make_history(
+        model, self.scheduler, batch, keys, self.history_noise, self.cfg.rollout_fraction)
+    return training_loss(model, self.scheduler, batch, noise, traced, history)
 
   def eval_loss(
       self, model: NOVA, batch: Batch, keys: Key[Array, "B"], traced: Int[Array, ""], static: int
   ) -> tuple[Float[Array, ""], Metrics]:
-    return dataclasses.replace(self, history_noise=0.0).loss(model, batch, keys, traced, static)
+    cfg = dataclasses.replace(self.cfg, rollout_fraction=0.0)
+    return dataclasses.replace(self, cfg=cfg, history_noise=0.0).loss(model, batch, keys, traced, static)
 
   def host_inputs(self, seed: int, step: int) -> tuple[np.int32, int]:
     num_tokens = self.model.num_image_tokens

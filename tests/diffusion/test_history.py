@@ -3,17 +3,22 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 from helpers import make
 from models.test_nova import TINY, inputs
+from sampling.test_sampler import DDPM, FLOW, run
 
-from nova_jax.config import SchedulerConfig, TrainConfig
-from nova_jax.diffusion import make_scheduler
+from nova_jax.config import TrainConfig
+from nova_jax.diffusion import history
 from nova_jax.diffusion.batch import as_batch
-from nova_jax.diffusion.history import make_history
+from nova_jax.diffusion.history import make_history, roll_out
+from nova_jax.models.embeddings import patchify
+from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.inputs import Noise
 from nova_jax.train.nova import NovaTask
 
-FLOW = make_scheduler(SchedulerConfig())
 KEYS = jax.random.split(jax.random.key(0), 2)
 
 
@@ -24,20 +29,20 @@ def batch(num_frames=3):
 
 def test_each_clip_has_a_level_of_its_own():
   what = batch()
-  history = make_history(what, KEYS, 0.7)
-  assert history.noise_level.shape == (2,) and 0 < history.noise_level.min() < history.noise_level.max() < 0.7
-  noise = np.asarray(history.latents - what.latents) / np.asarray(history.noise_level)[:, None, None, None, None]
+  noisy = make_history(None, FLOW, what, KEYS, 0.7)
+  assert noisy.noise_level.shape == (2,) and 0 < noisy.noise_level.min() < noisy.noise_level.max() < 0.7
+  noise = np.asarray(noisy.latents - what.latents) / np.asarray(noisy.noise_level)[:, None, None, None, None]
   assert abs(noise.std() - 1) < 0.1 and np.abs(noise[0] - noise[1]).max() > 1
-  alone = make_history(what._replace(latents=what.latents[1:]), KEYS[1:], 0.7)
-  np.testing.assert_allclose(alone.latents[0], history.latents[1], atol=1e-6)
-  assert make_history(what, KEYS, 0.0).latents is what.latents
+  alone = make_history(None, FLOW, what._replace(latents=what.latents[1:]), KEYS[1:], 0.7)
+  np.testing.assert_allclose(alone.latents[0], noisy.latents[1], atol=1e-6)
+  assert make_history(None, FLOW, what, KEYS, 0.0).latents is what.latents
 
 
-def losses(told, noise=0.5, num_frames=3):
+def losses(told=False, noise=0.5, num_frames=3, rollout_fraction=0.0):
   """Return the losses of training and of held-out records, and that without noise."""
   cfg = dataclasses.replace(TINY, told_noise=told)
-  task = NovaTask(cfg, FLOW, TrainConfig(loss_repeat=1), noise)
-  clean = dataclasses.replace(task, history_noise=0.0)
+  task = NovaTask(cfg, FLOW, TrainConfig(loss_repeat=1, rollout_fraction=rollout_fraction), noise)
+  clean = NovaTask(cfg, FLOW, TrainConfig(loss_repeat=1))
   what = batch(num_frames)
   compute = jax.jit(lambda model: [
       function(model, what, KEYS, np.int32(4), 4)[1] for function in (task.loss, task.eval_loss, clean.loss)])
@@ -52,3 +57,44 @@ def test_noise_is_on_what_later_frames_see_alone():
     assert abs(noisy["loss_i2i"] - clean["loss_i2i"]) > 1e-5
   noisy, _, clean = losses(False, num_frames=1)
   assert noisy["loss"] == clean["loss"]
+
+
+def test_rollouts_change_what_later_frames_see_alone():
+  rolled, held_out, clean = losses(noise=0.0, rollout_fraction=1.0)
+  assert held_out == clean and rolled["loss_t2i"] == clean["loss_t2i"]
+  assert abs(rolled["loss_i2i"] - clean["loss_i2i"]) > 1e-5
+  rolled, _, clean = losses(noise=0.0, rollout_fraction=1.0, num_frames=1)
+  assert rolled == clean
+
+
+def test_frames_of_the_models_own():
+  """Real first and given frames stay, and a sample depends on itself alone."""
+  model, what = make(TINY), batch()
+  roll = jax.jit(
+      lambda batch, keys, fraction: make_history(model, FLOW, batch, keys, 0.0, fraction).latents, static_argnums=2)
+  own = np.asarray(roll(what, KEYS, 1.0))
+  np.testing.assert_array_equal(own[:, 0], what.latents[:, 0])
+  assert np.isfinite(own).all() and np.abs(own - what.latents)[:, 1:].reshape(4, -1).max(1).min() > 0.1
+  given = np.asarray(roll(what._replace(given=np.array([0, 2])), KEYS, 1.0))
+  np.testing.assert_array_equal(given[1, :2], what.latents[1, :2])
+  np.testing.assert_allclose(given[1, 2], own[1, 2], atol=1e-5)
+  some = [np.asarray(roll(what, jax.random.split(jax.random.key(seed), 2), 0.5))[:, 1:] for seed in range(8)]
+  kept = np.array([(clips == what.latents[:, 1:]).all((1, 2, 3, 4)) for clips in some])
+  assert 2 <= kept.sum() <= 14
+  alone = roll(jax.tree.map(lambda x: x[1:], what), KEYS[1:], 1.0)
+  np.testing.assert_allclose(alone[0], own[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("scheduler, solver", [(FLOW, None), (DDPM, "ddim")], ids=["flow", "ddpm"])
+def test_they_are_what_the_sampler_makes_in_one_set(monkeypatch, scheduler, solver):
+  what = batch()._replace(condition=batch(1).condition)  # That of `run`.
+  noise = np.random.default_rng(0).standard_normal(what.latents.shape, np.float32)
+  patches = patchify(jnp.asarray(noise), TINY.patch_size)
+  model = make(TINY)
+  monkeypatch.setattr(history.jax.random, "normal", lambda key, shape: patches[0])  # Of the first sample.
+  own = jax.jit(lambda: roll_out(model, scheduler, jax.tree.map(lambda x: x[:1], what), KEYS[:1]))()
+  monkeypatch.undo()
+  made = run(
+      1, 3, 1, 4, scheduler, Guidance(1.0), prefix_latents=np.asarray(what.latents[:1, :2]),
+      noise=Noise(noise[None, None, :1, 2]), settings={"solver": solver, "grid": "full"})
+  np.testing.assert_allclose(own[:, 2], made[:, 2], atol=1e-5 * np.abs(made).max())

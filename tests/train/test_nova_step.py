@@ -13,7 +13,7 @@ import optax
 import pytest
 from models.test_nova import TINY
 
-from nova_jax.config import Experiment, MeshConfig, OptimizerConfig, StageConfig, TrainConfig
+from nova_jax.config import DataConfig, Experiment, MeshConfig, OptimizerConfig, StageConfig, TrainConfig
 from nova_jax.diffusion.batch import Batch
 from nova_jax.models.condition import Condition
 from nova_jax.parallel.sharding import batch_sharding, make_mesh
@@ -34,12 +34,13 @@ def batch(step):
       index=(step * BATCH + np.arange(BATCH)).astype(np.int32))
 
 
-def train(mesh=MeshConfig(fsdp=1), accumulation=1, **model):
+def train(mesh=MeshConfig(fsdp=1), accumulation=1, rollout_fraction=0.0, history_noise=0.0, **model):
   """Return the metrics of each step, the gradients of the first, the last weights, and the number of compilations."""
   train = TrainConfig(
       steps=STEPS, stages=(StageConfig("video", 1.0, BATCH, FRAMES),), loss_repeat=2, ema_decay=0.9,
-      accumulation=accumulation, caption_dropout=0.3)
-  cfg = Experiment(model=dataclasses.replace(TINY, **model), train=train, optimizer=OPTIMIZER, seed=SEED)
+      accumulation=accumulation, caption_dropout=0.3, rollout_fraction=rollout_fraction)
+  cfg = Experiment(model=dataclasses.replace(TINY, **model), train=train, optimizer=OPTIMIZER, seed=SEED,
+      data=DataConfig(history_noise=history_noise))
   devices = make_mesh(mesh, jax.devices()[: math.prod(dataclasses.astuple(mesh))])
   program = TrainProgram(NovaTask.from_experiment(cfg), cfg, devices)
   state = with_noise(program.init_state())
@@ -85,6 +86,15 @@ def assert_close(actual, expected, rtol):
 ], ids=str)
 def test_numbers_depend_on_nothing_but_the_experiment(one_device, changes):
   assert_equal_runs(train(**changes), one_device)
+
+
+@pytest.mark.slow
+def test_history_depends_on_nothing_but_the_experiment(one_device):
+  """Noise and rollouts are those of a sample, on a mesh of eight and in micro-batches, too."""
+  history = dict(rollout_fraction=0.5, history_noise=0.3, told_noise=True)
+  ours = train(**history)
+  assert_equal_runs(train(mesh=MeshConfig(data=2, fsdp=2, tensor=2), accumulation=2, **history), ours)
+  assert abs(ours[0][0]["loss_i2i"] - one_device[0][0]["loss_i2i"]) > 1e-4
 
 
 def assert_equal_runs(ours, theirs):
