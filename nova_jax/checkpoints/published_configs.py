@@ -146,7 +146,7 @@ def published_model(cfg: ModelConfig) -> dict[str, Any]:
   heads = num_heads(cfg.width)
   if heads != cfg.num_heads:
     raise UserError(f"model.num_heads: the published code gives width {cfg.width} {heads} heads, got {cfg.num_heads}")
-  for name, published in (("norm", "post"), ("history", True), ("told_noise", False)):
+  for name, published in (("norm", "post"), ("history", True), ("told_noise", False), ("canvas", False)):
     if getattr(cfg, name) != published:
       raise UserError(f"model.{name}: the published code has {published!r} only, got {getattr(cfg, name)!r}")
   if cfg.num_classes not in (None, NUM_CLASSES):

@@ -54,6 +54,7 @@ class ModelConfig:
   norm: str = "post"  # What blocks normalise; see `NORMS`.
   history: bool = True  # Whether frames attend to earlier ones; otherwise each is generated independently.
   told_noise: bool = False  # Whether the model is told how much noise is on earlier frames (`data.history_noise`).
+  canvas: bool = False  # Whether a blurred prediction of each frame is added to its mask tokens, as in CanvasMAR.
   dtype: str = "float32"  # Dtype of activations; parameters are always float32.
   remat: str = "none"  # What the backward pass recomputes; see `REMAT`.
   attention: str = "auto"  # Implementation of attention; see `ATTENTION`.

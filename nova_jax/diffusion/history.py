@@ -84,7 +84,7 @@ def roll_out(model: NOVA, scheduler: Scheduler, batch: Batch, keys: Key[Array, "
   cond = model.anchor(model.temporal(latents, model.embed_condition(batch.condition)))
   cond = cond.reshape(batch_size * num_frames, -1, cfg.width)
   shape = batch_size * num_frames, cfg.num_image_tokens
-  tokens = model.mask_tokens(jnp.zeros((*shape, cfg.patch_dim)), jnp.ones((*shape, 1)))
+  tokens = model.mask_tokens(jnp.zeros((*shape, cfg.patch_dim)), jnp.ones((*shape, 1)), model.predict_canvas(cond))
   z = model.image_encoder(tokens, jnp.zeros((shape[0], 1), jnp.int32), 0, cond)
   z = model.image_decoder.condition(z.reshape(batch_size, num_frames, *z.shape[1:]))
   x = jax.vmap(lambda key: jax.random.normal(key, (num_frames, shape[1], cfg.patch_dim)))(keys)

@@ -73,7 +73,11 @@ def training_loss(
     The scalar loss, and the values to report by name.
   """
   outputs = forward(model, scheduler, batch, noise, num_visible, history)
-  return reduce_loss(outputs["error"], outputs["mask"])
+  loss, parts = reduce_loss(outputs["error"], outputs["mask"])
+  if outputs["canvas_error"] is None:
+    return loss, parts
+  canvas = outputs["canvas_error"].mean()
+  return loss + canvas, parts | {"loss_canvas": canvas}
 
 
 def forward(
@@ -84,7 +88,8 @@ def forward(
 
   Returns:
     `temporal` [B, T, M, D] before scaling & shift, `spatial` [B, T, N, D], `noised`, `prediction` [B, R, T, N, P],
-    `time` [B, R, T, N], `error` [B, R, T, N] and `mask` [B, T, N] (1 = masked).
+    `time` [B, R, T, N], `error` [B, R, T, N], `mask` [B, T, N] (1 = masked), and `canvas_error` [B, T],
+    which is None without a canvas.
   """
   batch = as_batch(batch)
   cfg, latents = model.cfg, jnp.asarray(batch.latents)
@@ -97,7 +102,10 @@ def forward(
   patches = patchify(latents, cfg.patch_size)
   visible_ids = noise.visible_ids.reshape(batch_size * num_frames, -1)
   mask = visible_to_mask(visible_ids, num_visible, cfg.num_image_tokens)
-  tokens = model.mask_tokens(patches.reshape(batch_size * num_frames, *patches.shape[2:]), mask[..., None])
+  canvas = model.predict_canvas(cond)
+  tokens = model.mask_tokens(
+      patches.reshape(batch_size * num_frames, *patches.shape[2:]), mask[..., None],
+      None if canvas is None else jax.lax.stop_gradient(canvas))  # Its own error alone trains it.
   spatial = model.image_encoder(tokens, visible_ids, num_visible, cond).reshape(*patches.shape[:3], cfg.width)
   spatial = constrain(spatial, "batch", None, "sequence", None)
   # Diffusion of each token. The condition is projected once for all repeats.
@@ -107,12 +115,15 @@ def forward(
   z = model.image_decoder.condition(spatial)[:, None]
   prediction = model.image_decoder(noised, time, z, ("batch", None, None, "sequence"))
   error = jnp.square(prediction - scheduler.target(x, eps, noise.indices)).mean(-1)
+  canvas_error = None if canvas is None else jnp.square(canvas.reshape(patches.shape) - patches).mean((2, 3))
   if batch.given is not None:
     # Errors of given frames count as zeros, so that every clip has the same weight in any micro-batch.
     error = jnp.where(jnp.arange(num_frames)[:, None] < batch.given[:, None, None, None], 0, error)
+    if canvas_error is not None:
+      canvas_error = jnp.where(jnp.arange(num_frames) < batch.given[:, None], 0, canvas_error)
   return {
       "temporal": temporal, "spatial": spatial, "noised": noised, "time": time, "prediction": prediction,
-      "error": error, "mask": mask.reshape(batch_size, num_frames, -1)}
+      "error": error, "mask": mask.reshape(batch_size, num_frames, -1), "canvas_error": canvas_error}
 
 
 def visible_to_mask(

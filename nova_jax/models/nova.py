@@ -23,7 +23,7 @@ from nova_jax.models import embeddings as emb
 from nova_jax.models.attention.masks import BlockCausal, ValidKeys
 from nova_jax.models.condition import Condition, required
 from nova_jax.models.denoiser import Denoiser, Modulation
-from nova_jax.models.layers import LayerNorm, parameter
+from nova_jax.models.layers import LayerNorm, Linear, parameter
 from nova_jax.models.tokens import gather_tokens, scatter_tokens
 from nova_jax.models.transformer import Cache, extend_blocks, make_blocks, run_blocks, run_blocks_at
 from nova_jax.parallel.sharding import gather_weight
@@ -136,6 +136,23 @@ class MaskEmbed(nnx.Module):
     self.mask_token = parameter(0.02 * rngs.params.normal((1, cfg.width)), TOKEN_AXES)
 
 
+class Canvas(nnx.Module):
+  """A blurred prediction of a frame from its condition, as in CanvasMAR (arXiv 2510.13669), for its mask tokens.
+
+  Trained by squared error, it is the mean of the frames that may come.
+  """
+
+  def __init__(self, cfg: ModelConfig, *, rngs: nnx.Rngs):
+    self.cfg = cfg
+    self.head = Linear((cfg.width,), (4 * cfg.patch_dim,), ("embed", "patch"), zero=True, rngs=rngs)
+    self.patch_embed = emb.PatchEmbed(cfg.patch_dim, cfg.width, rngs=rngs)
+
+  def predict(self, cond: Float[Array, "B M D"]) -> Float[Array, "B N P"]:
+    """Return the patch values of the frame of a condition."""
+    frame = emb.unpatchify(self.head(cond).astype(jnp.float32), self.cfg.video_grid, 2 * self.cfg.patch_size)
+    return emb.patchify(frame, self.cfg.patch_size)
+
+
 class NOVA(nnx.Module):
   """The whole model. `diffusion/loss.py` trains it, and `sampling/sampler.py` generates with it."""
 
@@ -147,6 +164,7 @@ class NOVA(nnx.Module):
     self.video_pos_embed = None if cfg.rotary else emb.VideoPosEmbed(cfg, rngs=rngs)
     self.noise_embed = emb.NoiseEmbed(cfg, rngs=rngs) if cfg.told_noise else None
     self.mask_embed = MaskEmbed(cfg, rngs=rngs)
+    self.canvas = Canvas(cfg, rngs=rngs) if cfg.canvas else None
     self.video_encoder = TemporalEncoder(cfg, rngs=rngs)
     self.image_encoder = SpatialEncoder(cfg, rngs=rngs)
     self.image_decoder = Denoiser(cfg, rngs=rngs)
@@ -211,12 +229,21 @@ class NOVA(nnx.Module):
     first, later = outputs[:, :1], outputs[:, 1:]
     return jnp.concatenate([first, self.video_encoder.scale_and_shift(first, later)], axis=1)
 
-  def mask_tokens(self, patches: Float[Array, "B N P"], mask: Float[Array, "B N 1"]) -> Float[Array, "B N D"]:
-    """Embed the tokens of images, and replace those where `mask` is 1 by the mask token."""
+  def mask_tokens(
+      self, patches: Float[Array, "B N P"], mask: Float[Array, "B N 1"], canvas: Float[Array, "B N P"] | None = None,
+  ) -> Float[Array, "B N D"]:
+    """Embed the tokens of images, and replace those where `mask` is 1 by the mask token and their part of a canvas."""
     mask = mask.astype(self.cfg.dtype)
     tokens = self.image_encoder.patch_embed(patches.astype(self.cfg.dtype))
     token = gather_weight(self.mask_embed.mask_token[...], TOKEN_AXES).astype(self.cfg.dtype)
+    if canvas is not None:
+      assert self.canvas is not None  # Which predicted it.
+      token = token + self.canvas.patch_embed(canvas.astype(self.cfg.dtype))
     return tokens * (1 - mask) + token * mask
+
+  def predict_canvas(self, cond: Float[Array, "B M D"]) -> Float[Array, "B N P"] | None:
+    """Return the canvas of frames, given their conditions; None for a model without one."""
+    return None if self.canvas is None else self.canvas.predict(cond)
 
 
 def count_parameters(cfg: ModelConfig) -> int:

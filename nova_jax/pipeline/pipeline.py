@@ -41,7 +41,7 @@ from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.notes import tell
 
-_YOUNGER = ("told_noise",)  # Fields of a model that are left out of its digest where they are off, as it was before.
+_YOUNGER = ("told_noise", "canvas")  # Fields of a model that its digest leaves out where they are off.
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -254,16 +254,19 @@ def denoise_set(
   valid = jnp.arange(max_size) < size
   # Spatial encoder: what is known so far → the condition of each token of the set.
   visible = order[:, :max_visible]
-  tokens = nova.mask_tokens(x, visible_to_mask(visible, start, num_tokens)[..., None])
+  mask = visible_to_mask(visible, start, num_tokens)[..., None]
+  tokens = nova.mask_tokens(x, mask)
   ids = jax.lax.dynamic_slice_in_dim(jnp.pad(order, ((0, 0), (0, max_size))), start, max_size, axis=1)
 
   def encode(first, last, wanted, features):
     repeat = lambda x: jnp.tile(x, (last - first, *[1] * (x.ndim - 1)))
     rows = cond[first * batch : last * batch]
+    canvas = nova.predict_canvas(rows)
+    whole = repeat(tokens) if canvas is None else nova.mask_tokens(repeat(x), repeat(mask), canvas)
     if features is None:
-      return nova.image_encoder(repeat(tokens), repeat(visible), start, rows, repeat(wanted)), None
+      return nova.image_encoder(whole, repeat(visible), start, rows, repeat(wanted)), None
     return encode_set(
-        nova.image_encoder, repeat(tokens), repeat(order), start, rows, repeat(wanted), features, max_visible, num_new,
+        nova.image_encoder, whole, repeat(order), start, rows, repeat(wanted), features, max_visible, num_new,
         max_new)
 
   if features is None or features.differences is None:

@@ -153,12 +153,13 @@ def test_history_noise_leaves_what_is_known(pipe):
   assert np.array_equal(pipe("one", num_frames=1, history_noise=0.5), pipe("one", num_frames=1))
 
 
-@pytest.mark.parametrize("settings", [{}, {"history_noise": 0.5}], ids=str)
-def test_samples_are_spread_over_devices(settings):
-  alone, module = fresh(), make(CARD.model)
+@pytest.mark.parametrize("canvas, settings", [(False, {}), (True, {"history_noise": 0.5})])
+def test_samples_are_spread_over_devices(canvas, settings):
+  card = dataclasses.replace(CARD, model=dataclasses.replace(CARD.model, canvas=canvas))
+  alone, module = fresh(card), make(card.model)
   graph, state = nnx.split(module)
   state = jax.device_put(state, state_shardings(make_mesh(MeshConfig(data=8, fsdp=1)), state))
-  spread = Pipeline(CARD, module, alone.text_encoder, alone.autoencoder)
+  spread = Pipeline(card, module, alone.text_encoder, alone.autoencoder)
   spread.model = Model(graph, state)
   arguments = {"prompt": ["one"] * 8, "num_frames": 2, "output": "latent"} | settings
   np.testing.assert_allclose(spread(**arguments), alone(**arguments), atol=1e-4)
@@ -180,6 +181,20 @@ def test_samples_are_spread_over_devices(settings):
 def test_what_is_refused(pipe, settings, message):
   with pytest.raises(ValueError, match=message):
     pipe("one", **settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"refresh_every": 2, "guidance_every": 2}], ids=str)
+def test_a_canvas_matters_in_each_pass(settings):
+  """What the canvas of any pass shows changes what is made; known pixels stay."""
+  card = dataclasses.replace(CARD, model=dataclasses.replace(CARD.model, canvas=True))
+  pipe, edit = fresh(card), {"video": CLIP, "mask": (0, 0, 8, 3), "num_frames": 4}
+  settings = settings | {"guidance_scale": 3.0, "num_inference_steps": 4}
+  clips = pipe("one", later_prompts={2: "two"}, output="latent", **settings)
+  edited = pipe("one", **edit, **settings)
+  assert np.array_equal(edited[0, :3, :, 3:], CLIP[:, :, 3:])
+  kernel = pipe.model.state["canvas"]["head"]["kernel"]
+  kernel[...] = 0 * kernel[...]
+  assert np.abs(pipe("one", later_prompts={2: "two"}, output="latent", **settings) - clips).max() > 1e-3
 
 
 def test_a_model_of_pictures_makes_no_clips():
