@@ -47,13 +47,15 @@ def main(args: flags.FlagValues) -> None:
     lora = {pinned(place, download=False): weight for place, weight in again.lora.items()}
   weights = again.weights.split()[0] if again else args.weights
   quantize = again.quantize if again else sampling_flags.quantize(args)
+  guide = again.guide if again else args.guide
+  guide = pinned(guide, download=not again) if guide else None
   texts = encode_first(model, clips, places, quantize) if args.free_text_encoder else None
   pipe = load_pipeline(
       model, weights=weights, step=step(args),
       parts=("vae",) if args.free_text_encoder else ("vae", "text_encoder"),
       dtype=again.dtype if again else args.dtype, space_tile=again.space_tile if again else args.space_tile,
       mesh=sampling_flags.mesh(args), lora=lora,
-      quantize=quantize)
+      quantize=quantize, guide=guide)
   pipe.text_encoder = texts or pipe.text_encoder
   batch_size = again.batch[1] if again else min(args.batch_size, len(clips))
   work = batch_sampling.prepare(

@@ -93,6 +93,9 @@ def loras(args: flags.FlagValues) -> dict[str, float]:
 
 def define_flags(values: flags.FlagValues) -> None:
   """Define all flags of the command that samples."""
+  flags.DEFINE_string(
+      "guide", None, "Weaker model that guides in place of the unconditional passes: params or other weights of the "
+      "same training run, or a model as --checkpoint takes it.", flag_values=values)
   options = {"flag_values": values}
   define_checkpoint(values)
   define_step(values)
@@ -198,7 +201,7 @@ def clips(args: flags.FlagValues) -> tuple[list[dict[str, Any]], list[str]]:
 
 def check_alone(args: flags.FlagValues) -> None:
   """Refuse settings beside --reproduce, which would not be heard."""
-  model = ("weights", "dtype", "lora", "quantize", "space_tile")
+  model = ("weights", "dtype", "lora", "quantize", "guide", "space_tile")
   for name in ("prompts", "preset", *NAMES.values(), "batch_size", *model):
     if args[name].present:
       raise UserError(f"--{name}: an output that is made again brings its own settings; leave it out")

@@ -125,7 +125,7 @@ def make_provenances(
       settings = complete(pipe, clips[i])
       provenances[i] = Provenance(
           place, f"{weights} {digest}", pipe.cfg.dtype, settings, digest_files(settings), (row, batch_size), tile,
-          pipe.lora, pipe.quantize)
+          pipe.lora, pipe.quantize, pipe.guide_place)
   return [provenances[i] for i in range(len(clips))]
 
 

@@ -29,6 +29,7 @@ class ModelParts:
     scheduler: diffusion process.
     text_encoder: turns prompts into embeddings; None takes embeddings alone.
     autoencoder: maps pixels to latents; None makes latents alone.
+    has_guide: whether another model guides in place of unconditional passes.
   """
 
   card: ModelCard
@@ -36,6 +37,7 @@ class ModelParts:
   scheduler: Scheduler
   text_encoder: TextEncoder | None = None
   autoencoder: Autoencoder | None = None
+  has_guide: bool = False
 
   @property
   def longest(self) -> int:

@@ -29,6 +29,7 @@ from nova_jax.models.nova import NOVA
 from nova_jax.models.quantization import read_quantize
 from nova_jax.pipeline.clips import Clips
 from nova_jax.pipeline.declaration import document_settings
+from nova_jax.pipeline.guide import load_guide, whole_place
 from nova_jax.pipeline.model_parts import ModelParts
 from nova_jax.pipeline.request import SETTINGS, Box, Request, TextEmbeds, Texts
 from nova_jax.pipeline.resolve import check, resolve
@@ -70,6 +71,8 @@ class Pipeline:
     autoencoder: maps pixels to latents; None makes latents alone.
     lora: weights of the LoRAs that were added to the transformer, by the whole path of each folder.
     quantize: numbers in 8 bits that matrices are stored in, by part.
+    guide: model that guides in place of the unconditional passes, split for many calls; None for none.
+    guide_place: where it was found.
   """
 
   def __init__(
@@ -85,13 +88,15 @@ class Pipeline:
     self.text_encoder, self.autoencoder = text_encoder, autoencoder
     self.lora: dict[str, float] = {}
     self.quantize: dict[str, str] = {}
+    self.guide: Model | None = None
+    self.guide_place = ""
 
   @classmethod
   def load(
       cls, path: str | Path = pretrained.DEFAULT, weights: str = "ema", step: int | str | None = None, *,
       parts: Sequence[str] = (VAE, TEXT_ENCODER), dtype: str = "float32", space_tile: int | None = None,
       mesh: MeshConfig | None = None, lora: Loras | None = None,
-      quantize: Mapping[str, str] | None = None,
+      quantize: Mapping[str, str] | None = None, guide: str | None = None,
   ) -> "Pipeline":
     """Load a model folder: a published one, a converted one, or the workdir of a training run.
 
@@ -112,6 +117,8 @@ class Pipeline:
         weights are those of the folder again.
       quantize: numbers in 8 bits, "int8" or "fp8", that matrices are stored in, by "blocks" (of the transformer) and
         "text_encoder". It saves memory, and is approximate.
+      guide: weaker model that guides in place of the unconditional passes: "params" or other weights of the same
+        training run, or a folder, name or id of a model; None guides by unconditional passes.
 
     Raises:
       UserError: the folder, a part or the checkpoint is missing, or doesn't fit what the folder says it is.
@@ -138,6 +145,8 @@ class Pipeline:
     autoencoder = load_autoencoder(card.autoencoder, path, **options) if VAE in parts else None
     pipe = cls(card, module, text_encoder, autoencoder)
     pipe.lora, pipe.quantize = weights_by_folder(lora), dict(quantize or {})
+    if guide is not None:
+      pipe.guide, pipe.guide_place = load_guide(guide, path, card, step, dtype, mesh), whole_place(guide)
     return pipe
 
   @document_settings(SETTINGS)
@@ -177,7 +186,7 @@ class Pipeline:
     """
     settings = {name: value for name, value in locals().items() if name in SETTINGS}
     job = resolve(Request(**settings), self.parts)
-    frames = np.concatenate(list(run(job, self.model, self.autoencoder, on_set)), axis=1)
+    frames = np.concatenate(list(run(job, self.model, self.autoencoder, on_set, self.guide)), axis=1)
     return Clips.from_array(frames, job.fps[0] if len(set(job.fps)) == 1 else None)
 
   @_takes_what(__call__)
@@ -188,7 +197,8 @@ class Pipeline:
 
     Arguments are the same, and are checked at once. Closing the iterator ends the generation.
     """
-    return run(resolve(Request(prompt=prompt, **settings), self.parts), self.model, self.autoencoder, on_set)
+    job = resolve(Request(prompt=prompt, **settings), self.parts)
+    return run(job, self.model, self.autoencoder, on_set, self.guide)
 
   def check(self, request: Request, rows: int = 1) -> None:
     """Refuse what `__call__` would, as far as can be told without reading pictures or encoding texts.
@@ -205,7 +215,8 @@ class Pipeline:
   @property
   def parts(self) -> ModelParts:
     """The model without its transformer, against which requests are resolved."""
-    return ModelParts(self.card, self.cfg, self.scheduler, self.text_encoder, self.autoencoder)
+    return ModelParts(
+        self.card, self.cfg, self.scheduler, self.text_encoder, self.autoencoder, self.guide is not None)
 
   @functools.cached_property
   def _transformer_digest(self) -> str:
@@ -218,6 +229,8 @@ class Pipeline:
     sizes = {name: value for name, value in to_dict(cfg).items() if name not in _YOUNGER or value}
     what = [sizes, to_dict(self.card.scheduler), self.card.num_frames, self._transformer_digest]
     digests = {TRANSFORMER: digest_values(what)}
+    if self.guide is not None:
+      digests["guide"] = digest_arrays(self.guide.state)
     for name, part in ((VAE, self.autoencoder), (TEXT_ENCODER, self.text_encoder)):
       if part is not None:
         digests[name] = part.digest

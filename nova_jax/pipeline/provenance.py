@@ -39,7 +39,7 @@ FORMAT = {"format": "nova_jax sample", "version": 1}
 LATENTS = ".safetensors"
 FORMATS = ("mp4", "gif", "webp", "png", "sheet", "latents")
 _WHOLE = "sha256:"  # Begins a digest of all weights.
-_OPTIONAL = ("lora", "quantize")  # What the model is made of beside its folder, if anything.
+_OPTIONAL = ("lora", "quantize", "guide")  # What the model is made of beside its folder, if anything.
 _VERSIONED = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
 
 
@@ -57,6 +57,7 @@ class Provenance:
     space_tile: side of the tiles that frames were decoded in; None for whole frames.
     lora: weights of the LoRAs that were added to the model, by folder.
     quantize: numbers in 8 bits that matrices were stored in, by part.
+    guide: model that guided in place of unconditional passes, or weights of the same run; empty for none.
   """
 
   checkpoint: str
@@ -68,6 +69,7 @@ class Provenance:
   space_tile: int | None = None
   lora: Mapping[str, float] = dataclasses.field(default_factory=dict)
   quantize: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  guide: str = ""
 
   def text(self) -> str:
     """Return the provenance as JSON in ASCII, with the versions at hand."""
@@ -167,7 +169,8 @@ _FIELDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "lora": ("weights by folder", lambda value: value is None or (isinstance(value, dict) and all(
         _is_text(r"[^\0]+")(path) and type(weight) is float for path, weight in value.items()))),
     "quantize": ("kinds by part", lambda value: value is None or (isinstance(value, dict) and all(
-        part in TARGETS and kind in KINDS for part, kind in value.items())))}
+        part in TARGETS and kind in KINDS for part, kind in value.items()))),
+    "guide": ("the path of a folder", lambda value: value is None or _is_text(r"[^\0]+")(value))}
 
 
 def digest_files(settings: Mapping[str, Any]) -> dict[str, str]:

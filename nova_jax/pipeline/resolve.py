@@ -22,7 +22,7 @@ from nova_jax.pipeline.conditions import (
 )
 from nova_jax.pipeline.given_frames import Givens, check_givens, read_givens
 from nova_jax.pipeline.model_parts import ModelParts
-from nova_jax.pipeline.request import Request, Texts, check_seeds
+from nova_jax.pipeline.request import DEFAULTS, Request, Texts, check_seeds
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.inputs import Conditions, Inputs, KnownTokens, Noise
 from nova_jax.sampling.plan import Plan, make_plan
@@ -64,6 +64,10 @@ def check(request: Request, parts: ModelParts, rows: int = 1) -> None:
     raise UserError(
         'output: there is no autoencoder to make pixels with; ask for latents, or load a folder that has one '
         "(launch.convert --base adds it)")
+  if parts.has_guide:
+    for name in ("negative_prompt", "negative_text_embeds", "image_guidance_scale", "guidance_every"):
+      if getattr(request, name) != DEFAULTS[name]:
+        raise UserError(f"{name}: with a guide there are no unconditional passes that it could be about; leave it out")
   check_conditions(request, parts.card, parts.text_encoder)
   check_seeds(request.seed)
   num_latents = plan_for(request, parts, request.num_frames).num_frames

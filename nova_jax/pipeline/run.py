@@ -36,7 +36,8 @@ class Step(NamedTuple):
 
 
 def run(
-    job: Job, model: Model, autoencoder: Autoencoder | None, on_set: Callable[[Step], None] | None = None
+    job: Job, model: Model, autoencoder: Autoencoder | None, on_set: Callable[[Step], None] | None = None,
+    guide: Model | None = None,
 ) -> Iterator[UInt8[np.ndarray, "B f height width c"] | Float[np.ndarray, "B 1 h w C"]]:
   """Yield the next frames of all clips, as soon as they are finished.
 
@@ -45,11 +46,13 @@ def run(
     model: transformer.
     autoencoder: decodes latents; None if the job is of latents.
     on_set: called when a set of tokens is finished.
+    guide: model that guides in place of the unconditional passes.
 
   Raises:
     FloatingPointError: latents or pixels that are not finite; the text names where.
   """
-  frames = generate(model, job.plan, job.inputs, None if on_set is None else _tell(on_set, job, autoencoder))
+  tell = None if on_set is None else _tell(on_set, job, autoencoder)
+  frames = generate(model, job.plan, job.inputs, tell, guide)
   if not job.as_pixels:
     return (np.asarray(frame)[:, None] for frame in frames)
   assert autoencoder is not None  # `resolve.check` refuses pixels without one.

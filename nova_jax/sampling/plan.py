@@ -2,11 +2,15 @@
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
+from nova_jax.models.embeddings import patchify
 from nova_jax.sampling.guidance import Guidance
+from nova_jax.sampling.inputs import KnownTokens
 from nova_jax.sampling.set_schedule import MAX_GROUPS, TokenSet, token_sets
 from nova_jax.utils.errors import UserError
 
@@ -92,3 +96,13 @@ def make_plan(
       (temperature, temperature if last_temperature is None else last_temperature),
       float(history_noise), (order, later_order or order), schedules,
       scheduler.adds_noise and solver in (None, scheduler.solvers[0]), later_context)
+
+
+def begin_with_known(
+    known: KnownTokens, order: Int[Array, "B N"], plan: Plan, frame: int
+) -> tuple[Float[Array, "B N P"], Int[Array, "B N"], tuple[TokenSet, ...]]:
+  """Return a frame with its known tokens, the order with these first, and the sets that write the others."""
+  mask = known.mask[frame]
+  x = jnp.where(mask[:, None], patchify(jnp.asarray(known.latents[:, frame]), plan.cfg.patch_size), 0)
+  places = jnp.argsort(~mask[order], axis=-1, stable=True)
+  return x, jnp.take_along_axis(order, places, axis=-1), plan.sets_for(frame, int(mask.sum()))

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
 from nova_jax.diffusion.loss import visible_to_mask
 from nova_jax.models.embeddings import patchify, unpatchify
@@ -26,9 +25,10 @@ from nova_jax.parallel.sharding import mesh_from_arrays, replicate, use_mesh
 from nova_jax.sampling.feature_cache import Features, encode_passes, encode_set, kept_sizes
 from nova_jax.sampling.frame_context import FrameContext, Model, add_noise
 from nova_jax.sampling.guidance import Strength
-from nova_jax.sampling.inputs import Inputs, KnownTokens
+from nova_jax.sampling.inputs import Inputs
 from nova_jax.sampling.inputs import Noise as Noise  # For callers who know it from here.
-from nova_jax.sampling.plan import Plan
+from nova_jax.sampling.noise import draw_noise, fold
+from nova_jax.sampling.plan import Plan, begin_with_known
 from nova_jax.sampling.set_schedule import FEW_TOKENS, TokenSet, make_order, share_shapes, still_first
 from nova_jax.utils.finite import LARGEST_LATENT, are_latents
 
@@ -66,6 +66,13 @@ class SetShape(NamedTuple):
   max_kept: int | None = None
 
 
+class Guide(NamedTuple):
+  """Another model that guides in place of unconditional passes, and its condition of a frame."""
+
+  model: Model
+  cond: Float[Array, "B M D"]
+
+
 class SetState(NamedTuple):
   """A frame before one of its sets is written, and what writing it takes.
 
@@ -78,6 +85,7 @@ class SetState(NamedTuple):
     table: steps of the scheduler.
     strength: strength of guidance.
     num_new: known tokens that the features lack, the last ones.
+    guide: model in place of unconditional passes; None runs those.
   """
 
   x: Float[Array, "B N P"]
@@ -90,10 +98,11 @@ class SetState(NamedTuple):
   table: Any
   strength: Strength
   num_new: Int[Array, ""] | int = 0
+  guide: Guide | None = None
 
 
 def generate(
-    model: Model, plan: Plan, inputs: Inputs, on_set: Callable[[Set], None] | None = None
+    model: Model, plan: Plan, inputs: Inputs, on_set: Callable[[Set], None] | None = None, guide: Model | None = None
 ) -> Iterator[Float[Array, "B h w C"]]:
   """Yield latent frames as they are finished, given ones first.
 
@@ -102,6 +111,7 @@ def generate(
     plan: what to generate, and how.
     inputs: conditions, given frames and tokens, and randomness.
     on_set: called when a set is finished.
+    guide: model whose conditional pass stands in for the unconditional one (autoguidance, arXiv 2406.02507).
 
   Raises:
     FloatingPointError: a set that is not finite; the text names the frame and the set.
@@ -112,35 +122,41 @@ def generate(
       make_order(name, order_keys, cfg.image_grid) if inputs.order is None else jnp.asarray(inputs.order)
       for name in plan.orders]
   with use_mesh(mesh):
-    context = FrameContext.start(
-        model, cfg, inputs.conditions, num_passes=plan.guidance.num_passes, window=plan.window,
-        num_sinks=plan.num_sinks, noise_level=plan.history_noise)
+    models = [model] if guide is None or plan.guidance.num_passes == 1 else [model, guide]
+    contexts = [
+        FrameContext.start(
+            each, each.merge().cfg, inputs.conditions, num_passes=plan.guidance.num_passes // len(models),
+            window=plan.window, num_sinks=plan.num_sinks, noise_level=plan.history_noise)
+        for each in models]
   recent: list[Float[Array, "B h w C"]] = []  # The two frames before.
   for t in range(plan.num_frames):
     with use_mesh(mesh):
       if t in inputs.changes:
-        context = context.switch_prompt(inputs.changes[t], cfg, plan.later_context)
+        contexts = [
+            context.switch_prompt(inputs.changes[t], each.merge().cfg, plan.later_context)
+            for each, context in zip(models, contexts, strict=True)]
       if inputs.prefix_latents is not None and t < inputs.num_given:
         frame = jnp.asarray(inputs.prefix_latents[:, t])
       else:
-        cond, context = context.next_condition()
+        (cond, *others), contexts = zip(*(context.next_condition() for context in contexts), strict=True)
+        guides = [Guide(each, other) for each, other in zip(models[1:], others, strict=True)]
         order = orders[t > 0]
         if plan.orders[t > 0] == "still_first" and len(recent) == 2 and inputs.order is None:
           order = still_first(order, *(patchify(frame, cfg.patch_size) for frame in recent))
-        frame, finite = _generate_frame(model, plan, inputs, t, cond, order, fold(noise_keys, t), on_set)
+        frame, finite = _generate_frame(model, plan, inputs, t, cond, order, fold(noise_keys, t), on_set, *guides)
         _check_sets(finite, t, plan.num_frames)
         frame = replicate(frame, mesh)
       seen = frame
       if plan.history_noise:
         seen = replicate(add_noise(frame, fold(history_keys, t), plan.history_noise), mesh)
-      context = context.push(seen)
+      contexts = [context.push(seen) for context in contexts]
       recent = [*recent[-1:], frame]
     yield frame
 
 
 def _generate_frame(
     model: Model, plan: Plan, inputs: Inputs, t: int, cond: Float[Array, "rows M D"], order: Int[Array, "B N"],
-    keys: Key[Array, "B"], on_set: Callable[[Set], None] | None,
+    keys: Key[Array, "B"], on_set: Callable[[Set], None] | None, guide: Guide | None = None,
 ) -> tuple[Float[Array, "B h w C"], list[Bool[Array, ""]]]:
   """Return frame `t`, its sets written one after another, and for each set whether it is finite."""
   cfg, guidance = plan.cfg, plan.guidance
@@ -148,7 +164,8 @@ def _generate_frame(
     x, sets = jnp.zeros((order.shape[0], cfg.num_image_tokens, cfg.patch_dim), jnp.float32), plan.sets_for(t)
   else:
     x, order, sets = begin_with_known(inputs.known_tokens, order, plan, t)
-  features = Features.for_frame(cfg, order.shape[0], guidance.num_passes, plan.refresh_every, plan.guidance_every)
+  own_passes = guidance.num_passes if guide is None else 1
+  features = Features.for_frame(cfg, order.shape[0], own_passes, plan.refresh_every, plan.guidance_every)
   sets = share_shapes(sets) if features is None and order.size <= FEW_TOKENS else sets
   if cond.committed and mesh_from_arrays(cond) is None:
     x = jax.device_put(x, cond.sharding)  # Where the first set leaves it: else the second one compiles anew.
@@ -172,7 +189,7 @@ def _generate_frame(
     before = x
     state = SetState(
         before, cond, order, token_set.start, token_set.size, start_noise, step_noise, table,
-        guidance.strength(i, len(sets)), sets[max(i - 1, 0)].size)
+        guidance.strength(i, len(sets)), sets[max(i - 1, 0)].size, guide)
     x, features = denoise_set(model, state, features, shape=shape)
     finite.append(are_latents(x))
     if i > 0:
@@ -204,34 +221,6 @@ def _check_sets(finite: Sequence[Bool[Array, ""]], frame: int, num_frames: int) 
           "model was made for")
 
 
-def begin_with_known(
-    known: KnownTokens, order: Int[Array, "B N"], plan: Plan, frame: int
-) -> tuple[Float[Array, "B N P"], Int[Array, "B N"], tuple[TokenSet, ...]]:
-  """Return a frame with its known tokens, the order with these first, and the sets that write the others."""
-  mask = known.mask[frame]
-  x = jnp.where(mask[:, None], patchify(jnp.asarray(known.latents[:, frame]), plan.cfg.patch_size), 0)
-  places = jnp.argsort(~mask[order], axis=-1, stable=True)
-  return x, jnp.take_along_axis(order, places, axis=-1), plan.sets_for(frame, int(mask.sum()))
-
-
-def fold(keys: Key[Array, "B"], data: int) -> Key[Array, "B"]:
-  """Derive keys for one use from keys of samples."""
-  return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
-
-
-@functools.partial(jax.jit, static_argnames=("cfg", "num_steps"))
-def draw_noise(
-    keys: Key[Array, "B"], cfg: ModelConfig, num_steps: int,
-) -> tuple[Float[Array, "B N P"], Float[Array, "K B N P"] | None]:
-  """Draw a whole frame's starting noise, and the noise of `num_steps` diffusion steps if there are any."""
-  shape = (cfg.num_image_tokens, cfg.patch_dim)
-  start = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 0), shape))(keys)
-  if not num_steps:
-    return start, None
-  return start, jax.vmap(
-      lambda key: jax.random.normal(jax.random.fold_in(key, 1), (num_steps, *shape)), out_axes=1)(keys)
-
-
 @functools.partial(jax.jit, donate_argnames=("features",), static_argnames=("shape",))
 def denoise_set(
     model: Model, state: SetState, features: Features | None = None, *, shape: SetShape
@@ -248,7 +237,7 @@ def denoise_set(
     The frame with the set's tokens, and the features.
   """
   nova = model.merge()
-  x, cond, order, start, size, start_noise, step_noise, table, strength, num_new = state
+  x, cond, order, start, size, start_noise, step_noise, table, strength, num_new, guide = state
   scheduler, num_passes, num_before, num_guided, max_visible, max_size, max_new, max_kept = shape
   batch, num_tokens, _ = x.shape
   valid = jnp.arange(max_size) < size
@@ -270,18 +259,26 @@ def denoise_set(
         max_new)
 
   if features is None or features.differences is None:
-    z, features = encode(0, num_passes, ids, features)
+    z, features = encode(0, num_passes if guide is None else 1, ids, features)
   else:
     z, features = encode_passes(encode, order, ids, start, features, max_kept)
-  decoder = nova.image_decoder
-  z = decoder.condition(z.reshape(num_passes, batch, max_size, -1))
-  times, blocks = decoder.embed_time(table.time, z.dtype), unstack(decoder.blocks)
+  encoded = [(nova.image_decoder, z.reshape(-1, batch, max_size, z.shape[-1]))]
+  if guide is not None:
+    other = guide.model.merge()
+    canvas = other.predict_canvas(guide.cond)
+    encoded.append((other.image_decoder, other.image_encoder(
+        other.mask_tokens(x, mask, canvas), visible, start, guide.cond, ids)[None]))
+  decoders = [(decoder, decoder.condition(z), unstack(decoder.blocks)) for decoder, z in encoded]
+  times = [decoder.embed_time(table.time, z.dtype) for decoder, z, _ in decoders]
 
   def denoise(passes):
     def step(carry, row):
       (sample, last), (table, time, noise) = carry, row
       noise = None if noise is None else gather_tokens(noise, ids)
-      predictions = decoder.predict(sample[None], z[:passes] + time, (None, "batch", None), blocks)
+      predictions = [
+          decoder.predict(sample[None], z[:passes] + now, (None, "batch", None), blocks)
+          for (decoder, z, blocks), now in zip(decoders[:passes], time, strict=False)]
+      predictions = predictions[0] if len(predictions) == 1 else jnp.concatenate(predictions)
       prediction = strength.combine(predictions, valid) if passes > 1 else predictions[0]
       now = estimate = scheduler.estimate(table, sample, prediction, valid)
       if last is not None:

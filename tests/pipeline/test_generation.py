@@ -153,6 +153,19 @@ def test_history_noise_leaves_what_is_known(pipe):
   assert np.array_equal(pipe("one", num_frames=1, history_noise=0.5), pipe("one", num_frames=1))
 
 
+def test_a_guide_takes_part_in_every_task():
+  """Given frames, masks, prompts that take over and windows; what needs unconditional passes is refused."""
+  pipe = fresh()
+  plain = pipe("one", image=CLIP[0], later_prompts={2: "two"}, num_frames=5)
+  pipe.guide = Model.from_module(make(dataclasses.replace(CARD.model, temporal_depth=2), seed=1))
+  guided = pipe("one", image=CLIP[0], later_prompts={2: "two"}, num_frames=5)
+  assert near(guided[0, 0], CLIP[0]) and np.abs(guided.astype(int) - plain).max() > 1
+  assert np.array_equal(pipe("one", video=CLIP, mask=(0, 0, 8, 3))[0, :, :, 3:], CLIP[:, :, 3:])
+  for settings in ({"negative_prompt": "two"}, {"image_guidance_scale": 2.0}, {"guidance_every": 2}):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))}: with a guide"):
+      pipe("one", **settings)
+
+
 @pytest.mark.parametrize("canvas, settings", [(False, {}), (True, {"history_noise": 0.5})])
 def test_samples_are_spread_over_devices(canvas, settings):
   card = dataclasses.replace(CARD, model=dataclasses.replace(CARD.model, canvas=canvas))
@@ -161,6 +174,10 @@ def test_samples_are_spread_over_devices(canvas, settings):
   state = jax.device_put(state, state_shardings(make_mesh(MeshConfig(data=8, fsdp=1)), state))
   spread = Pipeline(card, module, alone.text_encoder, alone.autoencoder)
   spread.model = Model(graph, state)
+  if canvas:
+    alone.guide = Model.from_module(make(CARD.model, seed=1))
+    spread.guide = Model(alone.guide.graph, jax.device_put(
+        alone.guide.state, state_shardings(make_mesh(MeshConfig(data=8, fsdp=1)), alone.guide.state)))
   arguments = {"prompt": ["one"] * 8, "num_frames": 2, "output": "latent"} | settings
   np.testing.assert_allclose(spread(**arguments), alone(**arguments), atol=1e-4)
 

@@ -1,14 +1,18 @@
 """Guidance that is run in a part of the times and in a part of the sets, and noise by temperature."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import make
 from models.test_nova import TINY
 from sampling.test_sampler import DDPM, FLOW, MODEL, run
 
 from nova_jax.models.nova import SpatialEncoder
 from nova_jax.sampling import plan, sampler
 from nova_jax.sampling.feature_cache import Features, encode_passes, kept_sizes
+from nova_jax.sampling.frame_context import Model
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.set_schedule import token_sets
 
@@ -117,3 +121,25 @@ def test_one_frame_has_the_first_temperature():
       TINY, FLOW, num_frames=1, num_sets=1, num_steps=1, guidance=Guidance(1.0), temperature=0.5, last_temperature=0.1)
   assert what.temperature(0) == 0.5
   assert plan.make_plan(TINY, FLOW, num_frames=9, num_sets=1, num_steps=1, guidance=Guidance(1.0)).temperature(8) == 1
+
+
+OTHER = Model.from_module(make(dataclasses.replace(TINY, width=64, temporal_depth=1), seed=1))
+
+
+@pytest.mark.parametrize("settings", [{}, {"refresh_every": 2}], ids=str)
+def test_a_model_that_guides_itself_changes_nothing(settings):
+  one = dict(num_frames=2, num_sets=4, settings=settings)
+  unguided = run(guidance=Guidance(1.0), **one)
+  guided = run(guidance=Guidance(4.0), guide=MODEL, **one)
+  if not settings:  # Else the model reuses features, the guide none.
+    np.testing.assert_allclose(guided, unguided, atol=1e-4 * np.abs(unguided).max())
+  assert np.abs(run(guidance=Guidance(4.0), guide=OTHER, **one) - guided).max() > 1e-2
+  np.testing.assert_array_equal(run(guidance=Guidance(1.0), guide=OTHER, **one), unguided)
+
+
+def test_guidance_by_another_model_by_hand():
+  """In one step of one set the result is the guide's, and the scale times what the model's has more."""
+  one = dict(num_frames=1, num_sets=1, num_steps=1)
+  own, others = run(guidance=Guidance(1.0), **one), run(guidance=Guidance(1.0), model=OTHER, **one)
+  guided = run(guidance=Guidance(3.0), guide=OTHER, **one)
+  np.testing.assert_allclose(guided, others + 3 * (own - others), atol=1e-4 * np.abs(own).max())

@@ -34,7 +34,7 @@ def test_weights_are_stored_as_they_are_used():
 
 def run(
     batch=2, num_frames=3, num_sets=2, num_steps=3, scheduler=FLOW, guidance=Guidance(3.0), seed=0, model=MODEL,
-    settings=(), **kwargs):
+    settings=(), guide=None, **kwargs):
   _, condition = batch_of(TINY, 1, 2)
   condition = {name: np.asarray(value)[:batch] for name, value in condition.items()}
   null = condition | {"text_lengths": np.zeros(batch, int)}
@@ -43,7 +43,7 @@ def run(
       **dict(settings))
   keys = jax.random.split(jax.random.key(seed), 2)[:batch]
   inputs = Inputs(Conditions(condition, null), keys, **kwargs)
-  return np.stack([np.asarray(x) for x in sampler.generate(model, what, inputs)], axis=1)
+  return np.stack([np.asarray(x) for x in sampler.generate(model, what, inputs, guide=guide)], axis=1)
 
 
 @pytest.mark.parametrize("scheduler", [FLOW, DDPM])
