@@ -58,9 +58,9 @@ def test_a_loss_draws_all_randomness_from_its_key():
 def test_a_loss_masks_as_it_is_told(monkeypatch):
   counts = []
 
-  def record(model, scheduler, batch, draws, num_visible):
+  def record(model, scheduler, batch, draws, num_visible, history):
     counts.append((draws.visible_ids.shape[-1], num_visible))
-    return forward(model, scheduler, batch, draws, num_visible)
+    return forward(model, scheduler, batch, draws, num_visible, history)
 
   monkeypatch.setattr("nova_jax.diffusion.loss.forward", record)
   latents, condition = inputs(TINY, 1)
