@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import socket
 import sys
 
 import commands
@@ -172,6 +173,18 @@ def test_what_the_world_can_mend(hub, model):
   assert "fails with status 503 (out of order)" in refusal(ID, RunFailed)
   hub.failing = {"tree": 429}
   assert "fails with status 429" in refusal(ID, RunFailed)
+
+
+@pytest.mark.parametrize("number, code", ((socket.EAI_NONAME, 2), (socket.EAI_AGAIN, 1)))
+def test_a_host_without_an_address(hub, tmp_path, monkeypatch, number, code):
+  def no_address(*args, **settings):
+    raise socket.gaierror(number, "no such host")
+
+  point_to("http://hub.invalid", tmp_path / "cache", monkeypatch)
+  monkeypatch.setattr(socket, "getaddrinfo", no_address)
+  done = commands.run("sample", "--checkpoint", ID, "--prompt", "x", "--output", tmp_path / "out")
+  assert done.returncode == code, done.stderr
+  assert ("download the model where there is a network" in done.stderr) == (code == 2)
 
 
 def test_without_a_network(hub, model, tmp_path, monkeypatch):

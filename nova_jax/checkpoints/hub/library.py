@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import logging
+import socket
 from collections.abc import Generator
 from types import ModuleType
 from typing import Any
@@ -95,6 +96,10 @@ def _explain(error: BaseException, name: str, repo: str, start: str) -> Exceptio
     return _explain_status(error, name, endpoint)
   if type(error).__module__.startswith("httpx"):
     what = " ".join(str(error).split())[:_LONGEST] or "no answer"
+    if _is_unknown_host(error):
+      return UserError(
+          f"{start}this machine finds no hub at {endpoint} ({what}); download the model where there is a network, by "
+          f"`hf download {repo}`, and give the folder that this prints, or set HF_ENDPOINT")
     return RunFailed(
         f"{start}the hub ({endpoint}) can't be reached ({type(error).__name__}: {what}); the same command continues "
         "when it can")
@@ -107,6 +112,13 @@ def _explain(error: BaseException, name: str, repo: str, start: str) -> Exceptio
         f"{name}: the disk of the cache {library.constants.HF_HUB_CACHE} is full; free some of it, or set HF_HOME to a "
         "folder on another one")
   return None
+
+
+def _is_unknown_host(error: BaseException | None) -> bool:
+  """Return whether an error comes from a host name that does not exist: no later try finds it."""
+  while error is not None and not isinstance(error, socket.gaierror):
+    error = error.__cause__ or error.__context__
+  return error is not None and error.errno == socket.EAI_NONAME
 
 
 def _explain_status(error: Any, name: str, endpoint: str) -> Exception:
