@@ -22,7 +22,7 @@ from flax import nnx
 from nova_jax.checkpoints import key_table, model_card
 from nova_jax.checkpoints.arrays import LazyArray
 from nova_jax.checkpoints.components import TRANSFORMER, Part, open_trained_arrays
-from nova_jax.checkpoints.hub import local_folder
+from nova_jax.checkpoints.hub import identity, local_folder, parse_id
 from nova_jax.checkpoints.model_card import LoraCard
 from nova_jax.checkpoints.part_digest import listed_digest, weights_digest
 from nova_jax.checkpoints.weight_files import open_file, shorten_name
@@ -108,16 +108,24 @@ def read_loras(loras: Loras | None) -> tuple[tuple[Lora, float], ...]:
   Raises:
     UserError: one can't be opened, or its weight is no finite number.
   """
-  return tuple((open_lora(path), weight) for path, weight in weights_by_folder(loras).items())
+  return tuple((open_lora(place), weight) for place, weight in weights_by_place(loras).items())
 
 
-def weights_by_folder(loras: Loras | None) -> dict[str, float]:
-  """Return the weight of each LoRA by the whole path of its folder; UserError for one that is no finite number."""
+def weights_by_place(loras: Loras | None) -> dict[str, float]:
+  """Return the weight of each LoRA by its id and commit on the hub, or the whole path of its folder.
+
+  Raises:
+    UserError: a weight that is no finite number, or a LoRA that the hub doesn't have.
+  """
   given = {} if loras is None else loras if isinstance(loras, Mapping) else {loras: 1.0}
   for path, weight in given.items():
     if not isinstance(weight, (int, float)) or not math.isfinite(weight):
       raise UserError(f"lora: expected a number as the weight of {path}, got {weight!r}")
-  return {str(local_folder(path).absolute()): float(weight) for path, weight in given.items()}
+  found = {}
+  for path, weight in given.items():
+    folder = local_folder(path)
+    found[identity(folder) if parse_id(path) else str(folder.absolute())] = float(weight)
+  return found
 
 
 def base_folder(workdir: Path, card: LoraCard) -> Path:

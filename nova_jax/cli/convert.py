@@ -59,17 +59,17 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(args: flags.FlagValues) -> None:
   """Convert --source to --target, and push it."""
   push_flags.check(args)
-  if args.target:
-    _convert(args)
-  elif not args.push:
+  if not args.target and not args.push:
     raise UserError("--target is needed; --help says what it means")
-  elif not args.source:
+  if not args.target and not args.source:
     raise UserError("--source is needed: the folder to push")
+  source = _convert(args) if args.target else args.source
   if args.push:
-    push_flags.push_folder(args)
+    push_flags.push_folder(args, source)
 
 
-def _convert(args: flags.FlagValues) -> None:
+def _convert(args: flags.FlagValues) -> str:
+  """Write --target; return the model that it was made of."""
   started = time.perf_counter()
   loras = sampling_flags.loras(args)
   source = args.source or _base(loras)
@@ -77,7 +77,7 @@ def _convert(args: flags.FlagValues) -> None:
   if args.parts and LORA in args.parts:
     _write_lora(args, loras)
     print(f'next: {command("sample")} --checkpoint MODEL --lora {args.target} --output out --prompt "what to show"')
-    return
+    return source
   with Progress("B") as bar:
     notes = convert(
         source, args.target, parts=args.parts, dtype=args.dtype, base=args.base, weights=args.weights,
@@ -87,6 +87,7 @@ def _convert(args: flags.FlagValues) -> None:
   print(f"wrote {args.target} in {time.perf_counter() - started:.1f} s")
   if (as_path(args.target) / INDEX).is_file():
     print(f'next: {command("sample")} --checkpoint {args.target} --output out --prompt "what to show"')
+  return source
 
 
 def _base(loras: Mapping[str, float]) -> str:

@@ -41,10 +41,10 @@ def check(args: flags.FlagValues) -> None:
     raise UserError(f"--{lost[0]} belongs to --push")
 
 
-def push_folder(args: flags.FlagValues) -> None:
-  """Push --target, which was made of --source just now, or without it --source itself."""
+def push_folder(args: flags.FlagValues, source: str) -> None:
+  """Push --target, which was made of the model `source` just now, or without it --source itself."""
   try:
-    _push(args)
+    _push(args, source)
   except (RunFailed, UserError) as error:
     if not args.target:
       raise
@@ -53,16 +53,16 @@ def push_folder(args: flags.FlagValues) -> None:
         f"--push={args.push}") from error
 
 
-def _push(args: flags.FlagValues) -> None:
+def _push(args: flags.FlagValues, source: str) -> None:
   path = as_path(args.target or args.source)
   print(f"checking {path}", flush=True)
   model = push.check_folder(path)
-  source = local_folder(args.source, ()) if args.target and args.source else None
-  run = source if source is not None and is_trained(source) else None
+  origin = local_folder(source, ()) if args.target else None
+  run = origin if origin is not None and is_trained(origin) else None
   if run is not None:
     push.copy_samples(run, path)
   push.write_readme(path, model, card.About(
-      args.push, args.license, source, None if run is None else card.read_experiment(run), push.pictures(path)),
+      args.push, args.license, origin, None if run is None else card.read_experiment(run), push.pictures(path)),
       rewrite=bool(args.rewrite_card))
   print(f"pushed to {push.upload(path, args.push, private=args.private, revision=args.revision)}")
   place = args.push if args.revision is None else f"{args.push}@{args.revision}"

@@ -20,7 +20,7 @@ from nova_jax.autoencoders import Autoencoder
 from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
 from nova_jax.checkpoints.hub import local_folder
 from nova_jax.checkpoints.load import check_complete, make_transformer
-from nova_jax.checkpoints.lora import Loras, weights_by_folder
+from nova_jax.checkpoints.lora import Loras, weights_by_place
 from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder, open_folder
 from nova_jax.config import MeshConfig
@@ -69,7 +69,8 @@ class Pipeline:
     scheduler: diffusion process.
     text_encoder: turns prompts into embeddings; None takes embeddings alone.
     autoencoder: maps pixels to latents; None makes latents alone.
-    lora: weights of the LoRAs that were added to the transformer, by the whole path of each folder.
+    lora: weights of the LoRAs that were added to the transformer, by the whole path of each folder, or by its id and
+      commit on the hub.
     quantize: numbers in 8 bits that matrices are stored in, by part.
     guide: model that guides in place of the unconditional passes, split for many calls; None for none.
     guide_place: where it was found.
@@ -144,7 +145,7 @@ class Pipeline:
     options = {"dtype": dtype, "space_tile": space_tile}
     autoencoder = load_autoencoder(card.autoencoder, path, **options) if VAE in parts else None
     pipe = cls(card, module, text_encoder, autoencoder)
-    pipe.lora, pipe.quantize = weights_by_folder(lora), dict(quantize or {})
+    pipe.lora, pipe.quantize = weights_by_place(lora), dict(quantize or {})
     if guide is not None:
       pipe.guide, pipe.guide_place = load_guide(guide, path, card, step, dtype, mesh), whole_place(guide)
     return pipe

@@ -55,7 +55,7 @@ class Provenance:
     files: digests of the files that settings name.
     batch: row of the clip, and number of rows generated together: sums of another size round differently.
     space_tile: side of the tiles that frames were decoded in; None for whole frames.
-    lora: weights of the LoRAs that were added to the model, by folder.
+    lora: weights of the LoRAs that were added to the model, by folder, or by id and commit on the hub.
     quantize: numbers in 8 bits that matrices were stored in, by part.
     guide: model that guided in place of unconditional passes, or weights of the same run; empty for none.
   """

@@ -18,6 +18,7 @@ from nova_jax.checkpoints.lora import FORMAT, read_loras
 from nova_jax.checkpoints.model_card import LoraCard
 from nova_jax.checkpoints.part_digest import weights_digest
 from nova_jax.config import Experiment, LoraConfig, StageConfig, TrainConfig
+from nova_jax.pipeline.provenance import read_provenance
 from nova_jax.utils.fields import to_dict
 
 ID = "someone/fox"
@@ -157,15 +158,12 @@ def test_an_upload_that_failed_continues(hub, trained, tmp_path, monkeypatch):
   assert_same_weights(local_folder(ID) / "transformer", tmp_path / "fox/transformer")
 
 
-def test_a_lora_is_pushed_and_added_by_its_id(hub, tmp_path, monkeypatch):
-  log_in(monkeypatch)
-  hub.add("ORG/nova", VIDEO)
-  base = pinned("ORG/nova")
-  part = nova_jax.open_folder(base).parts["transformer"]()
+def save_lora(folder, base):
+  """Write a LoRA for a model, with random matrices; return what it says of the model."""
+  part = nova_jax.open_folder(base).transformer()
   name = next(name for name in sorted(part.weights) if name.endswith("attn.proj.weight"))
   out, inputs = part.weights[name].shape
   module = "base_model.model." + name.removesuffix(".weight")
-  folder = tmp_path / "lora"
   folder.mkdir()
   rng = np.random.default_rng(0)
   save_file({
@@ -173,8 +171,16 @@ def test_a_lora_is_pushed_and_added_by_its_id(hub, tmp_path, monkeypatch):
       f"{module}.lora_B.weight": rng.normal(size=(out, 2)).astype(np.float32)}, folder / "adapter_model.safetensors")
   (folder / "adapter_config.json").write_text(
       json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}), encoding="utf-8")
-  card = LoraCard(base, weights_digest(part), LoraConfig())
+  card = LoraCard(str(base), weights_digest(part), LoraConfig())
   (folder / "nova_lora.json").write_text(json.dumps(FORMAT | to_dict(card)), encoding="utf-8")
+  return card
+
+
+def test_a_lora_is_pushed_and_added_by_its_id(hub, tmp_path, monkeypatch):
+  log_in(monkeypatch)
+  hub.add("ORG/nova", VIDEO)
+  base, folder = pinned("ORG/nova"), tmp_path / "lora"
+  card = save_lora(folder, base)
   done = push("--source", folder, "--push", "someone/style")
   assert f"launch.sample --checkpoint {base} --lora someone/style" in done.stdout
   stored = hub.repos["someone/style"].commits[hub.repos["someone/style"].branches["main"]]
@@ -196,3 +202,44 @@ def test_a_lora_is_pushed_and_added_by_its_id(hub, tmp_path, monkeypatch):
   (folder / "nova_lora.json").write_text(json.dumps(FORMAT | to_dict(card) | {"base": "digits"}), encoding="utf-8")
   done = push("--source", folder, "--push", "someone/sign", "--rewrite_card")
   assert "launch.sample --checkpoint digits --lora someone/sign" in done.stdout
+
+
+def test_outputs_name_a_lora_by_its_commit_and_are_made_again(hub, tmp_path):
+  save_lora(tmp_path / "lora", VIDEO)
+  place = f"someone/style@{hub.add('someone/style', tmp_path / 'lora').branches['main']}"
+  given = ["sample", "--checkpoint", VIDEO, "--num_frames=1", "--num_inference_steps=1",
+           "--num_diffusion_steps=1", "--formats=png"]
+  done = commands.run(*given, "--prompt", "a fox", "--lora", "someone/style:0.5", "--output", tmp_path / "out")
+  assert done.returncode == 0, done.stderr
+  file, = (tmp_path / "out").glob("000-*.png")
+  assert read_provenance(file).lora == {place: 0.5}
+  hub.requests.clear()
+  done = commands.run("sample", "--reproduce", file, "--output", tmp_path / "again", "--formats=png")
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes() and not hub.requests
+
+
+def test_a_merged_lora_names_the_model_that_it_was_trained_for(hub, tmp_path, monkeypatch):
+  log_in(monkeypatch)
+  hub.add("ORG/nova", VIDEO)
+  save_lora(tmp_path / "lora", pinned("ORG/nova"))
+  push("--lora", tmp_path / "lora", "--target", tmp_path / "merged", "--push", ID)
+  stored = hub.repos[ID].commits[hub.repos[ID].branches["main"]]
+  assert ModelCard(stored["README.md"].decode()).data.base_model == "ORG/nova"
+
+
+def test_no_path_of_this_machine_is_sent(hub, folder):
+  """Libraries that save a model keep where they had loaded it from."""
+  own = {"model_index.json": "_name_or_path", "transformer/config.json": "_name_or_path",
+         "vae/config.json": "_name_or_path", "scheduler/scheduler_config.json": "_name_or_path",
+         "tokenizer/tokenizer_config.json": "name_or_path"}
+  for name, field in own.items():
+    values = json.loads((folder / name).read_text(encoding="utf-8"))
+    (folder / name).write_text(json.dumps(values | {field: f"{folder}/there"}), encoding="utf-8")
+  phi = json.loads((folder / "text_encoder/config.json").read_text(encoding="utf-8")) | {"_name_or_path": "ORG/phi"}
+  (folder / "text_encoder/config.json").write_text(json.dumps(phi), encoding="utf-8")
+  push("--source", folder, "--push", ID)
+  stored = hub.repos[ID].commits[hub.repos[ID].branches["main"]]
+  assert not [name for name, content in stored.items() if str(folder).encode() in content]
+  assert {json.loads(stored[name])[field] for name, field in own.items()} == {"there"}
+  assert json.loads(stored["text_encoder/config.json"]) == phi

@@ -25,6 +25,7 @@ from nova_jax.checkpoints.lora import Lora
 from nova_jax.checkpoints.model_folder import Folder, is_trained, open_folder
 from nova_jax.checkpoints.part_digest import Digest, check_same
 from nova_jax.checkpoints.published_files import INDEX
+from nova_jax.checkpoints.weight_files import CONFIG
 from nova_jax.storage import is_remote, local_copy, names_below
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import read_json, write_atomically
@@ -36,9 +37,12 @@ SAMPLES = "samples"
 _PICTURES = (".png", ".gif", ".webp", ".jpg", ".mp4")
 _MAX_PICTURES = 4  # The newest ones of a run.
 _LICENSES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
-# Fields that may hold the path of a folder on this machine, by the file; other JSON files beside them are not pushed.
-_PLACES: Mapping[str, str | None] = {
-    INDEX: None, export.NAME: None, model_card.NAME: "source", lora.OURS: "base",
+# JSON files of a model's own folder; others beside them are not pushed.
+_OF_FOLDER = (INDEX, CONFIG, export.NAME, model_card.NAME, lora.OURS, lora.CONFIG)
+# Fields that may hold the path of a folder on this machine, by the file's name, in whatever folder.
+_PLACES: Mapping[str, str] = {
+    INDEX: "_name_or_path", CONFIG: "_name_or_path", "scheduler_config.json": "_name_or_path",
+    "tokenizer_config.json": "name_or_path", model_card.NAME: "source", lora.OURS: "base",
     lora.CONFIG: "base_model_name_or_path"}
 
 
@@ -132,7 +136,7 @@ def upload(path: Path, repo: str, *, private: bool | None = None, revision: str 
     RunFailed: the hub fails, or can't be reached.
   """
   names = names_below(path)
-  model = (name for name in needed(names, PARTS) if "/" in name or not name.endswith(".json") or name in _PLACES)
+  model = (name for name in needed(names, PARTS) if "/" in name or not name.endswith(".json") or name in _OF_FOLDER)
   sent = sorted({*model, *pictures(path), *(name for name in (card.NAME, *_LICENSES) if name in names)})
   if left := len(names) - len(sent):
     tell(f"{left} files of {path} are no part of the model and stay here, such as {min({*names} - {*sent})}")
@@ -156,7 +160,7 @@ def _without_paths(path: Path, names: Collection[str]) -> Generator[Path]:
   with tempfile.TemporaryDirectory(prefix="nova_jax-") as place:
     for name in names:
       (Path(place) / name).parent.mkdir(parents=True, exist_ok=True)
-      field = _PLACES.get(name)
+      field = _PLACES.get(os.path.basename(name))
       values = read_json(path / name) if field else {}
       value = values.get(field)
       if field and isinstance(value, str) and _public(value) != value:
