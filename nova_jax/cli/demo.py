@@ -71,7 +71,7 @@ def main(args: flags.FlagValues) -> None:
   model = pinned(checkpoint(args))
   pipe = load_pipeline(
       model, weights=args.weights, step=step(args), dtype=args.dtype, lora=sampling_flags.loras(args),
-      quantize=sampling_flags.quantize(args))
+      quantize=sampling_flags.quantize(args), guide=args.guide)
   bounds = Bounds(
       args.max_frames, args.max_seconds, args.max_waiting, args.max_each, round(args.max_gigabytes * 1e9))
   serve(Studio(pipe, model, args.weights, output, bounds, step=args.step), args.host, args.port, users=users)

@@ -57,6 +57,9 @@ def define_model_flags(values: flags.FlagValues) -> None:
       "dtype", "float32", ["float32", "bfloat16"], "Precision of the activations; bfloat16 is faster on accelerators.",
       flag_values=values)
   define_lora(values)
+  flags.DEFINE_string(
+      "guide", None, "Weaker model that guides in place of the unconditional passes: params or other weights of the "
+      "same training run, or a model as --checkpoint takes it.", flag_values=values)
   flags.DEFINE_multi_string(
       "quantize", None, f"Part whose matrices are stored in 8 bits, PART=KIND: {' or '.join(quantization.TARGETS)}, "
       f"and {' or '.join(quantization.KINDS)}, such as text_encoder=int8. It saves memory, and is approximate. "
@@ -93,9 +96,6 @@ def loras(args: flags.FlagValues) -> dict[str, float]:
 
 def define_flags(values: flags.FlagValues) -> None:
   """Define all flags of the command that samples."""
-  flags.DEFINE_string(
-      "guide", None, "Weaker model that guides in place of the unconditional passes: params or other weights of the "
-      "same training run, or a model as --checkpoint takes it.", flag_values=values)
   options = {"flag_values": values}
   define_checkpoint(values)
   define_step(values)

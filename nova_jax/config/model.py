@@ -3,7 +3,7 @@
 import dataclasses
 import types
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 from nova_jax.config.numbers import LARGEST, Size
 from nova_jax.utils.errors import UserError
@@ -84,6 +84,12 @@ class ModelConfig:
     for name, choices in (("norm", NORMS), ("remat", REMAT), ("attention", ATTENTION)):
       if getattr(self, name) not in choices:
         raise UserError(f"model.{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+
+  @property
+  def identity(self) -> dict[str, Any]:
+    """Fields as they tell models apart in digests; younger ones are left out while they are off."""
+    fields = dataclasses.asdict(self)
+    return {name: value for name, value in fields.items() if value or name not in ("told_noise", "canvas")}
 
   def check_fit(self, latent_dim: int | None = None, text_dim: int | None = None) -> None:
     """Refuse an autoencoder or a text encoder whose channels differ from the model's; None is not checked."""

@@ -42,8 +42,6 @@ from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.notes import tell
 
-_YOUNGER = ("told_noise", "canvas")  # Fields of a model that its digest leaves out where they are off.
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -227,8 +225,7 @@ class Pipeline:
   def digests(self) -> dict[str, str]:
     """Digests of the parts at hand and of the model's settings, by part; seconds for gigabytes, the first time."""
     cfg = dataclasses.replace(self.card.transformer, dtype="float32", remat="none")
-    sizes = {name: value for name, value in to_dict(cfg).items() if name not in _YOUNGER or value}
-    what = [sizes, to_dict(self.card.scheduler), self.card.num_frames, self._transformer_digest]
+    what = [cfg.identity, to_dict(self.card.scheduler), self.card.num_frames, self._transformer_digest]
     digests = {TRANSFORMER: digest_values(what)}
     if self.guide is not None:
       digests["guide"] = digest_arrays(self.guide.state)

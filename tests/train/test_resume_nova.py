@@ -22,11 +22,11 @@ from nova_jax.train.metrics import TIMINGS
 from nova_jax.train.nova import train_nova
 
 EXPERIMENT = Experiment(
-    model=SMALL_DIGITS,
-    data=DataConfig(num_records=40, num_frames=2),
+    model=dataclasses.replace(SMALL_DIGITS, told_noise=True, canvas=True),
+    data=DataConfig(num_records=40, num_frames=3, history_noise=0.3),
     train=TrainConfig(
-        steps=6, stages=(StageConfig("image", 0.5, 8, 1), StageConfig("video", 0.5, 4, 2)), loss_repeat=1, log_every=2,
-        sample_every=6, save_every=1, keep=10),
+        steps=6, stages=(StageConfig("image", 0.5, 8, 1), StageConfig("video", 0.5, 4, 3)), loss_repeat=1, log_every=2,
+        rollout_fraction=0.5, sample_every=6, save_every=1, keep=10),
     optimizer=OptimizerConfig(name="muon", learning_rate=1e-3), mesh=MeshConfig(data=2, fsdp=2, tensor=-1),
     sample=SampleConfig(2, 2, 2.0))
 

@@ -87,7 +87,8 @@ def generate(
   missing = [text for text in texts if not embedding_path(output, text).is_file()]
   pipe = load(
       settings.checkpoint, weights=settings.weights, step=settings.step, dtype=settings.dtype,
-      lora=settings.lora, quantize=settings.quantize, parts=(VAE, TEXT_ENCODER) if missing else (VAE,))
+      lora=settings.lora, quantize=settings.quantize, guide=settings.guide or None,
+      parts=(VAE, TEXT_ENCODER) if missing else (VAE,))
   claim(output, manifest, pipe.digests)
   for path, text in layout.texts.items():
     put(output, shard, scored / path, lambda partial, text=text: write_atomically(partial, text + "\n"))

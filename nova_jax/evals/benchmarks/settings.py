@@ -21,6 +21,7 @@ class Settings:
   dtype: str = "float32"  # Of activations.
   lora: Mapping[str, float] = dataclasses.field(default_factory=dict)  # Weights of LoRAs by folder.
   quantize: Mapping[str, str] = dataclasses.field(default_factory=dict)  # 8-bit numbers of matrices, by part.
+  guide: str = ""  # Model that guides in place of unconditional passes, or weights of the same run.
   batch_size: int = 8
   seed: int = 0
   sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # Settings of `Request`, some of `SAMPLED`.
@@ -29,7 +30,7 @@ class Settings:
     """Return all as a manifest has it; settings that manifests had from the beginning are always there."""
     values = dataclasses.asdict(self)
     sampling, seed = values.pop("sampling"), values.pop("seed")
-    for name in ("lora", "quantize"):
+    for name in ("lora", "quantize", "guide"):
       if not values[name]:
         values.pop(name)
     return values | dict.fromkeys(_STORED) | sampling | {"seed": seed}

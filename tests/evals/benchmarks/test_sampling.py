@@ -280,3 +280,20 @@ def test_files_of_another_kind_are_refused(tmp_path, benchmark, text, message):
   (tmp_path / "prompts").write_text(text, encoding="utf-8")
   with pytest.raises(ValueError, match=message):
     read_layout(benchmark, tmp_path / "prompts")
+
+
+def test_a_guide_is_part_of_the_settings(model, tmp_path):
+  """It is loaded, and a folder that was begun without it, or with another, isn't continued."""
+  told, layout = [], read_layout("t2i_compbench", write_prompts("t2i_compbench", tmp_path))
+
+  def load(*args, **options):
+    told.append(options["guide"])
+    return Fake(*args, **options)
+
+  settings = settings_of(model)
+  assert "guide" not in settings.stored()
+  for guide in ("params", ""):
+    generate(layout, dataclasses.replace(settings, guide=guide), tmp_path / f"out{guide}", load=load)
+    with pytest.raises(ValueError, match="guide was"):
+      generate(layout, dataclasses.replace(settings, guide="ema"), tmp_path / f"out{guide}", load=load)
+  assert told == ["params", None]
