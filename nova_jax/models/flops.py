@@ -5,9 +5,27 @@ from nova_jax.config import ModelConfig
 SINCOS_DIM = 256
 
 
-def block_flops(cfg: ModelConfig, tokens: float, keys: float) -> float:
-  """Return the operations of a transformer block for some tokens, which all see `keys` keys."""
-  return 24 * cfg.width**2 * tokens + 4 * cfg.width * tokens * keys
+def attention_width(cfg: ModelConfig, unit: int) -> int:
+  """Return the width of all heads together as a matrix unit computes them.
+
+  Args:
+    cfg: model configuration.
+    unit: side of the unit, in whose multiples it computes a head; 1 for none.
+  """
+  head_dim = cfg.width // cfg.num_heads
+  return cfg.num_heads * -(-head_dim // unit) * unit
+
+
+def block_flops(cfg: ModelConfig, tokens: float, keys: float, unit: int = 1) -> float:
+  """Return the operations of a transformer block for some tokens, which all see `keys` keys.
+
+  Args:
+    cfg: model configuration.
+    tokens: number of tokens.
+    keys: number of keys.
+    unit: side of the matrix unit, as in `attention_width`.
+  """
+  return 24 * cfg.width**2 * tokens + 4 * attention_width(cfg, unit) * tokens * keys
 
 
 def denoiser_parts(cfg: ModelConfig) -> tuple[float, float, float]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from nova_jax.config import ModelConfig
-from nova_jax.models.flops import SINCOS_DIM, block_flops, condition_flops, denoiser_parts, mixer_flops
+from nova_jax.models.flops import SINCOS_DIM, attention_width, block_flops, condition_flops, denoiser_parts, mixer_flops
 from nova_jax.sampling.plan import Plan
 
 
@@ -51,7 +51,9 @@ def spatial_flops(plan: Plan, num_given: int = 0) -> SpatialFlops:
   return SpatialFlops(encoder, denoiser)
 
 
-def encode_flops(cfg: ModelConfig, known: int, size: int, num_new: int | None = None) -> float:
+def encode_flops(
+    cfg: ModelConfig, known: int, size: int, num_new: int | None = None, unit: int = 1,
+) -> float:
   """Return the operations with which the spatial encoder encodes the tokens of a set, in one pass.
 
   Args:
@@ -59,13 +61,15 @@ def encode_flops(cfg: ModelConfig, known: int, size: int, num_new: int | None = 
     known: number of tokens known before.
     size: number of tokens of the set.
     num_new: number of known tokens whose features are computed; None for those of all tokens.
+    unit: side of the matrix unit, as in `attention_width`.
   """
   d, half = cfg.width, cfg.spatial_depth // 2
   keys_first, keys = cfg.num_video_tokens + known, cfg.num_video_tokens + cfg.num_image_tokens
   first, second = (keys_first, keys) if num_new is None else (num_new, num_new + size)
-  last = 6 * d**2 * second + size * (18 * d**2 + 4 * d * keys)
+  last = 6 * d**2 * second + size * (18 * d**2 + 4 * attention_width(cfg, unit) * keys)
   return (
-      half * block_flops(cfg, first, keys_first) + (cfg.spatial_depth - half - 1) * block_flops(cfg, second, keys)
+      half * block_flops(cfg, first, keys_first, unit)
+      + (cfg.spatial_depth - half - 1) * block_flops(cfg, second, keys, unit)
       + last + 2 * d * cfg.patch_dim * cfg.num_image_tokens)
 
 
@@ -78,7 +82,7 @@ def denoise_flops(cfg: ModelConfig, size: int, num_steps: int, num_passes: int) 
 
 def sample_flops(
     cfg: ModelConfig, batch_size: int, num_frames: int, sets: Sequence[tuple[int, int]], num_steps: int,
-    num_passes: int,
+    num_passes: int, unit: int = 1,
 ) -> float:
   """Return the operations of generating a batch exactly, frame by frame with a cache.
 
@@ -89,16 +93,17 @@ def sample_flops(
     sets: for each set of a frame, how many tokens are known before it, and how many it has.
     num_steps: number K of diffusion steps.
     num_passes: number of passes of guidance.
+    unit: side of the matrix unit, as in `attention_width`.
   """
   prefix, num_video = cfg.num_condition_tokens, cfg.num_video_tokens
   temporal = condition_flops(cfg)
   for t in range(num_frames):
     new = num_video + (prefix if t == 0 else 0)
-    temporal += cfg.temporal_depth * block_flops(cfg, new, prefix + (t + 1) * num_video)
+    temporal += cfg.temporal_depth * block_flops(cfg, new, prefix + (t + 1) * num_video, unit)
     temporal += num_video * (2 * cfg.width * 4 * cfg.patch_dim + mixer_flops(cfg)) if t else 0
   spatial = 0.0
   for known, size in sets:
     rows = batch_size * num_passes
-    spatial += rows * (encode_flops(cfg, known, size) + size * denoiser_parts(cfg)[0])
+    spatial += rows * (encode_flops(cfg, known, size, unit=unit) + size * denoiser_parts(cfg)[0])
     spatial += denoise_flops(cfg, size, num_steps, rows)
   return batch_size * num_passes * temporal + num_frames * spatial

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from nova_jax.config import ModelConfig
-from nova_jax.models.flops import condition_flops, denoiser_parts, mixer_flops
+from nova_jax.models.flops import attention_width, condition_flops, denoiser_parts, mixer_flops
 from nova_jax.utils.chips import find_chip, peak_flops
 
 
@@ -38,15 +38,17 @@ class Flops(NamedTuple):
     return sum(self)
 
 
-def forward_parts(cfg: ModelConfig, num_frames: int, num_visible: float, loss_repeat: int) -> Flops:
-  """Return the operations of one sample's forward pass in training."""
+def forward_parts(
+    cfg: ModelConfig, num_frames: int, num_visible: float, loss_repeat: int, unit: int = 1,
+) -> Flops:
+  """Return the operations of one sample's forward pass in training, on a matrix unit as in `attention_width`."""
   d, num_tokens, num_video = cfg.width, cfg.num_image_tokens, cfg.num_video_tokens
   prefix, half = cfg.num_condition_tokens, cfg.spatial_depth // 2
   encode, decode = num_video + num_visible, num_video + num_tokens
 
   pairs = (prefix + num_video) ** 2 + sum(num_video * (prefix + (t + 1) * num_video) for t in range(1, num_frames))
   spatial_pairs = half * encode**2 + (cfg.spatial_depth - half) * decode**2
-  attention = 4 * d * (cfg.temporal_depth * pairs + num_frames * spatial_pairs)
+  attention = 4 * attention_width(cfg, unit) * (cfg.temporal_depth * pairs + num_frames * spatial_pairs)
   tokens = half * encode + (cfg.spatial_depth - half) * decode
   blocks = 24 * d**2 * (cfg.temporal_depth * (prefix + num_frames * num_video) + num_frames * tokens)
   condition, step, step_blocks = denoiser_parts(cfg)
@@ -68,13 +70,16 @@ def train_flops(cfg: ModelConfig, batch_size: int, num_frames: int, num_visible:
   return 3 * batch_size * forward_flops(cfg, num_frames, num_visible, loss_repeat)
 
 
-def executed_flops(cfg: ModelConfig, batch_size: int, num_frames: int, num_visible: float, loss_repeat: int) -> float:
+def executed_flops(
+    cfg: ModelConfig, batch_size: int, num_frames: int, num_visible: float, loss_repeat: int, unit: int = 1,
+) -> float:
   """Return the operations of a training step with what is computed again, which utilization doesn't count.
 
   `num_visible` is the padded size here. "block" and "offload" repeat all blocks' forward pass; splash attention's two
-  backward kernels make seven products where four would do.
+  backward kernels make seven products where four would do. A matrix unit of side `unit` computes narrower heads as if
+  they were as wide as itself.
   """
-  parts = forward_parts(cfg, num_frames, num_visible, loss_repeat)
+  parts = forward_parts(cfg, num_frames, num_visible, loss_repeat, unit)
   again = parts.blocks + parts.attention if cfg.remat in ("block", "offload") else 0
   if cfg.attention == "splash":
     again += 1.5 * parts.attention

@@ -34,13 +34,14 @@ class Chip:
   largest: int  # Number of chips in the largest slice.
   libtpu: str  # Name in the compiler.
   megacore: bool  # Whether two cores act as one device.
+  matrix_unit: int  # Rows and columns of the unit that multiplies matrices.
 
 
 CHIPS: Mapping[str, Chip] = MappingProxyType({chip.name: chip for chip in (
-    Chip("v4", "TPU v4", 275e12, 30.75 * GIB, 1200e9, 50e9, 6.25e9, 3, 4096, "v4", True),
-    Chip("v5e", "TPU v5 lite", 197e12, 15.75 * GIB, 819e9, 50e9, 3.125e9, 2, 256, "v5e", False),
-    Chip("v5p", "TPU v5", 459e12, 95.73 * GIB, 2765e9, 100e9, 6.25e9, 3, 6144, "v5", True),
-    Chip("v6e", "TPU v6 lite", 918e12, 31.24 * GIB, 1640e9, 100e9, 12.5e9, 2, 256, "v6e", False),
+    Chip("v4", "TPU v4", 275e12, 30.75 * GIB, 1200e9, 50e9, 6.25e9, 3, 4096, "v4", True, 128),
+    Chip("v5e", "TPU v5 lite", 197e12, 15.75 * GIB, 819e9, 50e9, 3.125e9, 2, 256, "v5e", False, 128),
+    Chip("v5p", "TPU v5", 459e12, 95.73 * GIB, 2765e9, 100e9, 6.25e9, 3, 6144, "v5", True, 128),
+    Chip("v6e", "TPU v6 lite", 918e12, 31.24 * GIB, 1640e9, 100e9, 12.5e9, 2, 256, "v6e", False, 256),
 )})
 
 

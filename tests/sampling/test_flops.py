@@ -98,4 +98,7 @@ def test_reused_features_by_hand():
   block = lambda tokens, keys: 24 * 32**2 * tokens + 4 * 32 * tokens * keys
   last = lambda tokens: 6 * 32**2 * tokens + 3 * (18 * 32**2 + 4 * 32 * 20)
   assert encode_flops(cfg, 6, 3) == 2 * block(10, 10) + block(20, 20) + last(20) + 2 * 32 * 4 * 16
+  # Two heads of 16 values take a matrix unit of 128 rows as long as heads of 128.
+  padded = 4 * (256 - 32) * (2 * 10 * 10 + 20 * 20 + 3 * 20)
+  assert encode_flops(cfg, 6, 3, unit=128) - encode_flops(cfg, 6, 3) == padded
   assert encode_flops(cfg, 6, 3, 2) == 2 * block(2, 10) + block(5, 20) + last(5) + 2 * 32 * 4 * 16

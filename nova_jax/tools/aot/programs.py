@@ -52,7 +52,7 @@ class Job:
   runs: int = 1  # Number of runs in a whole generation.
   samples: int = 0  # Clips that one run of all jobs generates or trains on.
   flops: float = 0.0  # FLOPs of the model on all devices, by formula; 0 takes XLA's count.
-  executed: float = 0.0  # FLOPs including recomputation.
+  executed: float = 0.0  # FLOPs with recomputation, and with heads as wide as the chip's matrix unit.
   inputs: dict[str, int] = dataclasses.field(default_factory=dict)  # Bytes per device by kind of input.
   state: Any = None  # Shardings of a state that the program takes as its first argument and must return unchanged.
   stacks: tuple[tuple[int, ...], ...] = ()  # Shapes of stacked parameters.
@@ -71,12 +71,19 @@ def make_jobs(experiment: Experiment, topology: Topology, what: str) -> list[Job
   if experiment.model.attention == "auto":
     experiment = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, attention="splash"))
   if what == "sample":
-    return sample_jobs(experiment, mesh)
-  return [train_job(experiment, mesh, stage) for stage in plan_stages(experiment.train)]
+    return sample_jobs(experiment, mesh, topology.chip.matrix_unit)
+  return [train_job(experiment, mesh, stage, topology.chip.matrix_unit) for stage in plan_stages(experiment.train)]
 
 
-def train_job(experiment: Experiment, mesh: Mesh, stage: Stage) -> Job:
-  """Return a stage's training step, with the largest padded number of visible tokens."""
+def train_job(experiment: Experiment, mesh: Mesh, stage: Stage, unit: int) -> Job:
+  """Return a stage's training step, with the largest padded number of visible tokens.
+
+  Args:
+    experiment: what is trained.
+    mesh: mesh of the devices.
+    stage: stage of the training.
+    unit: side of the chip's matrix unit.
+  """
   model, train, cfg = experiment.model, experiment.train, stage.cfg
   shards = num_shards(mesh)
   if cfg.batch_size // train.accumulation % shards:
@@ -96,7 +103,7 @@ def train_job(experiment: Experiment, mesh: Mesh, stage: Stage) -> Job:
   return Job(
       f"train {cfg.name}", mesh, lambda: step.run.lower(abstract, batch, count, padded_size), model.dtype,
       samples=cfg.batch_size, flops=train_flops(model, *amount, visible, train.loss_repeat),
-      executed=executed_flops(model, *amount, padded_size, train.loss_repeat),
+      executed=executed_flops(model, *amount, padded_size, train.loss_repeat, unit),
       inputs={
           "parameters": device_bytes((abstract.params, abstract.buffers)),
           "average": device_bytes((abstract.ema, abstract.emas)),
@@ -104,8 +111,14 @@ def train_job(experiment: Experiment, mesh: Mesh, stage: Stage) -> Job:
       state=abstract, stacks=_stacks(abstract.params))
 
 
-def sample_jobs(experiment: Experiment, mesh: Mesh) -> list[Job]:
-  """Return the programs that generate one clip per data × fsdp part of the mesh, with the largest set of tokens."""
+def sample_jobs(experiment: Experiment, mesh: Mesh, unit: int) -> list[Job]:
+  """Return the programs that generate one clip per data × fsdp part of the mesh, with the largest set of tokens.
+
+  Args:
+    experiment: what generates.
+    mesh: mesh of the devices.
+    unit: side of the chip's matrix unit.
+  """
   model, cfg = experiment.model, experiment.sample
   scheduler, guidance = make_scheduler(experiment.scheduler), Guidance(cfg.guidance_scale)
   num_frames = max(stage.num_frames for stage in experiment.train.stages)
@@ -143,18 +156,22 @@ def sample_jobs(experiment: Experiment, mesh: Mesh) -> list[Job]:
 
   inputs = {"parameters": device_bytes(weights.state), "cache": device_bytes(cache)}
   job = functools.partial(Job, mesh=mesh, dtype=model.dtype, inputs=inputs, stacks=_stacks(weights.state))
-  temporal = [one(frames, sets=()) for frames in range(num_frames + 1)]
+
+  def work(num_frames: int, before: int, sets: Sequence[tuple[int, int]] = ()) -> dict[str, float]:
+    plain, padded = (one(num_frames, sets, unit=each) - one(before, (), unit=each) for each in (1, unit))
+    return {"flops": plain, "executed": padded}
+
   jobs = [
       job("sample text", lower=lower(prepare, condition, condition, num_passes=passes, num_frames=num_frames)),
       job("sample first frame", lower=lower(begin_video, prefix, positions, cache, num_passes=passes),
-          flops=temporal[1])]
+          **work(1, 0))]
   if num_frames > 1:
     jobs.append(job(
-        "sample next frame", runs=num_frames - 1, flops=temporal[-1] - temporal[-2],
+        "sample next frame", runs=num_frames - 1, **work(num_frames, num_frames - 1),
         lower=lower(continue_video, latents, cond, positions, cache, number, num_passes=passes)))
   jobs.append(job(
       "sample set", runs=num_frames * len(plan.sets), samples=batch,
-      flops=one(1, sets=((largest.max_visible, largest.max_size),)) - temporal[1],
+      **work(1, 1, ((largest.max_visible, largest.max_size),)),
       lower=lower(
           sampler.denoise_set,
           sampler.SetState(

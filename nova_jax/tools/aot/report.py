@@ -4,8 +4,10 @@
     compute   executed products / peak          memory   bytes to and from HBM / bandwidth
     network   Σ wire bytes / bandwidth of the busiest links: a ring both ways along each dimension of the torus that a
               group spans, or the hosts' network between slices
-The largest of the three is the bottleneck. A real program is slower, since overlap is never perfect. The memory part
-may be too high, since an array counts in full unless the text shows that only a slice is used.
+The largest of the three is the bottleneck. Executed products include those that are computed again; heads that are
+narrower than the chip's matrix unit count as if they were as wide, since they take as long. A real program is slower,
+since overlap is never perfect. The memory part may be too high, since an array counts in full unless the text shows
+that only a slice is used.
 Invariant: every number comes from a formula or the compiled program; nothing is measured.
 """
 
