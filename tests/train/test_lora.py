@@ -1,6 +1,7 @@
 """LoRA: what is trained, what a run keeps, and that it continues bit for bit."""
 
 import dataclasses
+import json
 import shutil
 
 import jax
@@ -12,9 +13,11 @@ from helpers import SMALL_DIGITS, make, save_run
 
 from nova_jax.autoencoders import make_autoencoder
 from nova_jax.checkpoints.load import load_model, load_transformer
+from nova_jax.checkpoints.lora import open_lora
 from nova_jax.checkpoints.store import find, open_arrays
 from nova_jax.config import (
   DataConfig,
+  EvalConfig,
   Experiment,
   LoraConfig,
   MeshConfig,
@@ -41,9 +44,9 @@ EXPERIMENT = Experiment(
     model=MODEL, data=DataConfig(num_records=40, num_frames=2),
     train=TrainConfig(
         steps=4, stages=(StageConfig("video", 1.0, 4, 2),), loss_repeat=1, log_every=1, save_every=1, keep=10,
-        lora=LORA),
+        lora=LORA, ema_decays=(0.5,)),
     optimizer=OptimizerConfig(learning_rate=1e-3), mesh=MeshConfig(data=2, fsdp=2, tensor=-1),
-    sample=SampleConfig(2, 2, 2.0))
+    sample=SampleConfig(2, 2, 2.0), eval=EvalConfig(every=1, batches=2))
 
 
 def adapted(base, **fields):
@@ -73,6 +76,11 @@ def forward(model):
   return jax.jit(lambda model: model.temporal(latents, model.embed_condition(condition)))(model)
 
 
+def evaluations(workdir):
+  lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+  return [{name: value for name, value in json.loads(line).items() if name.startswith("eval/")} for line in lines]
+
+
 def test_a_new_lora_changes_no_bit():
   model = make(MODEL)
   before = np.asarray(forward(model))
@@ -94,7 +102,7 @@ def test_weights_are_stored_in_the_dtype_of_activations():
 def test_a_checkpoint_holds_the_lora_alone(finished):
   arrays = open_arrays(find(finished / "checkpoints", step=4))
   items = {name.partition("/")[0] for name in arrays}
-  assert items == {"step", "params", "ema", "opt_state"}
+  assert items == {"step", "params", "ema", "emas", "opt_state"}
   assert all("/low_rank/" in name for name in arrays if name.startswith(("params/", "ema/")))
   assert any(np.abs(stored.read()).max() > 0 for name, stored in arrays.items() if name.endswith("low_rank/b"))
 
@@ -109,6 +117,7 @@ def test_a_run_continues_bit_for_bit(base, finished, tmp_path):
   assert ours.keys() == expected.keys()
   for name in ours:
     assert np.array_equal(ours[name].read(), expected[name].read()), name
+  assert evaluations(workdir) == evaluations(finished)
 
 
 def test_another_mesh_computes_the_same(base, finished, tmp_path):
@@ -117,6 +126,32 @@ def test_another_mesh_computes_the_same(base, finished, tmp_path):
   for name in ours:
     if name.startswith("params"):
       np.testing.assert_allclose(ours[name].read(), expected[name].read(), atol=3e-4, err_msg=name)
+
+
+def test_another_mesh_evaluates_the_same_to_1e_5(base, tmp_path):
+  """With a rate of 0 all runs have the same weights, so only the sums of the evaluation differ."""
+  experiment = adapted(base, optimizer=OptimizerConfig(learning_rate=0.0, weight_decay=0.0))
+  stages = (StageConfig("video", 1.0, 8, 2),)
+  experiment = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, steps=1, stages=stages))
+  train_nova(experiment, tmp_path / "one", mesh=make_mesh(MeshConfig(), jax.devices()[:1]))
+  train_nova(experiment, tmp_path / "many", mesh=make_mesh(MeshConfig(data=2, fsdp=4)))
+  (one,), (many,) = (evaluations(tmp_path / name) for name in ("one", "many"))
+  assert many == pytest.approx(one, rel=1e-5)
+
+
+def test_averages_of_several_lengths_are_kept_and_read(base, finished):
+  """Each of them follows the parameters by its decay, is evaluated, and is a LoRA by its name."""
+  stored = [open_arrays(find(finished / "checkpoints", step=step)) for step in (3, 4)]
+  names = [name.removeprefix("emas/0.5/") for name in stored[1] if name.startswith("emas/0.5/")]
+  assert names and all("/low_rank/" in name for name in names)
+  for name in names:
+    before, after = (arrays[f"emas/0.5/{name}"].read() for arrays in stored)
+    np.testing.assert_allclose(after, 0.5 * before + 0.5 * stored[1][f"params/{name}"].read(), atol=1e-7, err_msg=name)
+  last = evaluations(finished)[-1]
+  assert len({last[f"eval/{which}loss"] for which in ("", "ema_", "ema_0.5_")}) == 3
+  b = {which: open_lora(finished, which).updates["text_embed.proj.weight"].b.read() for which in (
+      "params", "ema", "ema_0.5")}
+  assert 0 < np.abs(b["ema"]).max() < np.abs(b["ema_0.5"]).max() < np.abs(b["params"]).max()
 
 
 def test_another_base_is_refused(base, finished, tmp_path):
