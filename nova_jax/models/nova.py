@@ -186,7 +186,7 @@ class NOVA(nnx.Module):
     return jnp.concatenate(tokens, axis=1)
 
   def embed_frames(
-      self, latents: Float[AnyArray, "B T h w C"], noise_level: Float[ArrayLike, "#B"] = 0.0,
+      self, latents: Float[AnyArray, "B T h w C"], noise_level: Float[ArrayLike, "..."] = 0.0,
   ) -> Float[Array, "B T M D"]:
     """Embed latent frames for the temporal encoder, without positions; a model without history ignores them.
 
@@ -209,7 +209,7 @@ class NOVA(nnx.Module):
 
   def temporal(
       self, latents: Float[AnyArray, "B T h w C"], cond: Float[Array, "B P D"],
-      noise_level: Float[ArrayLike, "#B"] = 0.0,
+      noise_level: Float[ArrayLike, "..."] = 0.0,
   ) -> Float[Array, "B T M D"]:
     """Run the temporal encoder over a clip; output t depends on frames before t only. Scaling & shift comes later.
 
