@@ -1,4 +1,4 @@
-"""Writes a LoRA into a folder that peft and nova_jax load; see `lora.py` for the files."""
+"""Writes a LoRA into a folder that peft, diffusers and nova_jax load; see `lora.py` for the files."""
 
 import json
 from collections.abc import Mapping
@@ -11,6 +11,8 @@ from nova_jax.checkpoints.weight_files import write_safetensors
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
+
+_DIFFUSERS = "lora_adapter_metadata"  # Where diffusers finds rank and alpha in the file of the weights.
 
 
 def write_lora(lora: Lora, target: str | Path) -> None:
@@ -31,8 +33,10 @@ def write_lora(lora: Lora, target: str | Path) -> None:
       "r": lora.rank, "lora_alpha": lora.scale * lora.rank, "lora_dropout": 0.0, "bias": "none",
       "fan_in_fan_out": False, "inference_mode": True,
       "target_modules": [name.removesuffix(".weight") for name in sorted(lora.updates)]}
+  told = ("r", "lora_alpha", "lora_dropout", "bias", "target_modules")  # diffusers reads no config file.
+  metadata = {_DIFFUSERS: json.dumps({PREFIX + name: config[name] for name in told})}
   with new_folder(target, sum(stored.nbytes for stored in weights.values())) as folder:
-    write_safetensors(folder / WEIGHTS, weights)
+    write_safetensors(folder / WEIGHTS, weights, metadata)
     if lora.card is not None:
       _write_json(folder / OURS, FORMAT | to_dict(lora.card))
     _write_json(folder / CONFIG, config)

@@ -195,15 +195,16 @@ def _open_pickle(file: Path, without: tuple[str, ...]) -> dict[str, LazyArray]:
       for name, tensor in tensors.items()}
 
 
-def write_safetensors(file: Path, weights: Mapping[str, LazyArray]) -> None:
+def write_safetensors(file: Path, weights: Mapping[str, LazyArray], metadata: Mapping[str, str] | None = None) -> None:
   """Write weights one by one, in the given order; the library's writer would need all of them in memory.
 
   The file has the length of the header in 8 bytes, the header as JSON (name → dtype, shape, offsets), and the values.
+  The header also holds `metadata`, texts by name.
   """
   codes = {dtype: code for code, dtype in DTYPES.items()}
   # Wide dtypes come first, as in the library, so that all values are aligned.
   items = sorted(weights.items(), key=lambda item: -item[1].dtype.itemsize)
-  header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+  header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
   end = 0
   for name, stored in items:
     start, end = end, end + stored.nbytes

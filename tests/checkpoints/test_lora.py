@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from helpers import save_lora_run, save_run
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from nova_jax.checkpoints.convert import convert
@@ -123,6 +124,16 @@ def test_a_written_lora_is_read_with_the_same_bits(folders, tmp_path):
     assert (tmp_path / "again" / name).read_bytes() == (folder / "alone" / name).read_bytes()
   with pytest.raises(UserError, match="target: .* exists"):
     write_lora(open_lora(folder / "alone"), tmp_path / "again")
+
+
+def test_diffusers_finds_rank_and_alpha_in_the_file(folders):
+  """Its `load_lora_adapter` reads no config: without these it takes alpha for the rank."""
+  folder, _ = folders
+  with safe_open(folder / "alone" / WEIGHTS, "numpy") as file:
+    told = json.loads(file.metadata()["lora_adapter_metadata"])
+    names = {name.rpartition(".lora_")[0].removeprefix("base_model.model.") for name in file.keys()}
+  told = {name.removeprefix("base_model.model."): value for name, value in told.items()}
+  assert (told["r"], told["lora_alpha"]) == (2, 3.0) and set(told["target_modules"]) == names
 
 
 def test_names_of_diffusers_are_read(folders, tmp_path):
