@@ -121,10 +121,11 @@ def weights_by_place(loras: Loras | None) -> dict[str, float]:
   for path, weight in given.items():
     if not isinstance(weight, (int, float)) or not math.isfinite(weight):
       raise UserError(f"lora: expected a number as the weight of {path}, got {weight!r}")
-  found = {}
+  found: dict[str, float] = {}
   for path, weight in given.items():
     folder = local_folder(path)
-    found[identity(folder) if parse_id(path) else str(folder.absolute())] = float(weight)
+    place = identity(folder) if parse_id(path) else None
+    found[place or str(folder.absolute())] = float(weight)
   return found
 
 
