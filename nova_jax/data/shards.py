@@ -55,9 +55,15 @@ def read_caches(sources: Sequence[SourceConfig], name: str = "data.sources") -> 
   """
   if not sources:
     raise UserError(f"{name}: name a cache, as launch.cache writes it")
-  for i, source in enumerate(sources):
-    check_ranges(source, f"{name}[{i}]")
-  return tuple(Cache(as_path(source.path), source.weight, read_manifest(source.path)) for source in sources)
+  return tuple(_read_cache(source, f"{name}[{i}]") for i, source in enumerate(sources))
+
+
+def _read_cache(source: SourceConfig, name: str) -> Cache:
+  check_ranges(source, name)
+  try:
+    return Cache(as_path(source.path), source.weight, read_manifest(source.path))
+  except UserError as error:
+    raise UserError(f"{name}.path: {error}") from error
 
 
 class Shards:

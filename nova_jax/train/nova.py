@@ -177,8 +177,8 @@ def train_nova(
   experiment = _with_local_folders(experiment, reads_init)
   with naming("autoencoder"):
     autoencoder = load_autoencoder(experiment.autoencoder)
+  needed = needs_text_encoder(experiment)
   with naming("text_encoder"):
-    needed = needs_text_encoder(experiment)
     text_encoder = load_text_encoder(experiment.text_encoder, experiment.model) if needed else None
   with naming("eval.prompts"):
     shown = read_shown(experiment)

@@ -104,6 +104,10 @@ def test_a_cache_that_does_not_fit_leaves_no_workdir(caches, tmp_path):
   data = dataclasses.replace(experiment.data, buckets=((16, 16), (8, 16)))
   with pytest.raises(ValueError, match=r"no cache has latents of \(8, 16\); there are \[\(16, 8\), \(16, 16\)\]"):
     nova.train_nova(dataclasses.replace(experiment, data=data), tmp_path / "run", mesh=toy_run.one_device())
+  with pytest.raises(ValueError, match=r"^data\.sources\[0\]\.path: there is no folder .*nowhere"):
+    sources = (SourceConfig(str(tmp_path / "nowhere")),)
+    data = dataclasses.replace(experiment.data, sources=sources)
+    nova.train_nova(dataclasses.replace(experiment, data=data), tmp_path / "run", mesh=toy_run.one_device())
   assert not (tmp_path / "run").exists()
 
 
