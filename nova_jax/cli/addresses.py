@@ -11,10 +11,10 @@ from nova_jax.utils.errors import UserError
 
 # Flags, and fields of a config, that may be an address in a bucket.
 _ALLOWED = frozenset((
-    "base", "check", "checkpoint", "compilation_cache", "dataset", "generated", "image", "json", "mask", "output",
-    "password_file", "prompts", "real", "reproduce", "results", "rewritten", "runs", "sheet", "source", "target",
-    "video", "weights", "workdir", "config.autoencoder", "config.data.sources[].path", "config.eval.sources[].path",
-    "config.init", "config.text_encoder", "config.train.stages[].sources[].path"))
+    "base", "check", "checkpoint", "compilation_cache", "dataset", "generated", "guide", "image", "json", "lora",
+    "mask", "output", "password_file", "prompts", "real", "reproduce", "results", "rewritten", "runs", "sheet",
+    "source", "target", "video", "weights", "workdir", "config.autoencoder", "config.data.sources[].path",
+    "config.eval.sources[].path", "config.init", "config.text_encoder", "config.train.stages[].sources[].path"))
 # Those in which a run, arrays or shards are read or written, which not all kinds of buckets can hold.
 _RUNS = frozenset((
     "compilation_cache", "dataset", "runs", "workdir", "config.data.sources[].path", "config.eval.sources[].path",

@@ -3,10 +3,16 @@
 import dataclasses
 import sys
 
+import numpy as np
 import pytest
+from helpers import save_lora_run, save_run
 from pipeline.test_pipeline import CARD, TINY, save
+from safetensors.numpy import load
 
+from nova_jax.checkpoints.lora import open_lora
+from nova_jax.checkpoints.lora_export import write_lora
 from nova_jax.cli import convert, evaluate, sample
+from nova_jax.config import LoraConfig
 from nova_jax.storage import as_path
 from nova_jax.tools.sweeps.engine import Task, run_tasks
 from nova_jax.tools.sweeps.plan import Sweep
@@ -158,3 +164,18 @@ def test_what_can_not_be_used_is_said_in_one_line(model, bucket, folder, capsys)
   assert run(sample, "--checkpoint", folder / "run", "--output", as_path("gs://bucket/out"), *base) == 2
   error = capsys.readouterr().err
   assert error.count("\n") == 1 and "no permission (" in error
+
+
+def test_sample_adds_a_lora_and_a_guide_of_the_bucket(folder, tmp_path):
+  base = tmp_path / "base"
+  save_run(base, CFG)
+  save_lora_run(tmp_path / "run", base, CFG, LoraConfig(rank=2, targets=("blocks/attn",)))
+  write_lora(open_lora(tmp_path / "run"), tmp_path / "lora")
+  copy(tmp_path / "lora", folder / "lora")
+  copy(base, folder / "base")
+  common = "--checkpoint", base, "--prompt", "one", "--formats=latents", "--compilation_cache=off"
+  assert run(sample, *common, "--lora", tmp_path / "lora", "--guide", base, "--output", tmp_path / "out") == 0
+  assert run(sample, *common, "--lora", folder / "lora", "--guide", folder / "base", "--output", folder / "out") == 0
+  (here,), (there,) = (list(place.glob("*.safetensors")) for place in (tmp_path / "out", folder / "out"))
+  arrays = [load(path.read_bytes())["latents"] for path in (here, there)]
+  np.testing.assert_array_equal(*arrays)
