@@ -1,6 +1,6 @@
 """Moving handwritten digits from text: the demo.
 
-A 2 M parameter NOVA learns images first, then clips of four frames, in about 20 minutes on two CPU cores.
+A 2 M parameter NOVA learns images first, then clips of four frames, in some 20 minutes on two CPU cores.
 Seven in ten clips are cut from later in longer ones, so that it can go on when four frames are over. Most of the digits
 in these turn on their way, so that another prompt can take over.
 Launch: `python -m launch.train --config configs/digits.py --workdir runs/digits`
