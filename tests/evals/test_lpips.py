@@ -25,7 +25,8 @@ def inputs(network):
   return weights, real, made
 
 
-@pytest.mark.parametrize("network", lpips.NETWORKS)
+@pytest.mark.parametrize(
+    "network", [pytest.param(name, marks=pytest.mark.slow if "VGG" in name else ()) for name in lpips.NETWORKS])
 def test_distances_equal_those_of_torch(network, tmp_path):
   weights, real, made = inputs(network)
   trunk = {name: value for name, value in weights.items() if name.startswith("features")}

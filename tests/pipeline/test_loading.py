@@ -32,6 +32,7 @@ def test_a_card_without_a_transformer_says_so():
   assert CARD.transformer == TINY
 
 
+@pytest.mark.slow
 def test_a_guide_is_loaded_beside_a_model(tmp_path):
   """It is other weights of the same run, or a folder of another size; a model of another kind is refused."""
   save_run(tmp_path / "run", SMALL_DIGITS)

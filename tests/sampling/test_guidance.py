@@ -126,7 +126,7 @@ def test_one_frame_has_the_first_temperature():
 OTHER = Model.from_module(make(dataclasses.replace(TINY, width=64, temporal_depth=1), seed=1))
 
 
-@pytest.mark.parametrize("settings", [{}, {"refresh_every": 2}], ids=str)
+@pytest.mark.parametrize("settings", [{}, pytest.param({"refresh_every": 2}, marks=pytest.mark.slow)], ids=str)
 def test_a_model_that_guides_itself_changes_nothing(settings):
   one = dict(num_frames=2, num_sets=4, settings=settings)
   unguided = run(guidance=Guidance(1.0), **one)

@@ -120,6 +120,7 @@ def test_a_run_continues_bit_for_bit(base, finished, tmp_path):
   assert evaluations(workdir) == evaluations(finished)
 
 
+@pytest.mark.slow
 def test_another_mesh_computes_the_same(base, finished, tmp_path):
   train_nova(adapted(base), tmp_path / "run", mesh=make_mesh(MeshConfig(), jax.devices()[:1]))
   ours, expected = (open_arrays(find(folder / "checkpoints", step=4)) for folder in (tmp_path / "run", finished))
@@ -128,6 +129,7 @@ def test_another_mesh_computes_the_same(base, finished, tmp_path):
       np.testing.assert_allclose(ours[name].read(), expected[name].read(), atol=3e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_another_mesh_evaluates_the_same_to_1e_5(base, tmp_path):
   """With a rate of 0 all runs have the same weights, so only the sums of the evaluation differ."""
   experiment = adapted(base, optimizer=OptimizerConfig(learning_rate=0.0, weight_decay=0.0))
@@ -185,6 +187,7 @@ def test_what_makes_no_lora_is_refused(base, tmp_path, fields, message):
     train_nova(experiment, tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_the_frozen_model_may_have_8_bits(base, tmp_path, kind):
   lora = dataclasses.replace(LORA, quantize=kind)

@@ -76,13 +76,14 @@ def assert_close(actual, expected, rtol):
     assert error <= rtol, f"{jax.tree_util.keystr(path)}: relative error {error:.1e}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [
     dict(mesh=MeshConfig(data=2, fsdp=2, tensor=2)),
-    pytest.param(dict(mesh=MeshConfig(fsdp=2, tensor=2, context=2), accumulation=4), marks=pytest.mark.slow),
-    pytest.param(dict(mesh=MeshConfig(data=8, fsdp=1), remat="dots", attention="mapped"), marks=pytest.mark.slow),
-    pytest.param(dict(mesh=MeshConfig(fsdp=8), remat="block"), marks=pytest.mark.slow),
-    pytest.param(dict(mesh=MeshConfig(fsdp=1, tensor=2), accumulation=2), marks=pytest.mark.slow),
-    pytest.param(dict(mesh=MeshConfig(fsdp=1, context=8), remat="offload"), marks=pytest.mark.slow),
+    dict(mesh=MeshConfig(fsdp=2, tensor=2, context=2), accumulation=4),
+    dict(mesh=MeshConfig(data=8, fsdp=1), remat="dots", attention="mapped"),
+    dict(mesh=MeshConfig(fsdp=8), remat="block"),
+    dict(mesh=MeshConfig(fsdp=1, tensor=2), accumulation=2),
+    dict(mesh=MeshConfig(fsdp=1, context=8), remat="offload"),
 ], ids=str)
 def test_numbers_depend_on_nothing_but_the_experiment(one_device, changes):
   assert_equal_runs(train(**changes), one_device)

@@ -17,6 +17,8 @@ from train import toy_run
 from nova_jax.checkpoints.store import find, finished_steps, open_arrays
 from nova_jax.train.metrics import TIMINGS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 TOY = Path(__file__).with_name("toy_process.py")
 STEPS = 6
@@ -151,7 +153,6 @@ def test_a_killed_process_ends_the_other(killed):
   assert finished_steps(killed / "checkpoints")
 
 
-@pytest.mark.slow
 def test_after_a_kill_the_same_command_continues(one, two, killed, tmp_path):
   """Bit for bit, or closely with four processes, of which pairs share the work on a sample, and so its rows."""
   for name in ("run", "four"):
@@ -162,7 +163,6 @@ def test_after_a_kill_the_same_command_continues(one, two, killed, tmp_path):
   assert_close(tmp_path / "four", one)
 
 
-@pytest.mark.slow
 def test_an_error_in_one_ends_all_and_a_signal_to_one_stops_all_after_the_same_step(tmp_path):
   args = (tmp_path, 2, "--mesh=2,1", "--set=steps=100000", "--set=log_every=1000")
   (code, _, err), (others, _, said) = Run(*args, "--fail=0,5").end()

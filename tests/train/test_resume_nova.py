@@ -21,6 +21,8 @@ from nova_jax.config import (
 from nova_jax.train.metrics import TIMINGS
 from nova_jax.train.nova import train_nova
 
+pytestmark = pytest.mark.slow
+
 EXPERIMENT = Experiment(
     model=dataclasses.replace(SMALL_DIGITS, told_noise=True, canvas=True),
     data=DataConfig(num_records=40, num_frames=3, history_noise=0.3),
@@ -45,8 +47,7 @@ def metrics(folder):
 
 
 # Within the image stage, at its end, within the video stage.
-@pytest.mark.parametrize(
-    "step", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [1, 3, 5])
 def test_continuing_changes_nothing(finished, tmp_path, step):
   workdir = tmp_path / "continued"
   shutil.copytree(finished, workdir)
@@ -75,7 +76,6 @@ def test_another_experiment_is_refused(finished):
     train_nova(other, finished)
 
 
-@pytest.mark.slow
 def test_a_run_starts_from_another_model(finished, tmp_path):
   """Without a learning rate its weights stay what they were; another model, or none, is refused before it begins."""
   experiment = dataclasses.replace(

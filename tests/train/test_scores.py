@@ -62,6 +62,7 @@ def lines(workdir):
   return [{name: value for name, value in row.items() if name not in TIMINGS} for row in rows]
 
 
+@pytest.mark.slow
 def test_scores_and_prompts_of_a_run_are_the_same_after_a_restart(own, tmp_path):
   real = tmp_path / "real"
   real.mkdir()
