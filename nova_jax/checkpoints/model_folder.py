@@ -49,6 +49,7 @@ from nova_jax.config import ModelConfig, SampleConfig, SchedulerConfig
 from nova_jax.models.quantization import Quantization
 from nova_jax.storage import join
 from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import did_you_mean
 from nova_jax.utils.files import check_regular
 
 TOKENIZER = "tokenizer"
@@ -137,7 +138,7 @@ def open_folder(path: str | Path, weights: str = "ema", step: int | str | None =
       raise UserError(f"{path} is a file; expected a folder{suggestion(path)}")
     raise UserError(f"there is no folder {path}" + (suggestion(path) or (
         "; expected the folder of a model, an id on the Hugging Face hub (ORG/NAME), or a model that comes with "
-        f"nova_jax ({', '.join(pretrained.names())})")))
+        f"nova_jax{did_you_mean(str(path), pretrained.names())}")))
   if is_trained(path):
     return _open_trained(path, model_card.read_card(path), weights, step)
   if step is not None or weights != "ema":
@@ -219,7 +220,8 @@ def open_single_part(folder: Path, kind: str, built_in: Collection[str] = ()) ->
     UserError: there is no such folder, or it contains another part.
   """
   if not folder.is_dir():
-    raise UserError(f"{folder} is neither a folder nor a built-in {kind} ({', '.join(built_in)}){suggestion(folder)}")
+    hint = suggestion(folder) or did_you_mean(folder.name, built_in) if built_in else suggestion(folder)
+    raise UserError(f"{folder} is neither a folder nor a built-in {kind}{hint}")
   if not (folder / CONFIG).exists() and (folder / kind / CONFIG).exists():
     raise UserError(f"{folder} is a whole model; expected its {kind} alone: give {folder / kind}")
   part = open_part(folder)

@@ -16,6 +16,10 @@ from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_folder_writable
 from nova_jax.utils.notes import tell
 
+# Endings of files that may show the same clip as a video does, the best first.
+_KINDS = ((".webp",), (".gif",), (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))
+_SHEET = "-sheet"  # Ends the name of a contact sheet, as `launch.sample` writes them beside clips.
+
 
 def define(values: flags.FlagValues, source: str, output: str) -> None:
   """Define the flags of both commands, with the help of two of them."""
@@ -52,6 +56,8 @@ def plan(args: flags.FlagValues, takes: Callable[[str], bool], *endings: str) ->
 
   Raises:
     UserError: there are none, or two would be written to one.
+
+  Of files that differ in their ending alone the one is read whose kind stands first in `_KINDS`.
   """
   source = as_path(args.source)
   if not source.exists():
@@ -61,14 +67,36 @@ def plan(args: flags.FlagValues, takes: Callable[[str], bool], *endings: str) ->
     found = sorted(path for path in source.iterdir() if path.is_file() and path.name[0] != "." and takes(path.name))
   if not found:
     raise UserError(f"--source: there is no file to read in {source}")
-  targets: dict[str, Path] = {}
-  for path in found:
-    if path.stem in targets:
-      raise UserError(f"--source: {targets[path.stem].name} and {path.name} would become one file; rename one")
-    targets[path.stem] = path
+  targets = _one_each(found)
   output = check_folder_writable("output", args.output)
   there = {name for name in targets for ending in endings if (output / f"{name}{ending}").exists()}
   if there:
     tell(f"{len(there)} of {len(targets)} files are in {output} already, and stay as they are")
   # The stem may have dots, so that the ending that is put on replaces one of its own.
   return [(path, output / f"{name}.x") for name, path in targets.items() if name not in there]
+
+
+def _one_each(found: list[Path]) -> dict[str, Path]:
+  """Return the file to read by the name to write: of several of a name the best kind, and no sheets of other files."""
+  named: dict[str, list[Path]] = {}
+  for path in found:
+    named.setdefault(path.stem, []).append(path)
+  sheets = {name for name in named if name.endswith(_SHEET) and name.removesuffix(_SHEET) in named}
+  sheets |= {name for name in named if sheets and name == _SHEET[1:]}
+  targets, left = {}, sum(len(named[name]) for name in sheets)
+  for name, paths in named.items():
+    first, *others = sorted(paths, key=_kind)
+    if name in sheets:
+      continue
+    if others and _kind(first) == _kind(others[0]):
+      raise UserError(f"--source: {first.name} and {others[0].name} would become one file; rename one")
+    targets[name], left = first, left + len(others)
+  if left:
+    tell(f"{left} other files of the same clips are not read: of files of one name a video goes before webp, gif and "
+         "pictures, and contact sheets are left out")
+  return targets
+
+
+def _kind(path: Path) -> int:
+  """Return the place of a file's kind in `_KINDS`; what stands in none of them is a video."""
+  return next((i for i, endings in enumerate(_KINDS, 1) if path.suffix.lower() in endings), 0)

@@ -5,7 +5,8 @@ Example:
 
 Each file of --source becomes NAME.safetensors with the array `latents`, float32 [batch, time, height, width, channel],
 as models of this autoencoder expect them. `launch.decode` turns them back, and `launch.sample --video` continues them.
-What is in --output already is not made again.
+What is in --output already is not made again. In a folder that `launch.sample` wrote each clip is read once: of files
+that differ in their ending alone a video, else webp, else gif, else a picture; and no contact sheets.
 """
 
 import time

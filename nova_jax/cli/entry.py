@@ -33,6 +33,7 @@ class Command:
       such arguments are refused.
     aliases: flag names that differ from the setting's name in error messages, by setting.
     own_chips: whether the command uses the chips of this host alone, also on one of the hosts of a TPU pod.
+    configs: kind of config that --config names, as `configs.find` knows it.
   """
 
   main: Callable[..., None]
@@ -41,6 +42,7 @@ class Command:
   words: bool = False
   aliases: Mapping[str, str] | None = None
   own_chips: bool = False
+  configs: str = ""
 
   def run(self) -> None:
     """Run as this process's program, with its command line, and exit."""
@@ -53,7 +55,7 @@ class Command:
       argv: name of the program and its arguments.
     """
     terminal.print_lines()
-    argv = with_config_files(argv)
+    argv = with_config_files(argv, self.configs)
     with _command_line(argv):
       return self._execute(argv)
 
@@ -68,7 +70,7 @@ class Command:
     values.append_flag_values(flags.FLAGS)  # Those of libraries.
     try:
       _check_letters(argv)
-      rest = _parse(values, argv)[1:]
+      rest = _parse(values, argv, self.configs)[1:]
       for name in self.required:
         if values[name].value in (None, ""):
           raise UserError(f"--{name} is needed; --help says what it means")
@@ -126,15 +128,20 @@ def _command_line(argv: Sequence[str]) -> Generator[None]:
     sys.argv = before
 
 
-def _parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+def _parse(values: flags.FlagValues, argv: Sequence[str], kind: str) -> list[str]:
   """Parse flags and return the other arguments; absl and ml_collections each fail in their own ways, over many lines.
+
+  Args:
+    values: flags of the command.
+    argv: command line.
+    kind: kind of config that the command takes.
 
   Raises:
     UserError: whatever is wrong with them, in one line.
   """
   value = ""
   try:
-    value = config_file(argv)
+    value = config_file(argv, kind)
     rest = values(argv)
     flags.FLAGS.mark_as_parsed()  # Libraries read their flags there.
     return rest

@@ -11,6 +11,8 @@ host starts all of them again, and the run continues from its last checkpoint; b
 from absl import flags
 
 from nova_jax.cli.entry import Command
+from nova_jax.cli.overrides import options
+from nova_jax.storage import is_remote
 from nova_jax.tools.jobset import Cluster, render
 from nova_jax.utils.errors import UserError
 
@@ -39,8 +41,13 @@ def main(args: flags.FlagValues, words: list[str]) -> None:
   from nova_jax.tools.aot.topology import parse_topology
 
   for name in ("config", "workdir"):
-    if not any(word.startswith(f"--{name}") for word in words):
+    if not list(options(words, name)):
       raise UserError(f"give the arguments of launch.train after --, with --config and --workdir; --{name} is missing")
+  for _, (_, workdir) in options(words, "workdir"):
+    if not is_remote(workdir):
+      raise UserError(
+          f"--workdir: the hosts of a JobSet share no disk, and keep none when they are lost; expected an address such "
+          f"as gs://BUCKET/runs/NAME, got {workdir!r}")
   cluster = Cluster(args.image, args.name, args.queue, args.service_account, args.spot, args.restarts)
   print(render(parse_topology(args.topology), cluster, words), end="")
 

@@ -16,41 +16,48 @@ from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
 
 
-def with_config_files(argv: Sequence[str]) -> list[str]:
+def with_config_files(argv: Sequence[str], kind: str = "") -> list[str]:
   """Return a command line whose `--config` is the path of a file, also where it named one that comes with the package.
 
   Args:
     argv: command line; what `--config` says may have an argument of the config behind a colon.
+    kind: kind of config that the command takes, as `configs.find` knows it.
   """
   argv = list(argv)
-  for i, (_, value) in _options(argv, "config"):
+  for i, (_, value) in options(argv, "config"):
     name, *argument = value.split(":", 1)
-    path = ":".join([configs.find(name), *argument])
+    path = ":".join([configs.find(name, kind), *argument])
     argv[i] = argv[i].removesuffix(value) + path
   return argv
 
 
-def config_file(argv: Sequence[str]) -> str:
+def config_file(argv: Sequence[str], kind: str = "") -> str:
   """Return what the last `--config` says, FILE or FILE:ARGUMENT, or ""; checked here, since its flag fails late.
+
+  Args:
+    argv: command line.
+    kind: kind of config that the command takes, as `configs.find` knows it.
 
   Raises:
     UserError: there is no such file.
   """
   value = ""
-  for _, (name, value) in _options(argv, "config"):
+  for _, (name, value) in options(argv, "config"):
     path = value.split(":")[0]
     if not os.path.isfile(path):
-      known = configs.names()
-      hint = did_you_mean(path, known) if re.fullmatch(r"\w+", path) else ""
+      what, example = ("sweep", "guidance") if kind == "sweeps" else ("config", "digits")
+      typed = configs.plain_name(path).removeprefix(f"{kind}/")
+      hint = did_you_mean(typed, configs.names(kind)) if re.fullmatch(r"\w+", typed) else f", such as {example}"
       raise UserError(
-          f"--{name}: there is no file {path!r}; expected a Python file such as configs/digits.py, or the name of a "
-          f"config that comes with nova_jax{hint or ', such as digits'}")
+          f"--{name}: there is no file {path!r}; expected a Python file such as "
+          f"{'/'.join(filter(None, ('configs', kind, example)))}.py, or the name of a {what} that comes with "
+          f"nova_jax{hint}")
     if path.endswith(".json"):
       raise UserError(f"--{name}: {path} is JSON; expected the Python file that the run was started with")
   return value
 
 
-def _options(argv: Sequence[str], pattern: str) -> Iterator[tuple[int, tuple[str, str]]]:
+def options(argv: Sequence[str], pattern: str) -> Iterator[tuple[int, tuple[str, str]]]:
   """Yield each flag whose name is of a pattern: the index of the argument that ends with its value; name and value."""
   for i, argument in enumerate(argv):
     if argument == "--":
@@ -84,7 +91,7 @@ def explain_override(values: flags.FlagValues, argv: Sequence[str], value: str) 
     argv: command line.
     value: what `--config` says; the file can be read.
   """
-  overrides = list(_options(argv, r"config\.[^=]*"))
+  overrides = list(options(argv, r"config\.[^=]*"))
   if not overrides or not value:
     return None
   config = values["config"].parser.parse(value)

@@ -116,8 +116,8 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_integer(
       "seed", 0, "Seed of the first clip; clip number i, counted from 0, has the seed plus i.", **options)
   flags.DEFINE_list(
-      "formats", ["mp4", "gif", "sheet"], f"Formats to write, some of {', '.join(FORMATS)}; latents must stand alone.",
-      **options)
+      "formats", ["mp4", "gif", "sheet"], f"Formats to write, some of {', '.join(FORMATS)}. A single picture is "
+      "written as png in place of mp4 and gif, clips are no png, and latents must stand alone.", **options)
   flags.DEFINE_integer(
       "batch_size", 8, "Number of clips that are generated together, at most.", lower_bound=1, **options)
   flags.DEFINE_string(

@@ -34,6 +34,7 @@ from nova_jax.evals.inception import Inception
 from nova_jax.evals.inception_score import inception_score
 from nova_jax.evals.lpips import LPIPS
 from nova_jax.evals.neighbours import diversity, precision_recall
+from nova_jax.pipeline.prompts import naming
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import write_atomically
@@ -90,21 +91,25 @@ def main(args: flags.FlagValues) -> None:
 
 
 def _vbench(args) -> dict[str, float]:
-  scores = aggregate.read_vbench([as_path(path) for path in args.results])
-  return scores | aggregate.vbench_totals(scores)
+  with naming("--results"):
+    scores = aggregate.read_vbench([as_path(path) for path in args.results])
+    return scores | aggregate.vbench_totals(scores)
 
 
 def _geneval(args) -> dict[str, float]:
   if len(args.results) > 1:
     raise UserError(f"--results: geneval's are one file, got {len(args.results)}")
-  return aggregate.read_geneval(as_path(args.results[0]))
+  with naming("--results"):
+    return aggregate.read_geneval(as_path(args.results[0]))
 
 
 def _frechet(args) -> dict[str, float]:
-  folders = {name: find(as_path(getattr(args, name))) for name in ("real", "generated")}
-  for name in folders:
+  folders = {}
+  for name in ("real", "generated"):
+    with naming(f"--{name}"):
+      folders[name] = find(as_path(getattr(args, name)))
     _say(passed_over(as_path(getattr(args, name))))
-  function = open_features(args.features, args.weights)
+  function = _features(args.features, args.weights)
   real, made = (compute_features(paths, function, name) for name, paths in folders.items())
   if real.clip_frames != made.clip_frames:
     raise UserError(
@@ -118,6 +123,11 @@ def _frechet(args) -> dict[str, float]:
       "features": len(made.features), "features_real": len(real.features)}
 
 
+def _features(name: str, weights: str) -> FeatureFunction:
+  with naming("" if ":" in name else "--weights"):  # A function of the user's says what it likes.
+    return open_features(name, weights)
+
+
 def _inception(function: FeatureFunction, features: np.ndarray) -> dict[str, float]:
   """Return the Inception Score, where there are logits. Shuffled features: folders may be sorted by class."""
   logits = function.logits(features) if isinstance(function, Inception) else None
@@ -128,8 +138,11 @@ def _inception(function: FeatureFunction, features: np.ndarray) -> dict[str, flo
 
 
 def _prediction(args) -> dict[str, float]:
-  scores = dict(prediction.SCORES) | ({"lpips": LPIPS.load_parts(args.lpips)} if args.lpips else {})
-  function = open_features("i3d", args.weights) if args.weights else None
+  scores = dict(prediction.SCORES)
+  if args.lpips:
+    with naming("--lpips"):
+      scores["lpips"] = LPIPS.load_parts(args.lpips)
+  function = _features("i3d", args.weights) if args.weights else None
   pairs = prediction.pair_up(as_path(args.real), as_path(args.generated))
   found = prediction.score_prediction(pairs, args.context_frames, scores)
   if args.csv:
@@ -143,7 +156,8 @@ def _motion(args) -> dict[str, float]:
   from nova_jax.evals.motion import motion_statistics  # Not every installation has what it needs.
 
   _say(passed_over(as_path(args.generated), VIDEOS))
-  return motion_statistics(as_path(args.generated))
+  with naming("--generated"):
+    return motion_statistics(as_path(args.generated))
 
 
 def _say(note: str) -> None:

@@ -11,6 +11,7 @@ from absl import flags
 
 from nova_jax.cli.addresses import check_addresses
 from nova_jax.cli.entry import Command
+from nova_jax.pipeline.prompts import naming
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 
@@ -29,7 +30,9 @@ def main(args: flags.FlagValues, words: list[str]) -> None:
   if len(given) != 1:
     raise UserError(f"expected the workdir of one run, got {len(given)}")
   check_addresses({"workdir": given[0]})
-  print("\n".join(read_status(as_path(given[0])).lines()))
+  with naming("--workdir" if args.workdir else ""):
+    status = read_status(as_path(given[0]))
+  print("\n".join(status.lines()))
 
 
 COMMAND = Command(main, define_flags, words=True)

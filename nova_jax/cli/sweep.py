@@ -28,8 +28,8 @@ from nova_jax.utils.files import check_folder_writable
 def define_flags(values: flags.FlagValues) -> None:
   """Define the flags of this command."""
   flags.DEFINE_string(
-      "config", None, "Python file with get_sweep(), such as configs/sweeps/guidance.py; it is run.",
-      flag_values=values)
+      "config", None, "Python file with get_sweep(), which is run, such as configs/sweeps/guidance.py, or the name of "
+      "a sweep that comes with nova_jax.", flag_values=values)
   flags.DEFINE_string(
       "checkpoint", None, "Model for points that train none of their own: a folder, or an id on the Hugging Face hub.",
       flag_values=values)
@@ -68,4 +68,4 @@ def main(args: flags.FlagValues) -> None:
   sys.exit(FAILED if failed else 0)
 
 
-COMMAND = Command(main, define_flags, required=("config", "output"), own_chips=True)
+COMMAND = Command(main, define_flags, required=("config", "output"), own_chips=True, configs="sweeps")

@@ -11,17 +11,26 @@ FOLDER = _HERE if (_HERE / "digits.py").is_file() else _HERE.parents[1] / "confi
 __path__ = [str(FOLDER)]
 
 
-def find(name: str) -> str:
+def find(name: str, kind: str = "") -> str:
   """Return the path of a config.
 
   Args:
     name: path of a file, which is returned as it is, or name of a config that comes with the package, such as `digits`
       or `sweeps/guidance`. `configs/digits.py` is such a name too where there is no such file.
+    kind: folder of the wanted kind, `sweeps`, within which `guidance` is a name, too; "" for training and caches.
   """
-  shipped = FOLDER / f"{name.removeprefix('configs/').removesuffix('.py')}.py"
-  return name if os.path.isfile(name) or ".." in name or not shipped.is_file() else str(shipped)
+  if os.path.isfile(name) or ".." in name:
+    return name
+  plain = plain_name(name)
+  shipped = [FOLDER / folder / f"{plain}.py" for folder in dict.fromkeys((kind, ""))]
+  return next((str(path) for path in shipped if path.is_file()), name)
 
 
-def names() -> list[str]:
-  """Return the names of all training and cache configs that come with the package."""
-  return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "released"))
+def plain_name(name: str) -> str:
+  """Return a name without what `find` does not need of it: `digits` for `configs/digits.py`."""
+  return name.removeprefix("configs/").removesuffix(".py")
+
+
+def names(kind: str = "") -> list[str]:
+  """Return the names of all configs of a kind (see `find`) that come with the package."""
+  return sorted(path.stem for path in (FOLDER / kind).glob("*.py") if path.stem not in ("__init__", "released"))

@@ -245,8 +245,16 @@ def growing_outputs(
 
 
 def output_paths(folder: Path, name: str, formats: tuple[str, ...], num_frames: int) -> dict[str, Path]:
-  """Return the files of a clip: single pictures are PNG instead of mp4 and GIF, clips are no PNG."""
-  moving = [kind for kind in formats if kind != "png"] or ["mp4"]
+  """Return the files of a clip: single pictures are PNG instead of mp4 and GIF, clips are no PNG.
+
+  Raises:
+    UserError: PNG is the only format, and the clip has several frames.
+  """
+  moving = [kind for kind in formats if kind != "png"]
+  if num_frames > 1 and not moving:
+    raise UserError(
+        f"formats: png holds a single picture, got a clip of {num_frames} frames; add mp4, gif, webp or sheet (all "
+        "frames side by side), or ask for one frame (num_frames)")
   still = dict.fromkeys("png" if kind in ("mp4", "gif") else kind for kind in formats)
   endings = {"sheet": "-sheet.png", "latents": LATENTS}
   return {kind: folder / (name + endings.get(kind, f".{kind}")) for kind in (moving if num_frames > 1 else still)}

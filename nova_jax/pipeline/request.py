@@ -104,8 +104,8 @@ class Request:
       int, "Number of diffusion steps for each set of tokens, each of one evaluation of the denoiser.", unset=_OWN,
       low=1, label="Steps / set")
   last_set_diffusion_steps: int | None = setting(
-      int, "Number of diffusion steps for the last sets of a frame, towards which it goes in four stages.",
-      unset="`num_diffusion_steps` throughout", low=1)
+      int, "Number of diffusion steps for the last sets of a frame, at most `num_diffusion_steps`, from which it falls "
+      "in four stages.", unset="`num_diffusion_steps` throughout", low=1)
   solver: str | None = setting(
       str, "Way to take a diffusion step. Flow matching has euler, and ab2 (Adams-Bashforth of second order). DDPM has "
       "ancestral, and ddim and dpmpp_2m (DPM-Solver++ of second order), which add no noise.", unset="the first one",

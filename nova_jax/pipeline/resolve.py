@@ -27,6 +27,7 @@ from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.inputs import Conditions, Inputs, KnownTokens, Noise
 from nova_jax.sampling.plan import Plan, make_plan
 from nova_jax.utils.errors import UserError
+from nova_jax.utils.notes import tell
 
 
 class Job(NamedTuple):
@@ -92,6 +93,9 @@ def resolve(request: Request, parts: ModelParts) -> Job:
   if num_frames is None and givens.kept_mask is not None:
     num_frames = len(givens.kept_mask)
   plan = plan_for(request, parts, num_frames)
+  if plan.num_sinks and plan.window < plan.num_frames:
+    tell("sink_frames: models learn from frames that follow one another, and with a first frame that stays there is a "
+         "gap in what they see; a model with a short window may lose its subject (the digits do): compare with 0")
   prefix = givens.prefix_latents
   if prefix is not None and request.given is None and prefix.shape[1] >= plan.num_frames:
     given = parts.num_shown_frames(prefix.shape[1])

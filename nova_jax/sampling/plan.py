@@ -67,9 +67,10 @@ def make_plan(
     raise UserError(f"num_frames: expected at least 1, got {num_frames}")
   if not 1 <= num_steps <= scheduler.num_train_timesteps:
     raise UserError(f"num_diffusion_steps: expected 1 to {scheduler.num_train_timesteps}, got {num_steps}")
-  if last_set_steps is not None and not 1 <= last_set_steps <= scheduler.num_train_timesteps:
+  if last_set_steps is not None and not 1 <= last_set_steps <= num_steps:
     raise UserError(
-        f"last_set_diffusion_steps: expected 1 to {scheduler.num_train_timesteps}, got {last_set_steps}")
+        f"last_set_diffusion_steps: expected 1 to num_diffusion_steps, {num_steps}, from which the number falls, got "
+        f"{last_set_steps}")
   if solver is not None and solver not in scheduler.solvers:
     raise UserError(f"solver: this model's diffusion process has {', '.join(scheduler.solvers)}, got {solver!r}")
   if guidance_every > 1 and guidance_every % refresh_every:

@@ -44,6 +44,14 @@ def test_files_become_latents_and_files_again(clips, tmp_path):
   assert again.stdout.startswith("0 files")
 
 
+def test_of_files_of_one_clip_one_is_read(clips, tmp_path):
+  for name in ("moves.png", "moves-sheet.png", "sheet.png"):  # As `launch.sample` writes them.
+    (clips / name).write_bytes((clips / "still.1.png").read_bytes())
+  run("encode", "--source", clips, "--autoencoder", "rgb", "--output", tmp_path / "latents")
+  assert {path.name for path in (tmp_path / "latents").iterdir()} == {"moves.safetensors", "still.1.safetensors"}
+  assert read_latents(tmp_path / "latents/moves.safetensors").num_frames == 6
+
+
 def test_an_autoencoder_of_a_model_takes_what_divides(clips, tmp_path):
   run("encode", "--source", clips / "moves.webp", "--autoencoder", VIDEO, "--output", tmp_path / "latents",
       "--size", "64,48")
@@ -66,8 +74,8 @@ def test_what_is_refused(clips, tmp_path):
   assert "--source: there is no" in refusal("encode", "--source", tmp_path / "gone")
   assert "--size: expected HEIGHT,WIDTH" in refusal("encode", "--source", clips, "--size", "64")
   assert "there is no file to read in" in refusal("decode", "--source", clips)
-  (clips / "moves.png").write_bytes((clips / "still.1.png").read_bytes())
-  assert "moves.png and moves.webp would become one file" in refusal("encode", "--source", clips)
+  (clips / "still.1.jpg").write_bytes((clips / "still.1.png").read_bytes())
+  assert "still.1.jpg and still.1.png would become one file" in refusal("encode", "--source", clips)
   assert not (tmp_path / "x").exists()
   assert "moves.webp" in refusal("decode", "--source", clips / "moves.webp")
   assert "neither a folder nor a built-in vae" in commands.run(

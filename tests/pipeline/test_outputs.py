@@ -35,6 +35,9 @@ def test_latents_and_pictures(pipe, tmp_path):
   provenances, files = run(pipe, tmp_path, ("latents",))
   assert read_provenance(files[0][0]) == provenances[0]
   assert [path.suffix for path in output_paths(tmp_path, "a", FORMATS, 1).values()] == [".png", ".webp", ".png"]
+  assert [path.suffix for path in output_paths(tmp_path, "a", ("png", "mp4"), 2).values()] == [".mp4"]
+  with pytest.raises(ValueError, match="png holds a single picture, got a clip of 2 frames"):
+    output_paths(tmp_path, "a", ("png",), 2)
   media.write_png(tmp_path / "a.png", np.zeros((4, 4, 1), np.uint8), note="note")
   assert media.read_note(tmp_path / "a.png") == "note"
   media.write_png(tmp_path / "b.png", np.zeros((4, 4, 1), np.uint8))

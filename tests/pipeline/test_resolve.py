@@ -39,12 +39,17 @@ def test_a_model_has_a_temperature_of_its_own():
 def test_diffusion_steps_fall_towards_those_of_the_last_sets(pipe):
   plan = job_of(pipe, num_diffusion_steps=7, last_set_diffusion_steps=1).plan
   assert [len(table.time) for table in plan.tables] == [7, 5, 3, 1] and plan.table is plan.tables[0]
-  with pytest.raises(UserError, match="last_set_diffusion_steps: expected 1 to 1000, got 1001"):
-    job_of(pipe, last_set_diffusion_steps=1001)
+  with pytest.raises(UserError, match="last_set_diffusion_steps: expected 1 to num_diffusion_steps, 7, .*got 8"):
+    job_of(pipe, num_diffusion_steps=7, last_set_diffusion_steps=8)
 
 
-def test_sinks_leave_room_for_the_last_frame(pipe):
+def test_sinks_leave_room_for_the_last_frame(pipe, monkeypatch):
+  told = []
+  monkeypatch.setattr("nova_jax.pipeline.resolve.tell", told.append)
   assert job_of(pipe, num_frames=9, window=3, sink_frames=1).plan.num_sinks == 1
+  assert len(told) == 1 and "a gap in what they see" in told[0]
+  job_of(pipe, num_frames=3, window=3, sink_frames=1)  # No frame leaves the window.
+  assert len(told) == 1
   with pytest.raises(UserError, match="sink_frames: a window of 3 frames has room for 1 of them"):
     job_of(pipe, num_frames=9, window=3, sink_frames=2)
 

@@ -143,6 +143,10 @@ def test_the_command_prints_the_manifest_of_the_repository():
   assert done.stdout == (ROOT / "launch/gke/jobset.yaml").read_text(encoding="utf-8")
   done = commands.run("jobset", "--topology=v6e:8x8", f"--image={IMAGE}", "--", TRAIN[0])
   assert done.returncode == 2 and "--workdir is missing" in done.stderr
+  done = commands.run("jobset", "--topology=v6e:8x8", f"--image={IMAGE}", "--", "--config.seed=1", TRAIN[1])
+  assert done.returncode == 2 and "--config is missing" in done.stderr
+  done = commands.run("jobset", "--topology=v6e:8x8", f"--image={IMAGE}", "--", TRAIN[0], "--workdir", "runs/x")
+  assert done.returncode == 2 and "expected an address such as gs://BUCKET/runs/NAME, got 'runs/x'" in done.stderr
 
 
 def test_the_dockerfile_has_a_stage_for_each_machine_and_no_rights():

@@ -71,6 +71,8 @@ def test_what_is_lost_is_the_time_since_the_checkpoint():
 def test_a_folder_that_is_no_workdir_is_refused(tmp_path, capsys):
   with pytest.raises(UserError, match="is no workdir of a training run"):
     read_status(tmp_path)
+  assert command.COMMAND.execute(["status", "--workdir", str(tmp_path)]) == 2
+  assert capsys.readouterr().err.startswith("error: --workdir: ")
   assert command.COMMAND.execute(["status"]) == 2
   assert command.COMMAND.execute(["status", "s3://bucket/run"]) == 2
   assert command.COMMAND.execute(["status", "memory://bucket/run"]) == 2
