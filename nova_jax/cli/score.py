@@ -13,6 +13,7 @@ several samples, and each frame's scores (--csv, --plot).
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -22,6 +23,7 @@ from nova_jax.cli.entry import Command
 from nova_jax.evals import aggregate, prediction
 from nova_jax.evals.features import (
   NETWORKS,
+  PICTURES,
   VIDEOS,
   FeatureFunction,
   compute_features,
@@ -104,11 +106,7 @@ def _geneval(args) -> dict[str, float]:
 
 
 def _frechet(args) -> dict[str, float]:
-  folders = {}
-  for name in ("real", "generated"):
-    with naming(f"--{name}"):
-      folders[name] = find(as_path(getattr(args, name)))
-    _say(passed_over(as_path(getattr(args, name))))
+  folders = _find(args, PICTURES + VIDEOS)
   function = _features(args.features, args.weights)
   real, made = (compute_features(paths, function, name) for name, paths in folders.items())
   if real.clip_frames != made.clip_frames:
@@ -121,6 +119,16 @@ def _frechet(args) -> dict[str, float]:
       "precision": precision, "recall": recall,
       "diversity": diversity(made.features), "diversity_real": diversity(real.features),
       "features": len(made.features), "features_real": len(real.features)}
+
+
+def _find(args, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
+  """Return the files of both folders, and say what of them is passed over."""
+  folders = {}
+  for name in ("real", "generated"):
+    with naming(f"--{name}"):
+      folders[name] = find(as_path(getattr(args, name)), suffixes)
+    _say(passed_over(as_path(getattr(args, name)), suffixes))
+  return folders
 
 
 def _features(name: str, weights: str) -> FeatureFunction:
@@ -143,6 +151,7 @@ def _prediction(args) -> dict[str, float]:
     with naming("--lpips"):
       scores["lpips"] = LPIPS.load_parts(args.lpips)
   function = _features("i3d", args.weights) if args.weights else None
+  _find(args, VIDEOS)
   pairs = prediction.pair_up(as_path(args.real), as_path(args.generated))
   found = prediction.score_prediction(pairs, args.context_frames, scores)
   if args.csv:

@@ -77,6 +77,25 @@ def test_bad_input_gives_one_line_and_exit_code_2(arguments, words, bad_configs)
   assert all(word in result.stderr for word in words), result.stderr
 
 
+@pytest.mark.parametrize("arguments, error", [
+    (("sweep", "--config=guidnce", "--output={}"), "of a sweep that comes with nova_jax; did you mean 'guidance'?"),
+    (("train", "--config=configs/digts.py", "--workdir={}"), "comes with nova_jax; did you mean 'digits'?"),
+    (("sample", "--checkpoint=digts", "--prompt=a", "--output={}", "--compilation_cache=off"),
+     "a model that comes with nova_jax; did you mean 'digits'?"),
+    (("score", "--benchmark=vbench", "--results={}"), "error: --results: "),
+    (("score", "--benchmark=geneval", "--results={}/none"), "error: --results: "),
+    (("score", "--benchmark=prediction", "--real={}", "--generated={}", "--context_frames=1"), "error: --real: "),
+    (("status", "--workdir={}"), "error: --workdir: "), (("status", "{}"), "error: /")])
+def test_a_refusal_names_the_flag_and_what_was_meant(arguments, error, tmp_path):
+  done = run(*(argument.format(tmp_path) for argument in arguments))
+  assert done.returncode == 2 and done.stderr.count("\n") == 1 and error in done.stderr
+
+
+def test_sweeps_have_names():
+  done = run("sweep", "--config=guidance", "--output=/dev/null/x")
+  assert done.returncode == 2 and "--output" in done.stderr  # The config was found.
+
+
 def test_other_endings():
   assert run(COMMAND, CONFIG).returncode == 0
   bug = run(COMMAND, CONFIG, "--do=raise RuntimeError('a bug')")
