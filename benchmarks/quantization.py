@@ -3,7 +3,8 @@
   python -m benchmarks.quantization --checkpoint digits
 
 For the transformer and the text encoder it prints the megabytes of all weights, and the relative error |y − x| / |x|:
-of what the transformer predicts for noised latents, and of the embeddings of a few prompts.
+of what the transformer predicts for noised latents, of the embeddings of a few prompts, and of the product of random
+inputs and a random matrix of Phi-2's size.
 """
 
 import jax
@@ -17,11 +18,12 @@ from nova_jax.cli import Command
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
 from nova_jax.diffusion.loss import forward, sample_training_noise
-from nova_jax.models.quantization import KINDS, read_quantize
+from nova_jax.models.quantization import KINDS, Quantization, read_quantize
 from nova_jax.text import PhiEncoder
 
 PROMPTS = ("a fox runs through snow", "two cats sit on a wall and look at the sea", "the digit seven moves left")
 BATCH = 2
+MATRIX = (2560, 10240)  # Inputs and outputs of the largest matrices of Phi-2.
 
 
 def predict(model: nova_jax.NOVA, scheduler: Scheduler) -> np.ndarray:
@@ -60,7 +62,15 @@ def main(args: flags.FlagValues) -> None:
     encoder = load_text_encoder(card.text_encoder, card.model, folder.path, quantization=quantization)
     return encoder.weights, encoder.encode(PROMPTS)[0]
 
-  parts = [transformer]
+  def matrix(kind):
+    rng = np.random.default_rng(0)
+    inputs, kernel = (rng.standard_normal(shape, np.float32) for shape in ((64, MATRIX[0]), MATRIX))
+    if kind is None:
+      return kernel, inputs @ kernel
+    quantized, scales = Quantization(kind, "").apply(kernel, (0,))
+    return (quantized, scales), inputs @ quantized.astype(np.float32) * scales
+
+  parts = [matrix, transformer]
   if isinstance(load_text_encoder(card.text_encoder, card.model, folder.path), PhiEncoder):
     parts.append(text_encoder)
   print("part          numbers     megabytes  relative error")

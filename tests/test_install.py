@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from nova_jax import configs, pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
-needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="these tests run make, which is not installed")
 
 
 def pins(name):

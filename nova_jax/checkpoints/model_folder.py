@@ -220,7 +220,7 @@ def open_single_part(folder: Path, kind: str, built_in: Collection[str] = ()) ->
     UserError: there is no such folder, or it contains another part.
   """
   if not folder.is_dir():
-    hint = suggestion(folder) or did_you_mean(folder.name, built_in) if built_in else suggestion(folder)
+    hint = suggestion(folder) or (did_you_mean(folder.name, built_in) if built_in else "")
     raise UserError(f"{folder} is neither a folder nor a built-in {kind}{hint}")
   if not (folder / CONFIG).exists() and (folder / kind / CONFIG).exists():
     raise UserError(f"{folder} is a whole model; expected its {kind} alone: give {folder / kind}")

@@ -16,7 +16,7 @@ from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_folder_writable
 from nova_jax.utils.notes import tell
 
-# Endings of files that may show the same clip as a video does, the best first.
+# Endings of files that may show the same clip as a video does, which is read before all of them; the best first.
 _KINDS = ((".webp",), (".gif",), (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"))
 _SHEET = "-sheet"  # Ends the name of a contact sheet, as `launch.sample` writes them beside clips.
 
@@ -49,15 +49,15 @@ def load(args: flags.FlagValues) -> autoencoders.Autoencoder:
 def plan(args: flags.FlagValues, takes: Callable[[str], bool], *endings: str) -> list[tuple[Path, Path]]:
   """Return the files to read, and for each the path to write, without its ending.
 
+  Of files that differ in their ending alone one is read, a video before those of `_KINDS`.
+
   Args:
     args: flags of the command.
     takes: function that says by its name whether a file of a folder is one to read.
     endings: of the files that are written.
 
   Raises:
-    UserError: there are none, or two would be written to one.
-
-  Of files that differ in their ending alone the one is read whose kind stands first in `_KINDS`.
+    UserError: there are none, or two of one kind would be written to one.
   """
   source = as_path(args.source)
   if not source.exists():
@@ -82,12 +82,13 @@ def _one_each(found: list[Path]) -> dict[str, Path]:
   for path in found:
     named.setdefault(path.stem, []).append(path)
   sheets = {name for name in named if name.endswith(_SHEET) and name.removesuffix(_SHEET) in named}
-  sheets |= {name for name in named if sheets and name == _SHEET[1:]}
+  if sheets:
+    sheets |= {_SHEET[1:]} & named.keys()  # That of the whole folder.
   targets, left = {}, sum(len(named[name]) for name in sheets)
   for name, paths in named.items():
-    first, *others = sorted(paths, key=_kind)
     if name in sheets:
       continue
+    first, *others = sorted(paths, key=_kind)
     if others and _kind(first) == _kind(others[0]):
       raise UserError(f"--source: {first.name} and {others[0].name} would become one file; rename one")
     targets[name], left = first, left + len(others)

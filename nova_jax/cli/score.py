@@ -151,8 +151,7 @@ def _prediction(args) -> dict[str, float]:
     with naming("--lpips"):
       scores["lpips"] = LPIPS.load_parts(args.lpips)
   function = _features("i3d", args.weights) if args.weights else None
-  _find(args, VIDEOS)
-  pairs = prediction.pair_up(as_path(args.real), as_path(args.generated))
+  pairs = prediction.pair_up(**_find(args, VIDEOS))
   found = prediction.score_prediction(pairs, args.context_frames, scores)
   if args.csv:
     prediction.write_drift(as_path(args.csv), found)

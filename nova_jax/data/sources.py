@@ -183,7 +183,10 @@ def open_caches(
 
 
 def _caches(experiment: Experiment, stage: StageConfig) -> tuple[Cache, ...]:
-  return read_caches(stage.sources or experiment.data.sources)
+  if not stage.sources:
+    return read_caches(experiment.data.sources)
+  index = [each.name for each in experiment.train.stages].index(stage.name)
+  return read_caches(stage.sources, f"train.stages[{index}].sources")
 
 
 def _held_out_caches(experiment: Experiment) -> tuple[Cache, ...]:

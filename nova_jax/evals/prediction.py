@@ -11,14 +11,14 @@ distances as a clip has samples: each is between all real clips and one sample o
 import csv
 import functools
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from nova_jax.evals.features import VIDEOS, FeatureFunction, compute_features, find, read_clip
+from nova_jax.evals.features import FeatureFunction, compute_features, read_clip
 from nova_jax.evals.frame_scores import psnr, ssim
 from nova_jax.evals.frechet import frechet_distance
 from nova_jax.utils.errors import UserError
@@ -56,18 +56,18 @@ class Prediction(NamedTuple):
     return {name: frames.mean((0, 1)) for name, frames in self.frames.items()}
 
 
-def pair_up(real: Path, generated: Path) -> dict[Path, list[Path]]:
-  """Return the samples of each real clip.
+def pair_up(real: Sequence[Path], generated: Sequence[Path]) -> dict[Path, list[Path]]:
+  """Return the samples of each real clip: of NAME.mp4, say, NAME_0.mp4 and NAME_1.mp4.
 
   Raises:
     UserError: a file has no partner, or clips have different numbers of samples.
   """
-  clips = {path.stem: path for path in find(real, VIDEOS)}
+  clips = {path.stem: path for path in real}
   pairs: dict[Path, list[Path]] = {path: [] for path in clips.values()}
-  for path in find(generated, VIDEOS):
+  for path in generated:
     name = path.stem.rpartition("_")[0]
     if name not in clips:
-      raise UserError(f"--generated: {path.name} should be NAME_NUMBER of a real clip NAME, which {real} does not have")
+      raise UserError(f"--generated: {path.name} should be NAME_NUMBER of a real clip NAME, which --real does not have")
     pairs[clips[name]].append(path)
   counts = {len(samples): path for path, samples in pairs.items()}
   if len(counts) > 1:

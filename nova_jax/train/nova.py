@@ -59,14 +59,14 @@ class NovaTask(Task):
   model: ModelConfig
   scheduler: Scheduler
   cfg: TrainConfig
-  history_noise: float = 0.0  # `data.history_noise`.
   weights: nnx.State | None = None  # What a new run starts from, or a LoRA changes; None takes random ones.
+  history_noise: float = 0.0  # `data.history_noise`.
 
   @classmethod
   def from_experiment(cls, experiment: Experiment, weights: nnx.State | None = None) -> "NovaTask":
     """Make the task of an experiment."""
     scheduler, noise = make_scheduler(experiment.scheduler), experiment.data.history_noise
-    return cls(experiment.model, scheduler, experiment.train, noise, weights)
+    return cls(experiment.model, scheduler, experiment.train, weights, noise)
 
   def init(self, rngs: nnx.Rngs) -> NOVA:
     model = NOVA(self.model, rngs=rngs)

@@ -7,7 +7,6 @@ other error is a bug in nova_jax.
 
 import errno
 import re
-import socket
 from collections.abc import Iterator
 
 BAD_INPUT = 2
@@ -63,9 +62,7 @@ def _device_failure(error: BaseException) -> str | None:
 def error_numbers(error: BaseException | None) -> Iterator[int]:
   """Yield the system's error numbers of an error and of its causes."""
   while error:
-    if isinstance(error, socket.gaierror):
-      pass  # Its numbers are those of getaddrinfo.
-    elif isinstance(error, OSError) and error.errno is not None:
+    if isinstance(error, OSError) and error.errno is not None:
       yield error.errno
     elif match := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore puts it into the text of a ValueError.
       yield int(match[1])

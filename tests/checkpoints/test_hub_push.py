@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 
 import commands
 import numpy as np
@@ -142,6 +143,15 @@ def test_who_may_push(hub, folder, monkeypatch, tmp_path):
   point_to("http://127.0.0.1:9", tmp_path / "cache", monkeypatch)
   log_in(monkeypatch)
   assert "can't be reached" in refusal("--source", folder, "--push", ID, code=1)
+
+  def no_address(*args, **settings):
+    raise socket.gaierror(socket.EAI_NONAME, "no such host")
+
+  point_to("http://hub.invalid", tmp_path / "cache", monkeypatch)
+  log_in(monkeypatch)
+  monkeypatch.setattr(socket, "getaddrinfo", no_address)
+  message = refusal("--source", folder, "--push", ID)
+  assert "push from where there is a network" in message and "download" not in message
 
 
 def test_an_upload_that_failed_continues(hub, trained, tmp_path, monkeypatch):

@@ -36,12 +36,15 @@ def test_each_clip_has_a_level_of_its_own():
   alone = make_history(None, FLOW, what._replace(latents=what.latents[1:]), KEYS[1:], 0.7)
   np.testing.assert_allclose(alone.latents[0], noisy.latents[1], atol=1e-6)
   assert make_history(None, FLOW, what, KEYS, 0.0).latents is what.latents
+  many = jax.tree.map(lambda x: np.repeat(x[:1], 64, axis=0), what)
+  levels = np.asarray(make_history(None, FLOW, many, jax.random.split(jax.random.key(1), 64), 0.7).noise_level)
+  assert 0 < levels.min() < 0.1 and 0.6 < levels.max() < 0.7 and abs(levels.mean() - 0.35) < 0.1
 
 
 def losses(told=False, noise=0.5, num_frames=3, rollout_fraction=0.0):
   """Return the losses of training and of held-out records, and that without noise."""
   cfg = dataclasses.replace(TINY, told_noise=told)
-  task = NovaTask(cfg, FLOW, TrainConfig(loss_repeat=1, rollout_fraction=rollout_fraction), noise)
+  task = NovaTask(cfg, FLOW, TrainConfig(loss_repeat=1, rollout_fraction=rollout_fraction), history_noise=noise)
   clean = NovaTask(cfg, FLOW, TrainConfig(loss_repeat=1))
   what = batch(num_frames)
   compute = jax.jit(lambda model: [
@@ -76,6 +79,7 @@ def test_frames_of_the_models_own():
   np.testing.assert_array_equal(own[:, 0], what.latents[:, 0])
   assert np.isfinite(own).all() and np.abs(own - what.latents)[:, 1:].reshape(4, -1).max(1).min() > 0.1
   given = np.asarray(roll(what._replace(given=np.array([0, 2])), KEYS, 1.0))
+  np.testing.assert_array_equal(given[0, 0], what.latents[0, 0])
   np.testing.assert_array_equal(given[1, :2], what.latents[1, :2])
   np.testing.assert_allclose(given[1, 2], own[1, 2], atol=1e-5)
   some = [np.asarray(roll(what, jax.random.split(jax.random.key(seed), 2), 0.5))[:, 1:] for seed in range(8)]

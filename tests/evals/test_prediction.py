@@ -10,6 +10,7 @@ import pytest
 from evals.test_frame_scores import clips
 from PIL import Image
 
+from nova_jax.evals.features import find
 from nova_jax.evals.frame_scores import psnr, ssim
 from nova_jax.evals.prediction import fvd, pair_up, score_prediction
 from nova_jax.media.lossless import write_avi
@@ -51,7 +52,7 @@ def test_the_best_sample_counts_and_drift_is_of_all(folders):
 
 
 def test_lower_is_better_for_lpips_and_fvd_is_the_mean_of_the_samples_numbers(folders):
-  pairs = pair_up(folders / "real", folders / "made")
+  pairs = pair_up(find(folders / "real"), find(folders / "made"))
   found = score_prediction(pairs, 2, {"lpips": lambda real, made: 1 / psnr(real, made)}).totals()
   assert found["lpips"] < found["lpips_of_all"]
 
@@ -70,12 +71,12 @@ def test_files_that_do_not_belong_together(folders):
   real, made = folders / "real", folders / "made"
   write_avi(made / "clip_0_002.avi", next(clips())[1], 8)
   with pytest.raises(ValueError, match="clip_1.avi has 2 samples, clip_0.avi 3; expected as many"):
-    pair_up(real, made)
+    pair_up(find(real), find(made))
   (made / "clip_0_002.avi").rename(made / "other_000.avi")
   with pytest.raises(ValueError, match="other_000.avi should be NAME_NUMBER of a real clip"):
-    pair_up(real, made)
+    pair_up(find(real), find(made))
   (made / "other_000.avi").unlink()
-  pairs = pair_up(real, made)
+  pairs = pair_up(find(real), find(made))
   with pytest.raises(ValueError, match="has 6 frames; expected as many in all, and more than 6 given"):
     score_prediction(pairs, 6, {"psnr": psnr})
   write_avi(made / "clip_0_000.avi", next(clips())[1][:, :50], 8)

@@ -20,7 +20,7 @@ def free_port():
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "[::1]"])
 def test_it_listens_at_the_address_that_was_given(host):
   if host == "[::1]" and not socket.has_dualstack_ipv6():
-    pytest.skip("needs IPv6")
+    pytest.skip("this machine has no IPv6, so no address of it to listen at")
   port = free_port()
   assert processes._bind_address(f"{host}:{port}") == f"{host}:{port}"
 

@@ -108,6 +108,10 @@ def test_a_cache_that_does_not_fit_leaves_no_workdir(caches, tmp_path):
     sources = (SourceConfig(str(tmp_path / "nowhere")),)
     data = dataclasses.replace(experiment.data, sources=sources)
     nova.train_nova(dataclasses.replace(experiment, data=data), tmp_path / "run", mesh=toy_run.one_device())
+  with pytest.raises(ValueError, match=r"^train\.stages\[1\]\.sources\[0\]\.path: there is no folder .*nowhere"):
+    stages = (experiment.train.stages[0], dataclasses.replace(experiment.train.stages[1], sources=sources))
+    train = dataclasses.replace(experiment.train, stages=stages)
+    nova.train_nova(dataclasses.replace(experiment, train=train), tmp_path / "run", mesh=toy_run.one_device())
   assert not (tmp_path / "run").exists()
 
 

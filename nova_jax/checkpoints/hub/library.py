@@ -58,31 +58,35 @@ def telling(name: object, repo: str, *, sends: bool = False) -> Generator[None]:
   try:
     yield
   except Exception as error:
-    failure = _explain(error, str(name), repo, f"{name}: " if sends else f"there is no folder {name}, and ")
+    failure = _explain(error, str(name), repo, sends)
     if failure is None:
       raise
-  if failure is not None:  # Raised here, it has no context, whose numbers would decide the exit code.
-    raise failure
+  if failure is not None:
+    try:
+      raise failure
+    finally:
+      failure.__context__ = None  # Whose numbers would decide the exit code.
 
 
-def _explain(error: BaseException, name: str, repo: str, start: str) -> Exception | None:
+def _explain(error: BaseException, name: str, repo: str, sends: bool) -> Exception | None:
   """Return the error that says in one line what another one means; None for one that says so itself.
 
   Args:
     error: raised by the library.
     name: how the user named the model.
     repo: ORG/NAME of it.
-    start: beginning of a line about a model that can't be found.
+    sends: whether something is sent to the hub.
   """
   library = hub_library()
   endpoint, errors = library.constants.ENDPOINT, library.errors
+  start = f"{name}: " if sends else f"there is no folder {name}, and "
   cause = error.__cause__
   if isinstance(error, (errors.RevisionResolutionError, errors.LocalEntryNotFoundError)):
-    return UserError(absent(name)) if cause is None else _explain(cause, name, repo, start)
+    return UserError(absent(name)) if cause is None else _explain(cause, name, repo, sends)
   if isinstance(error, errors.LocalTokenNotFoundError):
     return UserError(f"{name}: the hub ({endpoint}) asks who you are; {_LOGIN}")
   if isinstance(error, RuntimeError) and cause is not None:  # So it tells which file could not be uploaded.
-    return _explain(cause, name, repo, start)
+    return _explain(cause, name, repo, sends)
   if isinstance(error, errors.OfflineModeIsEnabled):
     return UserError(absent(name))
   if isinstance(error, errors.GatedRepoError):
@@ -97,9 +101,9 @@ def _explain(error: BaseException, name: str, repo: str, start: str) -> Exceptio
   if type(error).__module__.startswith("httpx"):
     what = " ".join(str(error).split())[:_LONGEST] or "no answer"
     if _is_unknown_host(error):
-      return UserError(
-          f"{start}this machine finds no hub at {endpoint} ({what}); download the model where there is a network, by "
-          f"`hf download {repo}`, and give the folder that this prints, or set HF_ENDPOINT")
+      advice = "push from where there is a network" if sends else (
+          f"download the model where there is a network, by `hf download {repo}`, and give the folder that this prints")
+      return UserError(f"{start}this machine finds no hub at {endpoint} ({what}); {advice}, or set HF_ENDPOINT")
     return RunFailed(
         f"{start}the hub ({endpoint}) can't be reached ({type(error).__name__}: {what}); the same command continues "
         "when it can")

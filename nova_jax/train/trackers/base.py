@@ -24,7 +24,9 @@ class Line:
 
 
 class Tracker:
-  """Follows a run; any method may raise any error, which ends the tracker and not the run.
+  """Follows a run; by itself it keeps nothing, and a subclass has the methods that it needs.
+
+  Any method may raise any error, which ends the tracker and not the run.
 
   Attributes:
     title: what a person calls it.
@@ -41,7 +43,6 @@ class Tracker:
       first_step: steps that are done; what an earlier process wrote of later ones is void.
       notes: notes of the run, see `run_notes.begin`.
     """
-    raise NotImplementedError
 
   def line(self, line: Line) -> None:
     """Take the values of a line."""
