@@ -79,6 +79,8 @@ class ModelConfig:
       if side % (2 * self.patch_size):
         raise UserError(
             f"model.latent_size: {self.latent_size} must divide into video patches of {2 * self.patch_size} latents")
+    if self.told_noise and not self.history:
+      raise UserError("model.told_noise: a model without history sees no earlier frames, so there is no noise to tell")
     if self.dtype not in ("float32", "bfloat16"):
       raise UserError(f'model.dtype: expected "float32" or "bfloat16", got {self.dtype!r}')
     for name, choices in (("norm", NORMS), ("remat", REMAT), ("attention", ATTENTION)):

@@ -10,6 +10,7 @@ from nova_jax.checkpoints.load import check_complete, make_transformer
 from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.checkpoints.model_folder import open_folder
 from nova_jax.config import MeshConfig
+from nova_jax.pipeline.prompts import naming
 from nova_jax.sampling.frame_context import Model
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
@@ -41,11 +42,12 @@ def load_guide(
   Raises:
     UserError: it is missing, or of another kind than the model.
   """
-  if _is_weights(guide):
-    folder = open_folder(as_path(path), guide, step)
-  else:
-    folder = open_folder(local_folder(guide, (TRANSFORMER,)))
-  check_complete(folder, ())
+  with naming("guide"):
+    if _is_weights(guide):
+      folder = open_folder(as_path(path), guide, step)
+    else:
+      folder = open_folder(local_folder(guide, (TRANSFORMER,)))
+    check_complete(folder, ())
   for name in _COMMON:
     ours, theirs = (getattr(each.transformer, name) for each in (card, folder.card))
     if ours != theirs:

@@ -71,6 +71,9 @@ def make_plan(
     raise UserError(
         f"last_set_diffusion_steps: expected 1 to num_diffusion_steps, {num_steps}, from which the number falls, got "
         f"{last_set_steps}")
+  if history_noise and not cfg.history:
+    raise UserError(
+        f"history_noise: this model sees no earlier frames, so {history_noise} would do nothing; leave it out")
   if solver is not None and solver not in scheduler.solvers:
     raise UserError(f"solver: this model's diffusion process has {', '.join(scheduler.solvers)}, got {solver!r}")
   if guidance_every > 1 and guidance_every % refresh_every:

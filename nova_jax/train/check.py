@@ -45,6 +45,11 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder, caches: 
   if len(set(decays)) < len(decays):
     raise UserError(f"train.ema_decays: expected each decay once, beside train.ema_decay={train.ema_decay}, got "
                     f"{train.ema_decays}")
+  for name, value in (("data.history_noise", data.history_noise), ("train.rollout_fraction", train.rollout_fraction)):
+    if value and not (model.history and any(stage.num_frames > 1 for stage in train.stages)):
+      raise UserError(
+          f"{name}: no frame of this run sees an earlier one (model.history, num_frames of train.stages), so {value} "
+          "would do nothing; leave it out")
   padded_sizes(model.num_image_tokens, train.mask_ratio, train.visible_sizes)
   make_schedule(optimizer, train.steps)
   if train.lora.rank and not experiment.init:

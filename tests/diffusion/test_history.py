@@ -9,15 +9,20 @@ import pytest
 from helpers import make
 from models.test_nova import TINY, inputs
 from sampling.test_sampler import DDPM, FLOW, run
+from train import toy_run
 
-from nova_jax.config import TrainConfig
+from nova_jax.autoencoders import make_autoencoder
+from nova_jax.config import StageConfig, TrainConfig
 from nova_jax.diffusion import history
 from nova_jax.diffusion.batch import as_batch
 from nova_jax.diffusion.history import make_history, roll_out
 from nova_jax.models.embeddings import patchify
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.inputs import Noise
+from nova_jax.sampling.plan import make_plan
+from nova_jax.train.check import check as check_experiment
 from nova_jax.train.nova import NovaTask
+from nova_jax.utils.errors import UserError
 
 KEYS = jax.random.split(jax.random.key(0), 2)
 
@@ -102,3 +107,25 @@ def test_they_are_what_the_sampler_makes_in_one_set(monkeypatch, scheduler, solv
       1, 3, 1, 4, scheduler, Guidance(1.0), prefix_latents=np.asarray(what.latents[:1, :2]),
       noise=Noise(noise[None, None, :1, 2]), settings={"solver": solver, "grid": "full"})
   np.testing.assert_allclose(own[:, 2], made[:, 2], atol=1e-5 * np.abs(made).max())
+
+
+def test_what_would_do_nothing_is_refused():
+  stills = (StageConfig("image", 1.0, 8, 1),)
+  blind = dataclasses.replace(TINY, history=False)
+  with pytest.raises(UserError, match="model.told_noise: a model without history"):
+    dataclasses.replace(blind, told_noise=True)
+  with pytest.raises(UserError, match="history_noise: this model sees no earlier frames, so 0.5 would do nothing"):
+    make_plan(blind, FLOW, num_frames=3, num_sets=2, num_steps=2, guidance=Guidance(1.0), history_noise=0.5)
+  experiment = toy_run.make_experiment()
+  check = lambda experiment: check_experiment(experiment, toy_run.one_device(), make_autoencoder("pixels"))
+  for name, changed in (
+      ("data.history_noise", {"data": dataclasses.replace(experiment.data, history_noise=0.5)}),
+      ("train.rollout_fraction", {"train": dataclasses.replace(experiment.train, rollout_fraction=0.5)})):
+    noisy = dataclasses.replace(experiment, **changed)
+    check(noisy)
+    without = (
+        {"model": dataclasses.replace(noisy.model, history=False)},
+        {"train": dataclasses.replace(noisy.train, stages=stills)})
+    for fields in without:
+      with pytest.raises(UserError, match=f"{name}: no frame of this run sees an earlier one"):
+        check(dataclasses.replace(noisy, **fields))

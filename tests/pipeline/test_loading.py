@@ -32,6 +32,12 @@ def test_a_card_without_a_transformer_says_so():
   assert CARD.transformer == TINY
 
 
+def test_a_guide_that_can_not_be_loaded_is_named(tmp_path):
+  for place, said in ((str(tmp_path / "none"), "there is no folder"), ("params", "is not a training run")):
+    with pytest.raises(ValueError, match=f"^guide: .*{said}"):
+      Pipeline.load("digits", guide=place)
+
+
 @pytest.mark.slow
 def test_a_guide_is_loaded_beside_a_model(tmp_path):
   """It is other weights of the same run, or a folder of another size; a model of another kind is refused."""
