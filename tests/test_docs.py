@@ -28,10 +28,15 @@ def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere(tmp_path):
 
 
 def test_files_that_the_docs_name_are_there():
-  """Within the repository, or within nova_jax, as `diffusion/loss.py`; words in capitals stand for others."""
+  """Within the repository, or within nova_jax, as `diffusion/loss.py`; words in capitals stand for others.
+
+  What commands leave behind, such as `runs/` of `make demo`, is no part of it: .gitignore names it.
+  """
+  left_behind = {line.strip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()}
   pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
   first = "|".join(sorted(
-      {path.name for path in ROOT.iterdir() if path.is_dir()} | {path.name for path in (ROOT / "nova_jax").iterdir()}))
+      {path.name for path in ROOT.iterdir() if path.is_dir()} - left_behind
+      | {path.name for path in (ROOT / "nova_jax").iterdir()}))
   named = re.compile(rf"[`(]((?:{first})/[\w/.-]+\.(?:py|md|txt|png|gif)|(?:{first})/[\w/]+/?)(?=[`)#])")
   missing = [
       f"{page.name}: {name}" for page in pages for name in named.findall(page.read_text(encoding="utf-8"))
