@@ -171,9 +171,13 @@ class _Reader:
     raise UserError(f"{self._place[0]} has no row {row} in row group {self._place[1]}")
 
   def _read(self) -> Iterator[Any]:
+    import pyarrow as pa
+
     path, group, column = self._place
     with _open(path) as file:
-      for batch in file.iter_batches(1, row_groups=[group], columns=[column], use_threads=False):
+      for row, batch in enumerate(file.iter_batches(1, row_groups=[group], columns=[column], use_threads=False)):
+        if row == 0:  # A page was copied, which may be all of the row group; the allocator would keep its memory.
+          pa.default_memory_pool().release_unused()
         yield from batch.column(0)
 
 

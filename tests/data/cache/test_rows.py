@@ -8,6 +8,7 @@ import re
 import struct
 import tracemalloc
 import unicodedata
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -99,6 +100,25 @@ def test_cells_are_read_in_any_order_and_by_one_process(table, monkeypatch):
   with pytest.raises(AttributeError):
     parquet.read_cell(source, 0, 1, "path")
   assert len(opened) == 1, "row 1 was read already, so that reading begins anew"
+  parquet._reader = None
+
+
+def resident():
+  """Return the bytes of this process's own memory."""
+  return int(re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))[1]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says how much memory is a process's own")
+def test_a_page_of_all_rows_is_held_once(tmp_path):
+  """A writer puts all clips of a table into one page, which the library copies; the allocator keeps no copy."""
+  size = 100_000_000
+  clips = pa.table({"path": [os.urandom(size // 25) for _ in range(25)]})
+  pq.write_table(clips, tmp_path / "t.parquet", compression="none")
+  del clips
+  pa.default_memory_pool().release_unused()
+  before = resident()
+  assert len(parquet.read_cell(tmp_path / "t.parquet", 0, 0, "path")) == size // 25
+  assert resident() - before < 1.5 * size
   parquet._reader = None
 
 
