@@ -79,8 +79,10 @@ def test_another_experiment_is_refused(finished):
 def test_a_run_starts_from_another_model(finished, tmp_path):
   """Without a learning rate its weights stay what they were; another model, or none, is refused before it begins."""
   experiment = dataclasses.replace(
-      EXPERIMENT, init=str(finished), optimizer=OptimizerConfig(name="muon", learning_rate=0.0, weight_decay=0.0),
-      train=dataclasses.replace(EXPERIMENT.train, steps=1, stages=EXPERIMENT.train.stages[:1], sample_every=0))
+      EXPERIMENT, init=str(finished), data=dataclasses.replace(EXPERIMENT.data, history_noise=0.0),
+      optimizer=OptimizerConfig(name="muon", learning_rate=0.0, weight_decay=0.0),
+      train=dataclasses.replace(
+          EXPERIMENT.train, steps=1, stages=EXPERIMENT.train.stages[:1], rollout_fraction=0.0, sample_every=0))
   for wrong in (
       dataclasses.replace(experiment, init=str(tmp_path / "none")),
       dataclasses.replace(experiment, model=dataclasses.replace(EXPERIMENT.model, mixer_rank=3))):
