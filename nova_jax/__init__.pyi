@@ -37,11 +37,11 @@ from nova_jax.sampling.sampler import Noise as Noise
 from nova_jax.text import make_text_encoder as make_text_encoder
 from nova_jax.train.callbacks import Callback as Callback
 from nova_jax.train.callbacks import SaveCheckpoints as SaveCheckpoints
-from nova_jax.train.evaluation import EarlyStopping as EarlyStopping
-from nova_jax.train.evaluation import HeldOutLoss as HeldOutLoss
+from nova_jax.train.callbacks.evaluation import EarlyStopping as EarlyStopping
+from nova_jax.train.callbacks.evaluation import HeldOutLoss as HeldOutLoss
+from nova_jax.train.callbacks.stop import StopOnSignal as StopOnSignal
 from nova_jax.train.nova import NovaTask as NovaTask
 from nova_jax.train.nova import train_nova as train_nova
-from nova_jax.train.stop import StopOnSignal as StopOnSignal
 from nova_jax.train.task import Task as Task
 from nova_jax.train.trainer import Trainer as Trainer
 from nova_jax.utils.errors import UserError as UserError

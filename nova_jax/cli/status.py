@@ -24,7 +24,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(args: flags.FlagValues, words: list[str]) -> None:
   """Print the state of a run."""
-  from nova_jax.train.status import read_status
+  from nova_jax.train.workdir.status import read_status
 
   given = [*([args.workdir] if args.workdir else []), *words]
   if len(given) != 1:

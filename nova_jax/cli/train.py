@@ -53,8 +53,8 @@ def main(args: flags.FlagValues) -> None:
   import jax
 
   from nova_jax.parallel.processes import session
+  from nova_jax.train.callbacks.profile import parse_window
   from nova_jax.train.nova import train_nova
-  from nova_jax.train.trace import parse_window
   from nova_jax.utils import compilation_cache, memory
 
   experiment = from_dict(Experiment, args.config)

@@ -16,10 +16,10 @@ from nova_jax.diffusion import make_scheduler
 from nova_jax.evals import two_digits
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.plan import make_plan
+from nova_jax.train.callbacks.scores import check_scores, score_names
 from nova_jax.train.masking import padded_sizes
 from nova_jax.train.metrics import EVALUATED
 from nova_jax.train.optimizer import make_schedule
-from nova_jax.train.scores import check_scores, score_names
 from nova_jax.train.trackers import check_trackers
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean

@@ -33,19 +33,19 @@ from nova_jax.pipeline.known_texts import known_texts
 from nova_jax.pipeline.prompts import naming
 from nova_jax.storage import as_path
 from nova_jax.train.callbacks import Callback, SaveCheckpoints
+from nova_jax.train.callbacks.evaluation import EarlyStopping, HeldOutLoss
+from nova_jax.train.callbacks.profile import Profile
+from nova_jax.train.callbacks.samples import SampleGrids, read_shown
+from nova_jax.train.callbacks.scores import Scores
+from nova_jax.train.callbacks.stop import StopOnSignal
 from nova_jax.train.check import check
-from nova_jax.train.evaluation import EarlyStopping, HeldOutLoss
 from nova_jax.train.flops import train_flops
 from nova_jax.train.masking import draw_num_visible, padded_sizes
-from nova_jax.train.restart import notes
-from nova_jax.train.samples import SampleGrids, read_shown
-from nova_jax.train.scores import Scores
 from nova_jax.train.stages import plan_stages
 from nova_jax.train.step import Metrics
-from nova_jax.train.stop import StopOnSignal
 from nova_jax.train.task import FIRST_EVAL_STEP, Task
-from nova_jax.train.trace import Profile
 from nova_jax.train.trainer import Trainer
+from nova_jax.train.workdir.restart import notes
 from nova_jax.utils.terminal import command, say
 
 

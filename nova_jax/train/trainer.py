@@ -28,18 +28,18 @@ from nova_jax.pipeline.loading import describe
 from nova_jax.storage import as_path
 from nova_jax.train.callbacks import Callback
 from nova_jax.train.flops import matmul_peak
-from nova_jax.train.goodput import Goodput
 from nova_jax.train.metrics import MetricLog, higher_is_better
 from nova_jax.train.program import TrainProgram
-from nova_jax.train.prolong import branch_step
-from nova_jax.train.restart import own_damaged, way_back
-from nova_jax.train.run_notes import noted, versions
 from nova_jax.train.stages import Stage
 from nova_jax.train.state import adopt
 from nova_jax.train.step import Metrics
 from nova_jax.train.task import Task
 from nova_jax.train.trackers import Trackers
-from nova_jax.train.workdir import claim
+from nova_jax.train.workdir.claim import claim
+from nova_jax.train.workdir.goodput import Goodput
+from nova_jax.train.workdir.prolong import branch_step
+from nova_jax.train.workdir.restart import own_damaged, way_back
+from nova_jax.train.workdir.run_notes import noted, versions
 from nova_jax.utils.terminal import say
 
 

@@ -14,8 +14,8 @@ from train.test_processes import ROOT, TOY, Run, arrays, assert_close, assert_eq
 
 from nova_jax.checkpoints import store
 from nova_jax.checkpoints.store import finished_steps
-from nova_jax.train.status import read_status
-from nova_jax.train.trace import Profile
+from nova_jax.train.callbacks.profile import Profile
+from nova_jax.train.workdir.status import read_status
 from nova_jax.utils import lease
 from nova_jax.utils.errors import RunFailed, UserError
 

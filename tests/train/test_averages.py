@@ -21,8 +21,8 @@ from nova_jax.cli.checkpoint_flags import define_weights
 from nova_jax.config import EvalConfig, MeshConfig
 from nova_jax.models.nova import NOVA
 from nova_jax.parallel.sharding import make_mesh
+from nova_jax.train.callbacks.evaluation import HeldOutLoss
 from nova_jax.train.check import check
-from nova_jax.train.evaluation import HeldOutLoss
 from nova_jax.train.program import TrainProgram
 
 DECAYS = (0.5, 0.75)

@@ -17,8 +17,8 @@ from nova_jax.config import EvalConfig, StageConfig
 from nova_jax.evals.benchmarks import sampling
 from nova_jax.evals.benchmarks.settings import Settings
 from nova_jax.train.callbacks import Callback
+from nova_jax.train.callbacks.evaluation import EarlyStopping
 from nova_jax.train.check import check
-from nova_jax.train.evaluation import EarlyStopping
 from nova_jax.utils.errors import UserError
 
 STAGES = (StageConfig("video", 1.0, 4, 4),)

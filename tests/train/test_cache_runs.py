@@ -17,8 +17,8 @@ from nova_jax.data.cache.format import TextEncoderInfo
 from nova_jax.data.cache.identity import describe_autoencoder
 from nova_jax.data.sources import open_caches
 from nova_jax.train import nova
+from nova_jax.train.callbacks.samples import NUM_CLIPS, SampleGrids
 from nova_jax.train.metrics import TIMINGS
-from nova_jax.train.samples import NUM_CLIPS, SampleGrids
 
 PIXELS = describe_autoencoder("pixels", make_autoencoder("pixels"))
 WORDS = TextEncoderInfo("words", "1" * 64, 64, 8)

@@ -17,8 +17,8 @@ from nova_jax.config import DataConfig, EvalConfig, MeshConfig, OptimizerConfig,
 from nova_jax.data.loader import Loader
 from nova_jax.data.sources import CacheData, needs_text_encoder
 from nova_jax.parallel.sharding import make_mesh
+from nova_jax.train.callbacks.evaluation import HeldOutLoss
 from nova_jax.train.check import check
-from nova_jax.train.evaluation import HeldOutLoss
 from nova_jax.train.metrics import TIMINGS
 from nova_jax.train.nova import NovaTask
 from nova_jax.train.trainer import Trainer

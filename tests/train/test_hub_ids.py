@@ -16,7 +16,7 @@ from nova_jax.data.cache.encoders import open_autoencoder
 from nova_jax.data.cache.format import read_manifest
 from nova_jax.data.cache.identity import describe_autoencoder
 from nova_jax.train import nova
-from nova_jax.train.identity import identify, same_content
+from nova_jax.train.workdir.identity import identify, same_content
 from nova_jax.utils.errors import UserError
 
 ID = "ORG/nova"

@@ -17,10 +17,10 @@ from train import toy_run
 from nova_jax.checkpoints.store import find, latest_step, open_arrays
 from nova_jax.config import OptimizerConfig, StageConfig, TrainConfig
 from nova_jax.train.callbacks import Callback
+from nova_jax.train.callbacks.samples import SampleGrids
 from nova_jax.train.metrics import TIMINGS
-from nova_jax.train.samples import SampleGrids
 from nova_jax.train.stages import plan_stages
-from nova_jax.train.workdir import claim
+from nova_jax.train.workdir.claim import claim
 
 ROOT = Path(__file__).resolve().parents[2]
 

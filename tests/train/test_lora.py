@@ -35,7 +35,7 @@ from nova_jax.text import make_text_encoder
 from nova_jax.train.callbacks import SaveCheckpoints
 from nova_jax.train.nova import NovaTask, train_nova
 from nova_jax.train.trainer import Trainer
-from nova_jax.train.workdir import claim
+from nova_jax.train.workdir.claim import claim
 from nova_jax.utils.errors import UserError
 
 MODEL = SMALL_DIGITS

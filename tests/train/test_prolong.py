@@ -9,7 +9,7 @@ from train.test_loop import assert_same_run
 
 from nova_jax.checkpoints.store import finished_steps
 from nova_jax.config import OptimizerConfig, StageConfig
-from nova_jax.train.prolong import branch_step, same_steps
+from nova_jax.train.workdir.prolong import branch_step, same_steps
 
 STAGES = (StageConfig("video", 1.0, 4, 4),)
 

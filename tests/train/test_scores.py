@@ -25,11 +25,11 @@ from nova_jax.config import (
 )
 from nova_jax.evals.digits import SCORES as DIGIT_SCORES
 from nova_jax.train.callbacks import Callback
+from nova_jax.train.callbacks.evaluation import EarlyStopping
+from nova_jax.train.callbacks.samples import read_shown
 from nova_jax.train.check import check
-from nova_jax.train.evaluation import EarlyStopping
 from nova_jax.train.metrics import TIMINGS
 from nova_jax.train.nova import train_nova
-from nova_jax.train.samples import read_shown
 
 MODEL = SMALL_DIGITS
 

@@ -4,8 +4,8 @@ import pytest
 from train import toy_run
 
 from nova_jax.cli import status as command
-from nova_jax.train.goodput import lost_work
-from nova_jax.train.status import read_status, sparkline
+from nova_jax.train.workdir.goodput import lost_work
+from nova_jax.train.workdir.status import read_status, sparkline
 from nova_jax.utils.errors import UserError
 
 

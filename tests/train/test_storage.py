@@ -16,10 +16,10 @@ from train import toy_run
 
 from nova_jax.checkpoints import store
 from nova_jax.checkpoints.store import Checkpointer, find, finished_steps, open_arrays
-from nova_jax.train import restart
 from nova_jax.train.metrics import TIMINGS, MetricLog
 from nova_jax.train.trackers import Trackers
 from nova_jax.train.trackers.jsonl import cut_lines
+from nova_jax.train.workdir import restart
 from nova_jax.utils import terminal
 from nova_jax.utils.errors import RunFailed
 

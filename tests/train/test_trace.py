@@ -2,7 +2,7 @@ import jax
 import pytest
 from train import toy_run
 
-from nova_jax.train.trace import Profile, parse_window
+from nova_jax.train.callbacks.profile import Profile, parse_window
 
 
 def test_a_window_of_steps_is_profiled(tmp_path, monkeypatch):

@@ -10,8 +10,8 @@ from train import toy_run
 
 from nova_jax.config import DataConfig, SourceConfig
 from nova_jax.data.moving_digits import MovingDigits
-from nova_jax.train import identity
-from nova_jax.train.workdir import claim
+from nova_jax.train.workdir import identity
+from nova_jax.train.workdir.claim import claim
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def main(args):
   from nova_jax.config import EvalConfig, MeshConfig
   from nova_jax.parallel.processes import exchange_host_names, session
   from nova_jax.parallel.sharding import make_mesh
-  from nova_jax.train.evaluation import HeldOutLoss
+  from nova_jax.train.callbacks.evaluation import HeldOutLoss
 
   fields = {name: int(value) for name, value in (field.split("=") for field in args.set)}
   mesh = MeshConfig(*map(int, args.mesh))

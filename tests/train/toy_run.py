@@ -14,7 +14,7 @@ from nova_jax.models.layers import MLP, Buffer, Linear, parameter
 from nova_jax.parallel.sharding import make_mesh
 from nova_jax.text import make_text_encoder
 from nova_jax.train.callbacks import Callback, SaveCheckpoints
-from nova_jax.train.stop import StopOnSignal
+from nova_jax.train.callbacks.stop import StopOnSignal
 from nova_jax.train.task import Task
 from nova_jax.train.trainer import Trainer
 

@@ -13,8 +13,8 @@ from nova_jax.cli import entry
 from nova_jax.config import DataConfig, EvalConfig, Experiment, StageConfig
 from nova_jax.data.moving_digits import MovingDigitsConfig
 from nova_jax.tools.sweeps.plan import Sweep, experiment_for_point
-from nova_jax.train.status import read_status
-from nova_jax.train.workdir import claim
+from nova_jax.train.workdir.claim import claim
+from nova_jax.train.workdir.status import read_status
 from nova_jax.utils.fields import from_dict, to_config_dict, to_dict
 
 OLD_DATA = DataConfig(mid_clip_fraction=0.7, paraphrase_fraction=0.5, turning_fraction=0.8)

@@ -37,7 +37,7 @@ from nova_jax.tools.baselines.one_block import MASK_RATIO, OneBlock, block_model
 from nova_jax.tools.baselines.quantized import Quantized, fit_codebook, round_trip
 from nova_jax.tools.baselines.task import Baseline, equal_compute, total_flops
 from nova_jax.train.callbacks import SaveCheckpoints
-from nova_jax.train.evaluation import HeldOutLoss
+from nova_jax.train.callbacks.evaluation import HeldOutLoss
 from nova_jax.train.flops import train_flops
 from nova_jax.train.masking import draw_num_visible
 from nova_jax.train.nova import train_nova

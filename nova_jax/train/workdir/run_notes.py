@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 import nova_jax
-from nova_jax.train import identity
-from nova_jax.train.goodput import lost_work
 from nova_jax.train.trackers.jsonl import NAME as METRICS
 from nova_jax.train.trackers.jsonl import read_rows
+from nova_jax.train.workdir import identity
+from nova_jax.train.workdir.goodput import lost_work
 from nova_jax.utils.errors import RunFailed, UserError
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.files import read_json, write_atomically

@@ -17,8 +17,8 @@ from typing import Any
 from nova_jax.checkpoints.store import finished_steps
 from nova_jax.config import Experiment
 from nova_jax.storage import is_remote
-from nova_jax.train.identity import NAME, Identities, check_identities, identify, same_content
-from nova_jax.train.prolong import PLAN, same_steps
+from nova_jax.train.workdir.identity import NAME, Identities, check_identities, identify, same_content
+from nova_jax.train.workdir.prolong import PLAN, same_steps
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import from_dict, to_dict
 from nova_jax.utils.files import read_json, write_atomically

@@ -11,10 +11,10 @@ from typing import Any
 
 from nova_jax.checkpoints.store import finished_steps
 from nova_jax.storage import is_remote
-from nova_jax.train.goodput import all_lost
-from nova_jax.train.run_notes import NAME as RUN_NOTES
 from nova_jax.train.trackers.jsonl import NAME as METRICS
 from nova_jax.train.trackers.jsonl import read_rows
+from nova_jax.train.workdir.goodput import all_lost
+from nova_jax.train.workdir.run_notes import NAME as RUN_NOTES
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import read_json
 from nova_jax.utils.lease import LAPSES, read_holder
