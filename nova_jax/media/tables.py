@@ -11,9 +11,10 @@ Invariant: a row has exactly the values of its line, or a problem. A table is re
 import contextlib
 import csv
 import io
+import itertools
 import math
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,12 +43,35 @@ class Table(NamedTuple):
   rows: list[Row]
 
 
+class OpenTable:
+  """A table whose rows are parsed as they are asked for, each time anew; its text alone is held.
+
+  Attributes:
+    columns: names in order; of JSON lines, those of the rows that were asked for so far.
+  """
+
+  def __init__(self, rows: Callable[[], Iterator[Row]], columns: Iterable[str] = ()):
+    self._rows, self.columns = rows, dict.fromkeys(columns)
+
+  def __iter__(self) -> Iterator[Row]:
+    for row in self._rows():
+      self.columns.update(dict.fromkeys(row.values))
+      yield row
+
+
 def read_table(path: str | Path) -> Table:
   """Read a table. Its rows include those that can't be used, with the reason.
 
   Raises:
     UserError: the file can't be read, or has a problem that affects more than one row.
   """
+  table = open_table(path)
+  rows = list(table)
+  return Table(tuple(table.columns), rows)
+
+
+def open_table(path: str | Path) -> OpenTable:
+  """Open a table that may have many rows; arguments and errors as of `read_table`."""
   path = as_path(path)
   content = read_bytes(path, limits.TEXT_FILE_BYTES)
   check_encoding(content, str(path))
@@ -56,11 +80,8 @@ def read_table(path: str | Path) -> Table:
     raise UserError(f"{path} has {count:,} lines; expected at most {limits.ROWS:,} (ROWS): split the table")
   if path.suffix.lower() == ".csv":
     return _csv(text, path)
-  if path.suffix.lower() == ".json" or _is_array(text):
-    rows = list(_json_array(text, path))
-  else:
-    rows = list(_json_lines(text, path))
-  return Table(tuple({name: None for row in rows for name in row.values}), rows)
+  rows = _json_array if path.suffix.lower() == ".json" or _is_array(text) else _json_lines
+  return OpenTable(lambda: rows(text, path))
 
 
 def check_rows(table: Table) -> Table:
@@ -90,43 +111,52 @@ def is_missing(value: Any) -> bool:
   return value is None or isinstance(value, float) and math.isnan(value)
 
 
-def _csv(text: str, path: Path) -> Table:
-  lines = _csv_lines(text, path)
-  if not lines:
+def _csv(text: str, path: Path) -> OpenTable:
+  first, names, fillers = 0, None, {}
+  for number, (line, cells) in enumerate(_csv_lines(text, path), -1):
+    if names is None:
+      first, names = line, cells
+      # Columns without a name that may be empty, or be the first one and have the numbers of the rows.
+      fillers = {i: [True, i == 0] for i, name in enumerate(names) if not name}
+    else:
+      for i, possible in fillers.items():
+        if i < len(cells):
+          possible[0] &= not cells[i]
+          possible[1] &= cells[i] == str(number)
+  if names is None:
     raise UserError(f"{path} is empty; expected a line with the names of the columns")
-  (first, names), *lines = lines
   _check_names(names, f"{path}:{first}")
-  kept = [i for i, name in enumerate(names) if name or not _is_filler(i, lines)]
+  kept = [i for i in range(len(names)) if not any(fillers.get(i, ()))]
   if unnamed := [i + 1 for i in kept if not names[i]]:
     raise UserError(f"{path}:{first}: column {unnamed[0]} has no name")
-  rows = []
-  for number, (line, cells) in enumerate(lines, 1):
+  return OpenTable(lambda: _csv_rows(text, path, names, kept), (names[i] for i in kept))
+
+
+def _csv_rows(text: str, path: Path, names: Sequence[str], kept: Sequence[int]) -> Iterator[Row]:
+  for number, (line, cells) in enumerate(itertools.islice(_csv_lines(text, path), 1, None), 1):
     problem = _text_problem(cells)
     if any(cell.startswith(" ") and cell.lstrip().startswith('"') for cell in cells):
       problem = "a quote after a space is part of its cell; remove the space"
     if len(cells) != len(names):
       hint = "; a cell with a comma needs quotes around it" if len(cells) > len(names) else ""
       problem = f"expected {len(names)} cells, as in the header, got {len(cells)}{hint}"
-    values = {names[i]: cells[i] for i in kept if i < len(cells)}
-    rows.append(Row(number, f"{path}:{line}", values, problem))
-  return Table(tuple(names[i] for i in kept), rows)
+    yield Row(number, f"{path}:{line}", {names[i]: cells[i] for i in kept if i < len(cells)}, problem)
 
 
-def _csv_lines(text: str, path: Path) -> list[tuple[int, list[str]]]:
-  """Return the first line and the cells of each row."""
-  lines, begun = [], 1
+def _csv_lines(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+  """Yield the first line and the cells of each row."""
+  begun = 1
   with _any_length():
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
       for cells in reader:
         if cells:
-          lines.append((begun, cells))
+          yield begun, cells
         begun = reader.line_num + 1
     except csv.Error as error:
       reason = {"unexpected end of data": "a quote is opened and not closed",
                 "',' expected after '\"'": "a quote ends in the middle of a cell; quotes within quotes are doubled"}
       raise UserError(f"{path}:{begun}: {reason.get(str(error), error)}; the rows from here on are not safe") from None
-  return lines
 
 
 @contextlib.contextmanager
@@ -154,12 +184,6 @@ def _check_names(names: Sequence[str], where: str) -> None:
     raise UserError(f"{where}: expected the names of the columns, got none")
 
 
-def _is_filler(column: int, lines: Sequence[tuple[int, Sequence[str]]]) -> bool:
-  """Return whether a column is empty, or is the first one and has the numbers of the rows."""
-  cells = [cells[column] for _, cells in lines if column < len(cells)]
-  return not any(cells) or column == 0 and cells == [str(i) for i in range(len(lines))]
-
-
 def _text_problem(texts: Sequence[str], what: str = "cell") -> str:
   for text in texts:
     if len(text) > limits.CELL_BYTES:
@@ -174,7 +198,7 @@ def _text_problem(texts: Sequence[str], what: str = "cell") -> str:
 
 
 def _json_lines(text: str, path: Path) -> Iterator[Row]:
-  for number, line in enumerate(re.split("\r\n|\r|\n", text), 1):
+  for number, line in enumerate(_split(text), 1):
     if line.strip():
       where = f"{path}:{number}"
       try:
@@ -183,6 +207,15 @@ def _json_lines(text: str, path: Path) -> Iterator[Row]:
         yield _object(parse_json(line, "the line"), number, where)
       except ValueError as error:
         yield Row(number, where, {}, str(error))
+
+
+def _split(text: str) -> Iterator[str]:
+  """Yield the lines of a text."""
+  start = 0
+  for end in re.finditer("\r\n|\r|\n", text):
+    yield text[start : end.start()]
+    start = end.end()
+  yield text[start:]
 
 
 def _json_array(text: str, path: Path) -> Iterator[Row]:

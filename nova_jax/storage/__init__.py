@@ -14,8 +14,8 @@ from nova_jax.storage.addresses import holds_runs, is_remote, why_not
 from nova_jax.storage.copies import download, fetched, local_copy, names_below, upload
 from nova_jax.storage.failures import telling
 from nova_jax.storage.paths import RemotePath, as_path, join
-from nova_jax.storage.versions import read_version, remove_version, write_version
+from nova_jax.storage.versions import create, read_version, remove_version, write_version
 
 __all__ = (
-    "RemotePath", "as_path", "download", "fetched", "holds_runs", "is_remote", "join", "local_copy", "names_below",
-    "read_version", "remove_version", "telling", "upload", "why_not", "write_version")
+    "RemotePath", "as_path", "create", "download", "fetched", "holds_runs", "is_remote", "join", "local_copy",
+    "names_below", "read_version", "remove_version", "telling", "upload", "why_not", "write_version")

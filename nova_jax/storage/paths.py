@@ -166,6 +166,10 @@ class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):  # ty: ignor
         pathlib.PurePosixPath(*RemotePath(*other).parts))
 
   def iterdir(self) -> Iterator["RemotePath"]:
+    yield from (path for path, _ in self.entries())
+
+  def entries(self) -> Iterator[tuple["RemotePath", bool]]:
+    """Yield what is in a folder by name, and whether each is a folder itself."""
     try:
       with telling(self):
         found = self._filesystem.ls(str(self), detail=True)
@@ -175,7 +179,15 @@ class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):  # ty: ignor
       found = []
     for info in sorted(found, key=lambda info: info["name"]):
       if (path := self._listed(info)) != self:
-        yield path
+        yield path, info["type"] == "directory"
+
+  def named(self, prefix: str) -> Iterator["RemotePath"]:
+    """Yield the objects in a folder whose names begin with a prefix; Google's buckets are asked for no others."""
+    with telling(self), contextlib.suppress(FileNotFoundError):
+      own = {"prefix": prefix} if scheme_of(self) == "gs" else {}
+      for info in self._filesystem.find(str(self), maxdepth=None if own else 1, detail=True, **own).values():
+        if (path := self._listed(info)).parent == self and path.name.startswith(prefix):
+          yield path
 
   def _listed(self, info: dict[str, Any]) -> "RemotePath":
     """Return the path that an entry of a listing is about."""

@@ -1,6 +1,6 @@
 """Versions of objects: writes that succeed only if nobody else has written meanwhile, from which locks are built.
 
-Buckets of Google Cloud Storage alone have them.
+Buckets of Google Cloud Storage alone have them; a disk can create a file that is not there yet.
 """
 
 import contextlib
@@ -9,7 +9,33 @@ import os
 import pathlib
 from typing import Any
 
+from nova_jax.storage.addresses import is_remote, scheme_of
 from nova_jax.storage.failures import telling
+
+
+def create(path: pathlib.Path, content: bytes) -> bool:
+  """Write a file if there is none, and return whether that was so; of several writers on any hosts, one alone succeeds.
+
+  In buckets of other kinds than gs://, two that write in the same moment may both succeed.
+
+  Args:
+    path: of the file; its folder is created if missing.
+    content: of it; no two writers write the same.
+  """
+  if not is_remote(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      with path.open("xb") as file:
+        file.write(content)
+    except FileExistsError:
+      return False
+    return True
+  if scheme_of(path) == "gs":
+    return write_version(path, content, 0) is not None
+  if path.exists():
+    return False
+  path.write_bytes(content)
+  return True
 
 
 def read_version(path: pathlib.Path) -> tuple[bytes, int] | None:

@@ -7,36 +7,35 @@
 
 Links are followed, to folders once. A caption that is a link out of the source is read only if its clip is a link to
 the same folder: else a source from a stranger could ask for any file of the machine.
-Invariant: each file is an item, belongs to one, or is counted as not used.
+Invariants: each file is an item, belongs to one, or is counted as not used. Of the source, the names in one folder and
+in those above it are held at a time, and the tables of captions there.
 """
 
+import contextlib
 import os
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache import found as kinds
-from nova_jax.data.cache.found import Found
+from nova_jax.data.cache.found import Ranked
 from nova_jax.data.cache.items import Item, Piece
-from nova_jax.data.cache.rows import read_metadata, table_items
+from nova_jax.data.cache.rows import read_metadata
 from nova_jax.data.cache.sidecars import TEXTS, pair
-from nova_jax.data.cache.tars import is_tar, tar_items
-from nova_jax.media import parquet
+from nova_jax.data.cache.tars import is_tar
+from nova_jax.data.cache.units import MEDIA, TABLE, TAR, Unit, Unlike
 from nova_jax.media.signatures import HEAD, looks_like_media
 from nova_jax.media.tables import is_missing
 from nova_jax.storage import RemotePath
 
-_VIDEOS = ".avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv .3gp".split()
-_PICTURES = ".bmp .jpeg .jpg .png .tif .tiff .webp".split()
-_SOUNDS = ".aac .flac .m4a .mp3 .ogg .wav".split()  # So that one in place of a video is named, not passed over.
-MEDIA = frozenset(_VIDEOS + _PICTURES + _SOUNDS)  # Items whatever they hold, so that a damaged one is named.
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf\x27\x1c", b"Rar!")
 
 
-def folder_items(folder: Path, cfg: CacheConfig, found: Found) -> list[Item]:
-  """List the items of a folder.
+def walk_folder(folder: Path, cfg: CacheConfig, found: Ranked) -> Iterator[Item | Unit]:
+  """Yield the items of a folder, and its tars and tables unread, in the order of their paths.
 
   Args:
     folder: the source.
@@ -48,27 +47,67 @@ def folder_items(folder: Path, cfg: CacheConfig, found: Found) -> list[Item]:
     OSError: storage fails, or the folder itself can't be read.
   """
   walk = _Walk(folder, found)
-  items = list(walk.problems)
-  tables: dict[str, list[Item]] = {}  # Captions by path.
-  for path in walk.files:
+  yield from map(Unlike(), walk.problems)
+  tables = _Captions(walk, cfg, found)
+  yield from _in_folder(folder, walk, tables, cfg, found)
+  yield from map(Unlike(), tables.left())
+
+
+def _in_folder(
+    directory: Path, walk: "_Walk", tables: "_Captions", cfg: CacheConfig, found: Ranked
+) -> Iterator[Item | Unit]:
+  entries = walk.entries(directory)
+  files = [entry.path for entry in entries if not entry.is_folder]
+  for path in files:
     if path.name in _METADATA:
-      rows = read_metadata(path, folder, cfg)
-      if rows is None:
-        found.add(kinds.TABLES, walk.name(path))
-      for name, item in rows or ():
-        tables.setdefault(_key(name), []).append(item)
-  own: dict[Path, list[Item]] = {}
-  for directory, files in walk.folders.items():
-    own |= _beside(directory, [path for path in files if path.name not in _METADATA], walk, cfg, found, tables)
-  items += [item for path in walk.files for item in own.get(path, ())]
-  for rows in tables.values():  # Whose files are not there.
-    items += [Item(row.name, None, {}, row.problem or f"there is no {row.fields['file_name']!r}") for row in rows]
-  return items
+      tables.read(path)
+  own: Mapping[Path, Sequence[Item] | Unit] | None = None
+  unlike = Unlike()
+  for entry in entries:
+    if entry.is_folder:
+      yield from _in_folder(entry.path, walk, tables, cfg, found)
+      continue
+    if own is None:
+      walk.links = {entry.path: entry.leads for entry in entries if entry.leads is not None}
+      own = _beside(directory, [path for path in files if path.name not in _METADATA], walk, found, tables)
+    items = own.get(entry.path, ())
+    if isinstance(items, Unit):
+      yield items
+    else:
+      yield from map(unlike, items)
+
+
+class _Captions:
+  """Tables of captions by the files that they name."""
+
+  def __init__(self, walk: "_Walk", cfg: CacheConfig, found: Ranked):
+    self._walk, self._cfg, self._found = walk, cfg, found
+    self._rows: dict[str, list[tuple[Path, int, Item]]] = {}
+
+  def read(self, path: Path) -> None:
+    """Add what a table says of files in its folder and below, before these are met."""
+    rows = read_metadata(path, self._walk.folder, self._cfg)
+    if rows is None:
+      self._found.first.add(kinds.TABLES, self._walk.name(path))
+    for number, (name, item) in enumerate(rows or ()):
+      self._rows.setdefault(_key(name), []).append((path, number, item))
+
+  def take(self, name: str) -> list[Item]:
+    """Return the rows about a file in the order of their tables, and forget them."""
+    return [item for _, _, item in sorted(self._rows.pop(_key(name), []), key=lambda row: row[:2])]
+
+  def left(self) -> list[Item]:
+    """Return an item for each row whose file is not there, in the order in which the tables name the files."""
+    place = lambda row: row[:2]
+    by_name = [sorted(rows, key=place) for rows in self._rows.values()]
+    return [
+        Item(row.name, None, {}, row.problem or f"there is no {row.fields['file_name']!r}")
+        for rows in sorted(by_name, key=lambda rows: place(rows[0])) for _, _, row in rows]
 
 
 def _beside(
-    directory: Path, files: list[Path], walk: "_Walk", cfg: CacheConfig, found: Found, tables: dict[str, list[Item]]
-) -> dict[Path, list[Item]]:
+    directory: Path, files: list[Path], walk: "_Walk", found: Ranked, tables: _Captions
+) -> dict[Path, Sequence[Item] | Unit]:
   """Return the items among the files of one folder, by file."""
   texts = {path for path in files if path.suffix.lower() in TEXTS}
   tars = {path for path in files if is_tar(path) and not walk.broken(path)}
@@ -78,17 +117,17 @@ def _beside(
   for path in sorted(texts):
     if path.name not in used:
       found.add(kinds.ORPHANS if path.suffix.lower() == ".txt" or walk.broken(path) else kinds.OTHER, walk.name(path))
-  items: dict[Path, list[Item]] = {}
+  items: dict[Path, Sequence[Item] | Unit] = {}
   stems = {path.stem for path in tars}
   for path in files:
     name = walk.name(path)
     if path in tars:
-      items[path] = tar_items(path, name, found, MEDIA)
+      items[path] = Unit(TAR, path, name, found.next_rank())
     elif path in media:
       captions = {end: directory / own for end, own in pairs[path.name].items()}
-      items[path] = list(_clip(path, name, captions, tables.pop(_key(name), []), walk))
+      items[path] = list(_clip(path, name, captions, tables.take(name), walk))
     elif path.suffix.lower() == ".parquet" and not walk.broken(path):
-      items[path] = _parquet(path, name, stems, cfg, found)
+      items[path] = Unit(TABLE, path, name, found.next_rank(), path.stem in stems)
     elif path not in texts:
       found.add(_kind(path, walk), name)
   return items
@@ -112,18 +151,6 @@ def _clip(path: Path, name: str, captions: Mapping[str, Path], rows: list[Item],
     yield Item(label, None if why else Piece(path), {} if why else values | fields, why)
 
 
-def _parquet(path: Path, name: str, tars: set[str], cfg: CacheConfig, found: Found) -> list[Item]:
-  """Return the items of a table in a folder: its rows, or one that says what is wrong with it."""
-  try:
-    # Tools that make tars write what they know of them beside them.
-    if path.stem not in tars and cfg.path_field in parquet.column_names(path):
-      return table_items(path, cfg, f"{name}/")
-  except ValueError as error:
-    return [Item(name, None, {}, str(error).replace(f"{path.parent}/", ""))]
-  found.add(kinds.TABLES, name)
-  return []
-
-
 def _is_media(path: Path, walk: "_Walk") -> bool:
   if path.suffix.lower() in MEDIA:
     return True
@@ -143,43 +170,54 @@ def _key(name: str) -> str:
   return unicodedata.normalize("NFC", name)
 
 
+class _Entry(NamedTuple):
+  """What is in a folder.
+
+  Attributes:
+    path: of it.
+    is_folder: whether it is one that is entered.
+    leads: whether a link leads somewhere; None if it is no link.
+  """
+
+  path: Path
+  is_folder: bool
+  leads: bool | None = None
+
+
 class _Walk:
-  """Goes through a folder.
+  """Goes through a folder, first to see which links to folders to follow.
 
   Args:
     folder: the folder.
     found: is told of hidden files and of what is no file.
 
   Attributes:
-    files: in the order of their paths.
-    folders: the same by folder.
+    folder: the folder.
     problems: an item for each folder that can't be read.
+    links: those in the folder that is looked at, and whether they lead somewhere.
   """
 
-  def __init__(self, folder: Path, found: Found):
-    self._folder, self._found = folder, found
+  def __init__(self, folder: Path, found: Ranked):
+    self.folder, self._found = folder, found.first
     self._root = folder.resolve()
-    self._links: dict[Path, bool] = {}  # Whether one leads somewhere.
+    self.links: dict[Path, bool] = {}
+    self._followed: set[Path] = set()  # Links to folders.
     self._seen = [self._root]  # Folders whose content is in the source.
     self.problems: list[Item] = []
-    self.files: list[Path] = []
-    self._list(folder) if isinstance(folder, RemotePath) else self._enter(folder)
-    self.files.sort()
-    self.folders: dict[Path, list[Path]] = {}
-    for path in self.files:
-      self.folders.setdefault(path.parent, []).append(path)
+    if not isinstance(folder, RemotePath):
+      self._enter(folder)
 
   def name(self, path: Path) -> str:
     """Return the path within the folder."""
-    return path.relative_to(self._folder).as_posix()
+    return path.relative_to(self.folder).as_posix()
 
   def broken(self, path: Path) -> bool:
     """Return whether a path is a link that leads nowhere."""
-    return not self._links.get(path, True)
+    return not self.links.get(path, True)
 
   def leads_out(self, path: Path) -> bool:
     """Return whether a path is a link to something that is not in the source."""
-    return path in self._links and not path.resolve().is_relative_to(self._root)
+    return path in self.links and not path.resolve().is_relative_to(self._root)
 
   def head(self, path: Path) -> bytes | None:
     """Return the beginning of a file; None if it can't be read."""
@@ -193,51 +231,71 @@ class _Walk:
     except PermissionError:
       return None
 
-  def _list(self, folder: RemotePath) -> None:
-    """Take all objects of a folder in a bucket, which has no links, from one listing."""
-    hidden: set[str] = set()
-    for path in folder.rglob("*"):
-      parts = path.relative_to(folder).parts
-      first = next((i for i, part in enumerate(parts, 1) if part.startswith(".")), None)
-      if first is None:
-        self.files.append(path)
-      elif (name := "/".join(parts[:first])) not in hidden:
-        hidden.add(name)
-        self._found.add(kinds.TWINS if parts[first - 1].startswith("._") else kinds.HIDDEN, name)
+  def entries(self, folder: Path) -> list[_Entry]:
+    """Return the files in a folder and the folders that are entered, in the order of their names."""
+    if isinstance(folder, RemotePath):  # Which has no links.
+      found = [_Entry(path, is_folder) for path, is_folder in folder.entries()]
+      for entry in found:
+        self._is_hidden(entry.path)
+      return sorted(entry for entry in found if not entry.path.name.startswith("."))
+    with contextlib.suppress(PermissionError):  # It is one of the problems.
+      return [entry for entry in map(self._entry, self._scan(folder)) if entry is not None]
+    return []
+
+  def _entry(self, entry: os.DirEntry) -> _Entry | None:
+    path = Path(entry.path)
+    if entry.name.startswith("."):
+      return None
+    if not entry.is_symlink():
+      is_folder = entry.is_dir()
+      return _Entry(path, is_folder) if is_folder or entry.is_file() else None
+    if path in self._followed:
+      return _Entry(path, True)
+    if not _leads(entry):
+      return _Entry(path, False, False)
+    return _Entry(path, False, True) if entry.is_file() else None
+
+  def _scan(self, folder: Path) -> list[os.DirEntry]:
+    return sorted(os.scandir(folder), key=lambda entry: entry.name)
+
+  def _is_hidden(self, path: Path) -> bool:
+    """Return whether a name is that of a hidden file, and count it."""
+    if not path.name.startswith("."):
+      return False
+    self._found.add(kinds.TWINS if path.name.startswith("._") else kinds.HIDDEN, self.name(path))
+    return True
 
   def _enter(self, folder: Path) -> None:
     try:
-      entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+      entries = self._scan(folder)
     except PermissionError as error:
-      if folder == self._folder:
+      if folder == self.folder:
         raise
       self.problems.append(Item(self.name(folder), None, {}, f"the folder can't be read: {error.strerror}"))
       return
     later = []  # Links to folders, so that what is in the source itself has its own name.
     for entry in entries:
       path = folder / entry.name
-      if entry.name.startswith("."):
-        self._found.add(kinds.TWINS if entry.name.startswith("._") else kinds.HIDDEN, self.name(path))
-      elif entry.is_symlink():
-        try:
-          entry.stat()
-        except OSError:  # It leads nowhere, to itself, or where we may not look.
-          self._links[path] = False
-          self.files.append(path)
-          continue
-        self._links[path] = True
-        later.append(path) if entry.is_dir() else self._add(path, entry.is_file())
-      elif entry.is_dir():
-        self._enter(path)
-      else:
-        self._add(path, entry.is_file())
+      if self._is_hidden(path) or entry.is_symlink() and not _leads(entry):
+        continue
+      if entry.is_dir():
+        later.append(path) if entry.is_symlink() else self._enter(path)
+      elif not entry.is_file():
+        self._found.add(kinds.SPECIAL, self.name(path))
     for path in later:
       real = path.resolve()
       if any(real.is_relative_to(seen) or seen.is_relative_to(real) for seen in self._seen):
         self._found.add(kinds.BACK, self.name(path))
       else:
         self._seen.append(real)
+        self._followed.add(path)
         self._enter(path)
 
-  def _add(self, path: Path, is_file: bool) -> None:
-    self.files.append(path) if is_file else self._found.add(kinds.SPECIAL, self.name(path))
+
+def _leads(link: os.DirEntry) -> bool:
+  """Return whether a link leads somewhere: not to nothing, to itself, or where we may not look."""
+  try:
+    link.stat()
+  except OSError:
+    return False
+  return True

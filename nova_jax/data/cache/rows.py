@@ -5,10 +5,11 @@ picture. Invariant: each row is an item.
 """
 
 import dataclasses
+import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from nova_jax.config import CacheConfig
 from nova_jax.data.cache.items import Cell, Item, Piece
 from nova_jax.media import parquet
 from nova_jax.media.tables import ENDINGS as TEXT_TABLES
-from nova_jax.media.tables import Row, check_rows, inner_rows, read_table
+from nova_jax.media.tables import Row, check_rows, inner_rows, open_table, read_table
 from nova_jax.storage import as_path, is_remote, join, why_not
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
@@ -27,8 +28,8 @@ _FEW = 100  # Objects whose sizes are asked for one by one.
 FILE_NAME, TEXT = "file_name", "text"  # Hugging Face's columns.
 
 
-def table_items(path: Path, cfg: CacheConfig, prefix: str = "") -> list[Item]:
-  """List the rows of a table.
+def table_items(path: Path, cfg: CacheConfig, prefix: str = "") -> Iterator[Item]:
+  """Yield the rows of a table.
 
   Args:
     path: the table.
@@ -36,36 +37,46 @@ def table_items(path: Path, cfg: CacheConfig, prefix: str = "") -> list[Item]:
     prefix: of the items' names.
 
   Raises:
-    UserError: the table can't be read, or lacks a column.
+    UserError: the table can't be read, or lacks a column, which of JSON lines shows at the end.
   """
   fields = (cfg.caption_field, cfg.short_caption_field, "start", "end")
-  if path.suffix.lower() == ".parquet":
-    columns = parquet.column_names(path)
-    _check_columns(path, columns, cfg)
-    holds_text = parquet.holds_text(path, cfg.path_field)
-    wanted = [name for name in (*fields, *([cfg.path_field] if holds_text else [])) if name in columns]
-    rows = ((
-        number, "", cells if holds_text else cells | {cfg.path_field: Cell(path, group, row, cfg.path_field)})
-        for number, (group, row, cells) in enumerate(parquet.read_rows(path, wanted), 1))
-  else:
-    table = read_table(path)
+  rows = _parquet_rows(path, cfg, fields) if path.suffix.lower() == ".parquet" else _text_rows(path, cfg)
+  items = (_item(path, f"{prefix}row {number}", problem, row, cfg, fields) for number, problem, row in rows)
+  yield from _listed(items, path.parent) if is_remote(path) else items
+
+
+def _parquet_rows(
+    path: Path, cfg: CacheConfig, fields: Sequence[str]
+) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
+  columns = parquet.column_names(path)
+  _check_columns(path, columns, cfg)
+  holds_text = parquet.holds_text(path, cfg.path_field)
+  wanted = [name for name in (*fields, *([cfg.path_field] if holds_text else [])) if name in columns]
+  for number, (group, row, cells) in enumerate(parquet.read_rows(path, wanted), 1):
+    yield number, "", cells if holds_text else cells | {cfg.path_field: Cell(path, group, row, cfg.path_field)}
+
+
+def _text_rows(path: Path, cfg: CacheConfig) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
+  table = open_table(path)
+  known = tuple(table.columns)  # Of CSV; of others the rows tell.
+  if known:
+    _check_columns(path, known, cfg)
+  for row in table:
+    yield row.number, _reason(row.where, row.problem or _swallowed(row, known, path, cfg), path), row.values
+  if not known:
     if not table.columns:
-      check_rows(table)  # No row can be used: the first one says why.
+      check_rows(read_table(path))  # No row can be used: the first one says why.
     if table.columns:
       _check_columns(path, table.columns, cfg)
-    rows = (
-        (row.number, _reason(row.where, row.problem or _swallowed(row, table.columns, path, cfg), path), row.values)
-        for row in table.rows)
-  items = [_item(path, f"{prefix}row {number}", problem, row, cfg, fields) for number, problem, row in rows]
-  return _listed(items, path.parent) if is_remote(path) and len(items) > _FEW else items
 
 
-def _listed(items: Sequence[Item], folder: Path) -> list[Item]:
-  """Return the items with paths of one listing of a bucket's folder, instead of asking for the size of each object."""
-  found = {str(path): path for path in folder.rglob("*")}
-  return [
-      dataclasses.replace(item, media=Piece(found.get(str(item.media.path), item.media.path)))
-      if isinstance(item.media, Piece) else item for item in items]
+def _listed(items: Iterator[Item], folder: Path) -> Iterator[Item]:
+  """Yield the items with paths of one listing of a bucket's folder, instead of asking for the size of each object."""
+  first = list(itertools.islice(items, _FEW + 1))
+  found = {str(path): path for path in folder.rglob("*")} if len(first) > _FEW else {}
+  for item in itertools.chain(first, items):
+    yield dataclasses.replace(item, media=Piece(found.get(str(item.media.path), item.media.path))) if isinstance(
+        item.media, Piece) else item
 
 
 def read_metadata(path: Path, folder: Path, cfg: CacheConfig) -> list[tuple[str, Item]] | None:

@@ -1,4 +1,4 @@
-"""Sources of clips and stills with captions, as lists of items in a fixed order.
+"""Sources of clips and stills with captions, as items in a fixed order.
 
   a folder                 videos and pictures at any depth, each with NAME.txt or NAME.json beside it or in a
                            metadata.jsonl; tars and Parquet tables in it
@@ -7,29 +7,106 @@
   *.tar                    WebDataset: members NAME.mp4, NAME.txt, NAME.json make an item
   a TFDS dataset           the folder of a prepared version, optionally with :SPLIT; stored as ArrayRecord
 
-Invariant: the list depends on the source alone, and every item of it ends in the cache, skipped or rejected; what else
-the source has is counted.
+Invariants: the list depends on the source alone, and every item of it ends in the cache, skipped or rejected; what else
+the source has is counted. A walk through a source holds little of it at a time.
 """
 
-import dataclasses
 import errno
 import hashlib
+import itertools
 import stat
 from collections.abc import Iterable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache.folders import MEDIA, folder_items
+from nova_jax.data.cache import found as found_lib
+from nova_jax.data.cache.folders import walk_folder
 from nova_jax.data.cache.format import Unused
-from nova_jax.data.cache.found import Found
+from nova_jax.data.cache.found import Ranked
 from nova_jax.data.cache.items import Cell, Example, Item, Piece
 from nova_jax.data.cache.rows import ENDINGS, table_items
-from nova_jax.data.cache.tars import is_tar, tar_items
+from nova_jax.data.cache.tars import is_tar
+from nova_jax.data.cache.units import TABLE, TAR, Unit, listed, plain
 from nova_jax.storage import RemotePath, as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_holds_runs
 
 _NO_FILE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG))
+
+
+class Source(NamedTuple):
+  """A source that is there.
+
+  Attributes:
+    given: what was given.
+    path: of its folder or file.
+    split: of a TFDS dataset; empty if none is named.
+  """
+
+  given: str
+  path: Path
+  split: str
+
+  @property
+  def base(self) -> Path:
+    """The folder that names of its files are relative to."""
+    return self.path if self.path.is_dir() else self.path.parent
+
+  def walk(self, cfg: CacheConfig, found: Ranked) -> Iterator[Item | Unit]:
+    """Yield items, and tars and Parquet tables unread, in their order.
+
+    Args:
+      cfg: names the columns of tables.
+      found: is told what is not used.
+
+    Raises:
+      UserError: a table or dataset can't be read.
+      OSError: storage fails.
+    """
+    if self.split or (self.path / "dataset_info.json").is_file():
+      check_holds_runs(self.path)
+      from nova_jax.data.cache.tfds_source import list_examples  # Slow to import, and only this source needs it.
+
+      yield from list_examples(self.path, self.split, cfg)
+    elif self.path.is_dir():
+      yield from walk_folder(self.path, cfg, found)
+    elif is_tar(self.path):
+      yield Unit(TAR, self.path, self.path.name, found.next_rank())
+    elif self.path.suffix.lower() == ".parquet":
+      yield Unit(TABLE, self.path, "", found.next_rank())
+    else:
+      yield from map(plain, table_items(self.path, cfg))
+
+  def check_any(self, count: int, unused: Iterable[Unused]) -> None:
+    """Raise a UserError if there are no items."""
+    if count:
+      return
+    if self.path.suffix.lower() in ENDINGS:
+      raise UserError(f"--source: {self.given} has no rows")
+    beside = "".join(f"; it has {each}" for each in unused)
+    raise UserError(f"--source: {self.given} has no videos or pictures{beside}")
+
+
+def find_source(given: str) -> Source:
+  """Find a source, and read nothing of it.
+
+  Raises:
+    UserError: it isn't one.
+  """
+  path, split = as_path(given), ""
+  if not path.exists() and (parts := given.rpartition(":"))[0] and "/" not in parts[2]:
+    path, split = as_path(parts[0]), parts[2]
+  expected = f"a folder, {', '.join(ENDINGS)}, .tar or a TFDS dataset"
+  if not path.exists():
+    raise UserError(f"--source: there is no {given}; expected {expected}")
+  if path.is_dir():
+    if next(path.glob("*.arrow"), None) is not None:
+      raise UserError(
+          f"--source: {given} is a dataset that Hugging Face's save_to_disk wrote; write it as tables with to_parquet")
+  elif not split and not is_tar(path) and path.suffix.lower() not in ENDINGS:
+    raise UserError(f"--source: {given} is none of {expected}")
+  return Source(given, path, split)
 
 
 class Listing(list[Item]):
@@ -38,82 +115,74 @@ class Listing(list[Item]):
   unused: tuple[Unused, ...] = ()
 
 
-def open_source(source: str, cfg: CacheConfig) -> Listing:
-  """List the items of a source.
+def open_source(given: str, cfg: CacheConfig) -> Listing:
+  """List the items of a source that is small enough to be held in memory.
 
   Raises:
     UserError: it isn't one, or has none.
   """
-  path, split = as_path(source), ""
-  if not path.exists() and (parts := source.rpartition(":"))[0] and "/" not in parts[2]:
-    path, split = as_path(parts[0]), parts[2]
-  expected = f"a folder, {', '.join(ENDINGS)}, .tar or a TFDS dataset"
-  if not path.exists():
-    raise UserError(f"--source: there is no {source}; expected {expected}")
-  found = Found()
-  if path.is_dir() and any(path.glob("*.arrow")):
-    raise UserError(
-        f"--source: {source} is a dataset that Hugging Face's save_to_disk wrote; write it as tables with to_parquet")
-  if split or (path / "dataset_info.json").is_file():
-    check_holds_runs(path)
-    from nova_jax.data.cache.tfds_source import list_examples  # Slow to import, and only this source needs it.
-
-    items = list_examples(path, split, cfg)
-  elif path.is_dir():
-    items = folder_items(path, cfg, found)
-  elif is_tar(path):
-    items = tar_items(path, path.name, found, MEDIA)
-  elif path.suffix.lower() in ENDINGS:
-    items = table_items(path, cfg)
-  else:
-    raise UserError(f"--source: {source} is none of {expected}")
-  listing = Listing(_unlike(items))
-  listing.unused = found.unused()
-  if not listing:
-    if path.suffix.lower() in ENDINGS:
-      raise UserError(f"--source: {source} has no rows")
-    beside = "".join(f"; it has {unused}" for unused in listing.unused)
-    raise UserError(f"--source: {source} has no videos or pictures{beside}")
+  source, found, ranked = find_source(given), Ranked(), []
+  listing = Listing(listed(source.walk(cfg, found), cfg, ranked))
+  listing.unused = found_lib.merged(found.ranked() + ranked)
+  source.check_any(len(listing), listing.unused)
   return listing
 
 
+def survey(source: Source, cfg: CacheConfig) -> tuple[str, int]:
+  """Return the digest of a source's items and their number, without holding them.
+
+  Raises:
+    UserError: it can't be read, or has no items.
+  """
+  counter, found, ranked = itertools.count(), Ranked(), []
+  found_digest = digest(item for item, _ in zip(listed(source.walk(cfg, found), cfg, ranked), counter, strict=False))
+  count = next(counter)
+  source.check_any(count, found_lib.merged(found.ranked() + ranked))
+  return found_digest, count
+
+
 def digest(items: Iterable[Item]) -> str:
-  """Return the SHA-256 of what a list of items says, by which a changed source shows: names, texts, sizes of files."""
+  """Return the SHA-256 of what items say, by which a changed source shows: names, texts, sizes of files."""
+  return digest_of(map(line_of, items))
+
+
+def digest_of(lines: Iterable[str]) -> str:
+  """Return the same of the lines of `line_of`."""
   found = hashlib.sha256()
-  for item in items:
-    fields = sorted((name, _brief(value)) for name, value in item.fields.items())
-    found.update(repr((item.name, _brief(item.media), fields, item.problem)).encode("utf-8", "backslashreplace"))
+  for line in lines:
+    found.update(line.encode("utf-8", "backslashreplace"))
   return found.hexdigest()
 
 
+def line_of(item: Item) -> str:
+  """Return what an item says of itself; nothing of it says where the source lies."""
+  fields = sorted((name, _brief(value)) for name, value in item.fields.items())
+  return repr((item.name, _brief(item.media), fields, item.problem))
+
+
 def _brief(value: Any) -> Any:
-  """Return the size of a file, or a value as it is; nothing says where the source lies."""
+  """Return the size of a file, or a value as it is."""
   if isinstance(value, (Cell, Example)):
     return None
-  if not isinstance(value, Piece):
-    return repr(value)
-  if value.size is not None:
-    return value.size
+  return size_of(value) if isinstance(value, Piece) else repr(value)
+
+
+def size_of(piece: Piece) -> int | None:
+  """Return the number of bytes of a piece; None if there is no such file.
+
+  Raises:
+    OSError: storage fails, and nothing is known of the item.
+  """
+  if piece.size is not None:
+    return piece.size
   try:
-    if isinstance(value.path, RemotePath):
-      return value.path.size
-    found = value.path.stat()
+    if isinstance(piece.path, RemotePath):
+      return piece.path.size
+    found = piece.path.stat()
   except ValueError:  # A NUL in the name.
     return None
   except OSError as error:
-    if error.errno not in _NO_FILE:  # Else storage fails, and nothing is known of the item.
+    if error.errno not in _NO_FILE:
       raise
     return None
   return found.st_size if stat.S_ISREG(found.st_mode) else None
-
-
-def _unlike(items: Iterable[Item]) -> Iterator[Item]:
-  """Say of a second item of one name that it is one."""
-  seen: dict[str, int] = {}
-  for item in items:
-    name = item.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    seen[name] = count = seen.get(name, 0) + 1
-    if count == 1:
-      yield dataclasses.replace(item, name=name)
-    else:
-      yield Item(f"{name}#{count}", None, {}, f"the source has {name} before")

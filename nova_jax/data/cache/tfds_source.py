@@ -94,8 +94,8 @@ def _classes(value: Any, keys: Sequence[str]) -> Iterator[str]:
     yield from _classes(held, keys)
 
 
-def list_examples(folder: Path, split: str, cfg: CacheConfig) -> list[Item]:
-  """List the examples of a split, of "train" if none is named.
+def list_examples(folder: Path, split: str, cfg: CacheConfig) -> Iterator[Item]:
+  """Yield the examples of a split, of "train" if none is named.
 
   Raises:
     UserError: no such split or caption, another file format than ArrayRecord, or features that are code.
@@ -113,4 +113,4 @@ def list_examples(folder: Path, split: str, cfg: CacheConfig) -> list[Item]:
   if not set(PIXELS) & set(builder.info.features):
     raise UserError(f"--source: {folder} has none of {', '.join(PIXELS)}; it has {', '.join(builder.info.features)}")
   count = builder.info.splits[split].num_examples
-  return [Item(f"{split}/{i}", Example(folder, split, i), {}) for i in range(count)]
+  yield from (Item(f"{split}/{i}", Example(folder, split, i), {}) for i in range(count))
