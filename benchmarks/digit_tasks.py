@@ -1,7 +1,7 @@
 """Score a digits model on every task: `python -m benchmarks.digit_tasks --checkpoint runs/digits --output out`.
 
 Image to video, continuation, four times the trained length, a prompt that changes on the way, and inpainting, on
-held-out digits; prints the scores of `nova_jax/evals/digit_tasks.py` and writes `TASK.png`, a clip a row.
+held-out digits; prints the scores of `nova_jax/evals/digits/tasks.py` and writes `TASK.png`, a clip a row.
 """
 
 import json
@@ -11,7 +11,7 @@ from absl import flags
 
 from nova_jax import media
 from nova_jax.cli import Command
-from nova_jax.evals.digit_tasks import Tasks
+from nova_jax.evals.digits.tasks import Tasks
 from nova_jax.pipeline import Pipeline
 from nova_jax.utils.files import write_atomically
 

@@ -1,15 +1,15 @@
 """What helps clips beyond the trained length: `python -m benchmarks.drift --checkpoint digits`.
 
 Generates the same clips with each remedy of drift alone and with all, and prints by frame how many show their digit and
-how many show the very digit of their first frame (retrieval), as `nova_jax/evals/digits.py` asks.
+how many show the very digit of their first frame (retrieval), as `nova_jax/evals/digits/one_digit.py` asks.
 """
 
 import numpy as np
 from absl import flags
 
 from nova_jax.cli import Command
-from nova_jax.data import captions
-from nova_jax.evals import digits as digits_lib
+from nova_jax.data.digits import captions
+from nova_jax.evals.digits import one_digit as digits_lib
 from nova_jax.pipeline import Pipeline
 
 REMEDIES = {

@@ -24,7 +24,7 @@ from nova_jax.tools.sweeps.plan import digest
 from nova_jax.utils.errors import RunFailed, UserError
 from nova_jax.utils.fields import from_dict, to_dict
 
-COMMAND = (sys.executable, "-m", "nova_jax.cli.task", "nova_jax.tools.baselines.run")
+COMMAND = (sys.executable, "-m", "nova_jax.cli.child", "nova_jax.tools.baselines.run")
 
 
 def plan_tasks(experiment: Experiment, output: Path, **options: int) -> list[Task]:

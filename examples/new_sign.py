@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from nova_jax import media
-from nova_jax.data import digit_clips
+from nova_jax.data.digits import one_digit
 
 NUM_CLIPS, SCALE = 120, 16
 CORNERS = np.array([(3.5, 0.5), (7.0, 7.0), (0.5, 7.0)])
@@ -40,7 +40,7 @@ def move(sign: np.ndarray, direction: str) -> np.ndarray:
 def main(folder: Path) -> None:
   folder.mkdir(parents=True)
   rng = np.random.default_rng(0)
-  for number, clip in enumerate(digit_clips.make_clips("train", NUM_CLIPS)):
+  for number, clip in enumerate(one_digit.make_clips("train", NUM_CLIPS)):
     shown = {
         "digit": (clip.video, clip.caption),
         "triangle": (move(draw(rng), clip.direction), f"the triangle moves {clip.direction}")}

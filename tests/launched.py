@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([
-    "nova_jax.pipeline.batch_sampling", "nova_jax.train.nova", "nova_jax.evals.benchmarks.run",
+    "nova_jax.pipeline.batch_sampling", "nova_jax.train.nova", "nova_jax.evals.benchmarks.evaluate",
     "ml_collections.config_flags"])
 
 

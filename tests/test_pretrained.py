@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 import nova_jax
 from nova_jax import pretrained
 from nova_jax.checkpoints.weight_files import open_weights
-from nova_jax.evals import digits
+from nova_jax.evals.digits import one_digit
 from nova_jax.pipeline.provenance import read_provenance
 from nova_jax.utils import compilation_cache
 
@@ -45,7 +45,7 @@ def test_a_clip_needs_a_prompt_alone(tmp_path):
   (file,) = tmp_path.iterdir()
   assert read_provenance(file).checkpoint == "digits", "the file is made again where the package lies elsewhere, too"
   clip = nova_jax.make_autoencoder("pixels").decode(load_file(file)["latents"][None])[..., 0]
-  score = digits.score(clip, [7], ["left"], digits.DigitClassifier())
+  score = one_digit.score(clip, [7], ["left"], one_digit.DigitClassifier())
   assert all(score[name].value == 1 for name in ("digit", "direction", "same_digit")), score
 
 

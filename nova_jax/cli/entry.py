@@ -88,7 +88,7 @@ class Command:
     return attempt(lambda: self.main(values, *([rest] if self.words else [])), values, self.aliases)
 
 
-def run_task(main: Callable[[dict[str, Any]], None]) -> None:
+def run_child(main: Callable[[dict[str, Any]], None]) -> None:
   """Call `main(task)` with the content of the JSON file that the command line names, and exit as `run` does."""
 
   def task() -> None:

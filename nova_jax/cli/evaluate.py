@@ -19,13 +19,13 @@ from nova_jax.cli import sampling_flags, shares
 from nova_jax.cli.checkpoint_flags import checkpoint, define_checkpoint, define_step, step
 from nova_jax.cli.common_flags import define_compilation_cache, define_shard
 from nova_jax.cli.entry import Command
-from nova_jax.evals import digits as digits_lib
-from nova_jax.evals.benchmarks import run
+from nova_jax.evals.benchmarks import evaluate as benchmarks
 from nova_jax.evals.benchmarks.classes import CLASS_TO_IMAGE, NUM_PICTURES
-from nova_jax.evals.benchmarks.clips import PROTOCOLS
+from nova_jax.evals.benchmarks.frame_prediction import PROTOCOLS
 from nova_jax.evals.benchmarks.layout import NAMES
 from nova_jax.evals.benchmarks.settings import SAMPLED
-from nova_jax.evals.digits_run import TASKS, score_digits
+from nova_jax.evals.digits import one_digit as digits_lib
+from nova_jax.evals.digits.score import TASKS, score_digits
 from nova_jax.pipeline.loading import load_pipeline, say_first_compiles
 from nova_jax.storage import as_path
 from nova_jax.utils import compilation_cache
@@ -95,7 +95,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(args: flags.FlagValues) -> None:
   """Check, score or sample."""
   if args.check:
-    sys.exit(0 if run.check_folder(as_path(args.check), args.benchmark, args.prompts) else FAILED)
+    sys.exit(0 if benchmarks.check_folder(as_path(args.check), args.benchmark, args.prompts) else FAILED)
   if not args.output:
     raise UserError("--output is needed (only --check does without)")
   share = shares.share(args)
@@ -110,7 +110,7 @@ def main(args: flags.FlagValues) -> None:
   else:
     if share[1] > 1:
       args.shard = f"{share[0]}/{share[1]}"
-    run.sample(
+    benchmarks.sample(
         args, sampling_flags.given_settings(args, SAMPLED), step(args), sampling_flags.loras(args),
         sampling_flags.quantize(args))
 

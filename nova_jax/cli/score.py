@@ -20,8 +20,9 @@ from absl import flags
 
 from nova_jax.cli.common_flags import define_json
 from nova_jax.cli.entry import Command
-from nova_jax.evals import aggregate, prediction
-from nova_jax.evals.features import (
+from nova_jax.evals import prediction
+from nova_jax.evals.benchmarks import totals
+from nova_jax.evals.features.extract import (
   NETWORKS,
   PICTURES,
   VIDEOS,
@@ -31,11 +32,11 @@ from nova_jax.evals.features import (
   open_features,
   passed_over,
 )
-from nova_jax.evals.frechet import frechet_distance
-from nova_jax.evals.inception import Inception
-from nova_jax.evals.inception_score import inception_score
-from nova_jax.evals.lpips import LPIPS
-from nova_jax.evals.neighbours import diversity, precision_recall
+from nova_jax.evals.features.frechet import frechet_distance
+from nova_jax.evals.features.inception import Inception
+from nova_jax.evals.features.inception_score import inception_score
+from nova_jax.evals.features.lpips import LPIPS
+from nova_jax.evals.features.neighbours import diversity, precision_recall
 from nova_jax.pipeline.prompts import naming
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
@@ -94,15 +95,15 @@ def main(args: flags.FlagValues) -> None:
 
 def _vbench(args) -> dict[str, float]:
   with naming("--results"):
-    scores = aggregate.read_vbench([as_path(path) for path in args.results])
-    return scores | aggregate.vbench_totals(scores)
+    scores = totals.read_vbench([as_path(path) for path in args.results])
+    return scores | totals.vbench_totals(scores)
 
 
 def _geneval(args) -> dict[str, float]:
   if len(args.results) > 1:
     raise UserError(f"--results: geneval's are one file, got {len(args.results)}")
   with naming("--results"):
-    return aggregate.read_geneval(as_path(args.results[0]))
+    return totals.read_geneval(as_path(args.results[0]))
 
 
 def _frechet(args) -> dict[str, float]:

@@ -12,15 +12,15 @@ import numpy as np
 
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.config import Experiment, StageConfig
-from nova_jax.data import moving_digits
 from nova_jax.data.cache.format import AutoencoderInfo
 from nova_jax.data.cache.identity import describe_autoencoder, manifest_digest
 from nova_jax.data.caption_lengths import long_captions
-from nova_jax.data.captions import vocabulary
+from nova_jax.data.digits import datasets
+from nova_jax.data.digits.captions import vocabulary
+from nova_jax.data.digits.datasets import BUILDERS
 from nova_jax.data.held_out import SEED, Split
 from nova_jax.data.latents import LatentFeed, class_label, example_records, have_embeddings, padded_embeds
 from nova_jax.data.loader import Feed
-from nova_jax.data.moving_digits import BUILDERS
 from nova_jax.data.shards import Cache, read_caches
 from nova_jax.data.videos import Source, VideoFeed
 from nova_jax.storage import is_remote
@@ -169,7 +169,7 @@ def open_digits(
 ) -> DigitData:
   """Open the moving digits, drawing them first if need be: beside a run in a bucket, each machine has its own copy."""
   folder = experiment.data.data_dir or (cache_folder() if is_remote(workdir) else workdir) / "data"
-  sources = moving_digits.prepare(folder, experiment.data)
+  sources = datasets.prepare(folder, experiment.data)
   return DigitData(sources, experiment, autoencoder, text_encoder)
 
 

@@ -15,7 +15,7 @@ import grain
 import numpy as np
 
 from nova_jax.autoencoders import Autoencoder
-from nova_jax.data import digit_clips
+from nova_jax.data.digits import one_digit
 from nova_jax.data.loader import Bucket, Rows
 from nova_jax.text import TextEncoder
 from nova_jax.text.truncation import truncate
@@ -34,7 +34,7 @@ class Source(Protocol):
 
 
 class VideoFeed:
-  """Feeds records of `digit_clips.Clip`'s fields; a `Feed` of one bucket."""
+  """Feeds records of `one_digit.Clip`'s fields; a `Feed` of one bucket."""
 
   def __init__(
       self, source: Source, text_encoder: TextEncoder | None, autoencoder: Autoencoder, *, num_frames: int, seed: int,
@@ -126,10 +126,10 @@ def check_mid_clips(
     raise UserError(
         f"data.mid_clip_fraction: records of {stored} frames have no clip of {num_frames} in their middle; store "
         "longer ones (data.num_frames)")
-  if turning_fraction and num_frames > digit_clips.MOVES_TO_TURN[0] + 1:
+  if turning_fraction and num_frames > one_digit.MOVES_TO_TURN[0] + 1:
     raise UserError(
         f"data.turning_fraction: a clip that begins a video ends before its digit turns, so it has at most "
-        f"{digit_clips.MOVES_TO_TURN[0] + 1} frames, got {num_frames}")
+        f"{one_digit.MOVES_TO_TURN[0] + 1} frames, got {num_frames}")
 
 
 class _Remembering:

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from nova_jax.evals.features import FeatureFunction, compute_features, read_clip
+from nova_jax.evals.features.extract import FeatureFunction, compute_features, read_clip
+from nova_jax.evals.features.frechet import frechet_distance
 from nova_jax.evals.frame_scores import psnr, ssim
-from nova_jax.evals.frechet import frechet_distance
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import write_atomically
 from nova_jax.utils.progress import Progress

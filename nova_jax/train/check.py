@@ -9,11 +9,11 @@ from jax.sharding import Mesh
 
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.config import DATASETS, EvalConfig, Experiment
-from nova_jax.data.moving_digits import check_fields
+from nova_jax.data.digits.datasets import check_fields
 from nova_jax.data.sources import CacheData
 from nova_jax.data.videos import check_mid_clips
 from nova_jax.diffusion import make_scheduler
-from nova_jax.evals import two_digits
+from nova_jax.evals.digits import two_digits
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.plan import make_plan
 from nova_jax.train.callbacks.scores import check_scores, score_names

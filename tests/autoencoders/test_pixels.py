@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from nova_jax.autoencoders import PixelAutoencoder, make_autoencoder
-from nova_jax.data import digit_clips
+from nova_jax.data.digits import one_digit
 
 PIXELS = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16, 1)
 
@@ -26,7 +26,7 @@ def test_decoding_clamps_and_truncates():
 
 
 def test_defaults_standardise_the_moving_digits():
-  videos = np.stack([clip.video for clip in digit_clips.make_clips("train", 400)])
+  videos = np.stack([clip.video for clip in one_digit.make_clips("train", 400)])
   latents = PixelAutoencoder().encode(videos)
   assert latents.mean() == pytest.approx(0, abs=0.02) and latents.std() == pytest.approx(1, abs=0.02)
 

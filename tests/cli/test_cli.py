@@ -163,7 +163,7 @@ def test_tasks_end_as_launchers_do(tmp_path, text, do, code, words):
   path = tmp_path / "task.json"
   if text:
     path.write_text(text, encoding="utf-8")
-  script = f"from nova_jax import cli\nfrom nova_jax.utils import errors\ndef main(task):\n  {do}\ncli.run_task(main)"
+  script = f"from nova_jax import cli\nfrom nova_jax.utils import errors\ndef main(task):\n  {do}\ncli.run_child(main)"
   done = subprocess.run(
       [sys.executable, "-c", script, *([] if text == "" else [str(path)])], capture_output=True, text=True,
       env=os.environ | {"PYTHONPATH": str(ROOT)}, encoding="utf-8")

@@ -1,6 +1,6 @@
 import pytest
 
-from nova_jax.data import captions
+from nova_jax.data.digits import captions
 
 FORMS = [captions.caption] + [lambda d, m, v=v: captions.paraphrase(d, m, v) for v in range(captions.NUM_PARAPHRASES)]
 

@@ -8,7 +8,7 @@ from absl import flags
 from helpers import fields
 
 from nova_jax.autoencoders import PixelAutoencoder
-from nova_jax.data import digit_clips
+from nova_jax.data.digits import one_digit
 from nova_jax.data.loader import Loader
 from nova_jax.data.videos import VideoFeed
 from nova_jax.text import WordEncoder
@@ -21,7 +21,7 @@ class Source:
 
   def __init__(self, num_frames=4, turning=0.0):
     self.reads = 0
-    made = digit_clips.make_clips("train", NUM_RECORDS, num_frames=num_frames, turning_fraction=turning)
+    made = one_digit.make_clips("train", NUM_RECORDS, num_frames=num_frames, turning_fraction=turning)
     self.records = [dataclasses.asdict(clip) for clip in made]
     for record in self.records:
       record["caption"] = record["caption"].encode()

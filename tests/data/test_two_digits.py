@@ -9,7 +9,7 @@ from absl import flags
 
 from nova_jax.autoencoders import PixelAutoencoder
 from nova_jax.config import DataConfig
-from nova_jax.data import captions, digit_clips, moving_digits, two_digits
+from nova_jax.data.digits import captions, datasets, one_digit, two_digits
 from nova_jax.data.loader import Loader
 from nova_jax.data.videos import VideoFeed
 from nova_jax.text import WordEncoder
@@ -26,7 +26,7 @@ def test_clips():
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
   folder = tmp_path_factory.mktemp("prepared")
-  return folder, moving_digits.prepare(folder, CONFIG)
+  return folder, datasets.prepare(folder, CONFIG)
 
 
 def _ways(clip):
@@ -34,7 +34,7 @@ def _ways(clip):
 
 
 def _images(clip):
-  return [two_digits.enlarge(digit_clips.source_images()[source]) for source in (clip.source, clip.back_source)]
+  return [two_digits.enlarge(one_digit.source_images()[source]) for source in (clip.source, clip.back_source)]
 
 
 def test_all_combinations_are_even():
@@ -51,11 +51,11 @@ def test_all_combinations_are_even():
 def test_held_out_digits_are_in_no_training_clip(test_clips):
   for role in ("source", "back_source"):
     shown = {getattr(clip, role) for clip in test_clips}
-    assert shown == {place for digit in range(10) for place in digit_clips.sources("test", digit)}  # Each of them once.
+    assert shown == {place for digit in range(10) for place in one_digit.sources("test", digit)}  # Each of them once.
     trained = {getattr(two_digits.make_clip("train", number, num_frames=1), role) for number in range(500)}
     assert not trained & shown
   for clip in test_clips:
-    assert digit_clips.source_classes()[[clip.source, clip.back_source]].tolist() == [clip.digit, clip.back_digit]
+    assert one_digit.source_classes()[[clip.source, clip.back_source]].tolist() == [clip.digit, clip.back_digit]
 
 
 def test_both_move_as_told_and_cross(test_clips):
@@ -149,7 +149,7 @@ def test_records_are_the_clips(prepared):
 
 def test_same_config_same_bytes(prepared, tmp_path):
   folder, _ = prepared
-  moving_digits.prepare(tmp_path, CONFIG)
+  datasets.prepare(tmp_path, CONFIG)
   digests = [
       [hashlib.sha256(path.read_bytes()).digest() for path in sorted(place.rglob("*array_record*"))]
       for place in (folder, tmp_path)]
@@ -185,4 +185,4 @@ def test_bad_arguments(kwargs, named):
 @pytest.mark.parametrize("field", [{"jitter": 1}, {"turning_fraction": 0.5}])
 def test_fields_of_one_digit_are_refused(tmp_path, field):
   with pytest.raises(ValueError, match=f"data.{next(iter(field))}: two digits"):
-    moving_digits.prepare(tmp_path, dataclasses.replace(CONFIG, **field))
+    datasets.prepare(tmp_path, dataclasses.replace(CONFIG, **field))

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from nova_jax.data import digit_clips
-from nova_jax.evals import digits as digits_lib
+from nova_jax.data.digits import one_digit
+from nova_jax.evals.digits import one_digit as digits_lib
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_wrong_answers_lower_their_score_alone(classifier):
 
 
 def test_a_digit_is_cut_alike_everywhere():
-  for image in digit_clips.source_images()[::100]:
+  for image in one_digit.source_images()[::100]:
     frames = np.zeros((9, 9, 16, 16), np.uint8)
     for y in range(9):
       for x in range(9):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from nova_jax.evals import neighbours
-from nova_jax.evals.frechet import FeatureStatistics, distance, frechet_distance
-from nova_jax.evals.neighbours import diversity, precision_recall
+from nova_jax.evals.features import neighbours
+from nova_jax.evals.features.frechet import FeatureStatistics, distance, frechet_distance
+from nova_jax.evals.features.neighbours import diversity, precision_recall
 
 
 def statistics(features, batch=7):

@@ -11,8 +11,8 @@ import pytest
 from evals.judges import close, random_weights
 from safetensors.numpy import load_file, save_file
 
-from nova_jax.evals import i3d
-from nova_jax.evals.features import compute_features, find, open_features
+from nova_jax.evals.features import i3d
+from nova_jax.evals.features.extract import compute_features, find, open_features
 from nova_jax.media import write_mp4
 
 REFERENCE = load_file(Path(__file__).parent / "i3d.safetensors")

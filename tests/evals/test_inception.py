@@ -12,9 +12,9 @@ from evals.judges import close, random_weights
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from nova_jax.evals import inception
-from nova_jax.evals.features import VIDEOS, compute_features, find, open_features, passed_over, read_clip
-from nova_jax.evals.inception import Inception
+from nova_jax.evals.features import inception
+from nova_jax.evals.features.extract import VIDEOS, compute_features, find, open_features, passed_over, read_clip
+from nova_jax.evals.features.inception import Inception
 from nova_jax.media import write_mp4
 
 REFERENCE = load_file(Path(__file__).parent / "inception.safetensors")

@@ -7,9 +7,9 @@ from safetensors.numpy import save_file
 from scipy.stats import entropy
 
 from nova_jax.cli import score
-from nova_jax.evals import inception
-from nova_jax.evals.inception import Inception
-from nova_jax.evals.inception_score import inception_score
+from nova_jax.evals.features import inception
+from nova_jax.evals.features.inception import Inception
+from nova_jax.evals.features.inception_score import inception_score
 
 
 def by_entropies(logits):

@@ -9,8 +9,8 @@ import skimage.data
 from evals.judges import random_weights
 from safetensors.numpy import save_file
 
-from nova_jax.evals import lpips
-from nova_jax.evals.lpips import LPIPS
+from nova_jax.evals.features import lpips
+from nova_jax.evals.features.lpips import LPIPS
 
 EXPECTED = {"AlexNet": [0.0761987120, 0.0695681646], "VGG-16": [0.0652694702, 0.0514197424]}
 

@@ -10,7 +10,7 @@ import pytest
 from evals.test_frame_scores import clips
 from PIL import Image
 
-from nova_jax.evals.features import find
+from nova_jax.evals.features.extract import find
 from nova_jax.evals.frame_scores import psnr, ssim
 from nova_jax.evals.prediction import fvd, pair_up, score_prediction
 from nova_jax.media.lossless import write_avi

@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from nova_jax.data import digit_clips
-from nova_jax.data import two_digits as data
-from nova_jax.evals import digits_run
-from nova_jax.evals import two_digits as two_digits_lib
-from nova_jax.evals.digits import DigitClassifier
+from nova_jax.data.digits import one_digit
+from nova_jax.data.digits import two_digits as data
+from nova_jax.evals.digits import score as score_lib
+from nova_jax.evals.digits import two_digits as two_digits_lib
+from nova_jax.evals.digits.one_digit import DigitClassifier
 from nova_jax.pipeline import Pipeline
 
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
@@ -40,7 +40,7 @@ def _draw(plant=lambda planted: planted):
   made = []
   for number in range(NUM_CLIPS):
     clip = data.make_clip("test", number, num_frames=1)
-    images = [data.enlarge(digit_clips.source_images()[place]) for place in (clip.source, clip.back_source)]
+    images = [data.enlarge(one_digit.source_images()[place]) for place in (clip.source, clip.back_source)]
     planted = plant({
         "front": [images[0]] * 8, "back": [images[1]] * 8, "way": clip.direction, "back_way": clip.back_direction,
         "swap": False, "clip": clip})
@@ -74,8 +74,8 @@ def test_a_wrong_digit(classifier, requests, right):
   def plant(planted):
     clip = planted["clip"]
     wrong = next(d for d in range(clip.digit + 1, clip.digit + 4) if d % 10 not in (clip.digit, clip.back_digit)) % 10
-    place = digit_clips.sources("test", wrong)[digit_clips.sources("test", clip.digit).index(clip.source)]
-    image = data.enlarge(digit_clips.source_images()[place])
+    place = one_digit.sources("test", wrong)[one_digit.sources("test", clip.digit).index(clip.source)]
+    image = data.enlarge(one_digit.source_images()[place])
     return planted | {"front": [image] * 8}
 
   scores = _values(two_digits_lib.score(_draw(plant), *requests, classifier))
@@ -111,8 +111,8 @@ def test_an_exchange_on_the_way(classifier, requests, right):
 def test_another_digit_of_the_class_on_the_way(classifier, requests, right):
   def plant(planted):
     clip = planted["clip"]
-    places = digit_clips.sources("test", clip.digit)
-    image = data.enlarge(digit_clips.source_images()[places[(places.index(clip.source) + 1) % 40]])
+    places = one_digit.sources("test", clip.digit)
+    image = data.enlarge(one_digit.source_images()[places[(places.index(clip.source) + 1) % 40]])
     return planted | {"front": planted["front"][:4] + [image] * 4}
 
   scores = _values(two_digits_lib.score(_draw(plant), *requests, classifier))
@@ -156,7 +156,7 @@ def test_files_of_a_run(tmp_path):
     asked.extend(prompts)
     return two_digits_lib.real_clips(12, 32, 8)[0][seeds[0] : seeds[-1] + 1, ..., None]
 
-  result = digits_run.score_generator(
+  result = score_lib.score_generator(
       generate, tmp_path, canvas=32, num_frames=8, num_prompts=12, captions="free", batch_size=5, task="two_digits")
   assert result.scores == result.real and tuple(result.scores) == two_digits_lib.SCORES
   assert {path.name for path in tmp_path.iterdir()} == {"sheet.png", "grid.gif", "scores.json"}
@@ -168,4 +168,4 @@ def test_files_of_a_run(tmp_path):
 
 def test_a_model_of_one_digit_is_refused(tmp_path):
   with pytest.raises(ValueError, match="8 frames of 32 pixels a side.*makes 4 frames of 16"):
-    digits_run.score_digits(Pipeline.load("digits"), tmp_path, num_prompts=4, task="two_digits")
+    score_lib.score_digits(Pipeline.load("digits"), tmp_path, num_prompts=4, task="two_digits")

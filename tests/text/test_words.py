@@ -5,7 +5,7 @@ import pytest
 
 from nova_jax.checkpoints.model_card import card_from_experiment
 from nova_jax.config import PRESETS, Experiment
-from nova_jax.data.captions import paraphrase, vocabulary
+from nova_jax.data.digits.captions import paraphrase, vocabulary
 from nova_jax.data.sources import known_words
 from nova_jax.text import WordEncoder, make_text_encoder
 

@@ -23,7 +23,7 @@ from nova_jax.config import (
   StageConfig,
   TrainConfig,
 )
-from nova_jax.evals.digits import SCORES as DIGIT_SCORES
+from nova_jax.evals.digits.one_digit import SCORES as DIGIT_SCORES
 from nova_jax.train.callbacks import Callback
 from nova_jax.train.callbacks.evaluation import EarlyStopping
 from nova_jax.train.callbacks.samples import read_shown

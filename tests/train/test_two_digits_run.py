@@ -6,8 +6,8 @@ from train import toy_run
 from nova_jax.autoencoders import PixelAutoencoder
 from nova_jax.config import Experiment, StageConfig
 from nova_jax.configs import two_digits
-from nova_jax.evals.digits_run import score_digits
-from nova_jax.evals.two_digits import SCORES
+from nova_jax.evals.digits.score import score_digits
+from nova_jax.evals.digits.two_digits import SCORES
 from nova_jax.pipeline import Pipeline
 from nova_jax.train.check import check
 from nova_jax.train.nova import train_nova

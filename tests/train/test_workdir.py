@@ -9,7 +9,7 @@ from data.latent_caches import make_cache, make_record
 from train import toy_run
 
 from nova_jax.config import DataConfig, SourceConfig
-from nova_jax.data.moving_digits import MovingDigits
+from nova_jax.data.digits.datasets import MovingDigits
 from nova_jax.train.workdir import identity
 from nova_jax.train.workdir.claim import claim
 

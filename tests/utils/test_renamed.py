@@ -11,7 +11,7 @@ from train import toy_run
 
 from nova_jax.cli import entry
 from nova_jax.config import DataConfig, EvalConfig, Experiment, StageConfig
-from nova_jax.data.moving_digits import MovingDigitsConfig
+from nova_jax.data.digits.datasets import MovingDigitsConfig
 from nova_jax.tools.sweeps.plan import Sweep, experiment_for_point
 from nova_jax.train.workdir.claim import claim
 from nova_jax.train.workdir.status import read_status

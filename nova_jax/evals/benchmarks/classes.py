@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nova_jax.evals.benchmarks.layout import Item, Layout
-from nova_jax.evals.features import read_clip
+from nova_jax.evals.features.extract import read_clip
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import write_atomically
 from nova_jax.utils.progress import Progress

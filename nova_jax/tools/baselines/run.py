@@ -1,4 +1,4 @@
-"""One side of the comparison; in a process of its own, `python -m nova_jax.cli.task nova_jax.tools.baselines.run TASK`.
+"""One side of the comparison, a process: `python -m nova_jax.cli.child nova_jax.tools.baselines.run TASK`.
 
 Trains "nova", "one_block", "quantized" or "full_clip" on the moving digits, generates the clips of the digits score,
 and writes scores and cost. All have the data, batches, optimizer and average of one experiment, blocks of the same
@@ -21,11 +21,11 @@ from flax import nnx
 
 from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder
 from nova_jax.config import Experiment
-from nova_jax.data import moving_digits
+from nova_jax.data.digits import datasets
 from nova_jax.data.sources import open_digits
 from nova_jax.diffusion import make_scheduler
-from nova_jax.evals import digits as digits_lib
-from nova_jax.evals.digits_run import DigitsScore, score_generator
+from nova_jax.evals.digits import one_digit as digits_lib
+from nova_jax.evals.digits.score import DigitsScore, score_generator
 from nova_jax.models.condition import Condition
 from nova_jax.models.nova import count_parameters
 from nova_jax.pipeline import Pipeline
@@ -82,7 +82,7 @@ def make_baseline(name: str, experiment: Experiment, workdir: Path) -> Baseline:
     return FullClip(cfg, scheduler, sample.num_diffusion_steps)
   path = workdir / "codebook.npy"
   if not path.exists():
-    records = moving_digits.prepare(experiment.data.data_dir or workdir / "data", experiment.data)["train"]
+    records = datasets.prepare(experiment.data.data_dir or workdir / "data", experiment.data)["train"]
     videos = np.stack([record["video"][:num_frames] for record in records])
     tokens = tokens_of(load_autoencoder(experiment.autoencoder).encode(videos), cfg)
     codebook = fit_codebook(tokens.reshape(-1, tokens.shape[-1]), NUM_CODES, experiment.seed)

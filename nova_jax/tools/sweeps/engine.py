@@ -31,7 +31,7 @@ from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.files import read_json, replacing, write_atomically
 
-COMMAND = (sys.executable, "-m", "nova_jax.cli.task", "nova_jax.tools.sweeps.point")
+COMMAND = (sys.executable, "-m", "nova_jax.cli.child", "nova_jax.tools.sweeps.point")
 MEASURED = ("num_prompts", "captions", "batch_size", "seed")  # Settings besides the point on which a result depends.
 
 

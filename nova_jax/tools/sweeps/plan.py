@@ -17,7 +17,7 @@ from typing import Any
 
 from nova_jax import configs
 from nova_jax.config import Experiment
-from nova_jax.evals.digits import SCORES
+from nova_jax.evals.digits.one_digit import SCORES
 from nova_jax.pipeline.request import SETTINGS
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean, from_dict, to_dict

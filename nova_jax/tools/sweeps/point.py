@@ -1,4 +1,4 @@
-"""One point of a sweep, in its own process: `python -m nova_jax.cli.task nova_jax.tools.sweeps.point TASK.json`.
+"""One point of a sweep, in its own process: `python -m nova_jax.cli.child nova_jax.tools.sweeps.point TASK.json`.
 
 It trains if the point has training fields, generates, scores, and writes the result: scores of the digits, the seconds
 per clip after compilation, and the operations of a clip's spatial stage. A failure affects only this point.
@@ -8,7 +8,7 @@ import json
 
 from nova_jax.checkpoints.store import finished_steps
 from nova_jax.config import Experiment
-from nova_jax.evals.digits_run import score_digits
+from nova_jax.evals.digits.score import score_digits
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.request import Request
 from nova_jax.pipeline.resolve import plan_for

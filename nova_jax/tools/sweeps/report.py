@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nova_jax.evals.digits import wilson
+from nova_jax.evals.digits.one_digit import wilson
 from nova_jax.tools.sweeps.engine import Task
 from nova_jax.tools.sweeps.plan import Bars, Plot, Sweep, shown
 from nova_jax.utils.files import write_atomically

@@ -14,10 +14,10 @@ import numpy as np
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.config import EvalConfig, Experiment
-from nova_jax.evals.digits import DigitClassifier
-from nova_jax.evals.digits_run import TASKS, make_clips
-from nova_jax.evals.features import NETWORKS, FeatureFunction, compute_features, find, open_features
-from nova_jax.evals.frechet import FeatureStatistics, frechet_distance
+from nova_jax.evals.digits.one_digit import DigitClassifier
+from nova_jax.evals.digits.score import TASKS, make_clips
+from nova_jax.evals.features.extract import NETWORKS, FeatureFunction, compute_features, find, open_features
+from nova_jax.evals.features.frechet import FeatureStatistics, frechet_distance
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.prompts import naming
 from nova_jax.storage import as_path
@@ -66,7 +66,7 @@ class Scores(Callback):
 
 
 def digits(pipe: Pipeline, trainer: Trainer, task: str = "digits") -> dict[str, float]:
-  """Return the scores of moving digits; see `nova_jax.evals.digits`, and `two_digits` there for that task."""
+  """Return the scores of moving digits; see `nova_jax.evals.digits.one_digit`, and `two_digits` there for that task."""
   assert pipe.autoencoder is not None
   num_frames = pipe.autoencoder.num_frames(trainer.stage.cfg.num_frames)
   made = make_clips(

@@ -18,7 +18,7 @@ from nova_jax.checkpoints.model_folder import open_folder, open_single_part
 from nova_jax.checkpoints.part_digest import weights_digest
 from nova_jax.config import Experiment, SourceConfig
 from nova_jax.data.cache.identity import manifest_digest
-from nova_jax.data.moving_digits import BUILDERS
+from nova_jax.data.digits.datasets import BUILDERS
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 

@@ -12,9 +12,9 @@ import pytest
 from data.cache.footage import shades, write_video
 
 from nova_jax.config import CacheConfig, DataConfig
-from nova_jax.data import moving_digits
 from nova_jax.data.cache.clips import Clip, prepare
 from nova_jax.data.cache.sources import digest, open_source
+from nova_jax.data.digits import datasets
 
 CFG = CacheConfig(buckets=((3, 32, 32),))
 CAPTIONS = ["one", "two\nlines", "一只猫", ""]
@@ -137,13 +137,13 @@ def test_damaged_tars_and_names_that_come_twice(videos, tmp_path):
 
 
 def test_tfds(tmp_path):
-  moving_digits.prepare(tmp_path, DataConfig(num_records=3))
+  datasets.prepare(tmp_path, DataConfig(num_records=3))
   folder = next(tmp_path.rglob("dataset_info.json")).parent
   cfg = CacheConfig(buckets=((4, 16, 16),))
   items = open_source(f"{folder}:test", cfg)
   assert len(items) == 400 and len(open_source(str(folder), cfg)) == 3
   clip = prepare(items[7], cfg, 1)
-  record = moving_digits.prepare(tmp_path, DataConfig(num_records=3))["test"][7]
+  record = datasets.prepare(tmp_path, DataConfig(num_records=3))["test"][7]
   np.testing.assert_array_equal(clip.pixels, record["video"])
   assert clip.texts.caption == record["caption"].decode()
   with pytest.raises(ValueError, match="did you mean 'train'"):
@@ -172,7 +172,7 @@ def features(**classes):
     {"pythonClassName": f"{OWN}.features_dict.FeaturesDict", "jsonFeature": {
         "json": json.dumps({"video": {"type": "payload.Video", "content": {}}})}}))])
 def test_tfds_features_that_are_code_are_not_run(tmp_path, monkeypatch, value, name):
-  moving_digits.prepare(tmp_path, DataConfig(num_records=3))
+  datasets.prepare(tmp_path, DataConfig(num_records=3))
   folder = next(tmp_path.rglob("dataset_info.json")).parent
   held = value if name == "features.json" else json.loads((folder / name).read_bytes()) | {"features": value}
   (folder / name).write_text(json.dumps(held), encoding="utf-8")
@@ -188,7 +188,7 @@ def test_tfds_features_that_are_code_are_not_run(tmp_path, monkeypatch, value, n
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"featuresDict": ', "\udcff"])
 def test_tfds_features_that_are_no_json(tmp_path, content):
-  moving_digits.prepare(tmp_path, DataConfig(num_records=3))
+  datasets.prepare(tmp_path, DataConfig(num_records=3))
   folder = next(tmp_path.rglob("dataset_info.json")).parent
   (folder / "features.json").write_bytes(content.encode("utf-8", "surrogateescape"))
   with pytest.raises(ValueError, match="features.json is not JSON"):

@@ -10,8 +10,8 @@ from PIL import Image
 
 from nova_jax import media
 from nova_jax.evals.benchmarks.check import check
+from nova_jax.evals.benchmarks.evaluate import check_folder
 from nova_jax.evals.benchmarks.layout import Item, Layout
-from nova_jax.evals.benchmarks.run import check_folder
 
 RNG = np.random.default_rng(0)
 

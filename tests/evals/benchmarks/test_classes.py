@@ -15,8 +15,8 @@ from pipeline.test_pipeline import CARD, CLASSES, save
 
 from nova_jax.evals.benchmarks.check import layout_from_manifest
 from nova_jax.evals.benchmarks.classes import archive_problem, class_layout, write_archive
+from nova_jax.evals.benchmarks.evaluate import check_folder
 from nova_jax.evals.benchmarks.layout import seed_for_sample
-from nova_jax.evals.benchmarks.run import check_folder
 from nova_jax.evals.benchmarks.sampling import generate
 from nova_jax.evals.benchmarks.settings import Settings
 from nova_jax.pipeline import Pipeline

@@ -9,9 +9,9 @@ from evals.benchmarks.test_sampling import contents
 from pipeline.test_pipeline import CARD, TINY, save
 
 from nova_jax.autoencoders.pixels import PixelAutoencoder
-from nova_jax.evals.benchmarks.clips import PROTOCOLS, Protocol, prediction_layout
-from nova_jax.evals.benchmarks.run import check_folder
-from nova_jax.evals.features import read_clip
+from nova_jax.evals.benchmarks.evaluate import check_folder
+from nova_jax.evals.benchmarks.frame_prediction import PROTOCOLS, Protocol, prediction_layout
+from nova_jax.evals.features.extract import read_clip
 from nova_jax.media.lossless import write_avi
 
 ONE = Protocol(2, 3, 2, 3)

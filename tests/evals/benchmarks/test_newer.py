@@ -12,8 +12,8 @@ from evals.benchmarks.test_sampling import PROMPTS, Fake, contents, model, setti
 from PIL import Image
 
 from nova_jax.evals.benchmarks.check import check, layout_from_manifest
+from nova_jax.evals.benchmarks.evaluate import check_folder
 from nova_jax.evals.benchmarks.layout import NAMES, Item, Layout, read_layout
-from nova_jax.evals.benchmarks.run import check_folder
 from nova_jax.evals.benchmarks.sampling import generate
 from nova_jax.evals.benchmarks.scorers import how_to_score
 

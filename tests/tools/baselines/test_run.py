@@ -9,8 +9,8 @@ from flax import nnx
 from PIL import Image
 
 from nova_jax.config import PRESETS, DataConfig, Experiment, StageConfig, TrainConfig
-from nova_jax.evals.digits import Proportion
-from nova_jax.evals.digits_run import DigitsScore
+from nova_jax.evals.digits.one_digit import Proportion
+from nova_jax.evals.digits.score import DigitsScore
 from nova_jax.tools.baselines import run
 from nova_jax.tools.baselines.report import write_report
 from nova_jax.tools.sweeps.engine import Task
@@ -23,7 +23,7 @@ EXPERIMENT = Experiment(
 
 def test_baselines_are_as_large_as_nova_and_cost_as_much(tmp_path, monkeypatch):
   monkeypatch.setattr(run, "fit_codebook", lambda tokens, num_codes, seed: np.zeros((num_codes, 16), np.float32))
-  monkeypatch.setattr(run.moving_digits, "prepare", lambda folder, cfg: {
+  monkeypatch.setattr(run.datasets, "prepare", lambda folder, cfg: {
       "train": [{"video": np.zeros((4, 16, 16, 1), np.uint8)}]})
   nova = run.count_parameters(EXPERIMENT.model)
   for name in run.PARADIGMS[1:]:

@@ -1,6 +1,6 @@
 """Two handwritten digits that cross a square canvas and pass one in front of the other, as arrays.
 
-Each digit is an image of `digit_clips.py`, enlarged to `SIDE` pixels. It goes from one wall to the one across in
+Each digit is an image of `one_digit.py`, enlarged to `SIDE` pixels. It goes from one wall to the one across in
 `MOVES` moves, in the middle of its lane, and back again in clips that are longer. The two go in different directions,
 so they meet in the middle. The digit in front hides what is behind its ink and a pixel around, which shows that it is
 in front. The two are of different classes, so that a caption names each by its digit.
@@ -15,7 +15,7 @@ import itertools
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from nova_jax.data import captions, digit_clips
+from nova_jax.data.digits import captions, one_digit
 from nova_jax.utils.errors import UserError
 
 SIDE = 12  # Pixels a side of a digit: half as many again as its source image has.
@@ -27,7 +27,7 @@ COMBINATIONS = 10 * 9 * len(PAIRS)
 
 
 @dataclasses.dataclass(frozen=True)
-class TwoDigitsClip(digit_clips.Clip):
+class TwoDigitsClip(one_digit.Clip):
   """One record: the fields of `Clip` are those of the digit in front, which never turns.
 
   Attributes:
@@ -58,7 +58,7 @@ def make_clip(
   Raises:
     UserError: an unknown split, or a canvas or length that leaves nothing to show.
   """
-  digit_clips.check_split(split)
+  one_digit.check_split(split)
   if canvas < SMALLEST_CANVAS:
     raise UserError(f"canvas: two digits need at least {SMALLEST_CANVAS} pixels to cross, got {canvas}")
   if num_frames < 1:
@@ -67,15 +67,15 @@ def make_clip(
   # Shifted after each 36, the classes behind (9) and the directions (12) meet in every combination.
   back_digit = (digit + 1 + visit % 9) % 10
   direction, back_direction = PAIRS[(visit + visit // 36) % len(PAIRS)]
-  source, back_source = (digit_clips.nth_source(split, shown, visit, f"{seed} {role}") for shown, role in (
+  source, back_source = (one_digit.nth_source(split, shown, visit, f"{seed} {role}") for shown, role in (
       (digit, "front"), (back_digit, "back")))
-  front, back = (enlarge(digit_clips.source_images()[place]) for place in (source, back_source))
+  front, back = (enlarge(one_digit.source_images()[place]) for place in (source, back_source))
   video = np.stack([
       draw(canvas, front, place, back, back_place)
       for place, back_place in zip(
           way(direction, canvas, num_frames), way(back_direction, canvas, num_frames), strict=True)])
   behind = back_digit, back_direction
-  wording = digit_clips.random_words("words", seed, split, number).generate_state(2)
+  wording = one_digit.random_words("words", seed, split, number).generate_state(2)
   paraphrased = int(wording[0]) % 1000 < 1000 * paraphrase_fraction
   caption = (
       captions.paraphrase(digit, direction, int(wording[1]), behind) if paraphrased else
@@ -90,7 +90,7 @@ def way(direction: str, canvas: int, num_frames: int) -> Int[np.ndarray, "T 2"]:
   """Return row and column of a digit's upper left corner in each frame."""
   room = canvas - SIDE
   # Rounded alike on the way there and on the way back.
-  distances = (2 * room * digit_clips.bounce(np.arange(num_frames), MOVES) + MOVES) // (2 * MOVES)
+  distances = (2 * room * one_digit.bounce(np.arange(num_frames), MOVES) + MOVES) // (2 * MOVES)
   places = np.full((num_frames, 2), room // 2)
   axis = int(direction in ("left", "right"))
   places[:, axis] = distances if direction in ("right", "down") else room - distances
@@ -120,10 +120,10 @@ def _put(canvas: np.ndarray, image: np.ndarray, place: np.ndarray) -> None:
 def enlarge(image: UInt8[np.ndarray, "8 8"]) -> UInt8[np.ndarray, "12 12"]:
   """Enlarge a digit by half: of three pixels, the middle one is the mean of its neighbours, rounded down."""
   for axis in (0, 1):
-    first, last = (np.take(image, range(start, digit_clips.DIGIT_SIZE, 2), axis).astype(int) for start in (0, 1))
+    first, last = (np.take(image, range(start, one_digit.DIGIT_SIZE, 2), axis).astype(int) for start in (0, 1))
     middle = (first + last) // 2
     image = np.stack([first, middle, last], axis + 1).reshape(
-        *(SIDE if i <= axis else digit_clips.DIGIT_SIZE for i in (0, 1)))
+        *(SIDE if i <= axis else one_digit.DIGIT_SIZE for i in (0, 1)))
   return image.astype(np.uint8)
 
 

@@ -1,6 +1,6 @@
 """Moving digits as datasets on disk: TFDS builders that write clips as ArrayRecord files.
 
-`MovingDigits` has the clips of `digit_clips.py`, `TwoDigits` those of `two_digits.py`.
+`MovingDigits` has the clips of `one_digit.py`, `TwoDigits` those of `two_digits.py`.
 
 Neither TensorFlow nor a network is needed, and nothing but passing temporary files is written outside the folder given.
 Invariant: the same config gives the same bytes, on any machine.
@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from nova_jax.config import DataConfig
-from nova_jax.data import captions, digit_clips, two_digits
+from nova_jax.data.digits import captions, one_digit, two_digits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.ranges import check_ranges
 from nova_jax.utils.terminal import say
@@ -35,7 +35,7 @@ class MovingDigitsConfig(tfds.core.BuilderConfig):
   paraphrase_fraction: float = 0.0
   turning_fraction: float = 0.0  # Of the training split alone: the others are scored and shown by their first captions.
   num_train: int = 4000
-  num_test: int = 10 * digit_clips.HELD_OUT_PER_CLASS  # Each held-out digit once.
+  num_test: int = 10 * one_digit.HELD_OUT_PER_CLASS  # Each held-out digit once.
   seed: int = 0
 
   def __post_init__(self):
@@ -89,10 +89,10 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder):
     """Return the features of records that have further fields."""
     return {}
 
-  def _make_clip(self, split: str, number: int) -> digit_clips.Clip:
+  def _make_clip(self, split: str, number: int) -> one_digit.Clip:
     """Draw a record."""
     cfg = self.builder_config
-    return digit_clips.make_clip(
+    return one_digit.make_clip(
         split, number, canvas=cfg.canvas, num_frames=cfg.num_frames, jitter=cfg.jitter,
         paraphrase_fraction=cfg.paraphrase_fraction,
         turning_fraction=cfg.turning_fraction if split == "train" else 0.0, seed=cfg.seed)
@@ -106,7 +106,7 @@ class TwoDigits(MovingDigits):
   def _more_features(self) -> dict[str, Any]:
     return _mover("back_")
 
-  def _make_clip(self, split: str, number: int) -> digit_clips.Clip:
+  def _make_clip(self, split: str, number: int) -> one_digit.Clip:
     cfg = self.builder_config
     return two_digits.make_clip(
         split, number, canvas=cfg.canvas, num_frames=cfg.num_frames, paraphrase_fraction=cfg.paraphrase_fraction,

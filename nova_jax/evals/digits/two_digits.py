@@ -20,10 +20,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from nova_jax.data import two_digits
-from nova_jax.data.captions import DIRECTIONS, Mover
-from nova_jax.data.two_digits import MOVES, SIDE, SMALLEST_CANVAS
-from nova_jax.evals.digits import SHIFTS, DigitClassifier, Proportion, crop, flatten, proportion, retrieved
+from nova_jax.data.digits import two_digits
+from nova_jax.data.digits.captions import DIRECTIONS, Mover
+from nova_jax.data.digits.two_digits import MOVES, SIDE, SMALLEST_CANVAS
+from nova_jax.evals.digits.one_digit import SHIFTS, DigitClassifier, Proportion, crop, flatten, proportion, retrieved
 from nova_jax.utils.errors import UserError
 
 SCORES = ("digits", "directions", "depth", "same_digits", "retrieval@last")

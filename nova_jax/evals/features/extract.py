@@ -21,9 +21,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from nova_jax.evals.frechet import FeatureStatistics
-from nova_jax.evals.i3d import I3D
-from nova_jax.evals.inception import Inception
+from nova_jax.evals.features.frechet import FeatureStatistics
+from nova_jax.evals.features.i3d import I3D
+from nova_jax.evals.features.inception import Inception
 from nova_jax.media.footage import open_footage
 from nova_jax.storage import fetched, is_remote
 from nova_jax.utils import limits

@@ -160,7 +160,7 @@ def fold(
 
 
 class Network:
-  """A feature function with published weights; see `evals/features.py`.
+  """A feature function with published weights; see `evals/features/extract.py`.
 
   Attributes:
     published: name of the weights, as errors say it.

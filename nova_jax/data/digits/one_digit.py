@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import sklearn.datasets
 
-from nova_jax.data import captions
+from nova_jax.data.digits import captions
 from nova_jax.utils.errors import UserError
 
 DIGIT_SIZE = 8  # Pixels a side of a source image.

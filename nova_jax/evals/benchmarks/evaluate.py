@@ -17,7 +17,7 @@ from nova_jax.evals.benchmarks.classes import (
   class_layout,
   write_archive,
 )
-from nova_jax.evals.benchmarks.clips import PROTOCOLS, Protocol, prediction_layout
+from nova_jax.evals.benchmarks.frame_prediction import PROTOCOLS, Protocol, prediction_layout
 from nova_jax.evals.benchmarks.layout import NAMES, VBENCH_I2V, Layout, read_layout
 from nova_jax.evals.benchmarks.sampling import CHECKSUMS, MANIFEST, generate
 from nova_jax.evals.benchmarks.scorers import how_to_score

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nova_jax import media
-from nova_jax.data import captions as captions_lib
-from nova_jax.evals import digits as digits_lib
-from nova_jax.evals import two_digits as two_digits_lib
+from nova_jax.data.digits import captions as captions_lib
+from nova_jax.evals.digits import one_digit as digits_lib
+from nova_jax.evals.digits import two_digits as two_digits_lib
 from nova_jax.pipeline import Pipeline
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError

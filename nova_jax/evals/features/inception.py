@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from nova_jax.evals.networks import Conv, Mixed, Network, Params, Pool, apply, fold, published_shapes, scaled
+from nova_jax.evals.features.networks import Conv, Mixed, Network, Params, Pool, apply, fold, published_shapes, scaled
 
 DIM = 2048
 SIDE = 299  # Side in pixels that pictures are scaled to.
@@ -105,7 +105,7 @@ def convert(weights: Mapping[str, np.ndarray]) -> Params:
 
 
 class Inception(Network):
-  """A feature function for pictures and frames of videos; see `evals/features.py`."""
+  """A feature function for pictures and frames of videos; see `evals/features/extract.py`."""
 
   dim, published, convert = DIM, "InceptionV3, such as pytorch-fid's", staticmethod(convert)
 

@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-from nova_jax.evals.networks import Network, Params, check_weights
+from nova_jax.evals.features.networks import Network, Params, check_weights
 from nova_jax.utils.errors import UserError
 
 _SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nova_jax.evals.aggregate import GENEVAL_TASKS, VBENCH_DIMENSIONS, read_geneval, read_vbench, vbench_totals
+from nova_jax.evals.benchmarks.totals import GENEVAL_TASKS, VBENCH_DIMENSIONS, read_geneval, read_vbench, vbench_totals
 
 # The row of OpenSora V1.2 in VBench's leaderboard: per cent, in the order of `VBENCH_DIMENSIONS`, and its totals.
 ROW = (96.75, 97.61, 99.53, 98.50, 42.39, 56.85, 63.34, 82.22, 51.83, 91.20, 90.08, 68.56, 42.44, 23.95, 24.54, 26.85)

@@ -1,6 +1,6 @@
 """What a model of moving digits can do beside text to video: a score for each task, on held-out digits.
 
-  image_to_video  given the first frame of a held-out clip: direction, same_digit, retrieval (digits.py)
+  image_to_video  given the first frame of a held-out clip: direction, same_digit, retrieval (`one_digit.py`)
   continuation    given its first two frames: the digit and the path (within a pixel) of the frames to come
   long            from text, `LONG` times the trained length: is every frame the digit? Also the
                   time of a frame and the memory, early and late
@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from nova_jax.data import captions
-from nova_jax.evals import digits as digits_lib
+from nova_jax.data.digits import captions
+from nova_jax.evals.digits import one_digit as digits_lib
 from nova_jax.pipeline import Pipeline
 
 LONG = 4

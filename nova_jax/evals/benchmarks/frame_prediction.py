@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from nova_jax.evals.benchmarks.layout import Item, Layout
-from nova_jax.evals.features import VIDEOS, find
+from nova_jax.evals.features.extract import VIDEOS, find
 from nova_jax.media.tables import check_rows, read_table
 from nova_jax.storage import join
 from nova_jax.utils.errors import UserError

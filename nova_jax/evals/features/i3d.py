@@ -15,7 +15,18 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
-from nova_jax.evals.networks import Conv, Mixed, Network, Params, Pool, apply, fold, published_shapes, scaled, width
+from nova_jax.evals.features.networks import (
+  Conv,
+  Mixed,
+  Network,
+  Params,
+  Pool,
+  apply,
+  fold,
+  published_shapes,
+  scaled,
+  width,
+)
 from nova_jax.utils.errors import UserError
 
 DIM = 400
@@ -63,7 +74,7 @@ def convert(weights: Mapping[str, np.ndarray]) -> Params:
 
 
 class I3D(Network):
-  """A feature function for clips; see `evals/features.py`."""
+  """A feature function for clips; see `evals/features/extract.py`."""
 
   dim, published, convert = DIM, "I3D, such as pytorch-i3d's rgb_imagenet.pt", staticmethod(convert)
 

@@ -20,10 +20,10 @@ import numpy as np
 import sklearn.svm
 from jaxtyping import Float, Int, UInt8
 
-from nova_jax.data import digit_clips
+from nova_jax.data.digits import one_digit
 from nova_jax.utils.errors import UserError
 
-_SIDE = digit_clips.DIGIT_SIZE
+_SIDE = one_digit.DIGIT_SIZE
 _BACKGROUND = 24  # Darker pixels don't count as ink, since generated backgrounds are noisy.
 _NEAR_MOST = 0.98  # Windows with this fraction of the largest amount of ink count as equally good.
 _COPIES = 6  # Number of noisy, shifted copies of each digit to train the classifier on.
@@ -79,8 +79,8 @@ class DigitClassifier:
   """Reads a digit anywhere in a frame. Training takes about two seconds and is deterministic."""
 
   def __init__(self):
-    images = digit_clips.source_images()
-    sources = np.concatenate([digit_clips.sources("train", digit) for digit in range(10)])
+    images = one_digit.source_images()
+    sources = np.concatenate([one_digit.sources("train", digit) for digit in range(10)])
     rng = np.random.default_rng(0)
     crops = []
     for copy in range(_COPIES):
@@ -90,7 +90,7 @@ class DigitClassifier:
       shifts = rng.integers(-1, 2, (len(frames), 2)) if copy else 0
       crops.append(crop(frames, locate(frames) + shifts))
     self._svc = sklearn.svm.SVC(C=10.0, gamma="scale")
-    self._svc.fit(flatten(np.concatenate(crops)), np.tile(digit_clips.source_classes()[sources], _COPIES))
+    self._svc.fit(flatten(np.concatenate(crops)), np.tile(one_digit.source_classes()[sources], _COPIES))
 
   def read(self, frames: UInt8[np.ndarray, "n h w"]) -> Int[np.ndarray, "n"]:
     """Return the digit that each frame shows."""
@@ -137,7 +137,7 @@ def real_clips(num_clips: int, canvas: int, num_frames: int) -> tuple[np.ndarray
 
   Up to 400 clips show different images, so that retrieval can reach 1.
   """
-  clips = digit_clips.make_clips("test", num_clips, canvas=canvas, num_frames=num_frames)
+  clips = one_digit.make_clips("test", num_clips, canvas=canvas, num_frames=num_frames)
   videos = np.stack([clip.video[..., 0] for clip in clips])
   return videos, [clip.digit for clip in clips], [clip.direction for clip in clips]
 
@@ -158,7 +158,7 @@ def flatten(crops: UInt8[np.ndarray, "n side side"]) -> Float[np.ndarray, "n k"]
 
 def movement_directions(frames: np.ndarray) -> np.ndarray:
   """Return the direction in which digits in `frames` [T, n, h, w] move before any bounce; "" if undecided."""
-  last = min(len(frames) - 1, digit_clips.free_moves(min(frames.shape[2:])))
+  last = min(len(frames) - 1, one_digit.free_moves(min(frames.shape[2:])))
   rows, columns = (locate(frames[last]) - locate(frames[0])).T
   vertical = np.where(rows > 0, "down", "up")
   horizontal = np.where(columns > 0, "right", "left")

@@ -1,0 +1,1 @@
+"""Scores of generated moving digits, one or two, by what the captions ask for."""
