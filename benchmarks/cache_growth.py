@@ -79,8 +79,8 @@ def child(source: str, output: str, most: int) -> None:
   from nova_jax.config import CacheConfig
   from nova_jax.data.cache import storage
   from nova_jax.data.cache.build import build
-  from nova_jax.data.cache.clips import Clip
   from nova_jax.data.cache.items import Texts
+  from nova_jax.data.cache.preprocess import Clip
 
   clip = Clip((1, 8, 8), np.zeros((1, 8, 8, 3), np.uint8), Texts("a dark square"), None, None)
   storage.prepare = lambda item, cfg, channels: clip

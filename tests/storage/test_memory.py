@@ -18,9 +18,9 @@ from nova_jax.checkpoints.arrays import open_arrays
 from nova_jax.checkpoints.store import Checkpointer
 from nova_jax.cli import score
 from nova_jax.config import CacheConfig, DataConfig
-from nova_jax.data.cache import rows
 from nova_jax.data.cache.build import build
 from nova_jax.data.cache.records import ShardReader
+from nova_jax.data.cache.sources import tables
 from nova_jax.data.sources import open_digits
 from nova_jax.storage import as_path
 from nova_jax.utils import files
@@ -146,7 +146,7 @@ def test_a_folder_with_tars_is_cached_as_from_a_disk(source, folder, tmp_path):
 @pytest.mark.parametrize("few", [0, 100])
 @pytest.mark.parametrize("end", [".csv", ".parquet"])
 def test_a_table_is_cached_as_from_a_disk(source, folder, tmp_path, end, few, monkeypatch):
-  monkeypatch.setattr(rows, "_FEW", few)
+  monkeypatch.setattr(tables, "_FEW", few)
   names = [f"../source/{path.name}" for path in sorted(source.glob("*")) if path.suffix in (".png", ".mp4", ".avi")]
   columns = {"path": [*names, "none.png", "none.mp4", "no.mp4", "gone.mp4"], "caption": ["words"] * (len(names) + 4)}
   (tmp_path / "tables").mkdir()

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from nova_jax.config import Bucket, CacheConfig
 from nova_jax.data.cache import reports, retry, sources
-from nova_jax.data.cache.clips import Clip, Outcome, Rejected, Skipped
 from nova_jax.data.cache.encoders import Encoder
 from nova_jax.data.cache.format import (
   MANIFEST,
@@ -30,6 +29,7 @@ from nova_jax.data.cache.format import (
   write_records,
 )
 from nova_jax.data.cache.items import Item
+from nova_jax.data.cache.preprocess import Clip, Outcome, Rejected, Skipped
 from nova_jax.data.cache.records import Record
 from nova_jax.data.cache.reports import PARTS, Plan, Rejection, Report, read_report
 from nova_jax.data.cache.sources import Listing

@@ -113,7 +113,7 @@ class Example:
   index: int
 
   def read(self) -> Mapping[str, Any]:
-    from nova_jax.data.cache.tfds_source import examples  # Slow to import, and only this source needs it.
+    from nova_jax.data.cache.sources.tfds_source import examples  # Slow to import, and only this source needs it.
 
     return examples(self.folder, self.split)[self.index]
 

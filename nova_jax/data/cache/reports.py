@@ -11,7 +11,6 @@ from pathlib import Path
 
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache import sources
-from nova_jax.data.cache.clips import Rejected
 from nova_jax.data.cache.format import (
   FORMAT,
   AutoencoderInfo,
@@ -23,6 +22,7 @@ from nova_jax.data.cache.format import (
   shard_problem,
 )
 from nova_jax.data.cache.items import Item
+from nova_jax.data.cache.preprocess import Rejected
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import from_dict, to_dict
 from nova_jax.utils.files import read_json, write_atomically

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache.clips import Outcome, Rejected, prepare
 from nova_jax.data.cache.items import Cell, Example, Item, Piece
+from nova_jax.data.cache.preprocess import Outcome, Rejected, prepare
 from nova_jax.storage import RemotePath, as_path, is_remote
 from nova_jax.utils.errors import RunFailed
 from nova_jax.utils.files import storage_error

@@ -3,12 +3,11 @@
 import pytest
 from data.cache import many_kinds
 
-from nova_jax.data.cache import tars
 from nova_jax.data.cache.build import build
-from nova_jax.data.cache.found import Ranked
 from nova_jax.data.cache.items import Item
-from nova_jax.data.cache.sources import find_source
-from nova_jax.data.cache.units import Unit
+from nova_jax.data.cache.sources import find_source, tars
+from nova_jax.data.cache.sources.found import Ranked
+from nova_jax.data.cache.sources.units import Unit
 
 # They are of the libraries of constraints.txt; the digests of another version of ArrayRecord may differ.
 DIGESTS = {

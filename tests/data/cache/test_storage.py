@@ -13,8 +13,8 @@ from data.cache.footage import Sleeper, shades, write_video
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache import storage, workers
 from nova_jax.data.cache.build import build
-from nova_jax.data.cache.clips import Clip, Rejected
 from nova_jax.data.cache.items import Item, Piece
+from nova_jax.data.cache.preprocess import Clip, Rejected
 from nova_jax.data.cache.reports import Rejection, find
 from nova_jax.data.cache.storage import Lost, Watch, attempt
 from nova_jax.data.cache.workers import Workers

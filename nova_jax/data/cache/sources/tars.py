@@ -6,11 +6,11 @@ Keys that differ in case or in how accents are written are one for a clip that h
 import unicodedata
 from pathlib import Path, PurePosixPath
 
-from nova_jax.data.cache import found as kinds
-from nova_jax.data.cache.found import Found
 from nova_jax.data.cache.items import Item, Piece
 from nova_jax.data.cache.packed import Member, packing_of, read_members
-from nova_jax.data.cache.sidecars import TEXTS
+from nova_jax.data.cache.sources import found as kinds
+from nova_jax.data.cache.sources.found import Found
+from nova_jax.data.cache.sources.sidecars import TEXTS
 from nova_jax.utils.files import check_fetched
 
 _ENDINGS = tuple(".tar .tgz .tbz2 .txz .tar.gz .tar.bz2 .tar.xz .tar.zst".split())

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache import found as kinds
-from nova_jax.data.cache.found import Found
 from nova_jax.data.cache.items import Item
-from nova_jax.data.cache.rows import table_items
-from nova_jax.data.cache.tars import tar_items
+from nova_jax.data.cache.sources import found as kinds
+from nova_jax.data.cache.sources.found import Found
+from nova_jax.data.cache.sources.tables import table_items
+from nova_jax.data.cache.sources.tars import tar_items
 from nova_jax.media import parquet
 from nova_jax.utils.errors import UserError
 

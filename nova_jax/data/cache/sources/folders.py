@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache import found as kinds
-from nova_jax.data.cache.found import Ranked
 from nova_jax.data.cache.items import Item, Piece
-from nova_jax.data.cache.rows import read_metadata
-from nova_jax.data.cache.sidecars import TEXTS, pair
-from nova_jax.data.cache.tars import is_tar
-from nova_jax.data.cache.units import MEDIA, TABLE, TAR, Unit, Unlike
+from nova_jax.data.cache.sources import found as kinds
+from nova_jax.data.cache.sources.found import Ranked
+from nova_jax.data.cache.sources.sidecars import TEXTS, pair
+from nova_jax.data.cache.sources.tables import read_metadata
+from nova_jax.data.cache.sources.tars import is_tar
+from nova_jax.data.cache.sources.units import MEDIA, TABLE, TAR, Unit, Unlike
 from nova_jax.media.signatures import HEAD, looks_like_media
 from nova_jax.media.tables import is_missing
 from nova_jax.storage import RemotePath

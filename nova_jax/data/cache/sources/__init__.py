@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache import found as found_lib
-from nova_jax.data.cache.folders import walk_folder
 from nova_jax.data.cache.format import Unused
-from nova_jax.data.cache.found import Ranked
 from nova_jax.data.cache.items import Cell, Example, Item, Piece
-from nova_jax.data.cache.rows import ENDINGS, table_items
-from nova_jax.data.cache.tars import is_tar
-from nova_jax.data.cache.units import TABLE, TAR, Unit, listed, plain
+from nova_jax.data.cache.sources import found as found_lib
+from nova_jax.data.cache.sources.folders import walk_folder
+from nova_jax.data.cache.sources.found import Ranked
+from nova_jax.data.cache.sources.tables import ENDINGS, table_items
+from nova_jax.data.cache.sources.tars import is_tar
+from nova_jax.data.cache.sources.units import TABLE, TAR, Unit, listed, plain
 from nova_jax.storage import RemotePath, as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_holds_runs
@@ -66,7 +66,9 @@ class Source(NamedTuple):
     """
     if self.split or (self.path / "dataset_info.json").is_file():
       check_holds_runs(self.path)
-      from nova_jax.data.cache.tfds_source import list_examples  # Slow to import, and only this source needs it.
+      from nova_jax.data.cache.sources.tfds_source import (
+        list_examples,  # Slow to import, and only this source needs it.
+      )
 
       yield from list_examples(self.path, self.split, cfg)
     elif self.path.is_dir():
