@@ -111,7 +111,8 @@ def replica_groups(attributes: str, num_devices: int) -> np.ndarray:
   pairs = re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", attributes)
   if pairs:
     return np.array([[int(a), int(b)] for a, b in re.findall(r"\{(\d+),(\d+)\}", pairs[1]) if a != b] or [[0]])
-  named = re.search(r"replica_groups=@?mesh\[([^\]]*)\](?:\s*,?\s*device_ids=\(\[([^)]*)\))?\s*\{([^}]*)\}", attributes)
+  named = re.search(
+      r"replica_groups=@?mesh\[([^\]]*)\](?:\s*,?\s*device_ids=\((.*?)\)(?=\s*\{))?\s*\{([^}]*)\}", attributes)
   if named:
     return _named_groups(named[1], named[2], named[3])
   iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes)
@@ -127,9 +128,10 @@ def replica_groups(attributes: str, num_devices: int) -> np.ndarray:
 
 
 def _named_groups(mesh_text: str, order_text: str | None, axes_text: str) -> np.ndarray:
-  """Read groups given as axes of an XLA mesh: mesh['a'=4,'b'=2] {'b'}, with parts of axes as 'a':(2)2."""
-  if order_text is not None:
-    raise ValueError(f"replica_groups: an order of devices is not understood, {order_text[:80]!r}")
+  """Read groups given as axes of an XLA mesh: mesh['a'=4,'b'=2] {'b'}, with parts of axes as 'a':(2)2.
+
+  The order of the devices in the mesh may follow it: device_ids=([2,4]T(1,0)).
+  """
   axes = [(name, int(size)) for name, size in re.findall(r"'?([\w.]+)'?=(\d+)", mesh_text)]
   wanted = re.findall(r"'?([A-Za-z_][\w.]*)'?(?::\((\d+)\)(\d+))?", axes_text)
   # Split each axis into the parts before, in and after the requested one.
@@ -139,10 +141,22 @@ def _named_groups(mesh_text: str, order_text: str | None, axes_text: str) -> np.
     before, length = part if part else (size, 1)
     shape += [before, length, size // (before * length)]
     inside.append(len(shape) - 2)
-  grid = np.arange(np.prod(shape)).reshape(shape)
+  grid = _order(order_text, int(np.prod(shape))).reshape(shape)
   outside = [axis for axis in range(len(shape)) if axis not in inside]
   num = int(np.prod([shape[axis] for axis in inside]))
   return grid.transpose(*outside, *inside).reshape(-1, num)
+
+
+def _order(text: str | None, num_devices: int) -> np.ndarray:
+  """Return the devices of an XLA mesh in order: counted up, or with transposed axes, [2,4]T(1,0)."""
+  devices = np.arange(num_devices)
+  if text is None:
+    return devices
+  found = re.fullmatch(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+  if not found:
+    raise ValueError(f"replica_groups: an order of devices is not understood, {text[:80]!r}")
+  devices = devices.reshape([int(size) for size in found[1].split(",")])
+  return devices.transpose([int(axis) for axis in found[2].split(",")]) if found[2] else devices
 
 
 def spanned_axes(groups: np.ndarray, mesh: Mesh) -> tuple[str, ...]:

@@ -173,6 +173,8 @@ def test_what_goes_between_slices():
     ("replica_groups=[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
     ("replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_0'}", [[0, 2], [1, 3]]),
     ("replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_1'}", [[0, 1], [2, 3]]),
+    ("replica_groups=mesh['axis_0'=2,'axis_1'=2], device_ids=([2,2]T(1,0)) {'axis_0'}", [[0, 1], [2, 3]]),
+    ("replica_groups=mesh['axis_0'=2,'axis_1'=1,'axis_2'=2], device_ids=([4]) {'axis_2'}", [[0, 1], [2, 3]]),
     ("replica_groups=mesh['axis_0'=4] {'axis_0':(1)2}", [[0, 2], [1, 3]]),
     ("replica_groups=mesh['axis_0'=4] {'axis_0':(2)2}", [[0, 1], [2, 3]]),
     ("source_target_pairs={{0,1},{1,0}}", [[0, 1], [1, 0]]),
@@ -184,6 +186,8 @@ def test_groups_in_all_their_spellings(text, expected):
 def test_groups_in_an_unknown_spelling_are_an_error():
   with pytest.raises(ValueError, match="not understood"):
     replica_groups("replica_groups=someday", 4)
+  with pytest.raises(ValueError, match="an order of devices"):
+    replica_groups("replica_groups=mesh['axis_0'=2], device_ids=([2,1]X) {'axis_0'}", 2)
 
 
 def test_axes_of_groups():
