@@ -75,14 +75,14 @@ def executed_flops(
 ) -> float:
   """Return the operations of a training step with what is computed again, which utilization doesn't count.
 
-  `num_visible` is the padded size here. "block" and "offload" repeat all blocks' forward pass; splash attention's two
-  backward kernels make seven products where four would do. A matrix unit of side `unit` computes narrower heads as if
+  `num_visible` is the padded size here. "block" and "offload" repeat all blocks' forward pass; splash attention's
+  backward kernel makes five products where four would do. A matrix unit of side `unit` computes narrower heads as if
   they were as wide as itself.
   """
   parts = forward_parts(cfg, num_frames, num_visible, loss_repeat, unit)
   again = parts.blocks + parts.attention if cfg.remat in ("block", "offload") else 0
   if cfg.attention == "splash":
-    again += 1.5 * parts.attention
+    again += 0.5 * parts.attention
   return batch_size * (3 * parts.total + again)
 
 

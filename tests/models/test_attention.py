@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from nova_jax.config import MeshConfig
+from nova_jax.models.attention import splash
 from nova_jax.models.attention.dispatch import attention, dense
 from nova_jax.models.attention.masks import BlockCausal, ValidKeys, to_matrix
 from nova_jax.parallel.context import SequenceSharding
@@ -46,6 +47,22 @@ def test_backends_equal_dense(backend, mask):
   arrays = make()
   compute = jax.jit(lambda *arrays: outputs(functools.partial(attention, mask=mask, backend=backend), *arrays))
   assert_close(compute(*arrays), outputs(functools.partial(dense, mask=mask), *arrays))
+
+
+@pytest.mark.parametrize("most_keys", [2048, 512])
+@pytest.mark.parametrize("mask", [None, BlockCausal(prefix=30, frame=110), ValidKeys(400)], ids=MASKS)
+def test_blocks_of_keys_are_loaded_together_or_one_by_one(mask, most_keys, monkeypatch):
+  """600 keys are 5 blocks of 128, whose parts of the queries' gradient are added up where they are loaded apart."""
+  monkeypatch.setattr(splash, "_MOST_KEYS", most_keys)
+  arrays = make(length=580 if isinstance(mask, BlockCausal) else 600, batch=1, heads=1)
+  compute = jax.jit(lambda *arrays: outputs(functools.partial(attention, mask=mask, backend="splash"), *arrays))
+  assert_close(compute(*arrays), outputs(functools.partial(dense, mask=mask), *arrays))
+
+
+def test_loads_are_whole_blocks_that_no_mask_hides():
+  loaded = splash._loaded_keys
+  assert [loaded(length, None) for length in (600, 1280, 2253, 5120)] == [640, 1280, 1152, 1024]
+  assert loaded(1280, BlockCausal(prefix=30, frame=125)) == 256
 
 
 def test_few_queries_and_a_traced_length():

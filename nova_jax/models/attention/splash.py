@@ -1,7 +1,8 @@
 """Splash attention: JAX's block-sparse flash attention kernel for TPU, with NOVA's masks computed inside it.
 
 Blocks that a mask hides are skipped in the forward and backward pass, and no array of size queries × keys is stored.
-Lengths are padded to whole blocks: padded keys are masked, padded queries are cut off.
+Lengths are padded to whole blocks: padded keys are masked, padded queries are cut off. One kernel computes all three
+gradients; each block of keys gives its part of the queries' gradient, and the parts are added up.
 
 The kernel knows its gradient, but neither forward mode nor derivatives of the gradient. These come from the formula,
 with the scores of all pairs of queries and keys in memory.
@@ -21,6 +22,7 @@ from nova_jax.utils.arrays import AnyArray
 from nova_jax.utils.derivatives import by_kernel
 
 _BLOCKS = (512, 384, 256, 128)  # Multiples of a TPU's 128 lanes; larger blocks use the matrix unit better.
+_MOST_KEYS = 2048  # Keys that fit in the chip's fast memory at once, with their gradients.
 
 Kernel = splash_lib.splash_attention_kernel.SplashAttentionKernel
 
@@ -59,6 +61,7 @@ def make_kernel(
     queries = queries[:1]
   num_devices, num_queries = queries.shape
   block_q, block_kv = _block(num_queries), _block(num_keys)
+  loaded = _loaded_keys(num_keys, mask)
   queries = np.pad(queries, ((0, 0), (0, -num_queries % block_q)), mode="edge").reshape(-1)
   padded_keys = num_keys + -num_keys % block_kv
   if isinstance(mask, BlockCausal):
@@ -66,8 +69,8 @@ def make_kernel(
   else:
     head = mask_lib.FullMask((len(queries), padded_keys))  # The number of valid keys is expressed by segments.
   sizes = splash_lib.BlockSizes(
-      block_q=block_q, block_kv=block_kv, block_q_dkv=block_q, block_kv_dkv=block_kv, block_kv_dkv_compute=block_kv,
-      block_q_dq=block_q, block_kv_dq=block_kv)
+      block_q=block_q, block_kv=loaded, block_kv_compute=block_kv, block_q_dkv=block_q, block_kv_dkv=loaded,
+      block_kv_dkv_compute=block_kv, use_fused_bwd_kernel=True)
   return splash_lib.make_splash_mha(
       mask_lib.MultiHeadMask([head] * num_heads), block_sizes=sizes, head_shards=1, q_seq_shards=num_devices,
       interpret=interpret, residual_checkpoint_name=ATTENTION_RESIDUALS)
@@ -122,6 +125,15 @@ def _depends_on_position(mask: Mask | None) -> bool:
 def _block(length: int) -> int:
   """Return the block size that adds the least padding to `length`; the largest of several such sizes."""
   return min(_BLOCKS, key=lambda block: (-length % block, -block))
+
+
+def _loaded_keys(num_keys: int, mask: Mask | None) -> int:
+  """Return the number of keys that a kernel loads at once: several blocks where no mask may hide one of them."""
+  block = _block(num_keys)
+  num_blocks = -(-num_keys // block)
+  if _depends_on_position(mask):
+    return block
+  return max(block * num for num in range(1, num_blocks + 1) if num_blocks % num == 0 and block * num <= _MOST_KEYS)
 
 
 def _heads_first(x: Float[Array, "B S H K"], block: int) -> Float[Array, "B H padded K"]:
