@@ -4,12 +4,14 @@ Example:
   python -m launch.compile --config configs/digits.py --topology v5e:4x4
 
 It prints what each device must hold and move, and how fast the programs can be at best. The exit code is 1 if they
-don't fit.
+don't fit. All of that is known before the compiler writes machine code, which takes most of the time:
+--nomachine_code leaves that out. Kernels are compiled with the machine code alone.
 """
 
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -17,6 +19,7 @@ from nova_jax.cli.common_flags import define_config, define_json
 from nova_jax.cli.entry import Command
 from nova_jax.config import Experiment
 from nova_jax.storage import as_path
+from nova_jax.tools.aot.compiler import Options
 from nova_jax.tools.aot.programs import WHAT
 from nova_jax.tools.aot.report import total_seconds
 from nova_jax.tools.aot.search import cheapest_change, compile_all, search
@@ -48,6 +51,12 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_bool(
       "search", False, "Whether to search for the lightest rematerialization that fits, and for the largest batch.",
       flag_values=values)
+  flags.DEFINE_multi_string(
+      "xla", [], "Option of the compiler, as NAME=VALUE; may be given several times. Example: "
+      "--xla xla_tpu_scoped_vmem_limit_kib=65536.", flag_values=values)
+  flags.DEFINE_bool(
+      "machine_code", True, "Whether to also write machine code, which shows that kernels compile and takes about ten "
+      "times as long.", flag_values=values)
   define_json(values)
 
 
@@ -59,29 +68,42 @@ def main(args: flags.FlagValues) -> None:
     experiment = dataclasses.replace(experiment, mesh=parse_mesh(args.mesh))
   if args.search and args.what != "train":
     raise UserError(f"--search is for training, got --what={args.what}")
+  options = Options(_parse_xla(args.xla), args.machine_code)
   check_writable("json", args.json)
   say = lambda text: print(text, flush=True)
-  result = {"config": dataclasses.asdict(experiment), "topology": topology.name, "what": args.what}
+  result = {"config": dataclasses.asdict(experiment), "topology": topology.name, "what": args.what,
+            "xla": dict(options.xla), "machine_code": options.machine_code}
   if args.search:
-    result["search"] = search(experiment, topology, say)
+    result["search"] = search(experiment, topology, say, options)
     for name in ("lightest_remat", "largest_batch"):
       say(f"{name.replace('_', ' ')}: {result['search'][name] or 'none that was tried'}")
     if result["search"]["batch_limit"]:
       say("larger batches were not tried")
     fits = result["search"]["lightest_remat"] is not None
   else:
-    result["programs"] = reports = compile_all(experiment, topology, args.what, say)
+    result["programs"] = reports = compile_all(experiment, topology, args.what, say, options)
     fits = all(report["fits"] for report in reports)
     if args.what == "sample" and all("roofline" in report for report in reports):
       samples = max(report["samples"] for report in reports)
       say(f"{samples} generations take at least {total_seconds(reports):.2f} s, all sets as long as the largest")
     if not fits:
-      found = cheapest_change(experiment, topology, args.what, say)
+      found = cheapest_change(experiment, topology, args.what, say, options)
       result["change"] = found[0] if found else None
       say(f"the cheapest change that fits: {found[0]}" if found else NO_CHANGE[args.what])
   if args.json:
     write_atomically(as_path(args.json), json.dumps(result, indent=1) + "\n")
   sys.exit(0 if fits else FAILED)
+
+
+def _parse_xla(texts: Sequence[str]) -> dict[str, str]:
+  """Parse NAME=VALUE."""
+  parsed = {}
+  for text in texts:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+      raise UserError(f"--xla: expected NAME=VALUE, such as xla_tpu_scoped_vmem_limit_kib=65536, got {text!r}")
+    parsed[name] = value
+  return parsed
 
 
 COMMAND = Command(main, define_flags, required=("config", "topology"))

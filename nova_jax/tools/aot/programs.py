@@ -75,6 +75,11 @@ def make_jobs(experiment: Experiment, topology: Topology, what: str) -> list[Job
   return [train_job(experiment, mesh, stage, topology.chip.matrix_unit) for stage in plan_stages(experiment.train)]
 
 
+def lower_job(experiment: Experiment, topology: Topology, what: str, number: int) -> jax.stages.Lowered:
+  """Return program `number` of those of `make_jobs`, lowered; a process of its own can call it."""
+  return make_jobs(experiment, topology, what)[number].lower()
+
+
 def train_job(experiment: Experiment, mesh: Mesh, stage: Stage, unit: int) -> Job:
   """Return a stage's training step, with the largest padded number of visible tokens.
 

@@ -12,16 +12,15 @@ Invariant: every number comes from a formula or the compiled program; nothing is
 """
 
 import re
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from nova_jax.tools.aot import collectives as coll
 from nova_jax.tools.aot import hlo
+from nova_jax.tools.aot.compiler import DEFAULT, Compiled, CompileError, Options, compile_program, plan_program
 from nova_jax.tools.aot.programs import Job
 from nova_jax.tools.aot.topology import Topology
 from nova_jax.utils.chips import GIB, Chip, peak_flops
@@ -29,57 +28,61 @@ from nova_jax.utils.chips import GIB, Chip, peak_flops
 Report = dict[str, Any]
 
 
-def compile_job(job: Job, topology: Topology, say: Callable[[str], None]) -> Report:
+def compile_job(
+    job: Job, topology: Topology, say: Callable[[str], None], options: Options = DEFAULT,
+    lower: Callable[[], jax.stages.Lowered] | None = None,
+) -> Report:
   """Compile a program, print the outcome with `say`, and return the report.
 
   `fits` is false in the report if the program needs too much memory.
+
+  Args:
+    job: program.
+    topology: chips to compile for.
+    say: function that prints a text.
+    options: how to compile.
+    lower: function that returns the program in another process; needed without machine code.
+
+  Raises:
+    CompileError: the compiler refuses the program, for another reason than memory.
   """
   say(f"compiling {job.name} for {topology.name} ...")
-  report = _compile(job, topology)
+  started = time.perf_counter()
+  report: Report = {"program": job.name, "mesh": dict(job.mesh.shape), "runs": job.runs, "samples": job.samples}
+  try:
+    if options.machine_code:
+      compiled = compile_program(job.lower(), job.mesh.size, options.xla)
+    else:
+      assert lower is not None
+      compiled = plan_program(lower, options.xla)
+  except CompileError as error:
+    needed = out_of_memory(str(error))
+    if needed is None:
+      raise
+    report |= {"fits": False, "memory": {**job.inputs, "peak": needed[0], "limit": needed[1]}}
+  else:
+    size = memory(job, compiled, topology)
+    report |= {"fits": size["peak"] <= size["limit"], "memory": size} | _judge(job, compiled, topology)
+  report["compile_seconds"] = time.perf_counter() - started
   say("\n".join(lines(report)))
   return report
 
 
-def _compile(job: Job, topology: Topology) -> Report:
-  started = time.perf_counter()
-  report: Report = {"program": job.name, "mesh": dict(job.mesh.shape), "runs": job.runs, "samples": job.samples}
-  lowered = job.lower()
+def _judge(job: Job, compiled: Compiled, topology: Topology) -> Report:
+  """Return the part of a report that comes from the program's text."""
+  moved = {"resharded": resharded(job, compiled)}
   try:
-    compiled, text = compile_with_text(lowered)
-  except jax.errors.JaxRuntimeError as error:
-    needed = out_of_memory(str(error))
-    if needed is None:
-      raise
-    return report | {
-        "fits": False, "compile_seconds": time.perf_counter() - started,
-        "memory": {**job.inputs, "peak": needed[0], "limit": needed[1]}}
-  size = memory(job, compiled, topology)
-  report |= {"fits": size["peak"] <= size["limit"], "compile_seconds": time.perf_counter() - started, "memory": size}
-  try:
-    program = hlo.parse(text)
+    program = hlo.parse(compiled.text)
     moves, traffic = coll.find_collectives(program, job.mesh), hlo.hbm_bytes(program)
   except ValueError as error:  # The text has an unknown notation.
-    return report | {"unreadable": str(error).splitlines()[0], "resharded": resharded(job, compiled)}
-  count = compiled.cost_analysis()["flops"] * job.mesh.size
-  flops, executed = job.flops or count, job.executed or job.flops or count
+    return moved | {"unreadable": str(error).splitlines()[0]}
+  flops, executed = job.flops or compiled.flops, job.executed or job.flops or compiled.flops
   early = coll.gathers_outside_layers(moves, job.stacks, job.mesh.shape.get("tensor", 1))
-  return report | {
+  return moved | {
       "flops": flops, "executed_flops": executed, "hbm_bytes": traffic,
       "collectives": summarize(moves, topology.chip),
       "gathers_outside_layers": [move.name for move in early],
-      "resharded": resharded(job, compiled),
       "roofline": roofline(topology.chip, job, flops, executed, traffic, moves)}
-
-
-def compile_with_text(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
-  """Compile a program, and also return the text of the compiled program.
-
-  The compiler writes the text, since libtpu has instructions that JAX can't print.
-  """
-  with tempfile.TemporaryDirectory() as folder:
-    compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
-    written = list(Path(folder).glob("*.after_codegen.txt"))
-    return compiled, written[0].read_text(encoding="utf-8") if len(written) == 1 else compiled.as_text()
 
 
 def out_of_memory(message: str) -> tuple[float, float] | None:
@@ -93,26 +96,22 @@ def out_of_memory(message: str) -> tuple[float, float] | None:
   return float(found[1]) * unit[found[2]], float(found[3]) * unit[found[4]]
 
 
-def memory(job: Job, compiled: jax.stages.Compiled, topology: Topology) -> dict[str, float]:
+def memory(job: Job, compiled: Compiled, topology: Topology) -> dict[str, float]:
   """Return bytes per device: inputs by kind, temporaries, code, host memory, peak and limit."""
-  stats = compiled.memory_analysis()
-  outputs = stats.output_size_in_bytes - stats.alias_size_in_bytes
   # Unused inputs are dropped from the program, but stay in memory.
-  inputs = max(stats.argument_size_in_bytes, sum(job.inputs.values()))
-  peak = inputs + outputs + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
+  inputs = max(compiled.arguments, sum(job.inputs.values()))
+  peak = inputs + compiled.outputs + compiled.temporaries + compiled.code
   return {
-      **job.inputs, "temporaries": stats.temp_size_in_bytes, "code": stats.generated_code_size_in_bytes,
-      "host": stats.host_temp_size_in_bytes, "peak": peak, "limit": topology.chip.limit}
+      **job.inputs, "temporaries": compiled.temporaries, "code": compiled.code, "host": compiled.host, "peak": peak,
+      "limit": topology.chip.limit}
 
 
-def resharded(job: Job, compiled: jax.stages.Compiled) -> list[str]:
-  """Return the arrays of a state that a step returns with another sharding than it takes."""
-  if job.state is None:
+def resharded(job: Job, compiled: Compiled) -> list[str]:
+  """Return the arrays of a state that a step returns with another sharding than it takes, as far as that is known."""
+  if job.state is None or compiled.shardings is None:
     return []
-  after = jax.tree.leaves(compiled.output_shardings[0])
-  before = jax.tree.leaves(compiled.input_shardings[0][0])
   leaves = jax.tree_util.tree_leaves_with_path(job.state)
-  assert len(before) == len(after) == len(leaves), (len(before), len(after), len(leaves))
+  before, after = (shardings[:len(leaves)] for shardings in compiled.shardings)
   return [
       jax.tree_util.keystr(path) for (path, leaf), old, new in zip(leaves, before, after, strict=True)
       if not (old.is_equivalent_to(new, len(leaf.shape)) and old.is_equivalent_to(leaf.sharding, len(leaf.shape)))]

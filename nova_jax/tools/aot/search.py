@@ -6,11 +6,13 @@ which changes the run. From recomputation on, each candidate includes the earlie
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from nova_jax.config import Experiment
-from nova_jax.tools.aot.programs import make_jobs
+from nova_jax.tools.aot.compiler import DEFAULT, Options
+from nova_jax.tools.aot.programs import lower_job, make_jobs
 from nova_jax.tools.aot.report import Report, compile_job
 from nova_jax.tools.aot.topology import Topology
 
@@ -19,25 +21,27 @@ _MOST_DOUBLINGS = 6
 
 
 def compile_all(
-    experiment: Experiment, topology: Topology, what: str, say: Callable[[str], None], stop: bool = False,
+    experiment: Experiment, topology: Topology, what: str, say: Callable[[str], None], options: Options = DEFAULT,
+    stop: bool = False,
 ) -> list[Report]:
   """Compile all programs of `what`; with `stop`, end at the first that does not fit."""
   reports = []
-  for job in make_jobs(experiment, topology, what):
-    reports.append(compile_job(job, topology, say))
+  for number, job in enumerate(make_jobs(experiment, topology, what)):
+    lower = functools.partial(lower_job, experiment, topology, what, number)
+    reports.append(compile_job(job, topology, say, options, lower))
     if stop and not reports[-1]["fits"]:
       break
   return reports
 
 
 def cheapest_change(
-    experiment: Experiment, topology: Topology, what: str, say: Callable[[str], None],
+    experiment: Experiment, topology: Topology, what: str, say: Callable[[str], None], options: Options = DEFAULT,
 ) -> tuple[str, list[Report]] | None:
   """Return the flags of the cheapest change that fits, and its reports; None if no known change fits."""
   for flags, candidate in candidates(experiment, what, topology.num_slices):
     say(f"trying {flags}")
     try:
-      reports = compile_all(candidate, topology, what, say, stop=True)
+      reports = compile_all(candidate, topology, what, say, options, stop=True)
     except ValueError as error:
       say(f"  not possible: {error}")
       continue
@@ -93,7 +97,9 @@ def _accumulate(experiment: Experiment, flags: dict[str, str], factor: int) -> t
   return text, dataclasses.replace(experiment, train=changed)
 
 
-def search(experiment: Experiment, topology: Topology, say: Callable[[str], None]) -> dict[str, Any]:
+def search(
+    experiment: Experiment, topology: Topology, say: Callable[[str], None], options: Options = DEFAULT,
+) -> dict[str, Any]:
   """Find the lightest remat for the given batch, and the largest batch, up to 32 times as large, with remat "block".
 
   Returns:
@@ -105,7 +111,7 @@ def search(experiment: Experiment, topology: Topology, say: Callable[[str], None
 
   def fits(candidate: Experiment) -> dict | None:
     try:
-      reports = compile_all(candidate, topology, "train", say, stop=True)
+      reports = compile_all(candidate, topology, "train", say, options, stop=True)
     except ValueError as error:  # The batch can't be sharded over the mesh.
       say(f"  not possible: {error}")
       return None
