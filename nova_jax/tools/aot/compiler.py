@@ -17,6 +17,7 @@ from types import MappingProxyType
 import jax
 
 from nova_jax.tools.aot.topology import prepare_environment
+from nova_jax.utils.errors import UserError
 
 _POLL_SECONDS = 0.2
 _DUMP = MappingProxyType({"xla_dump_hlo_as_text": True})
@@ -73,12 +74,13 @@ def compile_program(lowered: jax.stages.Lowered, num_devices: int, xla: Mapping[
 
   Raises:
     CompileError: the compiler refuses it.
+    UserError: the compiler does not know an option, or its value.
   """
   with tempfile.TemporaryDirectory() as folder:
     try:
       compiled = lowered.compile(compiler_options={**_DUMP, "xla_dump_to": folder, **xla})
     except jax.errors.JaxRuntimeError as error:
-      raise CompileError(str(error)) from error
+      raise _refusal(str(error)) from error
     # The compiler writes the text, since libtpu has instructions that JAX can't print.
     written = list(Path(folder).glob("*.after_codegen.txt"))
     text = written[0].read_text(encoding="utf-8") if len(written) == 1 else compiled.as_text()
@@ -99,6 +101,7 @@ def plan_program(lower: Callable[[], jax.stages.Lowered], xla: Mapping[str, str]
 
   Raises:
     CompileError: the compiler refuses it.
+    UserError: the compiler does not know an option, or its value.
   """
   spawn = multiprocessing.get_context("spawn")
   with tempfile.TemporaryDirectory() as folder:
@@ -126,8 +129,17 @@ def _receive(connection, process) -> float:
     process.join()
     raise CompileError(f"the compiler's process ended with exit code {process.exitcode}") from None
   if isinstance(answer, str):
-    raise CompileError(answer)
+    raise _refusal(answer)
   return answer
+
+
+def _refusal(message: str) -> Exception:
+  """Return the error that the compiler's message stands for."""
+  if unknown := re.search(r"No such compile option: '(\w+)'", message):
+    return UserError(f"--xla: the compiler knows no option {unknown[1]!r}")
+  if re.search(r"Failed to parse '.*' into flag|While setting option", message):
+    return UserError(f"--xla: {message.splitlines()[0].partition(': ')[2]}")
+  return CompileError(message)
 
 
 def _compile_into(folder: str, lower: Callable[[], jax.stages.Lowered], xla: Mapping[str, str], connection) -> None:

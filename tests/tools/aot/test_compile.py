@@ -62,6 +62,29 @@ def test_a_training_step_compiles_for_a_pod(config, tmp_path):
 
 @pytest.mark.slow
 @needs_libtpu
+def test_the_plan_says_what_the_whole_program_says(config, tmp_path):
+  reports = []
+  for number, args in enumerate(([], ["--nomachine_code"])):
+    path = tmp_path / f"{number}.json"
+    done = launch(config, "--topology=v5e:2x2", "--mesh=fsdp=4", f"--json={path}", *args)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    reports += json.loads(path.read_text(encoding="utf-8"))["programs"]
+  whole, plan = reports
+  assert plan["roofline"] == pytest.approx(whole["roofline"], rel=1e-6) and plan["collectives"] == whole["collectives"]
+  assert plan["memory"]["peak"] + whole["memory"]["code"] == pytest.approx(whole["memory"]["peak"], rel=0.02)
+  assert plan["memory"]["temporaries"] == pytest.approx(whole["memory"]["temporaries"], rel=0.05)
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_the_plan_of_what_does_not_fit_says_how_much_it_needs(config):
+  done = launch(config, "--topology=v5e:1x1", "--mesh=fsdp=1", "--nomachine_code",
+                "--config.train.stages[0].batch_size=8192", "--config.model.remat=offload")
+  assert done.returncode == 1 and "DOES NOT FIT" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@needs_libtpu
 def test_a_generation_compiles_for_one_chip(config, tmp_path):
   done = launch(config, "--topology=v5e:1x1", "--what=sample", f"--json={tmp_path / 'out.json'}")
   assert done.returncode == 0, done.stderr
@@ -74,6 +97,7 @@ def test_a_generation_compiles_for_one_chip(config, tmp_path):
     (["--topology=v5e"], "--topology: expected CHIP:AxB"),
     (["--topology=v5e:2x2", "--mesh=foo=4"], "--mesh: 'foo' is not an axis"),
     (["--topology=v5e:2x2", "--what=decode", "--search"], "--search is for training"),
+    (["--topology=v5e:2x2", "--xla=xla_tpu_some_option"], "--xla: expected NAME=VALUE"),
     (["--topology=v5e:2x2", "--json=/nowhere/out.json"], "--json: there is no folder '/nowhere' to write to"),
 ])
 def test_bad_input_is_one_line(config, args, message):
@@ -89,6 +113,7 @@ def test_bad_input_is_one_line(config, args, message):
     (["--topology=v5e:2x2", "--mesh=fsdp=3"], "needs 3 devices, there are 4"),
     (["--topology=v5e:2x2", "--config.train.stages[0].batch_size=6"], "does not spread over 4 devices"),
     (["--topology=v5e:2x2", "--what=decode"], "'pixels' has no network"),
+    (["--topology=v5e:2x2", "--nomachine_code", "--xla=xla_no_such=1"], "the compiler knows no option 'xla_no_such'"),
 ])
 def test_what_does_not_go_together_is_one_line(config, args, message):
   done = launch(config, *args)
