@@ -1,4 +1,4 @@
-"""A training loop of your own: `python examples/train_loop.py FOLDER STEPS` learns moving digits on one device."""
+"""A training loop of your own: `python examples/train_loop.py [FOLDER STEPS]` learns moving digits on one device."""
 
 import sys
 
@@ -8,10 +8,11 @@ from flax import nnx
 
 import nova_jax
 
+folder, steps = sys.argv[1:] or ("digits_data", 100)
 cfg, scheduler = nova_jax.PRESETS["digits"], nova_jax.FlowMatching()
 model = nnx.jit(lambda: nova_jax.NOVA(cfg, rngs=nnx.Rngs(0)))()
 optimizer = nnx.Optimizer(model, optax.adamw(1e-3), wrt=nnx.Param)
-source = nova_jax.prepare_digits(sys.argv[1], nova_jax.DataConfig())["train"]
+source = nova_jax.prepare_digits(folder, nova_jax.DataConfig())["train"]
 text_encoder, autoencoder = nova_jax.make_text_encoder("words", cfg), nova_jax.make_autoencoder("pixels")
 batches = nova_jax.Loader(
     nova_jax.VideoFeed(source, text_encoder, autoencoder, num_frames=4, seed=0), batch_size=32)
@@ -24,6 +25,6 @@ def train_step(model, optimizer, batch, key):
   return loss
 
 
-for step in range(int(sys.argv[2])):
+for step in range(int(steps)):
   loss = train_step(model, optimizer, next(batches), jax.random.key(step))
   print(f"step {step}: loss {loss:.3f}")

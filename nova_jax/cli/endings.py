@@ -32,8 +32,7 @@ from nova_jax.utils.errors import BAD_INPUT, FAILED, INTERRUPTED, READER_GONE, e
 _OTHER_READS = ("Event loop is closed", "Encountered error while reading array index")
 
 # Modules that not every installation has: the package, and the extra that brings it.
-_EXTRAS = {
-    "cv2": ("opencv-python-headless", "data"), "pyarrow": ("pyarrow", "data"), "matplotlib": ("matplotlib", "plots")}
+_EXTRAS = {"pyarrow": ("pyarrow", "data"), "matplotlib": ("matplotlib", "plots")}
 
 
 def run_program(execute: Callable[[], int]) -> None:

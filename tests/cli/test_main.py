@@ -47,9 +47,8 @@ def test_it_starts():
 
 def test_a_package_of_an_extra_that_is_missing_is_named(capsys):
   def lacks(args):
-    raise ModuleNotFoundError("No module named 'cv2'", name="cv2")
+    raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
 
   assert entry.Command(lacks).execute(["x"]) == 2
   assert capsys.readouterr().err == (
-      "error: opencv-python-headless is not installed: pip install opencv-python-headless, or nova_jax with its extra "
-      "data\n")
+      "error: matplotlib is not installed: pip install matplotlib, or nova_jax with its extra plots\n")
