@@ -1,12 +1,14 @@
 """LoRA folders, in the layout that peft loads, with the published names of the model's matrices.
 
-  adapter_config.json          rank, alpha and targets
-  adapter_model.safetensors    base_model.model.NAME.lora_A.weight [r, in] and ….lora_B.weight [out, r]
+  adapter_config.json          rank, alpha, targets, and modules with parameters that were trained themselves
+  adapter_model.safetensors    base_model.model.NAME.lora_A.weight [r, in] and ….lora_B.weight [out, r]; of those
+                               parameters base_model.model.NAME, of the model's shape
   nova_lora.json               the model that it was trained for; peft doesn't read it
 
 The workdir of a run that trains a LoRA serves as such a folder, too.
-Invariants: a LoRA is added to weights as they are read, W + weight · (alpha / r) · B·A in float32, and never taken off
-again: without it the weights are those of the folder, bit for bit. The sums are the same on every machine.
+Invariants: a LoRA is added to weights as they are read, W + weight · (alpha / r) · B·A in float32, or of a parameter P
+that was trained itself, W + weight · (P − W). It is never taken off again: without it the weights are those of the
+folder, bit for bit. The sums are the same on every machine.
 """
 
 import dataclasses
@@ -27,7 +29,6 @@ from nova_jax.checkpoints.model_card import LoraCard
 from nova_jax.checkpoints.part_digest import listed_digest, weights_digest
 from nova_jax.checkpoints.weight_files import open_file, shorten_name
 from nova_jax.config import LoraConfig, ModelConfig
-from nova_jax.models.lora import add_lora
 from nova_jax.models.nova import NOVA
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
@@ -58,6 +59,7 @@ class Lora:
   Attributes:
     path: folder of the LoRA.
     updates: matrices by the published name of the weight that they change.
+    full: parameters that were trained themselves, by published name.
     scale: factor alpha / r.
     rank: rank r.
     card: what it was trained for; None if the folder doesn't say.
@@ -65,6 +67,7 @@ class Lora:
 
   path: Path
   updates: Mapping[str, Update]
+  full: Mapping[str, LazyArray]
   scale: float
   rank: int
   card: LoraCard | None
@@ -91,15 +94,20 @@ def open_lora(path: str | Path, weights: str = "ema", step: int | str | None = N
       raise UserError(
           f"lora: {path} has no {name}; expected a folder as peft and nova_jax write it, or the workdir of a run that "
           "trained a LoRA")
-  rank, scale = _read_config(path / CONFIG)
-  updates = _pair(path, open_file(check_regular(path / WEIGHTS)), rank)
+  rank, scale, modules = _read_config(path / CONFIG)
+  stored = open_file(check_regular(path / WEIGHTS))
+  own = {name: found for name in stored if (found := _full_name(name, modules))}
+  updates = _pair(path, {name: array for name, array in stored.items() if name not in own}, rank)
+  full = {found: stored[name] for name, found in own.items()}
+  if not updates and not full:
+    raise UserError(f"{path / WEIGHTS} has no matrices of a LoRA")
   card = None
   if (path / OURS).is_file():
     values = read_json(path / OURS, limits.CONFIG_BYTES)
     if (found := {key: values.pop(key, None) for key in FORMAT}) != FORMAT:
       raise UserError(f"{path / OURS}: expected {FORMAT}, got {shown(found)}")
     card = from_dict(LoraCard, values, str(path / OURS))
-  return Lora(path, updates, scale, rank, card)
+  return Lora(path, updates, full, scale, rank, card)
 
 
 def read_loras(loras: Loras | None) -> tuple[tuple[Lora, float], ...]:
@@ -167,11 +175,14 @@ def with_loras(part: Part, loras: Sequence[tuple[Lora, float]], dtype: np.dtype 
   merged = {}
   for name, stored in part.weights.items():
     updates = [(lora.updates[name], weight * lora.scale) for lora, weight in loras if name in lora.updates and weight]
-    merged[name] = _merged(stored, updates, dtype or stored.dtype) if updates else stored
+    full = [(lora.full[name], weight) for lora, weight in loras if name in lora.full and weight]
+    merged[name] = _merged(stored, updates, full, dtype or stored.dtype) if updates or full else stored
   return part._replace(weights=merged, ours=None) if loras else part
 
 
-def _merged(stored: LazyArray, updates: Sequence[tuple[Update, float]], dtype: np.dtype) -> LazyArray:
+def _merged(
+    stored: LazyArray, updates: Sequence[tuple[Update, float]], full: Sequence[tuple[LazyArray, float]], dtype: np.dtype
+) -> LazyArray:
   def read() -> np.ndarray:
     total = stored.read().astype(np.float32)
     change, term = np.zeros_like(total), np.empty_like(total)
@@ -179,26 +190,28 @@ def _merged(stored: LazyArray, updates: Sequence[tuple[Update, float]], dtype: n
       rows, columns = a.read().astype(np.float32), np.float32(factor) * b.read().astype(np.float32)
       for i in range(len(rows)):  # A matrix product would round differently on other machines.
         change += np.multiply.outer(columns[:, i], rows[i], out=term)
+    for own, weight in full:
+      change += np.float32(weight) * (own.read().astype(np.float32) - total)
     return (total + change).astype(dtype)
 
   return LazyArray(stored.shape, np.dtype(dtype), read)
 
 
 def _check_fit(lora: Lora, part: Part) -> None:
-  for name, (a, b) in lora.updates.items():
+  shapes = {name: (b.shape[0], a.shape[1]) for name, (a, b) in lora.updates.items()}
+  for name, shape in (shapes | {name: own.shape for name, own in lora.full.items()}).items():
     if name not in part.weights:
       raise UserError(
           f"lora: {lora.path} changes {shorten_name(name)}, which {part.folder} doesn't have; it was trained for "
           "another model")
-    out, inputs = b.shape[0], a.shape[1]
-    if part.weights[name].shape != (out, inputs):
+    if part.weights[name].shape != shape:
       raise UserError(
-          f"lora: {lora.path} changes {name} of shape {(out, inputs)}, and that of {part.folder} is "
+          f"lora: {lora.path} changes {name} of shape {shape}, and that of {part.folder} is "
           f"{part.weights[name].shape}; it was trained for another model")
 
 
-def _read_config(path: Path) -> tuple[int, float]:
-  """Return rank and scale from a peft config."""
+def _read_config(path: Path) -> tuple[int, float, list[str]]:
+  """Return rank, scale, and the modules with parameters that were trained themselves, from a peft config."""
   values = read_json(path, limits.CONFIG_BYTES)
   if values.get("peft_type", "LORA") != "LORA":
     raise UserError(f"{path}: expected a LoRA, got {shown(values['peft_type'])}")
@@ -210,7 +223,16 @@ def _read_config(path: Path) -> tuple[int, float]:
     raise UserError(f"{path}: expected a rank r of 1 or more, got {shown(rank)}")
   if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
     raise UserError(f"{path}: expected a number lora_alpha, got {shown(alpha)}")
-  return rank, alpha / (math.sqrt(rank) if values.get("use_rslora") else rank)
+  modules = values.get("modules_to_save") or []
+  if not isinstance(modules, list) or not all(isinstance(name, str) for name in modules):
+    raise UserError(f"{path}: expected a list of names as modules_to_save, got {shown(modules)}")
+  return rank, alpha / (math.sqrt(rank) if values.get("use_rslora") else rank), modules
+
+
+def _full_name(name: str, modules: Sequence[str]) -> str | None:
+  """Return the published name of a parameter of one of these modules that was trained itself; None for others."""
+  own = re.sub(r"^(base_model\.model\.|transformer\.)|\.modules_to_save(\.default)?(?=\.)", "", name)
+  return own if own.rpartition(".")[0] in modules else None
 
 
 def _pair(path: Path, weights: Mapping[str, LazyArray], rank: int) -> dict[str, Update]:
@@ -229,8 +251,6 @@ def _pair(path: Path, weights: Mapping[str, LazyArray], rank: int) -> dict[str, 
       raise UserError(
           f"{path / WEIGHTS}: A and B of {shorten_name(name)} have shapes {a.shape} and {b.shape}; expected "
           f"[{rank}, in] and [out, {rank}], as {CONFIG} says")
-  if not found:
-    raise UserError(f"{path / WEIGHTS} has no matrices of a LoRA")
   return {name: Update(pair["A"], pair["B"]) for name, pair in found.items()}
 
 
@@ -240,19 +260,16 @@ def _open_trained(workdir: Path, weights: str, step: int | str | None) -> Lora:
     raise UserError(f"lora: {workdir} is a model, not a LoRA; give it as the model (checkpoint)")
   _, stored = open_trained_arrays(workdir, weights, step)
   cfg = card.lora.config
-  return Lora(workdir, _published(stored, card.transformer, cfg), cfg.scale, cfg.rank, card.lora)
+  updates, full = _published(stored, card.transformer, cfg)
+  return Lora(workdir, updates, full, cfg.scale, cfg.rank, card.lora)
 
 
-def _published(stored: Mapping[str, LazyArray], model: ModelConfig, cfg: LoraConfig) -> dict[str, Update]:
-  """Return the matrices of a training run under published names and in published layouts."""
-
-  def make() -> NOVA:
-    module = NOVA(model, rngs=nnx.Rngs(0))
-    add_lora(module, cfg, "float32", rngs=nnx.Rngs(0))
-    return module
-
-  shapes = nnx.state(nnx.eval_shape(make), nnx.Not(nnx.LoRAParam))
-  updates = {}
+def _published(
+    stored: Mapping[str, LazyArray], model: ModelConfig, cfg: LoraConfig
+) -> tuple[dict[str, Update], dict[str, LazyArray]]:
+  """Return `Lora.updates` and `Lora.full` of a training run, in published layouts."""
+  shapes = nnx.state(nnx.eval_shape(lambda: NOVA(model, rngs=nnx.Rngs(0))))
+  updates, full = {}, {}
   for weight in key_table.published_weights(shapes, key_table.transformer_names(model)):
     prefix = weight.path.removesuffix("kernel") + "low_rank/"
     if prefix + "a" in stored:
@@ -260,7 +277,11 @@ def _published(stored: Mapping[str, LazyArray], model: ModelConfig, cfg: LoraCon
       updates[weight.name] = Update(
           _flat(stored[prefix + "a"], weight.layer, (inputs, cfg.rank)),
           _flat(stored[prefix + "b"], weight.layer, (cfg.rank, out)))
-  return updates
+    elif weight.path in stored:
+      full[weight.name] = LazyArray(
+          weight.shape, stored[weight.path].dtype,
+          lambda weight=weight: weight.to_published(stored[weight.path].read()))
+  return updates, full
 
 
 def _flat(stored: LazyArray, layer: int | None, shape: tuple[int, int]) -> LazyArray:

@@ -28,11 +28,13 @@ def write_lora(lora: Lora, target: str | Path) -> None:
   for name, (a, b) in sorted(lora.updates.items()):
     module = PREFIX + name.removesuffix(".weight")
     weights |= {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
+  weights |= {PREFIX + name: stored for name, stored in sorted(lora.full.items())}
   config = {
       "peft_type": "LORA", "task_type": None, "base_model_name_or_path": lora.card.base if lora.card else None,
       "r": lora.rank, "lora_alpha": lora.scale * lora.rank, "lora_dropout": 0.0, "bias": "none",
       "fan_in_fan_out": False, "inference_mode": True,
-      "target_modules": [name.removesuffix(".weight") for name in sorted(lora.updates)]}
+      "target_modules": [name.removesuffix(".weight") for name in sorted(lora.updates)],
+      "modules_to_save": sorted({name.rpartition(".")[0] for name in lora.full}) or None}
   told = ("r", "lora_alpha", "lora_dropout", "bias", "target_modules")  # diffusers reads no config file.
   metadata = {_DIFFUSERS: json.dumps({PREFIX + name: config[name] for name in told})}
   with new_folder(target, sum(stored.nbytes for stored in weights.values())) as folder:

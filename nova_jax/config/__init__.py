@@ -159,6 +159,8 @@ class LoraConfig:
   alpha: Positive | None = None  # Updates are scaled by alpha / rank; None for the rank, which scales by 1.
   # Regular expressions over the paths of matrices, "video_encoder/blocks/attn/qkv/kernel".
   targets: tuple[str, ...] = (r"blocks/(attn|mlp)/", r"text_embed/proj/")
+  # Regular expressions over the paths of parameters that are trained themselves, without a LoRA: "/norm[12]?/scale$".
+  full: tuple[str, ...] = ()
   quantize: str = ""  # 8-bit numbers that the blocks of the model are kept in, "int8" or "fp8"; empty for none.
 
   @property

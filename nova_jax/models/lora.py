@@ -3,8 +3,9 @@
   y = x·W + (alpha / r)·(x·A)·B        A [inputs, r], B [r, outputs]
 
 A starts from random values and B from zeros, so that a new LoRA changes nothing. A stack of blocks has stacked updates,
-one for each layer.
-Invariant: a model with a LoRA has the parameters of the model without it, at the same paths, beside its `LoRAParam`s.
+one for each layer. Parameters that `LoraConfig.full` names are trained themselves.
+Invariant: a model with a LoRA has the parameters of the model without it, at the same paths; what training changes are
+the `LoRAParam`s.
 """
 
 import math
@@ -16,7 +17,9 @@ from jaxtyping import Array
 
 from nova_jax.config import LoraConfig
 from nova_jax.models.layers import Axes, Linear, parameter, project
+from nova_jax.models.quantization import frozen_quantization
 from nova_jax.parallel.sharding import gather_weight
+from nova_jax.utils.errors import UserError
 from nova_jax.utils.patterns import check_patterns, matches
 
 # Maps that are convolutions in published models, where a LoRA of a linear map has no place.
@@ -66,22 +69,41 @@ def add_lora(model: nnx.Module, cfg: LoraConfig, dtype: str, *, rngs: nnx.Rngs) 
 
   Args:
     model: model to extend; its parameters are named by their paths.
-    cfg: rank, scale and targets.
+    cfg: rank, scale, targets, and the parameters that are trained themselves.
     dtype: dtype of activations. Weights that are cast once give the same results as if they were cast in each use.
     rngs: randomness of the new matrices.
 
   Raises:
-    UserError: a pattern of `targets` that is found in no path of a matrix.
+    UserError: a pattern of `targets` that is found in no path of a matrix, or one of `full` in no path of a parameter;
+      a matrix that is to be trained itself and kept in 8 bits.
   """
+  _train_in_full(model, cfg)
   linears = linear_maps(model)
   check_patterns("train.lora.targets", cfg.targets, list(linears), "matrix")
   for path, linear in linears.items():
-    if matches(cfg.targets, path):
+    if matches(cfg.targets, path) and not isinstance(linear.kernel, nnx.LoRAParam):
       linear.low_rank = nnx.data(LowRank(linear, cfg.rank, cfg.scale, rngs=rngs))
   for _, linear in nnx.iter_graph(model):
     if isinstance(linear, Linear):
       for weight in filter(None, (linear.kernel, linear.bias)):
-        weight.set_value(weight[...].astype(dtype))
+        if not isinstance(weight, nnx.LoRAParam):
+          weight.set_value(weight[...].astype(dtype))
+
+
+def _train_in_full(model: nnx.Module, cfg: LoraConfig) -> None:
+  """Turn the parameters that `cfg.full` names into `LoRAParam`s."""
+  owners = {
+      "/".join(map(str, (*path, name))): (node, name) for path, node in nnx.iter_graph(model)
+      if isinstance(node, nnx.Module) for name, value in vars(node).items() if isinstance(value, nnx.Param)}
+  check_patterns("train.lora.full", cfg.full, list(owners))
+  quantization = frozen_quantization(cfg)
+  in_8_bits = {} if quantization is None else quantization.axes(model)
+  for path, (node, name) in owners.items():
+    if matches(cfg.full, path):
+      if path in in_8_bits:
+        raise UserError(f"train.lora.full: {path} is kept in 8 bits, which can't be trained; leave one of the two out")
+      frozen = getattr(node, name)
+      setattr(node, name, parameter(frozen[...], frozen.get_metadata()["out_sharding"], nnx.LoRAParam))
 
 
 def linear_maps(model: nnx.Module) -> dict[str, Linear]:

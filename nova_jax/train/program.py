@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from nova_jax.config import Experiment
 from nova_jax.diffusion.batch import Batch
 from nova_jax.models.lora import trainable
-from nova_jax.train.optimizer import make_optimizer, make_schedule
+from nova_jax.train.optimizer import make_optimizer, make_schedule, paths
 from nova_jax.train.stages import Stage, plan_stages
 from nova_jax.train.state import TrainState, abstract_state, adopt, init_state, start_stage
 from nova_jax.train.step import Metrics, make_eval_step, make_train_step
@@ -103,7 +103,9 @@ class TrainProgram:
     if not self.is_lora:
       return saved
     assert weights is not None  # `check` refuses a LoRA without `init`.
-    return adopt(dataclasses.replace(saved, buffers=self.abstract.buffers), weights)
+    trained = set(jax.tree.leaves(paths(saved.params)))
+    frozen = {path: value for path, value in nnx.to_flat_state(weights) if "/".join(map(str, path)) not in trained}
+    return adopt(dataclasses.replace(saved, buffers=self.abstract.buffers), nnx.from_flat_state(frozen))
 
   def start_stage(self, state: TrainState, stage: Stage) -> TrainState:
     """Return the state at the start of a stage: the weights continue, the optimizer is new."""

@@ -29,6 +29,7 @@ CFG = ModelConfig(
     denoiser_depth=1, denoiser_width=16, base_frames=2, text_dim=8, text_len=8, mixer_rank=2)
 # All kinds of matrices: heads among the inputs, parts among the outputs, in stacks and outside.
 LORA = LoraConfig(rank=2, alpha=3.0, targets=("kernel",))
+FULL = (r"/(scale|bias)$", "patch_embed/proj/kernel", "mask_token", "text_embed/proj")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,17 @@ def folders(tmp_path_factory):
   model = save_lora_run(folder / "run", folder / "base", CFG, LORA)
   write_lora(open_lora(folder / "run"), folder / "alone")
   return folder, model
+
+
+@pytest.fixture(scope="module")
+def full(folders, tmp_path_factory):
+  """As `folders`, of a LoRA beside which parameters of all other kinds are trained themselves."""
+  folder, _ = folders
+  cfg = LoraConfig(rank=2, alpha=3.0, targets=("blocks/attn",), full=FULL)
+  target = tmp_path_factory.mktemp("full")
+  model = save_lora_run(target / "run", folder / "base", CFG, cfg, seed=1)
+  write_lora(open_lora(target / "run"), target / "alone")
+  return target, model
 
 
 def outputs(model):
@@ -67,6 +79,36 @@ def test_what_is_added_computes_what_was_trained(folders, name):
   loaded = load_model(folder / "base", lora=folder / name)
   for ours, expected in zip(outputs(loaded), outputs(trained), strict=True):
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6 * float(np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("name", ["run", "alone"])
+def test_parameters_that_were_trained_themselves_are_read_from_both(folders, full, name):
+  (folder, _), (target, trained) = folders, full
+  before, expected = weights(load_model(folder / "base")), weights(trained)
+  loaded = weights(load_model(folder / "base", lora=target / name))
+  own = {path for path in loaded if any(re.search(pattern, path) for pattern in FULL)}
+  for path in own:
+    np.testing.assert_allclose(loaded[path], expected[path], rtol=1e-6, atol=1e-7, err_msg=path)
+  changed = {path for path in before if not np.array_equal(before[path], loaded[path])}
+  assert changed == own | {path for path in before if re.search("blocks/attn/.*kernel", path)}
+  half = weights(load_model(folder / "base", lora={target / name: 0.5}))
+  for path in own:
+    np.testing.assert_allclose(half[path], (before[path] + expected[path]) / 2, rtol=1e-5, atol=1e-6, err_msg=path)
+  assert all(np.array_equal(value, before[path]) for path, value in weights(
+      load_model(folder / "base", lora={target / name: 0.0})).items())
+
+
+def test_their_modules_are_named_for_peft(full):
+  target, _ = full
+  config = json.loads((target / "alone" / CONFIG).read_text(encoding="utf-8"))
+  matrices = load_file(target / "alone" / WEIGHTS)
+  own = {name.removeprefix("base_model.model.") for name in matrices if ".lora_" not in name}
+  assert {name.rpartition(".")[0] for name in own} == set(config["modules_to_save"])
+  assert {"video_encoder.blocks.1.norm1.weight", "text_embed.proj.weight", "text_embed.proj.bias"} <= own
+  assert "text_embed.proj" not in config["target_modules"]
+  write_lora(open_lora(target / "alone"), target / "again")
+  for name in (CONFIG, WEIGHTS):
+    assert (target / "again" / name).read_bytes() == (target / "alone" / name).read_bytes()
 
 
 def test_the_workdir_is_the_model_with_the_lora(folders):

@@ -112,7 +112,8 @@ def _what(model: Folder | Lora, base: str | None) -> str:
   made = f"[{base.partition('@')[0]}](https://huggingface.co/{base.partition('@')[0]})" if base else ""
   if isinstance(model, Lora):
     return (
-        f"This is a LoRA of rank {model.rank}, which changes {len(model.updates)} matrices of a NOVA"
+        f"This is a LoRA of rank {model.rank}, which changes {len(model.updates)} matrices "
+        f"{f'and {len(model.full)} other weights ' if model.full else ''}of a NOVA"
         f"{', ' + made if made else ''}, the model of {PAPER}.")
   card = model.card
   given = "from text" if card.transformer.text_dim else "of one of its classes"

@@ -78,6 +78,8 @@ def check_folder(path: Path) -> Folder | Lora:
     for name, pair in opened.updates.items():
       if not all(is_finite(stored.read()) for stored in pair):
         raise UserError(f"push: {path}: the matrices of {name} are not finite; nothing was sent")
+    if broken := [name for name, stored in opened.full.items() if not is_finite(stored.read())]:
+      raise UserError(f"push: {path}: {broken[0]} is not finite; nothing was sent")
     return opened
   folder = open_folder(path)
   check_complete(folder, PARTS)
