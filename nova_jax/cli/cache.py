@@ -4,9 +4,9 @@ Example:
   python -m launch.cache --source clips --output caches/clips --config configs/cache.py
 
 The source is a folder of videos and pictures with captions in .txt or .json files beside them, a table (.csv, .jsonl,
-.json, .parquet), WebDataset tars or a TFDS dataset. The same command again continues where it stopped. On many hosts
-it runs on each, with --num_processes and --process_id, or --coordinator=auto on TPU VMs; all must see source and
-output. What can't be used is named in rejected.jsonl, and tried again with --retry_rejected.
+.json, .parquet), WebDataset tars or a TFDS dataset. The same command again continues where it stopped. Started on many
+hosts that see source and output, it shares out the work among those that are there, however they come and go. What
+can't be used is named in rejected.jsonl, and tried again with --retry_rejected.
 """
 
 import os
@@ -59,9 +59,6 @@ def main(args: flags.FlagValues) -> None:
     manifest = build(
         args.source, output, from_dict(CacheConfig, args.config), host=host, num_hosts=num_hosts,
         num_workers=args.num_workers, retry_rejected=args.retry_rejected, progress=show)
-  if manifest is None:
-    print(f"this host's share is done; the last host to finish writes the manifest of {output}")
-    return
   print(describe(manifest))
   print(f"next: {command('inspect')} --dataset {output} --sheet sheet.png")
   if manifest.counts.rejected:

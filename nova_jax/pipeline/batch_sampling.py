@@ -201,7 +201,7 @@ def run(
       waiting.append(batch)
   if kept := sum(map(len, own)) - sum(map(len, waiting)):
     tell(f"{kept} of {len(provenances)} clips were made before, and stay as they are")
-  remove_unfinished(output, {STACK, *(path.name for paths in files for path in paths)})
+  remove_unfinished(output, {STACK, *(path.name for paths in files for path in paths)}.__contains__)
 
   def show(number: int, batch: Sequence[int], step: Step) -> None:
     done, each = step.frame * step.num_sets + step.index + 1, step.num_frames * step.num_sets

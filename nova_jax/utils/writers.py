@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Callable
 from pathlib import Path
 
 from nova_jax.storage import is_remote
@@ -60,11 +60,16 @@ def is_dead(name: str, path: Path | None = None) -> bool:
   return start != _start_time(int(process))  # Otherwise another process has reused its number.
 
 
-def remove_unfinished(folder: str | Path, names: Collection[str]) -> None:
-  """Remove temporary files of killed writers of these files from a folder; files that are being written stay."""
+def remove_unfinished(folder: str | Path, is_meant: Callable[[str], bool]) -> None:
+  """Remove temporary files of killed writers from a folder; files that are being written stay.
+
+  Args:
+    folder: path of the folder.
+    is_meant: function that says of the name of a file whether those of it are removed.
+  """
   if is_remote(folder):
     return
   for path in Path(folder).glob(".*"):
     match = re.fullmatch(r"\.(.+)\.(\w+-\d+-\w+)-\w+(\.[^.]+)", path.name)
-    if match and match[1] + match[3] in names and is_dead(match[2], path):
+    if match and is_meant(match[1] + match[3]) and is_dead(match[2], path):
       path.unlink(missing_ok=True)

@@ -1,18 +1,19 @@
 """Latent caches in a bucket: the bytes of a cache on a disk, read in the same order."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 import pytest
 from absl import flags
+from data.cache.begun import begin
 from data.cache.footage import CLIPS, STILLS
 from data.latent_caches import damage, make_cache, make_loader, make_record
 from storage.fake_bucket import NAME
 
 from nova_jax.cli import inspect
 from nova_jax.config import CacheConfig, DataConfig
-from nova_jax.data.cache import build as build_lib
 from nova_jax.data.cache.build import build
 from nova_jax.data.cache.format import MANIFEST, read_manifest
 from nova_jax.utils.errors import UserError
@@ -34,20 +35,9 @@ def files(folder):
   return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_cache_is_built_and_continued_as_on_a_disk(source, folder, tmp_path, bucket, monkeypatch):
+def test_a_cache_is_built_and_continued_as_on_a_disk(source, folder, tmp_path, bucket):
   build(str(source), tmp_path / "cache", CFG)
-  real, calls = build_lib._build_part, []
-
-  def once(*args):
-    if calls:
-      raise KeyboardInterrupt
-    calls.append(args)
-    return real(*args)
-
-  monkeypatch.setattr(build_lib, "_build_part", once)
-  with pytest.raises(KeyboardInterrupt):
-    build(str(source), folder, CFG)
-  monkeypatch.undo()
+  begin(source, folder, CFG, 3)
   with pytest.raises(UserError, match=f"{folder} has no {MANIFEST}"):
     read_manifest(folder)
   bucket.requests.clear()
@@ -58,8 +48,9 @@ def test_a_cache_is_built_and_continued_as_on_a_disk(source, folder, tmp_path, b
 
 def test_hosts_share_a_cache_out(source, folder, tmp_path):
   build(str(source), tmp_path / "cache", CFG)
-  assert build(str(source), folder, CFG, host=0, num_hosts=2) is None
-  assert build(str(source), folder, CFG, host=1, num_hosts=2) is not None
+  with ThreadPoolExecutor(2) as pool:
+    manifests = list(pool.map(lambda host: build(str(source), folder, CFG, host=host, num_hosts=2), range(2)))
+  assert manifests[0] == manifests[1]
   assert files(folder) == files(tmp_path / "cache")
 
 

@@ -44,7 +44,7 @@ def test_only_what_dead_writers_left_is_removed(tmp_path):
   elsewhere, long_ago = leave(tmp_path, "ffffff", gone.pid, "1"), leave(tmp_path, "eeeeee", gone.pid, "1")
   os.utime(long_ago, (time.time() - 2 * 24 * 3600,) * 2)
   others = leave(tmp_path, host, gone.pid, "1", ".another.{}-{}-{}-0a1b2c.mp4")
-  writers.remove_unfinished(tmp_path, {"clip.mp4"})
+  writers.remove_unfinished(tmp_path, "clip.mp4".__eq__)
   writing.kill()
   assert not any(path.exists() for path in (dead, reused, long_ago))
   assert all(path.exists() for path in (alive, own, elsewhere, others))

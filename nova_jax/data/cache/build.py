@@ -1,68 +1,63 @@
 """Building a latent cache: parts of the source, each decoded, encoded and written on its own.
 
-  DIR/parts/…             plan and reports, see `reports`
+  DIR/parts/…             plan, list of the source, claims and reports: see `reports`, `listing` and `claims`
   DIR/manifest.json       all of it, written by the host that finds all parts done
 
-Part k is `shard_items` items of the source in a row; host h of n builds parts h, h + n, ….
+Part k is `shard_items` items of the source in a row. Hosts claim parts, and come and go as they like.
 Invariant: the files depend on source and settings alone, not on hosts, processes, devices of a host or interruptions.
 """
 
 import collections
-import json
-import shutil
+import contextlib
+import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from nova_jax.config import Bucket, CacheConfig
 from nova_jax.data.cache import reports, retry, sources
+from nova_jax.data.cache.claims import Tasks
 from nova_jax.data.cache.encoders import Encoder
+from nova_jax.data.cache.finish import finish, finished
 from nova_jax.data.cache.format import (
   MANIFEST,
-  REJECTED,
   SUFFIX,
   Counts,
   Manifest,
   read_manifest,
-  shard_file,
   summarize,
-  write_manifest,
   write_records,
 )
-from nova_jax.data.cache.items import Item
+from nova_jax.data.cache.listing import Index, list_source
 from nova_jax.data.cache.preprocess import Clip, Outcome, Rejected, Skipped
 from nova_jax.data.cache.records import Record
-from nova_jax.data.cache.reports import PARTS, Plan, Rejection, Report, read_report
-from nova_jax.data.cache.sources import Listing
+from nova_jax.data.cache.reports import PARTS, Plan, Rejection, Report
 from nova_jax.data.cache.storage import Lost, Watch
+from nova_jax.data.cache.stored_items import Listed
 from nova_jax.data.cache.workers import Workers
-from nova_jax.storage import RemotePath, as_path
-from nova_jax.utils.errors import RunFailed
-from nova_jax.utils.fields import to_dict
-from nova_jax.utils.files import check_folder, write_atomically
+from nova_jax.storage import as_path
+from nova_jax.utils.files import check_folder
 from nova_jax.utils.writers import remove_unfinished
 
-_FEW = 20  # Items of which any share may be rejected.
-_REASONS = 3  # Commonest ones that are shown.
+Show = Callable[[int, int, Counts], None]
 
 
 def build(
     source: str, output: str | Path, cfg: CacheConfig, *, host: int = 0, num_hosts: int = 1, num_workers: int = 0,
-    retry_rejected: bool = False, progress: Callable[[int, int, Counts], None] = lambda done, total, counts: None,
-) -> Manifest | None:
-  """Build a cache, or what is missing of it.
+    retry_rejected: bool = False, progress: Show = lambda done, total, counts: None,
+) -> Manifest:
+  """Build a cache, or what is missing of it, together with all hosts that do the same; returns when it is finished.
 
   Args:
     source: folder, archive, table or dataset of clips and captions; see `sources`.
     output: folder of the cache, which all hosts see.
     cfg: settings of the cache.
-    host: number of this host.
-    num_hosts: number of hosts that build it.
+    host: number of this host, of hosts that begin together: each begins in another place.
+    num_hosts: number of hosts that begin together.
     num_workers: number of processes that decode; 0 decodes in this one.
     retry_rejected: whether to try again what earlier runs rejected, also in a finished cache.
-    progress: function that is called with how many of how many items of this host are done, and what became of them.
-
-  Returns:
-    The manifest; None if other hosts are still building.
+    progress: function that is called with how many items this host has done, how many there are but for those that
+      others were found to have done, and what became of this host's.
 
   Raises:
     UserError: the source or the settings can't be used, or the folder has another cache.
@@ -71,72 +66,121 @@ def build(
   output = as_path(output)
   if retry_rejected or not (output / MANIFEST).is_file():
     check_folder("output", output)
-  items = sources.open_source(source, cfg)
+  found = sources.find_source(source)
   with Encoder(cfg) as encoder:
-    plan = Plan(cfg, encoder.autoencoder_info, encoder.text_encoder_info, sources.digest(items), len(items))
-    if retry_rejected:
-      retry.reopen(output, plan, items, host, num_hosts)
-    if (output / MANIFEST).is_file():
-      return _finished(output, plan)
-    reports.claim(output, plan)
-    parts = [items[start : start + cfg.shard_items] for start in range(0, len(items), cfg.shard_items)]
-    done = {number: read_report(output, number) for number in range(host, len(parts), num_hosts)}
-    todo = [number for number, report in done.items() if report is None or report.num_lost]
-    watch = Watch(source, items)
-    with Workers(num_workers, cfg, encoder.channels) as workers:
-      outcomes = workers.outcomes(item for number in todo for item in parts[number])
-      total, counts = sum(len(parts[number]) for number in todo), Counts()
-      progress(0, total, counts)
-      remove_unfinished(output, {shard_file(f"{number:06}", bucket) for number in todo for bucket in cfg.buckets})
-      for number in todo:
-        show = lambda part, before=counts: progress(before.seen + part.seen, total, before + part)
-        report = _build_part(output, number, parts[number], outcomes, watch, encoder, show)
-        counts += report.counts
-        progress(counts.seen, total, counts)
-  gone = [number for number in done if read_report(output, number) is None]
-  if gone and not (output / MANIFEST).is_file():  # Else another host was faster, and has cleaned up.
-    raise RunFailed(
-        f"{reports.report_path(output, gone[0])} was written and is gone: is the folder still mounted? The cache is "
-        "not finished, and the same command continues it")
-  return _finish(output, plan, items, len(parts))
+    draft = Plan(cfg, encoder.autoencoder_info, encoder.text_encoder_info, "", 0)
+    with retry.reopened(output, draft, found) if retry_rejected else contextlib.nullcontext():
+      if (output / MANIFEST).is_file():
+        digest, count = sources.survey(found, cfg)
+        return finished(output, dataclasses.replace(draft, source_digest=digest, num_items=count))
+      reports.begin(output, draft)
+      index = list_source(output / PARTS, found, cfg, host, num_hosts)
+      if index is None:
+        return _finished_by_others(output, draft)
+      plan = dataclasses.replace(draft, source_digest=index.digest, num_items=len(index))
+      reports.claim(output, plan)
+      with Workers(num_workers, cfg, encoder.channels) as workers:
+        return _Builder(output, plan, index, found, encoder, workers, progress).run(host / num_hosts)
 
 
-def _build_part(
-    output: Path, number: int, items: Sequence[Item], outcomes: Iterator[Outcome | Lost], watch: Watch,
-    encoder: Encoder, show: Callable[[Counts], None],
-) -> Report:
-  """Encode a part's clips as they come, write its shards, and then its report."""
-  results: dict[int, Record | Rejected | Skipped] = {}
-  buckets: dict[int, Bucket] = {}
-  waiting: dict[Bucket, list[tuple[int, str, Clip]]] = collections.defaultdict(list)
-  became: collections.Counter[str] = collections.Counter()
-  num_lost = 0
-  for place, item in enumerate(items):
-    outcome, lost = watch.judge(item, next(outcomes))
-    num_lost += lost
-    became[_field(outcome)] += 1
-    if isinstance(outcome, Clip):
-      buckets[place] = outcome.bucket
-      waiting[outcome.bucket].append((place, item.name, outcome))
-      if len(waiting[outcome.bucket]) == encoder.group_size:
-        results.update(encoder.encode(waiting.pop(outcome.bucket)))
-    else:
-      results[place] = outcome
-    show(Counts(seen=place + 1, **became))
-  for _, batch in sorted(waiting.items()):
-    results.update(encoder.encode(batch))
-  results.update(encoder.finish())
-  records = [(buckets[place], result) for place, result in sorted(results.items()) if isinstance(result, Record)]
-  shards = tuple(write_records(output, f"{number:06}", records))
-  rejected = tuple(
-      Rejection.of(items[place], result) for place, result in sorted(results.items()) if isinstance(result, Rejected))
-  counts = Counts(seen=len(items), **collections.Counter(_field(result) for result in results.values()))
-  moments = {bucket: record.moments.shape for bucket, record in records}
-  report = Report(
-      counts, shards, summarize(shards, moments), rejected, reports.kept_digest(items, rejected), num_lost,
-      encoder.take_num_cut())
-  reports.write_report(output, number, report)
-  return report
+def _finished_by_others(output: Path, draft: Plan) -> Manifest:
+  """Return the manifest of a cache that other hosts have finished since this one has seen its settings."""
+  manifest = read_manifest(output, check_shards=False)
+  return finished(output, dataclasses.replace(
+      draft, source_digest=manifest.source_digest, num_items=manifest.counts.seen))
+
+
+class _Builder:
+  """Builds parts that this host claims, as long as there are any."""
+
+  def __init__(
+      self, output: Path, plan: Plan, index: Index, source: sources.Source, encoder: Encoder, workers: Workers,
+      progress: Show
+  ):
+    self._output, self._plan, self._index, self._encoder = output, plan, index, encoder
+    self._workers, self._progress, self._watch = workers, progress, Watch(source.path)
+    self._counts, self._total = Counts(), len(index)
+    self._built: set[int] = set()
+
+  def run(self, begin: float) -> Manifest:
+    """Build until the cache is finished, by this host or another one.
+
+    Args:
+      begin: place of the first part to claim, as a fraction of all.
+    """
+    size, total = self._plan.settings.shard_items, len(self._index)
+    num_parts = -(-total // size)
+    with Tasks(
+        self._output / PARTS, num_parts, self._output / MANIFEST, first=int(begin * num_parts)) as tasks:
+      self._progress(0, total, self._counts)
+      remove_unfinished(self._output, lambda name: name.endswith(SUFFIX))
+      while True:
+        for free in tasks.rounds():
+          self._build(tasks, free, size)
+        manifest = finish(self._output, self._plan, self._index, num_parts, self._built)
+        if manifest is not None:
+          return manifest
+        tasks.reopen()
+
+  def _build(self, tasks: Tasks, numbers: Iterator[int], size: int) -> None:
+    """Build parts while the items of the next ones are decoded."""
+    begun: collections.deque[tuple[int, list[Listed]]] = collections.deque()
+
+    def items() -> Iterator[Listed]:
+      for number in numbers:
+        try:
+          begun.append((number, self._index.items(number * size, (number + 1) * size)))
+        except FileNotFoundError:
+          if (self._output / MANIFEST).is_file():  # Others took this one for dead, and are done.
+            return
+          raise
+        self._total = max(len(self._index) - size * tasks.num_elsewhere, self._counts.seen)
+        yield from begun[-1][1]
+
+    outcomes = self._workers.outcomes(each.item for each in items())
+    for first in outcomes:
+      number, part = begun.popleft()
+      report = self._build_part(number, part, itertools.chain([first], outcomes))
+      self._counts += report.counts
+      self._built.add(number)
+      tasks.release(number)
+      self._progress(self._counts.seen, self._total, self._counts)
+
+  def _build_part(self, number: int, part: Sequence[Listed], outcomes: Iterator[Outcome | Lost]) -> Report:
+    """Encode a part's clips as they come, write its shards, and then its report."""
+    results: dict[int, Record | Rejected | Skipped] = {}
+    buckets: dict[int, Bucket] = {}
+    waiting: dict[Bucket, list[tuple[int, str, Clip]]] = collections.defaultdict(list)
+    became: collections.Counter[str] = collections.Counter()
+    num_lost = 0
+    for place, (item, _, readable) in enumerate(part):
+      outcome, lost = self._watch.judge(item, next(outcomes), readable)
+      num_lost += lost
+      became[_field(outcome)] += 1
+      if isinstance(outcome, Clip):
+        buckets[place] = outcome.bucket
+        waiting[outcome.bucket].append((place, item.name, outcome))
+        if len(waiting[outcome.bucket]) == self._encoder.group_size:
+          results.update(self._encoder.encode(waiting.pop(outcome.bucket)))
+      else:
+        results[place] = outcome
+      counts = self._counts + Counts(seen=place + 1, **became)
+      self._progress(counts.seen, self._total, counts)
+    for _, batch in sorted(waiting.items()):
+      results.update(self._encoder.encode(batch))
+    results.update(self._encoder.finish())
+    records = [(buckets[place], result) for place, result in sorted(results.items()) if isinstance(result, Record)]
+    shards = tuple(write_records(self._output, f"{number:06}", records))
+    rejected = tuple(
+        Rejection.of(part[place].item, result) for place, result in sorted(results.items())
+        if isinstance(result, Rejected))
+    counts = Counts(seen=len(part), **collections.Counter(_field(result) for result in results.values()))
+    moments = {bucket: record.moments.shape for bucket, record in records}
+    kept = reports.kept_digest(((item.name, line) for item, line, _ in part), rejected)
+    report = Report(
+        counts, shards, summarize(shards, moments), rejected, kept, num_lost, self._encoder.take_num_cut())
+    reports.write_report(self._output, number, report)
+    return report
 
 
 def _field(outcome: Outcome | Record) -> str:
@@ -144,56 +188,3 @@ def _field(outcome: Outcome | Record) -> str:
   if isinstance(outcome, Skipped):
     return outcome.reason
   return "rejected" if isinstance(outcome, Rejected) else "cached"
-
-
-def _finish(output: Path, plan: Plan, items: Listing, num_parts: int) -> Manifest | None:
-  """Write what a cache has beside its shards if all parts are done; any number of hosts may do so at once."""
-  found = [report for number in range(num_parts) if (report := read_report(output, number)) is not None]
-  if len(found) == num_parts:
-    _check_rejected(output, plan, found)
-    try:
-      _merge(output, plan, items, found)
-    except OSError:
-      if not (output / MANIFEST).is_file():  # Else another host was faster, and has cleaned up.
-        raise
-  return _finished(output, plan) if (output / MANIFEST).is_file() else None
-
-
-def _check_rejected(output: Path, plan: Plan, found: Sequence[Report]) -> None:
-  """Refuse to call a cache finished that lacks so much that something else must be wrong."""
-  counts, most = sum((report.counts for report in found), Counts()), plan.settings.max_rejected
-  nothing = not counts.cached and any(report.num_lost for report in found)
-  if not nothing and (counts.seen < _FEW or counts.rejected <= most * counts.seen):
-    return
-  reasons = collections.Counter(row.reason for report in found for row in report.rejected)
-  shown = "; ".join(f"{count} times: {reason[:200]}" for reason, count in reasons.most_common(_REASONS))
-  raise RunFailed(
-      f"{output} is not finished: {counts.rejected} of {counts.seen} items were rejected, and max_rejected allows a "
-      f"share of {most:g} ({shown}). Mend the source and add --retry_rejected, or raise --config.max_rejected")
-
-
-def _merge(output: Path, plan: Plan, items: Listing, found: Sequence[Report]) -> None:
-  """Write the list of what was rejected and, last, the manifest."""
-  shards = tuple(shard for report in found for shard in report.shards)
-  moments = {info.bucket: info.moments for report in found for info in report.buckets}
-  rejected = [row for report in found for row in report.rejected]
-  lines = [json.dumps(to_dict(row), ensure_ascii=False) + "\n" for row in rejected]
-  write_atomically(output / REJECTED, "".join(lines).encode())
-  write_manifest(output, Manifest(
-      plan.autoencoder, plan.text_encoder, plan.settings, sum((report.counts for report in found), Counts()),
-      summarize(shards, moments), shards, plan.source_digest, items.unused,
-      reports.kept_digest(items, rejected) if rejected else "", sum(report.num_cut for report in found)))
-
-
-def _finished(output: Path, plan: Plan) -> Manifest:
-  """Return the manifest of a finished cache if it is of this plan, and remove what building left."""
-  manifest = read_manifest(output)
-  reports.check_same(output, Plan.of(manifest), plan)
-  if isinstance(output, RemotePath):
-    (output / PARTS).rmtree(missing_ok=True)
-    return manifest
-  shutil.rmtree(output / PARTS, ignore_errors=True)
-  for name in (f".*{SUFFIX}", ".manifest.*", ".rejected.*"):
-    for stale in output.glob(name):
-      stale.unlink(missing_ok=True)
-  return manifest

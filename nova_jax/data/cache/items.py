@@ -4,29 +4,18 @@ Invariant: reading an item depends on the item alone, so that any process may do
 """
 
 import dataclasses
-import datetime
-import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nova_jax.config import CacheConfig
+from nova_jax.data.cache.cells import Unusable, decode_text, is_number, read_seconds, read_text
 from nova_jax.data.cache.packed import read_packed
 from nova_jax.media.parquet import read_cell
-from nova_jax.media.tables import is_missing
 from nova_jax.storage import RemotePath, join
 from nova_jax.utils import limits
-from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_regular
-from nova_jax.utils.text_files import decode, parse_json
-
-_MOST_SECONDS = 1e7
-_TIME = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]?\d(?:[.,]\d*)?)")  # As players show it.
-
-
-class Unusable(UserError):
-  """Why an item can't become a record."""
+from nova_jax.utils.text_files import parse_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,12 +151,12 @@ class Item:
     if note is not None:
       fields |= _read_note(note, cfg, alone=text is None and cfg.caption_field not in fields)
     if text is not None:
-      fields[cfg.caption_field] = _decode(_content(text, limits.CAPTION_BYTES))
-    caption = _text(fields, cfg.caption_field)
+      fields[cfg.caption_field] = decode_text(_content(text, limits.CAPTION_BYTES))
+    caption = read_text(fields, cfg.caption_field)
     if caption is None:
       raise Unusable(f"no caption: expected a field {cfg.caption_field!r}, or a .txt or .json file beside it")
-    short = _text(fields, cfg.short_caption_field) or None  # Tables have empty cells where there is none.
-    start, end = _seconds(fields, "start"), _seconds(fields, "end")
+    short = read_text(fields, cfg.short_caption_field) or None  # Tables have empty cells where there is none.
+    start, end = read_seconds(fields, "start"), read_seconds(fields, "end")
     if end is not None and (start or 0.0) >= end:
       raise Unusable(f"expected an end after the start, got start {start or 0:g} and end {end:g}")
     return Texts(caption, short, start, end)
@@ -221,7 +210,7 @@ def _read_note(note: Piece | Held, cfg: CacheConfig, alone: bool) -> dict[str, A
       raise
     return {}
   try:
-    value = parse_json(_decode(content), "its .json file")
+    value = parse_json(decode_text(content), "its .json file")
   except Unusable:
     raise
   except ValueError as error:
@@ -231,60 +220,5 @@ def _read_note(note: Piece | Held, cfg: CacheConfig, alone: bool) -> dict[str, A
       raise Unusable(f"its .json file: expected an object, got a {type(value).__name__}")
     return {}
   if not alone and cfg.caption_field not in value:
-    value = {name: cell for name, cell in value.items() if name not in ("start", "end") or _is_number(cell)}
+    value = {name: cell for name, cell in value.items() if name not in ("start", "end") or is_number(cell)}
   return value
-
-
-def _is_number(value: Any) -> bool:
-  return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _decode(content: bytes) -> str:
-  try:
-    return decode(content, "its caption")
-  except ValueError as error:
-    raise Unusable(str(error)) from None
-
-
-def _text(fields: Mapping[str, Any], name: str) -> str | None:
-  value = fields.get(name)
-  if isinstance(value, bytes):
-    value = _decode(value)
-  if is_missing(value):
-    return None
-  if not isinstance(value, str):
-    raise Unusable(f"{name}: expected text, got {type(value).__name__}")
-  try:
-    size = len(value.encode())
-  except UnicodeEncodeError:
-    raise Unusable(f"{name}: not UTF-8") from None
-  if size > limits.CAPTION_BYTES:
-    raise Unusable(f"{name}: {size:,} bytes; expected at most {limits.CAPTION_BYTES:,} (CAPTION_BYTES)")
-  if "\0" in value:
-    raise Unusable(f"{name}: it has a zero byte, which no text has")
-  return value.strip()
-
-
-def _seconds(fields: Mapping[str, Any], name: str) -> float | None:
-  """Return a time in seconds, which may be written as [hours:]minutes:seconds; None where there is no value."""
-  value: Any = fields.get(name)
-  if is_missing(value) or value == "":
-    return None
-  if isinstance(value, bytes):
-    value = _decode(value)
-  try:
-    if isinstance(value, str) and (parts := _TIME.fullmatch(value.strip())):
-      seconds = 3600 * int(parts[1] or 0) + 60 * int(parts[2]) + float(parts[3].replace(",", "."))
-    elif isinstance(value, datetime.timedelta):
-      seconds = value.total_seconds()
-    elif isinstance(value, datetime.time):
-      seconds = 3600 * value.hour + 60 * value.minute + value.second + value.microsecond / 1e6
-    else:
-      seconds = -1.0 if isinstance(value, bool) else float(value)
-  except (OverflowError, TypeError, ValueError):
-    seconds = -1.0
-  if math.isnan(seconds):  # As tables write it where there is no value.
-    return None
-  if not 0 <= seconds <= _MOST_SECONDS:
-    raise Unusable(f"{name}: expected seconds, or hours:minutes:seconds, got {str(value)[:80]!r}")
-  return seconds

@@ -1,12 +1,13 @@
 """What is kept beside a cache while it is built: the plan of all of it, and a report of each finished part.
 
-  DIR/parts/plan.json     what is built: a later run continues only the same
-  DIR/parts/000012.json   what became of part 12; its shards are complete
+  DIR/parts/draft.json    with which settings and encoders: others are refused before the source is listed
+  DIR/parts/plan.json     the same and the digest of the source: a later run continues only the same
+  DIR/parts/000012.json   what became of part 12, with what was rejected of it; its shards are complete
 """
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nova_jax.config import CacheConfig
@@ -27,7 +28,7 @@ from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import from_dict, to_dict
 from nova_jax.utils.files import read_json, write_atomically
 
-PARTS, PLAN = "parts", "plan.json"
+PARTS, PLAN, DRAFT = "parts", "plan.json", "draft.json"
 _LONGEST_REASON = 1000  # Characters; some errors quote what they found.
 _LONGEST_NAME = 5000  # Characters; no file has a longer path.
 
@@ -62,7 +63,7 @@ class Rejection:
     reason = rejected.reason.encode("utf-8", "backslashreplace").decode()
     if len(reason) > _LONGEST_REASON:
       reason = reason[: _LONGEST_REASON - 1] + "…"
-    return cls(item.name[:_LONGEST_NAME], reason)
+    return cls(short_name(item.name), reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +99,13 @@ def write_report(output: Path, number: int, report: Report) -> None:
   write_atomically(report_path(output, number), json.dumps(to_dict(report), indent=1) + "\n")
 
 
-def read_report(output: Path, number: int) -> Report | None:
+def read_report(output: Path, number: int, sizes: Mapping[str, int] | None = None) -> Report | None:
   """Return what became of a part; None if it is not done, or its files are not what the report says.
+
+  Args:
+    output: the cache's folder.
+    number: of the part.
+    sizes: of the folder's files, if they are known.
 
   Raises:
     OSError: storage fails, which says nothing of the part.
@@ -112,43 +118,75 @@ def read_report(output: Path, number: int) -> Report | None:
     if isinstance(failed, OSError) and not isinstance(failed, (FileNotFoundError, NotADirectoryError)):
       raise failed from None
     return None
-  return None if any(shard_problem(output, shard) for shard in report.shards) else report
+  return None if any(shard_problem(output, shard, sizes) for shard in report.shards) else report
 
 
-def kept_digest(items: Sequence[Item], rejected: Sequence[Rejection]) -> str:
-  """Return the digest of those items that were not rejected."""
-  return sources.digest(item for item, was in zip(items, find(items, rejected), strict=True) if not was)
+def short_name(name: str) -> str:
+  """Return the name of an item as a rejection has it."""
+  return name[:_LONGEST_NAME]
+
+
+def kept_digest(rows: Iterable[tuple[str, str]], rejected: Sequence[Rejection]) -> str:
+  """Return the digest of those items that were not rejected, of which there are names and `sources.line_of`."""
+  return sources.digest_of(_kept(rows, rejected))
+
+
+def kept_digests(parts: Iterable[tuple[Iterable[tuple[str, str]], Report]]) -> str:
+  """Return the same of many parts and their reports."""
+  return sources.digest_of(line for rows, report in parts for line in _kept(rows, report.rejected))
+
+
+def _kept(rows: Iterable[tuple[str, str]], rejected: Sequence[Rejection]) -> Iterator[str]:
+  names = {row.source for row in rejected}
+  return (line for name, line in rows if short_name(name) not in names)
 
 
 def find(items: Sequence[Item], rejected: Sequence[Rejection]) -> list[bool]:
   """Say of each item whether it was rejected."""
   names = {row.source for row in rejected}
-  return [item.name[:_LONGEST_NAME] in names for item in items]
+  return [short_name(item.name) in names for item in items]
 
 
-def write_plan(output: Path, plan: Plan) -> None:
+def write_plan(output: Path, plan: Plan, name: str = PLAN) -> None:
   """Write what is built."""
-  write_atomically(output / PARTS / PLAN, json.dumps(FORMAT | to_dict(plan), indent=1) + "\n")
+  write_atomically(output / PARTS / name, json.dumps(FORMAT | to_dict(plan), indent=1) + "\n")
+
+
+def begin(output: Path, draft: Plan) -> None:
+  """Write what is to be built into an empty folder, or see that it is what the run before, or another host, has begun.
+
+  Args:
+    output: the cache's folder.
+    draft: what is to be built, of a source that may not be listed yet.
+  """
+  if not (output / PARTS / DRAFT).is_file():
+    if output.exists() and any(file.name != PARTS for file in output.iterdir()) and not (
+        output / PARTS / PLAN).is_file():
+      raise UserError(f"--output: {output} is neither empty nor a cache; give another folder")
+    write_plan(output, draft, DRAFT)
+  check_same(output, _read_plan(output, DRAFT), draft)
 
 
 def claim(output: Path, plan: Plan, other_source: bool = False) -> None:
-  """Write the plan into an empty folder, or see that it is that of the run before.
+  """Write the plan, or see that it is that of the run before.
 
   Args:
     output: the cache's folder.
     plan: what is to be built.
     other_source: the caller has seen that the source is the one of the run before, whatever its digest is.
   """
-  path = output / PARTS / PLAN
-  if not path.is_file():
-    if output.exists() and any(file.name != PARTS for file in output.iterdir()):
-      raise UserError(f"--output: {output} is neither empty nor a cache; give another folder")
+  if not (output / PARTS / PLAN).is_file():
     write_plan(output, plan)
+  found = _read_plan(output, PLAN)
+  check_same(output, dataclasses.replace(found, source_digest=plan.source_digest) if other_source else found, plan)
+
+
+def _read_plan(output: Path, name: str) -> Plan:
+  path = output / PARTS / name
   values = read_json(path)
   if {key: values.pop(key, None) for key in FORMAT} != FORMAT:
     raise UserError(f"--output: {output} was begun by another version; give another folder, or remove it")
-  found = from_dict(Plan, values, str(path))
-  check_same(output, dataclasses.replace(found, source_digest=plan.source_digest) if other_source else found, plan)
+  return from_dict(Plan, values, str(path))
 
 
 def check_same(output: Path, found: Plan, plan: Plan) -> None:

@@ -9,7 +9,6 @@ import dataclasses
 import errno
 import os
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -82,17 +81,20 @@ class Watch:
   """Looks at what becomes of the items of a source, one after the other, and ends a build whose source fails.
 
   Args:
-    source: as it was given.
-    items: all of its items.
+    source: its path.
   """
 
-  def __init__(self, source: str, items: Iterable[Item]):
-    self._source = source if as_path(source).exists() else source.rpartition(":")[0]  # Of a split.
-    self._unreadable = _unreadable(items)
+  def __init__(self, source: str | Path):
+    self._source = str(source)
     self._row = 0
 
-  def judge(self, item: Item, outcome: Outcome | Lost) -> tuple[Outcome, bool]:
+  def judge(self, item: Item, outcome: Outcome | Lost, readable: bool = True) -> tuple[Outcome, bool]:
     """Return what becomes of an item, and whether storage may be to blame for it.
+
+    Args:
+      item: of the source.
+      outcome: of decoding it.
+      readable: whether its files were there and open to us when the source was listed.
 
     Raises:
       RunFailed: storage fails.
@@ -103,10 +105,10 @@ class Watch:
     if outcome.number in _MACHINE:
       hint = "; allow more of them with `ulimit -n`" if outcome.number in (errno.EMFILE, errno.ENFILE) else ""
       raise RunFailed(f"{outcome.reason}{hint}; the cache is not finished, and the same command continues it")
-    if item.name in self._unreadable:
+    if not readable:
       return outcome.rejected, False
     self._row += 1
-    gone = _is_gone(self._source)
+    gone = is_gone(self._source)
     if gone or self._row == _IN_A_ROW:
       what = f"{self._source} is gone" if gone else f"the source can't be read any more, {_IN_A_ROW} items in a row"
       raise RunFailed(
@@ -115,7 +117,7 @@ class Watch:
     return outcome.rejected, True
 
 
-def _is_gone(source: str) -> bool:
+def is_gone(source: str) -> bool:
   """Whether a source is missing, or an empty folder, as one is that nothing is mounted on any more."""
   try:
     if is_remote(source):
@@ -128,25 +130,11 @@ def _is_gone(source: str) -> bool:
     return True
 
 
-def _may_read(path: Path) -> bool:
-  if isinstance(path, RemotePath):
-    return path.is_listed or path.exists()
-  return os.access(path, os.R_OK)
-
-
-def _unreadable(items: Iterable[Item]) -> frozenset[str]:
-  """Return the names of items of which a file is missing or closed to us from the start."""
-  known: dict[Path, bool] = {}  # A tar has many items.
-
-  def readable(value: Any) -> bool:
-    if not isinstance(value, Piece):
-      return True
-    if value.path not in known:
-      try:
-        known[value.path] = _may_read(value.path)
-      except ValueError:  # A NUL in the name.
-        known[value.path] = False
-    return known[value.path]
-
-  return frozenset(
-      item.name for item in items if not all(readable(value) for value in (item.media, *item.fields.values())))
+def may_read(path: Path) -> bool:
+  """Return whether a file is there and open to us."""
+  try:
+    if isinstance(path, RemotePath):
+      return path.is_listed or path.exists()
+    return os.access(path, os.R_OK)
+  except ValueError:  # A NUL in the name.
+    return False

@@ -5,11 +5,13 @@ import json
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from data.cache.begun import begin
 from data.cache.footage import CLIPS, STILLS, Bomb, hard_cases, shades, write_video
 
 from nova_jax import autoencoders
@@ -104,10 +106,10 @@ def test_again_is_the_same_and_changes_nothing(source, cache, tmp_path):
 
 @pytest.mark.parametrize("num_hosts", [2, 3])
 def test_hosts_share_the_work(source, cache, tmp_path, num_hosts):
-  manifests = [
-      build(str(source[0]), tmp_path / "out", CFG, host=host, num_hosts=num_hosts)
-      for host in reversed(range(num_hosts))]
-  assert manifests == [None] * (num_hosts - 1) + [cache[1]]
+  with ThreadPoolExecutor(num_hosts) as pool:
+    manifests = list(pool.map(
+        lambda host: build(str(source[0]), tmp_path / "out", CFG, host=host, num_hosts=num_hosts), range(num_hosts)))
+  assert manifests == [cache[1]] * num_hosts
   assert contents(tmp_path / "out") == contents(cache[0])
 
 
@@ -169,7 +171,7 @@ def test_killed_at_random_moments_and_continued(source, cache, tmp_path):
 
 def test_parts_that_a_dying_machine_lost_are_built_again(source, cache, tmp_path):
   output = tmp_path / "out"
-  build(str(source[0]), output, CFG, num_hosts=2)
+  begin(source[0], output, CFG, 21)
   (output / "parts/000000.json").write_bytes(b"")
   next(output.glob("000002-*")).write_bytes(b"")
   next(output.glob("000004-*")).unlink()
@@ -178,7 +180,7 @@ def test_parts_that_a_dying_machine_lost_are_built_again(source, cache, tmp_path
 
 
 def test_what_killed_runs_left_is_removed(source, cache, tmp_path):
-  build(str(source[0]), str(tmp_path / "out"), CFG, num_hosts=2)
+  begin(source[0], str(tmp_path / "out"), CFG, 6)
   for name in (".000001-5x32x48.77.array_record", ".manifest.77.json", ".rejected.77.jsonl", "parts/.000001.77.json"):
     (tmp_path / "out" / name).write_text("half", encoding="utf-8")
   build(str(source[0]), tmp_path / "out", CFG)
@@ -189,7 +191,7 @@ def test_what_killed_runs_left_is_removed(source, cache, tmp_path):
     ({"stride": 2}, "settings.stride is 1 there, 2 here"), ({"autoencoder": "pixels"}, "autoencoder.kind is 'rgb'")])
 def test_another_cache_is_not_continued(source, cache, tmp_path, change, message):
   other = dataclasses.replace(CFG, **change)
-  build(str(source[0]), tmp_path / "part", CFG, num_hosts=2)
+  begin(source[0], tmp_path / "part", CFG, 6)
   for folder in (cache[0], tmp_path / "part"):
     before = contents(folder)
     with pytest.raises(ValueError, match=message):

@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from data.cache.begun import begin
 from data.cache.footage import Sleeper, shades, write_video
 
 from nova_jax.config import CacheConfig
@@ -133,8 +134,8 @@ def test_one_item_that_storage_has_lost_is_rejected_and_tried_again(made, source
 def test_an_interrupted_build_tries_again_what_storage_lost(made, source, tmp_path):
   with pytest.MonkeyPatch.context() as patch:
     refuse(patch, errno.EIO, {"05.mp4"})
-    assert build(str(source), tmp_path / "out", CFG, num_hosts=2) is None
-    assert build(str(source), tmp_path / "out", CFG, num_hosts=3, host=1) is None
+    for count in (9, 5):
+      begin(source, tmp_path / "out", CFG, count)
   build(str(source), tmp_path / "out", CFG)
   assert contents(tmp_path / "out") == contents(made / "out")
 
@@ -209,7 +210,7 @@ def test_what_was_rejected_is_tried_again_in_a_finished_cache(made, source, tmp_
 
 def test_what_was_rejected_is_tried_again_in_an_unfinished_cache(made, source, tmp_path):
   spoil(source)
-  build(str(source), tmp_path / "out", CFG, num_hosts=2, host=1)
+  begin(source, tmp_path / "out", CFG, 14)
   mend(source, made)
   build(str(source), tmp_path / "out", CFG, retry_rejected=True)
   assert contents(tmp_path / "out") == contents(made / "out")
@@ -230,7 +231,10 @@ def test_skipped_items_are_counted_as_before_when_others_are_tried_again(made, s
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_source_in_which_more_has_changed_is_refused(source, tmp_path, finished):
   spoil(source)
-  build(str(source), tmp_path / "out", CFG, num_hosts=1 if finished else 2)
+  if finished:
+    build(str(source), tmp_path / "out", CFG)
+  else:
+    begin(source, tmp_path / "out", CFG, 14)
   before = contents(tmp_path / "out")
   (source / "00.txt").write_text("another", encoding="utf-8")
   with pytest.raises(ValueError, match="more has changed in it than what was rejected"):
@@ -252,7 +256,7 @@ def test_names_and_reasons_of_any_size_are_written_in_short(made, tmp_path):
 
 
 def test_a_folder_that_vanishes_is_not_taken_for_other_hosts_at_work(made, source, tmp_path):
-  with pytest.raises(RunFailed, match="000000.json was written and is gone: .*still mounted"):
+  with pytest.raises(RunFailed, match="plan.json was written and is gone: .*still mounted"):
     build(str(source), tmp_path / "out", CFG, progress=at(9, lambda: (tmp_path / "out").rename(tmp_path / "away")))
   for path in (tmp_path / "out").rglob("*.*"):
     path.rename(tmp_path / "away" / path.relative_to(tmp_path / "out"))
@@ -261,7 +265,7 @@ def test_a_folder_that_vanishes_is_not_taken_for_other_hosts_at_work(made, sourc
 
 
 def test_a_report_that_storage_refuses_is_not_one_that_is_missing(source, tmp_path, monkeypatch):
-  build(str(source), tmp_path / "out", CFG, num_hosts=2)
+  begin(source, tmp_path / "out", CFG, 14)
   refuse(monkeypatch, errno.EIO, {"000002.json"})
   with pytest.raises(OSError, match="Input/output error") as caught:
     build(str(source), tmp_path / "out", CFG)
@@ -289,11 +293,11 @@ def test_a_folder_that_can_not_be_listed_is_gone(source, monkeypatch):
 
   monkeypatch.setattr(os, "scandir", refuse_to_list)
   with pytest.raises(RunFailed, match="is gone"):
-    Watch(str(source), []).judge(Item("a", None, {}), Lost(Rejected("broken"), errno.ESTALE, "a: stale"))
+    Watch(source).judge(Item("a", None, {}), Lost(Rejected("broken"), errno.ESTALE, "a: stale"))
 
 
 def test_items_without_a_word_of_storage_are_not_lost(source):
-  watch = Watch(str(source), [])
+  watch = Watch(source)
   names = [Item(str(i), None, {}) for i in range(9)]
   lost = Lost(Rejected("broken"), errno.EIO, "x: broken")
   for outcome in (lost, lost, Rejected("other"), lost, lost):

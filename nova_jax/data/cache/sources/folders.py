@@ -7,8 +7,8 @@
 
 Links are followed, to folders once. A caption that is a link out of the source is read only if its clip is a link to
 the same folder: else a source from a stranger could ask for any file of the machine.
-Invariants: each file is an item, belongs to one, or is counted as not used. Of the source, the names in one folder and
-in those above it are held at a time, and the tables of captions there.
+Invariants: each file is an item, belongs to one, or is counted as not used. Of the source, the names in a folder and in
+those above it are held at a time, and the tables of captions there.
 """
 
 import contextlib
@@ -47,8 +47,8 @@ def walk_folder(folder: Path, cfg: CacheConfig, found: Ranked) -> Iterator[Item 
     OSError: storage fails, or the folder itself can't be read.
   """
   walk = _Walk(folder, found)
-  yield from map(Unlike(), walk.problems)
   tables = _Captions(walk, cfg, found)
+  yield from map(Unlike(), walk.problems)
   yield from _in_folder(folder, walk, tables, cfg, found)
   yield from map(Unlike(), tables.left())
 
@@ -61,8 +61,7 @@ def _in_folder(
   for path in files:
     if path.name in _METADATA:
       tables.read(path)
-  own: Mapping[Path, Sequence[Item] | Unit] | None = None
-  unlike = Unlike()
+  own, unlike = None, Unlike()
   for entry in entries:
     if entry.is_folder:
       yield from _in_folder(entry.path, walk, tables, cfg, found)
@@ -234,12 +233,10 @@ class _Walk:
   def entries(self, folder: Path) -> list[_Entry]:
     """Return the files in a folder and the folders that are entered, in the order of their names."""
     if isinstance(folder, RemotePath):  # Which has no links.
-      found = [_Entry(path, is_folder) for path, is_folder in folder.entries()]
-      for entry in found:
-        self._is_hidden(entry.path)
-      return sorted(entry for entry in found if not entry.path.name.startswith("."))
+      found = [_Entry(path, is_folder) for path, is_folder in folder.entries() if not self._is_hidden(path)]
+      return sorted(found)
     with contextlib.suppress(PermissionError):  # It is one of the problems.
-      return [entry for entry in map(self._entry, self._scan(folder)) if entry is not None]
+      return [entry for entry in map(self._entry, _scan(folder)) if entry is not None]
     return []
 
   def _entry(self, entry: os.DirEntry) -> _Entry | None:
@@ -255,9 +252,6 @@ class _Walk:
       return _Entry(path, False, False)
     return _Entry(path, False, True) if entry.is_file() else None
 
-  def _scan(self, folder: Path) -> list[os.DirEntry]:
-    return sorted(os.scandir(folder), key=lambda entry: entry.name)
-
   def _is_hidden(self, path: Path) -> bool:
     """Return whether a name is that of a hidden file, and count it."""
     if not path.name.startswith("."):
@@ -267,7 +261,7 @@ class _Walk:
 
   def _enter(self, folder: Path) -> None:
     try:
-      entries = self._scan(folder)
+      entries = _scan(folder)
     except PermissionError as error:
       if folder == self.folder:
         raise
@@ -290,6 +284,10 @@ class _Walk:
         self._seen.append(real)
         self._followed.add(path)
         self._enter(path)
+
+
+def _scan(folder: Path) -> list[os.DirEntry]:
+  return sorted(os.scandir(folder), key=lambda entry: entry.name)
 
 
 def _leads(link: os.DirEntry) -> bool:
