@@ -25,7 +25,7 @@ NORMS = {
 ATTENTION = {
     "auto": "the fastest for the platform: splash on TPU, mapped on CPU, cudnn on NVIDIA GPUs where it can, else dense",
     "dense": "one matrix of scores for all heads: the reference",
-    "mapped": "one head at a time, recomputed in the backward pass: for CPU",
+    "mapped": "one head at a time, recomputed in the backward pass unless heads are small: for CPU",
     "cudnn": "cuDNN's flash attention for NVIDIA GPUs from Ampere on, in bfloat16; by XLA, slowly, elsewhere",
     "splash": "the Pallas kernel for TPU (interpreted, slowly, elsewhere)",
 }

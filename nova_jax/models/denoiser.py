@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from nova_jax.config import ModelConfig
 from nova_jax.models.embeddings import MAX_PERIOD, PatchEmbed
-from nova_jax.models.layers import MLP, LayerNorm, Linear, normalize, scan, stack
+from nova_jax.models.layers import MLP, LayerNorm, Linear, normalize, scan, stack, take_apart
 from nova_jax.parallel.sharding import constrain
 from nova_jax.utils.arrays import AnyArray
 
@@ -42,7 +42,7 @@ class Modulation(nnx.Module):
   def __call__(self, x: Float[Array, "... D"], cond: Float[Array, "... D"]) -> tuple[Float[Array, "... D"], ...]:
     """Return the modulated x, followed by the gate if there is one."""
     hidden = jax.nn.silu(cond)
-    scale, shift, *gate = jnp.moveaxis(self.proj(hidden if self.lora is None else self.lora(hidden)), -2, 0)
+    scale, shift, *gate = take_apart(self.proj(hidden if self.lora is None else self.lora(hidden)), -2)
     x = x if self.eps is None else normalize(x, self.eps).astype(x.dtype)
     return (x * (1 + scale) + shift, *gate)
 

@@ -121,6 +121,15 @@ def _kernel_gradient(num_inputs: int, x: Array, dy: Array) -> Array:
   return jax.lax.platform_dependent(x, dy, cpu=contract_flat, default=contract)
 
 
+def take_apart(x: Array, axis: int) -> list[Array]:
+  """Return the parts along an axis, without it, as `jnp.unstack` does.
+
+  The gradient puts the parts' gradients side by side. XLA would pad each of them with zeros, and add them up.
+  """
+  select = lambda _, x: jnp.unstack(x, axis=axis)
+  return linear_call(select, lambda _, parts: jnp.stack(parts, axis), (), x)
+
+
 class LayerNorm(nnx.Module):
   """Layer normalisation over the last axis in float32, with eps 1e-5 as in the published model."""
 

@@ -15,7 +15,7 @@ from nova_jax.config import ModelConfig
 from nova_jax.models.attention.dispatch import attention
 from nova_jax.models.attention.masks import BlockCausal, Mask, ValidKeys
 from nova_jax.models.embeddings import Rotation, rotate
-from nova_jax.models.layers import MLP, LayerNorm, Linear, gelu, num_layers, scan, stack, unstack
+from nova_jax.models.layers import MLP, LayerNorm, Linear, gelu, num_layers, scan, stack, take_apart, unstack
 from nova_jax.models.tokens import gather_tokens
 from nova_jax.parallel.context import SequenceSharding, shard_activations
 
@@ -56,7 +56,7 @@ class Attention(nnx.Module):
 
   def project(self, x: Float[Array, "B S D"], rotation: Rotation | None):
     """Return queries, keys and values, each [B, S, H, K], with the rotation applied."""
-    q, k, v = jnp.moveaxis(self.qkv(x), -3, 0)
+    q, k, v = take_apart(self.qkv(x), -3)
     return (q, k, v) if rotation is None else (rotate(q, rotation), rotate(k, rotation), v)
 
   def extend(self, x: Float[Array, "B Q D"], k_cache, v_cache, start, rotation: Rotation | None):

@@ -19,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32, Int
 
 from nova_jax.config import LARGEST
-from nova_jax.models.attention.dispatch import dense
+from nova_jax.models.attention.dense import dense
 from nova_jax.models.attention.masks import BlockCausal
 from nova_jax.models.layers import MLP, LayerNorm, Linear, parameter, stack
 from nova_jax.utils.errors import UserError

@@ -10,7 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from nova_jax.config import MeshConfig
 from nova_jax.models.attention import splash
-from nova_jax.models.attention.dispatch import attention, dense
+from nova_jax.models.attention.dense import dense
+from nova_jax.models.attention.dispatch import attention
 from nova_jax.models.attention.masks import BlockCausal, ValidKeys, to_matrix
 from nova_jax.parallel.context import SequenceSharding
 from nova_jax.parallel.sharding import make_mesh

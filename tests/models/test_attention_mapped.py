@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from models.test_attention import assert_close, outputs
 
-from nova_jax.models.attention.dispatch import dense
-from nova_jax.models.attention.mapped import MAX_RUNS, mapped, split_into_runs
+from nova_jax.models.attention import mapped as mapped_lib
+from nova_jax.models.attention.dense import dense
+from nova_jax.models.attention.mapped import MAX_RUNS, SMALL_HEAD, mapped, split_into_runs
 from nova_jax.models.attention.masks import BlockCausal
 
 
@@ -24,8 +25,10 @@ def test_many_frames_share_runs():
   assert all(a.stop == b.start for a, b in itertools.pairwise(runs))
 
 
+@pytest.mark.parametrize("small_head", [0, SMALL_HEAD])
 @pytest.mark.parametrize("prefix, frame, num_frames", [(3, 5, 11), (0, 1, 9), (7, 13, 1)])
-def test_equals_dense_at_odd_lengths(prefix, frame, num_frames):
+def test_equals_dense_at_odd_lengths(monkeypatch, prefix, frame, num_frames, small_head):
+  monkeypatch.setattr(mapped_lib, "SMALL_HEAD", small_head)
   rng = np.random.default_rng(0)
   arrays = [rng.normal(size=(2, prefix + num_frames * frame, 3, 8)).astype(np.float32) for _ in range(4)]
   mask = BlockCausal(prefix, frame)

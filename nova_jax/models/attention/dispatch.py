@@ -12,8 +12,9 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from nova_jax.models.attention import cudnn
+from nova_jax.models.attention.dense import dense
 from nova_jax.models.attention.mapped import mapped
-from nova_jax.models.attention.masks import Mask, to_matrix
+from nova_jax.models.attention.masks import Mask
 from nova_jax.models.attention.splash import kernel_spec, make_kernel, splash
 from nova_jax.parallel.context import SequenceSharding
 from nova_jax.parallel.sharding import CONTEXT, current_mesh, current_platform, fitting_spec
@@ -89,20 +90,3 @@ def _on_devices(
   in_specs = (q_spec, kv_spec, kv_spec, jax.tree.map(lambda _: PartitionSpec(), mask), PartitionSpec(sequence), spec)
   return jax.shard_map(local, in_specs=in_specs, out_specs=q_spec, check_vma=False)(
       q, k, v, mask, jnp.asarray(positions), kernel)
-
-
-def dense(
-    q: Float[Array, "B Q H K"], k: Float[Array, "B S H K"], v: Float[Array, "B S H K"], mask: Mask | None = None,
-    queries: Int[Array, "Q"] | None = None,
-) -> Float[Array, "B Q H K"]:
-  """Compute attention with one matrix of scores. This is the reference for the other backends.
-
-  Args:
-    q, k, v, mask: as in `attention`.
-    queries: positions of the queries; None for 0, 1, ….
-  """
-  scores = jnp.einsum("bqhk,bshk->bhqs", q * (q.shape[-1] ** -0.5), k, preferred_element_type=jnp.float32)
-  if mask is not None:
-    queries = jnp.arange(q.shape[1]) if queries is None else queries
-    scores = jnp.where(to_matrix(mask, queries, k.shape[1]), scores, -jnp.inf)
-  return jnp.einsum("bhqs,bshk->bqhk", jax.nn.softmax(scores, axis=-1).astype(v.dtype), v)

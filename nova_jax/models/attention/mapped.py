@@ -8,6 +8,7 @@ run with scores s:
   forward mode, where d denotes tangents instead:
   ds = dq kᵀ + q dkᵀ,   dout = (p · ds) v − Σ(p · ds) out + p dv
 
+Gradients of small heads are computed for all heads at once: there a loop would cost more than it saves.
 Invariant: no array is transposed; a head is sliced from the array in its original layout.
 """
 
@@ -20,12 +21,15 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from nova_jax.models.attention.dense import dense
 from nova_jax.models.attention.masks import Mask, to_matrix
 from nova_jax.models.layers import ATTENTION_RESIDUALS
 from nova_jax.utils.derivatives import linear_call
 
 # Each run is compiled separately. A sequence with more frames than this puts several frames into a run.
 MAX_RUNS = 8
+# Scores of a head, at most, for which gradients are faster without the loop.
+SMALL_HEAD = 1024
 
 
 class Run(NamedTuple):
@@ -83,6 +87,9 @@ def _forward(q, k, v, mask):
 
 @mapped.defjvp
 def _mapped_jvp(primals, tangents):
+  q, k, v, mask = primals
+  if q.shape[1] * k.shape[1] <= SMALL_HEAD:
+    return jax.jvp(lambda q, k, v: dense(q, k, v, mask), (q, k, v), tangents[:3])
   out, log_sum = (checkpoint_name(x, ATTENTION_RESIDUALS) for x in _forward(*primals))
   return out, linear_call(_change, _backward, (*primals, out, log_sum), tangents[:3])
 
