@@ -199,6 +199,8 @@ def _taken(
           f"{cache.path} has clips of {frames} latent frames (bucket {_by(info.bucket)}), but a stage takes "
           f"{num_frames}")
     taken.append(((min(frames, num_frames), *size), Shards.of(cache, info.bucket)))
+  if not cache.manifest.buckets:
+    raise UserError(f"{cache.path} has no records; rejected.jsonl there says why, of each item that could not be used")
   if not taken:
     raise UserError(f"{cache.path} has no records of the sizes in data.buckets: {', '.join(map(_by, sizes))}")
   return taken

@@ -274,6 +274,8 @@ def test_bad_sources(tmp_path):
   cache = make_cache(tmp_path / "bare", [make_record(0, embeds=False)], text_encoder=None)
   with pytest.raises(ValueError, match="bare has no text embeddings"):
     make_loader([cache])
+  with pytest.raises(ValueError, match="empty has no records; rejected.jsonl there says why"):
+    make_loader([make_cache(tmp_path / "empty", [])])
 
 
 def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
