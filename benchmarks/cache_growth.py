@@ -2,9 +2,10 @@
 
 Sources of so many stills are made of few files: hard links to a tar of 1,000 members, or rows of a table that name
 1,000 pictures. A stand-in takes the place of decoding, and pixels are latents, so that what is measured is the rest:
-listing, claims, reports, shards. Each build is a process of its own; columns are the seconds until its first item is
-done and its memory then (the most since it began, without what an empty Python with the same imports has), and items a
-second and the same memory at the end, or after `--items` items.
+listing, claims, reports, shards. Each build is a process of its own. The columns are: seconds until its first item is
+done, and its memory then (the largest since it began, without that of the imports); items a second, and the same memory
+at the end, or after `--items` items; seconds of the whole build, if that comes first; and seconds and memory at the
+first item of a host that joins when the build has been interrupted.
 """
 
 import io
@@ -116,21 +117,28 @@ def main(args: flags.FlagValues) -> None:
   if CHILD in os.environ:
     child(*json.loads(os.environ[CHILD]))
     return
-  columns = ("items", "start s", "start MiB", "items/s", "MiB", "whole s")
+  columns = ("items", "start s", "start MiB", "items/s", "MiB", "whole s", "join s", "join MiB")
   print(f"{'source':<8}" + "".join(f"{column:>12}" for column in columns))
   for kind in args.kinds:
     for count in map(int, args.counts):
       with tempfile.TemporaryDirectory() as folder:
         source = make(Path(folder), kind, count)
-        told = json.dumps([str(source), f"{folder}/out", args.items or count + 1])
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.cache_growth"], env=os.environ | {CHILD: told}, check=True,
-            stdout=subprocess.PIPE, encoding="utf-8")
-      found = json.loads(done.stdout.splitlines()[-1])
+        found = run(source, f"{folder}/out", args.items or count + 1)
+        joined = run(source, f"{folder}/out", 1) if "finish" not in found else None
       rate = (found["done"] - 1) / max(found["seconds"] - found["start"], 1e-9)
-      base = found["imports"]
-      print(f"{kind:<8}{count:>12,}{found['start']:>12.1f}{found['start_memory'] - base:>12.0f}{rate:>12.0f}"
-            f"{found['memory'] - base:>12.0f}{found.get('finish', float('nan')):>12.1f}", flush=True)
+      cells = [f"{count:,}", f"{found['start']:.1f}", f"{found['start_memory'] - found['imports']:.0f}", f"{rate:.0f}",
+               f"{found['memory'] - found['imports']:.0f}", f"{found['finish']:.1f}" if "finish" in found else "-"]
+      cells += [f"{joined['start']:.1f}", f"{joined['start_memory'] - joined['imports']:.0f}"] if joined else ["-", "-"]
+      print(f"{kind:<8}" + "".join(f"{cell:>12}" for cell in cells), flush=True)
+
+
+def run(source: Path, output: str, most: int) -> dict[str, float]:
+  """Build a cache in a process of its own, and return what it took."""
+  told = json.dumps([str(source), output, most])
+  done = subprocess.run(
+      [sys.executable, "-m", "benchmarks.cache_growth"], env=os.environ | {CHILD: told}, check=True,
+      stdout=subprocess.PIPE, encoding="utf-8")
+  return json.loads(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":
