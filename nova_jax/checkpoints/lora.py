@@ -167,10 +167,10 @@ def with_loras(part: Part, loras: Sequence[tuple[Lora, float]], dtype: np.dtype 
     if lora.card is not None:
       digest = digest or listed_digest(part) or weights_digest(part)
       if lora.card.digest != digest:
+        removable = f", or remove {OURS} to use it with this one all the same" if (lora.path / OURS).is_file() else ""
         raise UserError(
             f"lora: {lora.path} was trained for another model than {part.folder}: for {lora.card.base}, whose weights "
-            f"have the digest {lora.card.digest[:12]}, not {digest[:12]}; give that model, or remove {OURS} to use it "
-            "with this one all the same")
+            f"have the digest {lora.card.digest[:12]}, not {digest[:12]}; give that model{removable}")
     _check_fit(lora, part)
   merged = {}
   for name, stored in part.weights.items():
@@ -257,7 +257,7 @@ def _pair(path: Path, weights: Mapping[str, LazyArray], rank: int) -> dict[str, 
 def _open_trained(workdir: Path, weights: str, step: int | str | None) -> Lora:
   card = model_card.read_card(workdir)
   if card.lora is None:
-    raise UserError(f"lora: {workdir} is a model, not a LoRA; give it as the model (checkpoint)")
+    raise UserError(f"lora: {workdir} trained a whole model, not a LoRA; give it as the model, without a LoRA")
   _, stored = open_trained_arrays(workdir, weights, step)
   cfg = card.lora.config
   updates, full = _published(stored, card.transformer, cfg)

@@ -103,7 +103,11 @@ def _base(loras: Mapping[str, float]) -> str:
 def _write_lora(args: flags.FlagValues, loras: Mapping[str, float]) -> None:
   if loras or len(args.parts) > 1 or args.dtype or args.base or not args.source:
     raise UserError("--parts=lora: it writes the LoRA of a training run alone; give --source and --target beside it")
-  write_lora(open_lora(args.source, args.weights, step(args)), args.target)
+  try:
+    lora = open_lora(args.source, args.weights, step(args))
+  except UserError as error:
+    raise UserError(f"--source: {str(error).removeprefix('lora: ')}") from error
+  write_lora(lora, args.target)
   print(f"wrote {args.target}, {sum(path.stat().st_size for path in as_path(args.target).iterdir()) / 1e6:.2f} MB")
 
 

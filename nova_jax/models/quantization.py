@@ -85,11 +85,12 @@ class Quantization(NamedTuple):
     return scaled.astype(KINDS[self.kind]), scales.squeeze(axes)
 
 
-def read_quantize(texts: Mapping[str, str] | None) -> dict[str, Quantization]:
+def read_quantize(texts: Mapping[str, str] | None, field: str = "quantize") -> dict[str, Quantization]:
   """Return the quantization of each part.
 
   Args:
     texts: kinds by the names of parts, such as {"text_encoder": "int8"}.
+    field: setting that errors name.
 
   Raises:
     UserError: an unknown name.
@@ -97,13 +98,15 @@ def read_quantize(texts: Mapping[str, str] | None) -> dict[str, Quantization]:
   found = {}
   for part, kind in (texts or {}).items():
     if part not in TARGETS:
-      raise UserError(f"quantize: {part!r} can't be quantized{did_you_mean(part, TARGETS)}")
+      raise UserError(f"{field}: {part!r} can't be quantized{did_you_mean(part, TARGETS)}")
     if kind not in KINDS:
-      raise UserError(f"quantize: {kind!r} is not a kind of numbers{did_you_mean(kind, KINDS)}")
+      raise UserError(f"{field}: {kind!r} is not a kind of numbers{did_you_mean(kind, KINDS)}")
     found[part] = Quantization(kind, TARGETS[part])
   return found
 
 
 def frozen_quantization(cfg: LoraConfig) -> Quantization | None:
   """Return how the model that a LoRA is trained for is quantized; None for not. Raises as `read_quantize` does."""
-  return read_quantize({"blocks": cfg.quantize})["blocks"] if cfg.rank and cfg.quantize else None
+  if not cfg.rank or not cfg.quantize:
+    return None
+  return read_quantize({"blocks": cfg.quantize}, "train.lora.quantize")["blocks"]

@@ -188,9 +188,9 @@ def train_nova(
   caches = open_caches(experiment, autoencoder, text_encoder)
   mesh = make_mesh(experiment.mesh) if mesh is None else mesh
   check(experiment, mesh, autoencoder, caches)
+  quantization = frozen_quantization(experiment.train.lora)
   with naming("init"):
-    weights = load_transformer(
-        experiment.init, experiment.model, frozen_quantization(experiment.train.lora)) if reads_init else None
+    weights = load_transformer(experiment.init, experiment.model, quantization) if reads_init else None
     card = card_from_experiment(experiment, known_words(experiment), _lora_card(experiment) if lora else None)
   cfg = experiment.train
   callbacks = [

@@ -268,8 +268,10 @@ def test_a_flag_that_makes_no_sense_ends_with_exit_code_2(folders, tmp_path, giv
 
 def test_a_model_is_no_lora(folders):
   folder, _ = folders
-  with pytest.raises(UserError, match="is a model, not a LoRA"):
+  with pytest.raises(UserError, match="lora: .* trained a whole model, not a LoRA"):
     load_model(folder / "base", lora=folder / "base")
+  done = commands.run("convert", "--source", folder / "base", "--parts=lora", "--target", folder / "no")
+  assert done.returncode == 2 and "--source: " in done.stderr and "not a LoRA" in done.stderr
 
 
 def test_a_base_that_is_gone_is_named(folders, tmp_path):

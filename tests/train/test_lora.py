@@ -190,7 +190,7 @@ def test_another_base_is_refused(base, finished, tmp_path):
     ({"targets": ("patch_embed/proj",)}, r"train.lora.targets: no matrix matches 'patch_embed/proj'"),
     ({"full": ("norms",)}, r"train.lora.full: no parameter matches 'norms'; near paths: .*norm"),
     ({"full": ("mlp/fc1/",), "quantize": "int8"}, r"train.lora.full: .*mlp/fc1/kernel is kept in 8 bits, which can't"),
-    ({"quantize": "int4"}, r"quantize: 'int4' is not a kind of numbers; did you mean 'int8'\?"),
+    ({"quantize": "int4"}, r"^train.lora.quantize: 'int4' is not a kind of numbers; did you mean 'int8'\?"),
     ({"targets": ("(",)}, r"train.lora.targets: '\(' is not a regular expression"),
 ])
 def test_what_makes_no_lora_is_refused(base, tmp_path, fields, message):
