@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from nova_jax.config import PRESETS, Experiment, ModelConfig, SampleConfig, StageConfig, TrainConfig
+from nova_jax.config import PRESETS, Experiment, ModelConfig, SampleConfig, SourceConfig, StageConfig, TrainConfig
 from nova_jax.utils.fields import from_dict, to_config_dict
 
 EXPERIMENT = Experiment(
@@ -22,6 +22,17 @@ def test_overrides_reach_the_dataclass():
   config.model.mixer_rank = None
   experiment = from_dict(Experiment, config)
   assert (experiment.train.steps, experiment.train.stages[1].batch_size, experiment.model.mixer_rank) == (7, 8, None)
+
+
+def test_caches_are_named_by_their_paths_alone():
+  config = to_config_dict(EXPERIMENT)
+  config.data.sources = ("caches/a", {"path": "caches/b", "weight": 2.0})
+  config.eval.sources = ("caches/c",)
+  experiment = from_dict(Experiment, config)
+  assert experiment.data.sources == (SourceConfig("caches/a"), SourceConfig("caches/b", 2.0))
+  assert experiment.eval.sources == (SourceConfig("caches/c"),)
+  with pytest.raises(ValueError, match="config.scheduler: expected the fields of a SchedulerConfig, got 'ddpm'"):
+    from_dict(Experiment, {"model": dict(config.model), "scheduler": "ddpm"})
 
 
 def test_a_none_can_be_overridden():

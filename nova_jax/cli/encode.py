@@ -38,7 +38,8 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(args: flags.FlagValues) -> None:
   """Encode each file."""
   started, size = time.perf_counter(), _size(args.size)
-  work = autoencoder_flags.plan(args, lambda name: not name.lower().endswith(ENDING), ENDING)
+  others = (ENDING, ".txt", ".json")  # Captions lie beside clips.
+  work = autoencoder_flags.plan(args, lambda name: not name.lower().endswith(others), ENDING)
   autoencoder = autoencoder_flags.load(args)
   with Progress("file", len(work)) as progress:
     for done, (source, target) in enumerate(work):

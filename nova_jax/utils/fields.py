@@ -100,8 +100,14 @@ def _nearest(name: str, known: list[str]) -> list[str]:
 
 
 def _check(hint: Any, value: Any, path: str, tell_renamed: bool) -> Any:
-  """Return `value` as type `hint` (a dataclass, scalar, optional or tuple); raises UserError that names `path`."""
+  """Return `value` as type `hint` (a dataclass, scalar, optional or tuple); raises UserError that names `path`.
+
+  A text may stand for a dataclass that needs one alone, as the path of a cache does.
+  """
   if dataclasses.is_dataclass(hint):
+    needed = [field for field in dataclasses.fields(hint) if field.default is dataclasses.MISSING]
+    if isinstance(value, str) and [field.type for field in needed] == [str]:
+      value = {needed[0].name: value}
     return from_dict(hint, value, path, tell_renamed=tell_renamed)
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if origin in (types.UnionType, typing.Union):

@@ -29,6 +29,8 @@ def clips(tmp_path):
 
 
 def test_files_become_latents_and_files_again(clips, tmp_path):
+  for ending in ("txt", "json"):  # Captions beside clips are no clips.
+    (clips / f"moves.{ending}").write_text('{"caption": "a fox"}', encoding="utf-8")
   run("encode", "--source", clips, "--autoencoder", "rgb", "--output", tmp_path / "latents")
   moves = read_latents(tmp_path / "latents/moves.safetensors")
   assert moves.latents.shape == (1, 6, 300, 260, 3) and moves.fps == 10 and moves.num_frames == 6
