@@ -9,24 +9,20 @@ docs/generation.md shows every task.
 
 from absl import flags
 
-from nova_jax import media
 from nova_jax.checkpoints.hub import pinned
 from nova_jax.cli import sampling_flags, shares
 from nova_jax.cli.checkpoint_flags import checkpoint, step
 from nova_jax.cli.entry import Command
 from nova_jax.cli.started import seconds_since_start
-from nova_jax.pipeline import batch_sampling
+from nova_jax.pipeline.batch_sampling import check_files
 from nova_jax.pipeline.known_texts import encode_first
-from nova_jax.pipeline.loading import load_pipeline, say_first_compiles
+from nova_jax.pipeline.loading import load_pipeline
 from nova_jax.pipeline.prompts import naming
 from nova_jax.pipeline.provenance import read_provenance
+from nova_jax.pipeline.sample_files import sample_files
 from nova_jax.storage import as_path
 from nova_jax.utils import compilation_cache
 from nova_jax.utils.files import check_folder_writable
-from nova_jax.utils.notes import tell
-from nova_jax.utils.progress import Progress
-
-SHEET_CLIPS = 64
 
 
 def main(args: flags.FlagValues) -> None:
@@ -35,7 +31,7 @@ def main(args: flags.FlagValues) -> None:
     again = read_provenance(as_path(args.reproduce)) if args.reproduce else None
   if again:
     sampling_flags.check_alone(args)
-    batch_sampling.check_files(again)
+    check_files(again)
   clips, places = ([again.settings], [""]) if again else sampling_flags.clips(args)
   formats, share = sampling_flags.formats(args), shares.share(args)
   output = check_folder_writable("output", args.output)
@@ -58,22 +54,14 @@ def main(args: flags.FlagValues) -> None:
       quantize=quantize, guide=guide)
   pipe.text_encoder = texts or pipe.text_encoder
   batch_size = again.batch[1] if again else min(args.batch_size, len(clips))
-  work = batch_sampling.prepare(
-      pipe, model, weights, clips, places, batch_size, "latent" if formats == ("latents",) else "pixels", again)
-  for note in work.notes:
-    tell(note)
-  say_first_compiles()
-  if args.compile_only:
-    batch_sampling.warm_up(pipe, work)
-    print(f"all programs are compiled, after {seconds_since_start():.1f} s")
-    return
-  with Progress("set") as progress:
-    files = batch_sampling.run(pipe, work, output, formats, progress, share)
-  sheets = [path for paths in files for path in paths if path.name.endswith("-sheet.png")]
-  if sheets and (share[1] == 1 or all(path.exists() for path in sheets)):  # The last host writes it.
-    media.write_stack(output / batch_sampling.STACK, sheets[:SHEET_CLIPS])
+  made = sample_files(
+      pipe, model, weights, clips, places, output, formats, batch_size=batch_size, share=share, again=again,
+      compile_only=args.compile_only)
   seconds = seconds_since_start()
-  count = sum(map(len, work.batches[share[0] :: share[1]]))
+  if args.compile_only:
+    print(f"all programs are compiled, after {seconds:.1f} s")
+    return
+  files, count = made
   print(f"{count} clip{'s' * (count != 1)} in {seconds:.1f} s, start and compilation included; see {output}")
   print(f"the first is {files[0][0]}; next: --reproduce={files[0][0]} makes it again")
 

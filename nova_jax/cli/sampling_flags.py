@@ -17,7 +17,7 @@ from nova_jax.cli.renamed_flags import define_renamed
 from nova_jax.config import MeshConfig
 from nova_jax.models import quantization
 from nova_jax.pipeline.file_settings import KINDS, read_box
-from nova_jax.pipeline.prompts import check_files, expand, read_named
+from nova_jax.pipeline.prompts import expand, read_named
 from nova_jax.pipeline.provenance import FORMATS
 from nova_jax.pipeline.request import PRESETS, SETTINGS
 from nova_jax.utils.errors import UserError
@@ -192,11 +192,7 @@ def clips(args: flags.FlagValues) -> tuple[list[dict[str, Any]], list[str]]:
     raise UserError("--prompt: say what to show (of a class-conditional model, --label), or --prompts FILE")
   common = dict(PRESETS[args.preset]) if args.preset else {}
   common |= given_settings(args)
-  clips = expand(lines, common, args.seed, places)
-  places = [
-      place for line, place in zip(lines, places, strict=True) for _ in range({**common, **line}.get("num_samples", 1))]
-  check_files(clips, places)
-  return clips, places
+  return expand(lines, common, args.seed, places)
 
 
 def check_alone(args: flags.FlagValues) -> None:

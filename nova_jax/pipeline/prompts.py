@@ -105,21 +105,21 @@ def _number(text: str) -> int | float:
 
 def expand(
     lines: list[dict[str, Any]], common: Mapping[str, Any], seed: int, places: Sequence[str] = ()
-) -> list[dict[str, Any]]:
-  """Return the settings of each clip.
+) -> tuple[list[dict[str, Any]], list[str]]:
+  """Return the settings of each clip, and the place of its line.
 
   Args:
     lines: what each line says.
     common: what holds for all unless a line says otherwise.
     seed: of the first clip; clip i has `seed + i`, sample j of a line with a seed of its own that seed + j.
-    places: how errors name each line; empty for not at all.
+    places: how errors name each line; "" or none for not at all.
 
   Raises:
-    UserError: prompts and classes together, or a setting that no model can do.
+    UserError: prompts and classes together, a setting that no model can do, or a file that isn't there.
   """
   if len({"label" in line for line in lines}) > 1:
     raise UserError("label: a model takes either prompts or classes, got both")
-  clips = []
+  clips, clip_places = [], []
   for line, place in zip(lines, itertools.chain(places, itertools.repeat("")), strict=False):
     settings = {**common, **line}
     with naming(place):
@@ -133,19 +133,13 @@ def expand(
             f"seed: clips have {first}, {first} + 1 and so on, and {count} clips would pass {2**32 - 1}; expected a "
             "smaller one")
     clips += [{**settings, "seed": first + sample} for sample in range(count)]
-  return clips
+    clip_places += [place] * count
+  _check_files(clips, clip_places)
+  return clips, clip_places
 
 
-def check_files(clips: Sequence[Mapping[str, Any]], places: Sequence[str]) -> None:
-  """Refuse pictures and videos that aren't there, or that are none; no more is read than tells.
-
-  Args:
-    clips: settings of each clip.
-    places: where errors say that each clip stands; "" for the command line.
-
-  Raises:
-    UserError: it names place, setting and file.
-  """
+def _check_files(clips: Sequence[Mapping[str, Any]], places: Sequence[str]) -> None:
+  """Refuse pictures and videos that aren't there, or that are none; no more is read than tells."""
   seen = set()
   for settings, place in zip(clips, places, strict=True):
     for name in FILES:

@@ -13,13 +13,13 @@ FORMATS = ("mp4", "gif", "webp", "sheet")
 def make_pipe():
   """Return a pipeline that knows the texts of `LINES`."""
   pipe = fresh()
-  pipe.text_encoder = known_texts(pipe.text_encoder, prompts.expand(LINES, {}, 0))
+  pipe.text_encoder = known_texts(pipe.text_encoder, prompts.expand(LINES, {}, 0)[0])
   return pipe
 
 
 def run(pipe, folder, formats=FORMATS, stop_after=None):
   """Generate `LINES` in `folder`, up to a number of sets; return their provenances and files."""
-  clips = prompts.expand(LINES, {"num_frames": 2}, 5)
+  clips, _ = prompts.expand(LINES, {"num_frames": 2}, 5)
   batches = list(batch_sampling.plan_batches(clips, 3))
   provenances = batch_sampling.make_provenances(pipe, "model", "ema", clips, batches, 3)
   with Progress("set") as progress:

@@ -64,7 +64,7 @@ def test_frames_are_written_as_they_are_finished(pipe, tmp_path):
 
 
 def test_warming_up_leaves_nothing(pipe):
-  clips = prompts.expand(LINES, {"num_frames": 3}, 5)
+  clips, _ = prompts.expand(LINES, {"num_frames": 3}, 5)
   batches = list(batch_sampling.plan_batches(clips, 3))
   provenances = batch_sampling.make_provenances(pipe, "model", "ema", clips, batches, 3)
   batch_sampling.warm_up(pipe, batch_sampling.Work(provenances, batches))

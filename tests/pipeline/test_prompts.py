@@ -111,9 +111,7 @@ def test_lines_are_refused_by_name_before_anything_is_made(tmp_path):
     (tmp_path / "lines.jsonl").write_text("\n\n".join(map(json.dumps, lines)), encoding="utf-8")
     with pytest.raises(ValueError, match=f"lines.jsonl:3: {message}"):
       named = prompts.read_named(tmp_path / "lines.jsonl")
-      places = [place for place, _ in named]
-      clips = prompts.expand([settings for _, settings in named], {}, 0, places)
-      prompts.check_files(clips, places)
+      clips, places = prompts.expand([settings for _, settings in named], {}, 0, [place for place, _ in named])
       pipe.text_encoder = load_text_encoder("words", pipe.cfg)
       batch_sampling.prepare(pipe, "model", "ema", clips, places, 2)
   with pytest.raises(ValueError, match="^seed: clips have 4294967295"):
