@@ -44,6 +44,17 @@ def test_files_that_the_docs_name_are_there():
   assert not missing
 
 
+def test_files_that_docstrings_name_are_there():
+  """Beside the module that names them, in a folder above it, or within nova_jax."""
+  missing = []
+  for path in sorted((ROOT / "nova_jax").rglob("*.py")):
+    folders = [folder for folder in path.parents if folder.is_relative_to(ROOT)]
+    missing += [
+        f"{path.relative_to(ROOT)}: {name}" for name in re.findall(r"`([\w/]+\.py)`", path.read_text(encoding="utf-8"))
+        if not any((folder / name).is_file() for folder in folders)]
+  assert not missing
+
+
 def test_links_to_files_lead_somewhere():
   pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
   links = [(page, link) for page in pages for link in re.findall(

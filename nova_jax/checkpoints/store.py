@@ -2,10 +2,10 @@
 
 A checkpoint is a folder named by its step with four items: `state`, arrays by name ("params/video_encoder/…",
 "ema/…", "opt_state/…", "buffers/…", "step"); `data`, the loader's position; `meta`, anything else as JSON; and
-`digests`, what the arrays and the JSON must be (`digests.py`), which checkpoints of older versions lack.
+`digests`, what the arrays and the JSON must be (`array_digests.py`), which checkpoints of older versions lack.
 Invariants: Orbax renames a finished folder into place, so a folder with a bare number for a name is complete, whatever
 killed the process; leftovers of other names are ignored, and swept up by the next `Checkpointer`. What is read is what
-was saved (`stored.py`).
+was saved (`arrays.py`).
 """
 
 import os
