@@ -46,7 +46,7 @@ def test_a_lora_begins_to_learn_them(clips, tmp_path):
       cfg.train, steps=40, sample_every=0, stages=(StageConfig("video", 1.0, 8, 4),), lora=cfg.train.lora)
   data = dataclasses.replace(cfg.data, sources=(SourceConfig(str(tmp_path / "cache")),))
   train_nova(dataclasses.replace(
-      cfg, train=train, data=data, eval=EvalConfig(every=20, batches=2, share=0.2)), tmp_path / "run")
+      cfg, train=train, data=data, eval=EvalConfig(every=20, batches=2, fraction=0.2)), tmp_path / "run")
   lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
   first, last = (next(line["eval/loss"] for line in lines if line["step"] == step) for step in (20, 40))
   assert last < 0.97 * first
