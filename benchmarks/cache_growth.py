@@ -2,10 +2,11 @@
 
 Sources of so many stills are made of few files: hard links to a tar of 1,000 members, or rows of a table that name
 1,000 pictures. A stand-in takes the place of decoding, and pixels are latents, so that what is measured is the rest:
-listing, claims, reports, shards. Each build is a process of its own. The columns are: seconds until its first item is
-done, and its memory then (the largest since it began, without that of the imports); items a second, and the same memory
-at the end, or after `--items` items; seconds of the whole build, if that comes first; and seconds and memory at the
-first item of a host that joins when the build has been interrupted.
+listing, claims, reports, shards. Each build is a process of its own; seconds are those of its processor, whatever else
+the machine does. The columns are: seconds until its first item is done, and its memory then (the largest since it
+began, without that of the imports); items a second, and the same memory at the end, or after `--items` items; seconds
+of the whole build, if that comes first; and seconds and memory at the first item of a host that joins when the build
+has been interrupted.
 """
 
 import io
@@ -86,10 +87,10 @@ def child(source: str, output: str, most: int) -> None:
   clip = Clip((1, 8, 8), np.zeros((1, 8, 8, 3), np.uint8), Texts("a dark square"), None, None)
   storage.prepare = lambda item, cfg, channels: clip
   peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-  found, begun = {"imports": peak()}, time.perf_counter()
+  found, begun = {"imports": peak()}, time.process_time()
 
   def show(done, total, counts):
-    now = time.perf_counter() - begun
+    now = time.process_time() - begun
     if done and "start" not in found:
       found.update(start=now, start_memory=peak())
     found.update(seconds=now, done=done)
@@ -98,7 +99,7 @@ def child(source: str, output: str, most: int) -> None:
 
   try:
     build(source, output, CacheConfig(**SETTINGS), progress=show)
-    found["finish"] = time.perf_counter() - begun
+    found["finish"] = time.process_time() - begun
   except Enough:
     pass
   print(json.dumps(found | {"memory": peak()}))

@@ -85,6 +85,8 @@ class DataConfig:
   short_captions: Fraction = 0.5  # Fraction of visits that show the short caption, if there is one.
   motion_dropout: Fraction = 0.0  # Fraction of visits that show default motion score and rate.
   max_damaged: CountOrNone = 10  # Number of damaged records that a process skips before it ends.
+  # Number of neighbouring records that follow each other in the shuffled order, and are read from a bucket at once.
+  shuffle_block: Size = 1
 
 
 @dataclasses.dataclass(frozen=True)

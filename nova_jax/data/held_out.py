@@ -58,8 +58,9 @@ class Part:
   def __len__(self) -> int:
     return len(self._numbers) if self._held_out else len(self._source) - len(self._numbers)
 
-  def __getitem__(self, number: int) -> Record:
-    return self._source[self._whole(number)]
+  def read(self, number: int, ahead: int = 1) -> Record:
+    """Read a record; arguments as of `Shards.read`. The held-out ones are no neighbours."""
+    return self._source.read(self._whole(number), 1 if self._held_out else ahead)
 
   def named(self, number: int) -> str:
     return self._source.named(self._whole(number))

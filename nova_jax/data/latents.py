@@ -63,7 +63,7 @@ class LatentFeed:
     parts: dict[Shape, list[tuple[float, grain.MapDataset]]] = {}
     for cache in caches:
       _check_encoders(cache, model, autoencoder)
-      taken = _taken(cache, model, cfg.buckets, num_frames)
+      taken = _taken(cache, model, cfg, num_frames)
       if model.num_classes is not None:  # Whether a cache has classes, its first record tells before training begins.
         class_label(Whole(taken[0][1], cfg.max_damaged + 1)[0].record, model.num_classes)
       if split is not None:
@@ -72,7 +72,7 @@ class LatentFeed:
       total = sum(len(source) for _, source in taken)
       for shape, source in taken:
         shuffle = np.random.SeedSequence((seed, sum(map(len, parts.values())))).generate_state(1)[0]
-        records = shuffled(Whole(source, cfg.max_damaged + 1), int(shuffle))
+        records = shuffled(Whole(source, cfg.max_damaged + 1), int(shuffle), cfg.shuffle_block)
         parts.setdefault(shape, []).append((cache.weight * len(source) / total, records))
     if not parts:
       raise UserError("eval.fraction: no record can be held out; each bucket of the caches has only one")
@@ -177,10 +177,10 @@ def _check_encoders(cache: Cache, model: ModelConfig, autoencoder: AutoencoderIn
 
 
 def _taken(
-    cache: Cache, model: ModelConfig, sizes: Sequence[tuple[int, int]], num_frames: int
+    cache: Cache, model: ModelConfig, cfg: DataConfig, num_frames: int
 ) -> list[tuple[Shape, Shards]]:
   """Return the buckets of a cache that a stage takes: the shape of its samples and its records."""
-  taken = []
+  taken, sizes = [], cfg.buckets
   for info in cache.manifest.buckets:
     frames, height, width, _ = info.moments
     size = height, width
@@ -198,7 +198,7 @@ def _taken(
       raise UserError(
           f"{cache.path} has clips of {frames} latent frames (bucket {_by(info.bucket)}), but a stage takes "
           f"{num_frames}")
-    taken.append(((min(frames, num_frames), *size), Shards.of(cache, info.bucket)))
+    taken.append(((min(frames, num_frames), *size), Shards.of(cache, info.bucket, cfg.shuffle_block)))
   if not cache.manifest.buckets:
     raise UserError(f"{cache.path} has no records; rejected.jsonl there says why, of each item that could not be used")
   if not taken:

@@ -1,6 +1,7 @@
 """The records of caches on disk: shard after shard, damage replaced, in an endless order.
 
-Shuffling permutes indices, so it spans all records of a bucket and needs no memory; each epoch has another order.
+Shuffling permutes indices, so it spans all records of a bucket and needs no memory; each epoch has another order. Where
+a request takes long, blocks of neighbours are permuted (`blocks`), and each thread reads a block at once.
 Invariant: reading opens files in the process that reads, and the same number is the same record in all of them.
 """
 
@@ -8,7 +9,6 @@ import bisect
 import collections
 import dataclasses
 import errno
-import functools
 import itertools
 import sys
 import threading
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grain
-import numpy as np
 
 from nova_jax.config import Bucket, SourceConfig
+from nova_jax.data.blocks import FEW, Blocks, order_of_few
 from nova_jax.data.cache.format import Manifest, read_manifest
-from nova_jax.data.cache.records import DamagedRecord, Record, ShardReader
+from nova_jax.data.cache.records import DamagedRecord, Record, ShardReader, decode_record
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.ranges import check_ranges
@@ -29,8 +29,7 @@ from nova_jax.utils.ranges import check_ranges
 if TYPE_CHECKING:
   from nova_jax.data.held_out import Part
 
-_FEW = 1024  # Grain's shuffle takes time in inverse proportion to the number of records: for three of them 10 ms.
-
+_SPARE = 1.25  # Records of a shard differ in size by their captions.
 _MOST_OPEN = 32  # Files that a bucket of a cache keeps open in a process, of however many shards.
 
 
@@ -72,27 +71,39 @@ class Shards:
   Storage that fails is an OSError, and no damage: no record is skipped for it.
   """
 
-  def __init__(self, folder: Path, files: Sequence[tuple[str, int]], moments: tuple[int, ...]):
+  def __init__(self, folder: Path, files: Sequence[tuple[str, int]], moments: tuple[int, ...], ahead: int = 0):
+    """Open nothing yet.
+
+    Args:
+      folder: of the cache.
+      files: names of shards and their numbers of records.
+      moments: shape of each record's.
+      ahead: bytes that are requested at once where several records are read.
+    """
     self._folder, self._files, self._moments = folder, [file for file, _ in files], moments
+    self._ahead, self._local = ahead, threading.local()  # Of each thread the records that it read together.
     self._ends = list(itertools.accumulate(count for _, count in files))
     # The latest at the end. One that is dropped closes its file when the last thread that reads from it is done.
     self._readers: collections.OrderedDict[str, ShardReader] = collections.OrderedDict()
     self._lock = threading.Lock()
 
   @classmethod
-  def of(cls, cache: Cache, bucket: Bucket) -> "Shards":
-    shards = (shard for shard in cache.manifest.shards if shard.bucket == bucket)
+  def of(cls, cache: Cache, bucket: Bucket, block: int = 1) -> "Shards":
+    """Return the records of a bucket, of which at most `block` are read together."""
+    shards = [shard for shard in cache.manifest.shards if shard.bucket == bucket]
     moments = next(info.moments for info in cache.manifest.buckets if info.bucket == bucket)
-    return cls(cache.path, [(shard.file, shard.records) for shard in shards], moments)
+    mean = sum(shard.bytes for shard in shards) / sum(shard.records for shard in shards)
+    ahead = round(_SPARE * block * mean) if block > 1 else 0
+    return cls(cache.path, [(shard.file, shard.records) for shard in shards], moments, ahead)
 
   def __len__(self) -> int:
     return self._ends[-1]
 
   def __getstate__(self) -> dict[str, Any]:
-    return {**self.__dict__, "_readers": collections.OrderedDict(), "_lock": None}
+    return {**self.__dict__, "_readers": collections.OrderedDict(), "_lock": None, "_local": None}
 
   def __setstate__(self, state: dict[str, Any]) -> None:
-    self.__dict__.update(state, _lock=threading.Lock())
+    self.__dict__.update(state, _lock=threading.Lock(), _local=threading.local())
 
   def place(self, number: int) -> tuple[str, int]:
     """Return the shard of a record and its index there."""
@@ -100,11 +111,32 @@ class Shards:
     return self._files[shard], number - (self._ends[shard - 1] if shard else 0)
 
   def __getitem__(self, number: int) -> Record:
-    file, index = self.place(number)
-    record = self._reader(file)[index]
+    return self.read(number)
+
+  def read(self, number: int, ahead: int = 1) -> Record:
+    """Read a record.
+
+    Args:
+      number: of the record.
+      ahead: records from it on of which this thread will ask for the others next.
+    """
+    record = self._read(*self.place(number), ahead)
     if record.moments.shape != self._moments:
       raise DamagedRecord(f"it has moments {record.moments.shape}, and its cache {self._moments}")
     return record
+
+  def _read(self, file: str, index: int, ahead: int) -> Record:
+    held_file, first, held = getattr(self._local, "held", ("", 0, ()))
+    if file != held_file or not first <= index < first + len(held):
+      if not self._ahead or ahead == 1:
+        return self._reader(file)[index]
+      reader = self._reader(file)
+      try:
+        held = reader.stored(index, min(index + ahead, len(reader)))
+      except DamagedRecord:  # Perhaps another one.
+        return reader[index]
+      self._local.held, first = (file, index, held), index
+    return decode_record(held[index - first])
 
   def _reader(self, file: str) -> ShardReader:
     with self._lock:
@@ -118,7 +150,7 @@ class Shards:
   def _open(self, path: Path) -> ShardReader:
     if not path.is_file():  # No damage: `read_caches` has seen it.
       raise OSError(errno.ESTALE, "is gone, but was there when this run began: is its folder still mounted?", str(path))
-    return ShardReader(path)
+    return ShardReader(path, self._ahead)
 
   def named(self, number: int) -> str:
     file, index = self.place(number)
@@ -144,23 +176,50 @@ class Whole:
     return len(self.source)
 
   def __getitem__(self, number: int) -> Found:
+    return self.read(number)
+
+  def read(self, number: int, ahead: int = 1) -> Found:
+    """Read a record; arguments as of `Shards.read`."""
     skipped = []
     for following in range(number, number + min(self.tries, len(self.source))):
       following %= len(self.source)
       try:
-        return Found(self.source[following], tuple(skipped))
+        return Found(self.source.read(following, ahead), tuple(skipped))
       except ValueError as error:  # Damage of the record, or of the shard's own index.
         reason = str(error) if isinstance(error, DamagedRecord) else f"the shard is damaged ({error})"
         skipped.append(f"{self.source.named(following)}: {reason}")
     raise UserError(f"{skipped[-1]}; {len(skipped)} records in a row are damaged: make the cache anew")
 
 
-def shuffled(source: Whole, seed: int) -> grain.MapDataset:
-  """Return records in an endless order, another one each epoch."""
-  if len(source) < _FEW:
+def shuffled(source: Whole, seed: int, block: int = 1) -> grain.MapDataset:
+  """Return records in an endless order, another one each epoch.
+
+  Args:
+    source: the records.
+    seed: of the order.
+    block: neighbours that follow each other.
+  """
+  if block > 1:
+    blocks = _InBlocks(source, Blocks(len(source), block, seed))
+    return grain.MapDataset.source(blocks)  # ty: ignore[invalid-argument-type] (a number is an int)
+  if len(source) < FEW:
     return grain.MapDataset.source(_Few(source, seed))  # ty: ignore[invalid-argument-type] (a number is an int)
   records = grain.MapDataset.source(source)  # ty: ignore[invalid-argument-type] (a number is an int)
   return records.seed(seed).shuffle().repeat()
+
+
+@dataclasses.dataclass(frozen=True)
+class _InBlocks:
+  """Records in the order of blocks."""
+
+  source: Whole
+  blocks: Blocks
+
+  def __len__(self) -> int:
+    return len(self.blocks)
+
+  def __getitem__(self, position: int) -> Found:
+    return self.source.read(*self.blocks[position])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,9 +234,4 @@ class _Few:
 
   def __getitem__(self, number: int) -> Found:
     epoch, place = divmod(number, len(self.source))
-    return self.source[int(_order(len(self.source), self.seed, epoch)[place])]
-
-
-@functools.lru_cache(maxsize=64)
-def _order(count: int, seed: int, epoch: int) -> np.ndarray:
-  return np.argsort(np.random.SeedSequence((seed, epoch)).generate_state(count, np.uint64), kind="stable")
+    return self.source[int(order_of_few(len(self.source), self.seed, epoch)[place])]

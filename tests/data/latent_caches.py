@@ -27,11 +27,12 @@ def make_record(number, frames=3, size=(4, 4), logvar=EXACT, embeds=True):
       -text[:1] if embeds else None, None if frames == 1 else 24.0, None if frames == 1 else 3.0)
 
 
-def make_cache(folder, records, weight=1.0, autoencoder=AUTOENCODER, text_encoder=WORDS):
+def make_cache(folder, records, weight=1.0, autoencoder=AUTOENCODER, text_encoder=WORDS, shard_items=4):
   """Write records as a cache of shards of four, and open it."""
   stride = autoencoder.spatial_stride
   pixels = [(len(r.moments), *(side * stride for side in r.moments.shape[1:3])) for r in records]
-  write_cache(folder, list(zip(pixels, records, strict=True)), autoencoder, text_encoder, CacheConfig(shard_items=4))
+  write_cache(folder, list(zip(pixels, records, strict=True)), autoencoder, text_encoder,
+              CacheConfig(shard_items=shard_items))
   return Cache(folder, weight, read_manifest(folder))
 
 

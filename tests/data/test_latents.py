@@ -157,7 +157,7 @@ def test_many_records_are_shuffled_as_few_are(tmp_path, monkeypatch):
   cache = make_cache(tmp_path, [make_record(i) for i in range(16)])
   orders = []
   for few in (16, 17):  # Grain's shuffle, and ours.
-    monkeypatch.setattr(shards, "_FEW", few)
+    monkeypatch.setattr(shards, "FEW", few)
     seen = [number for batch in take(make_loader([cache]), 6) for number in numbers(batch)]
     epochs = [seen[:16], seen[16:32], seen[32:]]
     assert all(sorted(epoch) == list(range(16)) != epoch for epoch in epochs) and len(set(map(tuple, epochs))) == 3

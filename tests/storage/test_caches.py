@@ -86,6 +86,18 @@ def test_damage_is_skipped_and_what_is_gone_is_no_damage(folder, bucket):
       next(loader)
 
 
+def test_a_block_of_neighbours_is_one_request(folder, bucket):
+  cache = make_cache(folder, [make_record(i) for i in range(64)], shard_items=32)
+  asked = []
+  for block in (1, 16):
+    loader = make_loader([cache], data=DataConfig(shuffle_block=block), batch_size=16)
+    bucket.requests.clear()
+    for number in range(32):
+      loader._feed.buckets[0].records[number]
+    asked.append(sum(path.startswith("GET") and ".array_record" in path for path in bucket.requests))
+  assert asked[0] > 32 and asked[1] < 16, asked  # Shards are opened, too, and a block may lie in two.
+
+
 def test_the_manifest_asks_once_for_all_shards(folder, bucket):
   asked = []
   for name, count in (("few", 8), ("many", 48)):

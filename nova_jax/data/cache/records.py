@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from nova_jax.utils.files import check_holds_runs, storage_error, write_atomical
 # Latents hardly compress, and a reader that takes one record reads nothing else.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _READER_OPTIONS = "readahead_buffer_size:0"
+_BLOCK_OPTIONS = "readahead_buffer_size:{},max_parallelism:1"  # Else each of several threads asks for a part.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,12 +146,18 @@ class ShardReader:
     OSError: storage fails, here and in reads; that says nothing of the file.
   """
 
-  def __init__(self, path: Path):
+  def __init__(self, path: Path, ahead: int = 0):
+    """Open a file.
+
+    Args:
+      path: of it.
+      ahead: bytes that are requested at once where several records are read.
+    """
     self._path = check_holds_runs(path)
     if not path.is_file():
       raise UserError(f"{path} does not exist")
     try:
-      self._reader = ArrayRecordReader(str(path), _READER_OPTIONS)
+      self._reader = ArrayRecordReader(str(path), _BLOCK_OPTIONS.format(ahead) if ahead else _READER_OPTIONS)
       self._num_records = self._reader.num_records()
       if not self._num_records:
         self._reader.read([0])  # A file that could not be opened seems to be empty.
@@ -162,13 +169,16 @@ class ShardReader:
 
   def __getitem__(self, index: int) -> Record:
     """Read a record; one that is not what was written is a `DamagedRecord`."""
+    return decode_record(self.stored(index, index + 1)[0])
+
+  def stored(self, start: int, stop: int) -> Sequence[bytes]:
+    """Read some records as they are stored; if one can't be read, a `DamagedRecord` stands for all."""
     try:
-      (stored,) = self._reader.read([index])
+      return self._reader.read(start, stop) if stop > start + 1 else self._reader.read([start])
     except (RuntimeError, IndexError) as error:
       if failed := storage_error(error, self._path):
         raise failed from None
       raise DamagedRecord(" ".join(str(error).split(";")[0].split())) from None
-    return decode_record(stored)
 
   def close(self) -> None:
     """Close the file; of a damaged one the library says so once more, which reads have already said."""

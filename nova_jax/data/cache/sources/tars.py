@@ -3,6 +3,7 @@
 Keys that differ in case or in how accents are written are one for a clip that has no caption of just its own key.
 """
 
+import functools
 import unicodedata
 from pathlib import Path, PurePosixPath
 
@@ -85,7 +86,12 @@ def _texts(group: list[Member]) -> dict[str, Member]:
 
 
 def _end(member: Member) -> str:
-  return PurePosixPath(member.name).suffix.lower()
+  return _suffix(member.name)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _suffix(name: str) -> str:
+  return PurePosixPath(name).suffix.lower()
 
 
 def _fold(key: str) -> str:
