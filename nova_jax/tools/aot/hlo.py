@@ -22,6 +22,8 @@ _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)
 _FREE = frozenset({
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "while", "conditional", "call",
     "partition-id", "replica-id", "opt-barrier", "domain", "iota"})
+# Custom calls that don't either: they reserve memory, or name what is there already.
+_FREE_TARGETS = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast|AssumeGatherIndicesInBound)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +159,8 @@ def hbm_bytes(program: Program) -> float:
 def _traffic(program: Program, instruction: Instruction, types: Mapping[str, Instruction]) -> int:
   opcode = instruction.opcode
   if opcode in _FREE or opcode.endswith("-done"):
+    return 0
+  if opcode == "custom-call" and _FREE_TARGETS.search(instruction.attributes):
     return 0
   if opcode.endswith("-start"):  # (destination, source, …): both ends of a copy have the size of the destination.
     ends = [array for array in instruction.arrays if array.dims][:2]

@@ -61,6 +61,18 @@ def test_a_loop_without_a_bound_is_an_error(program):
     empty.trip_count(loop)
 
 
+def test_reserved_and_renamed_memory_is_no_traffic():
+  text = """ENTRY %main (a: bf16[8,8], b: bf16[8,8]) -> bf16[16,8] {
+  %a = bf16[8,8]{1,0} parameter(0)
+  %b = bf16[8,8]{1,0} parameter(1)
+  %reserved = bf16[9,8,8]{2,1,0} custom-call(), custom_call_target="AllocateBuffer"
+  ROOT %both = bf16[16,8]{1,0} custom-call(%a, %b), custom_call_target="TARGET"
+}
+"""
+  assert hlo.hbm_bytes(hlo.parse(text.replace("TARGET", "ConcatBitcast"))) == 0
+  assert hlo.hbm_bytes(hlo.parse(text.replace("TARGET", "tpu_custom_call"))) == (2 * 64 + 128) * BF16
+
+
 def test_collectives_are_counted_once_with_their_axes(program):
   found = sorted((c.kind, c.times, c.bytes, c.axes, c.depth) for c in find_collectives(program, RING))
   layer = WIDTH * HIDDEN // 2 * BF16
