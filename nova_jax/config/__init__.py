@@ -178,6 +178,7 @@ class TrainConfig:
   steps: Count = 1000  # Number of steps of all stages together.
   stages: tuple[StageConfig, ...] = (StageConfig(),)
   accumulation: Size = 1  # Number of micro-batches per step.
+  gather_once: bool = False  # Whether `fsdp` devices gather all weights once a step, not in each micro-batch.
   loss_repeat: Size = 4  # Number of noised copies of each token.
   # Bounds of the truncated normal distribution of the fraction of masked tokens.
   mask_ratio: tuple[Fraction, Fraction] = (0.7, 1.0)

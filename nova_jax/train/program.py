@@ -133,7 +133,8 @@ class TrainProgram:
     return TrainStep(task, make_train_step(
         _graphdef(task), self.abstract, task.loss, self._optimizer(stage),
         make_schedule(cfg.optimizer, stage.last - stage.first), seed=cfg.seed, ema_decay=train.ema_decay,
-        first_step=stage.first, accumulation=train.accumulation, caption_dropout=train.caption_dropout,
+        first_step=stage.first, accumulation=train.accumulation,
+        gather_once=cfg.model.dtype if train.gather_once else None, caption_dropout=train.caption_dropout,
         num_classes=cfg.model.num_classes, freeze=train.freeze))
 
   def _optimizer(self, stage: Stage) -> optax.GradientTransformation:

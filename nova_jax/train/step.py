@@ -17,6 +17,7 @@ from flax import nnx
 
 from nova_jax.diffusion.batch import Batch, drop_captions
 from nova_jax.parallel.sharding import replicated
+from nova_jax.train.gather import gathered_weights, like
 from nova_jax.train.optimizer import frozen_mask
 from nova_jax.train.state import TrainState, shardings_of
 
@@ -37,6 +38,7 @@ def make_train_step(
     ema_decay: float,
     first_step: int = 0,
     accumulation: int = 1,
+    gather_once: str | None = None,
     caption_dropout: float = 0.0,
     num_classes: int | None = None,
     freeze: Sequence[str] = (),
@@ -53,6 +55,7 @@ def make_train_step(
     ema_decay: d above.
     first_step: global step at which the stage starts.
     accumulation: micro-batches that a batch is computed in.
+    gather_once: dtype in which all weights are gathered once a step; None gathers them layer by layer.
     caption_dropout: probability that a sample loses its caption or class.
     num_classes: number of classes of a class-conditional model.
     freeze: patterns of parameters that get no gradient.
@@ -71,9 +74,13 @@ def make_train_step(
 
   def gradients(state, batch, keys, traced, static):
     grad_fn = jax.value_and_grad(loss, has_aux=True)
+    weights = state.params
+    if gather_once is not None:
+      weights = gathered_weights(graphdef, state.params, state.buffers, gather_once)
 
     def micro_gradients(batch, keys):
-      (_, parts), grads = grad_fn(state.params, state.buffers, batch, keys, traced, static)
+      (_, parts), grads = grad_fn(weights, state.buffers, batch, keys, traced, static)
+      grads = like(grads, state.params)
       # Left to itself, XLA sums whole gradients on each device.
       return parts, jax.lax.with_sharding_constraint(grads, shardings.params)
 

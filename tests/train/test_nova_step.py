@@ -34,11 +34,12 @@ def batch(step):
       index=(step * BATCH + np.arange(BATCH)).astype(np.int32))
 
 
-def train(mesh=MeshConfig(fsdp=1), accumulation=1, rollout_fraction=0.0, history_noise=0.0, **model):
+def train(
+    mesh=MeshConfig(fsdp=1), accumulation=1, gather_once=False, rollout_fraction=0.0, history_noise=0.0, **model):
   """Return the metrics of each step, the gradients of the first, the last weights, and the number of compilations."""
   train = TrainConfig(
       steps=STEPS, stages=(StageConfig("video", 1.0, BATCH, FRAMES),), loss_repeat=2, ema_decay=0.9,
-      accumulation=accumulation, caption_dropout=0.3, rollout_fraction=rollout_fraction)
+      accumulation=accumulation, gather_once=gather_once, caption_dropout=0.3, rollout_fraction=rollout_fraction)
   cfg = Experiment(model=dataclasses.replace(TINY, **model), train=train, optimizer=OPTIMIZER, seed=SEED,
       data=DataConfig(history_noise=history_noise))
   devices = make_mesh(mesh, jax.devices()[: math.prod(dataclasses.astuple(mesh))])
@@ -83,6 +84,7 @@ def assert_close(actual, expected, rtol):
     dict(mesh=MeshConfig(data=8, fsdp=1), remat="dots", attention="mapped"),
     dict(mesh=MeshConfig(fsdp=8), remat="block"),
     dict(mesh=MeshConfig(fsdp=1, tensor=2), accumulation=2),
+    dict(mesh=MeshConfig(fsdp=4, tensor=2), accumulation=2, gather_once=True),
     dict(mesh=MeshConfig(fsdp=1, context=8), remat="offload"),
 ], ids=str)
 def test_numbers_depend_on_nothing_but_the_experiment(one_device, changes):
