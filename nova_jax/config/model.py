@@ -13,6 +13,7 @@ from nova_jax.utils.ranges import Range, check_ranges
 REMAT = {
     "none": "keeps all of them",
     "dots": "keeps the results of matrix products and attention, recomputes the rest",
+    "mlp": "keeps what dots does, but for the hidden values of the MLP, which are the largest",
     "block": "keeps only the block's input, recomputes the block",
     "offload": "keeps only the block's input, in the host's memory",
 }

@@ -25,6 +25,7 @@ from nova_jax.utils.derivatives import linear_call
 # Names by which rematerialisation policies find values.
 BLOCK_INPUT = "block_input"
 ATTENTION_RESIDUALS = "attention_residuals"
+MLP_WIDENING = 4  # Width of a block's MLP by that of the block.
 
 Axes = tuple[str | None, ...]
 Blocks = TypeVar("Blocks", bound=nnx.Module)
@@ -236,14 +237,24 @@ def unstack(blocks: Blocks, first: int = 0) -> list[Blocks]:
 def _remat_policy(remat: str) -> Callable[..., Any] | None:
   """Return the policy of what the backward pass does not recompute; None saves only the input of a block."""
   policies = jax.checkpoint_policies
-  if remat == "dots":
+  if remat in ("dots", "mlp"):
     attention = policies.save_from_both_policies(policies.save_only_these_names(ATTENTION_RESIDUALS), _is_cudnn)
-    return policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, attention)
+    products = policies.dots_with_no_batch_dims_saveable if remat == "dots" else _is_narrow_product
+    return policies.save_from_both_policies(products, attention)
   if remat == "offload":
     return policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[], names_which_can_be_offloaded=[BLOCK_INPUT],
         offload_src="device", offload_dst="pinned_host")
   return None
+
+
+def _is_narrow_product(primitive: Any, *arrays: Any, **params: Any) -> bool:
+  """Whether an operation is a product without batch axes that does not widen its input as the MLP does."""
+  if not jax.checkpoint_policies.dots_with_no_batch_dims_saveable(primitive, *arrays, **params):
+    return False
+  (_, contracted), _ = params["dimension_numbers"]
+  inputs = math.prod(arrays[1].shape[axis] for axis in contracted)
+  return arrays[1].size < MLP_WIDENING * inputs**2
 
 
 def _is_cudnn(primitive: Any, *_: Any, **__: Any) -> bool:

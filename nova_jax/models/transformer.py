@@ -15,7 +15,18 @@ from nova_jax.config import ModelConfig
 from nova_jax.models.attention.dispatch import attention
 from nova_jax.models.attention.masks import BlockCausal, Mask, ValidKeys
 from nova_jax.models.embeddings import Rotation, rotate
-from nova_jax.models.layers import MLP, LayerNorm, Linear, gelu, num_layers, scan, stack, take_apart, unstack
+from nova_jax.models.layers import (
+  MLP,
+  MLP_WIDENING,
+  LayerNorm,
+  Linear,
+  gelu,
+  num_layers,
+  scan,
+  stack,
+  take_apart,
+  unstack,
+)
 from nova_jax.models.tokens import gather_tokens
 from nova_jax.parallel.context import SequenceSharding, shard_activations
 
@@ -92,7 +103,7 @@ class Block(nnx.Module):
     scale = POST_NORM_SCALE if self.is_post else 1.0
     self.attn = Attention(dim, num_heads, backend, rngs=rngs)
     self.norm1 = LayerNorm(dim, scale=scale)
-    self.mlp = MLP(dim, 4 * dim, dim, gelu, rngs=rngs)
+    self.mlp = MLP(dim, MLP_WIDENING * dim, dim, gelu, rngs=rngs)
     self.norm2 = LayerNorm(dim, scale=scale)
 
   def __call__(self, x, rotation, mask, sharding):

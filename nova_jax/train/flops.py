@@ -32,10 +32,11 @@ class Flops(NamedTuple):
   attention: float  # Scores and weighted sums of both encoders.
   blocks: float  # The rest of both encoders' blocks, and the denoiser's.
   other: float
+  hidden: float  # Those of `blocks` that compute the hidden values of both encoders' MLPs.
 
   @property
   def total(self) -> float:
-    return sum(self)
+    return self.attention + self.blocks + self.other
 
 
 def forward_parts(
@@ -51,13 +52,14 @@ def forward_parts(
   attention = 4 * attention_width(cfg, unit) * (cfg.temporal_depth * pairs + num_frames * spatial_pairs)
   tokens = half * encode + (cfg.spatial_depth - half) * decode
   blocks = 24 * d**2 * (cfg.temporal_depth * (prefix + num_frames * num_video) + num_frames * tokens)
+  hidden = blocks / 3  # 8 of 24: see above.
   condition, step, step_blocks = denoiser_parts(cfg)
   blocks += num_frames * num_tokens * loss_repeat * step_blocks
   other = num_frames * num_tokens * (condition + loss_repeat * step)
 
   other += 2 * d * cfg.patch_dim * (num_frames * num_tokens + (num_frames - 1) * num_video * 4)
   other += condition_flops(cfg) + (num_frames - 1) * num_video * mixer_flops(cfg)
-  return Flops(attention, blocks, other)
+  return Flops(attention, blocks, other, hidden)
 
 
 def forward_flops(cfg: ModelConfig, num_frames: int, num_visible: float, loss_repeat: int) -> float:
@@ -75,12 +77,14 @@ def executed_flops(
 ) -> float:
   """Return the operations of a training step with what is computed again, which utilization doesn't count.
 
-  `num_visible` is the padded size here. "block" and "offload" repeat all blocks' forward pass; splash attention's
+  `num_visible` is the padded size here. "block" and "offload" repeat all blocks' forward pass, "mlp" a
+  third of the encoders' products; splash attention's
   backward kernel makes five products where four would do. A matrix unit of side `unit` computes narrower heads as if
   they were as wide as itself.
   """
   parts = forward_parts(cfg, num_frames, num_visible, loss_repeat, unit)
   again = parts.blocks + parts.attention if cfg.remat in ("block", "offload") else 0
+  again += parts.hidden if cfg.remat == "mlp" else 0
   if cfg.attention == "splash":
     again += 0.5 * parts.attention
   return batch_size * (3 * parts.total + again)

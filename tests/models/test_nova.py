@@ -143,20 +143,21 @@ def loss_gradient(cfg):
   return jax.jit(jax.grad(loss)), (params, rest)
 
 
-@pytest.mark.parametrize("remat", ["dots", "block"])
+@pytest.mark.parametrize("remat", ["dots", "mlp", "block"])
 def test_rematerialisation_changes_no_number(remat):
   (exact, args), (other, others) = loss_gradient(TINY), loss_gradient(dataclasses.replace(TINY, remat=remat))
   for a, b in zip(jax.tree.leaves(exact(*args)), jax.tree.leaves(other(*others)), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_only_whole_blocks_compute_products_again():
+def test_products_are_computed_again_with_the_mlp_and_whole_blocks():
   def products(remat):
     gradient, args = loss_gradient(dataclasses.replace(TINY, attention="mapped", remat=remat))
     return gradient.lower(*args).as_text().count("stablehlo.dot_general")
 
   # With "dots" the two products of attention are computed again, since heads are small.
-  assert products("dots") == products("none") + 2 < products("block")
+  assert products("dots") == products("none") + 2
+  assert products("mlp") == products("dots") + 1 < products("block")  # The hidden values, in the one loop over blocks.
 
 
 def test_bfloat16_activations_with_float32_parameters():

@@ -9,6 +9,7 @@ from flax import nnx
 from nova_jax.config import PRESETS, ModelConfig, SchedulerConfig
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.loss import sample_training_noise, training_loss
+from nova_jax.models.flops import denoiser_parts
 from nova_jax.models.nova import NOVA
 from nova_jax.train.flops import executed_flops, forward_flops, forward_parts, matmul_peak, train_flops
 
@@ -74,6 +75,9 @@ def test_what_is_recomputed_counts_as_executed_only():
   assert executed_flops(cfg, 8, 4, 3, 4) == plain
   block = dataclasses.replace(cfg, remat="block")
   assert executed_flops(block, 8, 4, 3, 4) == plain + 8 * (parts.attention + parts.blocks)
+  hidden = dataclasses.replace(cfg, remat="mlp")
+  encoders = parts.blocks - 4 * 16 * 4 * denoiser_parts(cfg)[2]
+  assert executed_flops(hidden, 8, 4, 3, 4) == pytest.approx(plain + 8 * encoders / 3)
   assert executed_flops(dataclasses.replace(cfg, attention="splash"), 8, 4, 3, 4) == plain + 4 * parts.attention
 
   # Heads of 32 values, on a matrix unit of 128 and on one that they fill.

@@ -16,7 +16,7 @@ from nova_jax.tools.aot.programs import lower_job, make_jobs
 from nova_jax.tools.aot.report import Report, compile_job
 from nova_jax.tools.aot.topology import Topology
 
-REMAT_BY_COST = ("none", "dots", "block", "offload")
+REMAT_BY_COST = ("none", "dots", "mlp", "block", "offload")
 _MOST_DOUBLINGS = 6
 
 

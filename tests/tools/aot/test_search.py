@@ -15,7 +15,7 @@ EXPERIMENT = Experiment(
     train=TrainConfig(stages=(StageConfig(name="image", batch_size=64), StageConfig(name="video", batch_size=32))),
     mesh=MeshConfig(data=1, fsdp=8))
 ONE_SLICE = types.SimpleNamespace(num_slices=1)
-KEPT = {"none": 8, "dots": 4, "block": 2, "offload": 1}
+KEPT = {"none": 8, "dots": 4, "mlp": 3, "block": 2, "offload": 1}
 
 
 def memory(experiment):
