@@ -106,9 +106,9 @@ def open_arrays(folder: str | Path) -> dict[str, LazyArray]:
       for name, leaf in metadata.items()}
 
 
-def read_arrays(folder: Path, like: Any, described: Mapping[str, str] | None) -> Any:
-  """Read the arrays that `like` names; raises UserError if the folder has other ones."""
-  wanted, stored = flatten(like), _stored(folder)
+def check_arrays(folder: Path, wanted: Mapping[str, Any], described: Mapping[str, str] | None) -> None:
+  """Raise UserError if a folder has other arrays than those wanted, and Damaged if it has others than described."""
+  stored = _stored(folder)
   if described is not None:
     _check_names(folder, stored, described)
   missing = wanted.keys() - stored.keys()
@@ -122,8 +122,11 @@ def read_arrays(folder: Path, like: Any, described: Mapping[str, str] | None) ->
       for what, names in (("missing", missing), ("not expected", unknown), ("different", differ)) if names]
   if problems:
     raise UserError(f"checkpoint {folder} does not fit the model: {'; '.join(problems)}")
-  flat = _restore(folder, wanted, ocp.checkpoint_utils.construct_restore_args(wanted))
-  return jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in wanted])
+
+
+def read_arrays(folder: Path, wanted: Mapping[str, Any]) -> dict[str, jax.Array]:
+  """Read arrays by name, as `ShapeDtypeStruct`s with shardings describe them."""
+  return _restore(folder, wanted, ocp.checkpoint_utils.construct_restore_args(wanted))
 
 
 def _check_names(folder: Path, stored: Mapping[str, Any], described: Mapping[str, str]) -> None:

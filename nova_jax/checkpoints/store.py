@@ -24,6 +24,7 @@ from nova_jax.checkpoints.arrays import (
   STATE,
   Damaged,
   LazyArray,
+  check_arrays,
   finished_steps,
   flatten,
   open_arrays,
@@ -33,6 +34,7 @@ from nova_jax.checkpoints.arrays import (
   summarize_names,
 )
 from nova_jax.checkpoints.choice import BEST, SCORE, KeepBest, as_cost, find, latest_step, scores
+from nova_jax.checkpoints.replicas import find_replicas, pass_all_on
 from nova_jax.parallel.processes import all_gather, barrier, broadcast_from_first, is_first
 from nova_jax.utils.errors import RunFailed, UserError, error_numbers
 from nova_jax.utils.files import check_holds_runs
@@ -58,6 +60,7 @@ class Restored(NamedTuple):
     set_aside: a line for each newer checkpoint that was damaged.
     seconds: time that reading took, digests included.
     num_bytes: size of the arrays.
+    num_replicas: number of replicas that got them, of which one has read them.
   """
 
   step: int
@@ -67,6 +70,7 @@ class Restored(NamedTuple):
   set_aside: tuple[str, ...] = ()
   seconds: float = 0.0
   num_bytes: int = 0
+  num_replicas: int = 1
 
 
 class Checkpointer:
@@ -167,19 +171,28 @@ class Checkpointer:
     """
     self.wait()
     folder, described, reason = self.directory / str(step), None, ""
+    wanted, flat = flatten(like), None
+    replicas = find_replicas(list(wanted.values()))
     try:
       described, data, meta = read_items(folder)
-      state = read_arrays(folder, like, described)
+      check_arrays(folder, wanted, described)
+      if replicas is None:
+        flat = read_arrays(folder, wanted)
+      elif replicas.reads:
+        flat = read_arrays(folder, {name: replicas.like(leaf) for name, leaf in wanted.items()})
     except Damaged as error:
       reason = error.reason
     # What is computed by all processes together comes after they know that all of them have the arrays.
     reasons = all_gather(reason)
+    if not any(reasons) and replicas is not None:
+      flat = pass_all_on(replicas, wanted, flat)
     if not any(reasons) and described is not None:
-      now = array_digests.describe(flatten(state))
+      now = array_digests.describe(flat)
       altered = [name for name, text in described.items() if now[name] != text]
       reasons = [f"{summarize_names(altered)} changed since" if altered else ""]
     if any(reasons):
       raise Damaged(folder, next(filter(None, reasons)))
+    state = jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in wanted])
     return state, data, meta
 
   def restore_newest(self, like: Any) -> Restored | None:
@@ -207,7 +220,10 @@ class Checkpointer:
                     for step, why in damaged.items())
       self._set_aside(damaged)
       num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(found.state))
-      return found._replace(set_aside=notes, seconds=time.monotonic() - started, num_bytes=num_bytes)
+      replicas = find_replicas(jax.tree.leaves(like))
+      return found._replace(
+          set_aside=notes, seconds=time.monotonic() - started, num_bytes=num_bytes,
+          num_replicas=1 if replicas is None else replicas.count)
     if not steps:
       return None
     reasons = "; ".join(f"{step}: {why}" for step, why in damaged.items())

@@ -193,7 +193,8 @@ class Trainer:
       for line in found.set_aside:
         _say(f"note: {line}")
       _say(f"continuing after step {self.step}")
-      _say(f"read {found.num_bytes / 1e6:,.1f} MB of arrays in {found.seconds:.1f} s")
+      passed = f", once for {found.num_replicas} replicas" if found.num_replicas > 1 else ""
+      _say(f"read {found.num_bytes / 1e6:,.1f} MB of arrays in {found.seconds:.1f} s{passed}")
       for callback in self.callbacks:
         if state := found.meta.get("callbacks", {}).get(type(callback).__name__):
           callback.restore(state)

@@ -127,6 +127,14 @@ def test_a_checkpoint_of_two_processes_resumes_on_one(one, two, tmp_path):
   assert_close(tmp_path / "run", one)
 
 
+def test_the_replica_of_one_process_is_read_for_both(two, tmp_path):
+  shutil.copytree(two, tmp_path / "run")
+  shutil.rmtree(tmp_path / "run/checkpoints/6")
+  results = Run(tmp_path / "run", 2, "--mesh=2,1").done()
+  assert [out.count(", once for 2 replicas") for _, out, _ in results] == [1, 0]
+  assert_equal(tmp_path / "run", two)
+
+
 def wait_for_checkpoint(workdir, after=0):
   deadline = time.monotonic() + 600
   while not (steps := finished_steps(workdir / "checkpoints")) or steps[-1] <= after:
