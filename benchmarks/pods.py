@@ -1,24 +1,31 @@
 """Compile the released models for their pods: `python -m benchmarks.pods --folder runs/pods --table docs/pods.md`.
 
-Runs `launch.compile` for each model, pod and program, and for each way to save memory, and writes the tables from what
-it says. Each result is a file in --folder; those that are there already aren't compiled again, so a run that was
-stopped goes on. It takes hours on two cores: a training step a few minutes, the other programs about one each.
+Does what `launch.compile --nomachine_code` does for each model, pod and program, and for each way to save memory, and
+writes the tables from the results. Each result is a file in --folder; those that are there already aren't compiled
+again, so a run that was stopped goes on. A training step takes about 20 s of one core. --machine_code also compiles the
+kernels, which takes hours.
 """
 
+import dataclasses
+import importlib
 import itertools
-import subprocess
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from absl import flags
 
 from nova_jax.cli import Command
-from nova_jax.config import REMAT
+from nova_jax.config import REMAT, Experiment
+from nova_jax.tools.aot.compiler import CompileError, Options
 from nova_jax.tools.aot.pods import SAMPLE_MESH, TOPOLOGIES
+from nova_jax.tools.aot.search import compile_all, with_remat
+from nova_jax.tools.aot.topology import parse_mesh, parse_topology, prepare_environment
+from nova_jax.train.stages import plan_stages
 from nova_jax.utils.chips import GIB
-from nova_jax.utils.errors import FAILED
+from nova_jax.utils.fields import from_dict
 from nova_jax.utils.files import read_json, write_atomically
 
 MODELS = (
@@ -29,16 +36,37 @@ DECODED = ("nova_d48w768_sdxl1024", "nova_d48w1024_sd512", "nova_d48w1024_osp480
 ON_TWO_SLICES = ("nova_d48w1024_sd512", "nova_d48w1024_osp480")
 SAVING = "nova_d48w1024_sd512"  # The model whose memory is compared.
 ACCUMULATIONS = (1, 4)
+GOAL = 0.6  # Utilisation that every training step should reach.
 HEADER = """# Pods
 
-This page shows how the TPU compiler judges the configs of the released models; nothing was measured on a TPU. Peak is
-the memory that a device needs, next to the compiler's limit. The roofline is the least time that the chip's peak
-FLOP/s, HBM and network permit (`nova_jax/tools/aot/report.py`); its utilisation (MFU) excludes recomputation. "Early"
-counts all-gathers of parameters outside the layer that needs them, and "resharded" counts arrays that a step returns
-with another sharding than it takes. This command writes both tables:
-`python -m benchmarks.pods --folder runs/pods --table docs/pods.md`.
+This page shows how the TPU compiler judges the configs of the released models; nothing was measured on a TPU. The
+compiler is the libtpu that JAX asks for (`constraints.txt`). This command writes all tables:
+`python -m benchmarks.pods --folder runs/pods --table docs/pods.md`. It stops where the compiler has decided on layouts,
+fusions, collectives and memory; rows with an asterisk were compiled to machine code.
+"""
+SUMMARY_HEADER = """
+## How long a run takes
 
+The least time, in hours, of all steps of a config, its stages added up: steps × the time of a step at the roofline. No
+run is faster, and a real one is slower, since nothing overlaps perfectly.
+"""
+ROWS_HEADER = """
 ## Every model on every pod
+
+Peak is the memory that a device needs, next to the compiler's limit. The roofline is the least time that the chip's
+peak FLOP/s, HBM and network permit (`nova_jax/tools/aot/report.py`); its utilisation (MFU) excludes recomputation, and
+counts heads that are narrower than the chip's matrix unit as wide as it. "Early" counts all-gathers of parameters
+outside the layer that needs them; v5e and v6e gather all weights once a step on purpose (`train.gather_once`).
+
+TPU7x has no rows: the compiler knows it (`tpu7x:4x4x4`, two devices a chip, 94.75 GiB each), but its programs hand
+collectives to the chip's SparseCores in a form whose traffic `launch.compile` can't tell yet.
+"""
+BELOW_HEADER = f"""
+## Training below {GOAL:.0%}
+
+The utilisation that products alone permit is below 100 % for two reasons: heads of 64 or 96 values fill only a part of
+a matrix unit, 128 or, on v6e, 256 values wide, and the backward pass computes attention's scores again.
+
 """
 SAVING_HEADER = f"""
 ## What saves memory, and what it costs
@@ -47,7 +75,7 @@ The training step of {SAVING} on {TOPOLOGIES["v5e"]} with its 2048 pictures, by 
 of micro-batches. "Executed" is the ratio of floating-point operations with recomputation to those without.
 """
 COLUMNS = ("model", "pod", "mesh", "program", "clips", "peak / limit, GiB", "at least, ms", "bound by", "MFU at most",
-           "network, MB", "early, resharded", "compiled in, s")
+           "network, MB", "early")
 SAVING_COLUMNS = ("remat", "accumulation", "temporaries, GiB", "peak, GiB", "in the host, GiB", "executed",
                   "at least, ms", "HBM, GB", "network, MB")
 
@@ -67,27 +95,32 @@ class Row(NamedTuple):
     saving = f"-{self.remat}-{self.accumulation}" if self.remat else ""
     return folder / f"{self.model}-{self.topology.replace(':', '-').replace('*', '-slices')}-{self.what}{saving}.json"
 
-  def command(self, folder: Path) -> list[str]:
-    """Return the module to run and its flags."""
-    command = ["launch.compile", f"--config=configs/{self.model}.py:{self.chip}", f"--topology={self.topology}",
-               f"--what={self.what}", f"--json={self.path(folder)}"]
+  def experiment(self) -> Experiment:
+    """Return what is compiled."""
+    experiment = from_dict(Experiment, importlib.import_module(f"nova_jax.configs.{self.model}").get_config(self.chip))
+    num_slices, train = parse_topology(self.topology).num_slices, experiment.train
+    if num_slices > 1:  # Each chip has fewer clips.
+      train = dataclasses.replace(train, accumulation=max(train.accumulation // num_slices, 1))
+      experiment = dataclasses.replace(experiment, train=train)
     if self.what == "sample":
-      command.append(f"--mesh={SAMPLE_MESH}")
+      experiment = dataclasses.replace(experiment, mesh=parse_mesh(SAMPLE_MESH))
     if self.remat:
-      command += [f"--config.model.remat={self.remat}", f"--config.train.accumulation={self.accumulation}"]
-    return command
+      train = dataclasses.replace(train, accumulation=self.accumulation)
+      experiment = with_remat(dataclasses.replace(experiment, train=train), self.remat)
+    return experiment
 
 
 def rows(models: Sequence[str], chips: Sequence[str]) -> list[Row]:
-  """Return all rows of the first table, those for one v5e pod first."""
-  chips = sorted(chips, key=lambda chip: chip != "v5e")
-  one = [Row(model, chip, TOPOLOGIES[chip], what)
-         for chip, what, model in itertools.product(chips, ("train", "sample"), MODELS) if model in models]
-  # A frame is decoded by one device: one kind of chip shows what that takes.
-  one += [Row(model, "v5e", TOPOLOGIES["v5e"], "decode") for model in DECODED if model in models and "v5e" in chips]
+  """Return all rows of the first table, training first."""
+  chips = [chip for chip in TOPOLOGIES if chip in chips]
+  models = [model for model in MODELS if model in models]
   two = [Row(model, "v5e", f"{TOPOLOGIES['v5e']}*2", what)
          for what, model in itertools.product(("train", "sample"), ON_TWO_SLICES) if model in models and "v5e" in chips]
-  return one + two
+  one = [Row(model, chip, TOPOLOGIES[chip], what)
+         for what, chip, model in itertools.product(("train", "sample"), chips, models)]
+  # A frame is decoded by one device: one kind of chip shows what that takes.
+  decode = [Row(model, "v5e", TOPOLOGIES["v5e"], "decode") for model in DECODED if model in models and "v5e" in chips]
+  return sorted(one + two + decode, key=lambda row: row.what != "train")
 
 
 def saving_rows(models: Sequence[str], chips: Sequence[str]) -> list[Row]:
@@ -98,11 +131,17 @@ def saving_rows(models: Sequence[str], chips: Sequence[str]) -> list[Row]:
           for accumulation, remat in itertools.product(ACCUMULATIONS, REMAT)]
 
 
-def compile_row(folder: Path, row: Row) -> bool:
-  """Compile a row; return whether it was compiled, if not always to something that fits."""
-  module, *flags_ = row.command(folder)
-  print(" ".join([module, *flags_]), flush=True)
-  return subprocess.run([sys.executable, "-m", module, *flags_]).returncode in (0, FAILED)
+def compile_row(folder: Path, row: Row, options: Options) -> bool:
+  """Compile a row into its file; return whether that succeeded, if not always to something that fits."""
+  say = lambda text: print(text, flush=True)
+  try:
+    reports = compile_all(row.experiment(), parse_topology(row.topology), row.what, say, options)
+  except CompileError as error:
+    say(f"{row.path(folder).stem} does not compile: {str(error).splitlines()[0]}")
+    return False
+  result = {"topology": row.topology, "machine_code": options.machine_code, "programs": reports}
+  write_atomically(row.path(folder), json.dumps(result, indent=1) + "\n")
+  return True
 
 
 def table_lines(model: str, result: dict) -> list[str]:
@@ -111,15 +150,53 @@ def table_lines(model: str, result: dict) -> list[str]:
   for report in result.get("programs", ()):
     mesh = ", ".join(f"{axis} {size}" for axis, size in report["mesh"].items() if size > 1) or "one device"
     size = report["memory"]
-    cells = [model, result["topology"], mesh, report["program"], report["samples"] or "",
+    program = report["program"] + (" *" if result["machine_code"] else "")
+    cells = [model, result["topology"], mesh, program, report["samples"] or "",
              f"{gib(size['peak'])} / {gib(size['limit'])}{'' if report['fits'] else ', does not fit'}"]
     if "roofline" in report:
       line = report["roofline"]
       cells += [f"{1e3 * line['seconds']:.1f}", line["bottleneck"], f"{line['mfu']:.0%}", moved(report),
-                f"{len(report['gathers_outside_layers'])}, {len(report['resharded'])}"]
+                len(report["gathers_outside_layers"])]
     else:
       cells += [""] * 5
-    lines.append(markdown([*cells, round(report["compile_seconds"])]))
+    lines.append(markdown(cells))
+  return lines
+
+
+def run_hours(row: Row, result: dict) -> float | None:
+  """Return the least hours of all steps of a run; None if a stage has no roofline."""
+  stages, reports = plan_stages(row.experiment().train), result["programs"]
+  if not all("roofline" in report for report in reports):
+    return None
+  seconds = sum(
+      (stage.last - stage.first) * report["roofline"]["seconds"] for stage, report in zip(stages, reports, strict=True))
+  return seconds / 3600
+
+
+def summary(done: Mapping[Row, dict]) -> str:
+  """Return the table of hours, a model a row and a pod a column."""
+  hours = {(row.model, row.topology): run_hours(row, result)
+           for row, result in done.items() if row.what == "train" and not row.remat}
+  models, pods = ([*dict.fromkeys(key[place] for key in hours)] for place in (0, 1))
+  cells = lambda model: (hours.get((model, pod)) for pod in pods)
+  steps = {row.model: row.experiment().train.steps for row in done}
+  return table(("model", "steps", *pods), [
+      markdown([model, f"{steps[model]:,}", *("" if cell is None else f"{cell:.1f}" for cell in cells(model))])
+      for model in models])
+
+
+def below_goal(row: Row, result: dict) -> list[str]:
+  """Return a line for each training step whose utilisation stays below the goal: the reason."""
+  lines = []
+  for report in result["programs"]:
+    if "roofline" not in report or report["roofline"]["mfu"] >= GOAL:
+      continue
+    line, most = report["roofline"], report["flops"] / report["executed_flops"]
+    text = f"- {row.model}, {report['program']} on {row.topology}, {line['mfu']:.0%}: products alone permit {most:.0%}"
+    if line["bottleneck"] != "compute":
+      text += (f"; {line['bottleneck']} takes {1e3 * line[line['bottleneck']]:.0f} ms, "
+               f"products {1e3 * line['compute']:.0f} ms")
+    lines.append(text + ".")
   return lines
 
 
@@ -160,6 +237,8 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string("table", None, "Markdown file to write.", flag_values=values)
   flags.DEFINE_bool(
       "compile", True, "Compile what is missing; else write the tables of what is there.", flag_values=values)
+  flags.DEFINE_bool(
+      "machine_code", False, "Whether to also write machine code, as launch.compile does.", flag_values=values)
   flags.DEFINE_list("chips", list(TOPOLOGIES), "Which chips to compile for.", flag_values=values)
   flags.DEFINE_list("models", list(MODELS), "Which configs to compile.", flag_values=values)
 
@@ -169,10 +248,16 @@ def main(args: flags.FlagValues) -> None:
   folder, failed = Path(args.folder), []
   todo, saving = rows(args.models, args.chips), saving_rows(args.models, args.chips)
   if args.compile:
-    failed = [row for row in todo + saving if not row.path(folder).exists() and not compile_row(folder, row)]
+    prepare_environment()
+    folder.mkdir(parents=True, exist_ok=True)
+    options = Options(machine_code=args.machine_code)
+    failed = [row for row in todo + saving if not row.path(folder).exists() and not compile_row(folder, row, options)]
   done = {row: read_json(row.path(folder)) for row in todo + saving if row.path(folder).exists()}
   lines = [line for row in todo if row in done for line in table_lines(row.model, done[row])]
-  text = HEADER + "\n" + table(COLUMNS, lines)
+  text = HEADER + SUMMARY_HEADER + "\n" + summary(done) + ROWS_HEADER + "\n" + table(COLUMNS, lines)
+  below = [line for row in todo if row in done and row.what == "train" for line in below_goal(row, done[row])]
+  if below:
+    text += BELOW_HEADER + "\n".join(below) + "\n"
   if any(row in done for row in saving):
     text += SAVING_HEADER + "\n" + table(
         SAVING_COLUMNS, [saving_line(row, done[row]) for row in saving if row in done])

@@ -13,6 +13,7 @@ from nova_jax.configs.released import released
 def get_config(chip: str = "v5e"):
   return released(
       "nova-d48w1024-osp480", chip, steps=60000, scheduler=SchedulerConfig(name="diffusers_ddpm"),
+      remat="mlp" if chip == "v5e" else None,  # Else the clip that a chip trains on would not fit in its memory.
       stages=(
           StageConfig(name="image", fraction=0.25, batch_size=1024, num_frames=1),
           StageConfig(name="video", fraction=0.75, batch_size=512, num_frames=9)))

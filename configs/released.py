@@ -24,24 +24,25 @@ from nova_jax.config import (
   StageConfig,
   TrainConfig,
 )
-from nova_jax.tools.aot.pods import recipe
+from nova_jax.tools.aot.pods import num_micro_batches, recipe
 from nova_jax.utils.fields import to_config_dict
 
 
 def released(
-    name: str, chip: str, *, steps: int, stages: tuple[StageConfig, ...],
+    name: str, chip: str, *, steps: int, stages: tuple[StageConfig, ...], remat: str | None = None,
     scheduler: SchedulerConfig = SchedulerConfig(name="flow_matching", shift=1.0),
 ) -> ml_collections.ConfigDict:
   """Return the config of a released model for one kind of chip."""
-  how = recipe(chip)
+  how, accumulation = recipe(chip), num_micro_batches(chip, [stage.batch_size for stage in stages])
   return to_config_dict(Experiment(
-      model=dataclasses.replace(PRESETS[name], dtype="bfloat16", remat=how.remat),
+      model=dataclasses.replace(PRESETS[name], dtype="bfloat16", remat=remat or how.remat),
       autoencoder=name,
       text_encoder=name,
       scheduler=scheduler,
       data=DataConfig(name="caches", sources=(SourceConfig("caches/train"),)),
       train=TrainConfig(
-          steps=steps, stages=stages, accumulation=how.accumulation, ema_decay=0.99, log_every=20, save_every=1000),
+          steps=steps, stages=stages, ema_decay=0.99, log_every=20, save_every=1000, accumulation=accumulation,
+          gather_once=how.gather_once and accumulation > 2),  # Each of two gathers takes less than memory is worth.
       optimizer=OptimizerConfig(learning_rate=1e-4, b1=0.9, b2=0.95, weight_decay=0.02),
       mesh=how.mesh,
       # As the paper evaluates.

@@ -7,6 +7,8 @@ process of its own compiles, which is ended as soon as they are complete.
 
 import dataclasses
 import multiprocessing
+import multiprocessing.connection
+import os
 import re
 import tempfile
 import threading
@@ -20,6 +22,7 @@ from nova_jax.tools.aot.topology import prepare_environment
 from nova_jax.utils.errors import UserError
 
 _POLL_SECONDS = 0.2
+_HOST = 5  # Number of the host's memory in the compiler's tables.
 _DUMP = MappingProxyType({"xla_dump_hlo_as_text": True})
 
 
@@ -103,10 +106,12 @@ def plan_program(lower: Callable[[], jax.stages.Lowered], xla: Mapping[str, str]
     CompileError: the compiler refuses it.
     UserError: the compiler does not know an option, or its value.
   """
-  spawn = multiprocessing.get_context("spawn")
+  # A server that has imported all modules, but has no device, forks the processes.
+  server = multiprocessing.get_context("forkserver")
+  server.set_forkserver_preload(["nova_jax.tools.aot.programs"])
   with tempfile.TemporaryDirectory() as folder:
-    here, there = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_compile_into, args=(folder, lower, dict(xla), there), daemon=True)
+    here, there = server.Pipe(duplex=False)
+    process = server.Process(target=_compile_into, args=(folder, lower, dict(xla), there), daemon=True)
     process.start()
     there.close()
     try:
@@ -144,6 +149,7 @@ def _refusal(message: str) -> Exception:
 
 def _compile_into(folder: str, lower: Callable[[], jax.stages.Lowered], xla: Mapping[str, str], connection) -> None:
   """Compile a program, so that its plan is written into a folder; runs in the process of its own."""
+  threading.Thread(target=_end_with_parent, daemon=True).start()
   prepare_environment()
   try:
     lowered = lower()
@@ -152,6 +158,13 @@ def _compile_into(folder: str, lower: Callable[[], jax.stages.Lowered], xla: Map
   except Exception as error:  # The other process raises it.
     connection.send(str(error))
   threading.Event().wait()  # Until it is ended.
+
+
+def _end_with_parent() -> None:
+  """End this process when the one that started it has ended, in whatever way."""
+  if (parent := multiprocessing.parent_process()) is not None:
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
 
 
 def _read_plan(folder: Path, flops: float) -> Compiled | None:
@@ -173,6 +186,7 @@ def plan_memory(assignment: str) -> dict[str, int]:
   for size, rest in re.findall(r"^allocation \d+: size (\d+), (.*)$", assignment, re.MULTILINE):
     color = re.search(r"\bcolor (\d+)\b", rest)
     if color:
+      sizes["host"] += int(size) if int(color[1]) == _HOST else 0
       continue
     kind = ("arguments" if rest.startswith("parameter") else "outputs" if "maybe-live-out" in rest
             else "temporaries" if "preallocated-temp" in rest or "constant" in rest else None)

@@ -5,7 +5,8 @@ compiles every row.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from nova_jax.config import MeshConfig
@@ -24,7 +25,8 @@ class Recipe:
   """Settings for training on one kind of chip."""
 
   mesh: MeshConfig
-  accumulation: int = 1
+  accumulation: int = 1  # At most: each chip has a clip in each micro-batch.
+  gather_once: bool = False
   remat: str = "dots"
 
 
@@ -32,13 +34,14 @@ class Recipe:
 _SIXTEEN = MeshConfig(data=-1, fsdp=16)
 
 # Only elementwise work is recomputed, since memory suffices; this saves a quarter of the products.
-# Smaller micro-batches make room for this where a device has many samples. Each gathers the weights again, which
-# these networks hide.
+# Smaller micro-batches make room for this where a device has many samples. Each gathers the weights again, which the
+# networks of v4 and v5p hide; a v5e gathers them once a step. The products of a v6e are so fast that its activations
+# should stay in VMEM: its micro-batches are the smallest, and weights are gathered once for all of them.
 RECIPES: Mapping[str, Recipe] = MappingProxyType({
-    "v4": Recipe(_SIXTEEN, accumulation=4),
-    "v5e": Recipe(_SIXTEEN),
+    "v4": Recipe(_SIXTEEN, accumulation=8),
+    "v5e": Recipe(_SIXTEEN, accumulation=4, gather_once=True),
     "v5p": Recipe(_SIXTEEN, accumulation=4),
-    "v6e": Recipe(MeshConfig(data=-1, fsdp=8), accumulation=4)})
+    "v6e": Recipe(MeshConfig(data=-1, fsdp=8), accumulation=16, gather_once=True)})
 
 
 def recipe(chip: str) -> Recipe:
@@ -50,3 +53,9 @@ def recipe(chip: str) -> Recipe:
   if chip not in RECIPES:
     raise UserError(f"--config=FILE:CHIP: {chip!r} is not a known chip{did_you_mean(chip, RECIPES)}")
   return RECIPES[chip]
+
+
+def num_micro_batches(chip: str, batch_sizes: Sequence[int]) -> int:
+  """Return the number of micro-batches of a step on a chip's slice, for the batches of all stages of a run."""
+  num_chips = math.prod(int(side) for side in TOPOLOGIES[chip].partition(":")[2].split("x"))
+  return min(recipe(chip).accumulation, min(batch_sizes) // num_chips)

@@ -18,11 +18,12 @@ allocation 3: size 40, maybe-live-out:
 allocation 4: size 3, constant:
 allocation 5: size 70000, preallocated-temp:
 allocation 6: size 90000, color 1, preallocated-temp:
+allocation 7: size 600, color 5, preallocated-temp:
 """
 
 
 def test_memory_is_what_the_table_of_buffers_holds():
-  assert plan_memory(BUFFERS) == {"arguments": 1200, "outputs": 40, "temporaries": 70003, "host": 0}
+  assert plan_memory(BUFFERS) == {"arguments": 1200, "outputs": 40, "temporaries": 70003, "host": 600}
 
 
 def _no_program():

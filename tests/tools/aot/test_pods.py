@@ -11,11 +11,24 @@ from flax import nnx
 from jax.sharding import AbstractMesh
 from tables.read import read_table
 
-from benchmarks.pods import COLUMNS, DECODED, MODELS, SAVING_COLUMNS, Row, rows, saving_line, saving_rows, table_lines
+from benchmarks.pods import (
+  COLUMNS,
+  DECODED,
+  MODELS,
+  SAVING_COLUMNS,
+  Row,
+  below_goal,
+  rows,
+  run_hours,
+  saving_line,
+  saving_rows,
+  summary,
+  table_lines,
+)
 from nova_jax.autoencoders import NETWORKS, make_network
 from nova_jax.autoencoders.published import RELEASED, published_autoencoder
 from nova_jax.checkpoints.published_configs import model_config
-from nova_jax.config import PRESETS, REMAT, Experiment
+from nova_jax.config import PRESETS, REMAT, Experiment, MeshConfig
 from nova_jax.models.nova import NOVA
 from nova_jax.parallel.sharding import MESH_AXES, state_shardings
 from nova_jax.tools.aot.pods import RECIPES, TOPOLOGIES
@@ -50,8 +63,9 @@ def test_batches_spread_over_pods(name, chip):
     num_chips = slices * parse_topology(TOPOLOGIES[chip]).num_chips
     known = mesh.fsdp * mesh.tensor * mesh.context
     assert mesh.data == -1 and num_chips % (slices * known) == 0
+    accumulation = max(experiment.train.accumulation // slices, 1)
     for stage in plan_stages(experiment.train):
-      assert stage.cfg.batch_size // experiment.train.accumulation % (num_chips // (mesh.tensor * mesh.context)) == 0
+      assert stage.cfg.batch_size // accumulation % (num_chips // (mesh.tensor * mesh.context)) == 0
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -109,20 +123,43 @@ def test_table_lines_say_what_fits_and_what_does_not():
       "roofline": {"seconds": 0.5, "bottleneck": "compute", "mfu": 0.66},
       "collectives": [{"bytes": 2e6}, {"bytes": 1e6}],
       "gathers_outside_layers": [], "resharded": ["x"]}
-  (line,) = table_lines("nova", {"topology": "v5e:16x16", "programs": [report]})
+  (line,) = table_lines("nova", {"topology": "v5e:16x16", "machine_code": True, "programs": [report]})
   assert line == (
-      "| nova | v5e:16x16 | data 16, fsdp 16 | train image | 1024 | 3.00 / 15.75 | 500.0 | compute | 66% | 3 | 0, 1 "
-      "| 61 |")
+      "| nova | v5e:16x16 | data 16, fsdp 16 | train image * | 1024 | 3.00 / 15.75 | 500.0 | compute | 66% | 3 | 0 |")
   small = {name: report[name] for name in ("program", "mesh", "samples", "runs", "compile_seconds")}
   small |= {"fits": False, "memory": {"peak": 18 * GIB, "limit": 15.75 * GIB}}
-  (line,) = table_lines("nova", {"topology": "v5e:16x16", "programs": [small]})
+  (line,) = table_lines("nova", {"topology": "v5e:16x16", "machine_code": False, "programs": [small]})
   assert "18.00 / 15.75, does not fit" in line and line.count("|") == len(COLUMNS) + 1
   (row,) = (row for row in saving_rows(MODELS, ["v5e"]) if row.remat == "none" and row.accumulation == 1)
   line = saving_line(row, {"programs": [small]})
   assert "18.00, does not fit" in line and line.count("|") == len(SAVING_COLUMNS) + 1
 
 
-def test_a_row_is_a_command():
-  row = Row("nova", "v5e", "v5e:2x2*2", "sample")
-  assert row.command(Path("f"))[-2:] == ["--json=f/nova-v5e-2x2-slices2-sample.json", "--mesh=data=-1"]
-  assert "--config.model.remat=dots" in Row("nova", "v5e", "v5e:2x2", "train", "dots", 4).command(Path("f"))
+def test_the_summary_is_all_steps_of_all_stages():
+  row = Row("nova_d48w1024_osp480", "v5e", "v5e:16x16", "train")
+  programs = [{"roofline": {"seconds": seconds}} for seconds in (0.12, 0.6)]  # A quarter of 60,000 steps, and the rest.
+  assert run_hours(row, {"programs": programs}) == pytest.approx((15000 * 0.12 + 45000 * 0.6) / 3600)
+  other = row._replace(chip="v6e", topology="v6e:8x8")
+  lines = summary({row: {"programs": programs}, other: {"programs": [programs[0], {}]}}).splitlines()
+  assert lines[0] == "| model | steps | v5e:16x16 | v6e:8x8 |" and lines[2] == f"| {row.model} | 60,000 | 8.0 |  |"
+
+
+def test_rows_below_the_goal_have_a_reason():
+  row = Row("nova_d48w1024_osp480", "v6e", "v6e:8x8", "train")
+  line = {"compute": 0.7, "memory": 0.84, "network": 0.1, "bottleneck": "memory", "seconds": 0.84, "mfu": 0.49}
+  report = {"program": "train video", "flops": 59, "executed_flops": 100, "roofline": line}
+  good = report | {"roofline": line | {"mfu": 0.61}}
+  narrow = report | {"program": "train image", "roofline": line | {"bottleneck": "compute", "mfu": 0.59}}
+  assert below_goal(row, {"programs": [good, report, narrow]}) == [
+      "- nova_d48w1024_osp480, train video on v6e:8x8, 49%: products alone permit 59%; memory takes 840 ms, products "
+      "700 ms.", "- nova_d48w1024_osp480, train image on v6e:8x8, 59%: products alone permit 59%."]
+
+
+def test_a_row_is_an_experiment():
+  row = Row("nova_d48w1024_sd512", "v5e", "v5e:2x2*2", "sample")
+  assert row.path(Path("f")) == Path("f/nova_d48w1024_sd512-v5e-2x2-slices2-sample.json")
+  assert row.experiment().mesh == MeshConfig(data=-1, fsdp=1)
+  one, two = (row._replace(what="train", topology=f"v5e:2x2{slices}").experiment().train for slices in ("", "*2"))
+  assert one.accumulation == 2 * two.accumulation == load(row.model).train.accumulation
+  saving = Row(row.model, "v5e", "v5e:2x2", "train", "block", 4).experiment()
+  assert (saving.model.remat, saving.train.accumulation) == ("block", 4)
