@@ -186,12 +186,13 @@ class Checkpointer:
     reasons = all_gather(reason)
     if not any(reasons) and replicas is not None:
       flat = pass_all_on(replicas, wanted, flat)
-    if not any(reasons) and described is not None:
+    if flat is not None and not any(reasons) and described is not None:
       now = array_digests.describe(flat)
       altered = [name for name, text in described.items() if now[name] != text]
       reasons = [f"{summarize_names(altered)} changed since" if altered else ""]
     if any(reasons):
       raise Damaged(folder, next(filter(None, reasons)))
+    assert flat is not None  # Else there is a reason.
     state = jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in wanted])
     return state, data, meta
 
