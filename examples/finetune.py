@@ -5,13 +5,17 @@ files of the same names. The clips become latents in WORKDIR/cache; training sta
 same command continues it.
 """
 
+import logging
 import sys
 from pathlib import Path
 
 import nova_jax
 
-clips, workdir, steps = sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
-folder = nova_jax.open_folder(sys.argv[1])
+logging.basicConfig(format="%(message)s")
+logging.getLogger("nova_jax").setLevel("INFO")  # Shows the lines that commands print.
+source, clips, workdir, steps = sys.argv[1:]
+workdir = Path(workdir)
+folder = nova_jax.open_folder(source)
 model, card = folder.path, folder.card
 # Parts of a model are built in, by name, or folders beside the transformer.
 autoencoder, text_encoder = (
@@ -26,5 +30,5 @@ nova_jax.train_nova(nova_jax.Experiment(
     text_encoder=text_encoder,
     data=nova_jax.DataConfig(name="caches", sources=(nova_jax.SourceConfig(str(workdir / "cache")),)),
     train=nova_jax.TrainConfig(
-        steps=steps, stages=(nova_jax.StageConfig(batch_size=8, num_frames=card.num_frames),), save_every=500),
+        steps=int(steps), stages=(nova_jax.StageConfig(batch_size=8, num_frames=card.num_frames),), save_every=500),
     optimizer=nova_jax.OptimizerConfig(learning_rate=2e-5, warmup_steps=100)), workdir)

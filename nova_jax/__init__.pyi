@@ -21,6 +21,7 @@ from nova_jax.config import TrainConfig as TrainConfig
 from nova_jax.data.cache.build import build as build_cache  # noqa: F401
 from nova_jax.data.digits.datasets import prepare as prepare_digits  # noqa: F401
 from nova_jax.data.loader import Loader as Loader
+from nova_jax.data.sources import DigitData as DigitData
 from nova_jax.data.videos import VideoFeed as VideoFeed
 from nova_jax.diffusion import Scheduler as Scheduler
 from nova_jax.diffusion import make_scheduler as make_scheduler

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import runpy
 import subprocess
@@ -25,7 +26,11 @@ DIGITS = nova_jax.ModelConfig(
 
 def run(monkeypatch, name, *arguments):
   monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-  runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+  monkeypatch.setattr(logging, "basicConfig", lambda **options: None)
+  try:
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+  finally:
+    logging.getLogger("nova_jax").setLevel(logging.NOTSET)
 
 
 def test_a_training_loop_of_ones_own(monkeypatch, tmp_path, capsys):
@@ -41,6 +46,13 @@ def test_sampling(monkeypatch, tmp_path):
   save(tmp_path / "model")
   run(monkeypatch, "sample.py", tmp_path / "model", tmp_path / "clip.mp4", "the digit one")
   assert (tmp_path / "clip.mp4").stat().st_size > 0
+
+
+def test_a_task_of_ones_own(monkeypatch, tmp_path):
+  run(monkeypatch, "task.py", tmp_path / "run", 12)
+  lines = (tmp_path / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+  assert json.loads(lines[-1])["step"] == 12 and (tmp_path / "run/checkpoints/12").is_dir()
+  run(monkeypatch, "task.py", tmp_path / "run", 12)  # There is nothing left to do.
 
 
 @pytest.fixture

@@ -272,8 +272,7 @@ class Trainer:
       callback.after_step(self, metrics)
     # A step's time counts unless it went into compiling.
     if (self.stage, shape, static) in self._compiled:
-      flops = step.task.flops(batch, traced)
-      self._log.clock(time.perf_counter() - started, waited, self.stage.cfg.batch_size, flops)
+      self._log.clock(time.perf_counter() - started, waited, self.stage.cfg.batch_size, step.task.flops(batch, traced))
     self._compiled.add((self.stage, shape, static))
 
   def _settle(self) -> None:
@@ -286,8 +285,7 @@ class Trainer:
       return
     (step, stage, metrics, evaluated), self._pending = self._pending, None
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    if bad:
+    if bad := [name for name, value in values.items() if not math.isfinite(value)]:
       self.checkpoints.wait()
       way = way_back(self.checkpoints.directory, self.first_step)
       raise FloatingPointError(f"step {step}: {bad[0]} is {values[bad[0]]}; {way}")
