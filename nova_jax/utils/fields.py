@@ -6,6 +6,7 @@ boundary of a program. Invariant: an unknown field or a wrong type is a `UserErr
 
 import dataclasses
 import difflib
+import functools
 import math
 import re
 import types
@@ -39,6 +40,9 @@ def to_config_dict(config: Any) -> ml_collections.ConfigDict:
   return convert(config).lock()
 
 
+_hints = functools.cache(typing.get_type_hints)  # A manifest has many thousand shards of one class.
+
+
 def from_dict(cls: type[Any], values: Mapping[str, Any], path: str = "config", *, tell_renamed: bool = True) -> Any:
   """Create the dataclass `cls` from nested mappings, and check names and types.
 
@@ -54,7 +58,7 @@ def from_dict(cls: type[Any], values: Mapping[str, Any], path: str = "config", *
   if not isinstance(values, (Mapping, ml_collections.ConfigDict)):
     raise UserError(f"{path}: expected the fields of a {cls.__name__}, got {values!r}")
   fields = {f.name: f for f in dataclasses.fields(cls)}
-  hints = typing.get_type_hints(cls)
+  hints = _hints(cls)
   values = {current_name(name, fields, tell_renamed): values[name] for name in values}
   for name in values:
     if name not in fields:

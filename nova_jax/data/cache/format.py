@@ -11,6 +11,7 @@ Invariant: a folder without a manifest is no cache, and one with it is whole.
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -26,6 +27,7 @@ from nova_jax.utils.fields import from_dict, to_dict
 from nova_jax.utils.files import read_json, write_atomically
 
 MANIFEST, REJECTED, SUFFIX = "manifest.json", "rejected.jsonl", ".array_record"
+_FEW = 1024  # Shards on a disk whose sizes are asked for one by one.
 FORMAT = {"format": "nova_jax latent cache", "version": 1}
 
 
@@ -193,10 +195,14 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
   except ValueError as error:
     named = str(error).startswith(str(folder / MANIFEST))
     raise UserError(str(error) if named else f"{folder / MANIFEST}: {error}") from None
-  # A bucket is asked once for all of them.
+  # Storage is asked once for all of them: a bucket says sizes, too; on a disk, or on a bucket that is mounted like one,
+  # each of these is another question, and a file of many that was cut shows when it is read.
   sizes = None
   if check_shards and isinstance(folder, RemotePath):
     sizes = {path.name: path.known_size for path in folder.iterdir()}
+  elif check_shards and len(manifest.shards) > _FEW:
+    said = {shard.file: shard.bytes for shard in manifest.shards}
+    sizes = {name: said[name] for name in os.listdir(folder) if name in said}
   for shard in manifest.shards if check_shards else ():
     if problem := shard_problem(folder, shard, sizes):
       raise UserError(f"{folder / shard.file} {problem}")

@@ -112,7 +112,7 @@ BUILD = textwrap.dedent("""
 def start(source, output, at, go=""):
   """Start a build that waits at an item until there is a file."""
   return subprocess.Popen(
-      [sys.executable, "-c", BUILD, str(source), str(output), str(at), str(go or output / "never")],
+      [sys.executable, "-c", BUILD, str(source), str(output), str(at), str(go or "never")],
       stdout=subprocess.PIPE, encoding="utf-8", env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}, cwd=ROOT)
 
 

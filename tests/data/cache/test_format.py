@@ -181,6 +181,17 @@ def test_a_manifest_that_does_not_fit_is_refused(tmp_path, change, message):
   assert str(tmp_path) in str(caught.value)
 
 
+def test_many_shards_are_seen_by_one_listing(tmp_path, monkeypatch):
+  written = cache_format.write_cache(tmp_path, RECORDS, INFO, settings=SETTINGS)
+  monkeypatch.setattr(cache_format, "_FEW", 3)
+  monkeypatch.setattr(
+      cache_format.Path, "stat", lambda path, **_: None if path.suffix == ".array_record" else os.stat(path))
+  assert cache_format.read_manifest(tmp_path) == written
+  (tmp_path / written.shards[1].file).unlink()
+  with pytest.raises(ValueError, match=f"{written.shards[1].file} does not exist"):
+    cache_format.read_manifest(tmp_path)
+
+
 def test_no_cache(tmp_path):
   with pytest.raises(ValueError, match="there is no folder"):
     cache_format.read_manifest(tmp_path / "none")

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from nova_jax.data.cache.reports import Rejection, find
 from nova_jax.data.cache.storage import Lost, Watch, attempt
 from nova_jax.data.cache.workers import Workers
 from nova_jax.utils import files, limits
-from nova_jax.utils.errors import FAILED, RunFailed, exit_code
+from nova_jax.utils.errors import FAILED, RunFailed, UserError, exit_code
 
 CFG = CacheConfig(buckets=((5, 32, 48),), shard_items=4, batch_size=3)
 NUM = 24
@@ -214,6 +215,39 @@ def test_what_was_rejected_is_tried_again_in_an_unfinished_cache(made, source, t
   mend(source, made)
   build(str(source), tmp_path / "out", CFG, retry_rejected=True)
   assert contents(tmp_path / "out") == contents(made / "out")
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_hosts_try_again_together_what_was_rejected(made, source, tmp_path, finished):
+  spoil(source)
+  build(str(source), tmp_path / "out", CFG) if finished else begin(source, tmp_path / "out", CFG, 14)
+  mend(source, made)
+  seen = []
+
+  def retry(host):
+    build(str(source), tmp_path / "out", CFG, host=host, num_hosts=2, retry_rejected=True,
+          progress=lambda done, total, counts: seen.append((host, done)))
+
+  with ThreadPoolExecutor(2) as pool:
+    list(pool.map(retry, range(2)))
+  assert contents(tmp_path / "out") == contents(made / "out")
+  built = sum(max([done for host, done in seen if host == which], default=0) for which in range(2))
+  assert built == (12 if finished else NUM - 4)  # Of the finished one three parts, of the other all but the first.
+
+
+def test_each_part_says_what_was_rejected_of_it(source, tmp_path):
+  spoil(source)
+  begin(source, tmp_path / "out", CFG, 17)
+  found = [json.loads((tmp_path / f"out/parts/00000{number}.json").read_text(encoding="utf-8")) for number in range(4)]
+  assert [report["counts"]["rejected"] for report in found] == [0, 1, 1, 1]
+  assert [[row["source"] for row in report["rejected"]] for report in found] == [[], ["05.mp4"], ["11.mp4"], ["12.mp4"]]
+
+
+def test_a_file_that_changes_while_a_cache_is_built_is_named(source, tmp_path):
+  begin(source, tmp_path / "out", CFG, 6)
+  (source / "20.mp4").write_bytes(b"another")
+  with pytest.raises(UserError, match=r"20.mp4 had [0-9,]+ bytes when this cache was begun, and has 7"):
+    build(str(source), tmp_path / "out", CFG)
 
 
 def test_skipped_items_are_counted_as_before_when_others_are_tried_again(made, source, tmp_path):
