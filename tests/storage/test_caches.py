@@ -7,13 +7,16 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
+from data.cache import many_kinds
 from data.cache.begun import begin
 from data.cache.footage import CLIPS, STILLS
+from data.cache.test_claims import start, wait_for
 from data.latent_caches import damage, make_cache, make_loader, make_record
 from storage.fake_bucket import NAME
 
 from nova_jax.cli import inspect
 from nova_jax.config import CacheConfig, DataConfig
+from nova_jax.data.cache import claims
 from nova_jax.data.cache.build import build
 from nova_jax.data.cache.format import MANIFEST, read_manifest
 from nova_jax.utils.errors import UserError
@@ -117,3 +120,24 @@ def test_a_cache_is_inspected(folder, capsys):
   assert inspect.COMMAND.execute(["inspect", f"--dataset={folder}", "--verify"]) != 0
   assert inspect.COMMAND.execute(["inspect", f"--dataset=gs://{NAME}/none"]) == 2
   assert f"there is no folder gs://{NAME}/none" in capsys.readouterr().err
+
+
+def test_of_two_processes_that_build_a_cache_in_a_bucket_one_is_killed(tmp_path, folder, bucket, monkeypatch):
+  """The other one takes over what it was at, though it waits for signs of life, as of another machine."""
+  source = many_kinds.write_source(tmp_path)
+  monkeypatch.setattr(claims, "is_dead", lambda name: False)
+  monkeypatch.setattr(claims, "LAPSES", 2.0)
+  killed = start(source, folder, 9)
+  wait_for(killed, 9)
+  killed.kill()
+  killed.wait()
+  (claim,) = (path.name for path in (folder / "parts").named("000001"))
+  assert claim == "000001.claim-0"
+  bucket.requests.clear()
+  build(str(source), folder, many_kinds.CFG)
+  assert any("000001.claim-1" in path for path in bucket.requests)
+  files = {path.name: path.read_bytes() for path in folder.iterdir()}
+  for name, content in files.items():
+    (tmp_path / "copy").mkdir(exist_ok=True)
+    (tmp_path / "copy" / name).write_bytes(content)
+  assert many_kinds.digest(tmp_path / "copy") == "9888de808a3e2b2d"
