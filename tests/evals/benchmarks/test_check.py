@@ -11,7 +11,8 @@ from PIL import Image
 from nova_jax import media
 from nova_jax.evals.benchmarks.check import check
 from nova_jax.evals.benchmarks.evaluate import check_folder
-from nova_jax.evals.benchmarks.layout import Item, Layout
+from nova_jax.evals.benchmarks.layout import NAMES, Item, Layout
+from nova_jax.evals.benchmarks.scorers import _SCORERS
 
 RNG = np.random.default_rng(0)
 
@@ -22,6 +23,10 @@ def layout(*paths):
 
 def noise(frames=3):
   return RNG.integers(0, 256, (frames, 64, 64, 3), np.uint8)
+
+
+def test_each_benchmark_has_the_commands_of_its_scorer():
+  assert set(NAMES) <= set(_SCORERS)
 
 
 def test_files_that_are_not_what_they_should_be(tmp_path):
