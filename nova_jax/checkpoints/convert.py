@@ -99,6 +99,8 @@ def convert(
   opened = open_folder(source, weights, step)
   if base is not None:
     opened = opened.completed(open_folder(base))
+  if lora:  # It may have taught the model other words.
+    opened = dataclasses.replace(opened, card=dataclasses.replace(opened.card, words=()))
   missing = [name for name in parts or () if name not in opened.parts]
   if missing:
     raise UserError(f"{source} has no {' and no '.join(missing)}; it has {', '.join(opened.parts)}")

@@ -204,6 +204,16 @@ def test_commands_merge_and_write_it_alone(folders, tmp_path):
   assert done.returncode == 2 and "was trained for another model" in done.stderr
 
 
+def test_a_merged_model_knows_no_words(folders, tmp_path):
+  """A LoRA may have taught it others than the model has seen, which a prompt would be told of."""
+  folder, _ = folders
+  shutil.copytree(folder / "base", tmp_path / "base")
+  edit(tmp_path / "base", "nova.json", lambda values: values | {"words": ["digit"]})
+  for lora, words in ((None, ("digit",)), (folder / "alone", ())):
+    convert(tmp_path / "base", tmp_path / str(bool(lora)), lora=lora)
+    assert open_folder(tmp_path / str(bool(lora))).card.words == words
+
+
 def test_a_merged_model_is_rounded_once(folders, tmp_path):
   """A model in float16 and a LoRA make weights in float32 that float16 didn't round."""
   folder, _ = folders
