@@ -56,7 +56,8 @@ ROWS_HEADER = """
 Peak is the memory that a device needs, next to the compiler's limit. The roofline is the least time that the chip's
 peak FLOP/s, HBM and network permit (`nova_jax/tools/aot/report.py`); its utilisation (MFU) excludes recomputation, and
 counts heads that are narrower than the chip's matrix unit as wide as it. "Early" counts all-gathers of parameters
-outside the layer that needs them; v5e and v6e gather all weights once a step on purpose (`train.gather_once`).
+outside the layer that needs them, of several matrices for all layers: v5e and v6e gather all weights once a step on
+purpose (`train.gather_once`); on v4 and v5p it is the compiler that does so in each micro-batch. The peak includes them.
 
 TPU7x has no rows: the compiler knows it (`tpu7x:4x4x4`, two devices a chip, 94.75 GiB each), but its programs hand
 collectives to the chip's SparseCores in a form whose traffic `launch.compile` can't tell yet.
@@ -65,7 +66,9 @@ BELOW_HEADER = f"""
 ## Training below {GOAL:.0%}
 
 The utilisation that products alone permit is below 100 % for two reasons: heads of 64 or 96 values fill only a part of
-a matrix unit, 128 or, on v6e, 256 values wide, and the backward pass computes attention's scores again.
+a matrix unit, 128 or, on v6e, 256 values wide, and the backward pass computes attention's scores again. A clip of nine
+frames also has more activations than fit in a v6e's VMEM, although each chip takes one at a time; sharding its tokens
+over two or four chips (`mesh.context`) and keeping less of it (`model.remat=mlp`) gain nothing.
 
 """
 SAVING_HEADER = f"""
@@ -155,7 +158,8 @@ def table_lines(model: str, result: dict) -> list[str]:
              f"{gib(size['peak'])} / {gib(size['limit'])}{'' if report['fits'] else ', does not fit'}"]
     if "roofline" in report:
       line = report["roofline"]
-      cells += [f"{1e3 * line['seconds']:.1f}", line["bottleneck"], f"{line['mfu']:.0%}", moved(report),
+      cells += [f"{1e3 * line['seconds']:.1f}", line["bottleneck"], f"{line['mfu']:.0%}" if report["flops"] else "",
+                moved(report),
                 len(report["gathers_outside_layers"])]
     else:
       cells += [""] * 5

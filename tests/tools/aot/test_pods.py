@@ -120,7 +120,7 @@ def test_table_lines_say_what_fits_and_what_does_not():
   report = {
       "program": "train image", "mesh": {"data": 16, "fsdp": 16, "tensor": 1}, "samples": 1024, "runs": 1, "fits": True,
       "compile_seconds": 61.2, "memory": {"peak": 3 * GIB, "limit": 15.75 * GIB},
-      "roofline": {"seconds": 0.5, "bottleneck": "compute", "mfu": 0.66},
+      "roofline": {"seconds": 0.5, "bottleneck": "compute", "mfu": 0.66}, "flops": 7.0,
       "collectives": [{"bytes": 2e6}, {"bytes": 1e6}],
       "gathers_outside_layers": [], "resharded": ["x"]}
   (line,) = table_lines("nova", {"topology": "v5e:16x16", "machine_code": True, "programs": [report]})
