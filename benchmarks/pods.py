@@ -57,7 +57,7 @@ Peak is the memory that a device needs, next to the compiler's limit. The roofli
 peak FLOP/s, HBM and network permit (`nova_jax/tools/aot/report.py`); its utilisation (MFU) excludes recomputation, and
 counts heads that are narrower than the chip's matrix unit as wide as it. "Early" counts all-gathers of parameters
 outside the layer that needs them, of several matrices for all layers: v5e and v6e gather all weights once a step on
-purpose (`train.gather_once`); on v4 and v5p it is the compiler that does so in each micro-batch. The peak includes them.
+purpose (`train.gather_once`); on v4 and v5p the compiler does so in each micro-batch. The peak includes them.
 
 TPU7x has no rows: the compiler knows it (`tpu7x:4x4x4`, two devices a chip, 94.75 GiB each), but its programs hand
 collectives to the chip's SparseCores in a form whose traffic `launch.compile` can't tell yet.
