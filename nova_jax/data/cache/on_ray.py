@@ -37,7 +37,7 @@ def build_on_ray(
     RunFailed, OSError: as of `build`.
   """
   try:
-    import ray
+    import ray.exceptions
   except ImportError:
     raise UserError("building on a cluster needs the package ray: pip install ray") from None
   find_source(source)
