@@ -10,6 +10,7 @@ Units are numbered in their order in the source; loose files and rows of text ta
 Invariant: memory is that of a few files of items, however large the source, and of some bytes for each of them.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -40,7 +41,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 UNITS, ALL = "units", "all.json"
 _CHUNK = 4096  # Items of a file.
-_THREADS = 8  # Small files that are read at once; each takes tens of milliseconds in a bucket.
+_THREADS = 8  # Small files that are read or written at once; each takes tens of milliseconds in a bucket.
 
 
 def list_source(parts: Path, source: Source, cfg: CacheConfig, host: int = 0, num_hosts: int = 1) -> "Index | None":
@@ -83,29 +84,40 @@ def _list(folder: Path, over: Path, source: Source, cfg: CacheConfig, begin: flo
 def _walk(folder: Path, source: Source, cfg: CacheConfig) -> None:
   """Number the units, and list those that are loose files or rows of text tables."""
   found, count = Ranked(), itertools.count()
-  loose: list[Item] = []
 
-  def write() -> None:
-    if loose:
-      number = next(count)
-      num_items = stored_items.write_items(_chunk(folder, number, 0), loose, source.base)
-      _write(folder / f"{number:06}.json", {"rank": 0, "unused": [], "counts": [num_items]})
-      loose.clear()
+  def later() -> Iterator[tuple[int, Unit]]:
+    for number, unit in zip(count, _units(source.walk(cfg, found)), strict=False):
+      if isinstance(unit, Unit):
+        yield number, unit
+      else:
+        counts = _write_chunks(folder, number, unit, source.base)
+        _write(folder / f"{number:06}.json", {"rank": 0, "unused": [], "counts": counts})
 
-  for piece in source.walk(cfg, found):
-    if isinstance(piece, Item):
-      loose.append(piece)
-      if len(loose) == _CHUNK:
-        write()
-    else:
-      write()
-      path = stored_items.relative(piece.path, source.base)
-      _write(folder / f"{next(count):06}.todo", dataclasses.asdict(piece) | {"path": path})
-  write()
-  num_units = next(count)
+  def write(numbered: tuple[int, Unit]) -> None:
+    number, unit = numbered
+    path = stored_items.relative(unit.path, source.base)
+    _write(folder / f"{number:06}.todo", dataclasses.asdict(unit) | {"path": path})
+
+  collections.deque(in_order(write, later()), maxlen=0)
+  num_units = next(count) - 1  # One was taken in vain.
   unused = [[rank, _as_dicts(unused)] for rank, unused in found.ranked()]
   source.check_any(num_units, found_lib.merged(found.ranked()))
   _write(folder / "walk.json", {"num_units": num_units, "unused": unused})
+
+
+def _units(pieces: Iterable[Item | Unit]) -> Iterator[list[Item] | Unit]:
+  """Yield units, and lists of the items between them."""
+  loose: list[Item] = []
+  for piece in pieces:
+    if isinstance(piece, Item):
+      loose.append(piece)
+    if loose and (isinstance(piece, Unit) or len(loose) == _CHUNK):
+      yield loose
+      loose = []
+    if isinstance(piece, Unit):
+      yield piece
+  if loose:
+    yield loose
 
 
 def _list_unit(folder: Path, number: int, source: Source, cfg: CacheConfig) -> None:
@@ -177,14 +189,14 @@ class Index:
     return itertools.chain.from_iterable(in_order(stored_items.read_lines, files))
 
 
-def in_order(read: Callable[[T], R], paths: Iterable[T]) -> Iterator[R]:
-  """Yield what is read of some files in their order, a few of them ahead of what is asked for."""
-  paths = iter(paths)
+def in_order(act: Callable[[T], R], files: Iterable[T]) -> Iterator[R]:
+  """Yield what is read of some files, or written to them, in their order; a few are under way at a time."""
+  files = iter(files)
   with ThreadPoolExecutor(_THREADS) as pool:
-    ahead = [pool.submit(read, path) for path in itertools.islice(paths, _THREADS)]
+    ahead = [pool.submit(act, file) for file in itertools.islice(files, _THREADS)]
     while ahead:
       yield ahead.pop(0).result()
-      ahead += [pool.submit(read, path) for path in itertools.islice(paths, 1)]
+      ahead += [pool.submit(act, file) for file in itertools.islice(files, 1)]
 
 
 def _chunk(folder: Path, number: int, k: int) -> Path:
