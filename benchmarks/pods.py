@@ -254,8 +254,10 @@ def main(args: flags.FlagValues) -> None:
   if args.compile:
     prepare_environment()
     folder.mkdir(parents=True, exist_ok=True)
-    options = Options(machine_code=args.machine_code)
-    failed = [row for row in todo + saving if not row.path(folder).exists() and not compile_row(folder, row, options)]
+    # The products of a decoder have no formula: XLA counts them with the machine code.
+    options = lambda row: Options(machine_code=args.machine_code or row.what == "decode")
+    failed = [
+        row for row in todo + saving if not row.path(folder).exists() and not compile_row(folder, row, options(row))]
   done = {row: read_json(row.path(folder)) for row in todo + saving if row.path(folder).exists()}
   lines = [line for row in todo if row in done for line in table_lines(row.model, done[row])]
   text = HEADER + SUMMARY_HEADER + "\n" + summary(done) + ROWS_HEADER + "\n" + table(COLUMNS, lines)
