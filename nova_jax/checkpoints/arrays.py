@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -33,6 +33,30 @@ class Damaged(UserError):
   def __init__(self, folder: Path, reason: str):
     super().__init__(f"{folder} is damaged: {reason}{_advice(folder)}")
     self.reason = reason
+
+
+class Restored(NamedTuple):
+  """A checkpoint that was read.
+
+  Attributes:
+    step: its name.
+    state: arrays like those asked for.
+    data: position of the loader.
+    meta: anything else.
+    set_aside: a line for each newer checkpoint that was damaged.
+    seconds: time that reading took, digests included.
+    num_bytes: size of the arrays.
+    num_replicas: number of replicas that got them, of which one has read them.
+  """
+
+  step: int
+  state: Any
+  data: dict[str, Any]
+  meta: dict[str, Any]
+  set_aside: tuple[str, ...] = ()
+  seconds: float = 0.0
+  num_bytes: int = 0
+  num_replicas: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

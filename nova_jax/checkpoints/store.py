@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
@@ -24,6 +24,7 @@ from nova_jax.checkpoints.arrays import (
   STATE,
   Damaged,
   LazyArray,
+  Restored,
   check_arrays,
   finished_steps,
   flatten,
@@ -47,30 +48,6 @@ __all__ = [
 
 _TRIES = 3  # Saves that may fail in a row before the run ends.
 _PAUSE = 5.0  # Seconds before the last save of a run is tried again.
-
-
-class Restored(NamedTuple):
-  """A checkpoint that was read.
-
-  Attributes:
-    step: its name.
-    state: arrays like those asked for.
-    data: position of the loader.
-    meta: anything else.
-    set_aside: a line for each newer checkpoint that was damaged.
-    seconds: time that reading took, digests included.
-    num_bytes: size of the arrays.
-    num_replicas: number of replicas that got them, of which one has read them.
-  """
-
-  step: int
-  state: Any
-  data: dict[str, Any]
-  meta: dict[str, Any]
-  set_aside: tuple[str, ...] = ()
-  seconds: float = 0.0
-  num_bytes: int = 0
-  num_replicas: int = 1
 
 
 class Checkpointer:

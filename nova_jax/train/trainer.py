@@ -246,8 +246,7 @@ class Trainer:
         for callback in self.callbacks:
           self.evaluated |= callback.evaluate(self) or {}
       self._pending.evaluated.update(self.evaluated)
-    causes = [callback.should_stop(self) for callback in self.callbacks]  # Each of them is asked after each step.
-    self.stop_cause = next(filter(None, causes), None)
+    self.stop_cause = next(filter(None, [callback.should_stop(self) for callback in self.callbacks]), None)  # Ask all.
     for callback in self.callbacks:
       callback.save(self)
 
