@@ -43,7 +43,7 @@ This page shows how the TPU compiler judges the configs of the released models; 
 compiler is the libtpu that JAX asks for (`constraints.txt`). This command writes all tables:
 `python -m benchmarks.pods --folder runs/pods --table docs/pods.md`. It stops where the compiler has decided on layouts,
 fusions, collectives and memory; rows with an asterisk were compiled to machine code, whose own size the other peaks
-leave out (10 MB of the smallest programs).
+leave out (10 to 30 MB of small programs).
 """
 SUMMARY_HEADER = """
 ## How long a run takes
