@@ -12,6 +12,17 @@ ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 
+def start():
+  """Start a cluster; on a busy machine the first attempt may take longer than the 30 seconds that Ray allows."""
+  for attempt in range(3):
+    try:
+      return ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    except Exception:  # Ray raises no class of its own.
+      ray.shutdown()
+      if attempt == 2:
+        raise
+
+
 @pytest.fixture(scope="module")
 def cluster():
   from data.cache.test_claims import ROOT
@@ -19,8 +30,9 @@ def cluster():
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv("RAY_AUTH_MODE", "disabled")  # Else a token is written into the home folder.
     patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    patch.setenv("RAY_raylet_start_wait_time_s", "300")  # Of a busy machine.
     patch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")  # Of its processes.
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start()
     yield
     ray.shutdown()
 
