@@ -78,7 +78,7 @@ def test_fine_tuning(monkeypatch, tmp_path, clips):
 @pytest.mark.slow
 def test_the_notebook(tmp_path):
   """All cells run, in a folder of their own, with fewer steps of training."""
-  pytest.importorskip("nbmake")
+  pytest.importorskip("nbmake", reason="needs the extra dev")
   text = (EXAMPLES / "nova_jax.ipynb").read_text(encoding="utf-8")
   assert not any(cell.get("outputs") for cell in json.loads(text)["cells"])
   assert text.count("=150, ") == 3

@@ -63,7 +63,7 @@ def stored_under(which: str) -> str:
   if which in ("ema", "params"):
     return f"{which}/"
   kind, _, decay = which.partition("_")
-  with contextlib.suppress(ValueError):
+  with contextlib.suppress(ValueError):  # What follows is no number: refused below.
     if kind == "ema" and 0 <= float(decay) < 1:
       return f"emas/{float(decay)}/"
   raise UserError(f"weights: expected {WEIGHTS}, as in ema_0.999, got {which!r}")

@@ -58,7 +58,7 @@ def run_program(execute: Callable[[], int]) -> None:
   if code in (0, INTERRUPTED):
     sys.exit(code)  # In order: worker processes and their semaphores are cleaned up. Ctrl-C again doesn't wait for it.
   for stream in (sys.stdout, sys.stderr):
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # A stream that takes no more.
       _flush(stream)
   # At once: threads that Orbax leaves behind would go on to print tracebacks of the same error.
   os._exit(code)
@@ -83,7 +83,7 @@ def fail(error: BaseException, args: flags.FlagValues | None = None) -> NoReturn
     traceback.print_exc()
     code = FAILED
   for stream in (sys.stdout, sys.stderr):
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # A stream that takes no more.
       _flush(stream)
   os._exit(code)
 
@@ -114,7 +114,7 @@ def attempt(
 
 def tell(message: str, code: int) -> int:
   """Print why a program ends; return its exit code."""
-  with contextlib.suppress(OSError):
+  with contextlib.suppress(OSError):  # Nobody listens, and the code says it too.
     print(f"error: {message}", file=sys.stderr, flush=True)
   return code
 

@@ -100,7 +100,7 @@ def inner_rows(row: Row, columns: Sequence[str]) -> Iterator[dict[str, str]]:
   """Yield lines within a row's cells that would be valid rows, which suggest an unintended open quote."""
   for cell in row.values.values():
     for line in re.split("\r\n|\r|\n", cell)[1:] if isinstance(cell, str) else ():
-      with contextlib.suppress(csv.Error):
+      with contextlib.suppress(csv.Error):  # Such a line is no row.
         cells = next(csv.reader([line]), [])
         if len(cells) == len(columns):
           yield dict(zip(columns, cells, strict=True))

@@ -98,7 +98,7 @@ def _bind_address(address: str) -> str | None:
 def _explained(error: BaseException) -> BaseException:
   """Return the error to report; does not return if the error comes from the loss of another process."""
   if isinstance(error, FloatingPointError):  # All processes compute and raise it; process 0 reports it.
-    with contextlib.suppress(TimeoutError):
+    with contextlib.suppress(TimeoutError):  # Whoever is gone needs no time to report.
       barrier("failed", 10.0)
     if not is_first():
       os._exit(FAILED)

@@ -202,7 +202,7 @@ def _follow() -> None:
   _connection = socket.socket(fileno=int(os.environ.pop(_PARENT)))
 
   def wait() -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # A connection that breaks says the same as one that ends.
       _connection.recv(1)
     os._exit(FAILED)
 

@@ -122,7 +122,7 @@ class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):  # ty: ignor
   def _info(self) -> dict[str, Any] | None:
     if self.is_bucket:
       return {"type": "directory", "size": 0}
-    with telling(self), contextlib.suppress(FileNotFoundError):
+    with telling(self), contextlib.suppress(FileNotFoundError):  # The answer is None.
       return self._filesystem.info(str(self))
     return None
 
@@ -183,7 +183,7 @@ class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):  # ty: ignor
 
   def named(self, prefix: str) -> Iterator["RemotePath"]:
     """Yield the objects in a folder whose names begin with a prefix; Google's buckets are asked for no others."""
-    with telling(self), contextlib.suppress(FileNotFoundError):
+    with telling(self), contextlib.suppress(FileNotFoundError):  # A folder that is not there has none.
       own = {"prefix": prefix} if scheme_of(self) == "gs" else {}
       for info in self._filesystem.find(str(self), maxdepth=None if own else 1, detail=True, **own).values():
         if (path := self._listed(info)).parent == self and path.name.startswith(prefix):
@@ -206,7 +206,7 @@ class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):  # ty: ignor
     elif rest:
       yield from (found for folder in self.glob(first) if folder.is_dir() for found in folder.glob(rest))
     else:
-      with contextlib.suppress(FileNotFoundError):
+      with contextlib.suppress(FileNotFoundError):  # As pathlib does for a folder that is not there.
         yield from (path for path in self.iterdir() if fnmatch.fnmatchcase(path.name, first))
 
   def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:

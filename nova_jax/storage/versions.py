@@ -41,7 +41,7 @@ def create(path: pathlib.Path, content: bytes) -> bool:
 def read_version(path: pathlib.Path) -> tuple[bytes, int] | None:
   """Return the content of an object and the generation of it, which changes with every write; None if there is none."""
   blob = _blob(path)
-  with contextlib.suppress(FileNotFoundError), telling(path):
+  with contextlib.suppress(FileNotFoundError), telling(path):  # The answer is None.
     content = blob.download_as_bytes()
     return content, int(blob.generation)
   return None
@@ -71,7 +71,7 @@ def write_version(path: pathlib.Path, content: bytes, generation: int) -> int | 
 
 def remove_version(path: pathlib.Path, generation: int) -> None:
   """Remove an object, unless it has another generation by now."""
-  with contextlib.suppress(FileExistsError, FileNotFoundError), telling(path):
+  with contextlib.suppress(FileExistsError, FileNotFoundError), telling(path):  # It has another one, or is gone.
     _blob(path).delete(if_generation_match=generation)
 
 

@@ -46,7 +46,7 @@ class Lease:
     self._end, self._lost, self._count = threading.Event(), "", 0
     self._token = secrets.token_hex(8)
     found = storage.read_version(self.path)
-    if found is not None and not _is_dead(found[0]):
+    if found is not None and not holder_is_dead(found[0]):
       say(f"{folder} is held by {_holder(found[0])}: waiting up to {LAPSES:.0f} s for a sign of life")
       self._see_no_life(*found)
     generation = storage.write_version(self.path, self._content(), found[1] if found else 0)
@@ -81,9 +81,7 @@ class Lease:
 
   def _content(self) -> bytes:
     self._count += 1
-    holder = {"host": socket.gethostname(), "process": os.getpid(), "writer": writer(), "lease": self._token,
-              "count": self._count}
-    return json.dumps(holder).encode()
+    return holder(lease=self._token, count=self._count)
 
   def _renew(self) -> None:
     while not self._end.wait(RENEWED):
@@ -126,8 +124,19 @@ def check_held(folder: Path) -> None:
       lease.check()
 
 
+def holder(**more: Any) -> bytes:
+  """Return what a file says whose holder is this process."""
+  return json.dumps({"host": socket.gethostname(), "process": os.getpid(), "writer": writer(), **more}).encode()
+
+
+def holder_is_dead(content: bytes) -> bool:
+  """Return whether the holder that a file names was a process of this machine and has ended."""
+  name = _read(content).get("writer", "")
+  return bool(name) and is_dead(name)
+
+
 def _read(content: bytes) -> dict[str, Any]:
-  with contextlib.suppress(ValueError):
+  with contextlib.suppress(ValueError):  # Not written by a holder: it says nothing.
     value = json.loads(content)
     if isinstance(value, dict):
       return value
@@ -137,9 +146,3 @@ def _read(content: bytes) -> dict[str, Any]:
 def _holder(content: bytes) -> str:
   value = _read(content)
   return f"process {value.get('process', '?')} of host {value.get('host', '?')}"
-
-
-def _is_dead(content: bytes) -> bool:
-  """Whether the holder was a process of this machine and has ended."""
-  name = _read(content).get("writer", "")
-  return bool(name) and is_dead(name)

@@ -157,7 +157,7 @@ class Code:
 
 
 def test_pytorch_files(tmp_path):
-  torch = pytest.importorskip("torch")
+  torch = pytest.importorskip("torch", reason="needs the extra torch, of several GB, which no other test needs")
   file = tmp_path / "diffusion_pytorch_model.bin"
   tensors = {
       name: torch.tensor(array.astype(np.float32)).to(getattr(torch, str(array.dtype)))

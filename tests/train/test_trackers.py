@@ -77,7 +77,7 @@ def records(folder):
 
 @pytest.fixture
 def offline(monkeypatch):
-  wandb = pytest.importorskip("wandb")
+  wandb = pytest.importorskip("wandb", reason="needs the extra dev")
   for name, value in {"MODE": "offline", "ERROR_REPORTING": "false", "DISABLE_STATS": "true"}.items():
     monkeypatch.setenv(f"WANDB_{name}", value)
   yield

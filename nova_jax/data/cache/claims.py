@@ -11,9 +11,6 @@ another host does too, and both write the same bytes.
 
 import contextlib
 import itertools
-import json
-import os
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,10 +18,8 @@ from pathlib import Path
 
 from nova_jax import storage
 from nova_jax.storage import RemotePath
-from nova_jax.utils.writers import is_dead, writer
+from nova_jax.utils.lease import LAPSES, RENEWED, holder, holder_is_dead
 
-RENEWED = 20.0  # Seconds between two writes of a holder.
-LAPSES = 120.0  # Seconds without a write after which a holder is taken for dead.
 _BLOCK = 1000  # Tasks that are looked up at once.
 _LONGEST_PAUSE = 5.0  # Seconds before it is looked whether other hosts are done.
 
@@ -138,7 +133,7 @@ class Tasks:
     for turn in itertools.count():
       path = self._folder / f"{self._name(number)}.claim-{turn}"
       paths.append(path)
-      if storage.create(path, self._content()):
+      if storage.create(path, holder(time=time.time_ns())):
         break
       if not self._is_over(path):
         return False
@@ -155,25 +150,20 @@ class Tasks:
       content = path.read_bytes()
     except FileNotFoundError:  # It has just finished: its task is not free.
       return False
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-      if is_dead(json.loads(content)["writer"]):
-        return True
+    if holder_is_dead(content):
+      return True
     before, since = self._seen.get(path, (None, 0.0))
     if content != before:
       self._seen[path] = content, time.monotonic()
       return False
     return time.monotonic() - since > LAPSES
 
-  def _content(self) -> bytes:
-    holder = {"host": socket.gethostname(), "process": os.getpid(), "writer": writer(), "time": time.time_ns()}
-    return json.dumps(holder).encode()
-
   def _renew(self) -> None:
     while not self._end.wait(RENEWED):
       with self._lock:
         for paths in self._held.values():
           with contextlib.suppress(OSError):  # Of storage that may answer the next time.
-            paths[-1].write_bytes(self._content())
+            paths[-1].write_bytes(holder(time=time.time_ns()))
 
 
 def alone(folder: Path, name: str, over: Path) -> Iterator[None]:

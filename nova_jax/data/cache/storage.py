@@ -50,7 +50,7 @@ def attempt(item: Item, cfg: CacheConfig, channels: int) -> Outcome | Lost:
   except OSError as error:
     if error.errno is not None:  # Else a library's own, of what the file holds.
       return Lost(outcome, error.errno, f"{error.filename or item.name}: {error.strerror}")
-  except Exception:  # A library's, as before.
+  except Exception:  # A library's, over what the file holds: that is the reason which `outcome` has already.
     pass
   # By now it can be read: what storage refused for a moment deserves another try.
   return prepare(item, cfg, channels) if storage_error(RuntimeError(outcome.reason), "") else outcome

@@ -87,7 +87,7 @@ class _Writer:
     if isinstance(value, bytes):
       return {"bytes": base64.b64encode(value).decode()}
     number = None
-    with contextlib.suppress(OverflowError, TypeError, ValueError):
+    with contextlib.suppress(OverflowError, TypeError, ValueError):  # Most are no numbers.
       number = number_of(value)
     return {"other": [type(value).__name__, str(value)[:_LONGEST], number]}
 

@@ -23,7 +23,7 @@ def make_room(output: Path, limit: int) -> None:
   for _, size, path in files[:-1]:
     if total <= limit:
       break
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # As above.
       path.unlink()
       total -= size
 

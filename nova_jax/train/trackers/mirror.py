@@ -24,7 +24,7 @@ class Mirror:
     if is_remote(workdir):
       self._folder = tempfile.TemporaryDirectory(prefix="nova_jax-")
       self.local = Path(self._folder.name)
-      with contextlib.suppress(FileNotFoundError):
+      with contextlib.suppress(FileNotFoundError):  # A new run has none.
         (self.local / "metrics.jsonl").write_bytes((workdir / "metrics.jsonl").read_bytes())
 
   def send(self) -> None:

@@ -124,7 +124,7 @@ def _digests(workdir: Path) -> dict[str, str]:
 
 def _machine(trainer: Trainer) -> dict[str, Any]:
   about, model = Path("/proc/cpuinfo"), platform.processor()
-  with contextlib.suppress(OSError):
+  with contextlib.suppress(OSError):  # Linux alone has this file.
     lines = about.read_text(encoding="utf-8", errors="replace").splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
   kinds = collections.Counter(device.device_kind for device in trainer.mesh.devices.flat)

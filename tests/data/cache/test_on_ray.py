@@ -8,7 +8,7 @@ from data.cache import many_kinds
 from nova_jax.data.cache.on_ray import build_on_ray
 from nova_jax.utils.errors import UserError
 
-ray = pytest.importorskip("ray")
+ray = pytest.importorskip("ray", reason="needs the extra dev")
 pytestmark = pytest.mark.slow
 
 
