@@ -16,10 +16,12 @@ os.environ.setdefault("NPROC", "32")
 # Most of the tests' time is compilation: LLVM's optimization, then MLIR's, then the parts into which a program is cut.
 # Flags of the caller win: with programs as users have them,
 # XLA_FLAGS="--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true". Eight devices on two busy cores may
-# wait long for each other, where XLA would end the process.
+# wait long for each other, where XLA would end the process. Where products run on threads of their own, two devices may
+# begin two collectives in different order, and wait for each other for ever: of some hundred training steps over
+# `context` one did so, and none of 2,100 with products on the device's own thread.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-    "--xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_multi_thread_eigen=false "
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300 "
     "--xla_cpu_collective_call_terminate_timeout_seconds=600 " + os.environ.get("XLA_FLAGS", ""))
 
