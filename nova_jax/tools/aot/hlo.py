@@ -22,6 +22,8 @@ _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)
 _FREE = frozenset({
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "while", "conditional", "call",
     "partition-id", "replica-id", "opt-barrier", "domain", "iota"})
+# Instructions that, within a fusion, give a value another name or layout.
+_RENAMES = frozenset({"bitcast", "copy"})
 # Custom calls that don't either: they reserve memory, or name what is there already.
 _FREE_TARGETS = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast|AssumeGatherIndicesInBound)"')
 
@@ -97,12 +99,16 @@ class Program:
           yield from self._walk(called, times, depth)
 
   def within(self, instruction: Instruction) -> Iterator[Instruction]:
-    """Yield an instruction and all instructions of the computations fused into it."""
+    """Yield an instruction and all instructions of the computations fused into it, or that another core runs for it."""
     yield instruction
     if instruction.opcode in ("fusion", "async-start", "custom-call"):
       for called in instruction.called:
         for inner in self.computations.get(called, ()):
           yield from self.within(inner)
+          if inner.opcode == "call":
+            for name in inner.called:
+              for line in self.computations[name]:
+                yield from self.within(line)
 
   def trip_count(self, loop: Instruction) -> int:
     """Return the number of iterations of a loop.
@@ -149,11 +155,13 @@ def hbm_bytes(program: Program) -> float:
 
   A fusion that reads slices of an array, or writes a slice in place, moves only the slices.
   """
-  total = 0.0
-  for times, _, name in program.walk():
-    types = {instruction.name: instruction for instruction in program.computations[name]}
-    total += times * sum(_traffic(program, instruction, types) for instruction in types.values())
-  return total
+  return float(sum(times * _moved(program, name) for times, _, name in program.walk()))
+
+
+def _moved(program: Program, computation: str) -> int:
+  """Return the bytes that one run of a computation moves, without those of its loops."""
+  types = {instruction.name: instruction for instruction in program.computations[computation]}
+  return sum(_traffic(program, instruction, types) for instruction in types.values())
 
 
 def _traffic(program: Program, instruction: Instruction, types: Mapping[str, Instruction]) -> int:
@@ -162,6 +170,10 @@ def _traffic(program: Program, instruction: Instruction, types: Mapping[str, Ins
     return 0
   if opcode == "custom-call" and _FREE_TARGETS.search(instruction.attributes):
     return 0
+  if opcode == "async-start":  # A SparseCore, which has the same HBM, may run a collective for the TensorCore.
+    calls = [line for line in program.computations[instruction.called[0]] if line.opcode == "call"]
+    if calls:
+      return sum(_moved(program, name) for line in calls for name in line.called)
   if opcode.endswith("-start"):  # (destination, source, …): both ends of a copy have the size of the destination.
     ends = [array for array in instruction.arrays if array.dims][:2]
     return sum(min(end.bytes for end in ends) for end in ends if end.space == 0) if ends else 0
@@ -180,25 +192,38 @@ def _traffic(program: Program, instruction: Instruction, types: Mapping[str, Ins
   return written + sum(read)
 
 
-def _read(program: Program, parameter: Instruction, inner: Mapping[str, Instruction]) -> int:
-  """Return the bytes of a parameter that a fused computation reads, which may hand it on to fusions within it."""
-  total, whole = 0, sum(array.bytes for array in parameter.arrays)
+def _read(program: Program, value: Instruction, inner: Mapping[str, Instruction]) -> int:
+  """Return the bytes of a value that a fused computation reads, which may hand it on to fusions within it.
+
+  Nothing is stored within a fusion, so a slice of a copy reads the slice alone. Copies there change the tiling: HBM may
+  hold an array in other tiles than those in which it is used.
+  """
+  total, whole = 0, sum(array.bytes for array in value.arrays)
   for line in inner.values():
-    if parameter.name not in line.operands:
+    if value.name not in line.operands:
       continue
-    if line.opcode == "dynamic-slice" and line.operands[0] == parameter.name:
+    if line.opcode == "dynamic-slice" and line.operands[0] == value.name:
       total += sum(array.bytes for array in line.arrays)
-    elif line.opcode == "bitcast":
+    elif line.opcode in _RENAMES and not line.root:
       total += _read(program, line, inner)
     elif line.opcode == "fusion":
       body = {each.name: each for each in program.computations[line.called[0]]}
-      places = {str(place) for place, operand in enumerate(line.operands) if operand == parameter.name}
-      total += sum(
-          _read(program, each, body) for each in body.values()
-          if each.opcode == "parameter" and each.operands[0] in places)
-    elif not (line.opcode == "dynamic-update-slice" and line.operands[0] == parameter.name):
+      places = {str(place) for place, operand in enumerate(line.operands) if operand == value.name}
+      for each in body.values():
+        if each.opcode == "parameter" and each.operands[0] in places:
+          renamed = not line.root and _is_renamed(each, body)
+          total += _read(program, *((line, inner) if renamed else (each, body)))
+    elif not (line.opcode == "dynamic-update-slice" and line.operands[0] == value.name):
       return whole
   return min(total, whole)
+
+
+def _is_renamed(value: Instruction, inner: Mapping[str, Instruction]) -> bool:
+  """Return whether a computation does nothing but return a value under other names."""
+  root = next(line for line in inner.values() if line.root)
+  while root.opcode in _RENAMES and root.operands[0] in inner:
+    root = inner[root.operands[0]]
+  return root.name == value.name
 
 
 def _feeds_root(line: Instruction, inner: Mapping[str, Instruction]) -> bool:

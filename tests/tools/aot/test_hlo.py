@@ -154,6 +154,74 @@ ENTRY %main (a: bf16[16,8,1024], b: s32[]) -> bf16[1,8,1024] {
   assert hlo.hbm_bytes(hlo.parse(whole)) == 17 * layer + 4
 
 
+RETILED = """HloModule m
+
+%retiled (tiles: bf16[16,8,1024]) -> bf16[16,8,1024] {
+  %tiles = bf16[16,8,1024]{2,1,0:T(16,128)(2,1)} parameter(0)
+  ROOT %others = bf16[16,8,1024]{2,1,0:T(8,128)(2,1)} copy(%tiles)
+}
+
+%inside (stack: bf16[16,8,1024], layer: s32[]) -> bf16[1,8,1024] {
+  %stack = bf16[16,8,1024]{2,1,0:T(16,128)(2,1)} parameter(0)
+  %layer = s32[] parameter(1)
+  %same = bf16[16,8,1024]{2,1,0:T(8,128)(2,1)} fusion(%stack), kind=kLoop, calls=%retiled
+  %zero = s32[] constant(0)
+  %slice = bf16[1,8,1024]{2,1,0:T(8,128)(2,1)} dynamic-slice(%same, %layer, %zero, %zero)
+  ROOT %out = bf16[1,8,1024]{2,1,0:T(16,128)(2,1)} copy(%slice)
+}
+
+ENTRY %main (a: bf16[16,8,1024], b: s32[]) -> bf16[1,8,1024] {
+  %a = bf16[16,8,1024]{2,1,0:T(16,128)(2,1)} parameter(0)
+  %b = s32[] parameter(1)
+  ROOT %f = bf16[1,8,1024]{2,1,0:T(16,128)(2,1)} fusion(%a, %b), kind=kLoop, calls=%inside
+}
+"""
+
+
+def test_a_slice_of_other_tiles_is_counted_as_a_slice():
+  """A TPU7x holds bf16 arrays in other tiles than those in which it computes."""
+  layer = 8 * 1024 * BF16
+  assert hlo.hbm_bytes(hlo.parse(RETILED)) == 2 * layer + 4
+  written = RETILED.replace("bf16[1,8,1024]", "bf16[16,8,1024]").replace(
+      "dynamic-slice(%same, %layer", "dynamic-update-slice(%same, %new, %layer").replace(
+      "ROOT %out = bf16[16,8,1024]{2,1,0:T(16,128)(2,1)} copy(", "ROOT %out = bf16[16,8,1024]{2,1,0} bitcast(").replace(
+      "  %zero =", "  %new = bf16[1,8,1024]{2,1,0} broadcast(%layer), dimensions={}\n  %zero =")
+  assert hlo.hbm_bytes(hlo.parse(written)) == layer + 4, "a layer is written in place"
+  whole = RETILED.replace("copy(%slice)", "add(%slice, %same)")  # All of it is used, too.
+  assert hlo.hbm_bytes(hlo.parse(whole)) == 17 * layer + 4
+
+
+def test_an_array_that_a_fusion_within_only_renames_is_read():
+  renamed = RETILED.replace("copy(%tiles)", "bitcast(%tiles)").replace("copy(%slice)", "add(%slice, %same)")
+  assert hlo.hbm_bytes(hlo.parse(renamed)) == 17 * 8 * 1024 * BF16 + 4
+
+
+def test_a_collective_on_another_core_is_counted():
+  """A TPU7x hands collectives to its SparseCores: an asynchronous call of a call."""
+  text = """HloModule m
+
+%called (part: bf16[2,1024]) -> bf16[4,1024] {
+  %part = bf16[2,1024]{1,0} parameter(0)
+  ROOT %all-gather.1 = bf16[4,1024]{1,0} all-gather(%part), channel_id=1, replica_groups=[2,2]<=[4], dimensions={0}
+}, execution_thread="sparsecore"
+
+%asynchronous (operand: bf16[2,1024]) -> bf16[4,1024] {
+  %operand = bf16[2,1024]{1,0} parameter(0)
+  ROOT %result = bf16[4,1024]{1,0} call(%operand), to_apply=%called
+}, execution_thread="sparsecore"
+
+ENTRY %main (a: bf16[2,1024]) -> bf16[4,1024] {
+  %a = bf16[2,1024]{1,0} parameter(0)
+  %start = ((bf16[2,1024]{1,0}), bf16[4,1024]{1,0}) async-start(%a), calls=%asynchronous
+  ROOT %done = bf16[4,1024]{1,0} async-done(%start)
+}
+"""
+  program = hlo.parse(text)
+  (gather,) = find_collectives(program, RING)
+  assert (gather.kind, gather.axes, gather.times, gather.bytes) == ("all-gather", ("tensor",), 1, 4 * 1024 * BF16)
+  assert hlo.hbm_bytes(program) == (2 + 4) * 1024 * BF16
+
+
 def test_network_time():
   chip = CHIPS["v5e"]
   program = hlo.parse(TEXT)
