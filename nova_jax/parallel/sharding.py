@@ -167,6 +167,16 @@ def fitting_spec(mesh: AbstractMesh, shape: Sequence[int], axes: Sequence[str | 
   return partition_spec([None if size % parts else axis for size, parts, axis in zip(shape, sizes, axes, strict=True)])
 
 
+def spread_spec(mesh: AbstractMesh, size: int) -> PartitionSpec:
+  """Return a sharding of the first axis alone, over those axes of the mesh within a replica that divide its size."""
+  used, parts = [], 1
+  for axis in MESH_AXES[1:]:
+    if size % (parts * mesh.shape[axis]) == 0:
+      used.append(axis)
+      parts *= mesh.shape[axis]
+  return PartitionSpec(tuple(used))
+
+
 def constrain(x: Array, *axes: str | None) -> Array:
   """Constrain the sharding of an activation to the table's, if a mesh is set and the sizes divide evenly."""
   mesh = current_mesh()

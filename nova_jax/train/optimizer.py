@@ -18,9 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AbstractMesh, PartitionSpec
 from optax.contrib import MuonDimensionNumbers
 
 from nova_jax.config import OptimizerConfig
+from nova_jax.parallel.sharding import current_mesh, spread_spec
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.patterns import check_patterns, matches
 from nova_jax.utils.ranges import check_ranges
@@ -112,7 +114,7 @@ def make_optimizer(cfg: OptimizerConfig, num_steps: int, freeze: Sequence[str] =
   decay = optax.add_decayed_weights(cfg.weight_decay, lambda params: jax.tree.map(_is_kernel, paths(params)))
   axes = lambda params: jax.tree.map(muon_axes, paths(params))
   muon = optax.chain(
-      optax.contrib.scale_by_muon(weight_dimension_numbers=axes),
+      _on_whole_matrices(optax.contrib.scale_by_muon(weight_dimension_numbers=axes)),
       optax.stateless(lambda updates, _: jax.tree.map(_scale_like_adam, paths(updates), updates)),
       decay)
   adamw = optax.chain(optax.scale_by_adam(cfg.b1, cfg.b2), decay)
@@ -153,6 +155,31 @@ def muon_or_adamw(path: str) -> str:
   if any(re.search(pattern, path) for pattern in ADAMW_BESIDE_MUON):
     return "adamw"
   raise UserError(f"optimizer.name: the parameter {path} is in neither of Muon's and AdamW's lists; add it to one")
+
+
+def _on_whole_matrices(muon: optax.GradientTransformation) -> optax.GradientTransformation:
+  """Give each device the whole matrices of some layers, so that no product of Newton-Schulz needs the network.
+
+  Replicas do the same. What has no layers, or a number of them that the devices don't divide, is computed by each.
+  """
+
+  def update(updates, state, params=None):
+    del params  # Muon needs none.
+    mesh = current_mesh()
+    if mesh is None:
+      return muon.update(updates, state)
+    specs = jax.tree.map(lambda path, update: _layers_spec(mesh, path, update), paths(updates), updates)
+    specs = (specs, jax.tree.map(lambda _: PartitionSpec(), state)._replace(mu=specs))
+    return jax.shard_map(muon.update, mesh=mesh, in_specs=specs, out_specs=specs)(updates, state)
+
+  return optax.GradientTransformation(muon.init, update)
+
+
+def _layers_spec(mesh: AbstractMesh, path: str, update: jax.Array) -> PartitionSpec:
+  axes = muon_axes(path)
+  assert axes is not None  # Muon updates no others.
+  layered = 0 not in np.r_[axes.reduction_axis, axes.output_axis]
+  return spread_spec(mesh, update.shape[0]) if layered else PartitionSpec()
 
 
 def _scale_like_adam(path: str, update: jax.Array) -> jax.Array:

@@ -100,8 +100,8 @@ def make_train_step(
     batch = batch._replace(condition=condition)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
       parts, grads = gradients(state, batch, keys[:, 1], traced, static)
-
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+      updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    updates = jax.lax.with_sharding_constraint(updates, shardings.params)
     params = optax.apply_updates(state.params, updates)
 
     def average(decay, old):

@@ -1,13 +1,16 @@
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
-from nova_jax.config import PRESETS, OptimizerConfig
+from nova_jax.config import PRESETS, MeshConfig, OptimizerConfig
 from nova_jax.models.nova import NOVA
+from nova_jax.parallel.sharding import make_mesh, replicated
 from nova_jax.train.optimizer import frozen_mask, make_optimizer, make_schedule, muon_axes, muon_or_adamw, paths
 
 
@@ -89,6 +92,26 @@ def test_muon_orthogonalises_q_k_and_v_apart():
   assert singular.min() > 0.5 and singular.max() < 1.3
   # The rest takes Adam's first step: the sign of the gradient.
   np.testing.assert_allclose(jnp.abs(updates["video_encoder"]["patch_embed"]["proj"]["kernel"]), 1.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("fsdp", [2, 8])
+def test_muon_gives_each_device_whole_matrices_and_changes_no_number(fsdp):
+  """Two layers divide by two devices, but not by eight, each of which then computes them all."""
+  cfg = OptimizerConfig(name="muon", learning_rate=1.0, weight_decay=0, clip_norm=0)
+  params, grads = ({"blocks": {"mlp": tree(seed)["video_encoder"]["blocks"]["mlp"]}} for seed in (0, 1))
+  tx = make_optimizer(cfg, 10)
+  alone, _ = tx.update(grads, tx.init(params), params)
+  mesh = make_mesh(MeshConfig(fsdp=fsdp), jax.devices()[:fsdp])
+  rows = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+  placed = jax.device_put((grads, tx.init(params), params), jax.tree.map(
+      lambda x: rows if jnp.ndim(x) == 3 else replicated(mesh), (grads, tx.init(params), params)))
+  with jax.set_mesh(mesh):
+    compiled = jax.jit(tx.update).lower(*placed).compile()
+  shared, _ = compiled(*placed)
+  kernels = [updates["blocks"]["mlp"]["fc1"]["kernel"] for updates in (shared, alone)]
+  np.testing.assert_allclose(*kernels, rtol=1e-6, atol=1e-6)
+  collectives = re.findall(r" (all-[a-z-]+|collective-permute|reduce-scatter)\(", compiled.as_text())
+  assert set(collectives) == {"all-to-all" if fsdp == 2 else "all-gather"}, "products need the network"
 
 
 def test_muon_takes_the_matrices_of_the_blocks_and_conditions():
