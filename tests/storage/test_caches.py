@@ -126,7 +126,7 @@ def test_a_cache_is_inspected(folder, capsys):
 def test_of_two_processes_that_build_a_cache_in_a_bucket_one_is_killed(tmp_path, folder, bucket, monkeypatch):
   """The other one takes over what it was at, though it waits for signs of life, as of another machine."""
   source = many_kinds.write_source(tmp_path)
-  monkeypatch.setattr(claims, "is_dead", lambda name: False)
+  monkeypatch.setattr(claims, "holder_is_dead", lambda content: False)
   monkeypatch.setattr(claims, "LAPSES", 2.0)
   killed = start(source, folder, 9)
   wait_for(killed, 9)
