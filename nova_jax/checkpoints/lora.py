@@ -230,9 +230,15 @@ def _read_config(path: Path) -> tuple[int, float, list[str]]:
 
 
 def _full_name(name: str, modules: Sequence[str]) -> str | None:
-  """Return the published name of a parameter of one of these modules that was trained itself; None for others."""
+  """Return the published name of a parameter that was trained itself, in or below one of these modules; else None.
+
+  As in peft, "norm1" stands for all modules whose names end so.
+  """
+  if _NAME.fullmatch(name):
+    return None
   own = re.sub(r"^(base_model\.model\.|transformer\.)|\.modules_to_save(\.default)?(?=\.)", "", name)
-  return own if own.rpartition(".")[0] in modules else None
+  found = own.rpartition(".")[0] in modules or any(re.search(rf"{re.escape(name)}\.", own) for name in modules if name)
+  return own if found else None
 
 
 def _pair(path: Path, weights: Mapping[str, LazyArray], rank: int) -> dict[str, Update]:

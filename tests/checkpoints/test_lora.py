@@ -111,6 +111,14 @@ def test_their_modules_are_named_for_peft(full):
     assert (target / "again" / name).read_bytes() == (target / "alone" / name).read_bytes()
 
 
+def test_modules_may_be_named_by_their_ends_as_peft_takes_them(full, tmp_path):
+  target, _ = full
+  shutil.copytree(target / "alone", tmp_path / "lora")
+  short = lambda names: sorted({name.rpartition(".")[2] for name in names})
+  edit(tmp_path / "lora", CONFIG, lambda values: values | {"modules_to_save": short(values["modules_to_save"])})
+  assert open_lora(tmp_path / "lora").full.keys() == open_lora(target / "alone").full.keys()
+
+
 def test_the_workdir_is_the_model_with_the_lora(folders):
   folder, _ = folders
   expected = weights(load_model(folder / "base", lora=folder / "run"))
