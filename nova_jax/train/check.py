@@ -3,12 +3,13 @@
 Invariant: an experiment that passes doesn't fail for its settings, in whatever stage.
 """
 
+import dataclasses
 import fnmatch
 
 from jax.sharding import Mesh
 
 from nova_jax.autoencoders import Autoencoder
-from nova_jax.config import DATASETS, EvalConfig, Experiment
+from nova_jax.config import DATASETS, EvalConfig, Experiment, LoraConfig
 from nova_jax.data.digits.datasets import check_fields
 from nova_jax.data.sources import CacheData
 from nova_jax.data.videos import check_mid_clips
@@ -52,6 +53,11 @@ def check(experiment: Experiment, mesh: Mesh, autoencoder: Autoencoder, caches: 
           "would do nothing; leave it out")
   padded_sizes(model.num_image_tokens, train.mask_ratio, train.visible_sizes)
   make_schedule(optimizer, train.steps)
+  unused = [f.name for f in dataclasses.fields(LoraConfig) if getattr(train.lora, f.name) != f.default]
+  if unused and not train.lora.rank:
+    raise UserError(
+        f"train.lora.{unused[0]}: it is a setting of a LoRA, and with train.lora.rank=0 the whole model would be "
+        "trained without one; give a rank, or leave it out")
   if train.lora.rank and not experiment.init:
     raise UserError(
         "train.lora.rank: a LoRA changes a model that was trained before; say which: --config.init=FOLDER")

@@ -188,6 +188,7 @@ def test_another_base_is_refused(base, finished, tmp_path):
     ({"init": ""}, r"train.lora.rank: .*--config.init=FOLDER"),
     ({"targets": ("atn/qkv",)}, r"train.lora.targets: no matrix matches 'atn/qkv'; near paths: .*"),
     ({"targets": ("patch_embed/proj",)}, r"train.lora.targets: no matrix matches 'patch_embed/proj'"),
+    ({"rank": 0, "alpha": None}, r"train.lora.full: it is a setting of a LoRA, and with train.lora.rank=0 the whole"),
     ({"full": ("norms",)}, r"train.lora.full: no parameter matches 'norms'; near paths: .*norm"),
     ({"full": ("mlp/fc1/",), "quantize": "int8"}, r"train.lora.full: .*mlp/fc1/kernel is kept in 8 bits, which can't"),
     ({"quantize": "int4"}, r"^train.lora.quantize: 'int4' is not a kind of numbers; did you mean 'int8'\?"),
