@@ -22,6 +22,7 @@ from nova_jax.checkpoints import array_digests
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError, error_numbers
 from nova_jax.utils.files import check_holds_runs, read_json, write_atomically
+from nova_jax.utils.terminal import command
 
 STATE, DIGESTS = "state", "digests"  # Items of a checkpoint, whose folders have these names.
 _NAMES_IN_AN_ERROR = 5
@@ -237,7 +238,8 @@ def _advice(folder: Path) -> str:
   before = [step for step in finished_steps(folder.parent) if step < int(folder.name)]
   if not before:
     return ""
-  return f"; launch.convert --step={before[-1]} takes the one before it, and training goes back to that one by itself"
+  one = f"{command('convert')} --step={before[-1]} takes the one before it"
+  return f"; {one}, and training goes back to that one by itself"
 
 
 def summarize_names(names: Iterable[str]) -> str:

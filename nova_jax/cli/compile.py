@@ -27,10 +27,9 @@ from nova_jax.tools.aot.topology import parse_mesh, parse_topology, prepare_envi
 from nova_jax.utils.errors import FAILED, UserError
 from nova_jax.utils.fields import from_dict
 from nova_jax.utils.files import check_writable, write_atomically
+from nova_jax.utils.terminal import command
 
-NO_CHANGE = {
-    "train": "no change that was tried makes it fit", "sample": "no change that was tried makes it fit",
-    "decode": "decode in tiles: --space_tile of launch.sample"}
+NO_CHANGE = "no change that was tried makes it fit"
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -89,7 +88,8 @@ def main(args: flags.FlagValues) -> None:
     if not fits:
       found = cheapest_change(experiment, topology, args.what, say, options)
       result["change"] = found[0] if found else None
-      say(f"the cheapest change that fits: {found[0]}" if found else NO_CHANGE[args.what])
+      say(f"the cheapest change that fits: {found[0]}" if found else
+          f"decode in tiles: --space_tile of {command('sample')}" if args.what == "decode" else NO_CHANGE)
   if args.json:
     write_atomically(as_path(args.json), json.dumps(result, indent=1) + "\n")
   sys.exit(0 if fits else FAILED)
@@ -102,6 +102,8 @@ def _parse_xla(texts: Sequence[str]) -> dict[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals and value):
       raise UserError(f"--xla: expected NAME=VALUE, such as xla_tpu_scoped_vmem_limit_kib=65536, got {text!r}")
+    if name in parsed:
+      raise UserError(f"--xla: {name} is there twice, as {parsed[name]} and {value}; give each option once")
     parsed[name] = value
   return parsed
 

@@ -53,7 +53,10 @@ def help_text(doc: str | None, values: flags.FlagValues, required: Sequence[str]
   """
   width = min(shutil.get_terminal_size((100, 24)).columns, 120)
   own = command_flags(values)
-  sections = [re.sub(r"python -m launch\.(\w+)", lambda match: command(match[1]), (doc or "").strip())]
+  before = command("")
+  sections = [(doc or "").strip().replace("python -m launch.", before)]
+  if not before.endswith("launch."):
+    sections = [sections[0].replace("launch.", before)]
   for title, chosen in (
       ("Required flags:", [flag for flag in own if flag.name in required]),
       ("Flags:", [flag for flag in own if flag.name not in required])):

@@ -15,6 +15,7 @@ from nova_jax.cli.overrides import options
 from nova_jax.storage import is_remote
 from nova_jax.tools.jobset import Cluster, render
 from nova_jax.utils.errors import UserError
+from nova_jax.utils.terminal import command
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -42,7 +43,8 @@ def main(args: flags.FlagValues, words: list[str]) -> None:
 
   for name in ("config", "workdir"):
     if not list(options(words, name)):
-      raise UserError(f"give the arguments of launch.train after --, with --config and --workdir; --{name} is missing")
+      raise UserError(
+          f"give the arguments of {command('train')} after --, with --config and --workdir; --{name} is missing")
   for _, (_, workdir) in options(words, "workdir"):
     if not is_remote(workdir):
       raise UserError(

@@ -22,6 +22,7 @@ from absl import flags
 from nova_jax.cli.entry import Command
 from nova_jax.cli.overrides import options
 from nova_jax.tools.tpu_vm import Code, Gcloud, Machines
+from nova_jax.utils import terminal
 from nova_jax.utils.errors import UserError
 
 COMMANDS = ("create", "status", "install", "start", "log", "stop", "watch", "delete")
@@ -71,9 +72,11 @@ def main(args: flags.FlagValues, words: list[str]) -> None:
   if command not in COMMANDS:
     raise UserError(f"expected a command, one of {', '.join(COMMANDS)}, got {command!r}")
   if arguments and command not in ("start", "watch"):
-    raise UserError(f"{command} takes no arguments for launch.train, got {arguments[0]!r}")
+    raise UserError(f"{command} takes no arguments of {terminal.command('train')}, got {arguments[0]!r}")
   if command in ("start", "watch") and not list(options(arguments, "workdir")):
-    raise UserError(f"{command}: give the arguments of launch.train after --, with a --workdir that all machines see")
+    raise UserError(
+        f"{command}: give the arguments of {terminal.command('train')} after --, with a --workdir that all machines "
+        "see")
   machines = Machines(args.name, args.zone, args.project, args.type, args.version, args.slices, args.spot,
                       args.reserved, args.valid_until, tuple(args.create_flag), tuple(args.ssh_flag))
   gcloud, code = Gcloud(machines, args.dry_run), Code(args.source, args.revision, args.setup)

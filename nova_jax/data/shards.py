@@ -25,6 +25,7 @@ from nova_jax.data.cache.records import DamagedRecord, Record, ShardReader, deco
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.ranges import check_ranges
+from nova_jax.utils.terminal import command
 
 if TYPE_CHECKING:
   from nova_jax.data.held_out import Part
@@ -53,7 +54,7 @@ def read_caches(sources: Sequence[SourceConfig], name: str = "data.sources") -> 
     UserError: no source, a weight that is not positive, or a folder that is no cache.
   """
   if not sources:
-    raise UserError(f"{name}: name a cache, as launch.cache writes it")
+    raise UserError(f"{name}: name a cache, as {command('cache')} writes it")
   return tuple(_read_cache(source, f"{name}[{i}]") for i, source in enumerate(sources))
 
 

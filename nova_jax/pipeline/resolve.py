@@ -28,6 +28,7 @@ from nova_jax.sampling.inputs import Conditions, Inputs, KnownTokens, Noise
 from nova_jax.sampling.plan import Plan, make_plan
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.notes import tell
+from nova_jax.utils.terminal import command
 
 
 class Job(NamedTuple):
@@ -64,7 +65,7 @@ def check(request: Request, parts: ModelParts, rows: int = 1) -> None:
   if request.output == "pixels" and parts.autoencoder is None:
     raise UserError(
         'output: there is no autoencoder to make pixels with; ask for latents, or load a folder that has one '
-        "(launch.convert --base adds it)")
+        f"({command('convert')} --base adds it)")
   if parts.has_guide:
     for name in ("negative_prompt", "negative_text_embeds", "image_guidance_scale", "guidance_every"):
       if getattr(request, name) != DEFAULTS[name]:

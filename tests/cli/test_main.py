@@ -1,7 +1,9 @@
 """The command `nova-jax`: each command by its name, as `python -m launch.NAME` runs it."""
 
+import ast
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +38,21 @@ def test_a_command_has_its_own_help_and_errors(capsys):
   assert "comes with nova_jax; did you mean 'digits'?" in capsys.readouterr().err
   assert main.execute(["nova-jax", "tpu-vm", "--name=x", "--zone=y"]) == 2
   assert "expected a command" in capsys.readouterr().err
+
+
+def test_other_commands_are_named_as_this_one_was_typed(capsys):
+  """Also in messages, whose commands are those of a clone unless `terminal.command` names them."""
+  for name in main.COMMANDS:
+    assert main.execute(["nova-jax", name, "--help"]) == 0
+    assert "launch." not in capsys.readouterr().out, name
+  names = re.compile(rf"\blaunch\.({'|'.join(main.COMMANDS)})\b")
+  told = set()
+  for path in (ROOT / "nova_jax").rglob("*.py"):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # Docstrings.
+    told |= {str(path.relative_to(ROOT)) for node in ast.walk(tree) if isinstance(node, ast.Constant)
+             and isinstance(node.value, str) and id(node) not in alone and names.search(node.value)}
+  assert told == {"nova_jax/tools/tpu_vm.py"}  # What runs on machines.
 
 
 def test_it_starts():

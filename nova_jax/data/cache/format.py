@@ -25,6 +25,7 @@ from nova_jax.storage import RemotePath, as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import from_dict, to_dict
 from nova_jax.utils.files import read_json, write_atomically
+from nova_jax.utils.terminal import command
 
 MANIFEST, REJECTED, SUFFIX = "manifest.json", "rejected.jsonl", ".array_record"
 _FEW = 1024  # Shards on a disk whose sizes are asked for one by one.
@@ -183,9 +184,9 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
   """
   folder = as_path(folder)
   if not folder.is_dir():
-    raise UserError(f"there is no folder {folder}; expected a latent cache, as launch.cache writes it")
+    raise UserError(f"there is no folder {folder}; expected a latent cache, as {command('cache')} writes it")
   if not (folder / MANIFEST).is_file():
-    raise UserError(f"{folder} has no {MANIFEST}; expected a finished cache: run launch.cache to its end")
+    raise UserError(f"{folder} has no {MANIFEST}; expected a finished cache: run {command('cache')} to its end")
   values = read_json(folder / MANIFEST)
   found = {key: values.pop(key, None) for key in FORMAT}
   if found != FORMAT:

@@ -21,6 +21,7 @@ from nova_jax.storage import names_below
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_regular, read_json
 from nova_jax.utils.progress import Progress
+from nova_jax.utils.terminal import command
 from nova_jax.utils.text_files import read_text
 
 _SHOWN = 20  # Largest number of names of each kind to print.
@@ -77,7 +78,7 @@ def layout_from_manifest(output: Path) -> Layout:
         manifest["benchmark"], tuple(items), manifest["texts"], (), dict.fromkeys(manifest.get("clips", ())),
         manifest.get("context_frames", 0))
   except (AttributeError, KeyError, TypeError):
-    raise UserError(f"{output / MANIFEST} is not one that launch.evaluate wrote") from None
+    raise UserError(f"{output / MANIFEST} is not one that {command('evaluate')} wrote") from None
 
 
 def is_ours(output: Path) -> bool:

@@ -43,6 +43,7 @@ from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.files import read_json, write_atomically
 from nova_jax.utils.notes import tell
+from nova_jax.utils.terminal import command
 
 LONG_SECONDS = 5  # Length from which on VBench asks for VBench-Long.
 MANIFEST, CHECKSUMS = "manifest.json", "checksums.json"
@@ -169,7 +170,7 @@ def _stored(output: Path, manifest: Mapping[str, Any] | None = None) -> dict[str
     return None
   stored = read_json(path)
   if not {"benchmark", "settings", "model", "files", "texts"} <= stored.keys():
-    raise UserError(f"{path} is not one that launch.evaluate wrote; use another --output")
+    raise UserError(f"{path} is not one that {command('evaluate')} wrote; use another --output")
   if manifest is not None and (difference := _difference(stored, manifest)):
     raise UserError(f"{output} holds other samples: {difference}; use another --output")
   return stored

@@ -28,6 +28,7 @@ from nova_jax.tools.demo.space import INPUTS, make_room
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import write_atomically
+from nova_jax.utils.terminal import command
 
 PREVIEW_SECONDS = 0.25  # Between two pictures of an unfinished frame: each has to be decoded.
 FORMATS = ("mp4",)  # A PNG, for a single frame.
@@ -97,7 +98,7 @@ class Studio:
   def __post_init__(self):
     if self.pipe.autoencoder is None:
       raise UserError(
-          f"{self.checkpoint} has no autoencoder, so there is nothing to see; launch.convert --base adds one")
+          f"{self.checkpoint} has no autoencoder, so there is nothing to see; {command('convert')} --base adds one")
 
   def close(self) -> None:
     """End what is running, and wait for it: a process must not end in the middle of a computation."""
@@ -155,7 +156,7 @@ class Studio:
     flags |= {} if self.weights == "ema" else {"weights": self.weights}
     flags |= {} if self.step is None else {"step": self.step}
     flags |= {} if self.pipe.cfg.dtype == "float32" else {"dtype": self.pipe.cfg.dtype}
-    return shlex.join(["python", "-m", "launch.sample", *(f"--{k}={v}" for k, v in (flags | dict(settings)).items())])
+    return shlex.join([*command("sample").split(), *(f"--{k}={v}" for k, v in (flags | dict(settings)).items())])
 
   def _keep(self, upload: Path, name: str) -> Path:
     """Copy a picture, unchanged, to where it stays; its name there is a digest of it."""
