@@ -195,7 +195,7 @@ def test_many_shards_are_seen_by_one_listing(tmp_path, monkeypatch):
 def test_no_cache(tmp_path):
   with pytest.raises(ValueError, match="there is no folder"):
     cache_format.read_manifest(tmp_path / "none")
-  with pytest.raises(ValueError, match="run launch.cache to its end"):
+  with pytest.raises(ValueError, match="run python -m launch.cache to its end"):
     cache_format.read_manifest(tmp_path)
 
 

@@ -81,7 +81,7 @@ def test_a_folder_of_one_colour_is_said(tmp_path):
 def test_manifests_of_other_tools(tmp_path, capsys):
   for manifest in ('{"name": "app"}', '{"files": []}', '{"files": {"a": {}}, "benchmark": "vbench"}'):
     (tmp_path / "manifest.json").write_text(manifest, encoding="utf-8")
-    with pytest.raises(ValueError, match="manifest.json is not one that launch.evaluate wrote"):
+    with pytest.raises(ValueError, match="manifest.json is not one that python -m launch.evaluate wrote"):
       check_folder(tmp_path, "digits", None)
   (tmp_path / "prompts.json").write_text(json.dumps([{"prompt_en": "a", "dimension": ["color"]}]), encoding="utf-8")
   assert not check_folder(tmp_path, "vbench", str(tmp_path / "prompts.json"))

@@ -234,7 +234,7 @@ def test_a_manifest_of_an_earlier_version_or_of_another_tool(model, tmp_path, ca
   assert generate(layout, settings_of(model), output, load=Fake)
   assert "didn't record the weights" in caplog.text
   (output / "manifest.json").write_text('{"name": "app"}', encoding="utf-8")
-  with pytest.raises(ValueError, match="not one that launch.evaluate wrote"):
+  with pytest.raises(ValueError, match="not one that python -m launch.evaluate wrote"):
     generate(layout, settings_of(model), output, load=Fake)
 
 
