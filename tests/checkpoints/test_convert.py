@@ -171,7 +171,7 @@ def test_training_starts_from_any_form(ours, trained):
     load_transformer(ours / AUTOENCODERS[0], model)
 
 
-@pytest.mark.parametrize("autoencoder", ["pixels", "rgb"])
+@pytest.mark.parametrize("autoencoder", ["pixels", pytest.param("rgb", marks=pytest.mark.slow)])
 def test_an_exported_training_run_generates_by_itself(tmp_path, autoencoder):
   """There and back: the same clip, and the same weights to the bit."""
   cfg = dataclasses.replace(TINY, width=64, latent_dim={"pixels": 1, "rgb": 3}[autoencoder])

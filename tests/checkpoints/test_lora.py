@@ -81,7 +81,7 @@ def test_what_is_added_computes_what_was_trained(folders, name):
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6 * float(np.abs(expected).max()))
 
 
-@pytest.mark.parametrize("name", ["run", "alone"])
+@pytest.mark.parametrize("name", [pytest.param("run", marks=pytest.mark.slow), "alone"])
 def test_parameters_that_were_trained_themselves_are_read_from_both(folders, full, name):
   (folder, _), (target, trained) = folders, full
   before, expected = weights(load_model(folder / "base")), weights(trained)

@@ -64,7 +64,7 @@ def test_weights_that_do_not_fit_are_all_named_and_nothing_is_written(tmp_path):
   assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
 
 
-@pytest.mark.parametrize("dtype", [None, "float32"])
+@pytest.mark.parametrize("dtype", [pytest.param(None, marks=pytest.mark.slow), "float32"])
 def test_a_damaged_conversion_is_not_written_back(ours, tmp_path, dtype):
   source = tmp_path / "source"
   shutil.copytree(ours / VIDEO.relative_to(ROOT), source)
@@ -227,6 +227,7 @@ def test_two_processes_do_not_write_one_target(tmp_path):
   assert open_part(tmp_path / "target/vae").misfits() == []
 
 
+@pytest.mark.slow  # Two processes convert.
 def test_kill_9_leaves_no_target_and_the_next_run_finishes(tmp_path):
   """Killed in the middle of its second part."""
   target, partial = tmp_path / "target", tmp_path / ".target.partial"

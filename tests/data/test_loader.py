@@ -221,6 +221,7 @@ def test_index_stays_in_int32(make):
   assert next(loader).index.tolist() == [2**31 - 4, 2**31 - 3, 2**31 - 2, 2**31 - 1, 0, 1, 2, 3]
 
 
+@pytest.mark.slow  # Starts worker processes; test_latents.py has a quick test of them.
 def test_worker_processes_change_nothing(make):
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain's workers read flags, which a launcher has parsed.

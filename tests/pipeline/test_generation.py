@@ -166,7 +166,8 @@ def test_a_guide_takes_part_in_every_task():
       pipe("one", **settings)
 
 
-@pytest.mark.parametrize("canvas, settings", [(False, {}), (True, {"history_noise": 0.5})])
+@pytest.mark.parametrize("canvas, settings", [
+    pytest.param(False, {}, marks=pytest.mark.slow), (True, {"history_noise": 0.5})])
 def test_samples_are_spread_over_devices(canvas, settings):
   card = dataclasses.replace(CARD, model=dataclasses.replace(CARD.model, canvas=canvas))
   alone, module = fresh(card), make(card.model)

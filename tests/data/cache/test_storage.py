@@ -354,6 +354,7 @@ def end_at_once():
   os._exit(1)
 
 
+@pytest.mark.slow  # Starts processes, again and again.
 def test_processes_that_do_not_live_are_no_fault_of_items(source, monkeypatch):
   monkeypatch.setattr(workers, "_start_worker", end_at_once)
   with Workers(1, CFG, 3) as pool, pytest.raises(RunFailed, match="end as soon as they start"):

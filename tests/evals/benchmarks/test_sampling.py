@@ -154,6 +154,7 @@ def test_interrupted_and_shared_out_the_bytes_are_the_same(model, tmp_path, benc
     assert complete and deaths > 1 and contents(output) == expected
 
 
+@pytest.mark.slow  # Generates with a model, again and again; Fake stands in for it elsewhere.
 def test_a_model_makes_the_same_whatever_was_there_before(model, tmp_path):
   prompts = write_prompts("geneval", tmp_path, [])
   prompts.write_text(json.dumps({"tag": "t", "include": [], "prompt": "one"}) + "\n" + json.dumps(
