@@ -36,6 +36,7 @@ from nova_jax.data.cache.storage import Lost, Watch
 from nova_jax.data.cache.stored_items import Listed
 from nova_jax.data.cache.workers import Workers
 from nova_jax.storage import as_path
+from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_folder
 from nova_jax.utils.writers import remove_unfinished
 
@@ -68,19 +69,28 @@ def build(
     check_folder("output", output)
   found = sources.find_source(source)
   with Encoder(cfg) as encoder:
-    draft = Plan(cfg, encoder.autoencoder_info, encoder.text_encoder_info, "", 0)
+    draft = Plan(cfg, encoder.autoencoder_info, encoder.text_encoder_info, found.fingerprint(), 0)
     with retry.reopened(output, draft, found) if retry_rejected else contextlib.nullcontext():
       if (output / MANIFEST).is_file():
         digest, count = sources.survey(found, cfg)
         return finished(output, dataclasses.replace(draft, source_digest=digest, num_items=count))
       reports.begin(output, draft)
-      index = list_source(output / PARTS, found, cfg, host, num_hosts)
+      try:
+        index = list_source(output / PARTS, found, cfg, host, num_hosts)
+      except UserError:
+        reports.withdraw(output)
+        raise
       if index is None:
         return _finished_by_others(output, draft)
       plan = dataclasses.replace(draft, source_digest=index.digest, num_items=len(index))
       reports.claim(output, plan)
       with Workers(num_workers, cfg, encoder.channels) as workers:
-        return _Builder(output, plan, index, found, encoder, workers, progress).run(host / num_hosts)
+        try:
+          return _Builder(output, plan, index, found, encoder, workers, progress).run(host / num_hosts)
+        except FileNotFoundError:
+          if (output / MANIFEST).is_file():  # Others took this one for dead, and are done.
+            return finished(output, plan)
+          raise
 
 
 def _finished_by_others(output: Path, draft: Plan) -> Manifest:
@@ -128,12 +138,7 @@ class _Builder:
 
     def items() -> Iterator[Listed]:
       for number in numbers:
-        try:
-          begun.append((number, self._index.items(number * size, (number + 1) * size)))
-        except FileNotFoundError:
-          if (self._output / MANIFEST).is_file():  # Others took this one for dead, and are done.
-            return
-          raise
+        begun.append((number, self._index.items(number * size, (number + 1) * size)))
         self._total = max(len(self._index) - size * tasks.num_elsewhere, self._counts.seen)
         yield from begun[-1][1]
 

@@ -27,13 +27,13 @@ _LONGEST_PAUSE = 5.0  # Seconds before it is looked whether other hosts are done
 class Tasks:
   """Tasks of one folder; a context manager, which gives unfinished claims back."""
 
-  def __init__(self, folder: Path, names: Sequence[str] | int, over: Path, *, first: int = 0):
+  def __init__(self, folder: Path, names: Sequence[str] | int, over: Path | None = None, *, first: int = 0):
     """Look at nothing yet.
 
     Args:
       folder: of the tasks.
       names: of them; a number stands for so many of six digits.
-      over: file that says that all is done, and that the folder may be gone.
+      over: file that says that all is done, and that the folder may be gone; None if nothing does.
       first: number of the task to begin with, for hosts that begin together to begin in different places.
     """
     self._folder, self._names, self._over = folder, names, over
@@ -114,7 +114,7 @@ class Tasks:
   def _undone(self, block: int) -> list[int]:
     """Return the tasks of a block that are not done, those from the first one on first."""
     numbers = range(block * _BLOCK, min((block + 1) * _BLOCK, self._num))
-    if self._over.is_file():
+    if self._all_over():
       return []
     if isinstance(self._names, int) and isinstance(self._folder, RemotePath):
       there = {path.name for path in self._folder.named(f"{block:03}")}
@@ -123,6 +123,9 @@ class Tasks:
       undone = [number for number in numbers if not self.path(number).is_file()]
     self._elsewhere[block] = len(set(numbers).difference(undone, self._own))
     return sorted(undone, key=lambda number: number < self._first)
+
+  def _all_over(self) -> bool:
+    return self._over is not None and self._over.is_file()
 
   def _name(self, number: int) -> str:
     return f"{number:06}" if isinstance(self._names, int) else self._names[number]
@@ -139,7 +142,7 @@ class Tasks:
         return False
     with self._lock:
       self._held[number] = paths
-    if not again and (self.path(number).is_file() or self._over.is_file()):  # It was done since it was looked up.
+    if not again and (self.path(number).is_file() or self._all_over()):  # It was done since it was looked up.
       self.release(number)
       return False
     return True
@@ -166,7 +169,7 @@ class Tasks:
             paths[-1].write_bytes(holder(time=time.time_ns()))
 
 
-def alone(folder: Path, name: str, over: Path) -> Iterator[None]:
+def alone(folder: Path, name: str, over: Path | None = None) -> Iterator[None]:
   """Yield once if this host is the first to claim a single task; wait otherwise until another one has done it.
 
   Args:

@@ -4,6 +4,7 @@ Invariant: reports are read a few at a time, and what was rejected is copied fro
 """
 
 import collections
+import errno
 import functools
 import itertools
 import json
@@ -52,21 +53,21 @@ def finish(output: Path, plan: Plan, index: Index, num_parts: int, own: Collecti
 
   Raises:
     RunFailed: so much was rejected that something else must be wrong.
+    FileNotFoundError: reports vanish meanwhile: storage fails, or other hosts have finished the cache.
   """
   for _ in alone(output / PARTS, "finish", output / MANIFEST):
     if not (output / PARTS / reports.PLAN).is_file():
       raise RunFailed(
           f"{output / PARTS / reports.PLAN} was written and is gone: is the folder still mounted? The cache is not "
           "finished, and the same command continues it")
-    read = functools.partial(_reports, output, num_parts)
     wrong = [
-        number for number, report in enumerate(read())
+        number for number, report in enumerate(_reports(output, num_parts))
         if report is None or report.num_lost and number not in own]  # What storage lost in an earlier run.
     for number in wrong:
       reports.report_path(output, number).unlink(missing_ok=True)
     if wrong:
       return None
-    _merge(output, plan, index, read)
+    _merge(output, plan, index, functools.partial(_whole, output, num_parts))
     break
   return finished(output, plan)
 
@@ -81,7 +82,15 @@ def _reports(output: Path, num_parts: int) -> Iterator[Report | None]:
     yield from in_order(functools.partial(reports.read_report, output, sizes=sizes), numbers)
 
 
-def _merge(output: Path, plan: Plan, index: Index, read: Callable[[], Iterator[Report | None]]) -> None:
+def _whole(output: Path, num_parts: int) -> Iterator[Report]:
+  """Yield the same where all were there; a FileNotFoundError if one is gone."""
+  for report in _reports(output, num_parts):
+    if report is None:
+      raise FileNotFoundError(errno.ENOENT, "a report or a shard that was there is gone", str(output))
+    yield report
+
+
+def _merge(output: Path, plan: Plan, index: Index, read: Callable[[], Iterator[Report]]) -> None:
   """Write the list of what was rejected and, last, the manifest."""
   shards: list[Shard] = []
   moments, counts, num_cut = {}, Counts(), 0
@@ -89,7 +98,7 @@ def _merge(output: Path, plan: Plan, index: Index, read: Callable[[], Iterator[R
   any_lost = False
   with replacing(output / REJECTED) as path:
     with path.open("w", encoding="utf-8", newline="") as file:
-      for report in filter(None, read()):
+      for report in read():
         shards += report.shards
         moments |= {info.bucket: info.moments for info in report.buckets}
         counts, num_cut, any_lost = counts + report.counts, num_cut + report.num_cut, any_lost or report.num_lost > 0
@@ -103,10 +112,10 @@ def _merge(output: Path, plan: Plan, index: Index, read: Callable[[], Iterator[R
       plan.source_digest, index.unused, _kept_digest(index, plan, read) if counts.rejected else "", num_cut))
 
 
-def _kept_digest(index: Index, plan: Plan, read: Callable[[], Iterator[Report | None]]) -> str:
+def _kept_digest(index: Index, plan: Plan, read: Callable[[], Iterator[Report]]) -> str:
   """Return the digest of all items that were not rejected."""
   lines = index.lines()
-  rows = ((row, report) for report in filter(None, read())
+  rows = ((row, report) for report in read()
           for row in [list(itertools.islice(lines, plan.settings.shard_items))])
   return reports.kept_digests(rows)
 

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,7 +39,7 @@ from nova_jax.utils.files import read_json, write_atomically
 
 T = TypeVar("T")
 R = TypeVar("R")
-UNITS, ALL = "units", "all.json"
+UNITS, ALL, _WALK = "units", "all.json", "walk.json"
 _CHUNK = 4096  # Items of a file.
 _THREADS = 8  # Small files that are read or written at once; each takes tens of milliseconds in a bucket.
 
@@ -63,27 +63,31 @@ def list_source(parts: Path, source: Source, cfg: CacheConfig, host: int = 0, nu
   folder, over = parts / UNITS, parts.parent / MANIFEST
   try:
     return _list(folder, over, source, cfg, host / num_hosts)
-  except (OSError, UserError):
+  except (OSError, UserError) as error:
     if over.is_file():  # The list was removed after it.
       return None
+    if isinstance(error, UserError):  # The next run walks through a source that was mended.
+      (folder / _WALK).unlink(missing_ok=True)
     raise
 
 
 def _list(folder: Path, over: Path, source: Source, cfg: CacheConfig, begin: float) -> "Index":
   for _ in alone(folder, "walk", over):
     _walk(folder, source, cfg)
-  num_units = read_json(folder / "walk.json")["num_units"]
+  walk = read_json(folder / _WALK)
+  num_units = walk["num_units"]
   with Tasks(folder, num_units, over, first=int(begin * num_units)) as tasks:
     for number in tasks.each():
       _list_unit(folder, number, source, cfg)
   for _ in alone(folder, "all", over):
-    _sum_up(folder, num_units, source)
+    _sum_up(folder, walk, source)
   return Index(folder, source.base)
 
 
 def _walk(folder: Path, source: Source, cfg: CacheConfig) -> None:
   """Number the units, and list those that are loose files or rows of text tables."""
   found, count = Ranked(), itertools.count()
+  before = {path.name for path in folder.iterdir()}  # Of a walk that was interrupted, or whose source had no items.
 
   def later() -> Iterator[tuple[int, Unit]]:
     for number, unit in zip(count, _units(source.walk(cfg, found)), strict=False):
@@ -96,13 +100,15 @@ def _walk(folder: Path, source: Source, cfg: CacheConfig) -> None:
   def write(numbered: tuple[int, Unit]) -> None:
     number, unit = numbered
     path = stored_items.relative(unit.path, source.base)
+    if (name := f"{number:06}.json") in before:  # It would say that this unit is listed.
+      (folder / name).unlink(missing_ok=True)
     _write(folder / f"{number:06}.todo", dataclasses.asdict(unit) | {"path": path})
 
   collections.deque(in_order(write, later()), maxlen=0)
   num_units = next(count) - 1  # One was taken in vain.
   unused = [[rank, _as_dicts(unused)] for rank, unused in found.ranked()]
   source.check_any(num_units, found_lib.merged(found.ranked()))
-  _write(folder / "walk.json", {"num_units": num_units, "unused": unused})
+  _write(folder / _WALK, {"num_units": num_units, "unused": unused})
 
 
 def _units(pieces: Iterable[Item | Unit]) -> Iterator[list[Item] | Unit]:
@@ -138,9 +144,9 @@ def _write_chunks(folder: Path, number: int, items: Iterable[Item], base: Path) 
   return counts
 
 
-def _sum_up(folder: Path, num_units: int, source: Source) -> None:
-  chunks, unused = [], [_ranked(row) for row in read_json(folder / "walk.json")["unused"]]
-  paths = (folder / f"{number:06}.json" for number in range(num_units))
+def _sum_up(folder: Path, walk: Mapping[str, Any], source: Source) -> None:
+  chunks, unused = [], [_ranked(row) for row in walk["unused"]]
+  paths = (folder / f"{number:06}.json" for number in range(walk["num_units"]))
   for number, unit in enumerate(in_order(read_json, paths)):
     unused.append(_ranked([unit["rank"], unit["unused"]]))
     if unit["counts"]:

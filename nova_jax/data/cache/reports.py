@@ -1,6 +1,7 @@
 """What is kept beside a cache while it is built: the plan of all of it, and a report of each finished part.
 
-  DIR/parts/draft.json    with which settings and encoders: others are refused before the source is listed
+  DIR/parts/draft.json    with which settings and encoders, and `Source.fingerprint`: others are refused before the
+                          source is listed
   DIR/parts/plan.json     the same and the digest of the source: a later run continues only the same
   DIR/parts/000012.json   what became of part 12, with what was rejected of it; its shards are complete
 """
@@ -12,8 +13,10 @@ from pathlib import Path
 
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache import sources
+from nova_jax.data.cache.claims import alone
 from nova_jax.data.cache.format import (
   FORMAT,
+  MANIFEST,
   AutoencoderInfo,
   BucketInfo,
   Counts,
@@ -35,7 +38,7 @@ _LONGEST_NAME = 5000  # Characters; no file has a longer path.
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What a cache is built of and with."""
+  """What a cache is built of and with; a draft has the fingerprint of its source as the digest, and no items."""
 
   settings: CacheConfig
   autoencoder: AutoencoderInfo
@@ -141,12 +144,6 @@ def _kept(rows: Iterable[tuple[str, str]], rejected: Sequence[Rejection]) -> Ite
   return (line for name, line in rows if short_name(name) not in names)
 
 
-def find(items: Sequence[Item], rejected: Sequence[Rejection]) -> list[bool]:
-  """Say of each item whether it was rejected."""
-  names = {row.source for row in rejected}
-  return [short_name(item.name) in names for item in items]
-
-
 def write_plan(output: Path, plan: Plan, name: str = PLAN) -> None:
   """Write what is built."""
   write_atomically(output / PARTS / name, json.dumps(FORMAT | to_dict(plan), indent=1) + "\n")
@@ -160,11 +157,30 @@ def begin(output: Path, draft: Plan) -> None:
     draft: what is to be built, of a source that may not be listed yet.
   """
   if not (output / PARTS / DRAFT).is_file():
-    if output.exists() and any(file.name != PARTS for file in output.iterdir()) and not (
-        output / PARTS / PLAN).is_file():
-      raise UserError(f"--output: {output} is neither empty nor a cache; give another folder")
+    _check_begun(output, draft)
+  for _ in alone(output / PARTS, DRAFT.removesuffix(".json")):  # Several may begin in the same moment.
     write_plan(output, draft, DRAFT)
-  check_same(output, _read_plan(output, DRAFT), draft)
+  found = _read_plan(output, DRAFT)
+  check_same(output, found if found.source_digest else _of_source(found, draft), draft)
+
+
+def _check_begun(output: Path, draft: Plan) -> None:
+  """Refuse a folder of something else, or a cache of other settings that was begun without a draft."""
+  if (output / PARTS / PLAN).is_file():
+    check_same(output, _of_source(_read_plan(output, PLAN), draft), draft)
+  elif output.exists() and any(file.name != PARTS for file in output.iterdir()) and not (output / MANIFEST).is_file():
+    raise UserError(f"--output: {output} is neither empty nor a cache; give another folder")
+
+
+def _of_source(plan: Plan, other: Plan) -> Plan:
+  """Return a plan of the source of another one."""
+  return dataclasses.replace(plan, source_digest=other.source_digest, num_items=other.num_items)
+
+
+def withdraw(output: Path) -> None:
+  """Forget the draft of a cache of which no part was begun: the next run may have other settings."""
+  if not (output / PARTS / PLAN).is_file():
+    (output / PARTS / DRAFT).unlink(missing_ok=True)
 
 
 def claim(output: Path, plan: Plan, other_source: bool = False) -> None:
@@ -196,7 +212,8 @@ def check_same(output: Path, found: Plan, plan: Plan) -> None:
   differing = [f"{name} is {there.get(name)!r} there, {here.get(name)!r} here"
                for name in {**there, **here} if there.get(name) != here.get(name)]
   if differing:
-    raise UserError(f"--output: {output} is of another source or other settings: {'; '.join(differing)}")
+    raise UserError(
+        f"--output: {output} is of another source or other settings: {'; '.join(differing)}; give another folder")
 
 
 def _flat(values: dict, prefix: str = "") -> dict:

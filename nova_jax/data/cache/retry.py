@@ -42,7 +42,10 @@ def reopened(output: Path, draft: Plan, source: Source) -> Generator[None]:
   Raises:
     UserError: other items have changed as well, or the settings.
   """
-  with Tasks(output / PARTS, [_OPEN], output / PARTS / "never") as tasks:
+  if not any((output / name).is_file() for name in (MANIFEST, f"{PARTS}/{reports.PLAN}", f"{PARTS}/{reports.DRAFT}")):
+    yield  # Nothing was begun, or this is no cache.
+    return
+  with Tasks(output / PARTS, [_OPEN]) as tasks:
     done = tasks.path(0)
     while not tasks.claim(0, again=True):
       if done.is_file():  # Another host builds what it has reopened.
@@ -64,6 +67,7 @@ def _reopen(output: Path, draft: Plan, source: Source) -> None:
   elif (output / PARTS / reports.PLAN).is_file():
     _reopen_unfinished(output, draft, source)
   remove_folder(output / PARTS / UNITS)
+  (output / PARTS / reports.DRAFT).unlink(missing_ok=True)  # Its source may be a table that was mended.
 
 
 class _Parts:

@@ -17,7 +17,8 @@ from nova_jax.data.cache import storage, workers
 from nova_jax.data.cache.build import build
 from nova_jax.data.cache.items import Item, Piece
 from nova_jax.data.cache.preprocess import Clip, Rejected
-from nova_jax.data.cache.reports import Rejection, find
+from nova_jax.data.cache.reports import Rejection, kept_digest
+from nova_jax.data.cache.sources import digest_of
 from nova_jax.data.cache.storage import Lost, Watch, attempt
 from nova_jax.data.cache.workers import Workers
 from nova_jax.utils import files, limits
@@ -285,8 +286,8 @@ def test_names_and_reasons_of_any_size_are_written_in_short(made, tmp_path):
     assert (tmp_path / "out/rejected.jsonl").stat().st_size < 10_000
   item = Item("x" * 900_000, None, {})
   row = Rejection.of(item, Rejected("half a pair: \ud800"))
-  assert len(json.dumps(dataclasses.asdict(row)).encode()) < 10_000 and find([item, Item("y", None, {})], [row]) == [
-      True, False]
+  assert len(json.dumps(dataclasses.asdict(row)).encode()) < 10_000
+  assert kept_digest([(item.name, "a line"), ("y", "another")], [row]) == digest_of(["another"])
 
 
 def test_a_folder_that_vanishes_is_not_taken_for_other_hosts_at_work(made, source, tmp_path):

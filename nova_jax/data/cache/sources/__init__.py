@@ -14,6 +14,7 @@ the source has is counted. A walk through a source holds little of it at a time.
 import errno
 import hashlib
 import itertools
+import json
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,10 +29,12 @@ from nova_jax.data.cache.sources.found import Ranked
 from nova_jax.data.cache.sources.tables import ENDINGS, table_items
 from nova_jax.data.cache.sources.tars import is_tar
 from nova_jax.data.cache.sources.units import TABLE, TAR, Unit, listed, plain
+from nova_jax.media.tables import ENDINGS as TEXT_TABLES
 from nova_jax.storage import RemotePath, as_path
 from nova_jax.utils.errors import UserError
-from nova_jax.utils.files import check_holds_runs
+from nova_jax.utils.files import check_holds_runs, check_regular
 
+_READ = 8 << 20  # Bytes of a table that are read at once.
 _NO_FILE = frozenset((errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG))
 
 
@@ -52,6 +55,22 @@ class Source(NamedTuple):
   def base(self) -> Path:
     """The folder that names of its files are relative to."""
     return self.path if self.path.is_dir() else self.path.parent
+
+  def fingerprint(self) -> str:
+    """Return what tells this source from others, and costs no list of its items.
+
+    That is the split of a dataset, the content of a text table, and of another file its name and size. Folders have one
+    in common: hosts may have them in different places.
+
+    Raises:
+      UserError: the source is no regular file.
+    """
+    parts = [self.split]
+    if not self.path.is_dir():
+      is_text = self.path.suffix.lower() in TEXT_TABLES
+      path = check_regular(self.path)
+      parts += [_content_digest(path)] if is_text else [path.name, str(size_of(Piece(path)))]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
   def walk(self, cfg: CacheConfig, found: Ranked) -> Iterator[Item | Unit]:
     """Yield items, and tars and Parquet tables unread, in their order.
@@ -109,6 +128,15 @@ def find_source(given: str) -> Source:
   elif not split and not is_tar(path) and path.suffix.lower() not in ENDINGS:
     raise UserError(f"--source: {given} is none of {expected}")
   return Source(given, path, split)
+
+
+def _content_digest(path: Path) -> str:
+  """Return the SHA-256 of a text table, which may lie in a bucket."""
+  found = hashlib.sha256()
+  with path.open("rb") as file:
+    while content := file.read(_READ):
+      found.update(content)
+  return found.hexdigest()
 
 
 class Listing(list[Item]):
