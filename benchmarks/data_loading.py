@@ -29,7 +29,7 @@ from nova_jax.utils.chips import CHIPS
 from nova_jax.utils.fields import from_dict
 
 # Chips that one host of a pod feeds (the Cloud TPU page of each version).
-CHIPS_A_HOST = {"v4": 4, "v5e": 4, "v5p": 4, "v6e": 4}
+CHIPS_A_HOST = {"v4": 4, "v5e": 4, "v5p": 4, "v6e": 4, "tpu7x": 4}
 TOKENS = 64  # Of a caption.
 RECORDS = 64
 
@@ -39,7 +39,7 @@ def consumed(experiment: Experiment, stage: StageConfig, chip: str, num_chips: i
   visible = round((1 - sum(experiment.train.mask_ratio) / 2) * experiment.model.num_image_tokens)
   flops = executed_flops(
       experiment.model, stage.batch_size, stage.num_frames, visible, experiment.train.loss_repeat)
-  seconds = flops / (num_chips * CHIPS[chip].flops)
+  seconds = flops / (num_chips * CHIPS[chip].devices * CHIPS[chip].flops)
   return stage.batch_size / seconds / (num_chips / CHIPS_A_HOST[chip])
 
 

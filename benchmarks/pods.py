@@ -57,19 +57,18 @@ ROWS_HEADER = """
 Peak is the memory that a device needs, next to the compiler's limit. The roofline is the least time that the chip's
 peak FLOP/s, HBM and network permit (`nova_jax/tools/aot/report.py`); its utilisation (MFU) excludes recomputation, and
 counts heads that are narrower than the chip's matrix unit as wide as it. "Early" counts all-gathers of parameters
-outside the layer that needs them, of several matrices for all layers: v5e and v6e gather all weights once a step on
-purpose (`train.gather_once`); on v4 and v5p the compiler does so in each micro-batch. The peak includes them.
+outside the layer that needs them, of several matrices for all layers: v5e, v6e and tpu7x gather all weights once a step
+on purpose (`train.gather_once`); on v4 and v5p the compiler does so in each micro-batch. The peak includes them.
 
-TPU7x has no rows: the compiler knows it (`tpu7x:4x4x4`, two devices a chip, 94.75 GiB each), but its programs hand
-collectives to the chip's SparseCores in a form whose traffic `launch.compile` can't tell yet.
+A chip of `tpu7x` (Ironwood) is two devices, with half of its peak, memory and links each: 128 in `tpu7x:4x4x4`.
 """
 BELOW_HEADER = f"""
 ## Training below {GOAL:.0%}
 
 The utilisation that products alone permit is below 100 % for two reasons: heads of 64 or 96 values fill only a part of
-a matrix unit, 128 or, on v6e, 256 values wide, and the backward pass computes attention's scores again. A clip of nine
-frames also has more activations than fit in a v6e's VMEM, although each chip takes one at a time; sharding its tokens
-over two or four chips (`mesh.context`) and keeping less of it (`model.remat=mlp`) gain nothing.
+a matrix unit, 128 or, on v6e and tpu7x, 256 values wide, and the backward pass computes attention's scores again. A
+clip of nine frames also has more activations than fit in a v6e's VMEM, although each chip takes one at a time; sharding
+its tokens over two or four chips (`mesh.context`) and keeping less of it (`model.remat=mlp`) gain nothing.
 
 """
 SAVING_HEADER = f"""

@@ -3,7 +3,7 @@
 They learn from a latent cache of the model's size, `caches/train` by default (`--config.data.sources[0].path`), as
 launch.cache writes it with the released model's autoencoder and text encoder. These are a folder's, by default one of
 the model's name (`--config.autoencoder`, `--config.text_encoder`). Compiling needs none of it. The chip stands behind a
-colon: v4, v5e (the default), v5p or v6e.
+colon: v4, v5e (the default), v5p, v6e or tpu7x.
 
   python -m launch.compile --config configs/nova_d48w1024_sd512.py:v5e --topology v5e:16x16
   python -m launch.train --config configs/nova_d48w1024_sd512.py:v5e --workdir runs/sd512      (on all hosts)

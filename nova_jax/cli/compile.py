@@ -37,7 +37,8 @@ def define_flags(values: flags.FlagValues) -> None:
   define_config(values)
   flags.DEFINE_string(
       "topology", None,
-      "Slice of the pod, such as v5e:16x16, v4:4x4x4, v5p:4x4x4 or v6e:16x16; *2 behind it means two slices.",
+      "Slice of the pod, such as v5e:16x16, v4:4x4x4, v5p:4x4x4, v6e:16x16 or tpu7x:4x4x4; *2 behind it means two "
+      "slices.",
       flag_values=values)
   flags.DEFINE_string(
       "mesh", None,

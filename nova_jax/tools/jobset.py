@@ -15,9 +15,11 @@ from nova_jax.utils.errors import UserError
 
 # Names of the node pools' accelerators, by our names of chips.
 ACCELERATORS: Mapping[str, str] = {
-    "v4": "tpu-v4-podslice", "v5e": "tpu-v5-lite-podslice", "v5p": "tpu-v5p-slice", "v6e": "tpu-v6e-slice"}
+    "v4": "tpu-v4-podslice", "v5e": "tpu-v5-lite-podslice", "v5p": "tpu-v5p-slice", "v6e": "tpu-v6e-slice",
+    "tpu7x": "tpu7x"}
 _HOST = 4  # Chips of a host in a slice of several hosts.
-_ONE_HOST = {"v4": (4,), "v5e": (1, 4, 8), "v5p": (4,), "v6e": (1, 4, 8)}  # Chips of slices that are one host.
+# Chips of slices that are one host.
+_ONE_HOST = {"v4": (4,), "v5e": (1, 4, 8), "v5p": (4,), "v6e": (1, 4, 8), "tpu7x": (4,)}
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 
 

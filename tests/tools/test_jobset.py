@@ -77,7 +77,7 @@ def parsed(topology, **cluster):
 
 
 @pytest.mark.parametrize("topology, hosts, chips", [
-    *((name, {"v4": 16, "v5e": 64, "v5p": 16, "v6e": 16}[chip], 4) for chip, name in TOPOLOGIES.items()),
+    *((name, {"v4": 16, "v5e": 64, "v5p": 16, "v6e": 16, "tpu7x": 16}[chip], 4) for chip, name in TOPOLOGIES.items()),
     ("v6e:2x2", 1, 4), ("v5e:2x4", 1, 8), ("v5e:1x1", 1, 1), ("v4:2x2x1", 1, 4), ("v5e:4x4", 4, 4)])
 @pytest.mark.parametrize("cluster", [{}, {"spot": True, "queue": "tpu", "name": "a-1"}])
 def test_a_manifest_has_the_hosts_of_its_topology(topology, hosts, chips, cluster):

@@ -47,6 +47,10 @@ class Topology:
   def num_chips(self) -> int:
     return math.prod(self.shape) * self.num_slices
 
+  @property
+  def num_devices(self) -> int:
+    return self.num_chips * self.chip.devices
+
   def devices(self) -> list[jax.Device]:
     """Return the devices of the slices, for a mesh to compile for.
 

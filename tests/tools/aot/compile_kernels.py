@@ -12,7 +12,7 @@ from nova_jax.models.attention.masks import BlockCausal, ValidKeys
 from nova_jax.parallel.sharding import make_mesh
 from nova_jax.tools.aot.topology import parse_topology, prepare_environment
 
-HOSTS = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+HOSTS = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "tpu7x": "tpu7x:2x2x1"}
 # Tokens, width of a head and mask: both halves of the spatial encoder, and the temporal encoder of a clip.
 KERNELS = (
     (1280, 64, None), (563, 64, ValidKeys(400)), (5120, 96, None), (2253, 64, ValidKeys(2000)), (1800, 64, None),
@@ -21,9 +21,10 @@ KERNELS = (
 
 def compile_kernels(chip: str) -> None:
   prepare_environment()
-  mesh = make_mesh(MeshConfig(fsdp=4), parse_topology(HOSTS[chip]).devices())
+  mesh = make_mesh(MeshConfig(), parse_topology(HOSTS[chip]).devices())
   for length, width, mask in KERNELS:
-    x = jax.ShapeDtypeStruct((4, length, 16, width), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec("fsdp")))
+    x = jax.ShapeDtypeStruct(
+        (mesh.size, length, 16, width), jnp.bfloat16, sharding=NamedSharding(mesh, PartitionSpec("fsdp")))
 
     def loss(q, k, v, mask=mask):
       with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

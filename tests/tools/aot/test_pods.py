@@ -60,12 +60,12 @@ def test_configs_are_the_released_models(name):
 def test_batches_spread_over_pods(name, chip):
   experiment, mesh = load(name, chip), load(name, chip).mesh
   for slices in (1, 2):
-    num_chips = slices * parse_topology(TOPOLOGIES[chip]).num_chips
+    num_devices = slices * parse_topology(TOPOLOGIES[chip]).num_devices
     known = mesh.fsdp * mesh.tensor * mesh.context
-    assert mesh.data == -1 and num_chips % (slices * known) == 0
+    assert mesh.data == -1 and num_devices % (slices * known) == 0
     accumulation = max(experiment.train.accumulation // slices, 1)
     for stage in plan_stages(experiment.train):
-      assert stage.cfg.batch_size // accumulation % (num_chips // (mesh.tensor * mesh.context)) == 0
+      assert stage.cfg.batch_size // accumulation % (num_devices // (mesh.tensor * mesh.context)) == 0
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -73,7 +73,7 @@ def test_parameters_divide_over_all_recipes(name):
   state = nnx.state(nnx.eval_shape(lambda: NOVA(load(name).model, rngs=nnx.Rngs(0))))
   for chip, how in RECIPES.items():
     sizes = {axis: getattr(how.mesh, axis) for axis in MESH_AXES}
-    sizes["data"] = parse_topology(TOPOLOGIES[chip]).num_chips // -math.prod(sizes.values())
+    sizes["data"] = parse_topology(TOPOLOGIES[chip]).num_devices // -math.prod(sizes.values())
     state_shardings(AbstractMesh(tuple(sizes.values()), MESH_AXES), state)  # Refuses what doesn't divide.
 
 

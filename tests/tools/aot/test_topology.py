@@ -7,10 +7,12 @@ from nova_jax.tools.aot.topology import parse_mesh, parse_topology
 
 
 @pytest.mark.parametrize("text, num_chips, num_slices", [
-    ("v5e:16x16", 256, 1), ("v5e:16x16*2", 512, 2), ("v4:4x4x4", 64, 1), ("v5p:2x2x1", 4, 1), ("v6e:8x8", 64, 1)])
+    ("v5e:16x16", 256, 1), ("v5e:16x16*2", 512, 2), ("v4:4x4x4", 64, 1), ("v5p:2x2x1", 4, 1), ("v6e:8x8", 64, 1),
+    ("tpu7x:4x4x4", 64, 1)])
 def test_slices(text, num_chips, num_slices):
   topology = parse_topology(text)
   assert (topology.num_chips, topology.num_slices, topology.name) == (num_chips, num_slices, text)
+  assert topology.num_devices == num_chips * (2 if "tpu7x" in text else 1)
 
 
 @pytest.mark.parametrize("text, message", [
