@@ -16,24 +16,24 @@ from nova_jax.models.lora import trainable
 from nova_jax.parallel.sharding import RULES, constrain
 
 
-def gathered_weights(graphdef: nnx.GraphDef, params: Any, buffers: Any, dtype: str) -> Any:
-  """Return parameters that each `fsdp` device holds in full; those of linear maps in the dtype they are used in.
+def gathered_weights(graphdef: nnx.GraphDef, params: Any, buffers: Any, dtype: str) -> tuple[Any, Any]:
+  """Return parameters and buffers that each `fsdp` device holds in full; weights in the dtype they are used in.
 
   Args:
     graphdef: of the model.
     params: parameters, as nested dicts.
-    buffers: arrays of the model that are no parameters.
+    buffers: other arrays of the model, among them the weights of one that a LoRA is trained for.
     dtype: dtype of products.
   """
   model = nnx.merge(graphdef, params, buffers)
   model = nnx.merge(*cast_weights(model, dtype))
-  state = nnx.split(model, trainable(model), ...)[1]
+  _, trained, others = nnx.split(model, trainable(model), ...)
 
   def whole(_, variable: nnx.Variable):
     axes = variable.get_metadata()["out_sharding"]
     return variable.replace(constrain(variable[...], *(None if RULES[axis] == "fsdp" else axis for axis in axes)))
 
-  return nnx.to_pure_dict(nnx.map_state(whole, state))
+  return tuple(nnx.to_pure_dict(nnx.map_state(whole, state)) for state in (trained, others))
 
 
 def like(gradients: Any, params: Any) -> Any:

@@ -74,12 +74,12 @@ def make_train_step(
 
   def gradients(state, batch, keys, traced, static):
     grad_fn = jax.value_and_grad(loss, has_aux=True)
-    weights = state.params
+    weights = state.params, state.buffers
     if gather_once is not None:
-      weights = gathered_weights(graphdef, state.params, state.buffers, gather_once)
+      weights = gathered_weights(graphdef, *weights, gather_once)
 
     def micro_gradients(batch, keys):
-      (_, parts), grads = grad_fn(weights, state.buffers, batch, keys, traced, static)
+      (_, parts), grads = grad_fn(*weights, batch, keys, traced, static)
       grads = like(grads, state.params)
       # Left to itself, XLA sums whole gradients on each device.
       return parts, jax.lax.with_sharding_constraint(grads, shardings.params)

@@ -100,6 +100,13 @@ def test_history_depends_on_nothing_but_the_experiment(one_device):
   assert abs(ours[0][0]["loss_i2i"] - one_device[0][0]["loss_i2i"]) > 1e-4
 
 
+@pytest.mark.slow
+def test_weights_that_are_gathered_once_change_no_number_in_bfloat16():
+  """Gradients of micro-batches are those of weights in bfloat16 either way, and are added up in float32."""
+  ours, theirs = (train(dtype="bfloat16", accumulation=4, gather_once=once) for once in (True, False))
+  assert_equal_runs(ours, theirs)
+
+
 def assert_equal_runs(ours, theirs):
   for a, b in zip(ours[0], theirs[0], strict=True):
     assert a == pytest.approx(b, rel=1e-5)
