@@ -56,6 +56,7 @@ class Job:
   inputs: dict[str, int] = dataclasses.field(default_factory=dict)  # Bytes per device by kind of input.
   state: Any = None  # Shardings of a state that the program takes as its first argument and must return unchanged.
   stacks: tuple[tuple[int, ...], ...] = ()  # Shapes of stacked parameters.
+  gathers_once: bool = False  # Whether it gathers all of these at once on purpose.
 
 
 def make_jobs(experiment: Experiment, topology: Topology, what: str) -> list[Job]:
@@ -113,7 +114,7 @@ def train_job(experiment: Experiment, mesh: Mesh, stage: Stage, unit: int) -> Jo
           "parameters": device_bytes((abstract.params, abstract.buffers)),
           "average": device_bytes((abstract.ema, abstract.emas)),
           "optimizer": device_bytes(abstract.opt_state), "batch": device_bytes(batch)},
-      state=abstract, stacks=_stacks(abstract.params))
+      state=abstract, stacks=_stacks(abstract.params), gathers_once=train.gather_once)
 
 
 def sample_jobs(experiment: Experiment, mesh: Mesh, unit: int) -> list[Job]:

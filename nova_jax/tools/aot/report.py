@@ -81,7 +81,7 @@ def _judge(job: Job, compiled: Compiled, topology: Topology) -> Report:
   return moved | {
       "flops": flops, "executed_flops": executed, "hbm_bytes": traffic,
       "collectives": summarize(moves, topology.chip),
-      "gathers_outside_layers": [move.name for move in early],
+      "gathers_outside_layers": [move.name for move in early], "gathers_once": job.gathers_once,
       "roofline": roofline(topology.chip, job, flops, executed, traffic, moves)}
 
 
@@ -179,7 +179,9 @@ def lines(report: Report) -> list[str]:
       f"  network  {row['count']:>5} x {row['kind']:<18} over {row['axes']:<12} {row['bytes'] / 1e6:>10.1f} MB "
       f"{1e3 * row['seconds']:>8.2f} ms" for row in report["collectives"]]
   gathers, moved = report["gathers_outside_layers"], report["resharded"]
-  if gathers:
+  if gathers and report["gathers_once"]:
+    out.append(f"  note     {len(gathers)} all-gathers of parameters are outside their layers (train.gather_once)")
+  elif gathers:
     out.append(f"  WARNING  {len(gathers)} all-gathers of parameters are outside their layers, such as {gathers[0]}")
   if moved:
     out.append(f"  WARNING  {len(moved)} arrays come out sharded otherwise than they go in, such as {moved[0]}")

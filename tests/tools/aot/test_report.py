@@ -71,5 +71,16 @@ def test_what_does_not_fit_says_so():
   assert "toy on fsdp=4: DOES NOT FIT" in text and "18.50 of 15.75 GiB" in text
 
 
+@pytest.mark.parametrize("once, start", [(False, "  WARNING  1 all-gathers"), (True, "  note     1 all-gathers")])
+def test_gathers_on_purpose_are_no_warning(once, start):
+  roof = {"seconds": 1.0, "bottleneck": "compute", "compute": 1.0, "memory": 0.5, "network": 0.5, "mfu": 0.5}
+  report = {
+      "program": "toy", "mesh": {"fsdp": 4}, "fits": True, "compile_seconds": 3.0, "samples": 1, "runs": 1,
+      "memory": {"peak": GIB, "limit": 2 * GIB}, "roofline": roof, "flops": 1.0, "executed_flops": 1.0,
+      "hbm_bytes": 1.0, "collectives": [], "gathers_outside_layers": ["all-gather.1"], "gathers_once": once,
+      "resharded": []}
+  assert lines(report)[-1].startswith(start)
+
+
 def test_a_generation_is_the_sum_of_its_runs():
   assert total_seconds([{"runs": 1, "roofline": {"seconds": 2}}, {"runs": 10, "roofline": {"seconds": 3}}]) == 32
