@@ -11,6 +11,7 @@ from helpers import make
 
 from nova_jax.config import PRESETS, ModelConfig
 from nova_jax.models.condition import Condition
+from nova_jax.models.layers import take_apart
 from nova_jax.models.nova import NOVA, count_parameters
 from nova_jax.models.transformer import Block, Cache
 
@@ -141,6 +142,17 @@ def loss_gradient(cfg):
     return jnp.square(model.temporal(latents, model.embed_condition(condition))).mean()
 
   return jax.jit(jax.grad(loss)), (params, rest)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -2])
+def test_parts_and_their_gradients_are_those_of_unstack(axis):
+  x = np.random.default_rng(0).standard_normal((3, 3, 3, 2)).astype(np.float32)
+  weigh = lambda parts: sum(part * jnp.arange(18.0).reshape(3, 3, 2) ** i for i, part in enumerate(parts)).sum()
+  ours, expected = (
+      jax.jit(jax.value_and_grad(lambda x, take=take: weigh(take(x, axis=axis))))(x) for take in (
+          take_apart, jnp.unstack))
+  np.testing.assert_allclose(ours[0], expected[0], rtol=1e-6)
+  np.testing.assert_array_equal(ours[1], expected[1])
 
 
 @pytest.mark.parametrize("remat", ["dots", "mlp", "block"])

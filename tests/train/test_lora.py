@@ -95,7 +95,7 @@ def test_weights_are_stored_in_the_dtype_of_activations():
   cfg = dataclasses.replace(MODEL, dtype="bfloat16")
   model = make(cfg)
   before = np.asarray(forward(model))
-  add_lora(model, LORA, "bfloat16", rngs=nnx.Rngs(0))
+  add_lora(model, dataclasses.replace(LORA, full=(FULL, "qkv/bias")), "bfloat16", rngs=nnx.Rngs(0))
   assert {linear.kernel[...].dtype.name for linear in linear_maps(model).values()} == {"bfloat16"}
   assert {leaf.dtype.name for leaf in jax.tree.leaves(nnx.state(model, nnx.LoRAParam))} == {"float32"}
   np.testing.assert_array_equal(before, forward(model))
