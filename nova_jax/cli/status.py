@@ -28,7 +28,7 @@ def main(args: flags.FlagValues, words: list[str]) -> None:
 
   given = [*([args.workdir] if args.workdir else []), *words]
   if len(given) != 1:
-    raise UserError(f"expected the workdir of one run, got {len(given)}")
+    raise UserError(f"expected the workdir of one run, such as runs/digits, got {' and '.join(given) or 'none'}")
   check_addresses({"workdir": given[0]})
   with naming("--workdir" if args.workdir else ""):
     status = read_status(as_path(given[0]))

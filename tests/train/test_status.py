@@ -73,7 +73,15 @@ def test_a_folder_that_is_no_workdir_is_refused(tmp_path, capsys):
     read_status(tmp_path)
   assert command.COMMAND.execute(["status", "--workdir", str(tmp_path)]) == 2
   assert capsys.readouterr().err.startswith("error: --workdir: ")
-  assert command.COMMAND.execute(["status"]) == 2
+  for content in ("{}", '{"train": {"steps": 4}}', '{"train": []}'):
+    (tmp_path / "config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match="is no workdir of a training run: its config.json is of something else"):
+      read_status(tmp_path)
+  with pytest.raises(UserError, match="there is no folder .*gone; expected the workdir of a training run"):
+    read_status(tmp_path / "gone")
+  for given, said in ([], "got none"), (["a", "--workdir=b"], "got b and a"):
+    assert command.COMMAND.execute(["status", *given]) == 2
+    assert capsys.readouterr().err.endswith(f"such as runs/digits, {said}\n")
   assert command.COMMAND.execute(["status", "s3://bucket/run"]) == 2
   assert command.COMMAND.execute(["status", "memory://bucket/run"]) == 2
   assert "can't hold this; give a local path or a gs:// address" in capsys.readouterr().err

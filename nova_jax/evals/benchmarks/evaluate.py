@@ -116,6 +116,8 @@ def check_folder(folder: Path, benchmark: str, prompts: str | None) -> bool:
   Returns:
     Whether all is well.
   """
+  if not folder.is_dir():
+    raise UserError(f"--check: there is no folder {folder}; expected one that samples were written to")
   if (folder / MANIFEST).is_file() and (not prompts or is_ours(folder)):
     layout, sums = layout_from_manifest(folder), folder / CHECKSUMS
     scored = folder / layout.benchmark

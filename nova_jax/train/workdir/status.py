@@ -5,7 +5,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +81,22 @@ def read_status(workdir: Path) -> Status:
   """Read the state of a run.
 
   Raises:
-    UserError: the folder is no workdir.
+    UserError: there is no such folder, or it is no workdir.
   """
   path = workdir / "config.json"
+  if not workdir.is_dir():
+    raise UserError(f"there is no folder {workdir}; expected the workdir of a training run")
   if not path.is_file():
     raise UserError(f"{workdir} is no workdir of a training run: it has no config.json")
-  train = read_json(path)["train"]
+  try:
+    train = read_json(path)["train"]
+    num_steps, batch_sizes = train["steps"], {stage["name"]: stage["batch_size"] for stage in train["stages"]}
+  except (KeyError, TypeError):
+    raise UserError(f"{workdir} is no workdir of a training run: its config.json is of something else") from None
   log = workdir / METRICS
   rows, steps = read_rows(log), finished_steps(workdir / "checkpoints")
   return Status(
-      _trainer(workdir), train["steps"], rows, _rate(rows, train["stages"]), steps,
+      _trainer(workdir), num_steps, rows, _rate(rows, batch_sizes), steps,
       _age(workdir / f"checkpoints/{steps[-1]}/_CHECKPOINT_METADATA") if steps else None, _age(log), _starts(workdir))
 
 
@@ -112,8 +118,7 @@ def _starts(workdir: Path) -> Sequence[dict[str, Any]]:
   return starts if isinstance(starts, list) and all(isinstance(start, dict) for start in starts) else ()
 
 
-def _rate(rows: Sequence[dict[str, Any]], stages: Sequence[dict[str, Any]]) -> float | None:
-  batch_sizes = {stage["name"]: stage["batch_size"] for stage in stages}
+def _rate(rows: Sequence[dict[str, Any]], batch_sizes: Mapping[str, int]) -> float | None:
   if not rows or "videos_per_sec" not in rows[-1] or rows[-1]["stage"] not in batch_sizes:
     return None
   return rows[-1]["videos_per_sec"] / batch_sizes[rows[-1]["stage"]]
