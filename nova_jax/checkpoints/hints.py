@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nova_jax.checkpoints import model_card
 from nova_jax.checkpoints.components import PARTS
+from nova_jax.checkpoints.lora import CONFIG as LORA_CONFIG
 from nova_jax.checkpoints.weight_files import CONFIG
 
 _LOOKED_AT = 1000  # Largest number of entries of a folder to look at.
@@ -39,6 +40,8 @@ def suggestion(path: Path) -> str:
     return "; it is a folder of the Hugging Face cache, but none of its snapshots/ holds a model: download it again"
   if (path / "checkpoints").is_dir():
     return f"; it has checkpoints/ but no {model_card.NAME}, which training writes beside them: copy that file too"
+  if (path / LORA_CONFIG).is_file():
+    return "; it is a LoRA: give the model that it was trained for, and this folder as its LoRA"
   above = _above(path)
   if above:
     step = f" (and --step={path.name})" if path.name.isdecimal() and path.parent.name == "checkpoints" else ""

@@ -123,17 +123,19 @@ def weights_by_place(loras: Loras | None) -> dict[str, float]:
   """Return the weight of each LoRA by its id and commit on the hub, or the whole path of its folder.
 
   Raises:
-    UserError: a weight that is no finite number, or a LoRA that the hub doesn't have.
+    UserError: a weight that is no finite number, a LoRA that is named twice, or one that the hub doesn't have.
   """
   given = {} if loras is None else loras if isinstance(loras, Mapping) else {loras: 1.0}
   for path, weight in given.items():
     if not isinstance(weight, (int, float)) or not math.isfinite(weight):
-      raise UserError(f"lora: expected a number as the weight of {path}, got {weight!r}")
+      raise UserError(f"lora: expected a finite number as the weight of {path}, got {weight!r}")
   found: dict[str, float] = {}
   for path, weight in given.items():
     folder = local_folder(path)
-    place = identity(folder) if parse_id(path) else None
-    found[place or str(folder.absolute())] = float(weight)
+    place = (identity(folder) if parse_id(path) else None) or str(folder.absolute())
+    if place in found:
+      raise UserError(f"lora: {path} is there twice, also by another name; give each LoRA once")
+    found[place] = float(weight)
   return found
 
 
@@ -230,15 +232,11 @@ def _read_config(path: Path) -> tuple[int, float, list[str]]:
 
 
 def _full_name(name: str, modules: Sequence[str]) -> str | None:
-  """Return the published name of a parameter that was trained itself, in or below one of these modules; else None.
-
-  As in peft, "norm1" stands for all modules whose names end so.
-  """
+  """Return the published name of a parameter in or below modules whose names end, as peft has it, in one of these."""
   if _NAME.fullmatch(name):
     return None
   own = re.sub(r"^(base_model\.model\.|transformer\.)|\.modules_to_save(\.default)?(?=\.)", "", name)
-  found = own.rpartition(".")[0] in modules or any(re.search(rf"{re.escape(name)}\.", own) for name in modules if name)
-  return own if found else None
+  return own if any(f"{module}." in f".{own}" for module in modules) else None
 
 
 def _pair(path: Path, weights: Mapping[str, LazyArray], rank: int) -> dict[str, Update]:

@@ -275,7 +275,8 @@ def test_what_can_not_be_added_is_refused_in_one_line(folders, tmp_path, message
 @pytest.mark.parametrize("given, message", [
     (["--lora", "x:strong"], "--lora: expected FOLDER or FOLDER:WEIGHT such as loras/fox:0.8, got 'x:strong'"),
     (["--lora", "x", "--lora", "x:0.5"], "--lora: x is there twice"),
-    (["--lora", "x:nan"], "lora: expected a number as the weight of x, got nan"),
+    (["--lora", "x", "--lora", "./x/:0.5"], "lora: ./x/ is there twice, also by another name"),
+    (["--lora", "x:nan"], "lora: expected a finite number as the weight of x, got nan"),
     (["--lora", "x:0.5"], "lora: there is no folder"),
 ])
 def test_a_flag_that_makes_no_sense_ends_with_exit_code_2(folders, tmp_path, given, message):
@@ -290,6 +291,12 @@ def test_a_model_is_no_lora(folders):
     load_model(folder / "base", lora=folder / "base")
   done = commands.run("convert", "--source", folder / "base", "--parts=lora", "--target", folder / "no")
   assert done.returncode == 2 and "--source: " in done.stderr and "not a LoRA" in done.stderr
+
+
+def test_a_lora_is_no_model(folders):
+  folder, _ = folders
+  with pytest.raises(UserError, match="alone is no model folder; .*; it is a LoRA: give the model that it was trained"):
+    load_model(folder / "alone")
 
 
 def test_a_base_that_is_gone_is_named(folders, tmp_path):
