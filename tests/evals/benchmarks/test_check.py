@@ -79,6 +79,10 @@ def test_a_folder_of_one_colour_is_said(tmp_path):
 
 
 def test_manifests_of_other_tools(tmp_path, capsys):
+  with pytest.raises(ValueError, match="--check: there is no folder .*gone"):
+    check_folder(tmp_path / "gone", "vbench", str(tmp_path / "prompts.json"))
+  with pytest.raises(ValueError, match=f"--check: {tmp_path} has no manifest.json"):
+    check_folder(tmp_path, "digits", None)
   for manifest in ('{"name": "app"}', '{"files": []}', '{"files": {"a": {}}, "benchmark": "vbench"}'):
     (tmp_path / "manifest.json").write_text(manifest, encoding="utf-8")
     with pytest.raises(ValueError, match="manifest.json is not one that python -m launch.evaluate wrote"):
