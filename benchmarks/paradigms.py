@@ -19,7 +19,7 @@ from nova_jax.cli import Command
 from nova_jax.config import Experiment
 from nova_jax.tools.baselines.report import write_report
 from nova_jax.tools.baselines.run import CONSTANTS, PARADIGMS
-from nova_jax.tools.sweeps.engine import Task, run_tasks
+from nova_jax.tools.sweeps.engine import Trial, run_trials
 from nova_jax.tools.sweeps.plan import digest
 from nova_jax.utils.errors import RunFailed, UserError
 from nova_jax.utils.fields import from_dict, to_dict
@@ -27,16 +27,16 @@ from nova_jax.utils.fields import from_dict, to_dict
 COMMAND = (sys.executable, "-m", "nova_jax.cli.child", "nova_jax.tools.baselines.run")
 
 
-def plan_tasks(experiment: Experiment, output: Path, **options: int) -> list[Task]:
-  """Return a task for each paradigm."""
-  tasks = []
+def plan_trials(experiment: Experiment, output: Path, **options: int) -> list[Trial]:
+  """Return a trial for each paradigm."""
+  trials = []
   for name in PARADIGMS:
     content = {"paradigm": name, "experiment": to_dict(experiment), "constants": CONSTANTS, **options}
     content = json.loads(json.dumps(content))
     folder = output / f"{name}-{digest(content)}"
     content |= {"output": str(folder), "result": str(folder / "result.json")}
-    tasks.append(Task({"paradigm": name}, folder, name, content, COMMAND))
-  return tasks
+    trials.append(Trial({"paradigm": name}, folder, name, content, COMMAND))
+  return trials
 
 
 def scaled(experiment: Experiment, share: float) -> Experiment:
@@ -66,16 +66,16 @@ def main(args: flags.FlagValues) -> None:
   """Run what is missing, and write the report."""
   output = Path(args.output)
   experiment = scaled(from_dict(Experiment, args.config), args.share)
-  tasks = plan_tasks(
+  trials = plan_trials(
       experiment, output, num_prompts=args.num_prompts, batch_size=args.batch_size, seed=args.seed)
-  run_tasks(tasks, 1, (0, 1))
-  failed = [task for task in tasks if task.result is None]
-  if len(failed) < len(tasks):
+  run_trials(trials, 1, (0, 1))
+  failed = [trial for trial in trials if trial.result is None]
+  if len(failed) < len(trials):
     about = (
         f"Equal compute and size, {experiment.train.steps} steps of NOVA; shares of {args.num_prompts} clips, with "
         "95 % intervals. Each is guided at the best of a few scales, chosen on clips of other seeds. Training is "
         "counted by formula, seconds are this machine's.")
-    print("\n".join(f"wrote {path}" for path in write_report(tasks, about, output)))
+    print("\n".join(f"wrote {path}" for path in write_report(trials, about, output)))
     print((output / "paradigms.md").read_text(encoding="utf-8"))
   if failed:
     raise RunFailed(f"{failed[0].point['paradigm']}: {failed[0].error}; the same command tries again")

@@ -19,7 +19,7 @@ from nova_jax.cli.common_flags import define_shard
 from nova_jax.cli.entry import Command
 from nova_jax.pipeline.prompts import naming
 from nova_jax.storage import as_path
-from nova_jax.tools.sweeps.engine import plan_tasks, run_tasks
+from nova_jax.tools.sweeps.engine import plan_trials, run_trials
 from nova_jax.tools.sweeps.plan import load_sweep
 from nova_jax.utils.errors import FAILED, UserError
 from nova_jax.utils.files import check_folder_writable
@@ -59,12 +59,12 @@ def main(args: flags.FlagValues) -> None:
       checkpoint = pinned(checkpoint, download=not args.report)
       if not args.report:
         open_folder(checkpoint)
-  tasks = plan_tasks(sweep, checkpoint, output, as_path(args.runs) if args.runs else None)
+  trials = plan_trials(sweep, checkpoint, output, as_path(args.runs) if args.runs else None)
   if not args.report:
-    run_tasks(tasks, args.processes, (int(shard[1]), int(shard[2])), lambda line: print(line, flush=True))
-  paths = write_report(sweep, tasks, output)
-  done, failed = sum(t.result is not None for t in tasks), sum(t.error is not None for t in tasks)
-  print(f"{done} of {len(tasks)} points done, {failed} failed; open {paths[-1]}")
+    run_trials(trials, args.processes, (int(shard[1]), int(shard[2])), lambda line: print(line, flush=True))
+  paths = write_report(sweep, trials, output)
+  done, failed = sum(t.result is not None for t in trials), sum(t.error is not None for t in trials)
+  print(f"{done} of {len(trials)} points done, {failed} failed; open {paths[-1]}")
   sys.exit(FAILED if failed else 0)
 
 

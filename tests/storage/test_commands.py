@@ -14,7 +14,7 @@ from nova_jax.checkpoints.lora_export import write_lora
 from nova_jax.cli import convert, evaluate, sample
 from nova_jax.config import LoraConfig
 from nova_jax.storage import as_path
-from nova_jax.tools.sweeps.engine import Task, run_tasks
+from nova_jax.tools.sweeps.engine import Trial, run_trials
 from nova_jax.tools.sweeps.plan import Sweep
 from nova_jax.tools.sweeps.report import write_report
 
@@ -135,22 +135,22 @@ def test_a_sweep_keeps_its_points_in_a_bucket(folder):
   script = """
 import json, sys
 from nova_jax.storage import as_path
-task = json.loads(as_path(sys.argv[1]).read_text())
+trial = json.loads(as_path(sys.argv[1]).read_text())
 print("working")
-task["fails"] and sys.exit("no")
-as_path(task["result"]).write_text('{"digit": 1.0}')
+trial["fails"] and sys.exit("no")
+as_path(trial["result"]).write_text('{"digit": 1.0}')
 """
-  tasks = [
-      Task({"seed": number}, folder / name, name,
+  trials = [
+      Trial({"seed": number}, folder / name, name,
            {"experiment": None, "result": str(folder / name / "result.json"), "fails": number, "num_prompts": 4},
            (sys.executable, "-c", script)) for number, name in enumerate(("good", "bad"))]
   said = []
-  run_tasks(tasks, 2, (0, 1), said.append)
-  assert tasks[0].result == {"digit": 1.0} and tasks[1].error == "no"
+  run_trials(trials, 2, (0, 1), said.append)
+  assert trials[0].result == {"digit": 1.0} and trials[1].error == "no"
   assert (folder / "good/log.txt").read_text(encoding="utf-8") == "working\n"
-  run_tasks(tasks[:1], 2, (0, 1), said.append)
+  run_trials(trials[:1], 2, (0, 1), said.append)
   assert said[-1] == "seed=0: done before"
-  write_report(Sweep("title", "about", [task.point for task in tasks]), tasks, folder)
+  write_report(Sweep("title", "about", [trial.point for trial in trials]), trials, folder)
   assert {"results.csv", "results.md", "index.html"} <= {path.name for path in folder.iterdir()}
 
 

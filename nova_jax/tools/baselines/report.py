@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from nova_jax import media
 from nova_jax.tools.baselines.run import DETAILS, EXAMPLES
-from nova_jax.tools.sweeps.engine import Task
+from nova_jax.tools.sweeps.engine import Trial
 from nova_jax.utils.files import read_json, write_atomically
 
 TITLES = {
@@ -24,15 +24,15 @@ REFERENCES = {"real": "real clips", "quantized": "real clips, quantised"}
 EXAMPLE_ROWS = tuple(11 * i % 40 for i in range(8))  # Neighbouring prompts are alike; these differ in both words.
 
 
-def write_report(tasks: Sequence[Task], about: str, output: Path) -> list[Path]:
-  """Write all files from the tasks that are done; return their paths."""
-  tasks = [task for task in tasks if task.result is not None]
-  results = {task.point["paradigm"]: {**task.result, **read_json(task.folder / DETAILS)} for task in tasks}
+def write_report(trials: Sequence[Trial], about: str, output: Path) -> list[Path]:
+  """Write all files from the trials that are done; return their paths."""
+  trials = [trial for trial in trials if trial.result is not None]
+  results = {trial.point["paradigm"]: {**trial.result, **read_json(trial.folder / DETAILS)} for trial in trials}
   paths = [output / f"paradigms{ending}" for ending in (".md", ".json", ".png")] + [output / "clips.png"]
   write_atomically(paths[0], table(results, about))
   write_atomically(paths[1], json.dumps(results, indent=1) + "\n")
   write_atomically(paths[2], draw(results))
-  write_clips(paths[3], {task.point["paradigm"]: np.load(task.folder / EXAMPLES) for task in tasks})
+  write_clips(paths[3], {trial.point["paradigm"]: np.load(trial.folder / EXAMPLES) for trial in trials})
   return paths
 
 

@@ -52,7 +52,7 @@ DEPTH = {"quantized": 8, "full_clip": 9}  # Blocks that make baselines as large 
 NUM_CODES = 1024
 EXAMPLES, DETAILS = "examples.npz", "details.json"  # The first clips; intervals, and scores of real clips.
 SCALES = (1.0, 1.5, 2.5, 4.0, 7.0)  # Of guidance, to choose from.
-# What results depend on beside a task's experiment; tasks have it, so that others have other folders.
+# What results depend on beside a trial's experiment; trials have it, so that others have other folders.
 CONSTANTS = {"depth": DEPTH, "num_codes": NUM_CODES, "scales": SCALES, "mask_ratio": MASK_RATIO}
 
 # (prompts, seeds, guidance scale) → uint8 clips [B, T, height, width, 1].
@@ -104,12 +104,12 @@ def train_baseline(baseline: Baseline, experiment: Experiment, workdir: Path) ->
   return trainer.average()
 
 
-def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
+def measure(trial: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
   """Train and score; return scores and cost, and scores with their intervals beside those of real clips."""
-  name, output = task["paradigm"], Path(task["output"])
+  name, output = trial["paradigm"], Path(trial["output"])
   if name not in PARADIGMS:
     raise UserError(f"paradigm: {name!r} is not compared{did_you_mean(name, PARADIGMS)}")
-  experiment = from_dict(Experiment, task["experiment"])
+  experiment = from_dict(Experiment, trial["experiment"])
   experiment = whole_clips(experiment)
   workdir, budget = output / "run", nova_flops(experiment)
   extra = {}
@@ -127,11 +127,11 @@ def measure(task: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
     flops = total_flops(baseline, experiment)
     generate = make_generator(baseline, model, experiment)
     if name == "quantized":
-      extra = {"quantized": quantized_clips(baseline, experiment, task["num_prompts"])}
+      extra = {"quantized": quantized_clips(baseline, experiment, trial["num_prompts"])}
   # The scale's clips leave nothing to compile for those that are timed.
   scale, tried = choose_scale(
-      lambda scale: score(generate, scale, experiment, task, output / "guidance", task["seed"] + 1)[0])
-  result, examples = score(generate, scale, experiment, task, output, task["seed"])
+      lambda scale: score(generate, scale, experiment, trial, output / "guidance", trial["seed"] + 1)[0])
+  result, examples = score(generate, scale, experiment, trial, output, trial["seed"])
   write_atomically(output / EXAMPLES, lambda path: np.savez_compressed(path, **examples))
   cost = {
       "guidance_scale": scale, "steps": experiment.train.steps, "parameters": parameters, "train_flops": flops,
@@ -157,7 +157,7 @@ def choose_scale(measure: Callable[[float], DigitsScore]) -> tuple[float, dict[s
 
 
 def score(
-    generate: GuidedGenerator, scale: float, experiment: Experiment, task: dict[str, Any], output: Path, seed: int
+    generate: GuidedGenerator, scale: float, experiment: Experiment, trial: dict[str, Any], output: Path, seed: int
 ) -> tuple[DigitsScore, dict[str, Any]]:
   """Score clips that are guided at a scale; return also the first of them, with their prompts."""
   kept = {}
@@ -170,7 +170,7 @@ def score(
 
   result = score_generator(
       keep, output, canvas=experiment.model.latent_size[0], num_frames=_num_frames(experiment),
-      num_prompts=task["num_prompts"], batch_size=task["batch_size"], seed=seed)
+      num_prompts=trial["num_prompts"], batch_size=trial["batch_size"], seed=seed)
   return result, kept
 
 
@@ -207,8 +207,8 @@ def _plain(scores) -> dict[str, list[float]]:
   return {name: [share.value, share.low, share.high] for name, share in scores.items()}
 
 
-def main(task: dict[str, Any]) -> None:
+def main(trial: dict[str, Any]) -> None:
   """Measure a paradigm, and write its result."""
-  result, details = measure(task)
-  write_atomically(Path(task["output"]) / DETAILS, json.dumps(details, indent=1) + "\n")
-  write_atomically(task["result"], json.dumps(result, indent=1) + "\n")
+  result, details = measure(trial)
+  write_atomically(Path(trial["output"]) / DETAILS, json.dumps(details, indent=1) + "\n")
+  write_atomically(trial["result"], json.dumps(result, indent=1) + "\n")

@@ -1,6 +1,6 @@
 """Runs the points of a sweep, each in its own process, and keeps their results.
 
-  OUTPUT/points/{digest}/   task.json, result.json when it is done, log.txt, error.txt when it failed, pictures
+  OUTPUT/points/{digest}/   trial.json, result.json when it is done, log.txt, error.txt when it failed, pictures
   RUNS/{digest}/            the workdir of a training, shared by points that differ in sampling alone; RUNS is
                             OUTPUT/runs, or a folder that several sweeps share
 
@@ -35,8 +35,8 @@ COMMAND = (sys.executable, "-m", "nova_jax.cli.child", "nova_jax.tools.sweeps.po
 MEASURED = ("num_prompts", "captions", "batch_size", "seed")  # Settings besides the point on which a result depends.
 
 
-class Task(NamedTuple):
-  """A point and its folder."""
+class Trial(NamedTuple):
+  """A point and its folder: what one process measures."""
 
   point: Point
   folder: Path
@@ -55,8 +55,8 @@ class Task(NamedTuple):
     return path.read_text(encoding="utf-8").strip() if path.is_file() and self.result is None else None
 
 
-def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | None = None) -> list[Task]:
-  """Return a task for each point, in order.
+def plan_trials(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | None = None) -> list[Trial]:
+  """Return a trial for each point, in order.
 
   Args:
     sweep: sweep to run.
@@ -67,7 +67,7 @@ def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | 
   Raises:
     UserError: a point needs a checkpoint and none is given, or two points are equal.
   """
-  tasks, model_of = [], functools.cache(_identity)
+  trials, model_of = [], functools.cache(_identity)
   for point in sweep.points:
     measured = {name: getattr(sweep, name) for name in MEASURED}
     loading = {name: point[name] for name in LOADING if name in point}
@@ -85,11 +85,11 @@ def plan_tasks(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | 
         "label": label(point), "experiment": experiment, "checkpoint": place, "loading": loading,
         "sampling": {name: point[name] for name in SAMPLING if name in point}, "output": str(folder),
         "result": str(folder / "result.json")}
-    tasks.append(Task(point, folder, place, content))
-  twice = [label(task.point) for i, task in enumerate(tasks) if task.folder in {t.folder for t in tasks[:i]}]
+    trials.append(Trial(point, folder, place, content))
+  twice = [label(trial.point) for i, trial in enumerate(trials) if trial.folder in {t.folder for t in trials[:i]}]
   if twice:
     raise UserError(f"the sweep has this point twice: {twice[0]}")
-  return tasks
+  return trials
 
 
 def _identity(checkpoint: str, step: int | None) -> str:
@@ -98,13 +98,13 @@ def _identity(checkpoint: str, step: int | None) -> str:
   return digest_folder(folder, step) if folder.is_dir() else checkpoint
 
 
-def run_tasks(
-    tasks: Sequence[Task], processes: int, shard: tuple[int, int], say: Callable[[str], None] = print
+def run_trials(
+    trials: Sequence[Trial], processes: int, shard: tuple[int, int], say: Callable[[str], None] = print
 ) -> None:
-  """Run the tasks of one shard that have no result yet.
+  """Run the trials of one shard that have no result yet.
 
   Args:
-    tasks: tasks of the whole sweep.
+    trials: trials of the whole sweep.
     processes: number of points that run at once.
     shard: number of this shard, from 0, and number of shards.
     say: function that is called with a line when a point starts or ends.
@@ -112,9 +112,9 @@ def run_tasks(
   if not 0 <= shard[0] < shard[1]:
     raise UserError(f"--shard: expected I/N with I from 0 to N - 1, got {shard[0]}/{shard[1]}")
   # Points with a given checkpoint need not wait for each other, so each is a group.
-  groups: dict[str, list[Task]] = {}
-  for task in tasks:
-    groups.setdefault(task.group if task.content["experiment"] else str(task.folder), []).append(task)
+  groups: dict[str, list[Trial]] = {}
+  for trial in trials:
+    groups.setdefault(trial.group if trial.content["experiment"] else str(trial.folder), []).append(trial)
   mine = list(groups.values())[shard[0] :: shard[1]]
   running: set[subprocess.Popen] = set()
   stopping = threading.Event()
@@ -150,30 +150,31 @@ def _log_file(path: Path) -> Generator[IO[str]]:
 
 
 def _run_group(
-    group: Sequence[Task], running: set[subprocess.Popen], stopping: threading.Event, say: Callable[[str], None]
+    group: Sequence[Trial], running: set[subprocess.Popen], stopping: threading.Event, say: Callable[[str], None]
 ) -> None:
-  for task in group:
+  for trial in group:
     if stopping.is_set():
       return
-    if task.result is not None:
-      say(f"{label(task.point)}: done before")
+    if trial.result is not None:
+      say(f"{label(trial.point)}: done before")
       continue
-    say(f"{label(task.point)}: begins")
-    failed = task.folder / "error.txt"
+    say(f"{label(trial.point)}: begins")
+    failed = trial.folder / "error.txt"
     failed.unlink(missing_ok=True)
-    write_atomically(task.folder / "task.json", json.dumps(task.content, indent=1) + "\n")
-    with _log_file(task.folder / "log.txt") as log:
-      process = subprocess.Popen([*(task.command or COMMAND), str(task.folder / "task.json")], stdout=log, stderr=log)
+    content = trial.folder / "trial.json"
+    write_atomically(content, json.dumps(trial.content, indent=1) + "\n")
+    with _log_file(trial.folder / "log.txt") as log:
+      process = subprocess.Popen([*(trial.command or COMMAND), str(content)], stdout=log, stderr=log)
       running.add(process)
       code = process.wait()
       running.discard(process)
-    if task.result is None and stopping.is_set():
-      say(f"{label(task.point)}: stopped")
-    elif task.result is None:
-      lines = (task.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    if trial.result is None and stopping.is_set():
+      say(f"{label(trial.point)}: stopped")
+    elif trial.result is None:
+      lines = (trial.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
       reason = lines[-1].removeprefix("error: ") if lines else ""
       reason = reason if code > 0 else f"ended by signal {-code}"
       write_atomically(failed, f"{reason or 'no result'}\n")
-      say(f"{label(task.point)}: failed: {reason}; see {task.folder / 'log.txt'}")
+      say(f"{label(trial.point)}: failed: {reason}; see {trial.folder / 'log.txt'}")
     else:
-      say(f"{label(task.point)}: {', '.join(f'{name} {value:.3g}' for name, value in task.result.items())}")
+      say(f"{label(trial.point)}: {', '.join(f'{name} {value:.3g}' for name, value in trial.result.items())}")

@@ -19,24 +19,24 @@ from nova_jax.utils.fields import from_dict
 from nova_jax.utils.files import write_atomically
 
 
-def measure(task: dict) -> dict[str, float]:
+def measure(trial: dict) -> dict[str, float]:
   """Return the scores and the cost of a point."""
-  if task["experiment"] is not None:
-    experiment = from_dict(Experiment, task["experiment"])
+  if trial["experiment"] is not None:
+    experiment = from_dict(Experiment, trial["experiment"])
     # A finished run isn't claimed, since several sweeps may read it.
-    if experiment.train.steps not in finished_steps(as_path(task["checkpoint"]) / "checkpoints"):
-      train_nova(experiment, task["checkpoint"])
-  pipe = Pipeline.load(task["checkpoint"], **task["loading"])
-  options = {name: task[name] for name in ("captions", "batch_size", "seed")}
+    if experiment.train.steps not in finished_steps(as_path(trial["checkpoint"]) / "checkpoints"):
+      train_nova(experiment, trial["checkpoint"])
+  pipe = Pipeline.load(trial["checkpoint"], **trial["loading"])
+  options = {name: trial[name] for name in ("captions", "batch_size", "seed")}
   # A whole batch of the same shape, which compiles everything.
-  pipe(["the digit one moves left"] * task["batch_size"], seed=task["seed"], **task["sampling"])
+  pipe(["the digit one moves left"] * trial["batch_size"], seed=trial["seed"], **trial["sampling"])
   result = score_digits(
-      pipe, as_path(task["output"]), num_prompts=task["num_prompts"], **options, **task["sampling"])
+      pipe, as_path(trial["output"]), num_prompts=trial["num_prompts"], **options, **trial["sampling"])
   return {name: share.value for name, share in result.scores.items()} | {
       "seconds_per_clip": result.seconds_per_clip,
-      "spatial_gflops": spatial_flops(plan_for(Request(prompt="", **task["sampling"]), pipe.parts, None)).total / 1e9}
+      "spatial_gflops": spatial_flops(plan_for(Request(prompt="", **trial["sampling"]), pipe.parts, None)).total / 1e9}
 
 
-def main(task: dict) -> None:
+def main(trial: dict) -> None:
   """Measure a point and write its result."""
-  write_atomically(task["result"], json.dumps(measure(task), indent=1) + "\n")
+  write_atomically(trial["result"], json.dumps(measure(trial), indent=1) + "\n")

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nova_jax.evals.digits.one_digit import wilson
-from nova_jax.tools.sweeps.engine import Task
+from nova_jax.tools.sweeps.engine import Trial
 from nova_jax.tools.sweeps.plan import Bars, Plot, Sweep, shown
 from nova_jax.utils.files import write_atomically
 
@@ -28,9 +28,9 @@ tr.failed { color: #a00 } img { max-width: 100% }
 """
 
 
-def write_report(sweep: Sweep, tasks: Sequence[Task], output: Path) -> list[Path]:
+def write_report(sweep: Sweep, trials: Sequence[Trial], output: Path) -> list[Path]:
   """Write all files, and return their paths."""
-  columns, rows = table(tasks)
+  columns, rows = table(trials)
   text = io.StringIO()
   csv.writer(text, lineterminator="\n").writerows([columns, *rows])
   paths = [output / "results.csv", output / "results.md"]
@@ -40,7 +40,7 @@ def write_report(sweep: Sweep, tasks: Sequence[Task], output: Path) -> list[Path
                              f"|{'---|' * len(columns)}\n{body}\n")
   pictures = []
   for plot in sweep.plots:
-    picture = draw(plot, tasks)
+    picture = draw(plot, trials)
     if picture is not None:
       path = output / "plots" / f"{_slug(plot_name(plot))}.png"
       write_atomically(path, picture)
@@ -51,16 +51,16 @@ def write_report(sweep: Sweep, tasks: Sequence[Task], output: Path) -> list[Path
   return paths
 
 
-def table(tasks: Sequence[Task]) -> tuple[list[str], list[list[str]]]:
+def table(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
   """Return the names of columns, and a row per point with its fields, results and status."""
-  fields = list(dict.fromkeys(name for task in tasks for name in task.point))
-  results = [task.result or {} for task in tasks]
+  fields = list(dict.fromkeys(name for trial in trials for name in trial.point))
+  results = [trial.result or {} for trial in trials]
   measured = list(dict.fromkeys(name for result in results for name in result))
   rows = []
-  for task, result in zip(tasks, results, strict=True):
-    status = "done" if result else f"failed: {task.error}" if task.error else "not run"
+  for trial, result in zip(trials, results, strict=True):
+    status = "done" if result else f"failed: {trial.error}" if trial.error else "not run"
     rows.append([
-        *(shown(task.point[name]) if name in task.point else "" for name in fields),
+        *(shown(trial.point[name]) if name in trial.point else "" for name in fields),
         *(repr(float(result[name])) if name in result else "" for name in measured), status])
   return [*fields, *measured, STATUS], rows
 
@@ -70,28 +70,28 @@ def plot_name(plot: Plot | Bars) -> str:
   return f"scores by {plot.by}" if isinstance(plot, Bars) else f"{plot.y} over {plot.x}"
 
 
-def draw(plot: Plot | Bars, tasks: Sequence[Task]) -> bytes | None:
+def draw(plot: Plot | Bars, trials: Sequence[Trial]) -> bytes | None:
   """Return a plot as PNG; None if no point has its values."""
   figure = Figure(figsize=(6, 4), layout="constrained")
   axes = figure.subplots()
-  if not (_draw_bars if isinstance(plot, Bars) else _draw_lines)(axes, plot, tasks):
+  if not (_draw_bars if isinstance(plot, Bars) else _draw_lines)(axes, plot, trials):
     return None
   file = io.BytesIO()
   figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
   return file.getvalue()
 
 
-def _draw_lines(axes: Axes, plot: Plot, tasks: Sequence[Task]) -> bool:
+def _draw_lines(axes: Axes, plot: Plot, trials: Sequence[Trial]) -> bool:
   lines: dict[str, list[tuple[float | str, float]]] = {}
-  for task in tasks:
-    values = {name: _axis(value) for name, value in task.point.items()} | dict(task.result or {})
+  for trial in trials:
+    values = {name: _axis(value) for name, value in trial.point.items()} | dict(trial.result or {})
     if plot.x in values and plot.y in values:
-      lines.setdefault(shown(task.point.get(plot.line, "default")) if plot.line else "", []).append(
+      lines.setdefault(shown(trial.point.get(plot.line, "default")) if plot.line else "", []).append(
           (values[plot.x], values[plot.y]))
   for name, pairs in lines.items():
     numbers = all(not isinstance(x, str) for x, _ in pairs)
     # Measured values, such as seconds, are connected in the order of the points, in which a field grows.
-    pairs = sorted(pairs) if numbers and plot.x in tasks[0].point else pairs
+    pairs = sorted(pairs) if numbers and plot.x in trials[0].point else pairs
     axes.plot(*zip(*pairs, strict=True), "o-" if numbers else "o", label=f"{plot.line} {name}")
   if plot.log:
     axes.set_xscale("log")
@@ -102,15 +102,15 @@ def _draw_lines(axes: Axes, plot: Plot, tasks: Sequence[Task]) -> bool:
   return bool(lines)
 
 
-def _draw_bars(axes: Axes, plot: Bars, tasks: Sequence[Task]) -> bool:
-  done = [task for task in tasks if task.result and all(name in task.result for name in plot.y)]
+def _draw_bars(axes: Axes, plot: Bars, trials: Sequence[Trial]) -> bool:
+  done = [trial for trial in trials if trial.result and all(name in trial.result for name in plot.y)]
   places, width = np.arange(len(plot.y)), 0.8 / max(len(done), 1)
-  for i, task in enumerate(done):
-    values = np.array([task.result[name] for name in plot.y])
-    low, high = np.array([wilson(value, task.content["num_prompts"]) for value in values]).T
+  for i, trial in enumerate(done):
+    values = np.array([trial.result[name] for name in plot.y])
+    low, high = np.array([wilson(value, trial.content["num_prompts"]) for value in values]).T
     axes.bar(
         places + (i - (len(done) - 1) / 2) * width, values, width, yerr=[values - low, high - values],
-        label=shown(task.point.get(plot.by, "default")), error_kw={"elinewidth": 1})
+        label=shown(trial.point.get(plot.by, "default")), error_kw={"elinewidth": 1})
   axes.set_xticks(places, plot.y)
   axes.set(ylabel="share of clips", ylim=(0, 1.02))
   axes.grid(axis="y", alpha=0.3)

@@ -13,7 +13,7 @@ from nova_jax.evals.digits.one_digit import Proportion
 from nova_jax.evals.digits.score import DigitsScore
 from nova_jax.tools.baselines import run
 from nova_jax.tools.baselines.report import write_report
-from nova_jax.tools.sweeps.engine import Task
+from nova_jax.tools.sweeps.engine import Trial
 from nova_jax.utils.files import write_atomically
 
 EXPERIMENT = Experiment(
@@ -51,8 +51,8 @@ def test_clips_are_guided_at_the_scale_and_the_first_are_kept_with_their_prompts
     asked.append((list(seeds), scale))
     return np.full((len(prompts), 4, 16, 16, 1), len(asked), np.uint8)
 
-  task = {"num_prompts": 40, "batch_size": 20}
-  result, kept = run.score(generate, 1.5, EXPERIMENT, task, tmp_path, seed=2)
+  trial = {"num_prompts": 40, "batch_size": 20}
+  result, kept = run.score(generate, 1.5, EXPERIMENT, trial, tmp_path, seed=2)
   assert asked == [(list(range(80, 100)), 1.5), (list(range(100, 120)), 1.5)]
   assert result.scores["digit"].value < 0.5
   assert len(kept["prompts"]) == 20 and (kept["clips"] == 1).all()
@@ -82,14 +82,14 @@ def test_an_unknown_paradigm_is_refused():
 
 
 def test_report_shows_what_is_done(tmp_path):
-  tasks = [Task({"paradigm": name}, tmp_path / name, name, {}) for name in run.PARADIGMS]
-  for i, task in enumerate(tasks[::2]):
+  trials = [Trial({"paradigm": name}, tmp_path / name, name, {}) for name in run.PARADIGMS]
+  for i, trial in enumerate(trials[::2]):
     result = {"digit": 0.5 + i / 8, "guidance_scale": 1.5, "steps": 10.0, "parameters": 2e6, "train_flops": 3e12,
               "seconds_per_clip": 0.25}
     details = {"generated": {"digit": [0.5 + i / 8, 0.4, 0.7]}, "real": {"digit": [0.99, 0.98, 1.0]}}
     details |= {"quantized": {"digit": [0.97, 0.96, 0.98]}} if i else {}
-    write_result(task.folder, result, details)
-  table, numbers, plot, sheet = write_report(tasks, "About.", tmp_path)
+    write_result(trial.folder, result, details)
+  table, numbers, plot, sheet = write_report(trials, "About.", tmp_path)
   lines = table.read_text(encoding="utf-8").splitlines()
   assert lines[4] == "| | NOVA | quantised raster autoregression | real clips | real clips, quantised |"
   assert lines[6] == "| digit | 0.500 (0.400 - 0.700) | 0.625 (0.400 - 0.700) | 0.990 | 0.970 |"

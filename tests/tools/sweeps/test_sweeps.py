@@ -28,16 +28,16 @@ ROOT = Path(__file__).resolve().parents[3]
 # Stands for a point's process: it notes that it ran, and scores twice its guidance, fails at 3 and dies at 4.
 SCRIPT = """
 import json, os, sys, time
-task = json.load(open(sys.argv[1]))
+trial = json.load(open(sys.argv[1]))
 with open(os.environ["RAN"], "a") as file:
-  file.write(task["label"] + "\\n")
-scale = task["sampling"]["guidance_scale"]
+  file.write(trial["label"] + "\\n")
+scale = trial["sampling"]["guidance_scale"]
 time.sleep(float(os.environ.get("NAP", 0)))
 if scale == 3:
   sys.exit("Traceback …\\nValueError: three is <bad>")
 if scale == 4:
   os.kill(os.getpid(), 9)
-json.dump({"digit": 2.0 * scale, "seconds_per_clip": 1 / scale}, open(task["result"], "w"))
+json.dump({"digit": 2.0 * scale, "seconds_per_clip": 1 / scale}, open(trial["result"], "w"))
 """
 
 
@@ -55,18 +55,18 @@ def sweep_of(*scales, **fields):
 
 
 def run(sweep, output, shard=(0, 1), processes=1):
-  tasks = engine.plan_tasks(sweep, "model", output)
-  engine.run_tasks(tasks, processes, shard, lambda line: None)
-  return tasks
+  trials = engine.plan_trials(sweep, "model", output)
+  engine.run_trials(trials, processes, shard, lambda line: None)
+  return trials
 
 
 def test_points_run_in_order_and_once(tmp_path, ran):
   run(sweep_of(1.0, 2.0), tmp_path / "out")
   expected = [f"weights={w}, guidance_scale={s}" for w in ("ema", "params") for s in (1.0, 2.0)]
   assert ran() == expected
-  tasks = run(sweep_of(1.0, 1.5, 2.0), tmp_path / "out")
+  trials = run(sweep_of(1.0, 1.5, 2.0), tmp_path / "out")
   assert ran() == expected + [f"weights={w}, guidance_scale=1.5" for w in ("ema", "params")], "results are kept"
-  assert [task.result["digit"] for task in tasks] == [2, 3, 4, 2, 3, 4]
+  assert [trial.result["digit"] for trial in trials] == [2, 3, 4, 2, 3, 4]
   run(dataclasses.replace(sweep_of(1.0), num_prompts=40), tmp_path / "out")
   assert len(ran()) == 8, "another measure, another result"
 
@@ -74,9 +74,9 @@ def test_points_run_in_order_and_once(tmp_path, ran):
 def test_what_fails_fails_alone_and_is_tried_again(tmp_path, ran):
   sweep = dataclasses.replace(
       sweep_of(1.0, 3.0, 4.0), plots=(Plot("guidance_scale", "digit", line="weights"), Plot("step", "digit")))
-  tasks = run(sweep, tmp_path / "out", processes=2)
-  assert [task.error for task in tasks[:3]] == [None, "ValueError: three is <bad>", "ended by signal 9"]
-  paths = write_report(sweep, tasks, tmp_path / "out")
+  trials = run(sweep, tmp_path / "out", processes=2)
+  assert [trial.error for trial in trials[:3]] == [None, "ValueError: three is <bad>", "ended by signal 9"]
+  paths = write_report(sweep, trials, tmp_path / "out")
   rows = list(csv.DictReader(io.StringIO(paths[0].read_text(encoding="utf-8"))))
   assert [row["status"] for row in rows[:3]] == [
       "done", "failed: ValueError: three is <bad>", "failed: ended by signal 9"]
@@ -93,15 +93,15 @@ def test_what_fails_fails_alone_and_is_tried_again(tmp_path, ran):
 
 def test_bars_show_what_is_done_with_intervals(tmp_path, ran):
   sweep = dataclasses.replace(sweep_of(0.25, 3.0), plots=(Bars("weights", ("digit",)),))
-  tasks = run(sweep, tmp_path / "out")
+  trials = run(sweep, tmp_path / "out")
   figure = Figure()
   axes = figure.subplots()
-  assert report._draw_bars(axes, Bars("weights", ("digit",)), tasks)
+  assert report._draw_bars(axes, Bars("weights", ("digit",)), trials)
   assert [bar.get_height() for bar in axes.patches] == [0.5, 0.5]
   assert [text.get_text() for text in figure.legends[0].texts] == ["ema", "params"]
   (low, high) = axes.collections[0].get_segments()[0][:, 1]
   assert (low, high) == pytest.approx((0.451, 0.549), abs=1e-3)  # Of 400 clips.
-  assert write_report(sweep, tasks, tmp_path / "out")[2].name == "scores-by-weights.png"
+  assert write_report(sweep, trials, tmp_path / "out")[2].name == "scores-by-weights.png"
 
 
 def test_a_stopped_sweep_stops_its_points_and_goes_on(tmp_path, ran, monkeypatch):
@@ -117,23 +117,23 @@ def test_a_stopped_sweep_stops_its_points_and_goes_on(tmp_path, ran, monkeypatch
   assert len(ran()) == 1
   monkeypatch.delenv("NAP")
   assert not list((tmp_path / "out").rglob("error.txt"))
-  assert all(task.result for task in run(sweep_of(1.0, 2.0), tmp_path / "out")) and len(ran()) == 5
+  assert all(trial.result for trial in run(sweep_of(1.0, 2.0), tmp_path / "out")) and len(ran()) == 5
 
 
 def test_shards_run_each_point_once(tmp_path, ran):
   for i in range(3):
-    tasks = run(sweep_of(1.0, 2.0, 5.0, 6.0), tmp_path / "out", (i, 3))
-  assert len(ran()) == len(set(ran())) == 8 and all(task.result for task in tasks)
+    trials = run(sweep_of(1.0, 2.0, 5.0, 6.0), tmp_path / "out", (i, 3))
+  assert len(ran()) == len(set(ran())) == 8 and all(trial.result for trial in trials)
 
 
 def test_points_of_one_training_share_it(tmp_path, ran):
   points = grid(config__model__mixer_rank=(2, None), guidance_scale=(1.0, 2.0))
-  tasks = engine.plan_tasks(Sweep("", "", points, config=str(ROOT / "configs/digits.py")), None, tmp_path / "out")
-  assert [task.group for task in tasks] == [tasks[0].group] * 2 + [tasks[2].group] * 2 and len({
-      task.group for task in tasks}) == 2
-  engine.run_tasks(tasks, 1, (1, 2), lambda line: None)
-  assert ran() == [label(task.point) for task in tasks[2:]]
-  experiment = from_dict(Experiment, tasks[3].content["experiment"])
+  trials = engine.plan_trials(Sweep("", "", points, config=str(ROOT / "configs/digits.py")), None, tmp_path / "out")
+  assert [trial.group for trial in trials] == [trials[0].group] * 2 + [trials[2].group] * 2 and len({
+      trial.group for trial in trials}) == 2
+  engine.run_trials(trials, 1, (1, 2), lambda line: None)
+  assert ran() == [label(trial.point) for trial in trials[2:]]
+  experiment = from_dict(Experiment, trials[3].content["experiment"])
   assert experiment.model.mixer_rank is None and experiment.train.steps == digits.get_config().train.steps
 
 
@@ -147,14 +147,14 @@ def test_one_point_from_training_to_scores(tmp_path, monkeypatch):
       "config.train.stages": ({"name": "video", "batch_size": 8, "num_frames": 4},),
       "num_inference_steps": 1, "num_diffusion_steps": 1, "weights": "params"}]
   sweep = Sweep("", "", points, config=str(ROOT / "configs/digits.py"), num_prompts=40, batch_size=20)
-  (task,) = engine.plan_tasks(sweep, None, tmp_path / "out")
-  result = point.measure(json.loads(json.dumps(task.content)))
+  (trial,) = engine.plan_trials(sweep, None, tmp_path / "out")
+  result = point.measure(json.loads(json.dumps(trial.content)))
   monkeypatch.setattr(point, "train_nova", None)
-  again = point.measure(json.loads(json.dumps(task.content)))
+  again = point.measure(json.loads(json.dumps(trial.content)))
   assert again["digit"] == result["digit"], "a finished training is read, and not begun again"
   assert set(result) == {
       "digit", "direction", "same_digit", "retrieval@1", "retrieval@last", "seconds_per_clip", "spatial_gflops"}
-  assert result["seconds_per_clip"] > 0 and 0 < result["spatial_gflops"] < 1 and (task.folder / "grid.gif").is_file()
+  assert result["seconds_per_clip"] > 0 and 0 < result["spatial_gflops"] < 1 and (trial.folder / "grid.gif").is_file()
 
 
 def test_a_point_is_of_a_model_and_not_of_its_path(tmp_path, monkeypatch):
@@ -164,7 +164,7 @@ def test_a_point_is_of_a_model_and_not_of_its_path(tmp_path, monkeypatch):
     (tmp_path / name / "vae/model.safetensors").write_bytes(b"weights")
     (tmp_path / name / "notes.txt").write_text(name, encoding="utf-8")
   monkeypatch.chdir(tmp_path)
-  folder = lambda path: engine.plan_tasks(sweep_of(1.0), path, tmp_path / "out")[0].folder
+  folder = lambda path: engine.plan_trials(sweep_of(1.0), path, tmp_path / "out")[0].folder
   assert folder("a") == folder("a/") == folder(str(tmp_path / "b")) == folder("b/../a")
   before = folder("a")
   (tmp_path / "a/vae/model.safetensors").write_bytes(b"weightz")
@@ -175,7 +175,7 @@ def test_a_point_is_of_a_model_and_not_of_its_path(tmp_path, monkeypatch):
 def test_shipped_sweeps_can_be_planned(name, tmp_path, monkeypatch):
   monkeypatch.chdir(ROOT)
   sweep = load_sweep(f"configs/sweeps/{name}")
-  assert len(engine.plan_tasks(sweep, "model", tmp_path)) == len(sweep.points)
+  assert len(engine.plan_trials(sweep, "model", tmp_path)) == len(sweep.points)
 
 
 def test_training_with_images_first_costs_the_same(monkeypatch):
@@ -199,9 +199,9 @@ def test_points_that_cannot_be_are_refused(tmp_path, points, message):
 
 def test_other_bad_input(tmp_path):
   with pytest.raises(ValueError, match="give one"):
-    engine.plan_tasks(sweep_of(1.0), None, tmp_path)
+    engine.plan_trials(sweep_of(1.0), None, tmp_path)
   with pytest.raises(ValueError, match="this point twice: weights=ema, guidance_scale=1.0"):
-    engine.plan_tasks(sweep_of(1.0, 1.0), "model", tmp_path)
+    engine.plan_trials(sweep_of(1.0, 1.0), "model", tmp_path)
   with pytest.raises(ValueError, match="there is no file"):
     load_sweep(tmp_path / "none.py")
   (tmp_path / "sweep.py").write_text(
