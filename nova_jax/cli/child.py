@@ -1,4 +1,4 @@
-"""A piece of work in a process of its own: `python -m nova_jax.cli.child MODULE TASK.json`.
+"""A piece of work in a process of its own: `python -m nova_jax.cli.child MODULE CONTENT.json`.
 
 MODULE's `main` is called with the content of the JSON file. Sweeps and comparisons run their points so: what fails in
 one fails alone, and its memory is given back.
