@@ -33,7 +33,8 @@ def gathered_weights(graphdef: nnx.GraphDef, params: Any, buffers: Any, dtype: s
     axes = variable.get_metadata()["out_sharding"]
     return variable.replace(constrain(variable[...], *(None if RULES[axis] == "fsdp" else axis for axis in axes)))
 
-  return tuple(nnx.to_pure_dict(nnx.map_state(whole, state)) for state in (trained, others))
+  trained, others = (nnx.to_pure_dict(nnx.map_state(whole, state)) for state in (trained, others))
+  return trained, others
 
 
 def like(gradients: Any, params: Any) -> Any:
