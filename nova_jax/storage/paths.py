@@ -238,6 +238,13 @@ class RemotePath(epath.Path("gs://").__class__, pathlib.PosixPath):  # ty: ignor
     with telling(self):
       return self._filesystem.cat_file(str(self), start, end)
 
+  def read_start(self, size: int) -> bytes:
+    """Return the first bytes of the object as it is now, whatever its listing said; all if there are no more."""
+    if not self.size:  # An empty object has no part to ask for.
+      return b""
+    with telling(self):
+      return self._filesystem.cat_file(str(self), 0, size)
+
   def read_text(self, encoding=None, errors=None) -> str:
     return self.read_bytes().decode(encoding or "utf-8", errors or "strict")
 

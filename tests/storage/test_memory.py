@@ -8,6 +8,7 @@ import tarfile
 
 import pyarrow
 import pytest
+from data.cache.begun import begin
 from data.cache.footage import CLIPS, STILLS
 from pyarrow import parquet
 from train import toy_run
@@ -141,6 +142,17 @@ def test_a_folder_with_tars_is_cached_as_from_a_disk(source, folder, tmp_path):
   build(str(folder / "source/a.tar"), tmp_path / "tar", CACHE)
   build(str(source / "a.tar"), tmp_path / "local", CACHE)
   assert written(tmp_path / "tar") == written(tmp_path / "local")
+
+
+def test_a_caption_that_grows_after_it_was_listed_is_read_to_its_end(source, folder, tmp_path):
+  begin(copied(source, folder / "source"), tmp_path / "cache", CACHE, 2)
+  caption = "longer than it was " * 9
+  for path in list((folder / "source").glob("*.txt")):
+    path.write_text(caption, encoding="utf-8")
+  manifest = build(str(folder / "source"), tmp_path / "cache", CACHE)
+  readers = [ShardReader(tmp_path / "cache" / shard.file) for shard in manifest.shards]
+  found = [reader[i].caption for reader in readers for i in range(len(reader))]
+  assert found.count(caption.strip()) == 3 and len(found) == 5  # Two lie in tars.
 
 
 @pytest.mark.parametrize("few", [0, 100])

@@ -42,7 +42,7 @@ class Piece:
       except ValueError as error:
         raise Unusable(str(error)) from None
     elif isinstance(self.path, RemotePath):
-      content = self.path.read_part(self.start, limit + 1 if self.size is None else self.size)
+      content = self.path.read_start(limit + 1) if self.size is None else self.path.read_part(self.start, self.size)
     else:
       try:
         path = check_regular(self.path)
