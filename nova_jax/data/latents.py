@@ -200,7 +200,11 @@ def _taken(
           f"{num_frames}")
     taken.append(((min(frames, num_frames), *size), Shards.of(cache, info.bucket, cfg.shuffle_block)))
   if not cache.manifest.buckets:
-    raise UserError(f"{cache.path} has no records; rejected.jsonl there says why, of each item that could not be used")
+    counts = cache.manifest.counts
+    raise UserError(
+        f"{cache.path} has no records: of {counts.seen} items, {counts.rejected} were rejected (rejected.jsonl there "
+        f"says why), {counts.too_short} were too short for a bucket, and {counts.no_bucket} were stills without a "
+        "bucket of one frame; make a cache of other clips, or with other buckets")
   if not taken:
     raise UserError(f"{cache.path} has no records of the sizes in data.buckets: {', '.join(map(_by, sizes))}")
   return taken

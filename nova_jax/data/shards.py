@@ -189,7 +189,7 @@ class Whole:
       except ValueError as error:  # Damage of the record, or of the shard's own index.
         reason = str(error) if isinstance(error, DamagedRecord) else f"the shard is damaged ({error})"
         skipped.append(f"{self.source.named(following)}: {reason}")
-    raise UserError(f"{skipped[-1]}; {len(skipped)} records in a row are damaged: make the cache anew")
+    raise UserError(f"{skipped[-1]}; damaged records in a row: {len(skipped)}; make the cache anew")
 
 
 def shuffled(source: Whole, seed: int, block: int = 1) -> grain.MapDataset:

@@ -274,7 +274,7 @@ def test_bad_sources(tmp_path):
   cache = make_cache(tmp_path / "bare", [make_record(0, embeds=False)], text_encoder=None)
   with pytest.raises(ValueError, match="bare has no text embeddings"):
     make_loader([cache])
-  with pytest.raises(ValueError, match="empty has no records; rejected.jsonl there says why"):
+  with pytest.raises(ValueError, match="empty has no records: of 0 items, 0 were rejected .*other buckets"):
     make_loader([make_cache(tmp_path / "empty", [])])
 
 

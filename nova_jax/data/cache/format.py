@@ -117,7 +117,7 @@ class Unused:
   """Files of one kind that were found in a source and not used.
 
   Attributes:
-    kind: what they are, in words that follow a number: "files with unknown endings that hold media".
+    kind: what they are, in the plural: "captions without a clip or picture".
     count: how many.
     examples: names of the first few.
   """
@@ -128,7 +128,7 @@ class Unused:
 
   def __str__(self) -> str:
     more = ", …" if self.count > len(self.examples) else ""
-    return f"{self.count} {self.kind}" + (f": {', '.join(self.examples)}{more}" if self.examples else "")
+    return f"{self.kind}: {self.count}" + (f" ({', '.join(self.examples)}{more})" if self.examples else "")
 
 
 @dataclasses.dataclass(frozen=True)

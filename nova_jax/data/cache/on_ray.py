@@ -27,15 +27,17 @@ def build_on_ray(
     source: as of `build`; all nodes see it under this name.
     output: folder of the cache, which all nodes see under this name.
     cfg: settings of the cache.
-    num_tasks: number of tasks that build parts.
+    num_tasks: number of tasks that build parts, 1 or more.
     num_workers: number of processes that decode for each task, and cores that it takes.
     resources: what a task takes beside cores, such as {"TPU": 4} or {"GPU": 1}; nothing encodes on CPUs.
     retry_rejected: whether to try again what earlier runs rejected.
 
   Raises:
-    UserError: Ray is not installed, or as of `build`.
+    UserError: Ray is not installed, there are no tasks, or as of `build`.
     RunFailed, OSError: as of `build`.
   """
+  if num_tasks < 1:
+    raise UserError(f"num_tasks: expected 1 or more, got {num_tasks}")
   try:
     import ray.exceptions
   except ImportError:

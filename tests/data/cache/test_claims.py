@@ -17,6 +17,8 @@ from data.cache import many_kinds
 from nova_jax.data.cache import claims, listing
 from nova_jax.data.cache.build import build
 from nova_jax.data.cache.claims import Tasks
+from nova_jax.data.cache.on_ray import build_on_ray
+from nova_jax.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -94,6 +96,11 @@ def test_when_all_is_over_nothing_is_claimed(tmp_path):
   (tmp_path / "over").write_text("", encoding="utf-8")
   do(tmp_path, 3, done := [])
   assert done == []
+
+
+def test_no_task_of_ray_builds_nothing(tmp_path):
+  with pytest.raises(UserError, match="num_tasks: expected 1 or more, got 0"):
+    build_on_ray(str(tmp_path), tmp_path / "out", many_kinds.CFG, num_tasks=0)
 
 
 BUILD = textwrap.dedent("""

@@ -107,7 +107,7 @@ def test_a_table_without_a_column_binds_nobody_to_its_settings(source, tmp_path)
 def test_a_source_without_clips_is_looked_at_again(tmp_path):
   (tmp_path / "tars").mkdir()
   (tmp_path / "tars/a.tar").write_bytes(tar_of([("notes.md", b"notes")]))
-  with pytest.raises(UserError, match="has no videos or pictures; it has 1 files"):
+  with pytest.raises(UserError, match="it has files that are neither media nor captions: 1 .a.tar/notes.md"):
     build(str(tmp_path / "tars"), tmp_path / "out", CFG)
   for name in ("a.tar", "b.tar"):
     (tmp_path / "tars" / name).write_bytes(tar_of([("0.bmp", picture(5)), ("0.txt", b"zero")]))

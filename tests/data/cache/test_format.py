@@ -72,7 +72,7 @@ def test_what_was_not_used_is_kept_and_other_manifests_stay_as_they_were(tmp_pat
   written = dataclasses.replace(written, unused=unused)
   cache_format.write_manifest(tmp_path, written)
   assert cache_format.read_manifest(tmp_path) == written
-  assert [str(row) for row in unused] == ["3 compressed tars: a.tar.gz, b.tgz, …", "1 links: c"]
+  assert [str(row) for row in unused] == ["compressed tars: 3 (a.tar.gz, b.tgz, …)", "links: 1 (c)"]
 
 
 def test_a_cache_is_known_by_what_it_holds(tmp_path):

@@ -6,7 +6,7 @@ from nova_jax.data.cache.format import Unused
 
 _SHOWN = 3  # Names of a kind.
 
-# Kinds, in words that follow a number.
+# Kinds, in the plural.
 OTHER = "files that are neither media nor captions"
 ORPHANS = "captions without a clip or picture"
 HIDDEN = "hidden files and folders"
