@@ -73,13 +73,21 @@ def test_a_claim_whose_holder_is_silent_lapses(tmp_path, monkeypatch):
   assert not list(tmp_path.glob("000000*"))
 
 
-def test_a_holder_shows_that_it_lives(tmp_path, monkeypatch):
+@pytest.mark.parametrize("turn", [0, 1])
+def test_a_holder_shows_that_it_lives(tmp_path, monkeypatch, turn):
   monkeypatch.setattr(claims, "RENEWED", 0.01)
+  monkeypatch.setattr(Tasks, "_is_over", lambda *_: True)
+  for lapsed in range(turn):
+    (tmp_path / f"000000.claim-{lapsed}").write_text("of another host", encoding="utf-8")
   with Tasks(tmp_path, 1, tmp_path / "over") as tasks:
     assert tasks.claim(0)
-    before = (tmp_path / "000000.claim-0").read_bytes()
-    while (tmp_path / "000000.claim-0").read_bytes() in (before, b""):
-      pass
+    own = tmp_path / f"000000.claim-{turn}"
+    before = own.read_bytes()
+    for _ in range(1000):
+      if own.read_bytes() not in (before, b""):
+        return
+      time.sleep(0.01)
+  pytest.fail("the claim was not written anew")
 
 
 def test_a_dead_process_of_this_machine_holds_nothing(tmp_path):
