@@ -67,7 +67,7 @@ def build(
   output = as_path(output)
   if retry_rejected or not (output / MANIFEST).is_file():
     check_folder("output", output)
-  found = sources.find_source(source)
+  found = sources.find_source(source)._replace(without=output)
   with Encoder(cfg) as encoder:
     draft = Plan(cfg, encoder.autoencoder_info, encoder.text_encoder_info, found.fingerprint(), 0)
     with retry.reopened(output, draft, found) if retry_rejected else contextlib.nullcontext():

@@ -206,7 +206,7 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
     sizes = {name: said[name] for name in os.listdir(folder) if name in said}
   for shard in manifest.shards if check_shards else ():
     if problem := shard_problem(folder, shard, sizes):
-      raise UserError(f"{folder / shard.file} {problem}")
+      raise UserError(f"{folder / shard.file} {problem}: restore it, or make the cache anew in another folder")
   return manifest
 
 

@@ -66,7 +66,8 @@ def describe(manifest: Manifest) -> str:
       f"autoencoder {manifest.autoencoder.kind} {manifest.autoencoder.digest[:12]}, "
       + ("no text embeddings" if manifest.text_encoder is None
          else f"text encoder {manifest.text_encoder.kind} {manifest.text_encoder.digest[:12]}"),
-      f"every {settings.stride}. frame of {f'{settings.fps:g} a second' if settings.fps else 'the file'}, "
+      f"{'every frame' if settings.stride == 1 else f'one frame in {settings.stride}'} of "
+      f"{f'{settings.fps:g} a second' if settings.fps else 'the file'}, "
       f"{len(manifest.shards)} shards, {sum(sizes.values()) / 1e6:.1f} MB"]
   for info in manifest.buckets:
     shape, latent = (" x ".join(map(str, sides)) for sides in (info.bucket, info.moments))

@@ -141,6 +141,14 @@ def test_a_host_that_others_took_for_dead_leaves_the_cache_as_they_finished_it(s
   assert digests(tmp_path / "out") == digests(tmp_path / "expected")
 
 
+def test_a_cache_in_its_own_source_is_no_part_of_it(source, tmp_path):
+  (source / "notes.md").write_text("notes", encoding="utf-8")
+  manifest = build(str(source), tmp_path / "elsewhere", CFG)
+  begin(source, source / "more/cache", CFG, 5)
+  assert build(str(source), source / "more/cache", CFG) == manifest and len(manifest.unused) == 1
+  assert digests(source / "more/cache") == digests(tmp_path / "elsewhere")
+
+
 def test_a_report_that_vanishes_at_the_end_ends_the_build_unfinished(source, tmp_path, monkeypatch):
   (source / "4.bmp").write_bytes(b"no picture")
   real = finish._check_rejected

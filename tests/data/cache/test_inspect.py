@@ -1,5 +1,6 @@
 """Inspection finds every flipped byte, says where, and shows what is in a cache."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -114,6 +115,9 @@ def test_another_autoencoder_is_refused(cache, tmp_path):
 def test_words(cache):
   text = inspect.describe(read_manifest(cache))
   assert "12 items seen: 12 cached" in text and "3 x 24 x 32" in text and "9 records" in text
+  settings = dataclasses.replace(read_manifest(cache).settings, stride=3, fps=24.0)
+  text = inspect.describe(dataclasses.replace(read_manifest(cache), settings=settings))
+  assert "\none frame in 3 of 24 a second, " in text
   bars = inspect.histogram("motion", [0.0, 1.0, 1.0, 8.0]).splitlines()
   assert len(bars) == 9 and bars[0] == "motion: mean 2.5, from 0 to 8" and bars[2].endswith("# 2")
   assert inspect.histogram("motion", []) == "" and len(inspect.histogram("fps", [3.0, 3.0]).splitlines()) == 2

@@ -45,11 +45,13 @@ class Source(NamedTuple):
     given: what was given.
     path: of its folder or file.
     split: of a TFDS dataset; empty if none is named.
+    without: folder that is no part of it, since the cache is written there; None if there is none.
   """
 
   given: str
   path: Path
   split: str
+  without: Path | None = None
 
   @property
   def base(self) -> Path:
@@ -91,7 +93,7 @@ class Source(NamedTuple):
 
       yield from list_examples(self.path, self.split, cfg)
     elif self.path.is_dir():
-      yield from walk_folder(self.path, cfg, found)
+      yield from walk_folder(self.path, cfg, found, self.without)
     elif is_tar(self.path):
       yield Unit(TAR, self.path, self.path.name, found.next_rank())
     elif self.path.suffix.lower() == ".parquet":

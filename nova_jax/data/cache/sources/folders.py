@@ -34,19 +34,20 @@ _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf\x27\x1c", b"Rar!")
 
 
-def walk_folder(folder: Path, cfg: CacheConfig, found: Ranked) -> Iterator[Item | Unit]:
+def walk_folder(folder: Path, cfg: CacheConfig, found: Ranked, without: Path | None = None) -> Iterator[Item | Unit]:
   """Yield the items of a folder, and its tars and tables unread, in the order of their paths.
 
   Args:
     folder: the source.
     cfg: names the columns of tables.
     found: is told what is not used.
+    without: a folder that is passed over, if it is in the source.
 
   Raises:
     UserError: a table of captions can't be read.
     OSError: storage fails, or the folder itself can't be read.
   """
-  walk = _Walk(folder, found)
+  walk = _Walk(folder, found, without)
   tables = _Captions(walk, cfg, found)
   yield from map(Unlike(), walk.problems)
   yield from _in_folder(folder, walk, tables, cfg, found)
@@ -70,10 +71,7 @@ def _in_folder(
       walk.links = {entry.path: entry.leads for entry in entries if entry.leads is not None}
       own = _beside(directory, [path for path in files if path.name not in _METADATA], walk, found, tables)
     items = own.get(entry.path, ())
-    if isinstance(items, Unit):
-      yield items
-    else:
-      yield from map(unlike, items)
+    yield from [items] if isinstance(items, Unit) else map(unlike, items)
 
 
 class _Captions:
@@ -189,6 +187,7 @@ class _Walk:
   Args:
     folder: the folder.
     found: is told of hidden files and of what is no file.
+    without: folder that is passed over.
 
   Attributes:
     folder: the folder.
@@ -196,9 +195,11 @@ class _Walk:
     links: those in the folder that is looked at, and whether they lead somewhere.
   """
 
-  def __init__(self, folder: Path, found: Ranked):
+  def __init__(self, folder: Path, found: Ranked, without: Path | None = None):
     self.folder, self._found = folder, found.first
     self._root = folder.resolve()
+    real = without.resolve() if without else self._root
+    self._without = folder / real.relative_to(self._root) if self._root in real.parents else None
     self.links: dict[Path, bool] = {}
     self._followed: set[Path] = set()  # Links to folders.
     self._seen = [self._root]  # Folders whose content is in the source.
@@ -241,7 +242,7 @@ class _Walk:
 
   def _entry(self, entry: os.DirEntry) -> _Entry | None:
     path = Path(entry.path)
-    if entry.name.startswith("."):
+    if entry.name.startswith(".") or path == self._without:
       return None
     if not entry.is_symlink():
       is_folder = entry.is_dir()
@@ -253,7 +254,9 @@ class _Walk:
     return _Entry(path, False, True) if entry.is_file() else None
 
   def _is_hidden(self, path: Path) -> bool:
-    """Return whether a name is that of a hidden file, and count it."""
+    """Return whether a path is passed over: the name is that of a hidden file, which is counted."""
+    if path == self._without:
+      return True
     if not path.name.startswith("."):
       return False
     self._found.add(kinds.TWINS if path.name.startswith("._") else kinds.HIDDEN, self.name(path))
@@ -292,8 +295,4 @@ def _scan(folder: Path) -> list[os.DirEntry]:
 
 def _leads(link: os.DirEntry) -> bool:
   """Return whether a link leads somewhere: not to nothing, to itself, or where we may not look."""
-  try:
-    link.stat()
-  except OSError:
-    return False
-  return True
+  return os.path.exists(link)
