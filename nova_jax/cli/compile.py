@@ -10,6 +10,7 @@ don't fit. All of that is known before the compiler writes machine code, which t
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Sequence
 
@@ -19,7 +20,7 @@ from nova_jax.cli.common_flags import define_config, define_json
 from nova_jax.cli.entry import Command
 from nova_jax.config import Experiment
 from nova_jax.storage import as_path
-from nova_jax.tools.aot.compiler import Options
+from nova_jax.tools.aot.compiler import OWN_OPTIONS, Options
 from nova_jax.tools.aot.programs import WHAT
 from nova_jax.tools.aot.report import total_seconds
 from nova_jax.tools.aot.search import cheapest_change, compile_all, search
@@ -100,9 +101,11 @@ def _parse_xla(texts: Sequence[str]) -> dict[str, str]:
   """Parse NAME=VALUE."""
   parsed = {}
   for text in texts:
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
+    name, _, value = text.partition("=")
+    if not re.fullmatch(r"\w+=.+", text):
       raise UserError(f"--xla: expected NAME=VALUE, such as xla_tpu_scoped_vmem_limit_kib=65536, got {text!r}")
+    if name in OWN_OPTIONS:
+      raise UserError(f"--xla: {name} is an option that this command sets itself; leave it out")
     if name in parsed:
       raise UserError(f"--xla: {name} is there twice, as {parsed[name]} and {value}; give each option once")
     parsed[name] = value

@@ -24,6 +24,7 @@ from nova_jax.utils.errors import UserError
 _POLL_SECONDS = 0.2
 _HOST = 5  # Number of the host's memory in the compiler's tables.
 _DUMP = MappingProxyType({"xla_dump_hlo_as_text": True})
+OWN_OPTIONS = (*_DUMP, "xla_dump_to")  # Those by which the plan is found.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +116,13 @@ def plan_program(lower: Callable[[], jax.stages.Lowered], xla: Mapping[str, str]
     process.start()
     there.close()
     try:
-      flops = _receive(here, process)
+      flops, has_compiled = _receive(here, process), False
       while (plan := _read_plan(Path(folder), flops)) is None:
+        if has_compiled:
+          raise CompileError("the compiler wrote no plan of the program")
         if here.poll(_POLL_SECONDS):
-          _receive(here, process)  # An error; else the plan was written before the process ended.
+          _receive(here, process)  # An error, or that it has compiled; then the plan is there.
+          has_compiled = True
     finally:
       process.kill()
       process.join()
@@ -127,7 +131,7 @@ def plan_program(lower: Callable[[], jax.stages.Lowered], xla: Mapping[str, str]
 
 
 def _receive(connection, process) -> float:
-  """Return the FLOPs that the process counts, or raise its error."""
+  """Return the number that the process sends, or raise its error."""
   try:
     answer = connection.recv()
   except EOFError:
@@ -155,6 +159,7 @@ def _compile_into(folder: str, lower: Callable[[], jax.stages.Lowered], xla: Map
     lowered = lower()
     connection.send(float((lowered.cost_analysis() or {}).get("flops", 0)))
     lowered.compile(compiler_options={**_DUMP, "xla_dump_to": folder, **xla})
+    connection.send(0.0)
   except Exception as error:  # The other process raises it.
     connection.send(str(error))
   threading.Event().wait()  # Until it is ended.

@@ -39,6 +39,15 @@ def test_options_that_the_compiler_does_not_know(option, message):
     compile_program(program, 1, {option: "abc"})
 
 
+def _program():
+  return jax.jit(lambda x: 2 * x).lower(jax.ShapeDtypeStruct((8,), "float32"))
+
+
+def test_a_plan_that_is_not_written_is_not_waited_for(tmp_path):
+  with pytest.raises(CompileError, match="the compiler wrote no plan of the program"):
+    plan_program(_program, {"xla_dump_to": str(tmp_path)})
+
+
 def test_errors_of_the_process_are_errors_here():
   with pytest.raises(CompileError, match="no such slice"):
     plan_program(_no_program, {})
