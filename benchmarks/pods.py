@@ -60,7 +60,8 @@ counts heads that are narrower than the chip's matrix unit as wide as it. "Early
 outside the layer that needs them, of several matrices for all layers: v5e, v6e and tpu7x gather all weights once a step
 on purpose (`train.gather_once`); on v4 and v5p the compiler does so in each micro-batch. The peak includes them.
 
-A chip of `tpu7x` (Ironwood) is two devices, with half of its peak, memory and links each: 128 in `tpu7x:4x4x4`.
+A chip of `tpu7x` (Ironwood) is two devices, with half of its peak, memory and links each: 128 in `tpu7x:4x4x4`. What
+the two send each other counts as if it took the links.
 """
 BELOW_HEADER = f"""
 ## Training below {GOAL:.0%}
