@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from data.cache.begun import begin
 from data.cache.footage import Sleeper, shades, write_video
+from data.cache.many_kinds import picture
 
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache import storage, workers
@@ -180,6 +181,8 @@ def test_a_large_share_of_rejected_items_ends_the_build_unfinished(source, tmp_p
   manifest = build(table, tmp_path / "out", dataclasses.replace(CFG, max_rejected=0.9))
   assert manifest.counts.rejected == 17 and build(table, tmp_path / "out", CFG) == manifest
   assert "max_rejected" not in (tmp_path / "out/manifest.json").read_text(encoding="utf-8")
+  table = write_table(tmp_path, NUM, range(NUM // 2))
+  assert build(table, tmp_path / "half", CFG).counts.rejected == NUM // 2  # As many as max_rejected allows.
   few = write_table(tmp_path, 9, range(8))
   assert build(few, tmp_path / "few", CFG).counts.rejected == 8
 
@@ -251,15 +254,21 @@ def test_a_file_that_changes_while_a_cache_is_built_is_named(source, tmp_path):
     build(str(source), tmp_path / "out", CFG)
 
 
-def test_skipped_items_are_counted_as_before_when_others_are_tried_again(made, source, tmp_path):
-  write_video(source / "02.mp4", shades(2))
-  (source / "07.mp4").rename(source / "07.png")
+@pytest.mark.parametrize("kinds, options", [
+    (("short",), {}), (("still",), {}), (("short", "still"), {}),
+    ((), {"text_encoder": "words", "text_dim": 4, "text_len": 1})])
+def test_counts_are_those_of_a_sound_source_when_items_are_tried_again(made, source, tmp_path, kinds, options):
+  if "short" in kinds:  # In the first part, of which nothing is rejected.
+    write_video(source / "02.mp4", shades(2))
+  if "still" in kinds:
+    (source / "01.mp4").write_bytes(picture(7))
   spoil(source)
-  cfg = dataclasses.replace(CFG, max_rejected=1.0)
+  cfg = dataclasses.replace(CFG, max_rejected=1.0, **options)
   first = build(str(source), tmp_path / "out", cfg).counts
   mend(source, made)
   again = build(str(source), tmp_path / "out", cfg, retry_rejected=True)
-  assert again == build(str(source), tmp_path / "anew", cfg) and again.counts.too_short == first.too_short == 1
+  assert again == build(str(source), tmp_path / "anew", cfg) and bool(again.num_cut) == bool(options)
+  assert (first.too_short, first.no_bucket) == ("short" in kinds, "still" in kinds)
   assert contents(tmp_path / "out") == contents(tmp_path / "anew")
 
 
