@@ -2,8 +2,8 @@
 
 By default each layer's weights are gathered from the `fsdp` devices where they are used, in each micro-batch twice.
 All weights gathered at once take memory for the whole model in the dtype of its products, and spare the links between
-the chips where a step has many micro-batches. Gradients are spread after each micro-batch either way, and no number
-changes.
+the chips where a step has many micro-batches. Gradients are spread after each micro-batch either way. In
+float32 no number changes; in bfloat16 gradients may round otherwise.
 """
 
 from typing import Any
