@@ -15,10 +15,10 @@ from absl import flags
 from configs import cache
 from nova_jax.cli import Command
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache.items import Item, Piece
-from nova_jax.data.cache.preprocess import Clip, prepare
+from nova_jax.data.cache.clips.preprocess import Clip, prepare
+from nova_jax.data.cache.clips.workers import Workers
+from nova_jax.data.cache.items.item import Item, Piece
 from nova_jax.data.cache.sources import open_source
-from nova_jax.data.cache.workers import Workers
 from nova_jax.utils.fields import from_dict
 
 

@@ -79,13 +79,13 @@ class Enough(Exception):
 def child(source: str, output: str, most: int) -> None:
   """Build a cache, and print what it took as JSON."""
   from nova_jax.config import CacheConfig
-  from nova_jax.data.cache import storage
   from nova_jax.data.cache.build import build
-  from nova_jax.data.cache.items import Texts
-  from nova_jax.data.cache.preprocess import Clip
+  from nova_jax.data.cache.clips import failures
+  from nova_jax.data.cache.clips.preprocess import Clip
+  from nova_jax.data.cache.items.item import Texts
 
   clip = Clip((1, 8, 8), np.zeros((1, 8, 8, 3), np.uint8), Texts("a dark square"), None, None)
-  storage.prepare = lambda item, cfg, channels: clip
+  failures.prepare = lambda item, cfg, channels: clip
   peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
   found, begun = {"imports": peak()}, time.process_time()
 

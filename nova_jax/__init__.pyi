@@ -33,7 +33,7 @@ from nova_jax.models.condition import Condition as Condition
 from nova_jax.models.nova import NOVA as NOVA
 from nova_jax.pipeline import Pipeline as Pipeline
 from nova_jax.pipeline.clips import Clips as Clips
-from nova_jax.sampling.sample import sample as sample
+from nova_jax.sampling.one_call import sample as sample
 from nova_jax.sampling.sampler import Noise as Noise
 from nova_jax.text import make_text_encoder as make_text_encoder
 from nova_jax.train.callbacks import Callback as Callback

@@ -46,7 +46,7 @@ def core():
 
 
 # A process that watches over another one ends with it at once, whatever that one is doing.
-WATCHERS = ("parallel/supervisor.py", "parallel/processes.py", "data/cache/workers.py")
+WATCHERS = ("parallel/supervisor.py", "parallel/processes.py", "data/cache/clips/workers.py")
 SPEAKERS = ("utils/terminal.py", "utils/progress.py", "utils/notes.py")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nova_jax.data.cache.motion import motion_score
+from nova_jax.data.cache.clips.motion import motion_score
 from nova_jax.evals.features.extract import VIDEOS, find, read_clip
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.progress import Progress

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nova_jax.data.cache.motion import motion_score
+from nova_jax.data.cache.clips.motion import motion_score
 from nova_jax.evals.features.extract import read_clip
 from nova_jax.evals.motion import motion_statistics
 from nova_jax.media import write_mp4

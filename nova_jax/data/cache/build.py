@@ -16,7 +16,10 @@ from pathlib import Path
 
 from nova_jax.config import Bucket, CacheConfig
 from nova_jax.data.cache import reports, retry, sources
-from nova_jax.data.cache.claims import Tasks
+from nova_jax.data.cache.claims import Claims
+from nova_jax.data.cache.clips.failures import Lost, Watch
+from nova_jax.data.cache.clips.preprocess import Clip, Outcome, Rejected, Skipped
+from nova_jax.data.cache.clips.workers import Workers
 from nova_jax.data.cache.encoders import Encoder
 from nova_jax.data.cache.finish import finish, finished
 from nova_jax.data.cache.format import (
@@ -28,13 +31,10 @@ from nova_jax.data.cache.format import (
   summarize,
   write_records,
 )
-from nova_jax.data.cache.listing import Index, list_source
-from nova_jax.data.cache.preprocess import Clip, Outcome, Rejected, Skipped
 from nova_jax.data.cache.records import Record
 from nova_jax.data.cache.reports import PARTS, Plan, Rejection, Report
-from nova_jax.data.cache.storage import Lost, Watch
-from nova_jax.data.cache.stored_items import Listed
-from nova_jax.data.cache.workers import Workers
+from nova_jax.data.cache.sources.listing import Index, list_source
+from nova_jax.data.cache.sources.stored_items import Listed
 from nova_jax.storage import as_path
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import check_folder
@@ -120,7 +120,7 @@ class _Builder:
     """
     size, total = self._plan.settings.shard_items, len(self._index)
     num_parts = -(-total // size)
-    with Tasks(
+    with Claims(
         self._output / PARTS, num_parts, self._output / MANIFEST, first=int(begin * num_parts)) as tasks:
       self._progress(0, total, self._counts)
       remove_unfinished(self._output, lambda name: name.endswith(SUFFIX))
@@ -132,7 +132,7 @@ class _Builder:
           return manifest
         tasks.reopen()
 
-  def _build(self, tasks: Tasks, numbers: Iterator[int], size: int) -> None:
+  def _build(self, tasks: Claims, numbers: Iterator[int], size: int) -> None:
     """Build parts while the items of the next ones are decoded."""
     begun: collections.deque[tuple[int, list[Listed]]] = collections.deque()
 

@@ -24,8 +24,8 @@ _BLOCK = 1000  # Tasks that are looked up at once.
 _LONGEST_PAUSE = 5.0  # Seconds before it is looked whether other hosts are done.
 
 
-class Tasks:
-  """Tasks of one folder; a context manager, which gives unfinished claims back."""
+class Claims:
+  """Claims to the tasks of one folder; a context manager, which gives unfinished claims back."""
 
   def __init__(self, folder: Path, names: Sequence[str] | int, over: Path | None = None, *, first: int = 0):
     """Look at nothing yet.
@@ -49,7 +49,7 @@ class Tasks:
     self._lock, self._end = threading.Lock(), threading.Event()
     self._thread = threading.Thread(target=self._renew, daemon=True)
 
-  def __enter__(self) -> "Tasks":
+  def __enter__(self) -> "Claims":
     self._thread.start()
     return self
 
@@ -175,8 +175,8 @@ def alone(folder: Path, name: str, over: Path | None = None) -> Iterator[None]:
   Args:
     folder: of the task.
     name: of it: FOLDER/NAME.json says that it is done.
-    over: as of `Tasks`.
+    over: as of `Claims`.
   """
-  with Tasks(folder, [name], over) as tasks:
+  with Claims(folder, [name], over) as tasks:
     for _ in tasks.each():
       yield

@@ -18,9 +18,9 @@ from nova_jax.checkpoints.hub import part_folder
 from nova_jax.checkpoints.model_folder import TOKENIZER, open_single_part
 from nova_jax.checkpoints.part_digest import weights_digest
 from nova_jax.config import CacheConfig
+from nova_jax.data.cache.clips.preprocess import Clip, Rejected
 from nova_jax.data.cache.format import AutoencoderInfo, TextEncoderInfo
 from nova_jax.data.cache.identity import describe_autoencoder, sha256
-from nova_jax.data.cache.preprocess import Clip, Rejected
 from nova_jax.data.cache.records import Record
 from nova_jax.text import TextEncoder
 from nova_jax.text.truncation import truncate

@@ -25,8 +25,8 @@ from nova_jax.data.cache.format import (
   summarize,
   write_manifest,
 )
-from nova_jax.data.cache.listing import Index, in_order
 from nova_jax.data.cache.reports import PARTS, Plan, Report
+from nova_jax.data.cache.sources.listing import Index, in_order
 from nova_jax.storage import RemotePath
 from nova_jax.utils.errors import RunFailed
 from nova_jax.utils.fields import to_dict

@@ -14,6 +14,7 @@ from pathlib import Path
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache import sources
 from nova_jax.data.cache.claims import alone
+from nova_jax.data.cache.clips.preprocess import Rejected
 from nova_jax.data.cache.format import (
   FORMAT,
   MANIFEST,
@@ -25,8 +26,7 @@ from nova_jax.data.cache.format import (
   TextEncoderInfo,
   shard_problem,
 )
-from nova_jax.data.cache.items import Item
-from nova_jax.data.cache.preprocess import Rejected
+from nova_jax.data.cache.items.item import Item
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import from_dict, to_dict
 from nova_jax.utils.files import read_json, write_atomically

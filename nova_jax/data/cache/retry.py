@@ -16,12 +16,12 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from nova_jax.data.cache import reports
-from nova_jax.data.cache.claims import Tasks
+from nova_jax.data.cache.claims import Claims
 from nova_jax.data.cache.format import MANIFEST, REJECTED, Counts, Manifest, Shard, read_manifest, summarize
-from nova_jax.data.cache.listing import UNITS
 from nova_jax.data.cache.reports import PARTS, Plan, Report
 from nova_jax.data.cache.sources import Source, line_of
 from nova_jax.data.cache.sources.found import Ranked
+from nova_jax.data.cache.sources.listing import UNITS
 from nova_jax.data.cache.sources.units import listed
 from nova_jax.storage import RemotePath
 from nova_jax.utils.errors import UserError
@@ -45,7 +45,7 @@ def reopened(output: Path, draft: Plan, source: Source) -> Generator[None]:
   if not any((output / name).is_file() for name in (MANIFEST, f"{PARTS}/{reports.PLAN}", f"{PARTS}/{reports.DRAFT}")):
     yield  # Nothing was begun, or this is no cache.
     return
-  with Tasks(output / PARTS, [_OPEN]) as tasks:
+  with Claims(output / PARTS, [_OPEN]) as tasks:
     done = tasks.path(0)
     while not tasks.claim(0, again=True):
       if done.is_file():  # Another host builds what it has reopened.

@@ -19,13 +19,13 @@ from nova_jax.autoencoders import make_autoencoder
 from nova_jax.checkpoints.model_folder import load_autoencoder
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.build import build
+from nova_jax.data.cache.clips.preprocess import Clip, Rejected, prepare
+from nova_jax.data.cache.clips.workers import Workers
 from nova_jax.data.cache.encoders import open_autoencoder, open_text_encoder
 from nova_jax.data.cache.inspect import describe
-from nova_jax.data.cache.items import Item, Piece
-from nova_jax.data.cache.preprocess import Clip, Rejected, prepare
+from nova_jax.data.cache.items.item import Item, Piece
 from nova_jax.data.cache.records import ShardReader
 from nova_jax.data.cache.sources import open_source
-from nova_jax.data.cache.workers import Workers
 from nova_jax.text import WordEncoder
 
 ROOT = Path(__file__).resolve().parents[3]

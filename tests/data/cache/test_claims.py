@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from data.cache import many_kinds
 
-from nova_jax.data.cache import claims, listing
+from nova_jax.data.cache import claims
 from nova_jax.data.cache.build import build
-from nova_jax.data.cache.claims import Tasks
+from nova_jax.data.cache.claims import Claims
 from nova_jax.data.cache.on_ray import build_on_ray
+from nova_jax.data.cache.sources import listing
 from nova_jax.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -33,7 +34,7 @@ def made(tmp_path_factory):
 
 def do(folder, num, done, **options):
   """Do tasks as a host does, and note which."""
-  with Tasks(folder, num, folder / "over", **options) as tasks:
+  with Claims(folder, num, folder / "over", **options) as tasks:
     for number in tasks.each():
       done.append(number)
       tasks.path(number).write_text("{}", encoding="utf-8")
@@ -61,7 +62,7 @@ def test_a_claim_whose_holder_is_silent_lapses(tmp_path, monkeypatch):
   monkeypatch.setattr(claims, "time", clock)
   for number in range(2):
     (tmp_path / f"00000{number}.claim-0").write_text("of another host", encoding="utf-8")
-  tasks, now = Tasks(tmp_path, 2, tmp_path / "over"), 0.0
+  tasks, now = Claims(tmp_path, 2, tmp_path / "over"), 0.0
   assert not tasks.claim(0) and not tasks.claim(1)
   now = claims.LAPSES - 1
   (tmp_path / "000001.claim-0").write_text("of another host, which lives", encoding="utf-8")
@@ -76,10 +77,10 @@ def test_a_claim_whose_holder_is_silent_lapses(tmp_path, monkeypatch):
 @pytest.mark.parametrize("turn", [0, 1])
 def test_a_holder_shows_that_it_lives(tmp_path, monkeypatch, turn):
   monkeypatch.setattr(claims, "RENEWED", 0.01)
-  monkeypatch.setattr(Tasks, "_is_over", lambda *_: True)
+  monkeypatch.setattr(Claims, "_is_over", lambda *_: True)
   for lapsed in range(turn):
     (tmp_path / f"000000.claim-{lapsed}").write_text("of another host", encoding="utf-8")
-  with Tasks(tmp_path, 1, tmp_path / "over") as tasks:
+  with Claims(tmp_path, 1, tmp_path / "over") as tasks:
     assert tasks.claim(0)
     own = tmp_path / f"000000.claim-{turn}"
     before = own.read_bytes()

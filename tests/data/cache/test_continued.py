@@ -11,8 +11,9 @@ from data.cache.begun import begin
 from data.cache.many_kinds import digests, picture, tar_of
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache import claims, finish, listing, reports
+from nova_jax.data.cache import claims, finish, reports
 from nova_jax.data.cache.build import build
+from nova_jax.data.cache.sources import listing
 from nova_jax.utils.errors import UserError
 
 CFG = CacheConfig(buckets=((1, 8, 8),), shard_items=3, batch_size=2)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache.preprocess import Clip, prepare
+from nova_jax.data.cache.clips.preprocess import Clip, prepare
 from nova_jax.data.cache.sources import open_source
 from nova_jax.utils import limits
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nova_jax.data.cache.motion import motion_score
+from nova_jax.data.cache.clips.motion import motion_score
 
 
 def moving(step, num_frames=4, channels=3):

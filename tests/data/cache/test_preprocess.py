@@ -10,9 +10,9 @@ from media.made import write
 from PIL import Image
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache.decode import open_footage
-from nova_jax.data.cache.items import Item, Piece
-from nova_jax.data.cache.preprocess import Clip, Rejected, Skipped, nearest, prepare
+from nova_jax.data.cache.clips.decode import open_footage
+from nova_jax.data.cache.clips.preprocess import Clip, Rejected, Skipped, nearest, prepare
+from nova_jax.data.cache.items.item import Item, Piece
 
 CFG = CacheConfig(buckets=((5, 48, 64), (1, 32, 32)))
 

@@ -4,7 +4,7 @@ import pytest
 from data.cache import many_kinds
 
 from nova_jax.data.cache.build import build
-from nova_jax.data.cache.items import Item
+from nova_jax.data.cache.items.item import Item
 from nova_jax.data.cache.sources import find_source, tars
 from nova_jax.data.cache.sources.found import Ranked
 from nova_jax.data.cache.sources.units import Unit

@@ -12,7 +12,7 @@ import pytest
 from data.cache.footage import shades, write_video
 
 from nova_jax.config import CacheConfig, DataConfig
-from nova_jax.data.cache.preprocess import Clip, prepare
+from nova_jax.data.cache.clips.preprocess import Clip, prepare
 from nova_jax.data.cache.sources import digest, open_source
 from nova_jax.data.digits import datasets
 

@@ -14,14 +14,14 @@ from data.cache.footage import Sleeper, shades, write_video
 from data.cache.many_kinds import picture
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache import storage, workers
 from nova_jax.data.cache.build import build
-from nova_jax.data.cache.items import Item, Piece
-from nova_jax.data.cache.preprocess import Clip, Rejected
+from nova_jax.data.cache.clips import failures, workers
+from nova_jax.data.cache.clips.failures import Lost, Watch, attempt
+from nova_jax.data.cache.clips.preprocess import Clip, Rejected
+from nova_jax.data.cache.clips.workers import Workers
+from nova_jax.data.cache.items.item import Item, Piece
 from nova_jax.data.cache.reports import Rejection, kept_digest
 from nova_jax.data.cache.sources import digest_of
-from nova_jax.data.cache.storage import Lost, Watch, attempt
-from nova_jax.data.cache.workers import Workers
 from nova_jax.utils import files, limits
 from nova_jax.utils.errors import FAILED, RunFailed, UserError, exit_code
 
@@ -326,8 +326,8 @@ def test_texts_of_any_size_are_rejected_one_by_one(source, tmp_path):
 def test_a_moment_without_files_is_no_fault_of_an_item(source, monkeypatch):
   item = Item("00.mp4", Piece(source / "00.mp4"), {"caption": "x"})
   outcomes = [Rejected("Too many open files")]
-  prepared = storage.prepare
-  monkeypatch.setattr(storage, "prepare", lambda *args: outcomes.pop() if outcomes else prepared(*args))
+  prepared = failures.prepare
+  monkeypatch.setattr(failures, "prepare", lambda *args: outcomes.pop() if outcomes else prepared(*args))
   assert isinstance(attempt(item, CFG, 3), Clip)
 
 

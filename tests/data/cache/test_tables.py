@@ -16,7 +16,7 @@ import pytest
 from data.cache.test_folders import CFG, PICTURE, became
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache.items import Held, held
+from nova_jax.data.cache.items.item import Held, held
 from nova_jax.data.cache.sources import open_source
 from nova_jax.media import parquet
 from nova_jax.utils import limits

@@ -8,7 +8,7 @@ import tarfile
 import pytest
 from data.cache.test_folders import CFG, PICTURE, became
 
-from nova_jax.data.cache.items import Held, held
+from nova_jax.data.cache.items.item import Held, held
 from nova_jax.data.cache.sources import open_source
 from nova_jax.utils import limits
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from nova_jax.config import CacheConfig
 from nova_jax.data.cache.format import Unused
-from nova_jax.data.cache.items import Cell, Example, Item, Piece
+from nova_jax.data.cache.items.item import Cell, Example, Item, Piece
 from nova_jax.data.cache.sources import found as found_lib
 from nova_jax.data.cache.sources.folders import walk_folder
 from nova_jax.data.cache.sources.found import Ranked

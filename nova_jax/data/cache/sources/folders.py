@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache.items import Item, Piece
+from nova_jax.data.cache.items.item import Item, Piece
 from nova_jax.data.cache.sources import found as kinds
 from nova_jax.data.cache.sources.found import Ranked
 from nova_jax.data.cache.sources.sidecars import TEXTS, pair

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache.items import Cell, Item, Piece
+from nova_jax.data.cache.items.item import Cell, Item, Piece
 from nova_jax.media import parquet
 from nova_jax.media.tables import ENDINGS as TEXT_TABLES
 from nova_jax.media.tables import Row, check_rows, inner_rows, open_table, read_table

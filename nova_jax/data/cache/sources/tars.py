@@ -7,8 +7,8 @@ import functools
 import unicodedata
 from pathlib import Path, PurePosixPath
 
-from nova_jax.data.cache.items import Item, Piece
-from nova_jax.data.cache.packed import Member, packing_of, read_members
+from nova_jax.data.cache.items.item import Item, Piece
+from nova_jax.data.cache.items.packed import Member, packing_of, read_members
 from nova_jax.data.cache.sources import found as kinds
 from nova_jax.data.cache.sources.found import Found
 from nova_jax.data.cache.sources.sidecars import TEXTS

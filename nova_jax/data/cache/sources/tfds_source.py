@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache.items import Example, Item
+from nova_jax.data.cache.items.item import Example, Item
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean

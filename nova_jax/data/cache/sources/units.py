@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache.items import Item
+from nova_jax.data.cache.items.item import Item
 from nova_jax.data.cache.sources import found as kinds
 from nova_jax.data.cache.sources.found import Found
 from nova_jax.data.cache.sources.tables import table_items

@@ -23,15 +23,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache import stored_items
-from nova_jax.data.cache.claims import Tasks, alone
+from nova_jax.data.cache.claims import Claims, alone
 from nova_jax.data.cache.format import MANIFEST, Unused
-from nova_jax.data.cache.items import Item
-from nova_jax.data.cache.sources import Source, digest_of
+from nova_jax.data.cache.items.item import Item
+from nova_jax.data.cache.sources import Source, digest_of, stored_items
 from nova_jax.data.cache.sources import found as found_lib
 from nova_jax.data.cache.sources.found import Found, Ranked
+from nova_jax.data.cache.sources.stored_items import Listed
 from nova_jax.data.cache.sources.units import Unit
-from nova_jax.data.cache.stored_items import Listed
 from nova_jax.storage import join
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
@@ -76,7 +75,7 @@ def _list(folder: Path, over: Path, source: Source, cfg: CacheConfig, begin: flo
     _walk(folder, source, cfg)
   walk = read_json(folder / _WALK)
   num_units = walk["num_units"]
-  with Tasks(folder, num_units, over, first=int(begin * num_units)) as tasks:
+  with Claims(folder, num_units, over, first=int(begin * num_units)) as tasks:
     for number in tasks.each():
       _list_unit(folder, number, source, cfg)
   for _ in alone(folder, "all", over):

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache.items import Cell, Example, Item, Piece
-from nova_jax.data.cache.preprocess import Outcome, Rejected, prepare
+from nova_jax.data.cache.clips.preprocess import Outcome, Rejected, prepare
+from nova_jax.data.cache.items.item import Cell, Example, Item, Piece
 from nova_jax.storage import RemotePath, as_path, is_remote
 from nova_jax.utils.errors import RunFailed
 from nova_jax.utils.files import storage_error
@@ -40,7 +40,7 @@ class Lost:
 
 
 def attempt(item: Item, cfg: CacheConfig, channels: int) -> Outcome | Lost:
-  """Prepare an item as `clips.prepare` does; one that can't be read may be `Lost`."""
+  """Prepare an item as `prepare` does; one that can't be read may be `Lost`."""
   outcome = prepare(item, cfg, channels)
   if not isinstance(outcome, Rejected) or item.problem:
     return outcome

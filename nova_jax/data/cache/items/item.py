@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache.cells import Unusable, decode_text, is_number, read_seconds, read_text
-from nova_jax.data.cache.packed import read_packed
+from nova_jax.data.cache.items.cells import Unusable, decode_text, is_number, read_seconds, read_text
+from nova_jax.data.cache.items.packed import read_packed
 from nova_jax.media.parquet import read_cell
 from nova_jax.storage import RemotePath, join
 from nova_jax.utils import limits

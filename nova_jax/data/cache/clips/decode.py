@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 import av
 import numpy as np
 
-from nova_jax.data.cache.cells import Unusable
-from nova_jax.data.cache.items import Cell, Held, Piece
+from nova_jax.data.cache.items.cells import Unusable
+from nova_jax.data.cache.items.item import Cell, Held, Piece
 from nova_jax.media.footage import Footage, between
 from nova_jax.media.footage import open_footage as open_file
 from nova_jax.media.frame import Frame

@@ -16,10 +16,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nova_jax.data.cache.cells import Other, number_of
-from nova_jax.data.cache.items import Cell, Example, Item, Piece
+from nova_jax.data.cache.clips.failures import may_read
+from nova_jax.data.cache.items.cells import Other, number_of
+from nova_jax.data.cache.items.item import Cell, Example, Item, Piece
 from nova_jax.data.cache.sources import line_of, size_of
-from nova_jax.data.cache.storage import may_read
 from nova_jax.storage import RemotePath, join
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import write_atomically

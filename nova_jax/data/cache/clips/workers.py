@@ -21,9 +21,9 @@ from concurrent.futures.process import BrokenProcessPool
 import cv2
 
 from nova_jax.config import CacheConfig
-from nova_jax.data.cache.items import Item, held
-from nova_jax.data.cache.preprocess import Outcome, Rejected
-from nova_jax.data.cache.storage import Lost, attempt
+from nova_jax.data.cache.clips.failures import Lost, attempt
+from nova_jax.data.cache.clips.preprocess import Outcome, Rejected
+from nova_jax.data.cache.items.item import Item, held
 from nova_jax.utils import limits
 from nova_jax.utils.errors import RunFailed
 

@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from nova_jax.config import Bucket, CacheConfig
-from nova_jax.data.cache.cells import Unusable
-from nova_jax.data.cache.decode import open_footage
-from nova_jax.data.cache.items import Example, Item, Texts
-from nova_jax.data.cache.motion import motion_score
+from nova_jax.data.cache.clips.decode import open_footage
+from nova_jax.data.cache.clips.motion import motion_score
+from nova_jax.data.cache.items.cells import Unusable
+from nova_jax.data.cache.items.item import Example, Item, Texts
 from nova_jax.media.clock import is_rate
 from nova_jax.media.decoding import CutOff
 from nova_jax.media.footage import NEAR, Footage
