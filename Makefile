@@ -13,8 +13,10 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 	--no-emit-find-links pyproject.toml
 # The Python that is wanted, with what makes an environment.
 FITS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
-# A worker that dies is not replaced, since whoever waits for the tests that it held would wait for ever.
-PYTEST := $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadfile --max-worker-restart=0 --durations=20
+# A worker that dies is not replaced, since whoever waits for the tests that it held would wait for ever. Files keep their
+# order: by their numbers of tests the slowest would come last, and one worker would wait for the other.
+PYTEST := $(BIN)/python -m pytest -q --numprocesses=2 --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 \
+	--durations=20
 # Tests in which arrays that functions take and return are checked against their annotations.
 TYPED_TESTS := tests/models tests/diffusion tests/sampling
 TYPED := nova_jax.models,nova_jax.diffusion,nova_jax.sampling,nova_jax.autoencoders,array_types.check

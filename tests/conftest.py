@@ -1,5 +1,6 @@
 """Eight CPU devices for every test, and programs that compile fast, and once; this must come before JAX is imported."""
 
+import gc
 import hashlib
 import os
 import platform
@@ -24,6 +25,9 @@ os.environ["XLA_FLAGS"] = (
     "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_multi_thread_eigen=false "
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300 "
     "--xla_cpu_collective_call_terminate_timeout_seconds=600 " + os.environ.get("XLA_FLAGS", ""))
+
+# Tracing makes many objects, most of which live long: looking for garbage among them so often took a tenth of the time.
+gc.set_threshold(100_000, 50, 1000)
 
 _LARGEST = 2**30  # Bytes of kept programs; one run needs about a tenth.
 

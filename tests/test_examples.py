@@ -33,6 +33,7 @@ def run(monkeypatch, name, *arguments):
     logging.getLogger("nova_jax").setLevel(logging.NOTSET)
 
 
+@pytest.mark.slow
 def test_a_training_loop_of_ones_own(monkeypatch, tmp_path, capsys):
   lines = [line for line in (EXAMPLES / "train_loop.py").read_text(encoding="utf-8").splitlines() if line]
   assert len(lines) <= 25

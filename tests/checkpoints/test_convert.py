@@ -209,6 +209,7 @@ def test_exports_that_cannot_be_read(trained, tmp_path, change, message):
     open_folder(tmp_path / "published")
 
 
+@pytest.mark.slow
 def test_built_in_parts_of_a_base_stay(trained, tmp_path):
   convert(trained, tmp_path / "published")
   convert(tmp_path / "published", tmp_path / "ours", base=trained)

@@ -215,6 +215,7 @@ def test_without_the_library(monkeypatch):
   assert local_folder("./ORG/nova") == type(VIDEO)("ORG/nova")
 
 
+@pytest.mark.slow
 def test_commands_take_ids(hub, model, tmp_path):
   done = commands.run("convert", "--source", ID, "--target", tmp_path / "ours")
   assert done.returncode == 0, done.stderr

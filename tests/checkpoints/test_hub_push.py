@@ -214,6 +214,7 @@ def test_a_lora_is_pushed_and_added_by_its_id(hub, tmp_path, monkeypatch):
   assert "launch.sample --checkpoint digits --lora someone/sign" in done.stdout
 
 
+@pytest.mark.slow
 def test_outputs_name_a_lora_by_its_commit_and_are_made_again(hub, tmp_path):
   save_lora(tmp_path / "lora", VIDEO)
   place = f"someone/style@{hub.add('someone/style', tmp_path / 'lora').branches['main']}"

@@ -138,6 +138,7 @@ def test_without_the_lora_the_weights_are_the_same_bits(folders):
   assert {name for name in before if not np.array_equal(before[name], changed[name])} == kernels
 
 
+@pytest.mark.slow
 def test_several_are_added_with_their_weights(folders, tmp_path):
   folder, _ = folders
   save_lora_run(tmp_path / "other", folder / "base", CFG, LoraConfig(rank=1, targets=("blocks/attn",)), seed=1)
@@ -195,6 +196,7 @@ def test_names_of_diffusers_are_read(folders, tmp_path):
   assert open_lora(tmp_path / "alone").updates.keys() == open_lora(folder / "alone").updates.keys()
 
 
+@pytest.mark.slow
 def test_commands_merge_and_write_it_alone(folders, tmp_path):
   folder, _ = folders
   done = commands.run("convert", "--source", folder / "run", "--parts=lora", "--target", tmp_path / "alone")

@@ -54,6 +54,7 @@ def test_of_files_of_one_clip_one_is_read(clips, tmp_path):
   assert read_latents(tmp_path / "latents/moves.safetensors").num_frames == 6
 
 
+@pytest.mark.slow
 def test_an_autoencoder_of_a_model_takes_what_divides(clips, tmp_path):
   run("encode", "--source", clips / "moves.webp", "--autoencoder", VIDEO, "--output", tmp_path / "latents",
       "--size", "64,48")

@@ -23,6 +23,7 @@ def model(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_sample_writes_what_it_says(model, tmp_path):
   done = run(
       "launch.sample", "--checkpoint", model, "--output", tmp_path, "--prompt", "one", "--prompt", "One!", "--fps=7.5")

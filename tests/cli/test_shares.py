@@ -25,6 +25,7 @@ def files(folder):
   return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_hosts_share_out_the_clips(model, tmp_path, capsys):
   (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\n", encoding="utf-8")
   common = ("--checkpoint", model, "--prompts", tmp_path / "prompts.txt", "--batch_size=1", "--formats=gif,sheet",

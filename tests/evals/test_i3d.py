@@ -30,6 +30,7 @@ def function(weights, tmp_path_factory):
   return open_features("i3d", path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, size", [
     ("small", (18, 40, 56)),  # 18 frames are 9, 5 and 3 on the way: the middle of three counts twice in the end.
     ("large", (9, 270, 320))])

@@ -84,6 +84,7 @@ def lower(**model):
           (program.eval_step(shape), (abstract.params, abstract.buffers)))]
 
 
+@pytest.mark.slow
 def test_a_training_step_of_nova_for_cuda(on_gpu):
   trained, evaluated = lower(dtype="bfloat16")
   assert set(trained) == {"fmhaSoftmax", "fmhaSoftmaxBackward"} and set(evaluated) == {"fmhaSoftmax"}

@@ -55,6 +55,7 @@ def test_new_tokens_are_seen_and_padding_is_not(rotary):
   assert 1e-5 < np.abs(z - exact).mean() < 0.5 * np.abs(exact - exact.mean()).mean()
 
 
+@pytest.mark.slow
 def test_a_generation_with_reuse_stays_near():
   exact, reuse = run(num_sets=6), {"refresh_every": 2}
   sampler.denoise_set.clear_cache()

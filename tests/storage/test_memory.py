@@ -185,6 +185,7 @@ def test_a_table_on_a_disk_names_objects_of_a_bucket(source, folder, tmp_path):
   assert manifest.counts.cached == 1 and manifest.counts.rejected == 1
 
 
+@pytest.mark.slow
 def test_videos_of_a_bucket_are_scored(folder, capsys):
   for name in ("a.mp4", "more/b.mp4"):
     (folder / name).write_bytes(next(iter(CLIPS.values())).read_bytes())

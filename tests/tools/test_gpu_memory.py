@@ -34,6 +34,7 @@ def test_a_tenth_of_a_gpu_is_left_free(size, text):
   assert gpu_memory.fits(size).endswith(text)
 
 
+@pytest.mark.slow
 def test_the_docs_have_its_table():
   out = io.StringIO()
   with contextlib.redirect_stdout(out):

@@ -44,6 +44,7 @@ def several(tmp_path_factory):
   return train(tmp_path_factory.mktemp("several"), ema_decays=DECAYS)
 
 
+@pytest.mark.slow
 def test_each_average_is_that_of_a_run_with_it_alone(several, tmp_path):
   arrays, evaluated = several
   further = {name for name in arrays if name.startswith("emas/")}

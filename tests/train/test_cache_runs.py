@@ -68,6 +68,7 @@ def assert_same(workdir, other):
     np.testing.assert_array_equal(arrays[name], other_arrays[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_stage_compiles_once_a_bucket_and_continues_bit_for_bit(caches, tmp_path):
   steps = train(make_experiment(caches), tmp_path / "whole").program.steps
   assert len(steps) == 1 + 3  # Stills; clips of two sizes and stills.

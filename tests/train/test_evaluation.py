@@ -50,6 +50,7 @@ def whole(tmp_path_factory):
   return workdir, train(workdir)
 
 
+@pytest.mark.slow
 def test_evaluation_does_not_depend_on_its_steps_and_training_not_on_it(whole, tmp_path):
   lines, evaluated, arrays = results(whole[0])
   assert list(evaluated) == list(range(4, 41, 4))

@@ -65,10 +65,14 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(base, tmp_path_factory):
-  """A run of a LoRA that never stopped, with a checkpoint after each step."""
+  """A run of a LoRA on one device that never stopped, with a checkpoint after each step."""
   folder = tmp_path_factory.mktemp("lora") / "run"
-  train_nova(adapted(base), folder)
+  train_nova(adapted(base), folder, mesh=one_device())
   return folder
+
+
+def one_device():
+  return make_mesh(MeshConfig(), jax.devices()[:1])
 
 
 def forward(model):
@@ -114,12 +118,13 @@ def test_a_checkpoint_holds_what_is_trained_alone(base, finished):
   assert any(np.abs(stored.read()).max() > 0 for name, stored in arrays.items() if name.endswith("low_rank/b"))
 
 
+@pytest.mark.slow
 def test_a_run_continues_bit_for_bit(base, finished, tmp_path):
   workdir = tmp_path / "continued"
   shutil.copytree(finished, workdir)
   for step in (3, 4):
     shutil.rmtree(workdir / f"checkpoints/{step}")
-  train_nova(adapted(base), workdir)
+  train_nova(adapted(base), workdir, mesh=one_device())
   ours, expected = (open_arrays(find(folder / "checkpoints", step=4)) for folder in (workdir, finished))
   assert ours.keys() == expected.keys()
   for name in ours:
@@ -130,7 +135,7 @@ def test_a_run_continues_bit_for_bit(base, finished, tmp_path):
 @pytest.mark.slow
 def test_another_mesh_computes_the_same(base, finished, tmp_path):
   """AdamW divides a gradient by its size. Where that is a rounding error, the update is its sign and says nothing."""
-  train_nova(adapted(base), tmp_path / "run", mesh=make_mesh(MeshConfig(), jax.devices()[:1]))
+  train_nova(adapted(base), tmp_path / "run")
   ours, expected = (open_arrays(find(folder / "checkpoints", step=4)) for folder in (tmp_path / "run", finished))
   paths = [name.removeprefix("params/") for name in ours if name.startswith("params/")]
   moments = "opt_state/1/inner_states/adamw/inner_state/0"
@@ -150,7 +155,7 @@ def test_another_mesh_evaluates_the_same_to_1e_5(base, tmp_path):
   experiment = adapted(base, optimizer=OptimizerConfig(learning_rate=0.0, weight_decay=0.0))
   stages = (StageConfig("video", 1.0, 8, 2),)
   experiment = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, steps=1, stages=stages))
-  train_nova(experiment, tmp_path / "one", mesh=make_mesh(MeshConfig(), jax.devices()[:1]))
+  train_nova(experiment, tmp_path / "one", mesh=one_device())
   train_nova(experiment, tmp_path / "many", mesh=make_mesh(MeshConfig(data=2, fsdp=4)))
   (one,), (many,) = (evaluations(tmp_path / name) for name in ("one", "many"))
   assert many == pytest.approx(one, rel=1e-5)

@@ -20,6 +20,7 @@ def make_experiment(steps, stages=STAGES, **optimizer):
   return dataclasses.replace(experiment, optimizer=OptimizerConfig(name="muon", **fields))
 
 
+@pytest.mark.slow
 def test_a_finished_run_continues_from_where_its_rate_began_to_fall(tmp_path):
   toy_run.train(make_experiment(20), tmp_path / "prolonged")
   checkpoints = tmp_path / "prolonged" / "checkpoints"

@@ -5,6 +5,7 @@ from train import toy_run
 from nova_jax.train.callbacks.profile import Profile, parse_window
 
 
+@pytest.mark.slow
 def test_a_window_of_steps_is_profiled(tmp_path, monkeypatch):
   events = []
   for name in ("start_trace", "stop_trace"):

@@ -84,6 +84,7 @@ def offline(monkeypatch):
   wandb.teardown()
 
 
+@pytest.mark.slow
 def test_all_trackers_see_one_run_in_two_starts(offline, tmp_path, capsys):
   experiment = toy_run.make_experiment(steps=24, log_every=4, save_every=8, trackers=ALL)
   stop = toy_run.Do(10, lambda: os.kill(os.getpid(), signal.SIGTERM))

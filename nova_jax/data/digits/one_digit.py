@@ -15,7 +15,6 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-import sklearn.datasets
 
 from nova_jax.data.digits import captions
 from nova_jax.utils.errors import UserError
@@ -163,7 +162,7 @@ def check_split(split: str) -> None:
 @functools.cache
 def source_images() -> np.ndarray:
   """Return all source images, uint8 [1797,8,8] with the brightest ink at 255."""
-  images = np.rint(sklearn.datasets.load_digits().images * (255 / 16)).astype(np.uint8)
+  images = np.rint(_load_sources().images * (255 / 16)).astype(np.uint8)
   images.flags.writeable = False
   return images
 
@@ -171,9 +170,15 @@ def source_images() -> np.ndarray:
 @functools.cache
 def source_classes() -> np.ndarray:
   """Return the digit that each source image shows, int64 [1797]."""
-  classes = sklearn.datasets.load_digits().target
+  classes = _load_sources().target
   classes.flags.writeable = False
   return classes
+
+
+def _load_sources():
+  import sklearn.datasets  # Slow to import, and only runs with digits need it.
+
+  return sklearn.datasets.load_digits()
 
 
 @functools.cache

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import sklearn.svm
 from jaxtyping import Float, Int, UInt8
 
 from nova_jax.data.digits import one_digit
@@ -79,6 +78,8 @@ class DigitClassifier:
   """Reads a digit anywhere in a frame. Training takes about two seconds and is deterministic."""
 
   def __init__(self):
+    import sklearn.svm  # Slow to import, and only scores of digits need it.
+
     images = one_digit.source_images()
     sources = np.concatenate([one_digit.sources("train", digit) for digit in range(10)])
     rng = np.random.default_rng(0)

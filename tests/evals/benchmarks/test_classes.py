@@ -93,6 +93,7 @@ def test_an_archive_of_others_is_told(model, tmp_path, capsys):
   assert "can't be read" in archive_problem(archive, scored, layout.items)
 
 
+@pytest.mark.slow
 def test_a_model_makes_the_classes_that_names_say(model, tmp_path):
   done = commands.run(
       "evaluate", "--benchmark=class_to_image", "--checkpoint", model, "--output", tmp_path, "--num_pictures=4",

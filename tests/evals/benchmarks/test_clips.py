@@ -59,6 +59,7 @@ def test_tables_have_captions_or_classes(real, tmp_path):
       prediction_layout("ucf101", table, ONE)
 
 
+@pytest.mark.slow
 def test_a_model_predicts_what_follows_the_given_frames(model, real, tmp_path, capsys):
   args = (
       "evaluate", "--benchmark=bair", "--checkpoint", model, "--prompts", real, "--num_frames=3", "--num_samples=2",

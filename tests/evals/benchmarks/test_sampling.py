@@ -202,6 +202,7 @@ def test_other_settings_are_refused(model, tmp_path):
     generate(layout, Settings(str(model), batch_size=6), tmp_path / "grid", load=Fake)
 
 
+@pytest.mark.slow
 def test_the_same_model_under_another_path_continues_and_another_model_does_not(model, tmp_path, monkeypatch):
   layout = read_layout("t2i_compbench", write_prompts("t2i_compbench", tmp_path, ["a"]))
   link, output = tmp_path / "link", tmp_path / "out"

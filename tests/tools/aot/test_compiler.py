@@ -43,6 +43,7 @@ def _program():
   return jax.jit(lambda x: 2 * x).lower(jax.ShapeDtypeStruct((8,), "float32"))
 
 
+@pytest.mark.slow
 def test_a_plan_that_is_not_written_is_not_waited_for(tmp_path):
   with pytest.raises(CompileError, match="the compiler wrote no plan of the program"):
     plan_program(_program, {"xla_dump_to": str(tmp_path)})

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from launched import launch
 
 # Runs the command with a stand-in for the process of a paradigm.
@@ -36,6 +37,7 @@ def compare(tmp_path, *flags, **environment):
       tmp_path / "driver.py", tmp_path / "stand_in.py", "--output", tmp_path / "out", *flags, **environment)
 
 
+@pytest.mark.slow
 def test_what_fails_is_named_and_the_same_command_adds_it(tmp_path):
   first = compare(tmp_path, "--share", "0.5", FAILS="quantized")
   assert first.returncode == 1 and first.stderr.count("\n") == 1

@@ -57,6 +57,7 @@ def losses(workdir):
   return [json.loads(line)["loss"] for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_codes_of_a_few_clips_are_learned(whole):
   found = losses(whole[0])
   assert found[0] == pytest.approx(np.log(10), abs=0.5)  # Of ten codes none is likelier at the start.
@@ -75,6 +76,7 @@ class Steps(Callback):
       raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_continues_with_the_same_numbers(whole, tmp_path):
   with pytest.raises(KeyboardInterrupt):
     train(QUANTIZED, tmp_path, Steps(dies_after=13))
