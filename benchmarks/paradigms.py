@@ -1,4 +1,4 @@
-"""NOVA against its rivals on the moving digits: `python -m benchmarks.paradigms --output runs/paradigms`.
+"""NOVA against its rivals on one digit or two: `python -m benchmarks.paradigms --output runs/paradigms`.
 
 Trains and scores NOVA, NOVA with all frames in one block, a vector-quantised raster autoregressive model and a
 full-clip diffusion model of one size with equal compute, each in its own process

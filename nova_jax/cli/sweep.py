@@ -37,6 +37,9 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
       "runs", None, "Folder of training runs, which several sweeps can share. Default: the folder runs in --output.",
       flag_values=values)
+  flags.DEFINE_string(
+      "results", None, "Folder of small files, one a point, such as one in a repository: a point whose result is there "
+      "isn't run, and what is measured is added.", flag_values=values)
   flags.DEFINE_integer(
       "processes", 1, "Number of points that run at the same time on this machine.", lower_bound=1, flag_values=values)
   define_shard(values)
@@ -59,7 +62,8 @@ def main(args: flags.FlagValues) -> None:
       checkpoint = pinned(checkpoint, download=not args.report)
       if not args.report:
         open_folder(checkpoint)
-  trials = plan_trials(sweep, checkpoint, output, as_path(args.runs) if args.runs else None)
+  runs, results = (as_path(path) if path else None for path in (args.runs, args.results))
+  trials = plan_trials(sweep, checkpoint, output, runs, results)
   if not args.report:
     run_trials(trials, args.processes, (int(shard[1]), int(shard[2])), lambda line: print(line, flush=True))
   paths = write_report(sweep, trials, output)

@@ -1,9 +1,10 @@
 """One side of the comparison, a process: `python -m nova_jax.cli.child nova_jax.tools.baselines.run TASK`.
 
-Trains "nova", "one_block", "quantized" or "full_clip" on the moving digits, generates the clips of the digits score,
-and writes scores and cost. All have the data, batches, optimizer and average of one experiment, blocks of the same
-width, and about the same parameters. Compute is equal by formula (`train/flops.py`): NOVA's number of steps is the
-experiment's, and its operations, with the visible tokens of these very steps, are what the others may spend.
+Trains "nova", "one_block", "quantized" or "full_clip" on one digit that moves or two that cross, whichever the
+experiment's data are, generates the clips of that task's scores, and writes scores and cost. All have the data,
+batches, optimizer and average of one experiment, blocks of the same width, and about the same parameters. Compute is
+equal by formula (`train/flops.py`): NOVA's number of steps is the experiment's, and its operations, with the visible
+tokens of these very steps, are what the others may spend.
 Each is guided as strongly as suits it best: the scale is chosen on clips of other seeds than those that are reported.
 They learn whole clips alone: a model of clips in one block can't learn single frames, and a full-clip model is given
 none (`data.mid_clip_fraction`).
@@ -13,19 +14,19 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from flax import nnx
 
 from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder
-from nova_jax.config import Experiment
+from nova_jax.config import Experiment, ModelConfig
 from nova_jax.data.digits import datasets
 from nova_jax.data.sources import open_digits
 from nova_jax.diffusion import make_scheduler
-from nova_jax.evals.digits import one_digit as digits_lib
-from nova_jax.evals.digits.score import DigitsScore, score_generator
+from nova_jax.evals.digits.one_digit import DigitClassifier
+from nova_jax.evals.digits.score import TASKS, DigitsScore, score_generator
 from nova_jax.models.condition import Condition
 from nova_jax.models.nova import count_parameters
 from nova_jax.pipeline import Pipeline
@@ -48,12 +49,12 @@ from nova_jax.utils.fields import did_you_mean, from_dict
 from nova_jax.utils.files import write_atomically
 
 PARADIGMS = ("nova", "one_block", "quantized", "full_clip")
-DEPTH = {"quantized": 8, "full_clip": 9}  # Blocks that make baselines as large as the digits model, 2 M parameters.
+SCORED = {"moving_digits": "digits", "two_digits": "two_digits"}  # The task that is scored, by `data.name`.
 NUM_CODES = 1024
 EXAMPLES, DETAILS = "examples.npz", "details.json"  # The first clips; intervals, and scores of real clips.
 SCALES = (1.0, 1.5, 2.5, 4.0, 7.0)  # Of guidance, to choose from.
 # What results depend on beside a trial's experiment; trials have it, so that others have other folders.
-CONSTANTS = {"depth": DEPTH, "num_codes": NUM_CODES, "scales": SCALES, "mask_ratio": MASK_RATIO}
+CONSTANTS = {"num_codes": NUM_CODES, "scales": SCALES, "mask_ratio": MASK_RATIO}
 
 # (prompts, seeds, guidance scale) → uint8 clips [B, T, height, width, 1].
 GuidedGenerator = Callable[[Sequence[str], Sequence[int], float], np.ndarray]
@@ -77,17 +78,31 @@ def make_baseline(name: str, experiment: Experiment, workdir: Path) -> Baseline:
     return OneBlock(
         block_model(experiment.model, num_frames), scheduler, num_frames * sample.num_inference_steps,
         sample.num_diffusion_steps, experiment.train.loss_repeat)
-  cfg = clip_model(experiment.model, DEPTH[name])
   if name == "full_clip":
-    return FullClip(cfg, scheduler, sample.num_diffusion_steps)
+    return as_large_as(experiment.model, lambda cfg: FullClip(cfg, scheduler, sample.num_diffusion_steps))
   path = workdir / "codebook.npy"
   if not path.exists():
     records = datasets.prepare(experiment.data.data_dir or workdir / "data", experiment.data)["train"]
     videos = np.stack([record["video"][:num_frames] for record in records])
-    tokens = tokens_of(load_autoencoder(experiment.autoencoder).encode(videos), cfg)
+    tokens = tokens_of(load_autoencoder(experiment.autoencoder).encode(videos), clip_model(experiment.model, 1))
     codebook = fit_codebook(tokens.reshape(-1, tokens.shape[-1]), NUM_CODES, experiment.seed)
     write_atomically(path, lambda path: np.save(path, codebook))
-  return Quantized(cfg, np.load(path))
+  codebook = np.load(path)
+  return as_large_as(experiment.model, lambda cfg: Quantized(cfg, codebook))
+
+
+B = TypeVar("B", bound=Baseline)
+
+
+def as_large_as(nova: ModelConfig, make: Callable[[ModelConfig], B]) -> B:
+  """Return the baseline whose number of blocks makes it nearest to a NOVA in parameters."""
+
+  def size(depth: int) -> int:
+    model = nnx.eval_shape(lambda: make(clip_model(nova, depth)).init(nnx.Rngs(0)))
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+  block = size(2) - size(1)
+  return make(clip_model(nova, 1 + max(0, round((count_parameters(nova) - size(1)) / block))))
 
 
 def train_baseline(baseline: Baseline, experiment: Experiment, workdir: Path) -> nnx.Module:
@@ -109,8 +124,9 @@ def measure(trial: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
   name, output = trial["paradigm"], Path(trial["output"])
   if name not in PARADIGMS:
     raise UserError(f"paradigm: {name!r} is not compared{did_you_mean(name, PARADIGMS)}")
-  experiment = from_dict(Experiment, trial["experiment"])
-  experiment = whole_clips(experiment)
+  experiment = whole_clips(from_dict(Experiment, trial["experiment"]))
+  if experiment.data.name not in SCORED:
+    raise UserError(f"data.name: paradigms are compared on {' or '.join(SCORED)}, got {experiment.data.name!r}")
   workdir, budget = output / "run", nova_flops(experiment)
   extra = {}
   if name == "nova":
@@ -170,7 +186,7 @@ def score(
 
   result = score_generator(
       keep, output, canvas=experiment.model.latent_size[0], num_frames=_num_frames(experiment),
-      num_prompts=trial["num_prompts"], batch_size=trial["batch_size"], seed=seed)
+      num_prompts=trial["num_prompts"], batch_size=trial["batch_size"], seed=seed, task=SCORED[experiment.data.name])
   return result, kept
 
 
@@ -192,10 +208,10 @@ def make_generator(baseline: Baseline, module: nnx.Module, experiment: Experimen
 def quantized_clips(baseline: Quantized, experiment: Experiment, num_clips: int) -> dict[str, list[float]]:
   """Return the scores of real held-out clips whose tokens are replaced by their codes."""
   autoencoder = load_autoencoder(experiment.autoencoder)
-  real, digits, directions = digits_lib.real_clips(
-      num_clips, experiment.model.latent_size[0], _num_frames(experiment))
+  task = TASKS[SCORED[experiment.data.name]]
+  real, *shown_by = task.real_clips(num_clips, experiment.model.latent_size[0], _num_frames(experiment))
   shown = autoencoder.decode(round_trip(autoencoder.encode(real[..., None]), baseline.codebook, baseline.cfg))
-  return _plain(digits_lib.score(np.asarray(shown)[..., 0], digits, directions, digits_lib.DigitClassifier()))
+  return _plain(task.score(np.asarray(shown)[..., 0], *shown_by, DigitClassifier()))
 
 
 def _num_frames(experiment: Experiment) -> int:

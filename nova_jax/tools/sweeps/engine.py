@@ -3,6 +3,8 @@
   OUTPUT/points/{digest}/   trial.json, result.json when it is done, log.txt, error.txt when it failed, pictures
   RUNS/{digest}/            the workdir of a training, shared by points that differ in sampling alone; RUNS is
                             OUTPUT/runs, or a folder that several sweeps share
+  RESULTS/{digest}.json     a result alone, where a folder for these is given: small enough for a repository, so that
+                            what was measured at different times adds up
 
 Points that share a training form a group, which one shard runs in order. Groups are distributed to shards in turn.
 Invariants: a point with a result is never run again. A point that failed or was interrupted is run again, and its
@@ -30,6 +32,7 @@ from nova_jax.utils.digests import digest_folder
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.files import read_json, replacing, write_atomically
+from nova_jax.utils.processor import processor_name
 
 COMMAND = (sys.executable, "-m", "nova_jax.cli.child", "nova_jax.tools.sweeps.point")
 MEASURED = ("num_prompts", "captions", "batch_size", "seed")  # Settings besides the point on which a result depends.
@@ -43,19 +46,30 @@ class Trial(NamedTuple):
   group: str  # Points of a group run one after another.
   content: Mapping[str, Any]
   command: Sequence[str] = ()  # Command of its process; empty for `COMMAND`.
+  kept: Path | None = None  # File of its result alone.
 
   @property
   def result(self) -> Mapping[str, float] | None:
     path = self.folder / "result.json"
-    return read_json(path) if path.is_file() else None
+    if path.is_file():
+      return read_json(path)
+    return read_json(self.kept)["result"] if self.kept is not None and self.kept.is_file() else None
 
   @property
   def error(self) -> str | None:
     path = self.folder / "error.txt"
     return path.read_text(encoding="utf-8").strip() if path.is_file() and self.result is None else None
 
+  def keep(self) -> None:
+    """Write the file of the result alone, if there is to be one."""
+    if self.kept is not None and not self.kept.is_file():
+      content = {"point": label(self.point), "processor": processor_name(), "result": self.result}
+      write_atomically(self.kept, json.dumps(content, indent=1) + "\n")
 
-def plan_trials(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | None = None) -> list[Trial]:
+
+def plan_trials(
+    sweep: Sweep, checkpoint: str | None, output: Path, runs: Path | None = None, results: Path | None = None,
+) -> list[Trial]:
   """Return a trial for each point, in order.
 
   Args:
@@ -63,6 +77,7 @@ def plan_trials(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path |
     checkpoint: model folder for points that don't train a model.
     output: folder of the sweep.
     runs: folder of trainings; None for `output / "runs"`.
+    results: folder of results alone, of which those that are there count; None for no such files.
 
   Raises:
     UserError: a point needs a checkpoint and none is given, or two points are equal.
@@ -70,6 +85,8 @@ def plan_trials(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path |
   trials, model_of = [], functools.cache(_identity)
   for point in sweep.points:
     measured = {name: getattr(sweep, name) for name in MEASURED}
+    if sweep.task != Sweep.task:
+      measured["task"] = sweep.task
     loading = {name: point[name] for name in LOADING if name in point}
     experiment, place = None, checkpoint
     if training(point):
@@ -80,12 +97,14 @@ def plan_trials(sweep: Sweep, checkpoint: str | None, output: Path, runs: Path |
     elif is_trained(as_path(checkpoint)):
       loading.setdefault("step", latest_step(as_path(checkpoint) / "checkpoints"))
     identity = experiment if experiment is not None else model_of(place, loading.get("step"))
-    folder = output / "points" / digest(identity, loading, {n: point[n] for n in SAMPLING if n in point}, measured)
+    name = digest(identity, loading, {n: point[n] for n in SAMPLING if n in point}, measured)
+    folder = output / "points" / name
     content = measured | {
+        "task": sweep.task,
         "label": label(point), "experiment": experiment, "checkpoint": place, "loading": loading,
         "sampling": {name: point[name] for name in SAMPLING if name in point}, "output": str(folder),
         "result": str(folder / "result.json")}
-    trials.append(Trial(point, folder, place, content))
+    trials.append(Trial(point, folder, place, content, kept=results / f"{name}.json" if results else None))
   twice = [label(trial.point) for i, trial in enumerate(trials) if trial.folder in {t.folder for t in trials[:i]}]
   if twice:
     raise UserError(f"the sweep has this point twice: {twice[0]}")
@@ -157,6 +176,7 @@ def _run_group(
       return
     if trial.result is not None:
       say(f"{label(trial.point)}: done before")
+      trial.keep()
       continue
     say(f"{label(trial.point)}: begins")
     failed = trial.folder / "error.txt"
@@ -177,4 +197,5 @@ def _run_group(
       write_atomically(failed, f"{reason or 'no result'}\n")
       say(f"{label(trial.point)}: failed: {reason}; see {trial.folder / 'log.txt'}")
     else:
+      trial.keep()
       say(f"{label(trial.point)}: {', '.join(f'{name} {value:.3g}' for name, value in trial.result.items())}")

@@ -17,7 +17,7 @@ from typing import Any
 
 from nova_jax import configs
 from nova_jax.config import Experiment
-from nova_jax.evals.digits.one_digit import SCORES
+from nova_jax.evals.digits.score import TASKS
 from nova_jax.pipeline.request import SETTINGS
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean, from_dict, to_dict
@@ -52,11 +52,14 @@ class Bars:
 
   Attributes:
     by: field with a bar for each of its values.
-    y: names of scores, from `SCORES`.
+    y: names of scores; () for all of the task.
+    over: field whose values, such as seeds, share a bar, which shows their mean, and each of them as a dot instead of
+      the interval; "" for none.
   """
 
   by: str
-  y: Sequence[str] = ("digit", "same_digit", "retrieval@1", "retrieval@last")
+  y: Sequence[str] = ()
+  over: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +72,8 @@ class Sweep:
     points: points in the order in which they run.
     plots: plots of the results.
     config: file or name of the training config, for points with training fields.
-    num_prompts: number of clips to score per point; multiples of 40 contain every digit and direction equally often.
+    task: what is scored, "digits" or "two_digits".
+    num_prompts: number of clips to score per point, as in `evals.digits.score.make_clips`.
     captions: kind of captions, "plain" or "free".
     batch_size: number of clips generated at once.
     seed: seed of the generation.
@@ -80,6 +84,7 @@ class Sweep:
   points: Sequence[Point]
   plots: Sequence[Plot | Bars] = ()
   config: str = "configs/digits.py"
+  task: str = "digits"
   num_prompts: int = 400
   captions: str = "plain"
   batch_size: int = 100
@@ -104,6 +109,8 @@ def load_sweep(path: str | Path) -> Sweep:
   sweep = module.get_sweep()
   if not sweep.points:
     raise UserError(f"{path}: the sweep has no points")
+  if sweep.task not in TASKS:
+    raise UserError(f"{path}: {sweep.task!r} is not a task{did_you_mean(sweep.task, TASKS)}")
   known = {*SAMPLING, *LOADING}
   for point in sweep.points:
     for name in point:
@@ -119,12 +126,14 @@ def load_sweep(path: str | Path) -> Sweep:
     by = plot.by if isinstance(plot, Bars) else plot.line
     if by and by not in fields:
       raise UserError(f"{path}: plots tell lines or bars apart by {by}, which no point sets")
-    values = [shown(point.get(by)) for point in sweep.points]
-    if isinstance(plot, Bars) and len(set(values)) < len(values):
+    if not isinstance(plot, Bars):
+      continue
+    values = [(shown(point.get(by)), shown(point.get(plot.over))) for point in sweep.points]
+    if len(set(values)) < len(values):
       raise UserError(f"{path}: several points have the same {by}, so bars can't be told apart by it; use Plot")
-    for name in plot.y if isinstance(plot, Bars) else ():
-      if name not in SCORES:
-        raise UserError(f"{path}: bars show shares, and {name!r} is none{did_you_mean(name, SCORES)}")
+    for name in plot.y:
+      if name not in (scores := TASKS[sweep.task].names):
+        raise UserError(f"{path}: bars show shares, and {name!r} is none{did_you_mean(name, scores)}")
   return sweep
 
 

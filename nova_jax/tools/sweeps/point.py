@@ -27,7 +27,7 @@ def measure(trial: dict) -> dict[str, float]:
     if experiment.train.steps not in finished_steps(as_path(trial["checkpoint"]) / "checkpoints"):
       train_nova(experiment, trial["checkpoint"])
   pipe = Pipeline.load(trial["checkpoint"], **trial["loading"])
-  options = {name: trial[name] for name in ("captions", "batch_size", "seed")}
+  options = {name: trial[name] for name in ("captions", "batch_size", "seed", "task")}
   # A whole batch of the same shape, which compiles everything.
   pipe(["the digit one moves left"] * trial["batch_size"], seed=trial["seed"], **trial["sampling"])
   result = score_digits(

@@ -1,10 +1,12 @@
 """Writes the results of a sweep: results.csv, results.md, plots as PNG, and index.html with everything in one file.
 
-Invariant: the same results give the same table. Points that failed or have not run yet are listed as such.
+Scores have their 95 % interval in brackets, but for results.csv. Invariant: the same results give the same table.
+Points that failed or have not run yet are listed as such.
 """
 
 import base64
 import csv
+import dataclasses
 import html
 import io
 import re
@@ -16,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nova_jax.evals.digits.one_digit import wilson
+from nova_jax.evals.digits.score import TASKS
 from nova_jax.tools.sweeps.engine import Trial
 from nova_jax.tools.sweeps.plan import Bars, Plot, Sweep, shown
 from nova_jax.utils.files import write_atomically
@@ -35,12 +38,13 @@ def write_report(sweep: Sweep, trials: Sequence[Trial], output: Path) -> list[Pa
   csv.writer(text, lineterminator="\n").writerows([columns, *rows])
   paths = [output / "results.csv", output / "results.md"]
   write_atomically(paths[0], text.getvalue())
-  body = "\n".join(f"| {' | '.join(_short(cell) for cell in row)} |" for row in rows)
+  rows = [[_short(cell, name, sweep) for name, cell in zip(columns, row, strict=True)] for row in rows]
+  body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
   write_atomically(paths[1], f"# {sweep.title}\n\n{sweep.about}\n\n| {' | '.join(columns)} |\n"
                              f"|{'---|' * len(columns)}\n{body}\n")
   pictures = []
   for plot in sweep.plots:
-    picture = draw(plot, trials)
+    picture = draw(plot, trials, TASKS[sweep.task].names)
     if picture is not None:
       path = output / "plots" / f"{_slug(plot_name(plot))}.png"
       write_atomically(path, picture)
@@ -70,11 +74,21 @@ def plot_name(plot: Plot | Bars) -> str:
   return f"scores by {plot.by}" if isinstance(plot, Bars) else f"{plot.y} over {plot.x}"
 
 
-def draw(plot: Plot | Bars, trials: Sequence[Trial]) -> bytes | None:
-  """Return a plot as PNG; None if no point has its values."""
+def draw(plot: Plot | Bars, trials: Sequence[Trial], scores: Sequence[str]) -> bytes | None:
+  """Return a plot as PNG; None if no point has its values.
+
+  Args:
+    plot: what to draw.
+    trials: trials of the sweep.
+    scores: names of the task's scores, which bars show that name none.
+  """
   figure = Figure(figsize=(6, 4), layout="constrained")
   axes = figure.subplots()
-  if not (_draw_bars if isinstance(plot, Bars) else _draw_lines)(axes, plot, trials):
+  if isinstance(plot, Bars):
+    found = _draw_bars(axes, dataclasses.replace(plot, y=plot.y or scores), trials)
+  else:
+    found = _draw_lines(axes, plot, trials)
+  if not found:
     return None
   file = io.BytesIO()
   figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
@@ -103,27 +117,33 @@ def _draw_lines(axes: Axes, plot: Plot, trials: Sequence[Trial]) -> bool:
 
 
 def _draw_bars(axes: Axes, plot: Bars, trials: Sequence[Trial]) -> bool:
-  done = [trial for trial in trials if trial.result and all(name in trial.result for name in plot.y)]
-  places, width = np.arange(len(plot.y)), 0.8 / max(len(done), 1)
-  for i, trial in enumerate(done):
-    values = np.array([trial.result[name] for name in plot.y])
-    low, high = np.array([wilson(value, trial.content["num_prompts"]) for value in values]).T
-    axes.bar(
-        places + (i - (len(done) - 1) / 2) * width, values, width, yerr=[values - low, high - values],
-        label=shown(trial.point.get(plot.by, "default")), error_kw={"elinewidth": 1})
+  bars: dict[str, list[Trial]] = {}
+  for trial in trials:
+    if trial.result and all(name in trial.result for name in plot.y):
+      bars.setdefault(shown(trial.point.get(plot.by, "default")), []).append(trial)
+  places, width = np.arange(len(plot.y)), 0.8 / max(len(bars), 1)
+  for i, (name, done) in enumerate(bars.items()):
+    values = np.array([[trial.result[score] for score in plot.y] for trial in done])
+    x, mean = places + (i - (len(bars) - 1) / 2) * width, values.mean(0)
+    if plot.over:
+      axes.bar(x, mean, width, label=name)
+      axes.plot(np.tile(x, len(done)), values.ravel(), ".", color="black", markersize=4)
+    else:
+      low, high = np.array([wilson(value, done[0].content["num_prompts"]) for value in mean]).T
+      axes.bar(x, mean, width, yerr=[mean - low, high - mean], label=name, error_kw={"elinewidth": 1})
   axes.set_xticks(places, plot.y)
   axes.set(ylabel="share of clips", ylim=(0, 1.02))
   axes.grid(axis="y", alpha=0.3)
-  if done:
-    axes.figure.legend(title=plot.by, loc="outside upper center", ncols=len(done))
-  return bool(done)
+  if bars:
+    axes.figure.legend(title=plot.by, loc="outside upper center", ncols=len(bars))
+  return bool(bars)
 
 
 def page(
     sweep: Sweep, columns: Sequence[str], rows: Sequence[Sequence[str]], pictures: Sequence[tuple[str, bytes]]
 ) -> str:
   """Return a page that needs no other files; pictures are (name, PNG) pairs."""
-  cells = lambda tag, row: "".join(f"<{tag}>{html.escape(_short(cell))}</{tag}>" for cell in row)
+  cells = lambda tag, row: "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
   body = "\n".join(
       f"<tr{' class=failed' if row[-1].startswith('failed') else ''}>{cells('td', row)}</tr>" for row in rows)
   images = "\n".join(
@@ -139,9 +159,14 @@ def _axis(value):
   return value if isinstance(value, (int, float)) and not isinstance(value, bool) else shown(value)
 
 
-def _short(cell: str) -> str:
-  """Return a number with four digits, and other cells unchanged."""
-  return f"{float(cell):.4g}" if re.fullmatch(r"-?\d+\.\d+(e-?\d+)?", cell) else cell
+def _short(cell: str, column: str, sweep: Sweep) -> str:
+  """Return a score with its interval, another number with four digits, and other cells unchanged."""
+  if not re.fullmatch(r"-?\d+\.\d+(e-?\d+)?", cell):
+    return cell
+  if column in TASKS[sweep.task].names:
+    low, high = wilson(float(cell), sweep.num_prompts)
+    return f"{float(cell):.3f} ({low:.3f}–{high:.3f})"
+  return f"{float(cell):.4g}"
 
 
 def _slug(name: str) -> str:

@@ -36,6 +36,7 @@ from nova_jax.utils.errors import RunFailed, UserError
 from nova_jax.utils.fields import to_dict
 from nova_jax.utils.files import read_json, write_atomically
 from nova_jax.utils.lease import check_held
+from nova_jax.utils.processor import processor_name
 from nova_jax.utils.terminal import say
 
 if TYPE_CHECKING:
@@ -123,14 +124,10 @@ def _digests(workdir: Path) -> dict[str, str]:
 
 
 def _machine(trainer: Trainer) -> dict[str, Any]:
-  about, model = Path("/proc/cpuinfo"), platform.processor()
-  with contextlib.suppress(OSError):  # Linux alone has this file.
-    lines = about.read_text(encoding="utf-8", errors="replace").splitlines()
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
   kinds = collections.Counter(device.device_kind for device in trainer.mesh.devices.flat)
   return {
       "host": socket.gethostname(), "system": platform.platform(), "python": platform.python_version(),
-      "processor": model, "cores": os.cpu_count(), "processes": jax.process_count(), "devices": dict(kinds),
+      "processor": processor_name(), "cores": os.cpu_count(), "processes": jax.process_count(), "devices": dict(kinds),
       "mesh": dict(trainer.mesh.shape), "command": sys.argv}
 
 

@@ -25,7 +25,7 @@ from nova_jax.tools.sweeps.report import write_report
 from nova_jax.utils.fields import from_dict
 
 ROOT = Path(__file__).resolve().parents[3]
-# Stands for a point's process: it notes that it ran, and scores twice its guidance, fails at 3 and dies at 4.
+# Stands for a point's process: it notes that it ran, and scores an eighth of its guidance, fails at 3 and dies at 4.
 SCRIPT = """
 import json, os, sys, time
 trial = json.load(open(sys.argv[1]))
@@ -37,7 +37,7 @@ if scale == 3:
   sys.exit("Traceback …\\nValueError: three is <bad>")
 if scale == 4:
   os.kill(os.getpid(), 9)
-json.dump({"digit": 2.0 * scale, "seconds_per_clip": 1 / scale}, open(trial["result"], "w"))
+json.dump({"digit": scale / 8, "seconds_per_clip": 1 / scale}, open(trial["result"], "w"))
 """
 
 
@@ -54,8 +54,8 @@ def sweep_of(*scales, **fields):
   return Sweep("A <title>", "About.", grid(weights=("ema", "params"), guidance_scale=scales), **fields)
 
 
-def run(sweep, output, shard=(0, 1), processes=1):
-  trials = engine.plan_trials(sweep, "model", output)
+def run(sweep, output, shard=(0, 1), processes=1, results=None):
+  trials = engine.plan_trials(sweep, "model", output, results=results)
   engine.run_trials(trials, processes, shard, lambda line: None)
   return trials
 
@@ -66,7 +66,7 @@ def test_points_run_in_order_and_once(tmp_path, ran):
   assert ran() == expected
   trials = run(sweep_of(1.0, 1.5, 2.0), tmp_path / "out")
   assert ran() == expected + [f"weights={w}, guidance_scale=1.5" for w in ("ema", "params")], "results are kept"
-  assert [trial.result["digit"] for trial in trials] == [2, 3, 4, 2, 3, 4]
+  assert [trial.result["digit"] for trial in trials] == 2 * [1 / 8, 1.5 / 8, 2 / 8]
   run(dataclasses.replace(sweep_of(1.0), num_prompts=40), tmp_path / "out")
   assert len(ran()) == 8, "another measure, another result"
 
@@ -80,8 +80,8 @@ def test_what_fails_fails_alone_and_is_tried_again(tmp_path, ran):
   rows = list(csv.DictReader(io.StringIO(paths[0].read_text(encoding="utf-8"))))
   assert [row["status"] for row in rows[:3]] == [
       "done", "failed: ValueError: three is <bad>", "failed: ended by signal 9"]
-  assert rows[0]["digit"] == "2.0" and rows[1]["digit"] == ""
-  assert "| ema | 1 | 2 | 1 | done |" in paths[1].read_text(encoding="utf-8")
+  assert rows[0]["digit"] == "0.125" and rows[1]["digit"] == ""
+  assert "| ema | 1 | 0.125 (0.096–0.161) | 1 | done |" in paths[1].read_text(encoding="utf-8")
   assert [path.name for path in paths] == ["results.csv", "results.md", "digit-over-guidance-scale.png", "index.html"]
   assert Image.open(paths[2]).size == (720, 480)
   page = paths[3].read_text(encoding="utf-8")
@@ -92,16 +92,46 @@ def test_what_fails_fails_alone_and_is_tried_again(tmp_path, ran):
 
 
 def test_bars_show_what_is_done_with_intervals(tmp_path, ran):
-  sweep = dataclasses.replace(sweep_of(0.25, 3.0), plots=(Bars("weights", ("digit",)),))
+  sweep = dataclasses.replace(sweep_of(2.0, 3.0), plots=(Bars("weights", ("digit",)),))
   trials = run(sweep, tmp_path / "out")
   figure = Figure()
   axes = figure.subplots()
   assert report._draw_bars(axes, Bars("weights", ("digit",)), trials)
-  assert [bar.get_height() for bar in axes.patches] == [0.5, 0.5]
+  assert [bar.get_height() for bar in axes.patches] == [0.25, 0.25]
   assert [text.get_text() for text in figure.legends[0].texts] == ["ema", "params"]
   (low, high) = axes.collections[0].get_segments()[0][:, 1]
-  assert (low, high) == pytest.approx((0.451, 0.549), abs=1e-3)  # Of 400 clips.
+  assert (low, high) == pytest.approx((0.210, 0.295), abs=1e-3)  # Of 400 clips.
   assert write_report(sweep, trials, tmp_path / "out")[2].name == "scores-by-weights.png"
+
+
+def test_seeds_share_a_bar_and_are_dots_of_their_own(tmp_path, ran):
+  points = [{"weights": weights, "guidance_scale": scale} for weights in ("ema", "params") for scale in (1.0, 2.0)]
+  trials = run(Sweep("", "", points), tmp_path / "out")
+  axes = Figure().subplots()
+  assert report._draw_bars(axes, Bars("weights", ("digit",), over="guidance_scale"), trials)
+  assert [bar.get_height() for bar in axes.patches] == [1.5 / 8, 1.5 / 8]
+  assert [line.get_ydata().tolist() for line in axes.lines] == 2 * [[1 / 8, 2 / 8]] and not axes.collections
+
+
+def test_results_outlive_the_folder_of_a_sweep(tmp_path, ran):
+  run(sweep_of(1.0), tmp_path / "out", results=tmp_path / "kept")
+  kept = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "kept").iterdir()}
+  assert sorted(found["point"] for found in kept.values()) == [
+      f"weights={weights}, guidance_scale=1.0" for weights in ("ema", "params")]
+  assert all(found["processor"] and found["result"] == {"digit": 1 / 8, "seconds_per_clip": 1}
+             for found in kept.values())
+  trials = run(sweep_of(1.0, 2.0), tmp_path / "elsewhere", results=tmp_path / "kept")
+  assert len(ran()) == 4 and [trial.result["digit"] for trial in trials] == 2 * [1 / 8, 2 / 8]
+  assert len(list((tmp_path / "kept").iterdir())) == 4
+  run(sweep_of(5.0), tmp_path / "out")
+  run(sweep_of(5.0), tmp_path / "out", results=tmp_path / "kept")
+  assert len(list((tmp_path / "kept").iterdir())) == 6, "what was measured before is kept, too"
+
+
+def test_another_task_has_results_of_its_own(tmp_path):
+  one, two = (
+      engine.plan_trials(sweep_of(1.0, **fields), "model", tmp_path)[0] for fields in ({}, {"task": "two_digits"}))
+  assert one.folder != two.folder and (one.content["task"], two.content["task"]) == ("digits", "two_digits")
 
 
 def test_a_stopped_sweep_stops_its_points_and_goes_on(tmp_path, ran, monkeypatch):
@@ -213,6 +243,11 @@ def test_other_bad_input(tmp_path):
       "from nova_jax.tools.sweeps.plan import Bars, Sweep, grid\n"
       "get_sweep = lambda: Sweep('', '', grid(weights=('ema',), fps=(1.0, 2.0)), [Bars('weights')])", encoding="utf-8")
   with pytest.raises(ValueError, match="several points have the same weights"):
+    load_sweep(tmp_path / "sweep.py")
+  (tmp_path / "sweep.py").write_text(
+      "from nova_jax.tools.sweeps.plan import Sweep\nget_sweep = lambda: Sweep('', '', [{}], task='two_digit')",
+      encoding="utf-8")
+  with pytest.raises(ValueError, match="did you mean 'two_digits'"):
     load_sweep(tmp_path / "sweep.py")
   with pytest.raises(ValueError, match="is not a field"):
     experiment_for_point(Sweep("", "", [], config=str(ROOT / "configs/digits.py")), {"config.steps": 1})
