@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from nova_jax.checkpoints.load import load_model
@@ -18,6 +19,16 @@ from nova_jax.models.nova import NOVA
 SMALL_DIGITS = ModelConfig(
     latent_dim=1, latent_size=(16, 16), patch_size=4, width=32, num_heads=2, temporal_depth=1, spatial_depth=2,
     denoiser_depth=1, denoiser_width=16, base_frames=2, text_dim=8, text_len=8, mixer_rank=2)
+
+
+def slow(*values):
+  """Return the values of one case of a parametrised test as a slow case."""
+  return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def quick_if(quick, values):
+  """Return cases of a parametrised test, those slow whose text holds none of some words."""
+  return [value if any(word in str(value) for word in quick) else slow(value) for value in values]
 
 
 def fields(batch):

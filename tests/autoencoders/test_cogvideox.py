@@ -65,6 +65,7 @@ def test_time_is_halved_and_doubled_after_the_first_frame():
   np.testing.assert_array_equal(repeat_time(x[:, :3, :1, :1], 2).ravel(), [0, 1, 1, 2, 2])
 
 
+@pytest.mark.slow
 def test_released_sizes():
   network = nnx.eval_shape(lambda: CogVideoXNetwork(CogVideoXConfig(), rngs=nnx.Rngs(0)))
   shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, np.float32)

@@ -30,6 +30,7 @@ def test_first_frame_is_doubled_in_space_only(num_frames):
   np.testing.assert_allclose(layer(x), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_released_sizes():
   make = lambda: OpenSoraNetwork(OpenSoraConfig(latent_channels=4), rngs=nnx.Rngs(0))
   network = nnx.eval_shape(make)

@@ -3,7 +3,6 @@
 import dataclasses
 
 import pytest
-from checkpoints.published import AUTOENCODERS, PIPELINES
 from parity.reference import ROOT
 from pipeline.test_pipeline import CARD, TINY, save
 
@@ -12,11 +11,18 @@ from nova_jax.checkpoints.convert import convert
 
 @pytest.fixture(scope="session")
 def ours(tmp_path_factory):
-  """Convert every model of the reference folder."""
-  target = tmp_path_factory.mktemp("ours")
-  for path in PIPELINES + AUTOENCODERS:
-    convert(ROOT / path, target / path)
-  return target
+  """Models of the reference folder by their path there, each converted when it is asked for."""
+  return Converted(tmp_path_factory.mktemp("ours"))
+
+
+class Converted:
+  def __init__(self, folder):
+    self._folder = folder
+
+  def __truediv__(self, path):
+    if not (self._folder / path).exists():
+      convert(ROOT / path, self._folder / path)
+    return self._folder / path
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from checkpoints.published import AUTOENCODERS, PIPELINES, VIDEO, assert_same_weights
 from flax import nnx
+from helpers import quick_if, slow
 from parity.reference import ROOT
 from pipeline.test_pipeline import CARD, TINY, save
 
@@ -28,7 +29,7 @@ def parts_of(folder):
   return {name: folder / name for name in PARTS if (folder / name).is_dir()} or {"": folder}
 
 
-@pytest.mark.parametrize("path", PIPELINES + AUTOENCODERS, ids=str)
+@pytest.mark.parametrize("path", quick_if(("t2v/", "ltx"), PIPELINES + AUTOENCODERS), ids=str)
 def test_there_and_back(ours, tmp_path, path):
   """PyTorch → Orbax → PyTorch: the same weights to the bit, the same settings, the same other files."""
   convert(ours / path, tmp_path / "back")
@@ -47,7 +48,7 @@ def test_there_and_back(ours, tmp_path, path):
     assert_same_weights(folder, tmp_path / "back" / name)
 
 
-@pytest.mark.parametrize("path", PIPELINES, ids=str)
+@pytest.mark.parametrize("path", quick_if(("t2v/",), PIPELINES), ids=str)
 def test_both_forms_load_alike(ours, path):
   published, converted = open_folder(ROOT / path), open_folder(ours / path)
   assert dataclasses.replace(converted.card, parts=(), source="", versions="") == published.card
@@ -82,7 +83,7 @@ def test_a_pipeline_loads_what_it_is_asked_for(ours):
     Pipeline.load(ours / AUTOENCODERS[0])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [slow("float32"), "bfloat16"])
 def test_another_dtype(tmp_path, dtype):
   convert(VIDEO, tmp_path / "ours", parts=["transformer"], dtype=dtype)
   convert(tmp_path / "ours", tmp_path / "back")
@@ -94,6 +95,7 @@ def test_another_dtype(tmp_path, dtype):
   assert "vae" not in read_json(tmp_path / "back/model_index.json")
 
 
+@pytest.mark.slow
 def test_a_folder_with_the_transformer_alone(tmp_path):
   """What a published training run leaves, with the rest from its base model, and without."""
   run = tmp_path / "checkpoint-1"
@@ -122,7 +124,7 @@ def test_a_config_that_omits_the_mixer(tmp_path):
   assert read_json(tmp_path / "ours/transformer/config.json")["video_mixer_rank"] == rank
 
 
-@pytest.mark.parametrize("weights", ["ema", "params"])
+@pytest.mark.parametrize("weights", ["ema", slow("params")])
 def test_a_training_run_becomes_a_published_folder(trained, tmp_path, weights):
   notes = convert(trained, tmp_path / "published", weights=weights, dtype="float16")
   assert [note.split()[1] for note in notes] == ["vae", "text_encoder"], "built-in parts have no folder, and it is said"
@@ -171,7 +173,8 @@ def test_training_starts_from_any_form(ours, trained):
     load_transformer(ours / AUTOENCODERS[0], model)
 
 
-@pytest.mark.parametrize("autoencoder", ["pixels", pytest.param("rgb", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("autoencoder", ["pixels", "rgb"])
 def test_an_exported_training_run_generates_by_itself(tmp_path, autoencoder):
   """There and back: the same clip, and the same weights to the bit."""
   cfg = dataclasses.replace(TINY, width=64, latent_dim={"pixels": 1, "rgb": 3}[autoencoder])

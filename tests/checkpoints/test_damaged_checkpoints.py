@@ -153,6 +153,7 @@ def test_checkpoints_of_older_versions_have_no_digests(copy):
   open_arrays(copy / "8")["step"].read()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_one_line_and_keeps_the_others(copy, monkeypatch, capfd):
   from orbax.checkpoint import JsonCheckpointHandler
 

@@ -73,6 +73,7 @@ def test_what_is_pushed_comes_back(hub, folder, caplog):
   assert "AutoencoderKL" in card.text and "PhiEncoderModel" in card.text
 
 
+@pytest.mark.slow
 def test_a_training_run_is_converted_and_pushed(hub, trained, tmp_path, monkeypatch):
   log_in(monkeypatch)
   run = shutil.copytree(trained, tmp_path / "run")
@@ -105,6 +106,7 @@ def test_a_converted_folder_is_pushed_as_it_is(hub, ours, tmp_path, monkeypatch)
   assert {name: content for name, content in mine.items() if name != "README.md"} == there
 
 
+@pytest.mark.slow
 def test_a_card_of_the_user_s_own_stays(hub, folder, caplog):
   (folder / "README.md").write_text("# Mine\n", encoding="utf-8")
   push("--source", folder, "--push", ID)
@@ -154,6 +156,7 @@ def test_who_may_push(hub, folder, monkeypatch, tmp_path):
   assert "push from where there is a network" in message and "download" not in message
 
 
+@pytest.mark.slow
 def test_an_upload_that_failed_continues(hub, trained, tmp_path, monkeypatch):
   log_in(monkeypatch)
   hub.failing["/commit/"] = 500
@@ -230,6 +233,7 @@ def test_outputs_name_a_lora_by_its_commit_and_are_made_again(hub, tmp_path):
   assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes() and not hub.requests
 
 
+@pytest.mark.slow
 def test_a_merged_lora_names_the_model_that_it_was_trained_for(hub, tmp_path, monkeypatch):
   log_in(monkeypatch)
   hub.add("ORG/nova", VIDEO)

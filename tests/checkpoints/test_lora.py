@@ -81,7 +81,8 @@ def test_what_is_added_computes_what_was_trained(folders, name):
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6 * float(np.abs(expected).max()))
 
 
-@pytest.mark.parametrize("name", [pytest.param("run", marks=pytest.mark.slow), "alone"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["run", "alone"])
 def test_parameters_that_were_trained_themselves_are_read_from_both(folders, full, name):
   (folder, _), (target, trained) = folders, full
   before, expected = weights(load_model(folder / "base")), weights(trained)
@@ -119,6 +120,7 @@ def test_modules_may_be_named_by_their_ends_as_peft_takes_them(full, tmp_path):
   assert open_lora(tmp_path / "lora").full.keys() == open_lora(target / "alone").full.keys()
 
 
+@pytest.mark.slow
 def test_the_workdir_is_the_model_with_the_lora(folders):
   folder, _ = folders
   expected = weights(load_model(folder / "base", lora=folder / "run"))
@@ -127,6 +129,7 @@ def test_the_workdir_is_the_model_with_the_lora(folders):
   assert all(np.array_equal(found[name], expected[name]) for name in found)
 
 
+@pytest.mark.slow
 def test_without_the_lora_the_weights_are_the_same_bits(folders):
   folder, _ = folders
   before = weights(load_model(folder / "base"))
@@ -224,6 +227,7 @@ def test_a_merged_model_knows_no_words(folders, tmp_path):
     assert open_folder(tmp_path / str(bool(lora))).card.words == words
 
 
+@pytest.mark.slow
 def test_a_merged_model_is_rounded_once(folders, tmp_path):
   """A model in float16 and a LoRA make weights in float32 that float16 didn't round."""
   folder, _ = folders

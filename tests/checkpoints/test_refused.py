@@ -93,6 +93,7 @@ def rewrite(folder, change):
   (folder / "new").rename(next(folder.glob("*.safetensors")))
 
 
+@pytest.mark.slow
 def test_a_bit_that_flips_in_a_converted_folder_is_found_on_loading(ours, tmp_path):
   """By the digest that lies beside each array: neither Orbax nor the file system look."""
   shutil.copytree(ours / VIDEO.relative_to(ROOT), tmp_path / "source")

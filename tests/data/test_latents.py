@@ -114,7 +114,8 @@ def test_the_stream_is_the_same_for_any_hosts_and_after_any_resume(mix):
       assert_equal(whole[start:], joined(parts, hosts))
 
 
-@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_worker_processes_change_nothing(mix, num_workers):
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain's workers read flags, which a launcher has parsed.

@@ -57,6 +57,7 @@ def losses(told=False, noise=0.5, num_frames=3, rollout_fraction=0.0):
   return compute(make(cfg))
 
 
+@pytest.mark.slow
 def test_noise_is_on_what_later_frames_see_alone():
   for told in (False, True):
     noisy, held_out, clean = losses(told)
@@ -67,6 +68,7 @@ def test_noise_is_on_what_later_frames_see_alone():
   assert noisy["loss"] == clean["loss"]
 
 
+@pytest.mark.slow
 def test_rollouts_change_what_later_frames_see_alone():
   rolled, held_out, clean = losses(noise=0.0, rollout_fraction=1.0)
   assert held_out == clean and rolled["loss_t2i"] == clean["loss_t2i"]

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from helpers import make
 from models.test_nova import TINY, inputs
@@ -34,6 +35,7 @@ def test_errors_of_given_frames_do_not_count():
   assert parts["loss_t2i"] < reduce_loss(plain["error"], plain["mask"])[1]["loss_t2i"]
 
 
+@pytest.mark.slow
 def test_a_canvas_learns_the_frame_from_its_own_error_alone():
   cfg, scheduler = dataclasses.replace(TINY, canvas=True), make_scheduler(SchedulerConfig())
   latents, condition = inputs(cfg, 2)

@@ -120,6 +120,7 @@ def size_of(path):
     return image.size
 
 
+@pytest.mark.slow
 def test_a_page_has_a_largest_size(tmp_path, monkeypatch):
   drawn = []
   monkeypatch.setattr(sheets.ImageDraw.ImageDraw, "text", lambda self, place, text, **_: drawn.append(text))

@@ -91,6 +91,7 @@ def test_a_training_step_of_nova_for_cuda(on_gpu):
   assert lower(dtype="float32") == [[], []]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat, times", [("dots", 1), ("block", 2)])
 def test_attention_is_recomputed_only_with_whole_blocks(on_gpu, remat, times):
   trained, _ = lower(dtype="bfloat16", remat=remat)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import make
+from helpers import make, slow
 
 from nova_jax.config import PRESETS, ModelConfig
 from nova_jax.models.condition import Condition
@@ -155,13 +155,14 @@ def test_parts_and_their_gradients_are_those_of_unstack(axis):
   np.testing.assert_array_equal(ours[1], expected[1])
 
 
-@pytest.mark.parametrize("remat", ["dots", "mlp", "block"])
+@pytest.mark.parametrize("remat", ["dots", slow("mlp"), slow("block")])
 def test_rematerialisation_changes_no_number(remat):
   (exact, args), (other, others) = loss_gradient(TINY), loss_gradient(dataclasses.replace(TINY, remat=remat))
   for a, b in zip(jax.tree.leaves(exact(*args)), jax.tree.leaves(other(*others)), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_products_are_computed_again_with_the_mlp_and_whole_blocks():
   def products(remat):
     gradient, args = loss_gradient(dataclasses.replace(TINY, attention="mapped", remat=remat))

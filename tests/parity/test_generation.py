@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pytest
+from helpers import quick_if
 from parity.reference import ROOT, channels_last, close, files, read, scheduler_of
 
 from nova_jax import Pipeline
@@ -11,6 +12,7 @@ from nova_jax.diffusion import make_scheduler
 from nova_jax.sampling.sampler import Noise
 
 SAMPLES = files("*/sample_*.safetensors")
+QUICK = ("cfg", "nocfg", "image_to_video")
 INPUTS = ("text_embeds", "negative_text_embeds", "label", "order")
 
 load = functools.cache(Pipeline.load)
@@ -33,7 +35,7 @@ def test_there_are_reference_generations():
   assert SAMPLES
 
 
-@pytest.mark.parametrize("path", SAMPLES, ids=str)
+@pytest.mark.parametrize("path", quick_if(QUICK, SAMPLES), ids=str)
 def test_generation(path):
   """Latents frame by frame, and pixels where there is an autoencoder."""
   arrays, metadata = read(ROOT / path)

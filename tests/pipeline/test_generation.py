@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import make
+from helpers import make, slow
 from pipeline.test_pipeline import CARD
 from pipeline.test_pipeline import fresh as blank
 
@@ -167,7 +167,7 @@ def test_a_guide_takes_part_in_every_task():
 
 
 @pytest.mark.parametrize("canvas, settings", [
-    pytest.param(False, {}, marks=pytest.mark.slow), (True, {"history_noise": 0.5})])
+    slow(False, {}), slow(True, {"history_noise": 0.5})])
 def test_samples_are_spread_over_devices(canvas, settings):
   card = dataclasses.replace(CARD, model=dataclasses.replace(CARD.model, canvas=canvas))
   alone, module = fresh(card), make(card.model)
@@ -201,7 +201,7 @@ def test_what_is_refused(pipe, settings, message):
     pipe("one", **settings)
 
 
-@pytest.mark.parametrize("settings", [{}, {"refresh_every": 2, "guidance_every": 2}], ids=str)
+@pytest.mark.parametrize("settings", [slow({}), {"refresh_every": 2, "guidance_every": 2}], ids=str)
 def test_a_canvas_matters_in_each_pass(settings):
   """What the canvas of any pass shows changes what is made; known pixels stay."""
   card = dataclasses.replace(CARD, model=dataclasses.replace(CARD.model, canvas=True))

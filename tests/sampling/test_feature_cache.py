@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import make
+from helpers import make, slow
 from models.test_nova import with_positions
 from sampling.test_sampler import MODEL, run
 
@@ -25,7 +25,7 @@ def setting(rotary):
   return cfg, make(cfg).image_encoder, tokens, cond, order
 
 
-@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("rotary", [slow(False), True])
 def test_refreshing_is_exact(rotary):
   cfg, encoder, tokens, cond, order = setting(rotary)
   wanted = order[:, 5:8]
@@ -37,7 +37,7 @@ def test_refreshing_is_exact(rotary):
   np.testing.assert_allclose(z, exact, atol=1e-5)
 
 
-@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("rotary", [slow(False), True])
 def test_new_tokens_are_seen_and_padding_is_not(rotary):
   cfg, encoder, tokens, cond, order = setting(rotary)
   _, features = encode(encoder, tokens, order, 3, cond, order[:, 3:6], Features.empty(cfg, 2), 7, 0, None)

@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import make
+from helpers import make, slow
 from models.test_nova import TINY
 from sampling.test_sampler import DDPM, FLOW, MODEL, run
 
@@ -53,7 +53,7 @@ def test_how_many_tokens_differences_are_kept_of():
   assert len(programs) <= 8, "two programs a group"
 
 
-@pytest.mark.parametrize("refresh_every", [1, 2])
+@pytest.mark.parametrize("refresh_every", [slow(1), 2])
 def test_the_unconditional_pass_is_run_in_every_nth_set(monkeypatch, refresh_every):
   rows, call = [], SpatialEncoder.__call__
   traced = lambda self, tokens, *rest: rows.append(len(tokens)) or call(self, tokens, *rest)
@@ -70,7 +70,7 @@ def test_the_unconditional_pass_is_run_in_every_nth_set(monkeypatch, refresh_eve
   sampler.denoise_set.clear_cache()
 
 
-@pytest.mark.parametrize("guidance", [Guidance(3.0), Guidance(3.0, image_scale=1.5)])
+@pytest.mark.parametrize("guidance", [Guidance(3.0), slow(Guidance(3.0, image_scale=1.5))])
 def test_kept_differences_change_nothing_in_sets_that_compute_them(guidance):
   """How near others stay depends on the weights: random ones promise nothing."""
   settings = dict(num_frames=2, guidance=guidance)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import make
+from helpers import make, slow
 from models.test_nova import TINY, with_positions
 from models.test_nova import inputs as batch_of
 
@@ -56,7 +56,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(scheduler):
   np.testing.assert_allclose(first, alone, atol=1e-5 * np.abs(alone).max())
 
 
-@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("rotary", [False, slow(True)])
 def test_cached_generation_equals_recomputation(monkeypatch, rotary):
   """Generate once more with every frame's condition computed from all earlier frames, without the cache."""
   cfg, num_frames = with_positions(rotary), 3

@@ -21,6 +21,7 @@ def test_weights_are_those_of_the_released_models():
   assert gpu_memory.transformer_weights(PRESETS["nova-d48w768-sdxl1024"]) == 365_256_720
 
 
+@pytest.mark.slow
 def test_a_thin_update_and_a_freed_encoder_take_less():
   for name, (frames, decode) in gpu_memory.RELEASED.items():
     cfg = PRESETS[name]

@@ -94,6 +94,7 @@ def test_the_best_checkpoint_may_be_that_of_one_of_them():
         check(cfg, toy_run.one_device(), make_autoencoder("pixels"))
 
 
+@pytest.mark.slow
 def test_weights_are_read_by_name(tmp_path):
   weights = {name: nnx.split(NOVA(TINY, rngs=nnx.Rngs(seed)), nnx.Param, ...) for seed, name in enumerate(
       ("params", "ema", "0.999"))}

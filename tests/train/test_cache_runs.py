@@ -125,6 +125,7 @@ class Grids(SampleGrids):
     self.shown += ((path.name, trainer.data.examples(trainer.stage.cfg, NUM_CLIPS)),)
 
 
+@pytest.mark.slow
 def test_sample_grids_show_records_of_the_cache(caches, tmp_path):
   grids = Grids(5, None, None, None)
   train(make_experiment(caches), tmp_path, grids)

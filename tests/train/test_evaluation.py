@@ -162,6 +162,7 @@ def test_held_out_records_that_make_no_sense_are_refused(name, cfg, message):
     check(dataclasses.replace(experiment, eval=cfg, data=data), toy_run.one_device(), make_autoencoder("pixels"))
 
 
+@pytest.mark.slow
 def test_novas_losses_are_told_apart_by_frame_and_share_one_program(tmp_path):
   cfg = EvalConfig(every=1, batches=4)
   experiment = toy_run.make_experiment(

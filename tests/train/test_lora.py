@@ -105,6 +105,7 @@ def test_weights_are_stored_in_the_dtype_of_activations():
   np.testing.assert_array_equal(before, forward(model))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_what_is_trained_alone(base, finished):
   arrays = open_arrays(find(finished / "checkpoints", step=4))
   items = {name.partition("/")[0] for name in arrays}
@@ -161,6 +162,7 @@ def test_another_mesh_evaluates_the_same_to_1e_5(base, tmp_path):
   assert many == pytest.approx(one, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_averages_of_several_lengths_are_kept_and_read(base, finished):
   """Each of them follows the parameters by its decay, is evaluated, and is a LoRA by its name."""
   stored = [open_arrays(find(finished / "checkpoints", step=step)) for step in (3, 4)]
@@ -176,6 +178,7 @@ def test_averages_of_several_lengths_are_kept_and_read(base, finished):
   assert 0 < np.abs(b["ema"]).max() < np.abs(b["ema_0.5"]).max() < np.abs(b["params"]).max()
 
 
+@pytest.mark.slow
 def test_another_base_is_refused(base, finished, tmp_path):
   """The model is read at each start: whether its weights are those of the first one is asked of the same path, too."""
   shutil.copytree(finished, tmp_path / "run")

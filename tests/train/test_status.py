@@ -40,6 +40,7 @@ def test_the_time_of_a_run_is_told_by_what_it_was_spent_on(tmp_path, capsys):
   assert all(f"{name} " in line for name in spent)
 
 
+@pytest.mark.slow
 def test_steps_that_an_interruption_lost_are_counted(tmp_path, capsys):
   experiment, lost = toy_run.make_experiment(steps=12, save_every=4, log_every=1), [None]
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import slow
 from models.test_nova import TINY, inputs, make
 
 from nova_jax.config import MeshConfig, SchedulerConfig
@@ -89,7 +90,7 @@ def test_linear_maps():
 
 
 @pytest.mark.parametrize("backend", ["mapped", "splash", "cudnn"])
-@pytest.mark.parametrize("mask", [None, BlockCausal(prefix=1, frame=3), ValidKeys(4)], ids=str)
+@pytest.mark.parametrize("mask", [slow(None), BlockCausal(prefix=1, frame=3), slow(ValidKeys(4))], ids=str)
 def test_attention(monkeypatch, backend, mask):
   monkeypatch.setattr(mapped, "SMALL_HEAD", 0)  # Loops over these heads too.
   qkv = [normal(1, 7, 2, 8) for _ in range(3)]

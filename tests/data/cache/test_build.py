@@ -252,6 +252,7 @@ def test_published_encoders(few, tmp_path):
       assert len(record.short_text_embeds) == len(record.short_caption.split())
 
 
+@pytest.mark.slow
 def test_devices_share_a_program_and_change_nothing(few, tmp_path, monkeypatch):
   cfg = CacheConfig(
       buckets=((5, 32, 32),), autoencoder=str(REFERENCE), text_encoder=str(REFERENCE), text_len=8, batch_size=2)

@@ -35,6 +35,7 @@ def test_every_token_sees_all_tokens_the_time_and_the_caption(model):
   assert (np.abs(by_text).sum((1, 3)) > 0).all()
 
 
+@pytest.mark.slow
 def test_a_fresh_model_predicts_nothing_and_its_loss_is_the_targets_square():
   latents, condition = inputs(4)
   model = FULL_CLIP.init(nnx.Rngs(0))
@@ -44,6 +45,7 @@ def test_a_fresh_model_predicts_nothing_and_its_loss_is_the_targets_square():
   assert loss == pytest.approx(float(jnp.square(jnp.stack(noise) - tokens_of(latents, CFG)).mean()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_loss_gives_each_clip_its_own_time(model):
   latents, condition = inputs(4)
   keys = jax.random.split(jax.random.key(1), 4)

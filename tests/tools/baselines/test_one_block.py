@@ -26,6 +26,7 @@ def test_tokens_of_a_clip_are_those_of_its_frames():
   np.testing.assert_array_equal(tokens.reshape(2, NUM_FRAMES, 4, 16), patchify(latents, NOVA.patch_size))
 
 
+@pytest.mark.slow
 def test_loss_compares_tokens_of_all_frames_and_a_clip_draws_from_its_own_key(model):
   latents, condition = inputs()
   keys = jax.random.split(jax.random.key(1), 2)
