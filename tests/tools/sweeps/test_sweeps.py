@@ -208,9 +208,10 @@ def test_shipped_sweeps_can_be_planned(name, tmp_path, monkeypatch):
   assert len(engine.plan_trials(sweep, "model", tmp_path)) == len(sweep.points)
 
 
-def test_training_with_images_first_costs_the_same(monkeypatch):
+@pytest.mark.parametrize("name", ["image_stage", "two_digits_image_stage"])
+def test_training_with_images_first_costs_the_same(monkeypatch, name):
   monkeypatch.chdir(ROOT)
-  sweep = load_sweep("configs/sweeps/image_stage.py")
+  sweep = load_sweep(f"configs/sweeps/{name}.py")
   without, with_images = (nova_flops(experiment_for_point(sweep, point)) for point in sweep.points)
   assert with_images == pytest.approx(without, rel=1e-3)
 
