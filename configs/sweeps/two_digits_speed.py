@@ -1,0 +1,20 @@
+"""Each way to generate faster, alone and together, on two digits that cross, whose frames have 64 tokens: 28 points.
+
+Launch: `python -m launch.sweep --config configs/sweeps/two_digits_speed.py --checkpoint runs/two_digits \
+    --output runs/two_speed --results docs/ablations/two_digits`
+"""
+
+import dataclasses
+
+from nova_jax.configs.sweeps import speed
+from nova_jax.tools.sweeps.plan import Plot
+
+
+def get_sweep():
+  return dataclasses.replace(
+      speed.get_sweep(),
+      title="Ways to generate faster, two digits",
+      about="What each way to save operations saves, and what it costs in scores, alone and together, with 64 tokens a "
+            "frame.",
+      task="two_digits",
+      plots=tuple(Plot("spatial_gflops", score, log=True) for score in ("digits", "same_digits", "retrieval@last")))
