@@ -26,6 +26,7 @@ from PIL import Image, ImageDraw, ImageFont
 from nova_jax import media
 from nova_jax.cli import Command
 from nova_jax.evals.digits.one_digit import proportion
+from nova_jax.media.readers import read_picture
 from nova_jax.pipeline import Pipeline
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.files import write_atomically
@@ -121,8 +122,7 @@ def read_pictures(folder: Path) -> Iterator[tuple[dict[str, str], UInt8[np.ndarr
     for line in path.read_text(encoding="utf-8").splitlines():
       row = json.loads(line)
       if row["subject"]:
-        picture = np.asarray(Image.open(folder / part / row["file_name"]).convert("RGB"))
-        yield row | {"part": part}, picture
+        yield row | {"part": part}, read_picture(folder / part / row["file_name"], (SIDE, SIDE), 3)
 
 
 def nearest(pictures: UInt8[np.ndarray, "n h w 3"], real: UInt8[np.ndarray, "m h w 3"]) -> list[int]:
