@@ -98,8 +98,9 @@ def test_a_block_of_neighbours_is_one_request(folder, bucket):
     for number in range(32):
       loader._feed.buckets[0].records[number]
     asked.append(sum(path.startswith("GET") and ".array_record" in path for path in bucket.requests))
-  # Shards are opened in both cases; then 32 records are read one by one, or in 2 blocks, each of which may lie in two.
-  assert asked[0] - asked[1] >= 28, asked
+  # Shards are opened in both cases, in 6 requests; then 32 records are read one by one, or in 2 blocks, each of which
+  # may lie in two. A request that is answered late is made again.
+  assert asked[0] >= 3 * asked[1], asked
 
 
 def test_the_manifest_asks_once_for_all_shards(folder, bucket):
