@@ -97,10 +97,10 @@ def test_a_block_of_neighbours_is_one_request(folder, bucket):
     bucket.requests.clear()
     for number in range(32):
       loader._feed.buckets[0].records[number]
-    asked.append(sum(path.startswith("GET") and ".array_record" in path for path in bucket.requests))
-  # Shards are opened in both cases, in 6 requests; then 32 records are read one by one, or in 2 blocks, each of which
-  # may lie in two. A request that is answered late is made again.
-  assert asked[0] >= 3 * asked[1], asked
+    asked.append(sum(path.startswith("GET") and path.endswith(".array_record?alt=media") for path in bucket.requests))
+  # What opens the shards is read in 2 requests each; then 32 records are read one by one, or in 2 blocks, each of which
+  # may lie in two. How often a shard is asked about first depends on how busy the machine is, so that is not counted.
+  assert asked[0] >= 32 and asked[1] <= 16, asked
 
 
 def test_the_manifest_asks_once_for_all_shards(folder, bucket):
