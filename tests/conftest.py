@@ -50,6 +50,13 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
+def pytest_terminal_summary(terminalreporter):
+  """Name the processor, since the durations above say little without it."""
+  from nova_jax.utils.processor import processor_name
+
+  terminalreporter.write_line(f"on {os.cpu_count()} cores of {processor_name()}")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _memory_is_given_back():
   """Leave the allocator as it is, since what a command sets would hold for all later tests."""
