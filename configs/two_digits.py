@@ -23,9 +23,12 @@ def get_config():
       model=PRESETS["two_digits"],
       data=DataConfig(
           name="two_digits", num_records=8640, num_frames=22, canvas=32, paraphrase_fraction=0.5,
-          mid_clip_fraction=0.3),
+          mid_clip_fraction=0.3, single_frames="first"),
       train=TrainConfig(
-          steps=3200, stages=(StageConfig(name="video", batch_size=16, num_frames=8),),
+          steps=2500,
+          stages=(
+              StageConfig(name="image", fraction=0.4, batch_size=64, num_frames=1),
+              StageConfig(name="video", fraction=0.6, batch_size=16, num_frames=8)),
           loss_repeat=2, ema_decay=0.998, sample_every=500, save_every=250, log_every=20),
       optimizer=OptimizerConfig(
           name="muon", learning_rate=5e-3, schedule="cosine", warmup_steps=100, final_fraction=0.02,

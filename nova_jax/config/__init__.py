@@ -19,9 +19,10 @@ __all__ = (
     "ATTENTION", "Bucket", "CacheConfig", "Count", "CountOrNone", "DATASETS", "DEFAULT_FPS", "DEFAULT_MOTION_FLOW",
     "DataConfig", "Decay", "EvalConfig", "Experiment", "Fraction", "LARGEST", "LoraConfig", "MeshConfig",
     "ModelConfig", "NORMS", "NotNegative", "OptimizerConfig", "PRESETS", "Positive", "REMAT", "SampleConfig",
-    "SchedulerConfig", "Size", "SourceConfig", "StageConfig", "TrainConfig")
+    "SINGLE_FRAMES", "SchedulerConfig", "Size", "SourceConfig", "StageConfig", "TrainConfig")
 
 DATASETS = ("moving_digits", "two_digits", "caches")
+SINGLE_FRAMES = ("any", "first")
 DEFAULT_MOTION_FLOW = 5.0
 DEFAULT_FPS = 12.0
 Bucket = tuple[Size, Size, Size]  # Frames, and height and width in pixels, of clips.
@@ -77,6 +78,7 @@ class DataConfig:
   turning_fraction: Fraction = 0.0  # Fraction of stored clips in which digit and caption change direction.
   # Fraction of training clips that are cut from the middle of stored ones; their first frames are given.
   mid_clip_fraction: Fraction = 0.0
+  single_frames: str = "any"  # What stages of one frame learn: "any" frame of a clip, or its "first".
   # Largest standard deviation of the noise on the latents of earlier frames that later ones see.
   history_noise: NotNegative = 0.0
   # Caches.

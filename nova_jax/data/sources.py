@@ -71,11 +71,13 @@ class DigitData:
   def feed(self, stage: StageConfig) -> VideoFeed:
     return VideoFeed(
         self._sources["train"], self._text_encoder, self._autoencoder, num_frames=stage.num_frames,
-        seed=self._experiment.seed, mid_clip_fraction=self._experiment.data.mid_clip_fraction)
+        seed=self._experiment.seed, mid_clip_fraction=self._experiment.data.mid_clip_fraction,
+        single_frames=self._experiment.data.single_frames)
 
   def held_out(self, stage: StageConfig) -> VideoFeed:
     return VideoFeed(
-        self._sources["test"], self._text_encoder, self._autoencoder, num_frames=stage.num_frames, seed=SEED)
+        self._sources["test"], self._text_encoder, self._autoencoder, num_frames=stage.num_frames, seed=SEED,
+        single_frames=self._experiment.data.single_frames)
 
   def examples(self, stage: StageConfig, count: int) -> Examples:
     # Neighbouring records move alike; every 11th shows another digit in another direction.

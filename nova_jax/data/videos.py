@@ -1,11 +1,12 @@
 """Records of raw pixels, encoded as they are read: how the moving digits are fed to training.
 
-Longer clips are cut after their first frames; single frames are taken from anywhere in them, at random. By choice a
-fraction of the clips is cut from later frames: a model that has seen these can go on beyond its trained length. Videos
-don't begin there, so the first frames of such a clip are marked as given, and no loss is taken of them. Where the
-digit of a record turns, such a clip shows the turn, or what comes after it. The caption is the one of the way that is
-learned; what is seen before the turn is given.
-Invariant: a row is a function of (source, seed, position, num_frames, mid_clip_fraction).
+Longer clips are cut after their first frames. Single frames are taken from anywhere in them, at random, or by choice
+from their beginning, since that is what a model begins its own clips with. By choice a fraction of the clips is cut
+from later frames: a model that has seen these can go on beyond its trained length. Videos don't begin there, so the
+first frames of such a clip are marked as given, and no loss is taken of them. Where the digit of a record turns, such a
+clip shows the turn, or what comes after it. The caption is the one of the way that is learned; what is seen before the
+turn is given.
+Invariant: a row is a function of (source, seed, position, num_frames, mid_clip_fraction, single_frames).
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import grain
 import numpy as np
 
 from nova_jax.autoencoders import Autoencoder
+from nova_jax.config import SINGLE_FRAMES
 from nova_jax.data.digits import one_digit
 from nova_jax.data.loader import Bucket, Rows
 from nova_jax.text import TextEncoder
@@ -38,7 +40,7 @@ class VideoFeed:
 
   def __init__(
       self, source: Source, text_encoder: TextEncoder | None, autoencoder: Autoencoder, *, num_frames: int, seed: int,
-      mid_clip_fraction: float = 0.0,
+      mid_clip_fraction: float = 0.0, single_frames: str = "any",
   ):
     """Shuffle the records.
 
@@ -49,7 +51,8 @@ class VideoFeed:
       num_frames: latent frames of a sample.
       seed: of the shuffle and of where clips are cut.
       mid_clip_fraction: fraction of clips that are cut from later frames, in a record that turns from where its turn
-        is seen; single frames are cut from anywhere before a turn.
+        is seen.
+      single_frames: what is learned if `num_frames` is 1: "any" frame before a turn, or the "first" of each clip.
 
     Raises:
       UserError: no records, or too short ones.
@@ -63,7 +66,11 @@ class VideoFeed:
           f"num_frames: {num_frames} latent frames need clips of {self._num_pixel_frames} frames, but the records have"
           f" {len(video)}: store longer ones (data.num_frames)")
     self._text_encoder, self._autoencoder, self._seed = text_encoder, autoencoder, seed
+    if single_frames not in SINGLE_FRAMES:
+      raise UserError(
+          f"data.single_frames: expected {' or '.join(map(repr, SINGLE_FRAMES))}, got {single_frames!r}")
     self._mid_clip_fraction = mid_clip_fraction if num_frames > 1 else 0.0
+    self._any_frame = num_frames == 1 and single_frames == "any"
     if self._mid_clip_fraction:
       check_mid_clips(mid_clip_fraction, len(video), num_frames, autoencoder)
     if video.nbytes * len(source) <= _CACHE_BYTES:
@@ -76,7 +83,7 @@ class VideoFeed:
     video, length = record["video"], self._num_pixel_frames
     place, choice = (int(word) for word in np.random.SeedSequence((self._seed, position)).generate_state(2))
     first, row = 0, {"caption": record["caption"], "digit": record["digit"]}
-    if length == 1:
+    if self._any_frame:
       first = place % min(len(video), record["turn"])
     elif self._mid_clip_fraction:
       if choice < self._mid_clip_fraction * 2**32:

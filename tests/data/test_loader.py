@@ -12,6 +12,7 @@ from nova_jax.data.digits import one_digit
 from nova_jax.data.loader import Loader
 from nova_jax.data.videos import VideoFeed
 from nova_jax.text import WordEncoder
+from nova_jax.utils.errors import UserError
 
 NUM_RECORDS = 40
 
@@ -207,6 +208,16 @@ def test_pictures_of_a_turning_digit_come_from_before_its_turn(make):
       for record in source.records for frame in record["video"][: record["turn"]]}
   for batch in _take(make(source, num_frames=1, mid_clip_fraction=0.5), 20):
     assert {row.tobytes() for row in batch.latents} <= known
+
+
+def test_single_frames_are_the_first_ones_by_choice(make):
+  encode = lambda frame: PixelAutoencoder().encode(frame[None]).tobytes()
+  firsts = {encode(record["video"][0]) for record in SOURCE.records}
+  seen = {choice: {row.tobytes() for batch in _take(make(num_frames=1, single_frames=choice), 20)
+                   for row in batch.latents} for choice in ("any", "first")}
+  assert seen["first"] <= firsts and not seen["any"] <= firsts
+  with pytest.raises(UserError, match="data.single_frames: expected 'any' or 'first', got 'last'"):
+    make(single_frames="last")
 
 
 def test_small_sources_are_decoded_once(make):
