@@ -20,15 +20,15 @@ from nova_jax.utils.fields import to_config_dict
 
 def get_config():
   return to_config_dict(Experiment(
-      model=PRESETS["two_digits"],
+      model=PRESETS["two_digits"], text_encoder="phrases",
       data=DataConfig(
           name="two_digits", num_records=8640, num_frames=22, canvas=32, paraphrase_fraction=0.5,
           mid_clip_fraction=0.3, single_frames="first"),
       train=TrainConfig(
-          steps=2500,
+          steps=2100,
           stages=(
-              StageConfig(name="image", fraction=0.4, batch_size=64, num_frames=1),
-              StageConfig(name="video", fraction=0.6, batch_size=16, num_frames=8)),
+              StageConfig(name="image", fraction=0.3, batch_size=64, num_frames=1),
+              StageConfig(name="video", fraction=0.7, batch_size=16, num_frames=8)),
           loss_repeat=2, ema_decay=0.998, sample_every=500, save_every=250, log_every=20),
       optimizer=OptimizerConfig(
           name="muon", learning_rate=5e-3, schedule="cosine", warmup_steps=100, final_fraction=0.02,

@@ -6,13 +6,13 @@ from nova_jax.config import ModelConfig
 from nova_jax.text.base import TextEncoder
 from nova_jax.text.neural import PhiEncoder
 from nova_jax.text.tokenizer import load_tokenizer
-from nova_jax.text.words import WordEncoder
+from nova_jax.text.words import PhraseEncoder, WordEncoder
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
 
-__all__ = ["BUILT_IN", "PhiEncoder", "TextEncoder", "WordEncoder", "load_tokenizer", "make_text_encoder"]
+__all__ = ["BUILT_IN", "PhiEncoder", "PhraseEncoder", "TextEncoder", "WordEncoder", "load_tokenizer", "make_text_encoder"]
 
-BUILT_IN: Mapping[str, Callable[..., TextEncoder]] = {"words": WordEncoder}
+BUILT_IN: Mapping[str, Callable[..., TextEncoder]] = {"words": WordEncoder, "phrases": PhraseEncoder}
 
 
 def make_text_encoder(name: str, cfg: ModelConfig, words: Collection[str] = ()) -> TextEncoder:

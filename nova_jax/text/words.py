@@ -1,9 +1,11 @@
-"""A built-in text encoder without a network: every word has its own fixed random vector.
+"""Built-in text encoders without a network: every word has its own fixed random vector.
 
 A token's embedding is, up to a constant that normalises its variance to 1,
-  word[i] + 0.5 · position[i] + 0.25 · (roll(word[i-1], 1) + roll(word[i+1], -1)).
-The transformer adds no positions to text tokens, so the position and the neighbours encode the order of words. Vectors
-are derived from digests of the letters by additions and products only.
+  word[i] + 0.5 · position[i] + Σ_d weight[d] · (roll(word[i-d], d) + roll(word[i+d], -d)).
+The transformer adds no positions to text tokens, so the position and the neighbours encode the order of words. Captions
+of one digit do with the weight 0.25 for the next word ("words"). Where two are to be told apart, a word has to say what
+it belongs to, and two neighbours on either side count nearly as much as the word itself ("phrases"). Vectors are
+derived from digests of the letters by additions and products only.
 Invariant: a prompt gives the same bytes on every machine and with every Python version.
 """
 
@@ -12,6 +14,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -20,8 +23,6 @@ from nova_jax.text.base import check_length, shorten_text
 from nova_jax.utils.digests import digest_values
 
 _PLACE_WEIGHT = 0.5
-_NEIGHBOUR_WEIGHT = 0.25
-_SCALE = (1 + _PLACE_WEIGHT**2 + 2 * _NEIGHBOUR_WEIGHT**2) ** -0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +38,14 @@ class WordEncoder:
   dim: int = 64
   max_length: int = 16
   words: frozenset[str] = dataclasses.field(default=frozenset(), repr=False)  # Caches digest `repr`.
+  NEIGHBOUR_WEIGHTS: ClassVar[tuple[float, ...]] = (0.25,)  # By the distance, from 1 on.
 
   def encode(self, prompts: Sequence[str]) -> tuple[Float32[np.ndarray, "B L E"], Int32[np.ndarray, "B"]]:
     """Embed prompts: see `TextEncoder.encode`."""
     embeds = np.zeros((len(prompts), self.max_length, self.dim), np.float32)
     lengths = np.zeros(len(prompts), np.int32)
     for i, prompt in enumerate(prompts):
-      tokens = _embed(prompt, self.dim, self.max_length)
+      tokens = _embed(prompt, self.dim, self.max_length, self.NEIGHBOUR_WEIGHTS)
       embeds[i, :len(tokens)] = tokens
       lengths[i] = len(tokens)
     return embeds, lengths
@@ -63,18 +65,31 @@ class WordEncoder:
         f"{', '.join(unknown)}; it knows {', '.join(sorted(self.words))}"]
 
 
+class PhraseEncoder(WordEncoder):
+  """A `WordEncoder` whose tokens say more of the words around them."""
+
+  NEIGHBOUR_WEIGHTS = (1.0, 0.7)
+
+  @property
+  def digest(self) -> str:
+    return digest_values([self.dim, self.max_length, *self.NEIGHBOUR_WEIGHTS])
+
+
 @functools.lru_cache(maxsize=4096)  # A training run encodes the same few captions again and again.
-def _embed(prompt: str, dim: int, max_length: int) -> np.ndarray:
+def _embed(prompt: str, dim: int, max_length: int, weights: tuple[float, ...]) -> np.ndarray:
   words = find_words(prompt)
   check_length(prompt, len(words), max_length)
   if not words:
     return np.zeros((0, dim), np.float32)
   vectors = np.stack([_vector(f"word {word}", dim) for word in words])
   positions = np.stack([_vector(f"place {i}", dim) for i in range(len(words))])
-  neighbours = np.zeros_like(vectors)
-  neighbours[1:] += np.roll(vectors[:-1], 1, axis=1)
-  neighbours[:-1] += np.roll(vectors[1:], -1, axis=1)
-  embeds = np.float32(_SCALE) * (vectors + _PLACE_WEIGHT * positions + _NEIGHBOUR_WEIGHT * neighbours)
+  embeds = vectors + _PLACE_WEIGHT * positions
+  for distance, weight in enumerate(weights, start=1):
+    neighbours = np.zeros_like(vectors)
+    neighbours[distance:] += np.roll(vectors[:-distance], distance, axis=1)
+    neighbours[:-distance] += np.roll(vectors[distance:], -distance, axis=1)
+    embeds += weight * neighbours
+  embeds *= np.float32((1 + _PLACE_WEIGHT**2 + 2 * sum(weight**2 for weight in weights)) ** -0.5)
   embeds.flags.writeable = False
   return embeds
 

@@ -7,7 +7,7 @@ from nova_jax.checkpoints.model_card import card_from_experiment
 from nova_jax.config import PRESETS, Experiment
 from nova_jax.data.digits.captions import paraphrase, vocabulary
 from nova_jax.data.sources import known_words
-from nova_jax.text import WordEncoder, make_text_encoder
+from nova_jax.text import PhraseEncoder, WordEncoder, make_text_encoder
 
 
 def test_shapes_padding_and_empty_prompt():
@@ -23,9 +23,10 @@ def test_known_values():
   np.testing.assert_array_equal(embeds[0, 2, :4], np.float32([0.39825928, -0.38045365, 1.1823364, 0.27260587]))
 
 
-def test_unit_variance():
-  embeds, lengths = WordEncoder(dim=256).encode(["alpha beta gamma delta epsilon zeta eta theta iota kappa"] * 2)
-  assert np.std(embeds[0, :lengths[0]]) == pytest.approx(1, abs=0.05)
+@pytest.mark.parametrize("kind", [WordEncoder, PhraseEncoder])
+def test_unit_variance(kind):
+  embeds, lengths = kind(dim=256).encode(["alpha beta gamma delta epsilon zeta eta theta iota kappa"] * 2)
+  assert np.std(embeds[0, 2 : lengths[0] - 2]) == pytest.approx(1, abs=0.05)
 
 
 def test_case_and_punctuation():
@@ -42,6 +43,18 @@ def test_words_and_their_order_tell():
   assert not np.array_equal(a[0], c[0]) and np.array_equal(a[2], c[2])
   same, other = np.sum(a[0] * encoder.encode(["one"])[0][0, 0]), np.sum(a[0] * encoder.encode(["six"])[0][0, 0])
   assert same > 2 * other  # A word stays recognisable among its neighbours.
+
+
+def test_phrases_say_what_a_word_belongs_to():
+  """The word that is two places away is plainer than the next one is in "words"."""
+  texts = [f"the digit {digit} moves left in front of the digit four" for digit in ("one", "six")]
+  change = {kind: np.square(np.subtract(*kind(max_length=12).encode(texts)[0])).sum(-1) for kind in (
+      WordEncoder, PhraseEncoder)}
+  assert [list(np.flatnonzero(found)) for found in change.values()] == [[1, 2, 3], [0, 1, 2, 3, 4]]
+  assert change[PhraseEncoder][4] > 2 * change[WordEncoder][3]
+  assert PhraseEncoder().digest != WordEncoder().digest
+  short, lengths = PhraseEncoder().encode(["one", "one two", ""])  # Shorter than what is looked at around a word.
+  assert lengths.tolist() == [1, 2, 0] and np.isfinite(short).all()
 
 
 def test_prompt_too_long_is_named():

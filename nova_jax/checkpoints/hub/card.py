@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from nova_jax import pretrained
+from nova_jax import pretrained, text
 from nova_jax.checkpoints.components import TEXT_ENCODER, VAE
 from nova_jax.checkpoints.hub.ids import identity, parse_id
 from nova_jax.checkpoints.hub.library import hub_library
@@ -88,7 +88,7 @@ def sample_flags(place: str, model: Folder | Lora) -> str:
   if isinstance(model, Lora):
     return f'--checkpoint {_base_place(model, _base_model(model, About(place)))} --lora {place} --prompt "what to show"'
   card = model.card
-  prompt = _DIGITS if card.text_encoder == "words" else "a fox runs through snow"
+  prompt = _DIGITS if card.text_encoder in text.BUILT_IN else "a fox runs through snow"
   return f"--checkpoint {place} " + (f'--prompt "{prompt}"' if card.transformer.text_dim else "--label 0")
 
 
