@@ -62,7 +62,7 @@ def _memory_is_given_back():
   """Leave the allocator as it is, since what a command sets would hold for all later tests."""
   from nova_jax.utils import memory
 
-  memory.keep_freed_memory = lambda: None
+  memory.tune_heap = lambda: None
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -63,7 +63,7 @@ def main(args: flags.FlagValues) -> None:
   with session(spec, functools.partial(fail, args=args), args.connect_timeout):
     compilation_cache.use(args.compilation_cache, shared=str(join(args.workdir, "programs")))
     if jax.default_backend() == "cpu":
-      memory.keep_freed_memory()
+      memory.tune_heap()
     say(f"training in {args.workdir}: loading the model and the data")
     train_nova(experiment, args.workdir, window)
 

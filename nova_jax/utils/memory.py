@@ -1,20 +1,37 @@
-"""Host memory: large blocks stay with the process."""
+"""Host memory: large blocks stay with the process, and lie in huge pages."""
 
 import ctypes
+import os
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # Of glibc's malloc.h.
+_MADV_HUGEPAGE = 14  # Of Linux's mman.h.
+_PIECE = 2**30  # Bytes, fewer than the largest threshold, above which a block would lie outside of the heap.
 
 
-def keep_freed_memory() -> None:
-  """Stop glibc from giving freed blocks back: the kernel hands them out again page by page, zeroed, in every step.
+def tune_heap() -> None:
+  """Stop glibc from giving freed blocks back, which the kernel hands out again page by page, zeroed, in every step.
 
-  A training step on a CPU takes a tenth less time. On other systems this does nothing.
+  The heap grows to half of the machine's memory at once. That takes addresses alone, until something is written there,
+  and the kernel may use pages of 2 MB for all of it, since it does so only where it was asked to. A training step on a
+  CPU takes a fifth less time by both. Without glibc this does nothing.
   """
   if sys.platform != "linux":
     return
-  mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-  if mallopt is not None:
-    mallopt(_ARENA_MAX, 1)  # The arenas of other threads hold no large blocks.
-    mallopt(_MMAP_THRESHOLD, 2**31 - 1)
-    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+  libc = ctypes.CDLL(None)
+  if not hasattr(libc, "mallopt"):
+    return
+  libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
+  libc.malloc.argtypes, libc.free.argtypes, libc.sbrk.argtypes = [ctypes.c_size_t], [ctypes.c_void_p], [ctypes.c_ssize_t]
+  libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+  libc.mallopt(_ARENA_MAX, 1)  # The arenas of other threads hold no large blocks.
+  libc.mallopt(_MMAP_THRESHOLD, 2**31 - 1)
+  libc.mallopt(_TRIM_THRESHOLD, -1)  # Never.
+  page = os.sysconf("SC_PAGE_SIZE")
+  memory = os.sysconf("SC_PHYS_PAGES") * page
+  pieces = [libc.malloc(_PIECE) for _ in range(memory // 2 // _PIECE)]
+  for piece in pieces:
+    libc.free(piece)
+  begin, end = (pieces[0] or 0) // page * page if pieces else 0, libc.sbrk(0)
+  if 0 < begin < end:  # Not where a limit of the process forbids to grow.
+    libc.madvise(begin, end - begin, _MADV_HUGEPAGE)
