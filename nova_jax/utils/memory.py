@@ -30,7 +30,7 @@ def tune_heap() -> None:
   page = os.sysconf("SC_PAGE_SIZE")
   memory = os.sysconf("SC_PHYS_PAGES") * page
   pieces = [libc.malloc(_PIECE) for _ in range(memory // 2 // _PIECE)]
-  for piece in pieces:
+  for piece in pieces[:-1]:  # The last one stays, since a library that trims the heap would cut off what lies behind.
     libc.free(piece)
   begin, end = (pieces[0] or 0) // page * page if pieces else 0, libc.sbrk(0)
   if 0 < begin < end:  # Not where a limit of the process forbids to grow.
