@@ -25,10 +25,10 @@ def get_config():
           name="two_digits", num_records=8640, num_frames=22, canvas=32, paraphrase_fraction=0.5,
           mid_clip_fraction=0.3, single_frames="first"),
       train=TrainConfig(
-          steps=2100,
+          steps=1800,
           stages=(
-              StageConfig(name="image", fraction=0.3, batch_size=64, num_frames=1),
-              StageConfig(name="video", fraction=0.7, batch_size=16, num_frames=8)),
+              StageConfig(name="image", fraction=0.28, batch_size=64, num_frames=1),
+              StageConfig(name="video", fraction=0.72, batch_size=16, num_frames=8)),
           loss_repeat=2, ema_decay=0.998, sample_every=500, save_every=250, log_every=20),
       optimizer=OptimizerConfig(
           name="muon", learning_rate=5e-3, schedule="cosine", warmup_steps=100, final_fraction=0.02,

@@ -21,7 +21,6 @@ from nova_jax.tools.versus_published.measure import measure
 from nova_jax.tools.versus_published.peer import Peer
 from nova_jax.tools.versus_published.work import Work
 from nova_jax.utils.files import check_writable, write_atomically
-from nova_jax.utils.memory import tune_heap
 
 NUM_FRAMES = 4
 FRAME_COUNTS = (2, 4, 8, 16)
@@ -40,7 +39,6 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(args: flags.FlagValues) -> None:
   """Measure, print and write."""
   check_writable("json", args.json)
-  tune_heap()
   work = Work()
   peer = Peer(args.peer, args.peer_python, work) if args.peer else None
   results = measure(work, NUM_FRAMES, FRAME_COUNTS, args.repeats, peer, lambda line: print(line, flush=True))

@@ -156,5 +156,6 @@ PRESETS: Mapping[str, ModelConfig] = types.MappingProxyType({
         denoiser_depth=3, denoiser_width=128, base_frames=4, text_dim=64, text_len=8, mixer_rank=-1, remat="dots"),
     "two_digits": ModelConfig(
         latent_dim=1, latent_size=(32, 32), patch_size=4, width=160, num_heads=5, temporal_depth=4, spatial_depth=6,
-        denoiser_depth=3, denoiser_width=160, base_frames=8, text_dim=64, text_len=20, mixer_rank=-1, remat="dots"),
+        denoiser_depth=3, denoiser_width=160, base_frames=8, text_dim=64, text_len=20, mixer_rank=-1, canvas=True,
+        remat="dots"),
 })

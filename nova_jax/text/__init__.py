@@ -10,7 +10,8 @@ from nova_jax.text.words import PhraseEncoder, WordEncoder
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
 
-__all__ = ["BUILT_IN", "PhiEncoder", "PhraseEncoder", "TextEncoder", "WordEncoder", "load_tokenizer", "make_text_encoder"]
+__all__ = (
+    "BUILT_IN", "PhiEncoder", "PhraseEncoder", "TextEncoder", "WordEncoder", "load_tokenizer", "make_text_encoder")
 
 BUILT_IN: Mapping[str, Callable[..., TextEncoder]] = {"words": WordEncoder, "phrases": PhraseEncoder}
 
