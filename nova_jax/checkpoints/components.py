@@ -33,6 +33,7 @@ PARTS = TRANSFORMER, VAE, TEXT_ENCODER = "transformer", "vae", "text_encoder"
 
 _CLASSES = {
     published_configs.TRANSFORMER_CLASS: TRANSFORMER,
+    published_configs.OUR_CLASS: TRANSFORMER,
     **dict.fromkeys(autoencoders.NETWORKS, VAE),
     **dict.fromkeys(("PhiEncoderModel", "PhiForCausalLM"), TEXT_ENCODER),
 }

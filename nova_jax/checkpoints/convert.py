@@ -28,6 +28,7 @@ from nova_jax.checkpoints.part_digest import Digest, check_same, listed_digest
 from nova_jax.checkpoints.published_files import INDEX, SCHEDULER
 from nova_jax.checkpoints.store import LazyArray
 from nova_jax.checkpoints.weight_files import CONFIG, DTYPES, read_config, write_safetensors
+from nova_jax.config import ModelConfig
 from nova_jax.storage import as_path, local_copy
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean
@@ -43,6 +44,7 @@ _WEIGHTS = {
     TEXT_ENCODER: "model.safetensors"}
 _MODULES = {
     published_configs.TRANSFORMER_CLASS: "diffnext.models.transformers.transformer_nova",
+    published_configs.OUR_CLASS: "nova_jax",
     "AutoencoderKL": "diffnext.models.autoencoders.autoencoder_kl",
     "AutoencoderKLOpenSora": "diffnext.models.autoencoders.autoencoder_kl_opensora",
     "AutoencoderKLCogVideoX": "diffnext.models.autoencoders.autoencoder_kl_cogvideox",
@@ -118,8 +120,8 @@ def convert(
 
 
 def _with_config(part: Part, card: ModelCard) -> Part:
-  """Return the part with a published config, which the transformer of a training run lacks."""
-  return part if part.config else part._replace(config=published_configs.published_model(card.transformer))
+  """Return the part with its stored config, which the transformer of a training run lacks."""
+  return part if part.config else part._replace(config=published_configs.stored_model(card.transformer))
 
 
 def _check(parts: Sequence[Part], opened: Folder, dtype: np.dtype | None) -> None:
@@ -143,6 +145,8 @@ def _decisions(opened: Folder, parts: Sequence[Part]) -> Iterator[str]:
   """Yield notes for the user on a conversion."""
   card, kept = opened.card, {part.name for part in parts}
   for part in parts:
+    if part.class_name == published_configs.OUR_CLASS:
+      yield f"{_unpublished(card.transformer)}: so what is written is for nova_jax alone"
     if part.wrappers:
       yield f"{part.folder}: {part.wrappers} before names of weights was taken off"
   if TRANSFORMER in kept and not opened.knows_scheduler:
@@ -155,6 +159,15 @@ def _decisions(opened: Folder, parts: Sequence[Part]) -> Iterator[str]:
       yield (
           f"the {kind} {name!r} is built into nova_jax and has no published form: {export.NAME} names it, for nova_jax "
           "alone")
+
+
+def _unpublished(cfg: ModelConfig) -> str:
+  """Return why the published code can't build a model."""
+  try:
+    published_configs.published_model(cfg)
+  except UserError as reason:
+    return str(reason)
+  return "the source was written for nova_jax alone"
 
 
 def _write_ours(folder: Path, opened: Folder, parts: Sequence[Part], watch: "_Watch") -> None:

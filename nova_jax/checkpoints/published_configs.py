@@ -8,9 +8,10 @@ from typing import Any
 from nova_jax.checkpoints.store import LazyArray
 from nova_jax.config import ModelConfig, SchedulerConfig
 from nova_jax.utils.errors import UserError
-from nova_jax.utils.fields import from_dict
+from nova_jax.utils.fields import from_dict, to_dict
 
 TRANSFORMER_CLASS = "NOVATransformer3DModel"
+OUR_CLASS = "NOVA"  # A transformer that the published code can't build; its config is {"model": `ModelConfig`}.
 NUM_CLASSES = 1000  # Number of classes of class-conditional models, which their config lacks.
 
 # Number of heads by width. The last three are published sizes, the others belong to reference models.
@@ -60,6 +61,8 @@ def with_mixer(published: Mapping[str, Any], weights: Mapping[str, LazyArray]) -
 
   The published video config omits `video_mixer_rank`, and so do folders that were trained from it.
   """
+  if class_name_from_config(published) == OUR_CLASS:
+    return published
   if published.get("video_mixer_rank") or "video_encoder.mixer.proj.weight" not in weights:
     return published
   narrow = weights.get("video_encoder.mixer.lora.weight")
@@ -67,11 +70,15 @@ def with_mixer(published: Mapping[str, Any], weights: Mapping[str, LazyArray]) -
 
 
 def model_config(published: Mapping[str, Any]) -> ModelConfig:
-  """Turn a published `transformer/config.json` into a `ModelConfig`.
+  """Turn a `transformer/config.json` into a `ModelConfig`.
 
   Raises:
     UserError: fields are missing or have a wrong type, or sizes don't fit each other.
   """
+  if class_name_from_config(published) == OUR_CLASS:
+    if not isinstance(model := published.get("model"), Mapping):
+      raise UserError(f"model: expected the fields of a model, got {model!r}")
+    return from_dict(ModelConfig, model, "model")
   known = _known(PublishedTransformer, published)
   if isinstance(known.get("image_size"), int):
     known["image_size"] = (known["image_size"],) * 2
@@ -135,6 +142,14 @@ def _known(cls: type[Any], published: Mapping[str, Any]) -> dict[str, Any]:
   """Return the fields of `published` that are set and that `cls` also has."""
   names = {field.name for field in dataclasses.fields(cls)}
   return {name: value for name, value in published.items() if name in names and value is not None}
+
+
+def stored_model(cfg: ModelConfig) -> dict[str, Any]:
+  """Turn a `ModelConfig` into a `transformer/config.json`, of `OUR_CLASS` where there is no published one."""
+  try:
+    return published_model(cfg)
+  except UserError:
+    return {"_class_name": OUR_CLASS, "model": to_dict(cfg)}
 
 
 def published_model(cfg: ModelConfig) -> dict[str, Any]:

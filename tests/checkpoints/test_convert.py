@@ -138,6 +138,26 @@ def test_a_training_run_becomes_a_published_folder(trained, tmp_path, weights):
   assert read_json(tmp_path / "published/model_index.json")["_class_name"] == "NOVAPipeline"
 
 
+@pytest.mark.parametrize("fields", [
+    {"canvas": True}, slow({"norm": "pre"}), slow({"history": False}), slow({"told_noise": True}),
+    slow({"width": 80, "num_heads": 5})], ids=lambda fields: next(iter(fields)))
+def test_a_model_that_the_published_code_has_not_keeps_all_it_is(tmp_path, fields):
+  cfg = dataclasses.replace(TINY, **({"width": 64, "latent_size": (16, 16)} | fields))
+  save(tmp_path / "run", dataclasses.replace(CARD, model=cfg), cfg)
+  for source, target in (("run", "written"), ("written", "converted"), ("converted", "again")):
+    (note, *_) = convert(tmp_path / source, tmp_path / target)
+    assert f"model.{next(iter(fields))}" in note.replace("arch", "model.width") and "for nova_jax alone" in note
+    opened = open_folder(tmp_path / target)
+    assert dataclasses.replace(opened.card.model, dtype=cfg.dtype, remat=cfg.remat) == cfg
+    states = [nnx.to_flat_state(open_folder(tmp_path / name).transformer().state()) for name in ("run", target)]
+    for (path, a), (_, b) in zip(*states, strict=True):
+      np.testing.assert_array_equal(a[...], b[...], err_msg=str(path))
+  assert_same_weights(tmp_path / "written/transformer", tmp_path / "again/transformer")
+  (tmp_path / "written/transformer/config.json").write_text('{"_class_name": "NOVA"}', encoding="utf-8")
+  with pytest.raises(ValueError, match="model: expected the fields of a model, got None"):
+    open_folder(tmp_path / "written")
+
+
 def test_a_training_run_exports_the_parts_that_it_used(ours, tmp_path):
   """A run may name folders for its autoencoder and text encoder, of either form."""
   model = open_folder(VIDEO).card.model
