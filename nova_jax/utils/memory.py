@@ -17,10 +17,13 @@ def tune_heap() -> None:
   Otherwise the kernel hands out the large blocks of each step anew, page by page, zeroed. The heap grows to half of the
   machine's memory at once. That takes addresses alone, until something is written there, and marks all of it: the
   kernel uses pages of 2 MB only where it was asked to. Call this before there are other threads, which would have
-  heaps of their own. Where there is an accelerator, or no glibc, nothing happens.
+  heaps of their own. Where there is an accelerator, or no glibc, nothing happens; where addresses are limited, the heap
+  grows as it is needed.
   """
   if sys.platform != "linux" or any(map(glob.glob, _ACCELERATORS)):
     return
+  import resource  # Not on every system.
+
   libc = ctypes.CDLL(None)
   if not hasattr(libc, "mallopt"):
     return
@@ -33,9 +36,11 @@ def tune_heap() -> None:
   libc.mallopt(_TRIM_THRESHOLD, -1)  # Never.
   page = os.sysconf("SC_PAGE_SIZE")
   memory = os.sysconf("SC_PHYS_PAGES") * page
+  if any(resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)):
+    return
   pieces = [libc.malloc(_PIECE) for _ in range(memory // 2 // _PIECE)]
   for piece in pieces[:-1]:  # The last one stays, since a library that trims the heap would cut off what lies behind.
     libc.free(piece)
   begin, end = (pieces[0] or 0) // page * page if pieces else 0, libc.sbrk(0)
-  if 0 < begin < end:  # Not where a limit of the process forbids to grow.
+  if 0 < begin < end:  # The machine may refuse to grow it.
     libc.madvise(begin, end - begin, _MADV_HUGEPAGE)
