@@ -15,7 +15,8 @@ def get_sweep():
   images, clips = (stage.to_dict() for stage in config.train.stages)
   return Sweep(
       title="Image stage, two digits",
-      about="All steps on clips, or four in ten of them on first frames alone: both cost the same number of operations.",
+      about="All steps on clips, or four in ten of them on first frames alone: both cost the same number of "
+            "operations.",
       config="configs/two_digits_ablation.py",
       task="two_digits",
       points=[

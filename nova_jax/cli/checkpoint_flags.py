@@ -37,7 +37,8 @@ def checkpoint(args: flags.FlagValues, default: str = pretrained.DEFAULT) -> str
   """Return the model that --checkpoint names; if it isn't given, say which one, `default`, is taken instead."""
   if args.checkpoint:
     return args.checkpoint
-  say(f"no --checkpoint is given, so this is the model {default} that comes with nova_jax, in {pretrained.find(default)}")
+  say(f"no --checkpoint is given, so this is the model {default} that comes with nova_jax, in "
+      f"{pretrained.find(default)}")
   return default
 
 

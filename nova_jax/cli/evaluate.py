@@ -118,8 +118,8 @@ def main(args: flags.FlagValues) -> None:
 def _digits(args) -> None:
   output = check_folder_writable("output", args.output)
   pipe = load_pipeline(
-      checkpoint(args, args.benchmark), weights=args.weights, step=step(args), dtype=args.dtype, lora=sampling_flags.loras(args),
-      quantize=sampling_flags.quantize(args), guide=args.guide)
+      checkpoint(args, default=args.benchmark), weights=args.weights, step=step(args), dtype=args.dtype,
+      lora=sampling_flags.loras(args), quantize=sampling_flags.quantize(args), guide=args.guide)
   say_first_compiles()
   with Progress("clip", args.num_prompts) as progress:
     result = score_digits(
