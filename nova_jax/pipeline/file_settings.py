@@ -11,7 +11,7 @@ from nova_jax.config import LARGEST
 from nova_jax.pipeline.request import SETTINGS, Request, check_seeds
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
-from nova_jax.utils.fields import did_you_mean
+from nova_jax.utils.fields import did_you_mean, kind_name
 
 # Types of what a file may set, and names that settings had or have in files, with their names of today.
 KINDS = {name: declared.kind for name, declared in SETTINGS.items() if declared.scope != "array"}
@@ -36,8 +36,7 @@ def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     if kind is int and isinstance(value, float) and value.is_integer():
       value = int(value)  # A table has 2.0 for 2 where other lines leave it empty.
     if isinstance(value, bool) or not isinstance(value, (float, int) if kind is float else kind):
-      expected = kind[0] if isinstance(kind, tuple) else kind
-      raise UserError(f"{name}: expected {expected.__name__}, got {str(value)[:80]!r}")
+      raise UserError(f"{name}: expected {kind_name(kind)}, got {str(value)[:80]!r}")
     if isinstance(value, str):
       _check_text(name, value)
     try:

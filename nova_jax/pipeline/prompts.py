@@ -21,6 +21,7 @@ from nova_jax.pipeline.request import FILES, Request, check_seeds
 from nova_jax.storage import as_path
 from nova_jax.utils import limits
 from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import kind_name
 from nova_jax.utils.renamed import tell_new_name
 from nova_jax.utils.text_files import is_blank, parse_json, read_lines
 
@@ -69,7 +70,7 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         values[name] = parse_json(field, where) if kind in (dict, list) else (
             _number(field) if kind in (int, float) else field)
       except ValueError:
-        raise UserError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {field[:80]!r}") from None
+        raise UserError(f"{where}: expected {kind_name(kind)}, got {field[:80]!r}") from None
     yield row.where, values
 
 

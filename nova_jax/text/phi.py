@@ -23,6 +23,7 @@ from nova_jax.models.attention.dense import dense
 from nova_jax.models.attention.masks import BlockCausal
 from nova_jax.models.layers import MLP, LayerNorm, Linear, parameter, stack
 from nova_jax.utils.errors import UserError
+from nova_jax.utils.fields import kind_name
 
 MOST_LAYERS = 1000
 _CAUSAL = BlockCausal(prefix=0, frame=1)  # Each token is a frame.
@@ -71,7 +72,7 @@ class PhiConfig:
       largest = MOST_LAYERS if field.name == "num_hidden_layers" else LARGEST
       if isinstance(value, bool) or not isinstance(value, (int, kind)) or not 0 < value <= largest:
         raise UserError(
-            f"text encoder: {field.name}: expected a positive {kind.__name__} up to {largest}, got {value!r}")
+            f"text encoder: {field.name}: expected {kind_name(kind)} above 0, up to {largest}, got {value!r}")
     cfg = cls(**{field.name: given[field.name] for field in dataclasses.fields(cls) if field.name in given})
     if cfg.hidden_size % cfg.num_attention_heads or cfg.partial_rotary_factor > 1:
       raise UserError(

@@ -19,6 +19,8 @@ import ml_collections
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.renamed import RenamingDict, current_name
 
+_KINDS = {
+    int: "a whole number", float: "a number", bool: "True or False", str: "text", list: "a list", dict: "an object"}
 _LONGEST = 200  # Largest number of characters of a value in an error.
 
 
@@ -75,6 +77,12 @@ def shown(value: Any) -> str:
   return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
+def kind_name(kind: type | tuple[type, ...]) -> str:
+  """Return what a value of a type is called where another one was found; of several types, the first one's."""
+  first = kind[0] if isinstance(kind, tuple) else kind
+  return _KINDS.get(first, first.__name__)
+
+
 def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
   """Return a hint that ends an error about an unknown name."""
   known = list(known)
@@ -127,7 +135,7 @@ def _check(hint: Any, value: Any, path: str, tell_renamed: bool) -> Any:
   if hint is float and type(value) is int:
     value = float(value)
   if type(value) is not hint:
-    raise UserError(f"{path}: expected {hint.__name__}, got {shown(value)}")
+    raise UserError(f"{path}: expected {kind_name(hint)}, got {shown(value)}")
   if hint is float and not math.isfinite(value):
     raise UserError(f"{path}: expected a finite number, got {shown(value)}")
   return value

@@ -98,7 +98,7 @@ def test_config():
     ({"decoder_block_out_channels": [8, 16, 32, 32]}, "decoder_block_out_channels: .*twice"),
     ({"decoder_block_out_channels": [8, 16]}, "decoder_block_out_channels"),
     ({"decoder_layers_per_block": [1]}, "decoder_layers_per_block"),
-    ({"latents_mean": [0.5] * 128}, "latents_mean.*expected int"),
+    ({"latents_mean": [0.5] * 128}, "latents_mean.*expected a whole number"),
     ({"latents_mean": [1, 128, 1, 1, 1]}, "latents_mean, latents_std: .*both")])
 def test_configs_that_cannot_be_honoured_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):

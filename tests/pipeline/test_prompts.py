@@ -76,9 +76,9 @@ def test_what_no_model_can_do_is_refused_before_one_is_loaded(lines, common, mes
 @pytest.mark.parametrize("name, text, message", [
     ("a.yaml", "", "expected a file of .txt"), ("a.txt", "\n#1 fan", "no prompts; lines that begin with # are"),
     ("a.txt", "a fox\n\u200b\u200f", "a.txt:2: the prompt is empty"), ("a.csv", "prompt\n\x1b \n", "prompt is empty"),
-    ("a.jsonl", "[1]", "a.jsonl:1: expected a JSON object"), ("a.csv", "prompt,seed\na,b", "expected int"),
+    ("a.jsonl", "[1]", "a.jsonl:1: expected a JSON object"), ("a.csv", "prompt,seed\na,b", "expected a whole number"),
     ("a.jsonl", '{"prompt": "a"}\n{"promt": "b"}', "a.jsonl:2: promt is not a setting of a line; did you"),
-    ("a.jsonl", '{"prompt": "a", "seed": "b"}', "seed: expected int, got 'b'"),
+    ("a.jsonl", '{"prompt": "a", "seed": "b"}', "seed: expected a whole number, got 'b'"),
     ("a.csv", "prompt\na,b", "expected 1 cells"), ("a.jsonl", '{"seed": 1}', "give a prompt"),
     ("a.csv", "prompt,fps\na,nan", "a.csv:2: fps: expected a finite"),
     ("a.jsonl", '{"prompt": "a", "later_prompts": {"4": 5}}', "a.jsonl:1: later_prompts: expected texts by frame"),

@@ -50,7 +50,7 @@ def test_both_styles_of_config():
     ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "type: expected 'default', got 'linear'"),
     ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type"),
     ({"rope_parameters": {"rope_theta": 5000.0}}, "rope_theta is 10000.0 but 5000.0"),
-    ({"vocab_size": None}, "vocab_size: expected a positive int"), ({"hidden_size": "32"}, "hidden_size"),
+    ({"vocab_size": None}, "vocab_size: expected a whole number above 0"), ({"hidden_size": "32"}, "hidden_size"),
     ({"num_hidden_layers": 0}, "num_hidden_layers"), ({"hidden_size": 33}, "num_attention_heads divides"),
     ({"partial_rotary_factor": 1.5}, "at most 1")])
 def test_what_cannot_be_honoured_is_named(change, message):
