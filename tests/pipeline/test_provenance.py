@@ -46,7 +46,7 @@ def test_what_we_write_is_read():
     (settings(prompt=5), "prompt: expected text"), (settings(prompt=ABSENT), "give a prompt"),
     (settings(prompt=["a"]), "prompt: expected text"), (settings(output="latent"), "output is not a setting"),
     (settings(on_set="x"), "on_set is not a setting"), (settings(given=[[1]]), "given is not a setting"),
-    (settings(seed=ABSENT), "a seed"), (settings(seed="1"), "seed: expected a whole"), (settings(num_samples=9), "num_s"),
+    (settings(seed=ABSENT), "a seed"), (settings(seed="1"), "seed: expected a whole"), (settings(num_samples=9), "num"),
     (settings(guidance_scale=10**400), "guidance_scale: expected a fin"), (settings(image=5), "image: expected text"),
     (settings(mask="-1,0,4,4"), "mask: expected TOP"),
     (settings(place=[[1], 2, 3, 4]), "outpaint_box: expected TOP"), (settings(mask=[0, 0, 4]), "mask: expected TOP"),
