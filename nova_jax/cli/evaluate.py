@@ -15,6 +15,7 @@ import sys
 
 from absl import flags
 
+from nova_jax import pretrained
 from nova_jax.cli import sampling_flags, shares
 from nova_jax.cli.checkpoint_flags import checkpoint, define_checkpoint, define_step, step
 from nova_jax.cli.common_flags import define_compilation_cache, define_shard
@@ -116,6 +117,8 @@ def main(args: flags.FlagValues) -> None:
 
 
 def _digits(args) -> None:
+  if not args.checkpoint and args.benchmark not in pretrained.names():
+    raise UserError(f"--checkpoint: say which model to score; none that comes with nova_jax knows {args.benchmark}")
   output = check_folder_writable("output", args.output)
   pipe = load_pipeline(
       checkpoint(args, default=args.benchmark), weights=args.weights, step=step(args), dtype=args.dtype,
