@@ -66,9 +66,7 @@ class VideoFeed:
           f"num_frames: {num_frames} latent frames need clips of {self._num_pixel_frames} frames, but the records have"
           f" {len(video)}: store longer ones (data.num_frames)")
     self._text_encoder, self._autoencoder, self._seed = text_encoder, autoencoder, seed
-    if single_frames not in SINGLE_FRAMES:
-      raise UserError(
-          f"data.single_frames: expected {' or '.join(map(repr, SINGLE_FRAMES))}, got {single_frames!r}")
+    check_single_frames(single_frames)
     self._mid_clip_fraction = mid_clip_fraction if num_frames > 1 else 0.0
     self._any_frame = num_frames == 1 and single_frames == "any"
     if self._mid_clip_fraction:
@@ -116,6 +114,12 @@ def _told(record: Mapping[str, Any], first: int, length: int) -> tuple[bytes, np
   seen = max(first, turn)  # The first frame from which it goes as the caption says.
   # As long as the caption tells which way it goes, one frame is enough.
   return caption, np.int32(max(seen - first + 1, 1 if seen < wall else _GIVEN))
+
+
+def check_single_frames(single_frames: str) -> None:
+  """Refuse a name that is none of `SINGLE_FRAMES`."""
+  if single_frames not in SINGLE_FRAMES:
+    raise UserError(f"data.single_frames: expected {' or '.join(map(repr, SINGLE_FRAMES))}, got {single_frames!r}")
 
 
 def check_mid_clips(

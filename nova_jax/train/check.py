@@ -12,7 +12,7 @@ from nova_jax.autoencoders import Autoencoder
 from nova_jax.config import DATASETS, EvalConfig, Experiment, LoraConfig
 from nova_jax.data.digits.datasets import check_fields
 from nova_jax.data.sources import CacheData
-from nova_jax.data.videos import check_mid_clips
+from nova_jax.data.videos import check_mid_clips, check_single_frames
 from nova_jax.diffusion import make_scheduler
 from nova_jax.evals.digits import two_digits
 from nova_jax.sampling.guidance import Guidance
@@ -123,6 +123,7 @@ def _check_digits(experiment: Experiment, autoencoder: Autoencoder) -> None:
   if data.name == "two_digits" and model.num_classes is not None:
     raise UserError("model.num_classes: a label says nothing of two digits; give the model text (model.text_dim)")
   check_fields(data)
+  check_single_frames(data.single_frames)
   if data.turning_fraction and not data.mid_clip_fraction:
     raise UserError(
         "data.turning_fraction: clips are cut from before the first turn, unless data.mid_clip_fraction is above 0")

@@ -68,6 +68,7 @@ def test_bad_input_of_sample(model, tmp_path, args, message):
     (("--config.data.canvas=32",), "data.canvas=32"),
     (("--config.train.stages[1].num_frames=20",), "data.num_frames=16"),
     (("--config.data.mid_clip_fraction=2",), "data.mid_clip_fraction: expected 0 to 1"),
+    (("--config.data.single_frames=last",), "data.single_frames: expected 'any' or 'first', got 'last'"),
     (("--config.seed=-1",), "seed: expected 0"), (("--config.data.name=cache",), "did you mean 'caches'"),
     (("--profile=9:5000",), "--profile: expected FIRST:LAST"),
     (("--coordinator=host", "--num_processes=2", "--process_id=1"), "expected HOST:PORT"),

@@ -21,6 +21,8 @@ def test_known_values():
   """Embeddings must never change: checkpoints are trained on them."""
   embeds, _ = WordEncoder().encode(["the digit seven moves left"])
   np.testing.assert_array_equal(embeds[0, 2, :4], np.float32([0.39825928, -0.38045365, 1.1823364, 0.27260587]))
+  embeds, _ = PhraseEncoder().encode(["the digit seven moves left"])
+  np.testing.assert_array_equal(embeds[0, 2, :4], np.float32([0.6060715, 0.121417865, 1.0001749, 1.0051608]))
 
 
 @pytest.mark.parametrize("kind", [WordEncoder, PhraseEncoder])
