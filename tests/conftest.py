@@ -58,6 +58,14 @@ def pytest_terminal_summary(terminalreporter):
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _memory_is_given_back():
+  """Leave the allocator as it is, since what a command sets would hold for all later tests."""
+  from nova_jax.utils import memory
+
+  memory.keep_freed_memory = lambda: None
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _lines_are_printed():
   """Print what commands print, since tests read it there: a library would only log it."""
   from nova_jax.utils import terminal  # After what is set above for JAX.

@@ -54,8 +54,10 @@ def test_only_the_digits_are_scored_without_a_checkpoint(tmp_path, monkeypatch):
   monkeypatch.setattr(compilation_cache, "use", lambda folder, on_cpu: kept.append((folder, on_cpu)))
   done = run("evaluate", "--benchmark", "geneval", "--output", tmp_path)
   assert done.returncode == 2 and "--checkpoint: say which model to sample for geneval" in done.stderr
+  done = run("evaluate", "--benchmark", "two_digits", "--output", tmp_path)
+  assert done.returncode == 2 and "none that comes with nova_jax knows two_digits" in done.stderr
   scored = []
   monkeypatch.setattr("nova_jax.cli.evaluate.score_digits", lambda pipe, *_, **__: scored.append(pipe.card) or 1 / 0)
   run("evaluate", "--output", tmp_path)
-  assert kept == [("auto", True)] * 2, "a second scoring compiles nothing"
+  assert kept == [("auto", True)] * 3, "a second scoring compiles nothing"
   assert scored == [nova_jax.open_folder(DIGITS).card] == [nova_jax.Pipeline.load().card]

@@ -21,6 +21,7 @@ from nova_jax.tools.versus_published.measure import measure
 from nova_jax.tools.versus_published.peer import Peer
 from nova_jax.tools.versus_published.work import Work
 from nova_jax.utils.files import check_writable, write_atomically
+from nova_jax.utils.memory import keep_freed_memory
 
 NUM_FRAMES = 4
 FRAME_COUNTS = (2, 4, 8, 16)
@@ -39,6 +40,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(args: flags.FlagValues) -> None:
   """Measure, print and write."""
   check_writable("json", args.json)
+  keep_freed_memory()
   work = Work()
   peer = Peer(args.peer, args.peer_python, work) if args.peer else None
   results = measure(work, NUM_FRAMES, FRAME_COUNTS, args.repeats, peer, lambda line: print(line, flush=True))

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from absl import flags, logging
 
 from nova_jax.cli.flag_help import name_flags
-from nova_jax.utils import memory, notes
+from nova_jax.utils import notes
 from nova_jax.utils.errors import BAD_INPUT, FAILED, INTERRUPTED, READER_GONE, error_numbers, exit_code, shorten
 
 # How errors of reads begin that were under way when another one failed, which has been told.
@@ -37,7 +37,6 @@ _EXTRAS = {"pyarrow": ("pyarrow", "data"), "matplotlib": ("matplotlib", "plots")
 
 def run_program(execute: Callable[[], int]) -> None:
   """Exit with the code that `execute` returns; a bug keeps its traceback."""
-  memory.tune_heap()
   with contextlib.suppress(OSError, RuntimeError, ValueError):  # Standard error is closed, or no file.
     faulthandler.enable()
   logging.use_absl_handler()

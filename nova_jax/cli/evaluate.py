@@ -117,12 +117,12 @@ def main(args: flags.FlagValues) -> None:
 
 
 def _digits(args) -> None:
-  if not args.checkpoint and args.benchmark not in pretrained.names():
+  if not args.checkpoint and args.benchmark != pretrained.DEFAULT:
     raise UserError(f"--checkpoint: say which model to score; none that comes with nova_jax knows {args.benchmark}")
   output = check_folder_writable("output", args.output)
   pipe = load_pipeline(
-      checkpoint(args, default=args.benchmark), weights=args.weights, step=step(args), dtype=args.dtype,
-      lora=sampling_flags.loras(args), quantize=sampling_flags.quantize(args), guide=args.guide)
+      checkpoint(args), weights=args.weights, step=step(args), dtype=args.dtype, lora=sampling_flags.loras(args),
+      quantize=sampling_flags.quantize(args), guide=args.guide)
   say_first_compiles()
   with Progress("clip", args.num_prompts) as progress:
     result = score_digits(

@@ -50,16 +50,20 @@ def main(args: flags.FlagValues) -> None:
   spec = supervisor.process_spec(args.coordinator, args.num_processes, args.process_id)
   supervisor.supervise(spec, args.connect_timeout)
   # Not at the top: the process that supervises needs no JAX.
+  import jax
+
   from nova_jax.parallel.processes import session
   from nova_jax.train.callbacks.profile import parse_window
   from nova_jax.train.nova import train_nova
-  from nova_jax.utils import compilation_cache
+  from nova_jax.utils import compilation_cache, memory
 
   experiment = from_dict(Experiment, args.config)
   window = parse_window(args.profile, experiment.train.steps)
   check_folder("workdir", args.workdir)
   with session(spec, functools.partial(fail, args=args), args.connect_timeout):
     compilation_cache.use(args.compilation_cache, shared=str(join(args.workdir, "programs")))
+    if jax.default_backend() == "cpu":
+      memory.keep_freed_memory()
     say(f"training in {args.workdir}: loading the model and the data")
     train_nova(experiment, args.workdir, window)
 
