@@ -1,6 +1,6 @@
 """Two handwritten digits that cross, one in front of the other, from text: the task that methods are compared on.
 
-A 4 M parameter NOVA learns clips of eight frames, which is reckoned at two hours on two CPU cores; docs/two_digits.md
+A 4 M parameter NOVA learns clips of eight frames, in some 100 minutes on two old CPU cores; docs/two_digits.md
 says how. Three in ten clips are cut from later in longer ones, so that it can go on when eight frames are over.
 Launch: `python -m launch.train --config configs/two_digits.py --workdir runs/two_digits`
 """
@@ -25,10 +25,10 @@ def get_config():
           name="two_digits", num_records=8640, num_frames=22, canvas=32, paraphrase_fraction=0.5,
           mid_clip_fraction=0.3, single_frames="first"),
       train=TrainConfig(
-          steps=1800,
+          steps=3300,
           stages=(
-              StageConfig(name="image", fraction=0.28, batch_size=64, num_frames=1),
-              StageConfig(name="video", fraction=0.72, batch_size=16, num_frames=8)),
+              StageConfig(name="image", fraction=0.15, batch_size=64, num_frames=1),
+              StageConfig(name="video", fraction=0.85, batch_size=16, num_frames=8)),
           loss_repeat=2, ema_decay=0.998, sample_every=500, save_every=250, log_every=20),
       optimizer=OptimizerConfig(
           name="muon", learning_rate=5e-3, schedule="cosine", warmup_steps=100, final_fraction=0.02,
