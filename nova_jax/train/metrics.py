@@ -7,11 +7,12 @@ run, but for `TIMINGS`.
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nova_jax.config import EvalConfig
+from nova_jax.train.stages import Stage, frames_until
 from nova_jax.train.trackers import Line, Trackers
 from nova_jax.utils.progress import Pace
 from nova_jax.utils.terminal import say
@@ -34,7 +35,7 @@ class MetricLog:
   """Gathers metrics of steps and writes a line every `log_every` of them."""
 
   def __init__(
-      self, trackers: Trackers | None, *, log_every: int, num_steps: int, sums: Mapping[str, Any], peak: float,
+      self, trackers: Trackers | None, *, log_every: int, stages: Sequence[Stage], sums: Mapping[str, Any], peak: float,
       spent: Callable[[], dict[str, float]] = dict,
   ):
     """Continue the log of a run.
@@ -42,13 +43,13 @@ class MetricLog:
     Args:
       trackers: trackers that get the lines; None in all processes but one, where nothing is written.
       log_every: steps between lines.
-      num_steps: of the whole run.
+      stages: all stages of the run. The time that is left is reckoned by their frames.
       sums: what `state` returned when the checkpoint was saved.
       peak: FLOP/s of the machine.
       spent: function that returns how the time of this process was spent; trackers get it.
     """
-    self._trackers, self._log_every, self._num_steps, self._peak = trackers, log_every, num_steps, peak
-    self._spent = spent
+    self._trackers, self._log_every, self._peak, self._spent = trackers, log_every, peak, spent
+    self._stages, self._num_steps = stages, stages[-1].last
     self._sums = {name: tuple(pair) for name, pair in sums.items()}
     self._reset_clock()
     self._pace, self._bar_drawn = Pace(), 0.0
@@ -72,7 +73,7 @@ class MetricLog:
 
   def add(self, step: int, stage: str, metrics: Mapping[str, float]) -> dict[str, float] | None:
     """Add the metrics of the step that made `step` steps done; write a line if it is time to, and return its values."""
-    self._pace.add(step)
+    self._pace.add(frames_until(self._stages, step))
     for name, value in metrics.items():
       count, total = self._sums.get(name, (0, 0.0))
       last = name in _LAST or name.startswith(EVALUATED)
@@ -122,12 +123,13 @@ class MetricLog:
       return
     self._bar_drawn = now
     filled = _BAR_WIDTH * step // self._num_steps
-    rate = f", {self._pace.rate:.2f} steps/s" if self._pace.rate else ""
+    frames = frames_until(self._stages, step) - frames_until(self._stages, step - 1)
+    rate = f", {self._pace.rate / frames:.2f} steps/s" if self._pace.rate else ""
     bar = "#" * filled + "." * (_BAR_WIDTH - filled)
     say(f"\r\x1b[K[{bar}] {step}/{self._num_steps}{rate}{self._time_left()}", end="")
 
   def _time_left(self) -> str:
-    left = self._pace.left(self._num_steps)
+    left = self._pace.left(frames_until(self._stages, self._num_steps))
     return f", {left}" if left else ""
 
 

@@ -4,6 +4,7 @@ Invariant: every step belongs to exactly one.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,3 +39,10 @@ def plan_stages(cfg: TrainConfig) -> tuple[Stage, ...]:
   ends = np.cumsum([stage.fraction for stage in cfg.stages])
   ends = [round(cfg.steps * end / ends[-1]) for end in ends.tolist()]
   return tuple(Stage(stage, first, last) for stage, first, last in zip(cfg.stages, [0, *ends[:-1]], ends, strict=True))
+
+
+def frames_until(stages: Sequence[Stage], step: int) -> int:
+  """Return the number of frames in the batches of the first `step` steps, which the time of a run grows with."""
+  return sum(
+      stage.cfg.batch_size * stage.cfg.num_frames * (min(max(step, stage.first), stage.last) - stage.first)
+      for stage in stages)

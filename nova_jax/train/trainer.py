@@ -211,7 +211,7 @@ class Trainer:
       trackers = Trackers(self.workdir, train.trackers, self.step, notes)
       peak = matmul_peak(self.cfg.model.dtype)
     return MetricLog(
-        trackers, log_every=train.log_every, num_steps=self.num_steps, sums=sums, peak=peak,
+        trackers, log_every=train.log_every, stages=self.program.stages, sums=sums, peak=peak,
         spent=self._goodput.seconds)
 
   def _run_stage(self, stage: Stage) -> bool:

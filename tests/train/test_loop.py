@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -18,7 +19,7 @@ from nova_jax.checkpoints.store import find, latest_step, open_arrays
 from nova_jax.config import OptimizerConfig, StageConfig, TrainConfig
 from nova_jax.train.callbacks import Callback
 from nova_jax.train.callbacks.samples import SampleGrids
-from nova_jax.train.metrics import TIMINGS
+from nova_jax.train.metrics import TIMINGS, MetricLog
 from nova_jax.train.stages import plan_stages
 from nova_jax.train.workdir.claim import claim
 
@@ -50,6 +51,18 @@ def whole(tmp_path_factory):
 def test_stages_share_the_steps():
   stages = plan_stages(TrainConfig(steps=10, stages=(StageConfig("a", 0.25), StageConfig("b", 0.75))))
   assert [(s.cfg.name, s.first, s.last) for s in stages] == [("a", 0, 2), ("b", 2, 10)]
+
+
+def test_the_time_that_is_left_is_reckoned_by_frames(monkeypatch, capsys):
+  """A step of clips takes longer than one of pictures, in which the first stage ends."""
+  clock = iter(range(100))
+  monkeypatch.setattr("time.monotonic", lambda: next(clock))
+  stages = plan_stages(TrainConfig(steps=10, stages=(StageConfig("a", 0.4, 8, 1), StageConfig("b", 0.6, 4, 8))))
+  trackers = types.SimpleNamespace(line=lambda line: None)
+  log = MetricLog(trackers, log_every=1, stages=stages, sums={}, peak=1.0)
+  for step in (1, 2):
+    log.add(step, "a", {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 1.0})
+  assert capsys.readouterr().out.splitlines()[-1].endswith(f", 0:00:{2 + 6 * 4} left")
 
 
 @pytest.mark.parametrize("cfg, message", [

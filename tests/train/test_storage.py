@@ -16,7 +16,9 @@ from train import toy_run
 
 from nova_jax.checkpoints import store
 from nova_jax.checkpoints.store import Checkpointer, find, finished_steps, open_arrays
+from nova_jax.config import StageConfig
 from nova_jax.train.metrics import TIMINGS, MetricLog
+from nova_jax.train.stages import Stage
 from nova_jax.train.trackers import Trackers
 from nova_jax.train.trackers.jsonl import cut_lines
 from nova_jax.train.workdir import restart
@@ -120,7 +122,7 @@ def test_letters_that_a_locale_lacks_are_escaped(monkeypatch, tmp_path):
 
 def make_log(folder, first_step=0):
   trackers = Trackers(folder, ("jsonl", "tensorboard"), first_step, {})
-  return MetricLog(trackers, log_every=1, num_steps=9, sums={}, peak=1.0)
+  return MetricLog(trackers, log_every=1, stages=(Stage(StageConfig(), 0, 9),), sums={}, peak=1.0)
 
 
 def add(log, *steps):
