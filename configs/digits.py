@@ -1,4 +1,4 @@
-"""Moving handwritten digits from text: the demo.
+"""Moving handwritten digits from text: the training of the model that comes with the package.
 
 A 2 M parameter NOVA learns images first, then clips of four frames, in some 20 minutes on two CPU cores.
 Seven in ten clips are cut from later in longer ones, so that it can go on when four frames are over. Most of the digits

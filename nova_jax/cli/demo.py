@@ -29,7 +29,7 @@ from nova_jax.utils.files import check_folder_writable
 def define_flags(values: flags.FlagValues) -> None:
   """Define the flags of this command."""
   define_checkpoint(values)
-  flags.DEFINE_string("output", "runs/demo", "Folder that clips are written to.", flag_values=values)
+  flags.DEFINE_string("output", "out/demo", "Folder that clips are written to.", flag_values=values)
   flags.DEFINE_string(
       "host", "127.0.0.1", "Address of this machine to serve at; 0.0.0.0 means all of its addresses.",
       flag_values=values)

@@ -132,9 +132,11 @@ def _check_digits(experiment: Experiment, autoencoder: Autoencoder) -> None:
     if frames > data.num_frames:
       raise UserError(
           f"train.stages: {stage.name!r} takes clips of {frames} frames, but data.num_frames={data.num_frames}")
-    if "two_digits" in experiment.eval.scores and experiment.eval.score_every and frames < two_digits.NUM_FRAMES:
-      raise UserError(
-          f"eval.scores: two_digits needs clips of {two_digits.NUM_FRAMES} frames in all stages; {stage.name!r} has "
-          f"{frames}")
     if data.mid_clip_fraction and stage.num_frames > 1:
       check_mid_clips(data.mid_clip_fraction, data.num_frames, stage.num_frames, autoencoder, data.turning_fraction)
+  stage = experiment.train.stages[-1]
+  frames = autoencoder.num_frames(stage.num_frames)
+  if "two_digits" in experiment.eval.scores and experiment.eval.score_every and frames < two_digits.NUM_FRAMES:
+    raise UserError(
+        f"eval.scores: two_digits needs clips of {two_digits.NUM_FRAMES} frames in the last stage; {stage.name!r} has "
+        f"{frames}")

@@ -1,4 +1,4 @@
-"""NOVA's training: the task, and `train`, which puts it together with data and callbacks as an experiment says."""
+"""NOVA's training: the task, and `train_nova`, which puts it together with data and callbacks as an experiment says."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from nova_jax import pretrained
+from nova_jax import autoencoders, pretrained, text
 from nova_jax.checkpoints.components import TEXT_ENCODER, TRANSFORMER, VAE
 from nova_jax.checkpoints.hub import identity, local_folder, parse_id, part_folder
 from nova_jax.checkpoints.load import load_transformer
@@ -128,15 +128,19 @@ class ModelCard(Callback):
 
 
 def _with_local_folders(experiment: Experiment, reads_init: bool) -> Experiment:
-  """Return an experiment with folders in place of ids on the hub; the path of each tells the commit.
+  """Return an experiment with the folders of parts in place of whole models and of ids on the hub.
+
+  The path of what the hub holds tells its commit.
 
   Args:
     experiment: of the run.
     reads_init: whether the weights of `init` are read.
   """
   found = {}
-  for name, kind in (("autoencoder", VAE), ("text_encoder", TEXT_ENCODER)):
-    if parse_id(place := getattr(experiment, name)):
+  for name, kind, built_in in (
+      ("autoencoder", VAE, autoencoders.BUILT_IN), ("text_encoder", TEXT_ENCODER, text.BUILT_IN)):
+    place = getattr(experiment, name)
+    if place not in built_in and (parse_id(place) or (as_path(place) / kind).is_dir()):
       with naming(name):
         found[name] = str(part_folder(place, kind))
   if reads_init and parse_id(experiment.init or ""):

@@ -36,6 +36,8 @@ def test_a_run_names_the_commits(experiment):
   assert card.autoencoder == f"{local.init}/vae" and card.text_encoder == f"{local.init}/text_encoder"
   by_path = dataclasses.replace(
       experiment, init=str(VIDEO), autoencoder=str(VIDEO / "vae"), text_encoder=str(VIDEO / "text_encoder"))
+  whole = dataclasses.replace(by_path, autoencoder=str(VIDEO), text_encoder=str(VIDEO))
+  assert nova._with_local_folders(whole, reads_init=True) == by_path, "a whole model's folder stands for its parts, too"
   digests = [{name: value["digest"] for name, value in identify(run, {}).items()} for run in (local, by_path)]
   assert digests[0] == digests[1] and {"init", "autoencoder", "text_encoder"} <= digests[0].keys()
 

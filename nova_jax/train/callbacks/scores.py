@@ -14,6 +14,7 @@ import numpy as np
 from nova_jax.autoencoders import Autoencoder
 from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.config import EvalConfig, Experiment
+from nova_jax.evals.digits import two_digits
 from nova_jax.evals.digits.one_digit import DigitClassifier
 from nova_jax.evals.digits.score import TASKS, make_clips
 from nova_jax.evals.features.extract import NETWORKS, FeatureFunction, compute_features, find, open_features
@@ -66,9 +67,14 @@ class Scores(Callback):
 
 
 def digits(pipe: Pipeline, trainer: Trainer, task: str = "digits") -> dict[str, float]:
-  """Return the scores of moving digits; see `nova_jax.evals.digits.one_digit`, and `two_digits` there for that task."""
+  """Return the scores of moving digits; see `nova_jax.evals.digits.one_digit`, and `two_digits` there for that task.
+
+  Two digits have none in a stage of clips in which they don't cross, such as one of pictures.
+  """
   assert pipe.autoencoder is not None
   num_frames = pipe.autoencoder.num_frames(trainer.stage.cfg.num_frames)
+  if task == "two_digits" and num_frames < two_digits.NUM_FRAMES:
+    return {}
   made = make_clips(
       lambda prompts, seeds: pipe(prompts, seed=seeds, num_frames=num_frames), canvas=trainer.cfg.data.canvas,
       num_frames=num_frames, num_prompts=trainer.cfg.eval.num_clips, batch_size=_BATCH, task=task)
