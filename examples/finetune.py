@@ -13,6 +13,8 @@ import nova_jax
 
 logging.basicConfig(format="%(message)s")
 logging.getLogger("nova_jax").setLevel("INFO")  # Shows the lines that commands print.
+if len(sys.argv) != 5:
+  sys.exit(__doc__)
 source, clips, workdir, steps = sys.argv[1:]
 workdir = Path(workdir)
 folder = nova_jax.open_folder(source)

@@ -76,6 +76,12 @@ def test_fine_tuning(monkeypatch, tmp_path, clips):
   assert 0 < max(moved) < 1e-3  # From the model's weights, with a small learning rate.
 
 
+@pytest.mark.parametrize("name", ["finetune.py", "new_sign.py"])
+def test_an_example_that_needs_arguments_says_which(monkeypatch, name):
+  with pytest.raises(SystemExit, match=rf"python examples/{name} [A-Z]"):
+    run(monkeypatch, name)
+
+
 @pytest.mark.slow
 def test_the_notebook(tmp_path):
   """All cells run, in a folder of their own, with fewer steps of training."""
