@@ -1,9 +1,10 @@
-"""The model that comes with the package: found by name, taken when none is named, and able to do what it says."""
+"""The models that come with the package: found by name, taken when none is named, and able to do what they say."""
 
 from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from commands import run
 from flax import nnx
 from safetensors.numpy import load_file
@@ -11,16 +12,17 @@ from safetensors.numpy import load_file
 import nova_jax
 from nova_jax import pretrained
 from nova_jax.checkpoints.weight_files import open_weights
-from nova_jax.evals.digits import one_digit
+from nova_jax.evals.digits import one_digit, two_digits
 from nova_jax.pipeline.provenance import read_provenance
 from nova_jax.utils import compilation_cache
 
 DIGITS = pretrained.FOLDER / "digits"
+TWO_DIGITS = pretrained.FOLDER / "two_digits"
 
 
 def test_models_are_found_by_name(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  assert pretrained.names() == ["digits"] and pretrained.find("digits") == DIGITS
+  assert pretrained.names() == ["digits", "two_digits"] and pretrained.find("digits") == DIGITS
   assert pretrained.find("digts") == "digts" and pretrained.name_of("digts") is None
   assert pretrained.name_of("digits") == pretrained.name_of(DIGITS) == "digits"
   Path("digits").mkdir()
@@ -29,13 +31,14 @@ def test_models_are_found_by_name(tmp_path, monkeypatch):
   assert pretrained.find("gs://bucket/digits") == "gs://bucket/digits"
 
 
-def test_weights_are_small_and_become_float32():
-  weights = open_weights(DIGITS / "transformer").values()
+@pytest.mark.parametrize("folder, megabytes", [(DIGITS, 8), (TWO_DIGITS, 20)])
+def test_weights_are_small_and_become_float32(folder, megabytes):
+  weights = open_weights(folder / "transformer").values()
   assert {weight.dtype for weight in weights} == {np.dtype("float16")}
-  assert sum(path.stat().st_size for path in DIGITS.rglob("*")) < 8e6
-  parameters = jax.tree.leaves(nnx.state(nova_jax.load_model(), nnx.Param))
+  assert sum(path.stat().st_size for path in folder.rglob("*")) < megabytes * 1e6
+  parameters = jax.tree.leaves(nnx.state(nova_jax.load_model(folder.name), nnx.Param))
   assert {weight.dtype for weight in parameters} == {np.dtype("float32")}
-  assert nova_jax.open_folder(Path("digits")).card.words, "prompts with unknown words get a note"
+  assert nova_jax.open_folder(Path(folder.name)).card.words, "prompts with unknown words get a note"
 
 
 def test_a_clip_needs_a_prompt_alone(tmp_path):
@@ -49,15 +52,22 @@ def test_a_clip_needs_a_prompt_alone(tmp_path):
   assert all(score[name].value == 1 for name in ("digit", "direction", "same_digit")), score
 
 
+@pytest.mark.slow
+def test_two_digits_cross():
+  clips = nova_jax.Pipeline.load("two_digits")("the digit three moves left in front of the digit seven, which moves up")
+  score = two_digits.score(clips[..., 0], [(3, 7)], [("left", "up")], one_digit.DigitClassifier())
+  assert all(score[name].value == 1 for name in ("digits", "directions", "depth")), score
+
+
 def test_only_the_digits_are_scored_without_a_checkpoint(tmp_path, monkeypatch):
   kept = []
   monkeypatch.setattr(compilation_cache, "use", lambda folder, on_cpu: kept.append((folder, on_cpu)))
   done = run("evaluate", "--benchmark", "geneval", "--output", tmp_path)
   assert done.returncode == 2 and "--checkpoint: say which model to sample for geneval" in done.stderr
-  done = run("evaluate", "--benchmark", "two_digits", "--output", tmp_path)
-  assert done.returncode == 2 and "none that comes with nova_jax knows two_digits" in done.stderr
   scored = []
   monkeypatch.setattr("nova_jax.cli.evaluate.score_digits", lambda pipe, *_, **__: scored.append(pipe.card) or 1 / 0)
   run("evaluate", "--output", tmp_path)
+  run("evaluate", "--benchmark", "two_digits", "--output", tmp_path)
   assert kept == [("auto", True)] * 3, "a second scoring compiles nothing"
-  assert scored == [nova_jax.open_folder(DIGITS).card] == [nova_jax.Pipeline.load().card]
+  assert scored == [nova_jax.open_folder(folder).card for folder in (DIGITS, TWO_DIGITS)]
+  assert scored[0] == nova_jax.Pipeline.load().card

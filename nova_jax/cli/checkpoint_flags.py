@@ -33,13 +33,13 @@ def define_weights(values: flags.FlagValues) -> None:
       "decay, as in ema_0.999 (train.ema_decays).", flag_values=values)
 
 
-def checkpoint(args: flags.FlagValues) -> str:
-  """Return the model that --checkpoint names; if it isn't given, say which model is taken instead."""
+def checkpoint(args: flags.FlagValues, default: str = pretrained.DEFAULT) -> str:
+  """Return the model that --checkpoint names; if it isn't given, say that `default`, which comes along, is taken."""
   if args.checkpoint:
     return args.checkpoint
-  say(f"no --checkpoint is given, so this is the model {pretrained.DEFAULT} that comes with nova_jax, "
-      f"in {pretrained.find(pretrained.DEFAULT)}")
-  return pretrained.DEFAULT
+  say(f"no --checkpoint is given, so this is the model {default} that comes with nova_jax, "
+      f"in {pretrained.find(default)}")
+  return default
 
 
 def step(args: flags.FlagValues) -> int | str | None:

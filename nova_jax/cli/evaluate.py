@@ -15,7 +15,6 @@ import sys
 
 from absl import flags
 
-from nova_jax import pretrained
 from nova_jax.cli import sampling_flags, shares
 from nova_jax.cli.checkpoint_flags import checkpoint, define_checkpoint, define_step, step
 from nova_jax.cli.common_flags import define_compilation_cache, define_shard
@@ -117,12 +116,10 @@ def main(args: flags.FlagValues) -> None:
 
 
 def _digits(args) -> None:
-  if not args.checkpoint and args.benchmark != pretrained.DEFAULT:
-    raise UserError(f"--checkpoint: say which model to score; none that comes with nova_jax knows {args.benchmark}")
   output = check_folder_writable("output", args.output)
   pipe = load_pipeline(
-      checkpoint(args), weights=args.weights, step=step(args), dtype=args.dtype, lora=sampling_flags.loras(args),
-      quantize=sampling_flags.quantize(args), guide=args.guide)
+      checkpoint(args, default=args.benchmark), weights=args.weights, step=step(args), dtype=args.dtype,
+      lora=sampling_flags.loras(args), quantize=sampling_flags.quantize(args), guide=args.guide)
   say_first_compiles()
   with Progress("clip", args.num_prompts) as progress:
     result = score_digits(

@@ -1,6 +1,6 @@
-"""Trained models that come with the package: `digits`, which lies in `nova_jax/pretrained/digits`.
+"""Trained models that come with the package, `digits` and `two_digits`, each in a folder beside this file.
 
-Its README.md names the training that made it. Wherever a model folder is expected, its name stands for it.
+The README.md of each names the training that made it. Wherever a model folder is expected, its name stands for it.
 """
 
 import os
