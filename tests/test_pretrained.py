@@ -55,9 +55,9 @@ def test_a_clip_needs_a_prompt_alone(tmp_path):
 @pytest.mark.slow
 def test_two_digits_cross():
   pipe = nova_jax.Pipeline.load("two_digits")
-  clips = np.asarray(pipe("the digit three moves left in front of the digit seven, which moves up"))[..., 0]
-  score = two_digits.score(clips, [3], ["left"], [(7, "up")], one_digit.DigitClassifier())
-  assert all(score[name].value == 1 for name in ("digits", "directions", "depth", "same_digits")), score
+  clips = np.asarray(pipe("the digit three moves left in front of the digit seven, which moves up", num_samples=4))
+  score = two_digits.score(clips[..., 0], [3] * 4, ["left"] * 4, [(7, "up")] * 4, one_digit.DigitClassifier())
+  assert all(score[name].value >= 0.75 for name in ("digits", "directions", "depth", "same_digits")), score
 
 
 def test_only_the_digits_are_scored_without_a_checkpoint(tmp_path, monkeypatch):
