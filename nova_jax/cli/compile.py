@@ -19,6 +19,7 @@ from absl import flags
 from nova_jax.cli.common_flags import define_config, define_json
 from nova_jax.cli.entry import Command
 from nova_jax.config import Experiment
+from nova_jax.pipeline.request import PRESETS
 from nova_jax.storage import as_path
 from nova_jax.tools.aot.compiler import OWN_OPTIONS, Options
 from nova_jax.tools.aot.programs import WHAT
@@ -49,6 +50,8 @@ def define_flags(values: flags.FlagValues) -> None:
       "what", "train", WHAT,
       "Programs to compile: the training steps of all stages (train), a generation (sample), or the decoding of a tile "
       "(decode).", flag_values=values)
+  flags.DEFINE_enum(
+      "preset", "exact", PRESETS, "Preset that clips are generated with, for --what=sample.", flag_values=values)
   flags.DEFINE_bool(
       "search", False, "Whether to search for the lightest rematerialization that fits, and for the largest batch.",
       flag_values=values)
@@ -69,11 +72,13 @@ def main(args: flags.FlagValues) -> None:
     experiment = dataclasses.replace(experiment, mesh=parse_mesh(args.mesh))
   if args.search and args.what != "train":
     raise UserError(f"--search is for training, got --what={args.what}")
+  if args.preset != "exact" and args.what != "sample":
+    raise UserError(f"--preset is for --what=sample, got --what={args.what}; leave it out")
   options = Options(_parse_xla(args.xla), args.machine_code)
   check_writable("json", args.json)
   say = lambda text: print(text, flush=True)
   result = {"config": dataclasses.asdict(experiment), "topology": topology.name, "what": args.what,
-            "xla": dict(options.xla), "machine_code": options.machine_code}
+            "preset": args.preset, "xla": dict(options.xla), "machine_code": options.machine_code}
   if args.search:
     result["search"] = search(experiment, topology, say, options)
     for name in ("lightest_remat", "largest_batch"):
@@ -82,13 +87,15 @@ def main(args: flags.FlagValues) -> None:
       say("larger batches were not tried")
     fits = result["search"]["lightest_remat"] is not None
   else:
-    result["programs"] = reports = compile_all(experiment, topology, args.what, say, options)
+    result["programs"] = reports = compile_all(
+        experiment, topology, args.what, say, options, preset=args.preset)
     fits = all(report["fits"] for report in reports)
     if args.what == "sample" and all("roofline" in report for report in reports):
       samples = max(report["samples"] for report in reports)
-      say(f"{samples} generations take at least {total_seconds(reports):.2f} s, all sets as long as the largest")
+      say(f"{samples} generations with preset {args.preset} take at least {total_seconds(reports):.2f} s, all sets as "
+          "long as the largest that reuses as much")
     if not fits:
-      found = cheapest_change(experiment, topology, args.what, say, options)
+      found = cheapest_change(experiment, topology, args.what, say, options, args.preset)
       result["change"] = found[0] if found else None
       say(f"the cheapest change that fits: {found[0]}" if found else
           f"decode in tiles: --space_tile of {command('sample')}" if args.what == "decode" else NO_CHANGE)

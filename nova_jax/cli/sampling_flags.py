@@ -1,7 +1,7 @@
 """The flags of `launch.sample`, and the settings that they stand for.
 
 The flags of settings are derived from their declarations (`pipeline/request.py`). A setting comes from the line of a
-prompts file, else from its flag, else from the preset, else from the model.
+prompts file, else from its flag, else from its preset, else from the model.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from nova_jax.models import quantization
 from nova_jax.pipeline.file_settings import KINDS, read_box
 from nova_jax.pipeline.prompts import expand, read_named
 from nova_jax.pipeline.provenance import FORMATS
-from nova_jax.pipeline.request import PRESETS, SETTINGS
+from nova_jax.pipeline.request import SETTINGS
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.text_files import is_blank
 
@@ -109,10 +109,6 @@ def define_flags(values: flags.FlagValues) -> None:
       "prompts", None, "File of prompts, one a line: .txt, or .csv, .jsonl or .json with settings of each line.",
       **options)
   define_settings(COMMON, values)
-  flags.DEFINE_enum(
-      "preset", None, sorted(PRESETS),
-      "Set of settings for a quick look (draft), for long videos (fast) or as in the paper; flags and lines of "
-      "--prompts win.", **options)
   flags.DEFINE_integer(
       "seed", 0, "Seed of the first clip; clip number i, counted from 0, has the seed plus i.", **options)
   flags.DEFINE_list(
@@ -190,15 +186,13 @@ def clips(args: flags.FlagValues) -> tuple[list[dict[str, Any]], list[str]]:
   lines += [settings for _, settings in named]
   if not lines:
     raise UserError("--prompt: say what to show (of a class-conditional model, --label), or --prompts FILE")
-  common = dict(PRESETS[args.preset]) if args.preset else {}
-  common |= given_settings(args)
-  return expand(lines, common, args.seed, places)
+  return expand(lines, given_settings(args), args.seed, places)
 
 
 def check_alone(args: flags.FlagValues) -> None:
   """Refuse settings beside --reproduce, which would not be heard."""
   model = ("weights", "dtype", "lora", "quantize", "guide", "space_tile")
-  for name in ("prompts", "preset", *NAMES.values(), "batch_size", *model):
+  for name in ("prompts", *NAMES.values(), "batch_size", *model):
     if args[name].present:
       raise UserError(f"--{name}: an output that is made again brings its own settings; leave it out")
 

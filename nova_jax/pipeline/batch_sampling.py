@@ -136,9 +136,11 @@ def complete(pipe: Pipeline, settings: Mapping[str, Any]) -> dict[str, Any]:
   settings that are not used; and a provenance holds when the model's card changes.
   """
   own = pipe.parts.defaults
-  if Request.from_settings(settings).is_edit:
+  request = pipe.parts.with_preset(Request.from_settings(settings))
+  if request.is_edit:
     own.pop("num_frames")  # As many as there are.
-  given = {name: value for name, value in settings.items() if name == "seed" or value != DEFAULTS[name]}
+  given = {name: getattr(request, name) for name in SETTINGS}
+  given = {name: value for name, value in given.items() if name == "seed" or value != DEFAULTS[name]}
   given |= {name: float(value) for name, value in given.items() if SETTINGS[name].kind is float}
   given |= {name: str(as_path(given[name]).resolve()) for name in FILES if isinstance(given.get(name), str)}
   given |= {name: [int(side) for side in given[name]] for name in ("mask", "outpaint_box") if isinstance(

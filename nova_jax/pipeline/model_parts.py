@@ -11,6 +11,7 @@ from nova_jax.checkpoints.model_card import ModelCard
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
 from nova_jax.diffusion.flow_matching import FlowMatching
+from nova_jax.pipeline.presets import EXACT, with_preset
 from nova_jax.pipeline.request import Request
 from nova_jax.text import TextEncoder
 from nova_jax.utils import limits
@@ -92,6 +93,10 @@ class ModelParts:
       return request.window
     return num_latents if num_latents <= self.longest else self.card.num_frames
 
+  def with_preset(self, request: Request) -> Request:
+    """Return a request with what its preset says of this model in place of settings that are left unset."""
+    return with_preset(request, self.card.sample, self.scheduler, self.has_guide)
+
   def max_given(self, request: Request) -> int:
     """Return how many latent frames may be given: as many as the model sees, less the one to make."""
     return self.window(request, self.card.num_frames) - 1
@@ -126,7 +131,7 @@ class ModelParts:
   def implied(self, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return what settings that are left out amount to beside those that are given."""
     request = Request.from_settings({name: value for name, value in settings.items() if name != "window"})
-    implied = {
+    implied = EXACT | {
         "negative_prompt": "", "min_guidance_scale": request.guidance_scale,
         "later_inference_steps": request.num_inference_steps, "solver": self.scheduler.solvers[0],
         "later_token_order": request.token_order, "later_set_schedule": request.set_schedule,

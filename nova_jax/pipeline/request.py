@@ -4,7 +4,6 @@ Invariant: what no model can do is refused here; what one model can't do, `resol
 """
 
 import dataclasses
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,13 +21,7 @@ TextEmbeds = Float[Array, "B L E"] | Sequence[Float[Array, "l E"]]
 Texts = str | Sequence[str]
 Box = Sequence[int]
 
-# Settings by name, for a quick look, for long videos, and as the paper evaluates.
-PRESETS: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({
-    "draft": {"num_inference_steps": 16, "num_diffusion_steps": 10, "later_inference_steps": 8, "refresh_every": 4},
-    "fast": {"refresh_every": 3},
-    "paper": {"num_inference_steps": 128, "num_diffusion_steps": 100, "guidance_scale": 7.0},
-})
-
+PRESETS = ("exact", "fast", "faster", "paper")  # Settings by one name (`presets.py`).
 # Frames a second: no file shows a frame for longer than a hundred seconds, no screen for less than a millisecond.
 MIN_FPS, MAX_FPS = 0.01, 1000
 _OWN = "the model's own"
@@ -84,6 +77,10 @@ class Request:
   sink_frames: int = setting(
       int, "Number of first latent frames that stay in the window when it slides, so that later frames still see them.",
       0, unset="0", low=0)
+  preset: str | None = setting(
+      str, "Settings by one name, over which those that are stated win: exact, what the model does by itself; fast and "
+      "faster, which approximate it with fewer operations; or paper (128 sets, 100 diffusion steps, guidance 7).",
+      unset="exact", choices=PRESETS, label="Preset")
   num_inference_steps: int | None = setting(
       int, "Number of sets in which the tokens of a frame are generated.", unset=_OWN, low=1, label="Sets / frame")
   later_inference_steps: int | None = setting(
@@ -110,9 +107,9 @@ class Request:
       str, "Way to take a diffusion step. Flow matching has euler, and ab2 (Adams-Bashforth of second order). DDPM has "
       "ancestral, and ddim and dpmpp_2m (DPM-Solver++ of second order), which add no noise.", unset="the first one",
       choices=("euler", "ab2", "ancestral", "ddim", "dpmpp_2m"))
-  diffusion_grid: str = setting(
+  diffusion_grid: str | None = setting(
       str, "Times of the diffusion steps: the published ones, or full, where all evaluations lie at equal distances "
-      "and the last step ends at the sample itself.", "published", unset="published", choices=("published", "full"))
+      "and the last step ends at the sample itself.", unset="published", choices=("published", "full"))
   temperature: float | None = setting(
       float, "Factor on all noise, from 0 to 2: the noise that a set begins with, and the noise that diffusion steps "
       "add.", unset=_OWN, low=0, high=2)
@@ -122,9 +119,9 @@ class Request:
   history_noise: float = setting(
       float, "Standard deviation of the noise that is put on the latents of earlier frames, given ones included, where "
       "later ones see them.", 0.0, unset="0", low=0, high=2)
-  refresh_every: int = setting(
+  refresh_every: int | None = setting(
       int, "Number of sets from one full pass of the spatial encoder to the next. In between features are reused, "
-      "which is faster and approximate.", 1, unset="1, which is exact", low=1)
+      "which is faster and approximate.", unset="1, which is exact", low=1)
   guidance_scale: float | None = setting(
       float, "Scale of classifier-free guidance; 1 means no guidance.", unset=_OWN, label="Guidance")
   min_guidance_scale: float | None = setting(
@@ -134,9 +131,9 @@ class Request:
   guidance_start: float = setting(
       float, "Time of diffusion, from 0 to 1000, above which there is no guidance yet.", 1000.0, unset="1000", low=0,
       high=1000)
-  guidance_every: int = setting(
+  guidance_every: int | None = setting(
       int, "Number of sets from one unconditional pass of the spatial encoder to the next, a multiple of "
-      "`refresh_every`. Above 1 is faster and approximate.", 1, unset="1, which is exact", low=1)
+      "`refresh_every`. Above 1 is faster and approximate.", unset="1, which is exact", low=1)
   guidance_renorm: float = setting(
       float, "Factor, from 0 to 1, by which guided predictions may be shrunk at most, to the norm of the conditional "
       "one.", 1.0, unset="1, not at all", low=0, high=1)

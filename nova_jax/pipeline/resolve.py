@@ -117,6 +117,8 @@ def resolve(request: Request, parts: ModelParts) -> Job:
 
 def plan_for(request: Request, parts: ModelParts, num_frames: int | None) -> Plan:
   """Return the plan of a request for clips of `num_frames` frames; None stands for the model's own length."""
+  request = parts.with_preset(request)
+  assert request.refresh_every and request.guidance_every and request.diffusion_grid  # Every preset says them.
   num_latents, sample = parts.num_latent_frames(num_frames), parts.card.sample
   default = lambda value, own: own if value is None else value
   return make_plan(

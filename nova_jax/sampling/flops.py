@@ -31,24 +31,46 @@ class SpatialFlops(NamedTuple):
 
 def spatial_flops(plan: Plan, num_given: int = 0) -> SpatialFlops:
   """Return the operations that the spatial stage takes for one clip, of which `num_given` frames are given."""
-  cfg, passes, encoder, denoiser = plan.cfg, plan.guidance.num_passes, 0.0, 0.0
+  encoder = denoiser = 0.0
   for frame in range(num_given, plan.num_frames):
     sets = plan.sets_for(frame)
     for i, each in enumerate(sets):
-      whole = encode_flops(cfg, each.start, each.size)
-      reused = encode_flops(cfg, each.start, each.size, sets[i - 1].size) if i % plan.refresh_every else whole
-      if plan.guidance_every == 1 or passes == 1:
-        encoder += passes * reused
-      elif i % plan.guidance_every:
-        encoder += reused
-      else:  # The differences of the next sets' tokens are computed, too.
-        kept = sum(other.size for other in sets[i : i + plan.guidance_every])
-        encoder += passes * encode_flops(cfg, each.start, kept)
-      times = plan.tables[each.group].time
-      num_guided = plan.guidance.span(times)[1]
-      denoiser += denoise_flops(cfg, each.size, num_guided, passes) + denoise_flops(
-          cfg, each.size, len(times) - num_guided, 1) + each.size * passes * denoiser_parts(cfg)[0]
+      num_new = sets[i - 1].size if i % plan.refresh_every else None
+      num_kept = None
+      if plan.guidance_every > 1 and plan.guidance.num_passes > 1:
+        num_kept = 0 if i % plan.guidance_every else sum(other.size for other in sets[i : i + plan.guidance_every])
+      flops = set_flops(plan, each.group, each.start, each.size, num_new, num_kept)
+      encoder, denoiser = encoder + flops.encoder, denoiser + flops.denoiser
   return SpatialFlops(encoder, denoiser)
+
+
+def set_flops(
+    plan: Plan, group: int, known: int, size: int, num_new: int | None = None, num_kept: int | None = None,
+    batch_size: int = 1, unit: int = 1,
+) -> SpatialFlops:
+  """Return the operations that the spatial stage takes for one set of tokens.
+
+  Args:
+    plan: how clips are generated.
+    group: group of the set, whose diffusion steps it takes.
+    known, size: number of tokens known before, and of the set.
+    num_new: number of known tokens whose features are computed; None for those of all tokens.
+    num_kept: number of tokens whose differences between the passes of guidance are kept; 0 to use those that were,
+      None if there are none.
+    batch_size: number of clips.
+    unit: side of the matrix unit, as in `attention_width`.
+  """
+  cfg, passes, times = plan.cfg, plan.guidance.num_passes, plan.tables[group].time
+  if num_kept:  # The differences of the next sets' tokens are computed, too.
+    encoder = passes * encode_flops(cfg, known, num_kept, unit=unit)
+  else:
+    encoder = (passes if num_kept is None else 1) * encode_flops(cfg, known, size, num_new, unit)
+  num_guided = plan.guidance.span(times)[1]
+  denoiser = (
+      denoise_flops(cfg, size, num_guided, passes * batch_size)
+      + denoise_flops(cfg, size, len(times) - num_guided, batch_size)
+      + batch_size * size * passes * denoiser_parts(cfg)[0])
+  return SpatialFlops(batch_size * encoder, denoiser)
 
 
 def encode_flops(

@@ -26,6 +26,7 @@ from nova_jax.checkpoints.components import TEXT_ENCODER, VAE
 from nova_jax.checkpoints.hub import local_folder, pinned
 from nova_jax.checkpoints.model_folder import is_trained, open_folder
 from nova_jax.checkpoints.store import BEST, find
+from nova_jax.diffusion import make_scheduler
 from nova_jax.evals.benchmarks.layout import Layout, check_names, seed_for_sample
 from nova_jax.evals.benchmarks.making import (
   embedding_path,
@@ -37,6 +38,7 @@ from nova_jax.evals.benchmarks.making import (
 )
 from nova_jax.evals.benchmarks.settings import Settings
 from nova_jax.pipeline import Pipeline
+from nova_jax.pipeline.presets import EXACT, without_preset
 from nova_jax.pipeline.request import DEFAULTS, Request
 from nova_jax.storage import as_path, is_remote, names_below
 from nova_jax.utils.errors import UserError
@@ -74,6 +76,9 @@ def generate(
   if not 0 <= shard[0] < shard[1]:
     raise UserError(f"--shard: expected I/N with I from 0 to N - 1, got {shard[0]}/{shard[1]}")
   settings = _pin(dataclasses.replace(settings, checkpoint=pinned(settings.checkpoint)), _stored(output))
+  card = open_folder(settings.checkpoint, settings.weights, settings.step).card
+  settings = dataclasses.replace(
+      settings, sampling=without_preset(settings.sampling, card.sample, make_scheduler(card.scheduler)))
   manifest = plan(layout, settings)
   if _stored(output, manifest) is None:
     output.mkdir(parents=True, exist_ok=True)
@@ -228,12 +233,13 @@ def _difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
   Whether the model is the same, the digests of its weights tell, and not where it lies.
   """
   # A setting that is left out stands for the model's own.
+  defaults = {**DEFAULTS, **EXACT}
   before, after = (
-      {name: manifest["model"]["sample"].get(name, DEFAULTS.get(name)) if value is None else value
+      {name: manifest["model"]["sample"].get(name, defaults.get(name)) if value is None else value
        for name, value in manifest["settings"].items()} for manifest in (stored, now))
   fields = [
       f"{name} was {stored['settings'].get(name)!r}, now {now['settings'].get(name)!r}" for name in before | after
-      if name not in _WEIGHTS and before.get(name, DEFAULTS.get(name)) != after.get(name, DEFAULTS.get(name))]
+      if name not in _WEIGHTS and before.get(name, defaults.get(name)) != after.get(name, defaults.get(name))]
   others = [
       f"{name} was {stored.get(name)!r}, now {now.get(name)!r}"
       if name in ("benchmark", "devices", "context_frames") else f"{name} differ"

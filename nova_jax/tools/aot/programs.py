@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from nova_jax.autoencoders import BUILT_IN, NETWORKS, make_network
 from nova_jax.autoencoders.neural import run_network
 from nova_jax.autoencoders.published import published_autoencoder
+from nova_jax.checkpoints.model_card import card_from_experiment
 from nova_jax.config import Experiment
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.batch import Batch
@@ -25,11 +26,14 @@ from nova_jax.models.condition import Condition
 from nova_jax.models.nova import NOVA
 from nova_jax.models.transformer import Cache
 from nova_jax.parallel.sharding import fitting_spec, make_mesh, replicated, state_shardings, use_mesh
+from nova_jax.pipeline.model_parts import ModelParts
+from nova_jax.pipeline.request import Request
+from nova_jax.pipeline.resolve import plan_for
 from nova_jax.sampling import sampler
-from nova_jax.sampling.flops import sample_flops
+from nova_jax.sampling.feature_cache import Features
+from nova_jax.sampling.flops import sample_flops, set_flops
 from nova_jax.sampling.frame_context import begin_video, continue_video, prepare
-from nova_jax.sampling.guidance import Guidance
-from nova_jax.sampling.plan import make_plan
+from nova_jax.sampling.plan import Plan
 from nova_jax.tools.aot.topology import Topology
 from nova_jax.train.flops import executed_flops, train_flops
 from nova_jax.train.masking import padded_sizes
@@ -59,8 +63,8 @@ class Job:
   gathers_once: bool = False  # Whether it gathers all of these at once on purpose.
 
 
-def make_jobs(experiment: Experiment, topology: Topology, what: str) -> list[Job]:
-  """Return the programs of `what`, in the order in which they run.
+def make_jobs(experiment: Experiment, topology: Topology, what: str, preset: str = "exact") -> list[Job]:
+  """Return the programs of `what`, in the order in which they run; `preset` says how clips are generated.
 
   Raises:
     UserError: the mesh does not fit the slice, or the batch can't be sharded over it.
@@ -72,13 +76,13 @@ def make_jobs(experiment: Experiment, topology: Topology, what: str) -> list[Job
   if experiment.model.attention == "auto":
     experiment = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, attention="splash"))
   if what == "sample":
-    return sample_jobs(experiment, mesh, topology.chip.matrix_unit)
+    return sample_jobs(experiment, mesh, topology.chip.matrix_unit, preset)
   return [train_job(experiment, mesh, stage, topology.chip.matrix_unit) for stage in plan_stages(experiment.train)]
 
 
-def lower_job(experiment: Experiment, topology: Topology, what: str, number: int) -> jax.stages.Lowered:
+def lower_job(experiment: Experiment, topology: Topology, what: str, number: int, preset: str) -> jax.stages.Lowered:
   """Return program `number` of those of `make_jobs`, lowered; a process of its own can call it."""
-  return make_jobs(experiment, topology, what)[number].lower()
+  return make_jobs(experiment, topology, what, preset)[number].lower()
 
 
 def train_job(experiment: Experiment, mesh: Mesh, stage: Stage, unit: int) -> Job:
@@ -117,28 +121,27 @@ def train_job(experiment: Experiment, mesh: Mesh, stage: Stage, unit: int) -> Jo
       state=abstract, stacks=_stacks(abstract.params), gathers_once=train.gather_once)
 
 
-def sample_jobs(experiment: Experiment, mesh: Mesh, unit: int) -> list[Job]:
-  """Return the programs that generate one clip per data × fsdp part of the mesh, with the largest set of tokens.
+def sample_jobs(experiment: Experiment, mesh: Mesh, unit: int, preset: str = "exact") -> list[Job]:
+  """Return the programs that generate one clip per data × fsdp part of the mesh, with the largest sets of tokens.
 
   Args:
     experiment: what generates.
     mesh: mesh of the devices.
     unit: side of the chip's matrix unit.
+    preset: how clips are generated, one of `request.PRESETS`.
   """
   model, cfg = experiment.model, experiment.sample
-  scheduler, guidance = make_scheduler(experiment.scheduler), Guidance(cfg.guidance_scale)
-  num_frames = max(stage.num_frames for stage in experiment.train.stages)
-  plan = make_plan(
-      model, scheduler, num_frames=num_frames, num_sets=cfg.num_inference_steps, num_steps=cfg.num_diffusion_steps,
-      guidance=guidance)
-  batch, passes, largest = num_shards(mesh), guidance.num_passes, plan.sets[-1]
+  card, num_frames = card_from_experiment(experiment), max(stage.num_frames for stage in experiment.train.stages)
+  parts = ModelParts(card, model, make_scheduler(experiment.scheduler))
+  plan = plan_for(Request(preset=preset), parts, num_frames)
+  batch, guidance = num_shards(mesh), plan.guidance
+  passes = guidance.num_passes
   rows = passes * batch
   weights = abstract_model(experiment, mesh)
   condition = _condition(experiment, mesh, batch)
   size = model.num_condition_tokens + num_frames * model.num_video_tokens
   cache = jax.eval_shape(lambda: Cache.empty(model, model.temporal_depth, rows, size))
-  cache = Cache(*(_place(mesh, leaf, (None, "batch", None, "heads", None)) for leaf in cache[:2]),
-                _place(mesh, cache.length, ()))
+  cache = _place_cache(mesh, cache)
   array = functools.partial(_spread, mesh, dtype=model.dtype)
   cond = array((rows, model.num_video_tokens, model.width))
   prefix = array((rows, model.num_condition_tokens, model.width))
@@ -150,6 +153,13 @@ def sample_jobs(experiment: Experiment, mesh: Mesh, unit: int) -> list[Job]:
   if plan.adds_noise:
     noise = _place(mesh, jax.ShapeDtypeStruct((len(plan.table.time), *patches.shape), np.float32),
                    (None, "batch", None, None))
+  features = jax.eval_shape(
+      lambda: Features.for_frame(model, batch, passes, plan.refresh_every, plan.guidance_every))
+  if features is not None:
+    caches = (None if each is None else _place_cache(mesh, each) for each in features[:2])
+    differences = features.differences
+    features = Features(
+        *caches, None if differences is None else _place(mesh, differences, (None, "batch", None, None)))
   number = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
   latents = _spread(mesh, (batch, *model.latent_size, model.latent_dim))
   one = functools.partial(sample_flops, model, batch, num_passes=passes, num_steps=cfg.num_diffusion_steps)
@@ -163,8 +173,8 @@ def sample_jobs(experiment: Experiment, mesh: Mesh, unit: int) -> list[Job]:
   inputs = {"parameters": device_bytes(weights.state), "cache": device_bytes(cache)}
   job = functools.partial(Job, mesh=mesh, dtype=model.dtype, inputs=inputs, stacks=_stacks(weights.state))
 
-  def work(num_frames: int, before: int, sets: Sequence[tuple[int, int]] = ()) -> dict[str, float]:
-    plain, padded = (one(num_frames, sets, unit=each) - one(before, (), unit=each) for each in (1, unit))
+  def work(num_frames: int, before: int) -> dict[str, float]:
+    plain, padded = (one(num_frames, (), unit=each) - one(before, (), unit=each) for each in (1, unit))
     return {"flops": plain, "executed": padded}
 
   jobs = [
@@ -175,15 +185,42 @@ def sample_jobs(experiment: Experiment, mesh: Mesh, unit: int) -> list[Job]:
     jobs.append(job(
         "sample next frame", runs=num_frames - 1, **work(num_frames, num_frames - 1),
         lower=lower(continue_video, latents, cond, positions, cache, number, num_passes=passes)))
-  jobs.append(job(
-      "sample set", runs=num_frames * len(plan.sets), samples=batch,
-      **work(1, 1, ((largest.max_visible, largest.max_size),)),
-      lower=lower(
-          sampler.denoise_set,
-          sampler.SetState(
-              patches, cond, order, number, number, patches, noise, plan.table, guidance.strength(0, 1)),
-          shape=sampler.set_shapes(plan, [largest])[0])))
+  for shape, group, runs in set_kinds(plan, features):
+    num_kept = shape.max_kept if features is None or features.differences is None else shape.max_kept or 0
+    flops, executed = (
+        set_flops(
+            plan, group, shape.max_visible, shape.max_size, shape.max_new, num_kept, batch, side).total
+        for side in (1, unit))
+    state = sampler.SetState(
+        patches, cond, order, number, number, patches, noise, plan.tables[group], guidance.strength(0, 1), number)
+    jobs.append(job(
+        set_name(shape, features), runs=runs, samples=batch, flops=flops, executed=executed,
+        lower=lower(sampler.denoise_set, state, features, shape=shape)))
   return jobs
+
+
+def set_kinds(plan: Plan, features: Features | None) -> list[tuple[sampler.SetShape, int, int]]:
+  """Return of each kind of set, by what it reuses, the largest one's shape and group, and how many a clip has.
+
+  Args:
+    plan: how clips are generated.
+    features: what a frame reuses, as shapes; None if that is nothing.
+  """
+  kinds: dict[tuple[bool, bool], list[tuple[sampler.SetShape, int]]] = {}
+  for frame in range(plan.num_frames):
+    sets = plan.sets_for(frame)
+    for each, shape in zip(sets, sampler.set_shapes(plan, sets, features), strict=True):
+      kinds.setdefault((shape.max_new is None, shape.max_kept is None), []).append((shape, each.group))
+  largest = lambda kind: max(kind, key=lambda one: (one[0].max_size, one[0].max_visible))
+  return [(*largest(kind), len(kind)) for kind in kinds.values()]
+
+
+def set_name(shape: sampler.SetShape, features: Features | None) -> str:
+  """Return the name of the program of a kind of sets."""
+  reused = ["features"] if shape.max_new is not None else []
+  if features is not None and features.differences is not None and shape.max_kept is None:
+    reused.append("guidance")
+  return f"sample set{', reusing ' * bool(reused)}{' and '.join(reused)}"
 
 
 def decode_job(experiment: Experiment, mesh: Mesh) -> Job:
@@ -238,6 +275,11 @@ def _spread(mesh: Mesh, shape: Sequence[int], dtype: Any = np.float32) -> jax.Sh
 def _place(mesh: Mesh, leaf: jax.ShapeDtypeStruct, axes: tuple[str | None, ...]) -> jax.ShapeDtypeStruct:
   sharding = NamedSharding(mesh, fitting_spec(mesh, leaf.shape, axes))
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _place_cache(mesh: Mesh, cache: Cache) -> Cache:
+  arrays = (_place(mesh, leaf, (None, "batch", None, "heads", None)) for leaf in cache[:2])
+  return Cache(*arrays, _place(mesh, cache.length, ()))
 
 
 def _stacks(params: Any) -> tuple[tuple[int, ...], ...]:

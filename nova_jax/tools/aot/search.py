@@ -22,12 +22,14 @@ _MOST_DOUBLINGS = 6
 
 def compile_all(
     experiment: Experiment, topology: Topology, what: str, say: Callable[[str], None], options: Options = DEFAULT,
-    stop: bool = False,
+    stop: bool = False, preset: str = "exact",
 ) -> list[Report]:
-  """Compile all programs of `what`; with `stop`, end at the first that does not fit."""
+  """Compile all programs of `what`, clips being generated with a preset; with `stop`, end at the first that does not
+  fit.
+  """
   reports = []
-  for number, job in enumerate(make_jobs(experiment, topology, what)):
-    lower = functools.partial(lower_job, experiment, topology, what, number)
+  for number, job in enumerate(make_jobs(experiment, topology, what, preset)):
+    lower = functools.partial(lower_job, experiment, topology, what, number, preset)
     reports.append(compile_job(job, topology, say, options, lower))
     if stop and not reports[-1]["fits"]:
       break
@@ -36,12 +38,13 @@ def compile_all(
 
 def cheapest_change(
     experiment: Experiment, topology: Topology, what: str, say: Callable[[str], None], options: Options = DEFAULT,
+    preset: str = "exact",
 ) -> tuple[str, list[Report]] | None:
   """Return the flags of the cheapest change that fits, and its reports; None if no known change fits."""
   for flags, candidate in candidates(experiment, what, topology.num_slices):
     say(f"trying {flags}")
     try:
-      reports = compile_all(candidate, topology, what, say, options, stop=True)
+      reports = compile_all(candidate, topology, what, say, options, stop=True, preset=preset)
     except ValueError as error:
       say(f"  not possible: {error}")
       continue

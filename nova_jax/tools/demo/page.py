@@ -154,6 +154,8 @@ def _make_form(studio: Studio) -> dict[str, gr.components.Component]:
       form["motion_flow"] = number("motion_flow")
     form["seed"] = number("seed")
   with gr.Row():
+    form["preset"] = gr.Dropdown(
+        list(SETTINGS["preset"].choices), value="exact", label=LABELS["preset"], elem_id="preset", min_width=100)
     form["num_inference_steps"] = number("num_inference_steps")
     form["num_diffusion_steps"] = number("num_diffusion_steps")
     form["guidance_scale"] = number("guidance_scale")

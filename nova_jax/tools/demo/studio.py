@@ -114,7 +114,7 @@ class Studio:
   @property
   def defaults(self) -> dict[str, Any]:
     """What the form shows at first: the model's own settings."""
-    return self.pipe.parts.defaults | {"seed": 0}
+    return self.pipe.parts.defaults | {"seed": 0, "preset": "exact"}
 
   def settings(self, form: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that a filled in form stands for: those that are not the model's own, and the seed.

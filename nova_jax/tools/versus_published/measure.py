@@ -4,6 +4,7 @@ Invariant: a side's first run is not counted, in which programs are compiled and
 """
 
 import functools
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -15,15 +16,32 @@ from nova_jax.sampling.set_schedule import token_sets
 from nova_jax.tools.versus_published.peer import Peer
 from nova_jax.tools.versus_published.work import Run, Work, make_generation, make_training
 from nova_jax.train.flops import matmul_peak, train_flops
+from nova_jax.utils.processor import processor_name
 
 MAKERS = {"train": make_training, "generate": make_generation}
 TITLES = {"train": "one training step", "generate": "one generation"}
-REFRESH_EVERY = 3  # Sets, in the approximate generation: the preset "fast".
+APPROXIMATE = ("fast", "faster")  # Presets.
+
+
+class TimeLeft:
+  """Says whether there is time for more.
+
+  Args:
+    seconds: time from now on.
+    clock: returns seconds.
+  """
+
+  def __init__(self, seconds: float = math.inf, clock: Callable[[], float] = time.monotonic):
+    self._clock, self._end = clock, clock() + seconds
+
+  def is_enough(self, seconds: float) -> bool:
+    """Whether something that takes so long would end in time."""
+    return self._clock() + seconds <= self._end
 
 
 def measure(
     work: Work, num_frames: int, frame_counts: Sequence[int], repeats: int, peer: Peer | None = None,
-    show: Callable[[str], None] = print,
+    show: Callable[[str], None] = print, left: TimeLeft | None = None,
 ) -> dict[str, Any]:
   """Time training and generation; print a line for each result, and return them all, times in ms.
 
@@ -34,16 +52,22 @@ def measure(
     repeats: timed runs of each side.
     peer: the other side.
     show: takes a line.
+    left: time for all; what it is too short for is left out, and said. None for no limit.
   """
+  left = left or TimeLeft()
   peak = matmul_peak(work.model.dtype)
-  results = {"matmul_peak_flops": peak}
+  results = {"matmul_peak_flops": peak, "processor": processor_name()}
+  show(f"on {results['processor']}")
   for what, title in TITLES.items():
     sides = {"ours": ready(MAKERS[what](work, num_frames))}
     if what == "generate":
-      sides["approximate"] = ready(make_generation(work, num_frames, REFRESH_EVERY))
+      sides |= {name: ready(make_generation(work, num_frames, name)) for name in APPROXIMATE}
     if peer is not None:
       sides["peer"] = functools.partial(peer.seconds, what, num_frames)
-    results[what] = result = {side: summary(times) for side, times in alternate(sides, repeats).items()}
+    times = alternate(sides, repeats, left)
+    results[what] = result = {side: summary(each) for side, each in times.items()}
+    if (number := len(times["ours"])) < repeats:
+      show(f"{title}: {number} of {repeats} runs of each side, since there is no time for more")
     best = result["ours"]["best"]
     result["share_of_peak"] = operations(work, what, num_frames) / (best / 1000) / peak
     line = (f"{title}, {num_frames} frames: {best:.0f} ms (median {result['ours']['median']:.0f}), "
@@ -52,10 +76,10 @@ def measure(
       result["ratio"] = result["peer"]["best"] / best
       line += f"; published code {result['peer']['best']:.0f} ms: {result['ratio']:.2f} times as fast"
     show(line)
-    if what == "generate":
-      show(approximate_line(result))
+    for name in APPROXIMATE if what == "generate" else ():
+      show(approximate_line(result, name))
   for what in TITLES:
-    results[what]["frames"] = cost_against_frames(work, what, frame_counts, show)
+    results[what]["frames"] = cost_against_frames(work, what, frame_counts, show, left)
   return results
 
 
@@ -65,15 +89,14 @@ def ready(run: Run) -> Callable[[], float]:
   return lambda: seconds(run.once)
 
 
-def approximate_line(result: dict[str, Any]) -> str:
-  """Complete a generation's result by the ratios of the approximate one, and return them as a line."""
-  best = result["approximate"]["best"]
-  result["approximate_gain"] = result["ours"]["best"] / best
-  line = (f"  approximate, all features computed every {REFRESH_EVERY} sets: {best:.0f} ms, "
-          f"{result['approximate_gain']:.2f} times as fast as exact")
+def approximate_line(result: dict[str, Any], preset: str) -> str:
+  """Complete a preset's result by its ratios to the others, and return them as a line."""
+  best = result[preset]["best"]
+  result[preset]["gain"] = result["ours"]["best"] / best
+  line = f"  preset {preset}: {best:.0f} ms, {result[preset]['gain']:.2f} times as fast as exact"
   if "peer" in result:
-    result["approximate_ratio"] = result["peer"]["best"] / best
-    line += f", {result['approximate_ratio']:.2f} times as fast as the published code"
+    result[preset]["ratio"] = result["peer"]["best"] / best
+    line += f", {result[preset]['ratio']:.2f} times as fast as the published code"
   return line
 
 
@@ -87,11 +110,15 @@ def operations(work: Work, what: str, num_frames: int) -> float:
 
 
 def cost_against_frames(
-    work: Work, what: str, frame_counts: Sequence[int], show: Callable[[str], None]
+    work: Work, what: str, frame_counts: Sequence[int], show: Callable[[str], None], left: TimeLeft
 ) -> dict[int, float]:
-  """Return and print the time of a frame, in ms, for clips of several lengths."""
-  costs = {}
-  for num_frames in frame_counts:
+  """Return and print the time of a frame, in ms, for clips of several lengths, those that there is time for."""
+  costs, total = {}, 0.0
+  for done, num_frames in enumerate(frame_counts):
+    if done and not left.is_enough(total / frame_counts[done - 1] * num_frames):
+      show(f"  {what} {', '.join(map(str, frame_counts[done:]))} frames: left out, since there is no time")
+      break
+    start = time.perf_counter()
     run = MAKERS[what](work, num_frames)
     run.warm_up()
     costs[num_frames] = 1000 * seconds(run.once) / num_frames
@@ -100,13 +127,21 @@ def cost_against_frames(
             f"{costs[num_frames] / costs[first]:.2f} of that of {first} frames; "
             f"by operations {per_frame(num_frames) / per_frame(first):.2f}")
     show(line)
+    total = time.perf_counter() - start  # Compilation included.
   return costs
 
 
-def alternate(sides: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
-  """Return the seconds of `repeats` runs of each side, taken in turn after one run that is not counted."""
+def alternate(
+    sides: dict[str, Callable[[], float]], repeats: int, left: TimeLeft | None = None
+) -> dict[str, list[float]]:
+  """Return the seconds of `repeats` runs of each side, taken in turn after one run that is not counted.
+
+  If that takes longer than there is time, there are fewer, but at least one.
+  """
   times = {side: [] for side in sides}
-  for _ in range(repeats + 1):
+  for done in range(repeats + 1):
+    if done > 1 and left is not None and not left.is_enough(sum(values[-1] for values in times.values())):
+      break
     for side, run in sides.items():
       times[side].append(run())
   return {side: values[1:] for side, values in times.items()}

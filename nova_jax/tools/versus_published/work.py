@@ -13,15 +13,25 @@ import jax
 import numpy as np
 from flax import nnx
 
-from nova_jax.config import Experiment, MeshConfig, ModelConfig, OptimizerConfig, StageConfig, TrainConfig
+from nova_jax.checkpoints.model_card import card_from_experiment
+from nova_jax.config import (
+  Experiment,
+  MeshConfig,
+  ModelConfig,
+  OptimizerConfig,
+  SampleConfig,
+  StageConfig,
+  TrainConfig,
+)
 from nova_jax.diffusion import make_scheduler
 from nova_jax.diffusion.batch import Batch
 from nova_jax.models.condition import Condition
 from nova_jax.models.nova import NOVA
 from nova_jax.parallel.sharding import make_mesh
-from nova_jax.sampling.guidance import Guidance
+from nova_jax.pipeline.model_parts import ModelParts
+from nova_jax.pipeline.request import Request
+from nova_jax.pipeline.resolve import plan_for
 from nova_jax.sampling.inputs import Conditions, Inputs
-from nova_jax.sampling.plan import make_plan
 from nova_jax.sampling.sampler import Model, generate
 from nova_jax.train.masking import padded_sizes
 from nova_jax.train.nova import NovaTask
@@ -82,13 +92,15 @@ def make_training(work: Work, num_frames: int) -> Run:
   return Run(take_step, take_step)
 
 
-def make_generation(work: Work, num_frames: int, refresh_every: int = 1) -> Run:
-  """Return the generation of latents; with `refresh_every` above 1 it is approximate (`sampling/feature_cache.py`)."""
-  scheduler = make_scheduler(Experiment(model=work.model).scheduler)
+def make_generation(work: Work, num_frames: int, preset: str = "exact") -> Run:
+  """Return the generation of latents with a preset."""
+  experiment = Experiment(
+      model=work.model, train=TrainConfig(stages=(StageConfig(num_frames=num_frames),)),
+      sample=SampleConfig(
+          num_inference_steps=work.num_sets, num_diffusion_steps=work.num_steps, guidance_scale=work.guidance_scale))
+  parts = ModelParts(card_from_experiment(experiment), work.model, make_scheduler(experiment.scheduler))
   model = Model.from_module(NOVA(work.model, rngs=nnx.Rngs(0)))
-  plan = make_plan(
-      work.model, scheduler, num_frames=num_frames, num_sets=work.num_sets, num_steps=work.num_steps,
-      guidance=Guidance(work.guidance_scale), refresh_every=refresh_every)
+  plan = plan_for(Request(preset=preset, output="latent"), parts, num_frames)
   inputs = Inputs(
       Conditions(condition(work, 1), condition(work, 0)), jax.random.split(jax.random.key(0), work.batch_size))
 

@@ -1,0 +1,62 @@
+"""Presets: settings by one name, relative to how a model generates by itself.
+
+`fast` and `faster` were chosen on two digits that cross, among the ways to save operations that docs/two_digits.md
+measures. A setting that a caller states wins over that of the preset.
+"""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any
+
+from nova_jax.config import SampleConfig
+from nova_jax.diffusion import Scheduler
+from nova_jax.pipeline.request import DEFAULTS, SETTINGS, Request
+
+# What generation without a preset is.
+EXACT: types.MappingProxyType[str, Any] = types.MappingProxyType(
+    {"refresh_every": 1, "guidance_every": 1, "diffusion_grid": "published"})
+FEWEST_STEPS = 3
+
+
+def preset_settings(name: str, sample: SampleConfig, scheduler: Scheduler) -> dict[str, Any]:
+  """Return the settings of a preset.
+
+  Args:
+    name: one of `request.PRESETS`.
+    sample: how the model generates by itself.
+    scheduler: diffusion process, whose last solver is of second order.
+  """
+  if name == "exact":
+    return dict(EXACT)
+  if name == "paper":
+    return EXACT | {"num_inference_steps": 128, "num_diffusion_steps": 100, "guidance_scale": 7.0}
+  steps = {"fast": 4, "faster": 6}[name]
+  return {
+      "refresh_every": 4, "guidance_every": 4, "solver": scheduler.solvers[-1], "diffusion_grid": "full",
+      "num_diffusion_steps": min(sample.num_diffusion_steps, max(FEWEST_STEPS, sample.num_diffusion_steps // steps))}
+
+
+def with_preset(request: Request, sample: SampleConfig, scheduler: Scheduler, has_guide: bool = False) -> Request:
+  """Return a request with the settings of its preset in place of those that it leaves unset.
+
+  Args:
+    request: settings of a call.
+    sample, scheduler: as for `preset_settings`.
+    has_guide: whether another model guides in place of unconditional passes, of which then none is left out.
+  """
+  settings = preset_settings(request.preset or "exact", sample, scheduler)
+  if has_guide:
+    settings["guidance_every"] = 1
+  if request.refresh_every is not None and settings["guidance_every"] > 1:  # It must be a multiple.
+    settings["guidance_every"] = -(-settings["guidance_every"] // request.refresh_every) * request.refresh_every
+  unset = {name: value for name, value in settings.items() if getattr(request, name) is None}
+  return dataclasses.replace(request, preset=None, **unset)
+
+
+def without_preset(settings: Mapping[str, Any], sample: SampleConfig, scheduler: Scheduler) -> dict[str, Any]:
+  """Return settings by name that say themselves what their preset says, if they name one."""
+  if settings.get("preset") is None:
+    return dict(settings)
+  request = with_preset(Request.from_settings(settings), sample, scheduler)
+  return {name: getattr(request, name) for name in SETTINGS if getattr(request, name) != DEFAULTS[name]}
