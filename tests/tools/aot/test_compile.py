@@ -98,6 +98,7 @@ def test_a_generation_compiles_for_one_chip(config, tmp_path):
     (["--topology=v5e"], "--topology: expected CHIP:AxB"),
     (["--topology=v5e:2x2", "--mesh=foo=4"], "--mesh: 'foo' is not an axis"),
     (["--topology=v5e:2x2", "--what=decode", "--search"], "--search is for training"),
+    (["--topology=v5e:2x2", "--preset=fast"], "--preset is for --what=sample, got --what=train"),
     (["--topology=v5e:2x2", "--xla=xla_tpu_some_option"], "--xla: expected NAME=VALUE"),
     (["--topology=v5e:2x2", "--xla=--xla_one=1"], "--xla: expected NAME=VALUE, such as xla_tpu_scoped"),
     (["--topology=v5e:2x2", "--xla=xla_dump_to=dumps"], "--xla: xla_dump_to is an option that this command sets"),
