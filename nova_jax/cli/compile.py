@@ -92,8 +92,8 @@ def main(args: flags.FlagValues) -> None:
     fits = all(report["fits"] for report in reports)
     if args.what == "sample" and all("roofline" in report for report in reports):
       samples = max(report["samples"] for report in reports)
-      say(f"{samples} generations with preset {args.preset} take at least {total_seconds(reports):.2f} s, all sets as "
-          "long as the largest that reuses as much")
+      say(f"{samples} generation{'s' * (samples > 1)} with preset {args.preset} take at least "
+          f"{total_seconds(reports):.2f} s, sets by their operations beside the largest's")
     if not fits:
       found = cheapest_change(experiment, topology, args.what, say, options, args.preset)
       result["change"] = found[0] if found else None

@@ -16,7 +16,7 @@ from nova_jax.pipeline.request import DEFAULTS, SETTINGS, Request
 # What generation without a preset is.
 EXACT: types.MappingProxyType[str, Any] = types.MappingProxyType(
     {"refresh_every": 1, "guidance_every": 1, "diffusion_grid": "published"})
-FEWEST_STEPS = 3
+FEWEST_SETS, FEWEST_STEPS = 2, 3
 
 
 def preset_settings(name: str, sample: SampleConfig, scheduler: Scheduler) -> dict[str, Any]:
@@ -31,10 +31,16 @@ def preset_settings(name: str, sample: SampleConfig, scheduler: Scheduler) -> di
     return dict(EXACT)
   if name == "paper":
     return EXACT | {"num_inference_steps": 128, "num_diffusion_steps": 100, "guidance_scale": 7.0}
-  steps = {"fast": 4, "faster": 6}[name]
+  by_steps, by_sets, refresh_every = {"fast": (4, 2, 2), "faster": (6, 4, 4)}[name]
   return {
-      "refresh_every": 4, "guidance_every": 4, "solver": scheduler.solvers[-1], "diffusion_grid": "full",
-      "num_diffusion_steps": min(sample.num_diffusion_steps, max(FEWEST_STEPS, sample.num_diffusion_steps // steps))}
+      "later_inference_steps": _share(sample.num_inference_steps, by_sets, FEWEST_SETS),
+      "num_diffusion_steps": _share(sample.num_diffusion_steps, by_steps, FEWEST_STEPS),
+      "solver": scheduler.solvers[-1], "diffusion_grid": "full", "refresh_every": refresh_every, "guidance_every": 4}
+
+
+def _share(number: int, divisor: int, fewest: int) -> int:
+  """Return a part of a number that isn't too few, and no more than the number itself."""
+  return min(number, max(number // divisor, fewest))
 
 
 def with_preset(request: Request, sample: SampleConfig, scheduler: Scheduler, has_guide: bool = False) -> Request:

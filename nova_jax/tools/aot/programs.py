@@ -6,8 +6,9 @@ They are what training, sampling and decoding run: the very functions of `train/
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ class Job:
   mesh: Mesh
   lower: Callable[[], jax.stages.Lowered]
   dtype: str  # Dtype of its products.
-  runs: int = 1  # Number of runs in a whole generation.
+  runs: float = 1  # Number of runs in a whole generation; shorter ones count by their operations.
   samples: int = 0  # Clips that one run of all jobs generates or trains on.
   flops: float = 0.0  # FLOPs of the model on all devices, by formula; 0 takes XLA's count.
   executed: float = 0.0  # FLOPs with recomputation, and with heads as wide as the chip's matrix unit.
@@ -185,34 +186,51 @@ def sample_jobs(experiment: Experiment, mesh: Mesh, unit: int, preset: str = "ex
     jobs.append(job(
         "sample next frame", runs=num_frames - 1, **work(num_frames, num_frames - 1),
         lower=lower(continue_video, latents, cond, positions, cache, number, num_passes=passes)))
-  for shape, group, runs in set_kinds(plan, features):
-    num_kept = shape.max_kept if features is None or features.differences is None else shape.max_kept or 0
-    flops, executed = (
-        set_flops(
-            plan, group, shape.max_visible, shape.max_size, shape.max_new, num_kept, batch, side).total
-        for side in (1, unit))
+  for kind in set_kinds(plan, features):
+    shape, group = kind.shape, kind.group
+    flops, executed = (shape_flops(plan, shape, group, features, batch, side) for side in (1, unit))
     state = sampler.SetState(
         patches, cond, order, number, number, patches, noise, plan.tables[group], guidance.strength(0, 1), number)
     jobs.append(job(
-        set_name(shape, features), runs=runs, samples=batch, flops=flops, executed=executed,
+        set_name(shape, features), runs=kind.runs, samples=batch, flops=flops, executed=executed,
         lower=lower(sampler.denoise_set, state, features, shape=shape)))
   return jobs
 
 
-def set_kinds(plan: Plan, features: Features | None) -> list[tuple[sampler.SetShape, int, int]]:
-  """Return of each kind of set, by what it reuses, the largest one's shape and group, and how many a clip has.
+class SetKind(NamedTuple):
+  """Sets of a clip that reuse the same things.
 
-  Args:
-    plan: how clips are generated.
-    features: what a frame reuses, as shapes; None if that is nothing.
+  Attributes:
+    shape, group: those of the set that takes most operations.
+    runs: operations of all, in those of that one.
   """
-  kinds: dict[tuple[bool, bool], list[tuple[sampler.SetShape, int]]] = {}
+
+  shape: sampler.SetShape
+  group: int
+  runs: float
+
+
+def set_kinds(plan: Plan, features: Features | None) -> list[SetKind]:
+  """Return the kinds of a clip's sets; `features` are what a frame reuses, as shapes, or None if that is nothing."""
+  kinds: dict[tuple[bool, bool], list[tuple[float, sampler.SetShape, int]]] = {}
   for frame in range(plan.num_frames):
     sets = plan.sets_for(frame)
     for each, shape in zip(sets, sampler.set_shapes(plan, sets, features), strict=True):
-      kinds.setdefault((shape.max_new is None, shape.max_kept is None), []).append((shape, each.group))
-  largest = lambda kind: max(kind, key=lambda one: (one[0].max_size, one[0].max_visible))
-  return [(*largest(kind), len(kind)) for kind in kinds.values()]
+      flops = shape_flops(plan, shape, each.group, features)
+      kinds.setdefault((shape.max_new is None, shape.max_kept is None), []).append((flops, shape, each.group))
+  found = []
+  for kind in kinds.values():
+    most, shape, group = max(kind, key=operator.itemgetter(0))
+    found.append(SetKind(shape, group, sum(flops for flops, *_ in kind) / most))
+  return found
+
+
+def shape_flops(
+    plan: Plan, shape: sampler.SetShape, group: int, features: Features | None, batch: int = 1, unit: int = 1
+) -> float:
+  """Return the operations of a set with its padding."""
+  num_kept = None if features is None or features.differences is None else shape.max_kept or 0
+  return set_flops(plan, group, shape.max_visible, shape.max_size, shape.max_new, num_kept, batch, unit).total
 
 
 def set_name(shape: sampler.SetShape, features: Features | None) -> str:

@@ -45,10 +45,9 @@ def test_sets_that_reuse_different_things_are_programs_of_their_own(preset):
   sets = [job for job in jobs("v5e", "sample", preset, experiment) if job.name.startswith("sample set")]
   parts = ModelParts(card_from_experiment(experiment), experiment.model, make_scheduler(experiment.scheduler))
   plan = plan_for(Request(preset=preset), parts, 2)
-  assert sum(job.runs for job in sets) == len(plan.sets) + len(plan.later_sets)
   assert len({job.name for job in sets}) == len(sets) and (len(sets) == 1) == (preset == "exact")
-  # Each counts as its largest set: at least what all sets take together.
-  assert 1 <= sum(job.runs * job.flops for job in sets) / spatial_flops(plan).total < 1.6
+  padding = sum(job.runs * job.flops for job in sets) / spatial_flops(plan).total
+  assert 1 < padding < 1.4
   lowered = [job.lower() for job in sets]
   assert all(each.out_info is not None for each in lowered)
 
