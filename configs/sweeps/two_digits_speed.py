@@ -1,6 +1,6 @@
-"""Each way to generate faster, alone and together, on two digits that cross, whose frames have 64 tokens: 28 points.
+"""Ways to generate faster on two digits that cross, whose frames have 64 tokens: each alone and together.
 
-Launch: `python -m launch.sweep --config configs/sweeps/two_digits_speed.py --checkpoint runs/two_digits \
+Launch: `python -m launch.sweep --config configs/sweeps/two_digits_speed.py --checkpoint two_digits \
     --output runs/two_speed --results docs/ablations/two_digits`
 """
 

@@ -41,8 +41,18 @@ class Modulation(nnx.Module):
 
   def __call__(self, x: Float[Array, "... D"], cond: Float[Array, "... D"]) -> tuple[Float[Array, "... D"], ...]:
     """Return the modulated x, followed by the gate if there is one."""
+    return self.apply(x, self.parts(cond))
+
+  def parts(self, cond: Float[Array, "... D"]) -> list[Float[Array, "... D"]]:
+    """Return scale, shift and perhaps gate, which the condition alone says."""
     hidden = jax.nn.silu(cond)
-    scale, shift, *gate = take_apart(self.proj(hidden if self.lora is None else self.lora(hidden)), -2)
+    return take_apart(self.proj(hidden if self.lora is None else self.lora(hidden)), -2)
+
+  def apply(
+      self, x: Float[Array, "... D"], parts: Sequence[Float[Array, "... D"]]
+  ) -> tuple[Float[Array, "... D"], ...]:
+    """Return x modulated by `parts`, followed by the gate if there is one."""
+    scale, shift, *gate = parts
     x = x if self.eps is None else normalize(x, self.eps).astype(x.dtype)
     return (x * (1 + scale) + shift, *gate)
 
@@ -56,7 +66,11 @@ class DenoiserBlock(nnx.Module):
     self.norm2 = LayerNorm(dim)
 
   def __call__(self, x: Float[Array, "... D"], cond: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    hidden, gate = self.norm1(x, cond)
+    return self.apply(x, self.norm1.parts(cond))
+
+  def apply(self, x: Float[Array, "... D"], parts: Sequence[Float[Array, "... D"]]) -> Float[Array, "... D"]:
+    """Return what the block makes of x, given scale, shift and gate."""
+    hidden, gate = self.norm1.apply(x, parts)
     return x + gate * self.norm2(self.proj(hidden))
 
 
@@ -98,35 +112,46 @@ class Denoiser(nnx.Module):
     Returns:
       The prediction in float32.
     """
-    return self.predict(x, cond + self.embed_time(time, cond.dtype), axes)
-
-  def embed_time(self, time: Float[AnyArray, "..."], dtype: DTypeLike) -> Float[Array, "... E"]:
-    """Project times; the result holds for all tokens of a diffusion step."""
-    return self.time_cond_embed.timestep_proj(time_embedding(time).astype(dtype))
-
-  def predict(
-      self, x: Float[AnyArray, "... P"], cond: Float[Array, "... E"], axes: Sequence[str | None] | None = None,
-      blocks: Sequence[DenoiserBlock] | None = None,
-  ) -> Float[Array, "... P"]:
-    """Predict as `__call__` does, given the sum of the projected condition and time.
-
-    Args:
-      x: patch values of noised tokens.
-      cond: sum of the outputs of `condition` and `embed_time`. Leading axes broadcast.
-      axes: logical names, as in `__call__`.
-      blocks: separate blocks from `unstack`, for callers that loop. A stack copies each block at every step.
-    """
+    cond = cond + self.embed_time(time, cond.dtype)
     x = self.patch_embed(jnp.asarray(x, cond.dtype))
     x = jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape[:-1], cond.shape[:-1]) + x.shape[-1:])
     # On its own XLA would shard channels like the weights, and move activations instead of weights.
     shard = lambda x: x if axes is None else constrain(x, *axes, None)
     cond = shard(cond)
-    if blocks is None:
-      x, _ = scan(self.blocks, shard(x), None, lambda block, x, _: (shard(block(x, cond)), None), self.cfg.remat)
-    else:
-      for block in blocks:
-        x = shard(block(x, cond))
+    x, _ = scan(self.blocks, shard(x), None, lambda block, x, _: (shard(block(x, cond)), None), self.cfg.remat)
     (x,) = self.norm(x, cond)
+    return self.head(x).astype(jnp.float32)
+
+  def embed_time(self, time: Float[AnyArray, "..."], dtype: DTypeLike) -> Float[Array, "... E"]:
+    """Project times; the result holds for all tokens of a diffusion step."""
+    return self.time_cond_embed.timestep_proj(time_embedding(time).astype(dtype))
+
+  def modulate(
+      self, cond: Float[Array, "... E"], blocks: Sequence[DenoiserBlock]
+  ) -> list[list[Float[Array, "... E"]]]:
+    """Return the parts of all modulations, the last one's behind those of the blocks, for `predict_modulated`.
+
+    Noised tokens have no part in them, so that those of many diffusion steps can be computed at once.
+
+    Args:
+      cond: sum of the outputs of `condition` and `embed_time`.
+      blocks: separate blocks from `unstack`. A stack copies each block at every step of a loop.
+    """
+    return [*(block.norm1.parts(cond) for block in blocks), self.norm.parts(cond)]
+
+  def predict_modulated(
+      self, x: Float[AnyArray, "... P"], modulations: Sequence[Sequence[Float[Array, "... E"]]],
+      blocks: Sequence[DenoiserBlock], axes: Sequence[str | None] | None = None,
+  ) -> Float[Array, "... P"]:
+    """Predict as `__call__` does, given what `modulate` returns for the same blocks; `axes` as there."""
+    shape, dtype = modulations[-1][0].shape[:-1], modulations[-1][0].dtype
+    x = self.patch_embed(jnp.asarray(x, dtype))
+    x = jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape[:-1], shape) + x.shape[-1:])
+    shard = lambda x: x if axes is None else constrain(x, *axes, None)
+    x = shard(x)
+    for block, parts in zip(blocks, modulations[:-1], strict=True):
+      x = shard(block.apply(x, [shard(part) for part in parts]))
+    (x,) = self.norm.apply(x, modulations[-1])
     return self.head(x).astype(jnp.float32)
 
 

@@ -16,6 +16,28 @@ from nova_jax.pipeline.request import DEFAULTS, SETTINGS, Request
 # What generation without a preset is.
 EXACT: types.MappingProxyType[str, Any] = types.MappingProxyType(
     {"refresh_every": 1, "guidance_every": 1, "diffusion_grid": "published"})
+_PAPER = {"num_inference_steps": 128, "num_diffusion_steps": 100, "guidance_scale": 7.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Approximation:
+  """What a preset makes of the numbers with which a model generates by itself.
+
+  Attributes:
+    later_sets: divisor of the number of sets, for all frames but the first.
+    steps: divisor of the number of diffusion steps, which a solver of second order takes on the full grid.
+    refresh_every, guidance_every: settings of these names.
+  """
+
+  later_sets: int
+  steps: int
+  refresh_every: int
+  guidance_every: int
+
+
+APPROXIMATE: types.MappingProxyType[str, Approximation] = types.MappingProxyType({
+    "fast": Approximation(later_sets=2, steps=4, refresh_every=4, guidance_every=4),
+    "faster": Approximation(later_sets=4, steps=6, refresh_every=4, guidance_every=4)})
 FEWEST_SETS, FEWEST_STEPS = 2, 3
 
 
@@ -27,15 +49,14 @@ def preset_settings(name: str, sample: SampleConfig, scheduler: Scheduler) -> di
     sample: how the model generates by itself.
     scheduler: diffusion process, whose last solver is of second order.
   """
-  if name == "exact":
-    return dict(EXACT)
-  if name == "paper":
-    return EXACT | {"num_inference_steps": 128, "num_diffusion_steps": 100, "guidance_scale": 7.0}
-  by_steps, by_sets, refresh_every = {"fast": (4, 2, 2), "faster": (6, 4, 4)}[name]
+  if name not in APPROXIMATE:
+    return EXACT | (_PAPER if name == "paper" else {})
+  how = APPROXIMATE[name]
   return {
-      "later_inference_steps": _share(sample.num_inference_steps, by_sets, FEWEST_SETS),
-      "num_diffusion_steps": _share(sample.num_diffusion_steps, by_steps, FEWEST_STEPS),
-      "solver": scheduler.solvers[-1], "diffusion_grid": "full", "refresh_every": refresh_every, "guidance_every": 4}
+      "later_inference_steps": _share(sample.num_inference_steps, how.later_sets, FEWEST_SETS),
+      "num_diffusion_steps": _share(sample.num_diffusion_steps, how.steps, FEWEST_STEPS),
+      "solver": scheduler.solvers[-1], "diffusion_grid": "full", "refresh_every": how.refresh_every,
+      "guidance_every": how.guidance_every}
 
 
 def _share(number: int, divisor: int, fewest: int) -> int:

@@ -32,6 +32,10 @@ from nova_jax.sampling.plan import Plan, begin_with_known
 from nova_jax.sampling.set_schedule import FEW_TOKENS, TokenSet, make_order, share_shapes, still_first
 from nova_jax.utils.finite import LARGEST_LATENT, are_latents
 
+# Rows up to which a product takes as long as reading its weights. What does not depend on noised tokens is then
+# computed for all diffusion steps at once.
+FEW_ROWS = 256
+
 
 class Set(NamedTuple):
   """A finished set, as it is told to `on_set`."""
@@ -271,13 +275,21 @@ def denoise_set(
   decoders = [(decoder, decoder.condition(z), unstack(decoder.blocks)) for decoder, z in encoded]
   times = [decoder.embed_time(table.time, z.dtype) for decoder, z, _ in decoders]
 
+  few = num_passes * batch * max_size <= FEW_ROWS
+
+  def modulate(passes, times):
+    return [
+        decoder.modulate(z[:passes] + time[..., None, None, None, :], blocks)
+        for (decoder, z, blocks), time in zip(decoders[:passes], times[:passes], strict=True)]
+
   def denoise(passes):
     def step(carry, row):
-      (sample, last), (table, time, noise) = carry, row
+      (sample, last), (table, now, noise) = carry, row
       noise = None if noise is None else gather_tokens(noise, ids)
+      modulations = now if few else modulate(passes, now)
       predictions = [
-          decoder.predict(sample[None], z[:passes] + now, (None, "batch", None), blocks)
-          for (decoder, z, blocks), now in zip(decoders[:passes], time, strict=False)]
+          decoder.predict_modulated(sample[None], parts, blocks, (None, "batch", None))
+          for (decoder, _, blocks), parts in zip(decoders[:passes], modulations, strict=True)]
       predictions = predictions[0] if len(predictions) == 1 else jnp.concatenate(predictions)
       prediction = strength.combine(predictions, valid) if passes > 1 else predictions[0]
       now = estimate = scheduler.estimate(table, sample, prediction, valid)
@@ -293,5 +305,7 @@ def denoise_set(
   for passes, part in ((1, slice(num_before)), (num_passes, slice(num_before, end)), (1, slice(end, None))):
     steps = jax.tree.map(operator.itemgetter(part), (table, times, step_noise))
     if len(steps[0].time):
+      if few:
+        steps = steps[0], modulate(passes, steps[1]), steps[2]
       (sample, last), _ = jax.lax.scan(denoise(passes), (sample, last), steps)
   return scatter_tokens(x, jnp.where(valid, ids, num_tokens), sample), features

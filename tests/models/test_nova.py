@@ -11,7 +11,7 @@ from helpers import make, slow
 
 from nova_jax.config import PRESETS, ModelConfig
 from nova_jax.models.condition import Condition
-from nova_jax.models.layers import take_apart
+from nova_jax.models.layers import take_apart, unstack
 from nova_jax.models.nova import NOVA, count_parameters
 from nova_jax.models.transformer import Block, Cache
 
@@ -73,6 +73,23 @@ def test_the_denoiser_treats_each_token_alone():
 
   for influence in influences(make(TINY).image_decoder, x, z):
     assert np.array_equal(np.abs(influence).sum((1, 3)) > 0, np.eye(5, dtype=bool))
+
+
+def test_modulations_of_many_diffusion_steps_at_once_are_those_of_each():
+  rng = np.random.default_rng(0)
+  x, z = (rng.standard_normal((2, 5, size), np.float32) for size in (TINY.patch_dim, TINY.width))
+  times = jnp.array([900.0, 500.0, 20.0])
+
+  @nnx.jit
+  def both(decoder):
+    cond, blocks = decoder.condition(z), unstack(decoder.blocks)
+    steps = decoder.modulate(cond + decoder.embed_time(times, cond.dtype)[:, None, None], blocks)
+    one = lambda time: decoder(x, jnp.full((2, 5), time), cond)
+    return decoder.predict_modulated(x, steps, blocks), jnp.stack([one(time) for time in times])
+
+  at_once, each = both(make(TINY).image_decoder)
+  np.testing.assert_allclose(at_once, each, atol=1e-5)
+  assert np.abs(each[0] - each[1]).max() > 1e-3, "time matters"
 
 
 def test_without_history_a_frame_knows_its_time_and_the_text_alone():

@@ -13,6 +13,7 @@ training continues. A point is identified by the files of its model, not their p
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import functools
 import json
 import signal
@@ -26,6 +27,7 @@ from typing import IO, Any, NamedTuple
 from nova_jax import pretrained
 from nova_jax.checkpoints.model_folder import is_trained
 from nova_jax.checkpoints.store import latest_step
+from nova_jax.pipeline.presets import APPROXIMATE
 from nova_jax.storage import as_path, is_remote
 from nova_jax.tools.sweeps.plan import LOADING, SAMPLING, Point, Sweep, digest, experiment_for_point, label, training
 from nova_jax.utils.digests import digest_folder
@@ -87,6 +89,8 @@ def plan_trials(
     measured = {name: getattr(sweep, name) for name in MEASURED}
     if sweep.task != Sweep.task:
       measured["task"] = sweep.task
+    if (preset := point.get("preset")) in APPROXIMATE:
+      measured["preset"] = dataclasses.asdict(APPROXIMATE[preset])  # Its numbers may change.
     loading = {name: point[name] for name in LOADING if name in point}
     experiment, place = None, checkpoint
     if training(point):
