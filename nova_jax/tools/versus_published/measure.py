@@ -79,7 +79,8 @@ def measure(
     for name in APPROXIMATE if what == "generate" else ():
       show(approximate_line(result, name))
   for what in TITLES:
-    results[what]["frames"] = cost_against_frames(work, what, frame_counts, show, left)
+    per_frame = results[what]["ours"]["best"] / 1000 / num_frames
+    results[what]["frames"] = cost_against_frames(work, what, frame_counts, show, left, 3 * per_frame)
   return results
 
 
@@ -110,12 +111,16 @@ def operations(work: Work, what: str, num_frames: int) -> float:
 
 
 def cost_against_frames(
-    work: Work, what: str, frame_counts: Sequence[int], show: Callable[[str], None], left: TimeLeft
+    work: Work, what: str, frame_counts: Sequence[int], show: Callable[[str], None], left: TimeLeft,
+    expected: float = 0.0,
 ) -> dict[int, float]:
-  """Return and print the time of a frame, in ms, for clips of several lengths, those that there is time for."""
-  costs, total = {}, 0.0
+  """Return and print the time of a frame, in ms, for clips of several lengths, those that there is time for.
+
+  `expected` are the seconds that a frame will take, compilation included.
+  """
+  costs = {}
   for done, num_frames in enumerate(frame_counts):
-    if done and not left.is_enough(total / frame_counts[done - 1] * num_frames):
+    if not left.is_enough(expected * num_frames):
       show(f"  {what} {', '.join(map(str, frame_counts[done:]))} frames: left out, since there is no time")
       break
     start = time.perf_counter()
@@ -127,7 +132,7 @@ def cost_against_frames(
             f"{costs[num_frames] / costs[first]:.2f} of that of {first} frames; "
             f"by operations {per_frame(num_frames) / per_frame(first):.2f}")
     show(line)
-    total = time.perf_counter() - start  # Compilation included.
+    expected = (time.perf_counter() - start) / num_frames
   return costs
 
 

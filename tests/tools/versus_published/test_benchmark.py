@@ -6,7 +6,7 @@ import pytest
 from commands import run
 from models.test_nova import TINY
 
-from nova_jax.tools.versus_published.measure import alternate, measure, summary
+from nova_jax.tools.versus_published.measure import TimeLeft, alternate, cost_against_frames, measure, summary
 from nova_jax.tools.versus_published.peer import Peer, sizes
 from nova_jax.tools.versus_published.work import Work
 
@@ -28,13 +28,29 @@ def test_both_sides_take_turns_and_the_first_run_does_not_count():
   assert summary([3, 1, 2.5]) == {"best": 1000, "median": 2500}
 
 
+def test_what_there_is_no_time_for_is_left_out_and_said():
+  now, lines = [0.0], []
+
+  def run():
+    now[0] += 10
+    return 10.0
+
+  left = TimeLeft(25, lambda: now[0])
+  assert alternate({"a": run}, 3, left) == {"a": [10.0]}, "at least one that counts"
+  assert not left.is_enough(10) and left.is_enough(5)
+  assert cost_against_frames(SMALL, "train", (2, 4), lines.append, left, expected=3) == {}
+  assert lines == ["  train 2, 4 frames: left out, since there is no time"]
+
+
 @pytest.mark.slow
 def test_tiny_work_is_measured():
   lines = []
   results = measure(SMALL, 2, (1, 2), 1, Twin(), lines.append)
-  assert len(lines) == 7
+  assert len(lines) == 9 and lines[0].startswith("on ")
   generated = results["generate"]
-  assert generated["approximate_ratio"] == pytest.approx(generated["ratio"] * generated["approximate_gain"])
+  for preset in ("fast", "faster"):
+    ratio, gain = (generated[preset][name] for name in ("ratio", "gain"))
+    assert ratio == pytest.approx(generated["ratio"] * gain)
   for what in ("train", "generate"):
     assert results[what]["ratio"] == pytest.approx(1 / results[what]["ours"]["best"])
     assert list(results[what]["frames"]) == [1, 2]
