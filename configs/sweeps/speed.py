@@ -3,7 +3,7 @@
 Launch: `python -m launch.sweep --config configs/sweeps/speed.py --checkpoint runs/digits --output runs/speed`
 """
 
-from nova_jax.tools.sweeps.plan import Plot, Sweep
+from nova_jax.tools.sweeps.plan import Front, Sweep
 
 
 def _together(num_diffusion_steps, **settings):
@@ -38,5 +38,5 @@ def get_sweep():
       about="What each way to save operations saves, and what it costs in scores, alone and together. The digits have "
             "16 tokens a frame, of which fewer sets save little; released models have 1,024 and more.",
       points=[{}, {"preset": "fast"}, {"preset": "faster"}, *alone, *together],
-      plots=(Plot("spatial_gflops", "retrieval@last", log=True), Plot("spatial_gflops", "same_digit", log=True),
-             Plot("seconds_per_clip", "retrieval@last", log=True)))
+      plots=(Front("spatial_gflops", "retrieval@last"), Front("spatial_gflops", "same_digit"),
+             Front("seconds_per_clip", "retrieval@last")))

@@ -7,7 +7,7 @@ Launch: `python -m launch.sweep --config configs/sweeps/two_digits_speed.py --ch
 import dataclasses
 
 from nova_jax.configs.sweeps import speed
-from nova_jax.tools.sweeps.plan import Plot
+from nova_jax.tools.sweeps.plan import Front
 
 
 def get_sweep():
@@ -17,4 +17,4 @@ def get_sweep():
       about="What each way to save operations saves, and what it costs in scores, alone and together, with 64 tokens a "
             "frame.",
       task="two_digits",
-      plots=tuple(Plot("spatial_gflops", score, log=True) for score in ("digits", "same_digits", "retrieval@last")))
+      plots=tuple(Front("spatial_gflops", score) for score in ("digits", "same_digits", "retrieval@last")))

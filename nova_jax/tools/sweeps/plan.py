@@ -63,6 +63,19 @@ class Bars:
 
 
 @dataclasses.dataclass(frozen=True)
+class Front:
+  """A plot of a score over a cost: a dot for each point, and names and 95 % intervals for presets and the defaults.
+
+  Attributes:
+    x: column of the results that is to be small, on a logarithmic axis.
+    y: name of a score.
+  """
+
+  x: str
+  y: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Sweep:
   """Points of a sweep, and how each is measured.
 
@@ -82,7 +95,7 @@ class Sweep:
   title: str
   about: str
   points: Sequence[Point]
-  plots: Sequence[Plot | Bars] = ()
+  plots: Sequence[Plot | Bars | Front] = ()
   config: str = "configs/digits.py"
   task: str = "digits"
   num_prompts: int = 400
@@ -123,7 +136,7 @@ def load_sweep(path: str | Path) -> Sweep:
       experiment_for_point(sweep, point)
   fields = {name for point in sweep.points for name in point}
   for plot in sweep.plots:
-    by = plot.by if isinstance(plot, Bars) else plot.line
+    by = plot.by if isinstance(plot, Bars) else plot.line if isinstance(plot, Plot) else ""
     if by and by not in fields:
       raise UserError(f"{path}: plots tell lines or bars apart by {by}, which no point sets")
     if not isinstance(plot, Bars):

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from nova_jax.evals.digits.one_digit import wilson
 from nova_jax.evals.digits.score import TASKS
 from nova_jax.tools.sweeps.engine import Trial
-from nova_jax.tools.sweeps.plan import Bars, Plot, Sweep, shown
+from nova_jax.tools.sweeps.plan import Bars, Front, Plot, Sweep, label, shown
 from nova_jax.utils.files import write_atomically
 
 STATUS = "status"
@@ -69,12 +69,12 @@ def table(trials: Sequence[Trial]) -> tuple[list[str], list[list[str]]]:
   return [*fields, *measured, STATUS], rows
 
 
-def plot_name(plot: Plot | Bars) -> str:
+def plot_name(plot: Plot | Bars | Front) -> str:
   """Return the title of a plot."""
   return f"scores by {plot.by}" if isinstance(plot, Bars) else f"{plot.y} over {plot.x}"
 
 
-def draw(plot: Plot | Bars, trials: Sequence[Trial], scores: Sequence[str]) -> bytes | None:
+def draw(plot: Plot | Bars | Front, trials: Sequence[Trial], scores: Sequence[str]) -> bytes | None:
   """Return a plot as PNG; None if no point has its values.
 
   Args:
@@ -86,6 +86,8 @@ def draw(plot: Plot | Bars, trials: Sequence[Trial], scores: Sequence[str]) -> b
   axes = figure.subplots()
   if isinstance(plot, Bars):
     found = _draw_bars(axes, dataclasses.replace(plot, y=plot.y or scores), trials)
+  elif isinstance(plot, Front):
+    found = _draw_front(axes, plot, trials)
   else:
     found = _draw_lines(axes, plot, trials)
   if not found:
@@ -114,6 +116,25 @@ def _draw_lines(axes: Axes, plot: Plot, trials: Sequence[Trial]) -> bool:
   if plot.line:
     axes.legend()
   return bool(lines)
+
+
+def _draw_front(axes: Axes, plot: Front, trials: Sequence[Trial]) -> bool:
+  done = [trial for trial in trials if trial.result and plot.x in trial.result and plot.y in trial.result]
+  for trial in done:
+    x, y = trial.result[plot.x], trial.result[plot.y]
+    if trial.point and "preset" not in trial.point:
+      axes.plot(x, y, "o", color="0.6", markersize=4)
+      continue
+    low, high = wilson(y, trial.content["num_prompts"])
+    axes.errorbar(x, y, [[y - low], [high - y]], fmt="o", color="C0", elinewidth=1)
+    axes.annotate(label(trial.point), (x, y), xytext=(6, 4), textcoords="offset points")
+  axes.set_xscale("log")
+  axes.xaxis.set_major_formatter("{x:g}")
+  axes.xaxis.set_minor_formatter("{x:g}")
+  axes.margins(x=0.2)
+  axes.set(xlabel=plot.x, ylabel=plot.y)
+  axes.grid(alpha=0.3)
+  return bool(done)
 
 
 def _draw_bars(axes: Axes, plot: Bars, trials: Sequence[Trial]) -> bool:

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from configs import digits
 from nova_jax.config import Experiment
 from nova_jax.tools.baselines.run import nova_flops
 from nova_jax.tools.sweeps import engine, point, report
-from nova_jax.tools.sweeps.plan import Bars, Plot, Sweep, experiment_for_point, grid, label, load_sweep
+from nova_jax.tools.sweeps.plan import Bars, Front, Plot, Sweep, experiment_for_point, grid, label, load_sweep
 from nova_jax.tools.sweeps.report import write_report
 from nova_jax.utils.fields import from_dict
 
@@ -89,6 +90,27 @@ def test_what_fails_fails_alone_and_is_tried_again(tmp_path, ran):
   assert set(re.findall(r'(?:src|href)="(.{22})', page)) == {"data:image/png;base64,"}, "no other file"
   run(sweep, tmp_path / "out")
   assert len(ran()) == 6 + 4
+
+
+def test_a_front_names_presets_and_what_they_are_compared_with():
+  points = [{}, {"preset": "fast"}, {"guidance_scale": 2.0}]
+  trials = [
+      types.SimpleNamespace(point=point, content={"num_prompts": 400}, result={"digit": 0.25, "spatial_gflops": 1 + i})
+      for i, point in enumerate(points)]
+  axes = Figure().subplots()
+  assert report._draw_front(axes, Front("spatial_gflops", "digit"), trials)
+  assert [text.get_text() for text in axes.texts] == ["defaults", "preset=fast"]
+  (low, high) = axes.collections[0].get_segments()[0][:, 1]
+  assert (low, high) == pytest.approx((0.210, 0.295), abs=1e-3)  # Of 400 clips.
+  assert len(axes.lines) == 3, "a dot each"
+
+
+def test_what_a_preset_is_belongs_to_a_point(tmp_path, monkeypatch):
+  plan = lambda: engine.plan_trials(dataclasses.replace(sweep_of(2.0), points=[{"preset": "fast"}]), "model", tmp_path)
+  before = plan()[0].folder
+  monkeypatch.setattr(
+      engine, "APPROXIMATE", {"fast": dataclasses.replace(engine.APPROXIMATE["fast"], refresh_every=2)})
+  assert plan()[0].folder != before, "its numbers may change"
 
 
 def test_bars_show_what_is_done_with_intervals(tmp_path, ran):
