@@ -153,6 +153,15 @@ def test_history_noise_leaves_what_is_known(pipe):
   assert np.array_equal(pipe("one", num_frames=1, history_noise=0.5), pipe("one", num_frames=1))
 
 
+def test_presets_take_part_in_every_task(pipe):
+  """Given frames, masks, prompts that take over and windows."""
+  fast = {"preset": "faster", "num_inference_steps": 8, "later_inference_steps": 5}
+  clip = pipe("one", image=CLIP[0], later_prompts={2: "two"}, num_frames=5, **fast)
+  assert near(clip[0, 0], CLIP[0]) and clip.shape[1] == 5
+  assert (clip != pipe("one", image=CLIP[0], later_prompts={2: "two"}, num_frames=5)).any()
+  assert np.array_equal(pipe("one", video=CLIP, mask=(0, 0, 8, 3), **fast)[0, :3, :, 3:], CLIP[:, :, 3:])
+
+
 def test_a_guide_takes_part_in_every_task():
   """Given frames, masks, prompts that take over and windows; what needs unconditional passes is refused."""
   pipe = fresh()
@@ -167,7 +176,8 @@ def test_a_guide_takes_part_in_every_task():
 
 
 @pytest.mark.parametrize("canvas, settings", [
-    slow(False, {}), slow(True, {"history_noise": 0.5})])
+    slow(False, {}), slow(True, {"history_noise": 0.5}),
+    slow(False, {"preset": "faster", "num_inference_steps": 8, "later_inference_steps": 5})])
 def test_samples_are_spread_over_devices(canvas, settings):
   card = dataclasses.replace(CARD, model=dataclasses.replace(CARD.model, canvas=canvas))
   alone, module = fresh(card), make(card.model)
