@@ -72,6 +72,8 @@ def with_preset(request: Request, sample: SampleConfig, scheduler: Scheduler, ha
     sample, scheduler: as for `preset_settings`.
     has_guide: whether another model guides in place of unconditional passes, of which then none is left out.
   """
+  if request.num_inference_steps is not None:  # Later frames get a part of these.
+    sample = dataclasses.replace(sample, num_inference_steps=request.num_inference_steps)
   settings = preset_settings(request.preset or "exact", sample, scheduler)
   if has_guide:
     settings["guidance_every"] = 1

@@ -246,8 +246,8 @@ def _check_arrays(request: Request, plan: Plan, inputs: Inputs, batch: int) -> N
   if noise is not None:
     if len(plan.sets) != len(plan.later_sets) or known is not None or request.last_set_diffusion_steps is not None:
       raise UserError(
-          "noise: it is for equal sets in all frames, so give none of later_inference_steps, last_set_diffusion_steps "
-          "and mask")
+          "noise: it is for equal sets in all frames, so give none of preset, later_inference_steps, "
+          "last_set_diffusion_steps and mask")
     sets = (plan.num_frames - num_given, len(plan.sets))
     steps = (*sets, len(plan.table.time), batch, *latent) if plan.adds_noise else None
     got = noise.start.shape, None if noise.steps is None else noise.steps.shape

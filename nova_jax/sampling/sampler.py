@@ -284,9 +284,9 @@ def denoise_set(
 
   def denoise(passes):
     def step(carry, row):
-      (sample, last), (table, now, noise) = carry, row
+      (sample, last), (table, shared, noise) = carry, row
       noise = None if noise is None else gather_tokens(noise, ids)
-      modulations = now if few else modulate(passes, now)
+      modulations = shared if few else modulate(passes, shared)
       predictions = [
           decoder.predict_modulated(sample[None], parts, blocks, (None, "batch", None))
           for (decoder, _, blocks), parts in zip(decoders[:passes], modulations, strict=True)]

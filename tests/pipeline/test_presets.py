@@ -55,6 +55,11 @@ def test_what_is_stated_wins():
       1, 1, "published", 9)
 
 
+def test_later_frames_get_a_part_of_the_sets_that_are_stated():
+  assert with_fast().later_inference_steps == 32 and with_fast(num_inference_steps=12).later_inference_steps == 6
+  assert with_fast(num_inference_steps=1).later_inference_steps == 1, "never more than the first frame has"
+
+
 @pytest.mark.parametrize("refresh_every", [1, 2, 3, 5])
 def test_guidance_is_kept_for_a_multiple_of_the_sets_that_features_are(refresh_every):
   assert with_fast(refresh_every=refresh_every).guidance_every % refresh_every == 0
@@ -82,7 +87,7 @@ def test_manifests_of_benchmarks_say_what_a_preset_stands_for():
 
 def test_a_preset_generates_what_its_settings_do(pipe):
   named = preset_settings("fast", pipe.card.sample, pipe.scheduler)
-  ask = {"seed": 3, "num_inference_steps": 8}
+  ask = {"seed": 3, "num_inference_steps": 8, "later_inference_steps": 4}
   fast = pipe("one", preset="fast", **ask)
-  np.testing.assert_array_equal(fast, pipe("one", **named, **ask))
+  np.testing.assert_array_equal(fast, pipe("one", **named | ask))
   assert (fast != pipe("one", **ask)).any(), "approximate"
