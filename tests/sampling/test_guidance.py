@@ -29,13 +29,19 @@ def test_the_interval_by_hand():
 def test_outside_the_interval_there_is_no_guidance():
   """Each diffusion step is guided or not, as the interval says; predictions come from a denoiser that counts passes."""
   passes, decoder = [], type(MODEL.merge().image_decoder)
-  predict = decoder.predict
+  predict = decoder.predict_modulated
   settings = dict(batch=1, num_frames=1, num_sets=1, num_steps=5)
   sampler.denoise_set.clear_cache()
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(decoder, "predict", lambda self, x, z, *rest: passes.append(len(z)) or predict(self, x, z, *rest))
+    patch.setattr(decoder, "predict_modulated", lambda self, x, modulations, *rest: (
+        passes.append(len(modulations[-1][0])) or predict(self, x, modulations, *rest)))
     some = run(guidance=Guidance(9.0, start=700.0, truncation=300.0), **settings)
   assert passes == [1, 2, 1], "traced once for each part"
+  sampler.denoise_set.clear_cache()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sampler, "FEW_ROWS", 0)
+    many = run(guidance=Guidance(9.0, start=700.0, truncation=300.0), **settings)
+  np.testing.assert_allclose(many, some, atol=1e-4)
   sampler.denoise_set.clear_cache()
   assert np.abs(some - run(guidance=Guidance(9.0), **settings)).max() > 1e-3
   empty = run(guidance=Guidance(9.0, start=300.0, truncation=260.0), **settings)
