@@ -43,7 +43,7 @@ class Modulation(nnx.Module):
     """Return the modulated x, followed by the gate if there is one."""
     return self.apply(x, self.parts(cond))
 
-  def parts(self, cond: Float[Array, "... D"]) -> list[Float[Array, "... D"]]:
+  def parts(self, cond: Float[Array, "... D"]) -> Sequence[Float[Array, "... D"]]:
     """Return scale, shift and perhaps gate, which the condition alone says."""
     hidden = jax.nn.silu(cond)
     return take_apart(self.proj(hidden if self.lora is None else self.lora(hidden)), -2)
@@ -128,7 +128,7 @@ class Denoiser(nnx.Module):
 
   def modulate(
       self, cond: Float[Array, "... E"], blocks: Sequence[DenoiserBlock]
-  ) -> list[list[Float[Array, "... E"]]]:
+  ) -> list[Sequence[Float[Array, "... E"]]]:
     """Return the parts of all modulations, the last one's behind those of the blocks, for `predict_modulated`.
 
     Noised tokens have no part in them, so that those of many diffusion steps can be computed at once.

@@ -29,7 +29,7 @@ def compiler(monkeypatch):
   """Replace compilation; return a function that sets the limit."""
   tried, limit = [], [0.0]
 
-  def compile_all(experiment, topology, what, say, options, stop=False):
+  def compile_all(experiment, topology, what, say, options, stop=False, preset="exact"):
     if any(stage.batch_size % 8 for stage in experiment.train.stages):
       raise ValueError("does not spread")
     tried.append(experiment)
