@@ -77,7 +77,7 @@ def test_the_denoiser_treats_each_token_alone():
 
 def test_modulations_of_many_diffusion_steps_at_once_are_those_of_each():
   rng = np.random.default_rng(0)
-  x, z = (rng.standard_normal((2, 5, size), np.float32) for size in (TINY.patch_dim, TINY.width))
+  x, z = (jnp.asarray(rng.standard_normal((2, 5, size), np.float32)) for size in (TINY.patch_dim, TINY.width))
   times = jnp.array([900.0, 500.0, 20.0])
 
   @nnx.jit
