@@ -55,8 +55,9 @@ def preset_settings(name: str, sample: SampleConfig, scheduler: Scheduler) -> di
   return {
       "later_inference_steps": _share(sample.num_inference_steps, how.later_sets, FEWEST_SETS),
       "num_diffusion_steps": _share(sample.num_diffusion_steps, how.steps, FEWEST_STEPS),
-      "solver": scheduler.solvers[-1], "diffusion_grid": "full", "refresh_every": how.refresh_every,
-      "guidance_every": how.guidance_every}
+      # That of second order is not stable in fewer steps.
+      "solver": scheduler.solvers[-1 if sample.num_diffusion_steps >= FEWEST_STEPS else -2], "diffusion_grid": "full",
+      "refresh_every": how.refresh_every, "guidance_every": how.guidance_every}
 
 
 def _share(number: int, divisor: int, fewest: int) -> int:
@@ -74,6 +75,8 @@ def with_preset(request: Request, sample: SampleConfig, scheduler: Scheduler, ha
   """
   if request.num_inference_steps is not None:  # Later frames get a part of these.
     sample = dataclasses.replace(sample, num_inference_steps=request.num_inference_steps)
+  if request.num_diffusion_steps is not None:
+    sample = dataclasses.replace(sample, num_diffusion_steps=request.num_diffusion_steps)
   settings = preset_settings(request.preset or "exact", sample, scheduler)
   if has_guide:
     settings["guidance_every"] = 1

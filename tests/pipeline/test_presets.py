@@ -55,6 +55,11 @@ def test_what_is_stated_wins():
       1, 1, "published", 9)
 
 
+def test_few_steps_that_are_stated_are_of_first_order():
+  assert [with_fast(num_diffusion_steps=steps).solver for steps in (2, 3)] == ["euler", "ab2"]
+  assert with_fast(DDPM, num_diffusion_steps=2).solver == "ddim"
+
+
 def test_later_frames_get_a_part_of_the_sets_that_are_stated():
   assert with_fast().later_inference_steps == 32 and with_fast(num_inference_steps=12).later_inference_steps == 6
   assert with_fast(num_inference_steps=1).later_inference_steps == 1, "never more than the first frame has"
