@@ -82,6 +82,8 @@ def with_preset(request: Request, sample: SampleConfig, scheduler: Scheduler, ha
     settings["guidance_every"] = 1
   if request.refresh_every is not None and settings["guidance_every"] > 1:  # It must be a multiple.
     settings["guidance_every"] = -(-settings["guidance_every"] // request.refresh_every) * request.refresh_every
+  if (stated := request.guidance_every) is not None and stated > 1:
+    settings["refresh_every"] = max(number for number in range(1, settings["refresh_every"] + 1) if not stated % number)
   unset = {name: value for name, value in settings.items() if getattr(request, name) is None}
   return dataclasses.replace(request, preset=None, **unset)
 

@@ -68,6 +68,9 @@ def test_later_frames_get_a_part_of_the_sets_that_are_stated():
 @pytest.mark.parametrize("refresh_every", [1, 2, 3, 5])
 def test_guidance_is_kept_for_a_multiple_of_the_sets_that_features_are(refresh_every):
   assert with_fast(refresh_every=refresh_every).guidance_every % refresh_every == 0
+  kept = with_fast(guidance_every=refresh_every)
+  assert kept.guidance_every == refresh_every and (refresh_every == 1 or refresh_every % kept.refresh_every == 0)
+  assert with_fast(guidance_every=3).refresh_every == 3 and with_fast(guidance_every=8).refresh_every == 4
 
 
 def test_with_a_guide_there_are_no_unconditional_passes_to_leave_out():
