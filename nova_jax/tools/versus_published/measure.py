@@ -56,10 +56,12 @@ def measure(
   """
   left = left or TimeLeft()
   peak = matmul_peak(work.model.dtype)
-  results = {"matmul_peak_flops": peak, "processor": processor_name()}
+  results, expected = {"matmul_peak_flops": peak, "processor": processor_name()}, {}
   show(f"on {results['processor']}")
   for what, title in TITLES.items():
+    start = time.perf_counter()
     sides = {"ours": ready(MAKERS[what](work, num_frames))}
+    expected[what] = time.perf_counter() - start
     if what == "generate":
       sides |= {name: ready(make_generation(work, num_frames, name)) for name in APPROXIMATE}
     if peer is not None:
@@ -80,7 +82,7 @@ def measure(
       show(approximate_line(result, name))
   for what in TITLES:
     per_frame = results[what]["ours"]["best"] / 1000 / num_frames
-    results[what]["frames"] = cost_against_frames(work, what, frame_counts, show, left, 3 * per_frame)
+    results[what]["frames"] = cost_against_frames(work, what, frame_counts, show, left, (expected[what], per_frame))
   return results
 
 
@@ -112,27 +114,27 @@ def operations(work: Work, what: str, num_frames: int) -> float:
 
 def cost_against_frames(
     work: Work, what: str, frame_counts: Sequence[int], show: Callable[[str], None], left: TimeLeft,
-    expected: float = 0.0,
+    expected: tuple[float, float] = (0.0, 0.0),
 ) -> dict[int, float]:
   """Return and print the time of a frame, in ms, for clips of several lengths, those that there is time for.
 
-  `expected` are the seconds that a frame will take, compilation included.
+  `expected` are the seconds that it will take to compile, the first runs included, and those that a frame will.
   """
   costs = {}
   for done, num_frames in enumerate(frame_counts):
-    if not left.is_enough(expected * num_frames):
+    prepare, per_frame = expected
+    if not left.is_enough(prepare + per_frame * num_frames):
       show(f"  {what} {', '.join(map(str, frame_counts[done:]))} frames: left out, since there is no time")
       break
-    start = time.perf_counter()
     run = MAKERS[what](work, num_frames)
-    run.warm_up()
+    prepare = seconds(run.warm_up)
     costs[num_frames] = 1000 * seconds(run.once) / num_frames
-    first, per_frame = frame_counts[0], lambda n: operations(work, what, n) / n
+    expected = prepare, costs[num_frames] / 1000
+    first, flops = frame_counts[0], lambda n: operations(work, what, n) / n
     line = (f"  {what} {num_frames:2d} frames: {costs[num_frames]:.0f} ms a frame, "
             f"{costs[num_frames] / costs[first]:.2f} of that of {first} frames; "
-            f"by operations {per_frame(num_frames) / per_frame(first):.2f}")
+            f"by operations {flops(num_frames) / flops(first):.2f}")
     show(line)
-    expected = (time.perf_counter() - start) / num_frames
   return costs
 
 

@@ -38,8 +38,9 @@ def test_what_there_is_no_time_for_is_left_out_and_said():
   left = TimeLeft(25, lambda: now[0])
   assert alternate({"a": run}, 3, left) == {"a": [10.0]}, "at least one that counts"
   assert not left.is_enough(10) and left.is_enough(5)
-  assert cost_against_frames(SMALL, "train", (2, 4), lines.append, left, expected=3) == {}
-  assert lines == ["  train 2, 4 frames: left out, since there is no time"]
+  assert cost_against_frames(SMALL, "train", (2, 4), lines.append, left, expected=(0, 3)) == {}
+  assert cost_against_frames(SMALL, "train", (2, 4), lines.append, left, expected=(6, 0)) == {}
+  assert lines == 2 * ["  train 2, 4 frames: left out, since there is no time"]
 
 
 @pytest.mark.slow
