@@ -15,7 +15,10 @@ from nova_jax.tools.jobset import Cluster, render
 from nova_jax.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-TRAIN = ["--config=nova_d48w1024_sd512:v6e", "--workdir=gs://BUCKET/runs/sd512"]
+TRAIN = [
+    "--config=nova_d48w1024_sd512:v6e", "--workdir=gs://BUCKET/runs/sd512",
+    "--config.data.sources[0].path=gs://BUCKET/caches/sd512", "--config.autoencoder=BAAI/nova-d48w1024-sd512",
+    "--config.text_encoder=BAAI/nova-d48w1024-sd512"]
 IMAGE = "REGION-docker.pkg.dev/PROJECT/REPO/nova_jax:TAG"
 
 # The part of JobSet v1alpha2 and of what it holds (batch/v1, core/v1) that manifests use; a field ending in ! must be
@@ -171,3 +174,4 @@ def test_the_task_of_skypilot_runs_what_there_is():
   config = task["envs"]["CONFIG"].partition(":")[0]
   assert (ROOT / f"configs/{config}.py").is_file()
   assert "nova-jax train --coordinator=auto --config=$CONFIG --workdir=$RUN" in task["run"]
+  assert set(re.findall(r"\$(\w+)", task["run"])) == task["envs"].keys(), "what it uses is what can be given"
