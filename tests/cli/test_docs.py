@@ -16,9 +16,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+BLOCK = re.compile(r"^```(?:sh|bash)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
 def commands(page):
-  """Yield the name and the arguments of each command of ours in a page's blocks for the shell."""
-  for block in re.findall(r"^```(?:sh|bash)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+  """Yield the name and the arguments of each command of ours in a page, in blocks for the shell or in a line."""
+  text = page.read_text(encoding="utf-8")
+  in_lines = re.findall(r"(?<!`)`((?:nova-jax|python -m launch\.)[^`]+)`", BLOCK.sub("", text))
+  for block in [*BLOCK.findall(text), *(line.replace("\n", " ") for line in in_lines)]:
     for line in block.replace("\\\n", " ").splitlines():
       words = shlex.split(line, comments=True)
       for i, word in enumerate(words):
@@ -29,10 +34,10 @@ def commands(page):
 
 def problems(name, arguments):
   """Yield what is wrong with a command."""
-  if name not in {*COMMANDS, "--help"}:
-    yield f"{name} is not a command"
+  if name == "--help" or name == "X":  # X stands for any.
     return
-  if name == "--help":
+  if name not in COMMANDS:
+    yield f"{name} is not a command"
     return
   values = flags.FlagValues()
   importlib.import_module(f"nova_jax.cli.{name}").COMMAND.define_flags(values)
