@@ -144,7 +144,8 @@ def _make_form(studio: Studio) -> dict[str, gr.components.Component]:
   with gr.Row():
     for name in ("image", "mask"):
       form[name] = picture = gr.Image(
-          label=f"{LABELS[name]}: {HINTS[name]}", sources=["upload", "clipboard"], height=210, elem_id=name)
+          label=f"{LABELS[name]}: {HINTS[name]}", sources=["upload", "clipboard"], height=210, elem_id=name,
+          min_width=150)
       # As the file that was given: it is kept unchanged, and read where all pictures are.
       picture.preprocess = lambda payload: None if payload is None else payload.path
   with gr.Row():
@@ -153,9 +154,9 @@ def _make_form(studio: Studio) -> dict[str, gr.components.Component]:
     if cfg.has_motion:
       form["motion_flow"] = number("motion_flow")
     form["seed"] = number("seed")
+  form["preset"] = gr.Radio(
+      list(SETTINGS["preset"].choices), value="exact", label=LABELS["preset"], elem_id="preset")
   with gr.Row():
-    form["preset"] = gr.Dropdown(
-        list(SETTINGS["preset"].choices), value="exact", label=LABELS["preset"], elem_id="preset", min_width=100)
     form["num_inference_steps"] = number("num_inference_steps")
     form["num_diffusion_steps"] = number("num_diffusion_steps")
     form["guidance_scale"] = number("guidance_scale")
