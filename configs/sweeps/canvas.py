@@ -1,6 +1,7 @@
 """A canvas or none, by the number of sets: two trainings of the digits model.
 
-Launch: `python -m launch.sweep --config configs/sweeps/canvas.py --output runs/canvas --runs runs/trainings`
+Launch: `python -m launch.sweep --config configs/sweeps/canvas.py --output runs/canvas --runs runs/trainings \
+    --results docs/ablations/digits`
 """
 
 from nova_jax.tools.sweeps.plan import Plot, Sweep, grid
