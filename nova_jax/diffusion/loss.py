@@ -7,12 +7,13 @@ over the values of a token and over masked tokens. For clips the loss is reporte
 Invariant: all randomness of a sample comes from its own key, so it does not depend on the other samples of the batch.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Float, Int, Key, Shaped
 
 from nova_jax.config import ModelConfig
 from nova_jax.diffusion import Scheduler
@@ -20,7 +21,7 @@ from nova_jax.diffusion.batch import Batch, as_batch
 from nova_jax.diffusion.history import History
 from nova_jax.models.embeddings import patchify
 from nova_jax.models.nova import NOVA
-from nova_jax.models.tokens import scatter_tokens
+from nova_jax.models.tokens import gather_tokens, scatter_tokens
 from nova_jax.parallel.sharding import constrain
 from nova_jax.utils.arrays import AnyArray
 
@@ -32,17 +33,31 @@ class TrainingNoise(NamedTuple):
     visible_ids: random order of each frame's tokens, of which the first ones are visible.
     indices: index of the diffusion time of each token.
     noise: Gaussian noise of each token.
+    maybe_masked: the K tokens that may be masked, to which the loss keeps; None for all.
   """
 
   visible_ids: Int[Array, "B T V"]
   indices: Int[Array, "B R T N"]
   noise: Float[Array, "B R T N P"]
+  maybe_masked: Int[Array, "B T K"] | None = None
 
 
 def sample_training_noise(
-    keys: Key[Array, "B"], cfg: ModelConfig, scheduler: Scheduler, num_frames: int, max_visible: int, loss_repeat: int
+    keys: Key[Array, "B"], cfg: ModelConfig, scheduler: Scheduler, num_frames: int, max_visible: int, loss_repeat: int,
+    min_visible: int = 0,
 ) -> TrainingNoise:
-  """Sample visible tokens, diffusion times and noise for each sample from its own key."""
+  """Sample visible tokens, diffusion times and noise for each sample from its own key.
+
+  Args:
+    keys: key of each sample.
+    cfg: model configuration.
+    scheduler: diffusion process.
+    num_frames: number T of frames.
+    max_visible: padded number V of visible tokens of a frame.
+    loss_repeat: number R of noised copies of each token.
+    min_visible: number of tokens of a frame that are surely visible. The loss has no use for them, so the denoiser
+      leaves them out; what is drawn for the others doesn't depend on it.
+  """
 
   def sample_one(key):
     order_key, index_key, noise_key = jax.random.split(key, 3)
@@ -50,7 +65,8 @@ def sample_training_noise(
     order = jnp.argsort(jax.random.uniform(order_key, (num_frames, cfg.num_image_tokens)), axis=-1)
     shape = (loss_repeat, num_frames, cfg.num_image_tokens)
     noise = jax.random.normal(noise_key, (*shape, cfg.patch_dim))
-    return TrainingNoise(order[:, :max_visible], scheduler.sample_indices(index_key, shape), noise)
+    indices = scheduler.sample_indices(index_key, shape)
+    return TrainingNoise(order[:, :max_visible], indices, noise, order[:, min_visible:] if min_visible else None)
 
   return jax.vmap(sample_one)(keys)
 
@@ -87,9 +103,9 @@ def forward(
   """Run all parts of the model on a batch, and return the output of each part by name.
 
   Returns:
-    `temporal` [B, T, M, D] before scaling & shift, `spatial` [B, T, N, D], `noised`, `prediction` [B, R, T, N, P],
-    `time` [B, R, T, N], `error` [B, R, T, N], `mask` [B, T, N] (1 = masked), and `canvas_error` [B, T],
-    which is None without a canvas.
+    `temporal` [B, T, M, D] before scaling & shift, `spatial` [B, T, K, D], `noised`, `prediction` [B, R, T, K, P],
+    `time` [B, R, T, K], `error` [B, R, T, K], `mask` [B, T, K] (1 = masked), and `canvas_error` [B, T],
+    which is None without a canvas. The K tokens are `noise.maybe_masked`, or all in place.
   """
   batch = as_batch(batch)
   cfg, latents = model.cfg, jnp.asarray(batch.latents)
@@ -108,13 +124,15 @@ def forward(
       None if canvas is None else jax.lax.stop_gradient(canvas))  # Its own error alone trains it.
   spatial = model.image_encoder(tokens, visible_ids, num_visible, cond).reshape(*patches.shape[:3], cfg.width)
   spatial = constrain(spatial, "batch", None, "sequence", None)
-  # Diffusion of each token. The condition is projected once for all repeats.
-  x, eps = patches[:, None], noise.noise
-  noised = scheduler.add_noise(x, eps, noise.indices)
-  time = scheduler.network_time(noise.indices)
-  z = model.image_decoder.condition(spatial)[:, None]
+  # Diffusion of each token that may be masked. The condition is projected once for all repeats.
+  mask = mask.reshape(batch_size, num_frames, -1)
+  take = functools.partial(_take_tokens, ids=noise.maybe_masked)
+  x, spatial, mask = map(take, (patches, spatial, mask))
+  eps, indices = (jax.vmap(take, 1, 1)(each) for each in (noise.noise, noise.indices))
+  x, z = x[:, None], model.image_decoder.condition(spatial)[:, None]
+  noised, time = scheduler.add_noise(x, eps, indices), scheduler.network_time(indices)
   prediction = model.image_decoder(noised, time, z, ("batch", None, None, "sequence"))
-  error = jnp.square(prediction - scheduler.target(x, eps, noise.indices)).mean(-1)
+  error = jnp.square(prediction - scheduler.target(x, eps, indices)).mean(-1)
   canvas_error = None if canvas is None else jnp.square(canvas.reshape(patches.shape) - patches).mean((2, 3))
   if batch.given is not None:
     # Errors of given frames count as zeros, so that every clip has the same weight in any micro-batch.
@@ -123,7 +141,12 @@ def forward(
       canvas_error = jnp.where(jnp.arange(num_frames) < batch.given[:, None], 0, canvas_error)
   return {
       "temporal": temporal, "spatial": spatial, "noised": noised, "time": time, "prediction": prediction,
-      "error": error, "mask": mask.reshape(batch_size, num_frames, -1), "canvas_error": canvas_error}
+      "error": error, "mask": mask, "canvas_error": canvas_error}
+
+
+def _take_tokens(values: Shaped[Array, "B T N ..."], ids: Int[Array, "B T K"] | None) -> Shaped[Array, "B T K ..."]:
+  """Return the values of some tokens of each frame, or those of all."""
+  return values if ids is None else jax.vmap(gather_tokens)(values, ids)
 
 
 def visible_to_mask(
@@ -168,10 +191,10 @@ def loss(
   batch = as_batch(batch)
   cfg, (batch_size, num_frames) = model.cfg, batch.latents.shape[:2]
   ratio_key, noise_key = jax.random.split(key)
-  max_visible = max(round((1 - mask_ratio[0]) * cfg.num_image_tokens), 1)
+  min_visible, max_visible = (round((1 - fraction) * cfg.num_image_tokens) for fraction in reversed(mask_ratio))
   keys = jax.random.split(noise_key, batch_size)
-  noise = sample_training_noise(keys, cfg, scheduler, num_frames, max_visible, loss_repeat)
+  noise = sample_training_noise(keys, cfg, scheduler, num_frames, max(max_visible, 1), loss_repeat, min_visible)
   low, high = ((fraction - 1) / 0.25 for fraction in mask_ratio)
   ratio = 1 + 0.25 * jax.random.truncated_normal(ratio_key, low, high)
-  num_visible = jnp.clip(jnp.round((1 - ratio) * cfg.num_image_tokens), 0, max_visible).astype(jnp.int32)
+  num_visible = jnp.clip(jnp.round((1 - ratio) * cfg.num_image_tokens), min_visible, max_visible).astype(jnp.int32)
   return training_loss(model, scheduler, batch, noise, num_visible)

@@ -39,20 +39,20 @@ def spatial_flops(plan: Plan, num_given: int = 0) -> SpatialFlops:
       num_kept = None
       if plan.guidance_every > 1 and plan.guidance.num_passes > 1:
         num_kept = 0 if i % plan.guidance_every else sum(other.size for other in sets[i : i + plan.guidance_every])
-      flops = set_flops(plan, each.group, each.start, each.size, num_new, num_kept)
+      flops = set_flops(plan, each.phase, each.start, each.size, num_new, num_kept)
       encoder, denoiser = encoder + flops.encoder, denoiser + flops.denoiser
   return SpatialFlops(encoder, denoiser)
 
 
 def set_flops(
-    plan: Plan, group: int, known: int, size: int, num_new: int | None = None, num_kept: int | None = None,
+    plan: Plan, phase: float, known: int, size: int, num_new: int | None = None, num_kept: int | None = None,
     batch_size: int = 1, unit: int = 1,
 ) -> SpatialFlops:
   """Return the operations that the spatial stage takes for one set of tokens.
 
   Args:
     plan: how clips are generated.
-    group: group of the set, whose diffusion steps it takes.
+    phase: how far the set is through its frame, which tells its diffusion steps.
     known, size: number of tokens known before, and of the set.
     num_new: number of known tokens whose features are computed; None for those of all tokens.
     num_kept: number of tokens whose differences between the passes of guidance are kept; 0 to use those that were,
@@ -60,7 +60,7 @@ def set_flops(
     batch_size: number of clips.
     unit: side of the matrix unit, as in `attention_width`.
   """
-  cfg, passes, times = plan.cfg, plan.guidance.num_passes, plan.tables[group].time
+  cfg, passes, times = plan.cfg, plan.guidance.num_passes, plan.table_at(phase).time
   if num_kept:  # The differences of the next sets' tokens are computed, too.
     encoder = passes * encode_flops(cfg, known, num_kept, unit=unit)
   else:

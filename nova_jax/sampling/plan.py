@@ -1,9 +1,9 @@
 """What a generation is told beforehand: its sets of tokens, diffusion steps and guidance, checked and tabulated."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from nova_jax.config import ModelConfig
@@ -11,7 +11,7 @@ from nova_jax.diffusion import Scheduler
 from nova_jax.models.embeddings import patchify
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.inputs import KnownTokens
-from nova_jax.sampling.set_schedule import MAX_GROUPS, TokenSet, token_sets
+from nova_jax.sampling.set_schedule import FEW_GROUPS, MAX_GROUPS, TokenSet, token_sets
 from nova_jax.utils.errors import UserError
 
 
@@ -23,7 +23,9 @@ class Plan(NamedTuple):
   num_frames: int  # T, given ones included.
   sets: tuple[TokenSet, ...]  # Of frame 0.
   later_sets: tuple[TokenSet, ...]
-  tables: tuple[Any, ...]  # The scheduler's steps, for each group of sets.
+  max_groups: int  # Of the sets of a frame.
+  num_steps: tuple[int, int]  # K of a frame's first and last sets.
+  tables: Mapping[int, Any]  # The scheduler's steps, by their number.
   guidance: Guidance
   window: int  # W, frames that the temporal encoder sees at most, the one it makes included.
   num_sets: tuple[int, int]  # Asked for, for frame 0 and later ones.
@@ -40,12 +42,19 @@ class Plan(NamedTuple):
   @property
   def table(self) -> Any:
     """Steps of a frame's first set."""
-    return self.tables[0]
+    return self.table_at(0)
+
+  def table_at(self, phase: float) -> Any:
+    """Return the steps of a set at a phase of its frame, `TokenSet.phase`."""
+    first, last = self.num_steps
+    return self.tables[round(first + (last - first) * phase)]
 
   def sets_for(self, frame: int, num_known: int = 0) -> tuple[TokenSet, ...]:
     """Return the sets that write a frame of which `num_known` tokens are given."""
     if num_known:
-      return token_sets(self.cfg.num_image_tokens, self.num_sets[frame > 0], num_known, self.schedules[frame > 0])
+      later = frame > 0
+      return token_sets(
+          self.cfg.num_image_tokens, self.num_sets[later], num_known, self.schedules[later], self.max_groups)
     return self.later_sets if frame else self.sets
 
   def temperature(self, frame: int) -> float:
@@ -89,13 +98,16 @@ def make_plan(
         f"one to come, got {num_sinks}")
   numbers = num_sets, num_sets if later_sets is None else later_sets
   schedules = schedule, later_schedule or schedule
+  # Reuse makes several programs of each group.
+  max_groups = MAX_GROUPS if refresh_every == guidance_every == 1 else FEW_GROUPS
   sets = [
-      token_sets(cfg.num_image_tokens, number, schedule=name)
+      token_sets(cfg.num_image_tokens, number, schedule=name, max_groups=max_groups)
       for number, name in zip(numbers, schedules, strict=True)]
-  numbers_of_steps = np.linspace(num_steps, last_set_steps or num_steps, MAX_GROUPS).round().astype(int)
-  tables = tuple(scheduler.steps(int(number), flow_shift, solver, grid) for number in numbers_of_steps)
+  last_set_steps = last_set_steps or num_steps
+  tables = {
+      number: scheduler.steps(number, flow_shift, solver, grid) for number in range(last_set_steps, num_steps + 1)}
   return Plan(
-      cfg, scheduler, num_frames, *sets, tables, guidance, window,
+      cfg, scheduler, num_frames, *sets, max_groups, (num_steps, last_set_steps), tables, guidance, window,
       numbers, num_sinks, refresh_every, guidance_every,
       (temperature, temperature if last_temperature is None else last_temperature),
       float(history_noise), (order, later_order or order), schedules,

@@ -181,7 +181,7 @@ def _generate_frame(
       on_set(Set(t, index, len(sets), lambda: unpatchify(x, cfg.image_grid, cfg.patch_size)))
 
   for i, (token_set, shape) in enumerate(zip(sets, set_shapes(plan, sets, features), strict=True)):
-    table = plan.tables[token_set.group]
+    table = plan.table_at(token_set.phase)
     if inputs.noise is None:
       start_noise, step_noise = draw_noise(fold(keys, i), cfg, len(table.time) if plan.adds_noise else 0)
     else:
@@ -205,12 +205,12 @@ def _generate_frame(
 
 def set_shapes(plan: Plan, sets: Sequence[TokenSet], features: Features | None = None) -> list[SetShape]:
   """Return the static part of each set of a frame, whose features are `features`."""
-  spans = [plan.guidance.span(table.time) for table in plan.tables]
   keeps = features is not None and features.differences is not None
   max_kept = kept_sizes(sets, plan.guidance_every) if keeps else [None] * len(sets)
   return [
       SetShape(
-          plan.scheduler, plan.guidance.num_passes, *spans[token_set.group], token_set.max_visible, token_set.max_size,
+          plan.scheduler, plan.guidance.num_passes, *plan.guidance.span(plan.table_at(token_set.phase).time),
+          token_set.max_visible, token_set.max_size,
           max(sets[max(i - 1, 0)].max_size, token_set.max_size) if i % plan.refresh_every else None, max_kept[i])
       for i, token_set in enumerate(sets)]
 

@@ -2,12 +2,12 @@
 
 A product [m, k] × [k, n] counts 2mkn; training counts three times the forward pass (a product's two gradients);
 norms, activations, softmax and recomputation count nothing. With P condition tokens, M video and N image tokens a
-frame, V of them visible, R noised copies, D and W the widths of encoders and denoiser, A attended pairs:
+frame, V of them visible and N′ denoised, R noised copies, widths D of encoders and W of the denoiser, A attended pairs:
 
   block(tokens, A) = 24·D²·tokens + 4·D·A                      qkv 6D², projection 2D², MLP 16D²
   temporal         = depth·block(P + T·M, (P+M)² + Σ_{t=1}^{T−1} M·(P + (t+1)·M))
   spatial          = T·(⌊depth/2⌋·block(M+V, (M+V)²) + ⌈depth/2⌉·block(M+N, (M+N)²))
-  denoiser         = T·N·(2·(D·W + W²) + R·(2·W·(2·patch + 256 + W) + 10·W²·depth + 4·W²))
+  denoiser         = T·N′·(2·(D·W + W²) + R·(2·W·(2·patch + 256 + W) + 10·W²·depth + 4·W²))
   embeddings       = text, motion, patches; scaling & shift on frames after the first
 
 The visible count is the real one, not the padded size. Utilization (MFU) is train_flops / seconds / peak: exact areas
@@ -40,9 +40,18 @@ class Flops(NamedTuple):
 
 
 def forward_parts(
-    cfg: ModelConfig, num_frames: int, num_visible: float, loss_repeat: int, unit: int = 1,
+    cfg: ModelConfig, num_frames: int, num_visible: float, loss_repeat: int, unit: int = 1, num_spared: int = 0,
 ) -> Flops:
-  """Return the operations of one sample's forward pass in training, on a matrix unit as in `attention_width`."""
+  """Return the operations of one sample's forward pass in training.
+
+  Args:
+    cfg: model configuration.
+    num_frames: number T of frames.
+    num_visible: number V of visible tokens of a frame.
+    loss_repeat: number R of noised copies of each token.
+    unit: side of the matrix unit, as in `attention_width`.
+    num_spared: number of tokens of a frame that the denoiser leaves out.
+  """
   d, num_tokens, num_video = cfg.width, cfg.num_image_tokens, cfg.num_video_tokens
   prefix, half = cfg.num_condition_tokens, cfg.spatial_depth // 2
   encode, decode = num_video + num_visible, num_video + num_tokens
@@ -54,22 +63,27 @@ def forward_parts(
   blocks = 24 * d**2 * (cfg.temporal_depth * (prefix + num_frames * num_video) + num_frames * tokens)
   hidden = blocks / 3  # 8 of 24: see above.
   condition, step, step_blocks = denoiser_parts(cfg)
-  blocks += num_frames * num_tokens * loss_repeat * step_blocks
-  other = num_frames * num_tokens * (condition + loss_repeat * step)
+  denoised = num_frames * (num_tokens - num_spared)
+  blocks += denoised * loss_repeat * step_blocks
+  other = denoised * (condition + loss_repeat * step)
 
   other += 2 * d * cfg.patch_dim * (num_frames * num_tokens + (num_frames - 1) * num_video * 4)
   other += condition_flops(cfg) + (num_frames - 1) * num_video * mixer_flops(cfg)
   return Flops(attention, blocks, other, hidden)
 
 
-def forward_flops(cfg: ModelConfig, num_frames: int, num_visible: float, loss_repeat: int) -> float:
-  """Return the operations of one sample's forward pass in training."""
-  return forward_parts(cfg, num_frames, num_visible, loss_repeat).total
+def forward_flops(
+    cfg: ModelConfig, num_frames: int, num_visible: float, loss_repeat: int, num_spared: int = 0
+) -> float:
+  """Return the operations of one sample's forward pass in training, as `forward_parts` counts them."""
+  return forward_parts(cfg, num_frames, num_visible, loss_repeat, num_spared=num_spared).total
 
 
-def train_flops(cfg: ModelConfig, batch_size: int, num_frames: int, num_visible: float, loss_repeat: int) -> float:
+def train_flops(
+    cfg: ModelConfig, batch_size: int, num_frames: int, num_visible: float, loss_repeat: int, num_spared: int = 0
+) -> float:
   """Return the operations of a training step."""
-  return 3 * batch_size * forward_flops(cfg, num_frames, num_visible, loss_repeat)
+  return 3 * batch_size * forward_flops(cfg, num_frames, num_visible, loss_repeat, num_spared)
 
 
 def executed_flops(

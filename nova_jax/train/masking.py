@@ -3,16 +3,31 @@
   ratio ~ N(1, 0.25²) truncated to cfg.mask_ratio,   visible = round((1 − ratio)·N)      (paper, section 3.2; as MAR)
 
 The count changes from step to step, shapes must not: tokens are padded to one of a few sizes, and the count itself is
-passed as a traced number. Invariant: the count is a function of (seed, step) alone, so it survives a restart.
+passed as a traced number. What is padded to one size has more visible tokens than the next smaller one holds, and the
+loss of these is not computed. Invariant: the count is a function of (seed, step) alone, so it survives a restart.
 """
 
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
 from nova_jax.utils.errors import UserError
 
 MASK_RATIO = NormalDist(mu=1.0, sigma=0.25)
+_MULTIPLE = 8  # Of tokens, in which TPUs hold them.
+
+
+class VisibleRange(NamedTuple):
+  """What a compiled step knows of the number of visible tokens of a frame.
+
+  Attributes:
+    least: a number that is surely visible, and needs no loss.
+    most: size that visible tokens are padded to.
+  """
+
+  least: int
+  most: int
 
 
 def draw_num_visible(seed: int, step: int, num_tokens: int, bounds: tuple[float, float]) -> int:
@@ -42,3 +57,10 @@ def padded_sizes(num_tokens: int, bounds: tuple[float, float], num_sizes: int) -
     raise UserError(f"train.visible_sizes: expected 1 or more, got {num_sizes}")
   largest = max(round((1 - bounds[0]) * num_tokens), 1)
   return tuple(sorted({-(-largest * i // num_sizes) for i in range(1, num_sizes + 1)}))
+
+
+def visible_range(num_visible: int, num_tokens: int, bounds: tuple[float, float], num_sizes: int) -> VisibleRange:
+  """Return the range of the padded size that a number of visible tokens takes; the arguments are as above."""
+  sizes = padded_sizes(num_tokens, bounds, num_sizes)
+  least = max((size + 1 for size in sizes if size < num_visible), default=round((1 - bounds[1]) * num_tokens))
+  return VisibleRange(least // _MULTIPLE * _MULTIPLE, next(size for size in sizes if size >= num_visible))

@@ -40,7 +40,7 @@ from nova_jax.train.callbacks.scores import Scores
 from nova_jax.train.callbacks.stop import StopOnSignal
 from nova_jax.train.check import check
 from nova_jax.train.flops import train_flops
-from nova_jax.train.masking import draw_num_visible, padded_sizes
+from nova_jax.train.masking import VisibleRange, draw_num_visible, visible_range
 from nova_jax.train.stages import plan_stages
 from nova_jax.train.step import Metrics
 from nova_jax.train.task import FIRST_EVAL_STEP, Task
@@ -77,34 +77,37 @@ class NovaTask(Task):
     return model
 
   def loss(
-      self, model: NOVA, batch: Batch, keys: Key[Array, "B"], traced: Int[Array, ""], static: int
+      self, model: NOVA, batch: Batch, keys: Key[Array, "B"], traced: Int[Array, ""], static: VisibleRange
   ) -> tuple[Float[Array, ""], Metrics]:
     num_frames = batch.latents.shape[1]
-    noise = sample_training_noise(keys, self.model, self.scheduler, num_frames, static, self.cfg.loss_repeat)
+    noise = sample_training_noise(
+        keys, self.model, self.scheduler, num_frames, static.most, self.cfg.loss_repeat, static.least)
     history = make_history(
         model, self.scheduler, batch, keys, self.history_noise, self.cfg.rollout_fraction)
     return training_loss(model, self.scheduler, batch, noise, traced, history)
 
   def eval_loss(
-      self, model: NOVA, batch: Batch, keys: Key[Array, "B"], traced: Int[Array, ""], static: int
+      self, model: NOVA, batch: Batch, keys: Key[Array, "B"], traced: Int[Array, ""], static: VisibleRange
   ) -> tuple[Float[Array, ""], Metrics]:
     cfg = dataclasses.replace(self.cfg, rollout_fraction=0.0)
     return dataclasses.replace(self, cfg=cfg, history_noise=0.0).loss(model, batch, keys, traced, static)
 
-  def host_inputs(self, seed: int, step: int) -> tuple[np.int32, int]:
-    num_tokens = self.model.num_image_tokens
-    num_visible = draw_num_visible(seed, step, num_tokens, self.cfg.mask_ratio)
-    sizes = padded_sizes(num_tokens, self.cfg.mask_ratio, self.cfg.visible_sizes)
-    return np.int32(num_visible), next(size for size in sizes if size >= num_visible)
+  def host_inputs(self, seed: int, step: int) -> tuple[np.int32, VisibleRange]:
+    num_visible = draw_num_visible(seed, step, self.model.num_image_tokens, self.cfg.mask_ratio)
+    return np.int32(num_visible), self._range(num_visible, self.cfg.visible_sizes)
 
-  def eval_inputs(self, number: int) -> tuple[np.int32, int]:
+  def eval_inputs(self, number: int) -> tuple[np.int32, VisibleRange]:
     num_visible, _ = self.host_inputs(0, FIRST_EVAL_STEP + number)
-    return num_visible, padded_sizes(self.model.num_image_tokens, self.cfg.mask_ratio, 1)[-1]
+    return num_visible, self._range(int(num_visible), 1)
 
   def flops(self, batch: Batch, traced: np.int32) -> float:
     batch_size, num_frames = batch.latents.shape[:2]
-    flops = train_flops(self.model, batch_size, num_frames, int(traced), self.cfg.loss_repeat)
+    spared = self._range(int(traced), self.cfg.visible_sizes).least
+    flops = train_flops(self.model, batch_size, num_frames, int(traced), self.cfg.loss_repeat, spared)
     return flops * (2 / 3 if self.cfg.lora.rank else 1)  # Frozen matrices have no gradients.
+
+  def _range(self, num_visible: int, num_sizes: int) -> VisibleRange:
+    return visible_range(num_visible, self.model.num_image_tokens, self.cfg.mask_ratio, num_sizes)
 
   def for_shape(self, shape: tuple[int, ...]) -> "NovaTask":
     """Return the task for latents [B, *shape]: the positions alone tell its model from others."""

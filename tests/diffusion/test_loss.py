@@ -35,6 +35,27 @@ def test_errors_of_given_frames_do_not_count():
   assert parts["loss_t2i"] < reduce_loss(plain["error"], plain["mask"])[1]["loss_t2i"]
 
 
+def test_tokens_that_are_surely_visible_need_no_denoiser():
+  scheduler, keys = make_scheduler(SchedulerConfig()), jax.random.split(jax.random.key(0), 2)
+  latents, condition = inputs(TINY, 2)
+  graph, params, rest = nnx.split(make(TINY), nnx.Param, ...)
+  batch = {"latents": latents, **condition, "given": np.array([1, 0], np.int32)}
+
+  def run(min_visible, num_visible):
+    draws = sample_training_noise(keys, TINY, scheduler, 2, 6, 2, min_visible)
+    loss = lambda params: training_loss(nnx.merge(graph, params, rest), scheduler, batch, draws, num_visible)[0]
+    outputs = forward(nnx.merge(graph, params, rest), scheduler, batch, draws, num_visible)
+    return jax.value_and_grad(loss)(params), outputs
+
+  (loss, grads), outputs = run(0, 6)
+  (spared, spared_grads), few = run(5, 6)
+  assert few["prediction"].shape[3] == outputs["prediction"].shape[3] - 5
+  np.testing.assert_allclose(spared, loss, rtol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max() + 1e-7), spared_grads, grads)
+  np.testing.assert_allclose(few["mask"].sum(), outputs["mask"].sum())
+  assert not np.isclose(run(6, 5)[0][0], run(0, 5)[0][0], rtol=1e-5), "a masked token that is left out is missed"
+
+
 @pytest.mark.slow
 def test_a_canvas_learns_the_frame_from_its_own_error_alone():
   cfg, scheduler = dataclasses.replace(TINY, canvas=True), make_scheduler(SchedulerConfig())

@@ -38,7 +38,7 @@ def test_a_model_has_a_temperature_of_its_own():
 
 def test_diffusion_steps_fall_towards_those_of_the_last_sets(pipe):
   plan = job_of(pipe, num_diffusion_steps=7, last_set_diffusion_steps=1).plan
-  assert [len(table.time) for table in plan.tables] == [7, 5, 3, 1] and plan.table is plan.tables[0]
+  assert [len(plan.table_at(each.phase).time) for each in plan.sets] == [7, 4, 1] and plan.table is plan.table_at(0)
   with pytest.raises(UserError, match="last_set_diffusion_steps: expected 1 to num_diffusion_steps, 7, .*got 8"):
     job_of(pipe, num_diffusion_steps=7, last_set_diffusion_steps=8)
 

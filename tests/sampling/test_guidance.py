@@ -14,7 +14,7 @@ from nova_jax.sampling import plan, sampler
 from nova_jax.sampling.feature_cache import Features, encode_passes, kept_sizes
 from nova_jax.sampling.frame_context import Model
 from nova_jax.sampling.guidance import Guidance
-from nova_jax.sampling.set_schedule import token_sets
+from nova_jax.sampling.set_schedule import FEW_GROUPS, token_sets
 
 TIMES = np.array([1000, 800, 600, 400, 200], np.float32)
 
@@ -51,12 +51,12 @@ def test_outside_the_interval_there_is_no_guidance():
 def test_how_many_tokens_differences_are_kept_of():
   sets = token_sets(16, 4)  # 1, 4, 5 and 6 tokens, each a group.
   assert kept_sizes(sets, 3) == [10, None, None, 6] and kept_sizes(sets, 4) == [16, None, None, None]
-  sets = token_sets(1024, 64)
+  sets = token_sets(1024, 64, max_groups=FEW_GROUPS)
   sizes = kept_sizes(sets, 4)
   for i in range(0, len(sets), 4):
     assert sizes[i] >= sum(each.size for each in sets[i : i + 4]) and sizes[i] >= sets[i].max_size
   programs = {(s.max_visible, s.max_size, size) for s, size in zip(sets, sizes, strict=True)}
-  assert len(programs) <= 8, "two programs a group"
+  assert len(programs) <= 2 * FEW_GROUPS, "two programs a group"
 
 
 @pytest.mark.parametrize("refresh_every", [slow(1), 2])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nova_jax.sampling.set_schedule import (
+  FEW_GROUPS,
   MAX_GROUPS,
   SCHEDULES,
   draw_order,
@@ -87,7 +88,15 @@ def test_what_stood_still_comes_first():
   assert np.array_equal(still_first(order, before, last), [[3, 1, 2, 0], [0, 2, 1, 3]])
 
 
-def test_the_last_set_is_in_the_last_group():
-  groups = lambda *arguments: [each.group for each in token_sets(*arguments)]
-  assert [groups(16, number) for number in (1, 2, 3, 4)] == [[0], [0, 3], [0, 1, 3], [0, 1, 2, 3]]
-  assert groups(64, 8) == [0, 0, 1, 1, 2, 2, 3, 3] and groups(64, 8, 8, "two_stage")[-1] == 3
+def test_phases_go_from_the_first_group_to_the_last():
+  phases = lambda *arguments, **options: [each.phase for each in token_sets(*arguments, **options)]
+  assert [phases(16, number) for number in (1, 2, 3)] == [[0], [0, 1], [0, 0.5, 1]]
+  assert phases(64, 8) == [0, 0, 1 / 3, 1 / 3, 2 / 3, 2 / 3, 1, 1] and phases(64, 8, 8, "two_stage")[-1] == 1
+  assert phases(256, 10) == [step / 4 for step in range(5) for _ in range(2)]
+  assert phases(4096, 64) == [step / 7 for step in range(8) for _ in range(8)]
+  assert phases(4096, 64, max_groups=FEW_GROUPS) == [step / 3 for step in range(4) for _ in range(16)]
+
+
+def test_eight_groups_pad_less_than_four():
+  padded = lambda groups: sum(each.max_size for each in token_sets(256, 16, max_groups=groups))
+  assert 256 < padded(MAX_GROUPS) < 1.05 * 256 and padded(FEW_GROUPS) > 1.12 * 256

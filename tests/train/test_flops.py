@@ -25,6 +25,7 @@ def test_image_model_by_hand():
   denoiser = 16 * (2 * (32 * 16 + 16 * 16) + 2 * copy)
   patches = 2 * 16 * 4 * 32
   assert forward_flops(cfg, 1, 3, 2) == temporal + spatial + denoiser + patches
+  assert forward_flops(cfg, 1, 3, 2, num_spared=2) == temporal + spatial + denoiser * 14 / 16 + patches
 
 
 def test_mask_area_is_counted_exactly():
@@ -47,7 +48,8 @@ SMALL = ModelConfig(
     denoiser_depth=1, denoiser_width=64, text_dim=16, text_len=8, attention="dense")
 
 
-def test_close_to_what_xla_counts():
+@pytest.mark.parametrize("num_spared", [0, 16])
+def test_close_to_what_xla_counts(num_spared):
   cfg = SMALL  # XLA counts the body of a loop once.
   scheduler, keys = make_scheduler(SchedulerConfig()), jax.random.split(jax.random.key(0), 2)
   graphdef, state = nnx.split(NOVA(cfg, rngs=nnx.Rngs(0)))
@@ -56,11 +58,11 @@ def test_close_to_what_xla_counts():
       "text_lengths": jnp.array([8, 3])}
 
   def loss(state):
-    noise = sample_training_noise(keys, cfg, scheduler, 1, 19, 2)
+    noise = sample_training_noise(keys, cfg, scheduler, 1, 19, 2, num_spared)
     return training_loss(nnx.merge(graphdef, state), scheduler, batch, noise, 19)[0]
 
   counted = jax.jit(loss).lower(state).compile().cost_analysis()["flops"]
-  formula = 2 * forward_flops(cfg, 1, 19, 2)
+  formula = 2 * forward_flops(cfg, 1, 19, 2, num_spared)
   # XLA counts activations, norms and random numbers too.
   assert formula == pytest.approx(counted, rel=0.15) and formula < counted
 

@@ -3,7 +3,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from nova_jax.train.masking import draw_num_visible, padded_sizes
+from nova_jax.train.masking import draw_num_visible, padded_sizes, visible_range
 
 
 def test_distribution_is_the_truncated_normal():
@@ -35,3 +35,13 @@ def test_padded_sizes_cover_every_draw():
 def test_bad_numbers_are_named(bounds, num, name):
   with pytest.raises(ValueError, match=name):
     padded_sizes(16, bounds, num)
+
+
+def test_a_range_holds_every_draw_of_its_size():
+  bounds, ranges = (0.7, 1.0), {}
+  for step in range(500):
+    count = draw_num_visible(0, step, 256, bounds)
+    ranges.setdefault(visible_range(count, 256, bounds, 4), []).append(count)
+  assert sorted(ranges) == [(0, 20), (16, 39), (40, 58), (56, 77)], "21, 40 and 59 at least, in multiples of 8"
+  assert all(least <= min(counts) and max(counts) <= most for (least, most), counts in ranges.items())
+  assert visible_range(38, 256, bounds, 1) == (0, 77) and visible_range(64, 256, (0.75, 0.75), 1) == (64, 64)

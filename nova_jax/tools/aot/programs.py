@@ -37,7 +37,7 @@ from nova_jax.sampling.frame_context import begin_video, continue_video, prepare
 from nova_jax.sampling.plan import Plan
 from nova_jax.tools.aot.topology import Topology
 from nova_jax.train.flops import executed_flops, train_flops
-from nova_jax.train.masking import padded_sizes
+from nova_jax.train.masking import VisibleRange, padded_sizes
 from nova_jax.train.nova import NovaTask
 from nova_jax.train.program import TrainProgram
 from nova_jax.train.stages import Stage, plan_stages
@@ -107,14 +107,15 @@ def train_job(experiment: Experiment, mesh: Mesh, stage: Stage, unit: int) -> Jo
   batch = Batch(
       _spread(mesh, (cfg.batch_size, *shape)), _condition(experiment, mesh, cfg.batch_size),
       index=_spread(mesh, (cfg.batch_size,), jnp.int32))
-  padded_size = padded_sizes(model.num_image_tokens, train.mask_ratio, train.visible_sizes)[-1]
+  # Of the programs for several sizes, one that takes no less than any.
+  most = VisibleRange(0, padded_sizes(model.num_image_tokens, train.mask_ratio, train.visible_sizes)[-1])
   visible = (1 - sum(train.mask_ratio) / 2) * model.num_image_tokens
   count = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
   amount = (cfg.batch_size, cfg.num_frames)
   return Job(
-      f"train {cfg.name}", mesh, lambda: step.run.lower(abstract, batch, count, padded_size), model.dtype,
+      f"train {cfg.name}", mesh, lambda: step.run.lower(abstract, batch, count, most), model.dtype,
       samples=cfg.batch_size, flops=train_flops(model, *amount, visible, train.loss_repeat),
-      executed=executed_flops(model, *amount, padded_size, train.loss_repeat, unit),
+      executed=executed_flops(model, *amount, most.most, train.loss_repeat, unit),
       inputs={
           "parameters": device_bytes((abstract.params, abstract.buffers)),
           "average": device_bytes((abstract.ema, abstract.emas)),
@@ -187,10 +188,10 @@ def sample_jobs(experiment: Experiment, mesh: Mesh, unit: int, preset: str = "ex
         "sample next frame", runs=num_frames - 1, **work(num_frames, num_frames - 1),
         lower=lower(continue_video, latents, cond, positions, cache, number, num_passes=passes)))
   for kind in set_kinds(plan, features):
-    shape, group = kind.shape, kind.group
-    flops, executed = (shape_flops(plan, shape, group, features, batch, side) for side in (1, unit))
+    shape, phase = kind.shape, kind.phase
+    flops, executed = (shape_flops(plan, shape, phase, features, batch, side) for side in (1, unit))
     state = sampler.SetState(
-        patches, cond, order, number, number, patches, noise, plan.tables[group], guidance.strength(0, 1), number)
+        patches, cond, order, number, number, patches, noise, plan.table_at(phase), guidance.strength(0, 1), number)
     jobs.append(job(
         set_name(shape, features), runs=kind.runs, samples=batch, flops=flops, executed=executed,
         lower=lower(sampler.denoise_set, state, features, shape=shape)))
@@ -201,36 +202,36 @@ class SetKind(NamedTuple):
   """Sets of a clip that reuse the same things.
 
   Attributes:
-    shape, group: those of the set that takes most operations.
+    shape, phase: those of the set that takes most operations.
     runs: operations of all, in those of that one.
   """
 
   shape: sampler.SetShape
-  group: int
+  phase: float
   runs: float
 
 
 def set_kinds(plan: Plan, features: Features | None) -> list[SetKind]:
   """Return the kinds of a clip's sets; `features` are what a frame reuses, as shapes, or None if that is nothing."""
-  kinds: dict[tuple[bool, bool], list[tuple[float, sampler.SetShape, int]]] = {}
+  kinds: dict[tuple[bool, bool], list[tuple[float, sampler.SetShape, float]]] = {}
   for frame in range(plan.num_frames):
     sets = plan.sets_for(frame)
     for each, shape in zip(sets, sampler.set_shapes(plan, sets, features), strict=True):
-      flops = shape_flops(plan, shape, each.group, features)
-      kinds.setdefault((shape.max_new is None, shape.max_kept is None), []).append((flops, shape, each.group))
+      flops = shape_flops(plan, shape, each.phase, features)
+      kinds.setdefault((shape.max_new is None, shape.max_kept is None), []).append((flops, shape, each.phase))
   found = []
   for kind in kinds.values():
-    most, shape, group = max(kind, key=operator.itemgetter(0))
-    found.append(SetKind(shape, group, sum(flops for flops, *_ in kind) / most))
+    most, shape, phase = max(kind, key=operator.itemgetter(0))
+    found.append(SetKind(shape, phase, sum(flops for flops, *_ in kind) / most))
   return found
 
 
 def shape_flops(
-    plan: Plan, shape: sampler.SetShape, group: int, features: Features | None, batch: int = 1, unit: int = 1
+    plan: Plan, shape: sampler.SetShape, phase: float, features: Features | None, batch: int = 1, unit: int = 1
 ) -> float:
   """Return the operations of a set with its padding."""
   num_kept = None if features is None or features.differences is None else shape.max_kept or 0
-  return set_flops(plan, group, shape.max_visible, shape.max_size, shape.max_new, num_kept, batch, unit).total
+  return set_flops(plan, phase, shape.max_visible, shape.max_size, shape.max_new, num_kept, batch, unit).total
 
 
 def set_name(shape: sampler.SetShape, features: Features | None) -> str:

@@ -14,7 +14,7 @@ from nova_jax.sampling.flops import sample_flops
 from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.set_schedule import token_sets
 from nova_jax.tools.versus_published.peer import Peer
-from nova_jax.tools.versus_published.work import Run, Work, make_generation, make_training
+from nova_jax.tools.versus_published.work import Run, Work, make_generation, make_training, visible_of
 from nova_jax.train.flops import matmul_peak, train_flops
 from nova_jax.utils.processor import processor_name
 
@@ -106,7 +106,8 @@ def approximate_line(result: dict[str, Any], preset: str) -> str:
 def operations(work: Work, what: str, num_frames: int) -> float:
   """Return the floating-point operations of the work, by formula."""
   if what == "train":
-    return train_flops(work.model, work.batch_size, num_frames, work.num_visible, work.loss_repeat)
+    return train_flops(
+        work.model, work.batch_size, num_frames, work.num_visible, work.loss_repeat, visible_of(work).least)
   sets = [(token_set.start, token_set.size) for token_set in token_sets(work.model.num_image_tokens, work.num_sets)]
   passes = Guidance(work.guidance_scale).num_passes
   return sample_flops(work.model, work.batch_size, num_frames, sets, work.num_steps, passes)

@@ -33,9 +33,11 @@ from nova_jax.pipeline.request import Request
 from nova_jax.pipeline.resolve import plan_for
 from nova_jax.sampling.inputs import Conditions, Inputs
 from nova_jax.sampling.sampler import Model, generate
-from nova_jax.train.masking import padded_sizes
+from nova_jax.train.masking import VisibleRange, visible_range
 from nova_jax.train.nova import NovaTask
 from nova_jax.train.program import TrainProgram
+
+VISIBLE_SIZES = 4  # `train.visible_sizes`.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +72,15 @@ class Run(NamedTuple):
   warm_up: Callable[[], None]  # Compiles all that `once` needs, in less time if there is a way.
 
 
+def visible_of(work: Work) -> VisibleRange:
+  """Return what the training step knows of its number of visible tokens."""
+  return visible_range(work.num_visible, work.model.num_image_tokens, TrainConfig().mask_ratio, VISIBLE_SIZES)
+
+
 def make_training(work: Work, num_frames: int) -> Run:
   """Return one training step. The optimizer is the published one's."""
   stage = StageConfig(batch_size=work.batch_size, num_frames=num_frames)
-  train = TrainConfig(stages=(stage,), loss_repeat=work.loss_repeat, visible_sizes=4, caption_dropout=0.0)
+  train = TrainConfig(stages=(stage,), loss_repeat=work.loss_repeat, visible_sizes=VISIBLE_SIZES, caption_dropout=0.0)
   experiment = Experiment(model=work.model, train=train, optimizer=OptimizerConfig(clip_norm=0))
   mesh = make_mesh(MeshConfig(data=1, fsdp=1), jax.local_devices()[:1])
   program = TrainProgram(NovaTask.from_experiment(experiment), experiment, mesh)
@@ -81,13 +88,12 @@ def make_training(work: Work, num_frames: int) -> Run:
   step = program.step(program.stages[0], shape)
   latents = np.zeros((work.batch_size, *shape), np.float32)
   batch = Batch(latents, condition(work, 1), index=np.arange(work.batch_size))
-  sizes = padded_sizes(work.model.num_image_tokens, train.mask_ratio, train.visible_sizes)
-  padded = next(size for size in sizes if size >= work.num_visible)
+  visible = visible_of(work)
   state = program.init_state()
 
   def take_step():
     nonlocal state
-    state, _ = jax.block_until_ready(step(state, batch, work.num_visible, padded))
+    state, _ = jax.block_until_ready(step(state, batch, work.num_visible, visible))
 
   return Run(take_step, take_step)
 
