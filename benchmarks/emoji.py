@@ -8,7 +8,8 @@
 Pictures are those of Noto's colour font, captions the names that Unicode gives; both come with Debian's packages
 fonts-noto-color-emoji and unicode-data. Of each subject that has five skin tones one is held out, another one for
 another subject, so that every subject and every tone is seen, but not these pairs. A generated picture counts as what
-the nearest real one shows, of all subjects in all tones: the right subject, the right tone, both.
+the nearest real one shows, of all subjects in all tones: the right subject, the right tone, both. The Fréchet distance
+is that of the mean colours of 4 × 4 cells, from the real pictures of the same captions.
 """
 
 import hashlib
@@ -16,8 +17,9 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import einops
 import numpy as np
 from absl import flags
 from jaxtyping import UInt8
@@ -26,6 +28,7 @@ from PIL import Image, ImageDraw, ImageFont
 from nova_jax import media
 from nova_jax.cli import Command
 from nova_jax.evals.digits.one_digit import proportion
+from nova_jax.evals.features.frechet import FeatureStatistics, frechet_distance
 from nova_jax.media.readers import read_picture
 from nova_jax.pipeline import Pipeline
 from nova_jax.utils.errors import UserError
@@ -39,6 +42,7 @@ _FONT_SIZE, _GLYPH = 109, (136, 128)  # The only size of the font's pictures, an
 _LINE = re.compile(r"([0-9A-F ]+?)\s*; fully-qualified\s*# \S+ E[\d.]+ (.*)")
 _TONED = re.compile(rf"(.*): ({'|'.join(TONES)}) skin tone")
 _SHEET = 24
+_CELLS = 4  # A side.
 
 
 class Emoji(NamedTuple):
@@ -131,13 +135,28 @@ def nearest(pictures: UInt8[np.ndarray, "n h w 3"], real: UInt8[np.ndarray, "m h
   return [int(np.square(flat - picture.reshape(-1)).sum(1).argmin()) for picture in pictures]
 
 
-def score(pipe: Pipeline, folder: Path, output: Path, batch_size: int, seed: int) -> dict[str, dict[str, list[float]]]:
-  """Generate the held-out pairs, and as many that were trained on; return their scores with intervals by part."""
+def distance(pictures: UInt8[np.ndarray, "n h w 3"], others: UInt8[np.ndarray, "m h w 3"]) -> float:
+  """Return the squared Fréchet distance of the mean colours of cells, from 0 to 255, between two sets of pictures."""
+  found = []
+  for each in (pictures, others):
+    features = einops.reduce(each.astype(np.float64), "n (i h) (j w) c -> n (i j c)", "mean", i=_CELLS, j=_CELLS)
+    found.append(FeatureStatistics(features.shape[1]))
+    found[-1].add(features)
+  return frechet_distance(*found)
+
+
+def score(pipe: Pipeline, folder: Path, output: Path, batch_size: int, seed: int) -> dict[str, dict[str, Any]]:
+  """Generate the held-out pairs, and as many that were trained on; write and return their scores by part.
+
+  Scores of pictures have an interval; the part "real" tells the distance between the real ones of both parts.
+  """
   rows, real = zip(*read_pictures(folder), strict=True)
   real, rng, scores = np.stack(real), np.random.default_rng(seed), {}
   held_out = [row for row in rows if row["part"] == "held_out"]
   trained = [row for row in rows if row["part"] == "train"]
   chosen = {"held out": held_out, "trained on": [trained[i] for i in rng.permutation(len(trained))[: len(held_out)]]}
+  places = {row["caption"]: i for i, row in enumerate(rows)}
+  shown = {part: real[[places[row["caption"]] for row in asked]] for part, asked in chosen.items()}
   for part, asked in chosen.items():
     made = np.concatenate([
         pipe([row["caption"] for row in asked[start : start + batch_size]],
@@ -148,9 +167,10 @@ def score(pipe: Pipeline, folder: Path, output: Path, batch_size: int, seed: int
              for name in ("subject", "tone")}
     right["both"] = right["subject"] & right["tone"]
     scores[part] = {name: list(proportion(values)[:3]) for name, values in right.items()}
-    pairs = [np.stack([picture, real[[row["caption"] for row in rows].index(row["caption"])]])
-             for row, picture in zip(asked[:_SHEET], made, strict=False)]
+    scores[part]["distance"] = distance(made, shown[part])
+    pairs = [np.stack(pair) for pair in zip(made[:_SHEET], shown[part], strict=False)]
     media.write_sheet(output / f"{part.replace(' ', '_')}.png", pairs, [row["caption"] for row in asked[:_SHEET]])
+  scores["real"] = {"distance": distance(*shown.values())}
   write_atomically(output / "scores.json", json.dumps(scores, indent=1) + "\n")
   return scores
 
@@ -179,8 +199,9 @@ def main(args: flags.FlagValues) -> None:
     return
   scores = score(Pipeline.load(args.checkpoint), folder, Path(args.output), args.batch_size, args.seed)
   for part, values in scores.items():
-    shown = (f"{name} {p:.3f} ({low:.3f}–{high:.3f})" for name, (p, low, high) in values.items())
-    print(f"{part:<12}{', '.join(shown)}")
+    far = values.pop("distance")
+    shown = [f"{name} {p:.3f} ({low:.3f}–{high:.3f})" for name, (p, low, high) in values.items()]
+    print(f"{part:<12}{', '.join([*shown, f'distance {far:.0f}'])}")
 
 
 if __name__ == "__main__":

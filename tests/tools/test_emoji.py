@@ -57,8 +57,19 @@ def test_a_picture_counts_as_the_nearest_real_one(tmp_path):
   dark = np.mean([one.tone == "dark" for one in held_out])
   assert [scores["held out"][name][0] for name in ("subject", "tone", "both")] == [1, dark, dark]
   assert scores["trained on"]["subject"][0] == 1
+  held_out_pictures = np.stack([Colours().draw(one) for one in held_out])
+  made = np.stack([Colours().draw(one._replace(tone="dark")) for one in held_out])
+  assert scores["held out"]["distance"] == pytest.approx(emoji.distance(made, held_out_pictures))
+  assert scores["real"]["distance"] > 0
   assert json.loads((tmp_path / "out/scores.json").read_text(encoding="utf-8")) == scores
   assert {path.name for path in (tmp_path / "out").iterdir()} == {"scores.json", "held_out.png", "trained_on.png"}
+
+
+def test_the_distance_is_of_colours_of_cells():
+  rng = np.random.default_rng(0)
+  pictures = rng.integers(0, 200, (8, 32, 32, 3), dtype=np.uint8)
+  assert emoji.distance(pictures, pictures) == pytest.approx(0, abs=1e-3)
+  assert emoji.distance(pictures, pictures + 10) == pytest.approx(48 * 100, rel=1e-3), "16 cells of three colours"
 
 
 def test_what_is_not_there_is_named(tmp_path):
