@@ -41,7 +41,7 @@ SIDE = 32
 _FONT_SIZE, _GLYPH = 109, (136, 128)  # The only size of the font's pictures, and theirs in pixels.
 _LINE = re.compile(r"([0-9A-F ]+?)\s*; fully-qualified\s*# \S+ E[\d.]+ (.*)")
 _TONED = re.compile(rf"(.*): ({'|'.join(TONES)}) skin tone")
-_SHEET = 24
+_COLUMNS = 12  # Of a sheet.
 _CELLS = 4  # A side.
 
 
@@ -168,8 +168,11 @@ def score(pipe: Pipeline, folder: Path, output: Path, batch_size: int, seed: int
     right["both"] = right["subject"] & right["tone"]
     scores[part] = {name: list(proportion(values)[:3]) for name, values in right.items()}
     scores[part]["distance"] = distance(made, shown[part])
-    pairs = [np.stack(pair) for pair in zip(made[:_SHEET], shown[part], strict=False)]
-    media.write_sheet(output / f"{part.replace(' ', '_')}.png", pairs, [row["caption"] for row in asked[:_SHEET]])
+    # Rows of generated ones, each above the real ones of the same captions.
+    columns = min(_COLUMNS, len(made))
+    some = np.linspace(0, len(made) - 1, columns * min(2, len(made) // columns)).astype(int).reshape(-1, columns)
+    sheet = [pictures[row] for row in some for pictures in (made, shown[part])]
+    media.write_sheet(output / f"{part.replace(' ', '_')}.png", sheet, ["generated", "real"] * len(some))
   scores["real"] = {"distance": distance(*shown.values())}
   write_atomically(output / "scores.json", json.dumps(scores, indent=1) + "\n")
   return scores

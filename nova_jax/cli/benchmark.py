@@ -35,7 +35,7 @@ def define_flags(values: flags.FlagValues) -> None:
       "peer_python", sys.executable, "Python interpreter that has the dependencies of --peer.", flag_values=values)
   flags.DEFINE_integer("repeats", 3, "Number of timed runs of each side.", lower_bound=1, flag_values=values)
   flags.DEFINE_float(
-      "max_minutes", 9.0, "Minutes after which nothing more begins.", lower_bound=0.1, flag_values=values)
+      "max_minutes", 8.5, "Minutes after which nothing more begins.", lower_bound=0.1, flag_values=values)
   define_json(values)
 
 
