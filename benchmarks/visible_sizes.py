@@ -1,8 +1,8 @@
 """What padding the visible tokens costs: `python -m benchmarks.visible_sizes`.
 
-Prints, for 1 to 8 padded sizes, the FLOPs of 2,000 training steps over those of the tokens alone that are needed, by the
-formula of `nova_jax/train/flops.py`: more for visible tokens that are padding, and for the denoiser of tokens that are
-visible. Every size is one more compilation of the step.
+Prints, for 1 to 8 padded sizes, the FLOPs of 2,000 training steps over those of the tokens alone that are needed, by
+the formula of `nova_jax/train/flops.py`: more for visible tokens that are padding, and for the denoiser of tokens that
+are visible. Every size is one more compilation of the step.
 """
 
 from nova_jax.config import PRESETS, TrainConfig
