@@ -41,7 +41,8 @@ def released(
       scheduler=scheduler,
       data=DataConfig(name="caches", sources=(SourceConfig("caches/train"),)),
       train=TrainConfig(
-          steps=steps, stages=stages, ema_decay=0.99, log_every=20, save_every=1000, accumulation=accumulation,
+          steps=steps, stages=stages, visible_sizes=4, ema_decay=0.99, log_every=20, save_every=1000,
+          accumulation=accumulation,
           gather_once=how.gather_once and accumulation > 2),  # Each of two gathers takes less than memory is worth.
       optimizer=OptimizerConfig(learning_rate=1e-4, b1=0.9, b2=0.95, weight_decay=0.02),
       mesh=how.mesh,
