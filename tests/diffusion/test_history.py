@@ -21,6 +21,7 @@ from nova_jax.sampling.guidance import Guidance
 from nova_jax.sampling.inputs import Noise
 from nova_jax.sampling.plan import make_plan
 from nova_jax.train.check import check as check_experiment
+from nova_jax.train.masking import VisibleRange
 from nova_jax.train.nova import NovaTask
 from nova_jax.utils.errors import UserError
 
@@ -53,7 +54,7 @@ def losses(told=False, noise=0.5, num_frames=3, rollout_fraction=0.0):
   clean = NovaTask(cfg, FLOW, TrainConfig(loss_repeat=1))
   what = batch(num_frames)
   compute = jax.jit(lambda model: [
-      function(model, what, KEYS, np.int32(4), 4)[1] for function in (task.loss, task.eval_loss, clean.loss)])
+      function(model, what, KEYS, np.int32(4), VisibleRange(0, 4))[1] for function in (task.loss, task.eval_loss, clean.loss)])
   return compute(make(cfg))
 
 

@@ -17,6 +17,7 @@ from nova_jax.models.attention.dispatch import attention
 from nova_jax.models.attention.masks import BlockCausal, ValidKeys
 from nova_jax.models.condition import Condition
 from nova_jax.parallel.sharding import make_mesh
+from nova_jax.train.masking import VisibleRange
 from nova_jax.train.nova import NovaTask
 from nova_jax.train.program import TrainProgram
 
@@ -78,7 +79,7 @@ def lower(**model):
       index=np.arange(BATCH, dtype=np.int32))
   abstract = program.abstract
   return [
-      CALL.findall(step.run.trace(*args, batch, np.int32(2), 4).lower(lowering_platforms=("cuda",)).as_text())
+      CALL.findall(step.run.trace(*args, batch, np.int32(2), VisibleRange(0, 4)).lower(lowering_platforms=("cuda",)).as_text())
       for step, args in (
           (program.step(program.stages[0], shape), (abstract,)),
           (program.eval_step(shape), (abstract.params, abstract.buffers)))]

@@ -17,6 +17,7 @@ from nova_jax.config import DataConfig, Experiment, MeshConfig, OptimizerConfig,
 from nova_jax.diffusion.batch import Batch
 from nova_jax.models.condition import Condition
 from nova_jax.parallel.sharding import batch_sharding, make_mesh
+from nova_jax.train.masking import VisibleRange
 from nova_jax.train.nova import NovaTask
 from nova_jax.train.program import TrainProgram
 
@@ -35,7 +36,8 @@ def batch(step):
 
 
 def train(
-    mesh=MeshConfig(fsdp=1), accumulation=1, gather_once=False, rollout_fraction=0.0, history_noise=0.0, **model):
+    mesh=MeshConfig(fsdp=1), accumulation=1, gather_once=False, rollout_fraction=0.0, history_noise=0.0, min_visible=0,
+    **model):
   """Return the metrics of each step, the gradients of the first, the last weights, and the number of compilations."""
   train = TrainConfig(
       steps=STEPS, stages=(StageConfig("video", 1.0, BATCH, FRAMES),), loss_repeat=2, ema_decay=0.9,
@@ -46,9 +48,9 @@ def train(
   program = TrainProgram(NovaTask.from_experiment(cfg), cfg, devices)
   state = with_noise(program.init_state())
   step = program.step(program.stages[0], (FRAMES, *TINY.latent_size, TINY.latent_dim))
-  metrics, gradients = [], None
+  metrics, gradients, visible = [], None, VisibleRange(min_visible, 4)
   for i in range(STEPS):
-    state, values = step(state, jax.device_put(batch(i), batch_sharding(devices)), np.int32(i + 1), 4)
+    state, values = step(state, jax.device_put(batch(i), batch_sharding(devices)), np.int32(i + 1), visible)
     metrics.append({name: float(value) for name, value in values.items()})
     if i == 0:
       # A moment starts at zero, so after one step it is the gradient times a constant.
@@ -80,10 +82,10 @@ def assert_close(actual, expected, rtol):
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [
     dict(mesh=MeshConfig(data=2, fsdp=2, tensor=2)),
-    dict(mesh=MeshConfig(fsdp=2, tensor=2, context=2), accumulation=4),
+    dict(mesh=MeshConfig(fsdp=2, tensor=2, context=2), accumulation=4, min_visible=1),
     dict(mesh=MeshConfig(data=8, fsdp=1), remat="dots", attention="mapped"),
     dict(mesh=MeshConfig(fsdp=8), remat="block"),
-    dict(mesh=MeshConfig(fsdp=1, tensor=2), accumulation=2),
+    dict(mesh=MeshConfig(fsdp=1, tensor=2), accumulation=2, min_visible=1),
     dict(mesh=MeshConfig(fsdp=4, tensor=2), accumulation=2, gather_once=True),
     dict(mesh=MeshConfig(fsdp=1, context=8), remat="offload"),
 ], ids=str)
