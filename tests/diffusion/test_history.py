@@ -54,7 +54,8 @@ def losses(told=False, noise=0.5, num_frames=3, rollout_fraction=0.0):
   clean = NovaTask(cfg, FLOW, TrainConfig(loss_repeat=1))
   what = batch(num_frames)
   compute = jax.jit(lambda model: [
-      function(model, what, KEYS, np.int32(4), VisibleRange(0, 4))[1] for function in (task.loss, task.eval_loss, clean.loss)])
+      function(model, what, KEYS, np.int32(4), VisibleRange(0, 4))[1]
+      for function in (task.loss, task.eval_loss, clean.loss)])
   return compute(make(cfg))
 
 

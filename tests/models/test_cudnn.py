@@ -78,8 +78,9 @@ def lower(**model):
       Condition(np.zeros((BATCH, TINY.text_len, TINY.text_dim), np.float32), np.ones(BATCH, np.int32)),
       index=np.arange(BATCH, dtype=np.int32))
   abstract = program.abstract
+  visible = np.int32(2), VisibleRange(0, 4)
   return [
-      CALL.findall(step.run.trace(*args, batch, np.int32(2), VisibleRange(0, 4)).lower(lowering_platforms=("cuda",)).as_text())
+      CALL.findall(step.run.trace(*args, batch, *visible).lower(lowering_platforms=("cuda",)).as_text())
       for step, args in (
           (program.step(program.stages[0], shape), (abstract,)),
           (program.eval_step(shape), (abstract.params, abstract.buffers)))]
