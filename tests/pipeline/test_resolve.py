@@ -10,6 +10,7 @@ from pipeline.test_pipeline import CARD
 from nova_jax.pipeline.request import Request
 from nova_jax.pipeline.resolve import Job, check, resolve
 from nova_jax.pipeline.run import run
+from nova_jax.sampling.set_schedule import FEW_GROUPS, MAX_GROUPS
 from nova_jax.utils.errors import UserError
 
 
@@ -41,6 +42,12 @@ def test_diffusion_steps_fall_towards_those_of_the_last_sets(pipe):
   assert [len(plan.table_at(each.phase).time) for each in plan.sets] == [7, 4, 1] and plan.table is plan.table_at(0)
   with pytest.raises(UserError, match="last_set_diffusion_steps: expected 1 to num_diffusion_steps, 7, .*got 8"):
     job_of(pipe, num_diffusion_steps=7, last_set_diffusion_steps=8)
+
+
+def test_what_is_reused_has_fewer_programs(pipe):
+  exact, reused = (job_of(pipe, refresh_every=every).plan.max_groups for every in (1, 2))
+  assert (exact, reused) == (MAX_GROUPS, FEW_GROUPS) and exact > reused
+  assert job_of(pipe, guidance_every=2).plan.max_groups == FEW_GROUPS
 
 
 def test_sinks_leave_room_for_the_last_frame(pipe, monkeypatch):

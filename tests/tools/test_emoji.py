@@ -70,6 +70,9 @@ def test_the_distance_is_of_colours_of_cells():
   pictures = rng.integers(0, 200, (8, 32, 32, 3), dtype=np.uint8)
   assert emoji.distance(pictures, pictures) == pytest.approx(0, abs=1e-3)
   assert emoji.distance(pictures, pictures + 10) == pytest.approx(48 * 100, rel=1e-3), "16 cells of three colours"
+  dotted = pictures.copy()
+  dotted[:, ::8, ::8] += 55
+  assert emoji.distance(pictures, dotted) == pytest.approx(48 * (55 / 64) ** 2, rel=1e-3), "one pixel of a cell's 64"
 
 
 def test_what_is_not_there_is_named(tmp_path):

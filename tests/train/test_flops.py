@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from nova_jax.config import PRESETS, ModelConfig, SchedulerConfig
+from nova_jax.config import PRESETS, ModelConfig, SchedulerConfig, TrainConfig
 from nova_jax.diffusion import make_scheduler
+from nova_jax.diffusion.batch import Batch
 from nova_jax.diffusion.loss import sample_training_noise, training_loss
+from nova_jax.models.condition import Condition
 from nova_jax.models.flops import denoiser_parts
 from nova_jax.models.nova import NOVA
 from nova_jax.train.flops import executed_flops, forward_flops, forward_parts, matmul_peak, train_flops
+from nova_jax.train.nova import NovaTask
 
 
 def test_image_model_by_hand():
@@ -65,6 +68,15 @@ def test_close_to_what_xla_counts(num_spared):
   formula = 2 * forward_flops(cfg, 1, 19, 2, num_spared)
   # XLA counts activations, norms and random numbers too.
   assert formula == pytest.approx(counted, rel=0.15) and formula < counted
+
+
+def test_a_task_counts_what_its_program_computes():
+  cfg = ModelConfig(latent_dim=1, latent_size=(16, 16), patch_size=1, width=32, num_heads=2, temporal_depth=1,
+                    spatial_depth=2, denoiser_depth=1, denoiser_width=16, num_classes=10)
+  task = NovaTask(cfg, make_scheduler(SchedulerConfig()), TrainConfig(visible_sizes=4, loss_repeat=2))
+  batch = Batch(np.zeros((3, 1, 16, 16, 1), np.float32), Condition())
+  assert task.flops(batch, np.int32(38)) == train_flops(cfg, 3, 1, 38, 2, num_spared=16)
+  assert task.flops(batch, np.int32(5)) == train_flops(cfg, 3, 1, 5, 2)
 
 
 def test_a_training_step_is_three_forward_passes():
