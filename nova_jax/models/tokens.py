@@ -5,12 +5,12 @@ and would sum masked parts over all devices. Invariant: nothing moves between sa
 """
 
 import jax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from nova_jax.utils.arrays import AnyArray
 
 
-def gather_tokens(x: Float[Array, "B S ..."], ids: Int[AnyArray, "B Q"]) -> Float[Array, "B Q ..."]:
+def gather_tokens(x: Shaped[Array, "B S ..."], ids: Int[AnyArray, "B Q"]) -> Shaped[Array, "B Q ..."]:
   """Return the tokens `ids` of each sample."""
   return jax.vmap(lambda x, ids: x[ids])(x, ids)
 
