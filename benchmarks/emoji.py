@@ -123,8 +123,13 @@ def read_pictures(folder: Path) -> Iterator[tuple[dict[str, str], UInt8[np.ndarr
     path = folder / part / "metadata.jsonl"
     if not path.is_file():
       raise UserError(f"--pictures: there is no {path}; the same command without --checkpoint draws them")
-    for line in path.read_text(encoding="utf-8").splitlines():
-      row = json.loads(line)
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+      try:
+        row = json.loads(line)
+      except ValueError:
+        raise UserError(
+            f"--pictures: line {number} of {path} is no JSON; the same command without --checkpoint writes it anew"
+        ) from None
       if row["subject"]:
         yield row | {"part": part}, read_picture(folder / part / row["file_name"], (SIDE, SIDE), 3)
 
@@ -162,6 +167,9 @@ def score(pipe: Pipeline, folder: Path, output: Path, batch_size: int, seed: int
         pipe([row["caption"] for row in asked[start : start + batch_size]],
              seed=[seed + start + i for i in range(len(asked[start : start + batch_size]))])[:, 0]
         for start in range(0, len(asked), batch_size)])
+    if made.shape[1:] != real.shape[1:]:
+      raise UserError(
+          f"--checkpoint: expected a model of pictures of {list(real.shape[1:])}, got one of {list(made.shape[1:])}")
     seen = [rows[i] for i in nearest(made, real)]
     right = {name: np.array([a[name] == b[name] for a, b in zip(asked, seen, strict=True)])
              for name in ("subject", "tone")}

@@ -80,3 +80,14 @@ def test_what_is_not_there_is_named(tmp_path):
     emoji.Painter(str(tmp_path / "none.ttf"))
   with pytest.raises(UserError, match="the same command without --checkpoint draws them"):
     list(emoji.read_pictures(tmp_path))
+  (tmp_path / "train").mkdir()
+  (tmp_path / "train/metadata.jsonl").write_text('{"file_name": "a', encoding="utf-8")
+  with pytest.raises(UserError, match="--pictures: line 1 of .* is no JSON"):
+    list(emoji.read_pictures(tmp_path))
+
+
+def test_a_model_of_other_pictures_is_refused(tmp_path):
+  emoji.write_pictures(tmp_path / "in", Colours(), emoji.read_emoji(LINES))
+  small = lambda prompts, seed: np.zeros((len(prompts), 4, 16, 16, 1), np.uint8)
+  with pytest.raises(UserError, match=r"--checkpoint: expected a model of pictures of \[32, 32, 3\], got one of \[16"):
+    emoji.score(small, tmp_path / "in", tmp_path / "out", batch_size=2, seed=0)
