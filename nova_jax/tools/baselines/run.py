@@ -1,7 +1,7 @@
-"""One side of the comparison, a process: `python -m nova_jax.cli.child nova_jax.tools.baselines.run TASK`.
+"""NOVA and its rivals at equal compute: a point of a sweep that has a `paradigm`.
 
 Trains "nova", "one_block", "quantized" or "full_clip" on one digit that moves or two that cross, whichever the
-experiment's data are, generates the clips of that task's scores, and writes scores and cost. All have the data,
+experiment's data are, generates the clips of that task's scores, and returns scores and cost. All have the data,
 batches, optimizer and average of one experiment, blocks of the same width, and about the same parameters. Compute is
 equal by formula (`train/flops.py`): NOVA's number of steps is the experiment's, and its operations, with the visible
 tokens of these very steps, are what the others may spend.
@@ -11,8 +11,7 @@ none (`data.mid_clip_fraction`).
 """
 
 import dataclasses
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,13 +24,14 @@ from nova_jax.config import Experiment, ModelConfig
 from nova_jax.data.digits import datasets
 from nova_jax.data.sources import open_digits
 from nova_jax.diffusion import make_scheduler
-from nova_jax.evals.digits.one_digit import DigitClassifier
+from nova_jax.evals.digits.one_digit import DigitClassifier, Proportion
 from nova_jax.evals.digits.score import TASKS, DigitsScore, score_generator
 from nova_jax.models.condition import Condition
 from nova_jax.models.nova import count_parameters
 from nova_jax.pipeline import Pipeline
 from nova_jax.pipeline.resolve import sample_keys
 from nova_jax.sampling.frame_context import Model
+from nova_jax.storage import as_path
 from nova_jax.tools.baselines.backbone import clip_model, tokens_of
 from nova_jax.tools.baselines.full_clip import FullClip
 from nova_jax.tools.baselines.one_block import MASK_RATIO, OneBlock, block_model
@@ -45,16 +45,16 @@ from nova_jax.train.nova import train_nova
 from nova_jax.train.stages import plan_stages
 from nova_jax.train.trainer import Trainer
 from nova_jax.utils.errors import UserError
-from nova_jax.utils.fields import did_you_mean, from_dict
+from nova_jax.utils.fields import from_dict
 from nova_jax.utils.files import write_atomically
 
 PARADIGMS = ("nova", "one_block", "quantized", "full_clip")
 SCORED = {"moving_digits": "digits", "two_digits": "two_digits"}  # The task that is scored, by `data.name`.
 NUM_CODES = 1024
-EXAMPLES, DETAILS = "examples.npz", "details.json"  # The first clips; intervals, and scores of real clips.
-SCALES = (1.0, 1.5, 2.5, 4.0, 7.0)  # Of guidance, to choose from.
+SCALES = (1.0, 1.5, 2.5, 4.0)  # Of guidance, to choose from.
+CHOICE_CLIPS = 80  # Clips of each scale among which one is chosen.
 # What results depend on beside a trial's experiment; trials have it, so that others have other folders.
-CONSTANTS = {"num_codes": NUM_CODES, "scales": SCALES, "mask_ratio": MASK_RATIO}
+CONSTANTS = {"num_codes": NUM_CODES, "scales": SCALES, "choice_clips": CHOICE_CLIPS, "mask_ratio": MASK_RATIO}
 
 # (prompts, seeds, guidance scale) → uint8 clips [B, T, height, width, 1].
 GuidedGenerator = Callable[[Sequence[str], Sequence[int], float], np.ndarray]
@@ -119,16 +119,14 @@ def train_baseline(baseline: Baseline, experiment: Experiment, workdir: Path) ->
   return trainer.average()
 
 
-def measure(trial: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
-  """Train and score; return scores and cost, and scores with their intervals beside those of real clips."""
-  name, output = trial["paradigm"], Path(trial["output"])
-  if name not in PARADIGMS:
-    raise UserError(f"paradigm: {name!r} is not compared{did_you_mean(name, PARADIGMS)}")
+def measure(trial: Mapping[str, Any]) -> dict[str, float]:
+  """Train and score; return scores and cost, and what real clips reach as `real/NAME` and `quantized/NAME`."""
+  name, output, workdir = trial["paradigm"], as_path(trial["output"]), as_path(trial["checkpoint"])
   experiment = whole_clips(from_dict(Experiment, trial["experiment"]))
-  if experiment.data.name not in SCORED:
-    raise UserError(f"data.name: paradigms are compared on {' or '.join(SCORED)}, got {experiment.data.name!r}")
-  workdir, budget = output / "run", nova_flops(experiment)
-  extra = {}
+  if SCORED.get(experiment.data.name) != trial["task"]:
+    raise UserError(
+        f"data.name: paradigms learn the task that is scored, {trial['task']!r} here, got {experiment.data.name!r}")
+  budget, quantized = nova_flops(experiment), {}
   if name == "nova":
     train_nova(experiment, workdir)
     pipe = Pipeline.load(workdir)
@@ -143,51 +141,42 @@ def measure(trial: dict[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
     flops = total_flops(baseline, experiment)
     generate = make_generator(baseline, model, experiment)
     if name == "quantized":
-      extra = {"quantized": quantized_clips(baseline, experiment, trial["num_prompts"])}
-  # The scale's clips leave nothing to compile for those that are timed.
-  scale, tried = choose_scale(
-      lambda scale: score(generate, scale, experiment, trial, output / "guidance", trial["seed"] + 1)[0])
-  result, examples = score(generate, scale, experiment, trial, output, trial["seed"])
-  write_atomically(output / EXAMPLES, lambda path: np.savez_compressed(path, **examples))
-  cost = {
+      quantized = quantized_clips(baseline, experiment, trial["num_prompts"])
+  scale = choose_scale(
+      lambda scale: score(
+          generate, scale, experiment, trial | {"num_prompts": CHOICE_CLIPS}, output / "guidance", trial["seed"] + 1))
+  result = score(generate, scale, experiment, trial, output, trial["seed"])
+  return values(result.scores) | {
       "guidance_scale": scale, "steps": experiment.train.steps, "parameters": parameters, "train_flops": flops,
-      "seconds_per_clip": result.seconds_per_clip}
-  extra["guidance"] = tried
-  details = {"generated": _plain(result.scores), "real": _plain(result.real), **extra}
-  return {name: share.value for name, share in result.scores.items()} | cost, details
+      "seconds_per_clip": result.seconds_per_clip} | values(result.real, "real/") | values(quantized, "quantized/")
 
 
 def whole_clips(experiment: Experiment) -> Experiment:
   """Return the experiment with the stage of its longest clips alone, all of which begin at the beginning."""
   stage = max(experiment.train.stages, key=lambda stage: stage.num_frames)
   train_cfg = dataclasses.replace(experiment.train, stages=(dataclasses.replace(stage, fraction=1.0),))
-  data_cfg = dataclasses.replace(experiment.data, mid_clip_fraction=0.0)
+  data_cfg = dataclasses.replace(experiment.data, mid_clip_fraction=0.0, turning_fraction=0.0)
   return dataclasses.replace(experiment, train=train_cfg, data=data_cfg)
 
 
-def choose_scale(measure: Callable[[float], DigitsScore]) -> tuple[float, dict[str, dict[str, float]]]:
-  """Return the scale of guidance with the highest mean of all scores, and the scores of each by scale."""
-  tried = {scale: {name: share.value for name, share in measure(scale).scores.items()} for scale in SCALES}
-  best = max(SCALES, key=lambda scale: sum(tried[scale].values()))
-  return best, {f"{scale:g}": scores for scale, scores in tried.items()}
+def choose_scale(measure: Callable[[float], DigitsScore]) -> float:
+  """Return the scale of guidance with the highest mean of all scores, and print those of each."""
+  means = {}
+  for scale in SCALES:
+    scores = values(measure(scale).scores)
+    means[scale] = sum(scores.values()) / len(scores)
+    print(f"guidance {scale:g}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()), flush=True)
+  return max(SCALES, key=means.__getitem__)
 
 
 def score(
-    generate: GuidedGenerator, scale: float, experiment: Experiment, trial: dict[str, Any], output: Path, seed: int
-) -> tuple[DigitsScore, dict[str, Any]]:
-  """Score clips that are guided at a scale; return also the first of them, with their prompts."""
-  kept = {}
-
-  def keep(prompts, seeds):
-    clips = generate(prompts, seeds, scale)
-    if not kept:
-      kept.update(prompts=list(prompts), clips=clips)
-    return clips
-
-  result = score_generator(
-      keep, output, canvas=experiment.model.latent_size[0], num_frames=_num_frames(experiment),
-      num_prompts=trial["num_prompts"], batch_size=trial["batch_size"], seed=seed, task=SCORED[experiment.data.name])
-  return result, kept
+    generate: GuidedGenerator, scale: float, experiment: Experiment, trial: Mapping[str, Any], output: Path, seed: int,
+) -> DigitsScore:
+  """Score clips that are guided at a scale."""
+  return score_generator(
+      lambda prompts, seeds: generate(prompts, seeds, scale), output, canvas=experiment.model.latent_size[0],
+      num_frames=_num_frames(experiment), num_prompts=trial["num_prompts"], captions=trial["captions"],
+      batch_size=trial["batch_size"], seed=seed, task=trial["task"])
 
 
 def make_generator(baseline: Baseline, module: nnx.Module, experiment: Experiment) -> GuidedGenerator:
@@ -205,26 +194,19 @@ def make_generator(baseline: Baseline, module: nnx.Module, experiment: Experimen
   return generate
 
 
-def quantized_clips(baseline: Quantized, experiment: Experiment, num_clips: int) -> dict[str, list[float]]:
+def quantized_clips(baseline: Quantized, experiment: Experiment, num_clips: int) -> dict[str, Proportion]:
   """Return the scores of real held-out clips whose tokens are replaced by their codes."""
   autoencoder = load_autoencoder(experiment.autoencoder)
   task = TASKS[SCORED[experiment.data.name]]
   real, *shown_by = task.real_clips(num_clips, experiment.model.latent_size[0], _num_frames(experiment))
   shown = autoencoder.decode(round_trip(autoencoder.encode(real[..., None]), baseline.codebook, baseline.cfg))
-  return _plain(task.score(np.asarray(shown)[..., 0], *shown_by, DigitClassifier()))
+  return task.score(np.asarray(shown)[..., 0], *shown_by, DigitClassifier())
+
+
+def values(scores: Mapping[str, Proportion], prefix: str = "") -> dict[str, float]:
+  """Return the shares themselves, by prefixed name."""
+  return {prefix + name: share.value for name, share in scores.items()}
 
 
 def _num_frames(experiment: Experiment) -> int:
   return max(stage.num_frames for stage in experiment.train.stages)
-
-
-def _plain(scores) -> dict[str, list[float]]:
-  """Return each share as [value, low, high]."""
-  return {name: [share.value, share.low, share.high] for name, share in scores.items()}
-
-
-def main(trial: dict[str, Any]) -> None:
-  """Measure a paradigm, and write its result."""
-  result, details = measure(trial)
-  write_atomically(Path(trial["output"]) / DETAILS, json.dumps(details, indent=1) + "\n")
-  write_atomically(trial["result"], json.dumps(result, indent=1) + "\n")

@@ -29,7 +29,18 @@ from nova_jax.checkpoints.model_folder import is_trained
 from nova_jax.checkpoints.store import latest_step
 from nova_jax.pipeline.presets import APPROXIMATE
 from nova_jax.storage import as_path, is_remote
-from nova_jax.tools.sweeps.plan import LOADING, SAMPLING, Point, Sweep, digest, experiment_for_point, label, training
+from nova_jax.tools.baselines.run import CONSTANTS
+from nova_jax.tools.sweeps.plan import (
+  LOADING,
+  PARADIGM,
+  SAMPLING,
+  Point,
+  Sweep,
+  digest,
+  experiment_for_point,
+  label,
+  trains,
+)
 from nova_jax.utils.digests import digest_folder
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import to_dict
@@ -47,7 +58,6 @@ class Trial(NamedTuple):
   folder: Path
   group: str  # Points of a group run one after another.
   content: Mapping[str, Any]
-  command: Sequence[str] = ()  # Command of its process; empty for `COMMAND`.
   kept: Path | None = None  # File of its result alone.
 
   @property
@@ -93,9 +103,11 @@ def plan_trials(
       measured["preset"] = dataclasses.asdict(APPROXIMATE[preset])  # Its numbers may change.
     loading = {name: point[name] for name in LOADING if name in point}
     experiment, place = None, checkpoint
-    if training(point):
+    paradigm = {PARADIGM: point[PARADIGM], "constants": CONSTANTS} if PARADIGM in point else {}
+    measured |= paradigm
+    if trains(point):
       experiment = json.loads(json.dumps(to_dict(experiment_for_point(sweep, point))))
-      place = str((runs or output / "runs") / digest(experiment))
+      place = str((runs or output / "runs") / digest(experiment, paradigm))
     elif checkpoint is None:
       raise UserError(f"--checkpoint: the point {label(point)} trains no model of its own; give one")
     elif is_trained(as_path(checkpoint)):
@@ -188,7 +200,7 @@ def _run_group(
     content = trial.folder / "trial.json"
     write_atomically(content, json.dumps(trial.content, indent=1) + "\n")
     with _log_file(trial.folder / "log.txt") as log:
-      process = subprocess.Popen([*(trial.command or COMMAND), str(content)], stdout=log, stderr=log)
+      process = subprocess.Popen([*COMMAND, str(content)], stdout=log, stderr=log)
       running.add(process)
       code = process.wait()
       running.discard(process)

@@ -1,8 +1,8 @@
 """Defines sweeps: points in order, each of which sets some fields.
 
-A field is an argument of the pipeline (`guidance_scale`), `weights` or `step` of the checkpoint, or a field of the
-training config (`config.model.mixer_rank`). A point with training fields trains a model with the sweep's config, which
-points that differ only in sampling share.
+A field is an argument of the pipeline (`guidance_scale`), `weights` or `step` of the checkpoint, a field of the
+training config (`config.model.mixer_rank`), or the paradigm of a model (`paradigm`). A point with training fields or a
+paradigm trains a model with the sweep's config, which points that differ only in sampling share.
 Invariant: a point's result depends on its fields and on how it is measured, not on its position in the sweep.
 """
 
@@ -19,6 +19,7 @@ from nova_jax import configs
 from nova_jax.config import Experiment
 from nova_jax.evals.digits.score import TASKS
 from nova_jax.pipeline.request import SETTINGS
+from nova_jax.tools.baselines.run import PARADIGMS
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean, from_dict, to_dict
 from nova_jax.utils.renamed import current_name
@@ -28,6 +29,7 @@ Point = Mapping[str, Any]
 SAMPLING = tuple(name for name, declared in SETTINGS.items() if declared.scope == "sampling")
 LOADING = ("weights", "step")
 TRAINING = "config."
+PARADIGM = "paradigm"  # Which of `PARADIGMS` learns the task, each guided as suits it best.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +57,13 @@ class Bars:
     y: names of scores; () for all of the task.
     over: field whose values, such as seeds, share a bar, which shows their mean, and each of them as a dot instead of
       the interval; "" for none.
+    panel: field with bars of its own for each of its values, side by side; "" for one panel.
   """
 
   by: str
   y: Sequence[str] = ()
   over: str = ""
+  panel: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Sweep:
     about: question that the sweep asks, and what its small scale can answer.
     points: points in the order in which they run.
     plots: plots of the results.
-    config: file or name of the training config, for points with training fields.
+    config: file or name of the training config, for points that train.
     task: what is scored, "digits" or "two_digits".
     num_prompts: number of clips to score per point, as in `evals.digits.score.make_clips`.
     captions: kind of captions, "plain" or "free".
@@ -124,16 +128,18 @@ def load_sweep(path: str | Path) -> Sweep:
     raise UserError(f"{path}: the sweep has no points")
   if sweep.task not in TASKS:
     raise UserError(f"{path}: {sweep.task!r} is not a task{did_you_mean(sweep.task, TASKS)}")
-  known = {*SAMPLING, *LOADING}
+  known = {*SAMPLING, *LOADING, PARADIGM}
   for point in sweep.points:
     for name in point:
       if name not in known and not name.startswith(TRAINING):
         raise UserError(f"{path}: {name} is not a field of sampling{did_you_mean(name, known)}; those of training "
                          f"begin with {TRAINING}")
-    if training(point):
+    if trains(point):
       if "step" in point:
         raise UserError(f"{path}: a point that trains its own model can't name the step of a checkpoint")
       experiment_for_point(sweep, point)
+    if PARADIGM in point:
+      _check_paradigm(path, point)
   fields = {name for point in sweep.points for name in point}
   for plot in sweep.plots:
     by = plot.by if isinstance(plot, Bars) else plot.line if isinstance(plot, Plot) else ""
@@ -141,13 +147,18 @@ def load_sweep(path: str | Path) -> Sweep:
       raise UserError(f"{path}: plots tell lines or bars apart by {by}, which no point sets")
     if not isinstance(plot, Bars):
       continue
-    values = [(shown(point.get(by)), shown(point.get(plot.over))) for point in sweep.points]
+    values = [tuple(shown(point.get(name)) for name in (by, plot.over, plot.panel)) for point in sweep.points]
     if len(set(values)) < len(values):
       raise UserError(f"{path}: several points have the same {by}, so bars can't be told apart by it; use Plot")
     for name in plot.y:
       if name not in (scores := TASKS[sweep.task].names):
         raise UserError(f"{path}: bars show shares, and {name!r} is none{did_you_mean(name, scores)}")
   return sweep
+
+
+def trains(point: Point) -> bool:
+  """Return whether a point trains a model of its own."""
+  return PARADIGM in point or bool(training(point))
 
 
 def training(point: Point) -> Point:
@@ -190,6 +201,16 @@ def shown(value: Any) -> str:
   if isinstance(value, Iterable) and not isinstance(value, str):
     return "+".join(str(part.get("name", part)) if isinstance(part, Mapping) else str(part) for part in value)
   return str(value)
+
+
+def _check_paradigm(path: str | Path, point: Point) -> None:
+  if point[PARADIGM] not in PARADIGMS:
+    raise UserError(f"{path}: {PARADIGM}={point[PARADIGM]!r} is not compared{did_you_mean(point[PARADIGM], PARADIGMS)}")
+  others = [name for name in point if name != PARADIGM and not name.startswith(TRAINING)]
+  if others:
+    raise UserError(
+        f"{path}: a point with a {PARADIGM} chooses how it generates, so it can't set {', '.join(others)}; set fields "
+        f"of training ({TRAINING}…) alone")
 
 
 def _load(path: Path):

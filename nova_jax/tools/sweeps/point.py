@@ -1,7 +1,8 @@
 """One point of a sweep, in its own process: `python -m nova_jax.cli.child nova_jax.tools.sweeps.point TASK.json`.
 
 It trains if the point has training fields, generates, scores, and writes the result: scores of the digits, the seconds
-per clip after compilation, and the operations of a clip's spatial stage. A failure affects only this point.
+per clip after compilation, and the operations of a clip's spatial stage. A point with a paradigm is measured by
+`nova_jax/tools/baselines/run.py`. A failure affects only this point.
 """
 
 import json
@@ -14,6 +15,7 @@ from nova_jax.pipeline.request import Request
 from nova_jax.pipeline.resolve import plan_for
 from nova_jax.sampling.flops import spatial_flops
 from nova_jax.storage import as_path
+from nova_jax.tools.baselines.run import measure as measure_paradigm
 from nova_jax.train.nova import train_nova
 from nova_jax.utils.fields import from_dict
 from nova_jax.utils.files import write_atomically
@@ -21,6 +23,8 @@ from nova_jax.utils.files import write_atomically
 
 def measure(trial: dict) -> dict[str, float]:
   """Return the scores and the cost of a point."""
+  if "paradigm" in trial:
+    return measure_paradigm(trial)
   if trial["experiment"] is not None:
     experiment = from_dict(Experiment, trial["experiment"])
     # A finished run isn't claimed, since several sweeps may read it.

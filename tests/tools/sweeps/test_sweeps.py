@@ -19,8 +19,8 @@ from PIL import Image
 
 from configs import digits
 from nova_jax.config import Experiment
-from nova_jax.tools.baselines.run import nova_flops
-from nova_jax.tools.sweeps import engine, point, report
+from nova_jax.tools.baselines import run as baselines
+from nova_jax.tools.sweeps import engine, plots, point
 from nova_jax.tools.sweeps.plan import Bars, Front, Plot, Sweep, experiment_for_point, grid, label, load_sweep
 from nova_jax.tools.sweeps.report import write_report
 from nova_jax.utils.fields import from_dict
@@ -98,7 +98,7 @@ def test_a_front_names_presets_and_what_they_are_compared_with():
       types.SimpleNamespace(point=point, content={"num_prompts": 400}, result={"digit": 0.25, "spatial_gflops": 1 + i})
       for i, point in enumerate(points)]
   axes = Figure().subplots()
-  assert report._draw_front(axes, Front("spatial_gflops", "digit"), trials)
+  assert plots.draw_front(axes, Front("spatial_gflops", "digit"), trials)
   assert [text.get_text() for text in axes.texts] == ["defaults", "preset=fast"]
   (low, high) = axes.collections[0].get_segments()[0][:, 1]
   assert (low, high) == pytest.approx((0.210, 0.295), abs=1e-3)  # Of 400 clips.
@@ -116,9 +116,8 @@ def test_what_a_preset_is_belongs_to_a_point(tmp_path, monkeypatch):
 def test_bars_show_what_is_done_with_intervals(tmp_path, ran):
   sweep = dataclasses.replace(sweep_of(2.0, 3.0), plots=(Bars("weights", ("digit",)),))
   trials = run(sweep, tmp_path / "out")
-  figure = Figure()
-  axes = figure.subplots()
-  assert report._draw_bars(axes, Bars("weights", ("digit",)), trials)
+  figure = plots.draw_bars(Bars("weights", ("digit",)), trials, ())
+  (axes,) = figure.axes
   assert [bar.get_height() for bar in axes.patches] == [0.25, 0.25]
   assert [text.get_text() for text in figure.legends[0].texts] == ["ema", "params"]
   (low, high) = axes.collections[0].get_segments()[0][:, 1]
@@ -129,10 +128,30 @@ def test_bars_show_what_is_done_with_intervals(tmp_path, ran):
 def test_seeds_share_a_bar_and_are_dots_of_their_own(tmp_path, ran):
   points = [{"weights": weights, "guidance_scale": scale} for weights in ("ema", "params") for scale in (1.0, 2.0)]
   trials = run(Sweep("", "", points), tmp_path / "out")
-  axes = Figure().subplots()
-  assert report._draw_bars(axes, Bars("weights", ("digit",), over="guidance_scale"), trials)
+  bars = Bars("weights", ("digit",), over="guidance_scale")
+  (axes,) = plots.draw_bars(bars, trials, ()).axes
   assert [bar.get_height() for bar in axes.patches] == [1.5 / 8, 1.5 / 8]
   assert [line.get_ydata().tolist() for line in axes.lines] == 2 * [[1 / 8, 2 / 8]] and not axes.collections
+  _, text, *_, page = write_report(Sweep("", "", points, (bars,)), trials, tmp_path / "report")
+  assert "| ema | 2 | 0.188 (0.125–0.250) | 0.75 |" in text.read_text(encoding="utf-8")
+  assert page.read_text(encoding="utf-8").count("<table>") == 2
+
+
+def test_panels_have_bars_of_their_own_and_lines_of_real_clips():
+  done = {("small", "nova"): {"digit": 0.5, "real/digit": 0.9}, ("small", "quantized"): {
+      "digit": 0.25, "quantized/digit": 0.75}, ("large", "quantized"): {"digit": 0.625}}
+  trials = [
+      types.SimpleNamespace(point={"size": size, "paradigm": name}, content={"num_prompts": 40}, result=result)
+      for (size, name), result in done.items()]
+  figure = plots.draw_bars(Bars("paradigm", panel="size"), trials, ("digit",))
+  small, large = figure.axes
+  assert [bar.get_height() for bar in small.patches] == [0.5, 0.25]
+  assert [bar.get_height() for bar in large.patches] == [0.625]
+  assert large.patches[0].get_facecolor() == small.patches[1].get_facecolor()
+  assert {text.get_text() for text in figure.legends[0].texts} == {
+      "nova", "quantized", "real clips", "real clips, quantised"}
+  heights = {lines.get_label(): lines.get_segments()[0][0, 1] for lines in small.collections}
+  assert (heights["real clips"], heights["real clips, quantised"]) == (0.9, 0.75)
 
 
 def test_results_outlive_the_folder_of_a_sweep(tmp_path, ran):
@@ -189,15 +208,39 @@ def test_points_of_one_training_share_it(tmp_path, ran):
   assert experiment.model.mixer_rank is None and experiment.train.steps == digits.get_config().train.steps
 
 
+TINY = {
+    "config.model.width": 32, "config.model.num_heads": 2, "config.model.temporal_depth": 1,
+    "config.model.spatial_depth": 2, "config.model.denoiser_depth": 1, "config.model.denoiser_width": 16,
+    "config.model.remat": "none", "config.data.num_records": 40, "config.train.steps": 2,
+    "config.train.sample_every": 0, "config.optimizer.name": "adamw", "config.optimizer.warmup_steps": 0,
+    "config.train.stages": ({"name": "video", "batch_size": 8, "num_frames": 4},)}
+
+
+def test_a_paradigm_trains_a_model_of_its_own(tmp_path):
+  points = grid(paradigm=("nova", "full_clip"), config__seed=(0, 1))
+  trials = engine.plan_trials(Sweep("", "", points, config=str(ROOT / "configs/digits.py")), None, tmp_path)
+  assert len({trial.folder for trial in trials}) == len({trial.group for trial in trials}) == 4
+  assert [trial.content["paradigm"] for trial in trials] == 2 * ["nova"] + 2 * ["full_clip"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("paradigm", ["nova", "quantized"])
+def test_a_paradigm_from_training_to_scores(tmp_path, monkeypatch, paradigm):
+  for name, value in {"NUM_CODES": 16, "SCALES": (1.0, 2.0), "CHOICE_CLIPS": 40}.items():
+    monkeypatch.setattr(baselines, name, value)
+  sweep = Sweep(
+      "", "", [TINY | {"paradigm": paradigm}], config=str(ROOT / "configs/digits.py"), num_prompts=80, batch_size=40)
+  (trial,) = engine.plan_trials(sweep, None, tmp_path / "out")
+  result = point.measure(json.loads(json.dumps(trial.content)))
+  assert 0 <= result["digit"] < result["real/digit"] and result["guidance_scale"] in (1, 2)
+  assert ("quantized/digit" in result) == (paradigm == "quantized")
+  assert result["train_flops"] > 0 and result["parameters"] > 1e4 and result["seconds_per_clip"] > 0
+  assert (trial.folder / "sheet.png").is_file() and (tmp_path / "out/runs").is_dir()
+
+
 @pytest.mark.slow
 def test_one_point_from_training_to_scores(tmp_path, monkeypatch):
-  points = [{
-      "config.model.width": 32, "config.model.num_heads": 2, "config.model.temporal_depth": 1,
-      "config.model.spatial_depth": 2, "config.model.denoiser_depth": 1, "config.model.denoiser_width": 16,
-      "config.model.remat": "none", "config.data.num_records": 40, "config.train.steps": 2,
-      "config.train.sample_every": 0, "config.optimizer.name": "adamw", "config.optimizer.warmup_steps": 0,
-      "config.train.stages": ({"name": "video", "batch_size": 8, "num_frames": 4},),
-      "num_inference_steps": 1, "num_diffusion_steps": 1, "weights": "params"}]
+  points = [TINY | {"num_inference_steps": 1, "num_diffusion_steps": 1, "weights": "params"}]
   sweep = Sweep("", "", points, config=str(ROOT / "configs/digits.py"), num_prompts=40, batch_size=20)
   (trial,) = engine.plan_trials(sweep, None, tmp_path / "out")
   result = point.measure(json.loads(json.dumps(trial.content)))
@@ -234,14 +277,16 @@ def test_shipped_sweeps_can_be_planned(name, tmp_path, monkeypatch):
 def test_training_with_images_first_costs_the_same(monkeypatch, name):
   monkeypatch.chdir(ROOT)
   sweep = load_sweep(f"configs/sweeps/{name}.py")
-  without, with_images = (nova_flops(experiment_for_point(sweep, point)) for point in sweep.points)
+  without, with_images = (baselines.nova_flops(experiment_for_point(sweep, point)) for point in sweep.points)
   assert with_images == pytest.approx(without, rel=1e-3)
 
 
 @pytest.mark.parametrize("points, message", [
     ([{"guidance_scal": 1}], "did you mean 'guidance_scale'"), ([], "no points"),
     ([{"config.model.mixer_rang": 1}], "did you mean 'mixer_rank'"), ([{"config.model.mixer_rank": 0}], "got 0"),
-    ([{"config.train.steps": 5, "step": 3}], "can't name the step")])
+    ([{"config.train.steps": 5, "step": 3}], "can't name the step"),
+    ([{"paradigm": "fullclip"}], "did you mean 'full_clip'"),
+    ([{"paradigm": "nova", "guidance_scale": 2}], "can't set guidance_scale")])
 def test_points_that_cannot_be_are_refused(tmp_path, points, message):
   (tmp_path / "sweep.py").write_text(
       f"from nova_jax.tools.sweeps.plan import Sweep\nget_sweep = lambda: Sweep('', '', {points!r}, "
