@@ -1,7 +1,7 @@
-"""A shorter training on two digits that cross, for ablations and the comparison of paradigms: half of the steps.
+"""A short training on two digits that cross, for ablations and the comparison of paradigms.
 
-In 1,000 steps, 400 of them on first frames, no digit was bound to its way: digits 0.015 of 400 clips, with a canvas or
-without. In 1,800, 504 of them on first frames, it was 0.850 of 120 clips.
+A model of 2 M parameters learns plain captions and clips that begin at the beginning, in some eight minutes on two old
+CPU cores. Steps count more than clips a step here: batches of four clips learn as much in a step as those of sixteen.
 Launch: `python -m launch.train --config configs/two_digits_ablation.py --workdir runs/two_digits_ablation`
 """
 
@@ -10,7 +10,12 @@ from nova_jax.configs import two_digits
 
 def get_config():
   config = two_digits.get_config()
+  config.model.width, config.model.num_heads, config.model.denoiser_width = 128, 4, 128
+  config.model.temporal_depth, config.model.spatial_depth = 3, 4
+  config.data.paraphrase_fraction, config.data.mid_clip_fraction = 0.0, 0.0
   images, clips = config.train.stages
-  images.fraction, clips.fraction = 0.28, 0.72
-  config.train.steps, config.train.sample_every = 1800, 0
+  images.fraction, images.batch_size = 0.22, 32
+  clips.fraction, clips.batch_size = 0.78, 4
+  config.train.steps, config.train.ema_decay, config.train.sample_every = 1600, 0.99, 0
+  config.optimizer.warmup_steps = 30
   return config

@@ -16,5 +16,5 @@ def get_sweep():
       # As when the results of docs/ablations.md were made.
       points=grid(
           paradigm=PARADIGMS, config__train__steps=(1300,), config__train__ema_decay=(0.99,),
-          config__optimizer__warmup_steps=(30,)),
+          config__optimizer__warmup_steps=(30,), config__data__mid_clip_fraction=(0.0,)),
       plots=(Bars("paradigm"),))

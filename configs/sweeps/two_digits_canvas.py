@@ -14,6 +14,7 @@ def get_sweep():
             "of each other, scores fall later when sets get fewer.",
       config="configs/two_digits_ablation.py",
       task="two_digits",
+      num_prompts=240,
       points=grid(config__model__canvas=(False, True), num_inference_steps=(2, 4, 8, 16)),
       plots=tuple(
           Plot("num_inference_steps", score, line="config.model.canvas", log=True)

@@ -13,5 +13,6 @@ def get_sweep():
       about="Frames see all earlier ones, or none, with three seeds each. A hidden digit can only be remembered.",
       config="configs/two_digits_ablation.py",
       task="two_digits",
+      num_prompts=240,
       points=grid(config__model__history=(True, False), config__seed=(0, 1, 2)),
       plots=(Bars("config.model.history", over="config.seed"),))

@@ -7,7 +7,7 @@ Launch: `python -m launch.sweep --config configs/sweeps/two_digits_image_stage.p
 from nova_jax.configs import two_digits_ablation
 from nova_jax.tools.sweeps.plan import Bars, Sweep
 
-EQUAL_STEPS = 1577  # On clips alone they cost what the 1,800 steps do of which 504 are on first frames.
+EQUAL_STEPS = 1637  # On clips alone they cost what the 1,600 steps do of which 352 are on first frames.
 
 
 def get_sweep():
@@ -15,10 +15,11 @@ def get_sweep():
   images, clips = (stage.to_dict() for stage in config.train.stages)
   return Sweep(
       title="Image stage, two digits",
-      about="All steps on clips, or 28 in a hundred of them on first frames alone: both cost the same number of "
+      about="All steps on clips, or 22 in a hundred of them on first frames alone: both cost the same number of "
             "operations.",
       config="configs/two_digits_ablation.py",
       task="two_digits",
+      num_prompts=240,
       points=[
           {"config.train.stages": (clips | {"fraction": 1.0},), "config.train.steps": EQUAL_STEPS},
           {"config.train.stages": (images, clips)}],

@@ -14,5 +14,6 @@ def get_sweep():
             "of earlier ones passes through the layer.",
       config="configs/two_digits_ablation.py",
       task="two_digits",
+      num_prompts=240,
       points=grid(config__model__mixer_rank=(None, 8, -1), config__seed=(0, 1, 2)),
       plots=(Bars("config.model.mixer_rank", over="config.seed"),))

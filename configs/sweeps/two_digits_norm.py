@@ -13,5 +13,6 @@ def get_sweep():
       about="NOVA normalises what attention and MLP return, most others what they see. Each was trained once.",
       config="configs/two_digits_ablation.py",
       task="two_digits",
+      num_prompts=240,
       points=grid(config__model__norm=("post", "pre")),
       plots=(Bars("config.model.norm"),))

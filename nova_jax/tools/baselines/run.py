@@ -6,11 +6,9 @@ batches, optimizer and average of one experiment, blocks of the same width, and 
 equal by formula (`train/flops.py`): NOVA's number of steps is the experiment's, and its operations, with the visible
 tokens of these very steps, are what the others may spend.
 Each is guided as strongly as suits it best: the scale is chosen on clips of other seeds than those that are reported.
-They learn whole clips alone: a model of clips in one block can't learn single frames, and a full-clip model is given
-none (`data.mid_clip_fraction`).
+They learn from clips that begin at the beginning, and from their first frames if the experiment has such a stage.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -122,10 +120,8 @@ def train_baseline(baseline: Baseline, experiment: Experiment, workdir: Path) ->
 def measure(trial: Mapping[str, Any]) -> dict[str, float]:
   """Train and score; return scores and cost, and what real clips reach as `real/NAME` and `quantized/NAME`."""
   name, output, workdir = trial["paradigm"], as_path(trial["output"]), as_path(trial["checkpoint"])
-  experiment = whole_clips(from_dict(Experiment, trial["experiment"]))
-  if SCORED.get(experiment.data.name) != trial["task"]:
-    raise UserError(
-        f"data.name: paradigms learn the task that is scored, {trial['task']!r} here, got {experiment.data.name!r}")
+  experiment = from_dict(Experiment, trial["experiment"])
+  check_data(name, experiment, trial["task"])
   budget, quantized = nova_flops(experiment), {}
   if name == "nova":
     train_nova(experiment, workdir)
@@ -151,12 +147,19 @@ def measure(trial: Mapping[str, Any]) -> dict[str, float]:
       "seconds_per_clip": result.seconds_per_clip} | values(result.real, "real/") | values(quantized, "quantized/")
 
 
-def whole_clips(experiment: Experiment) -> Experiment:
-  """Return the experiment with the stage of its longest clips alone, all of which begin at the beginning."""
-  stage = max(experiment.train.stages, key=lambda stage: stage.num_frames)
-  train_cfg = dataclasses.replace(experiment.train, stages=(dataclasses.replace(stage, fraction=1.0),))
-  data_cfg = dataclasses.replace(experiment.data, mid_clip_fraction=0.0, turning_fraction=0.0)
-  return dataclasses.replace(experiment, train=train_cfg, data=data_cfg)
+def check_data(name: str, experiment: Experiment, task: str) -> None:
+  """Refuse what can't be learned or scored: other data than the task's, parts of clips, and pictures in one block."""
+  data = experiment.data
+  if SCORED.get(data.name) != task:
+    raise UserError(f"data.name: paradigms learn the task that is scored, {task!r} here, got {data.name!r}")
+  if data.mid_clip_fraction:
+    raise UserError(
+        "data.mid_clip_fraction: a full-clip model can't be told that a clip begins in the middle, so paradigms learn "
+        f"from clips that begin at the beginning; expected 0, got {data.mid_clip_fraction}")
+  lengths = {stage.num_frames for stage in experiment.train.stages}
+  if name == "one_block" and len(lengths) > 1:
+    raise UserError(
+        f"train.stages: a model of clips in one block learns one length of clips, got {sorted(lengths)} frames")
 
 
 def choose_scale(measure: Callable[[float], DigitsScore]) -> float:

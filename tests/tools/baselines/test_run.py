@@ -71,17 +71,16 @@ def test_the_best_scale_of_guidance_is_chosen_over_all_scores(capsys):
   assert "guidance 2.5: digit 0.900, retrieval@1 0.600" in capsys.readouterr().out
 
 
-def test_whole_clips_alone_are_learned():
-  stages = (StageConfig("image", 0.25, 4, 1), StageConfig("video", 0.75, 2, 3))
-  experiment = Experiment(
-      model=PRESETS["digits"], data=DataConfig(mid_clip_fraction=0.3), train=TrainConfig(steps=10, stages=stages))
-  whole = run.whole_clips(experiment)
-  assert whole.train.stages == (StageConfig("video", 1.0, 2, 3),) and whole.data.mid_clip_fraction == 0
-
-
-def test_what_is_learned_is_what_is_scored(tmp_path):
+@pytest.mark.parametrize("name, task, data, frames, message", [
+    ("nova", "two_digits", {}, (4,), "'two_digits' here, got 'moving_digits'"),
+    ("full_clip", "digits", {"mid_clip_fraction": 0.3}, (4,), "expected 0, got 0.3"),
+    ("one_block", "digits", {}, (1, 4), r"got \[1, 4\] frames")])
+def test_what_cannot_be_compared_is_refused(tmp_path, name, task, data, frames, message):
+  stages = tuple(StageConfig(batch_size=2, num_frames=count) for count in frames)
+  experiment = dataclasses.replace(
+      EXPERIMENT, data=DataConfig(**data), train=dataclasses.replace(EXPERIMENT.train, stages=stages))
   trial = {
-      "paradigm": "nova", "output": str(tmp_path), "checkpoint": str(tmp_path), "task": "two_digits",
-      "experiment": json.loads(json.dumps(to_dict(EXPERIMENT)))}
-  with pytest.raises(ValueError, match="'two_digits' here, got 'moving_digits'"):
+      "paradigm": name, "output": str(tmp_path), "checkpoint": str(tmp_path), "task": task,
+      "experiment": json.loads(json.dumps(to_dict(experiment)))}
+  with pytest.raises(ValueError, match=message):
     run.measure(trial)

@@ -216,6 +216,9 @@ TINY = {
     "config.train.stages": ({"name": "video", "batch_size": 8, "num_frames": 4},)}
 
 
+WHOLE = {"config.data.mid_clip_fraction": 0.0, "config.data.turning_fraction": 0.0}  # Clips.
+
+
 def test_a_paradigm_trains_a_model_of_its_own(tmp_path):
   points = grid(paradigm=("nova", "full_clip"), config__seed=(0, 1))
   trials = engine.plan_trials(Sweep("", "", points, config=str(ROOT / "configs/digits.py")), None, tmp_path)
@@ -228,8 +231,8 @@ def test_a_paradigm_trains_a_model_of_its_own(tmp_path):
 def test_a_paradigm_from_training_to_scores(tmp_path, monkeypatch, paradigm):
   for name, value in {"NUM_CODES": 16, "SCALES": (1.0, 2.0), "CHOICE_CLIPS": 40}.items():
     monkeypatch.setattr(baselines, name, value)
-  sweep = Sweep(
-      "", "", [TINY | {"paradigm": paradigm}], config=str(ROOT / "configs/digits.py"), num_prompts=80, batch_size=40)
+  points = [TINY | WHOLE | {"paradigm": paradigm}]
+  sweep = Sweep("", "", points, config=str(ROOT / "configs/digits.py"), num_prompts=80, batch_size=40)
   (trial,) = engine.plan_trials(sweep, None, tmp_path / "out")
   result = point.measure(json.loads(json.dumps(trial.content)))
   assert 0 <= result["digit"] < result["real/digit"] and result["guidance_scale"] in (1, 2)
