@@ -6,7 +6,7 @@ Launch: `python -m launch.sweep --config configs/sweeps/two_digits_paradigms.py 
 
 from nova_jax.tools.sweeps.plan import Bars, Sweep
 
-WIDTHS = (96, 160)  # NOVA has 1.1 M parameters then, or 3.1 M.
+WIDTHS = (96, 160)  # NOVA has 1.1 M parameters then, or 3.0 M.
 HEAD_DIM = 32
 
 

@@ -29,6 +29,19 @@ def to_dict(config: Any) -> Any:
   return dataclasses.asdict(config)
 
 
+def to_changes(config: Any) -> Any:
+  """Convert a dataclass to JSON's types without the fields that have their defaults.
+
+  It identifies a config: a field that a later version adds leaves the identity of what was made before as it is.
+  """
+  if isinstance(config, (tuple, list)):
+    return [to_changes(value) for value in config]
+  if not dataclasses.is_dataclass(config):
+    return config
+  values = {field.name: (getattr(config, field.name), field.default) for field in dataclasses.fields(config)}
+  return {name: to_changes(value) for name, (value, default) in values.items() if value != default}
+
+
 def to_config_dict(config: Any) -> ml_collections.ConfigDict:
   """Convert an experiment to the locked ConfigDict that command-line flags override."""
 

@@ -43,7 +43,7 @@ from nova_jax.tools.sweeps.plan import (
 )
 from nova_jax.utils.digests import digest_folder
 from nova_jax.utils.errors import UserError
-from nova_jax.utils.fields import to_dict
+from nova_jax.utils.fields import to_changes, to_dict
 from nova_jax.utils.files import read_json, replacing, write_atomically
 from nova_jax.utils.processor import processor_name
 
@@ -102,17 +102,19 @@ def plan_trials(
     if (preset := point.get("preset")) in APPROXIMATE:
       measured["preset"] = dataclasses.asdict(APPROXIMATE[preset])  # Its numbers may change.
     loading = {name: point[name] for name in LOADING if name in point}
-    experiment, place = None, checkpoint
+    experiment, identity, place = None, None, checkpoint
     paradigm = {PARADIGM: point[PARADIGM], "constants": CONSTANTS} if PARADIGM in point else {}
     measured |= paradigm
     if trains(point):
-      experiment = json.loads(json.dumps(to_dict(experiment_for_point(sweep, point))))
-      place = str((runs or output / "runs") / digest(experiment, paradigm))
+      trained = experiment_for_point(sweep, point)
+      experiment, identity = json.loads(json.dumps(to_dict(trained))), to_changes(trained)
+      place = str((runs or output / "runs") / digest(identity, paradigm))
     elif checkpoint is None:
       raise UserError(f"--checkpoint: the point {label(point)} trains no model of its own; give one")
     elif is_trained(as_path(checkpoint)):
       loading.setdefault("step", latest_step(as_path(checkpoint) / "checkpoints"))
-    identity = experiment if experiment is not None else model_of(place, loading.get("step"))
+    if identity is None:
+      identity = model_of(place, loading.get("step"))
     name = digest(identity, loading, {n: point[n] for n in SAMPLING if n in point}, measured)
     folder = output / "points" / name
     content = measured | {

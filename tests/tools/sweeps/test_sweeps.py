@@ -23,7 +23,7 @@ from nova_jax.tools.baselines import run as baselines
 from nova_jax.tools.sweeps import engine, plots, point
 from nova_jax.tools.sweeps.plan import Bars, Front, Plot, Sweep, experiment_for_point, grid, label, load_sweep
 from nova_jax.tools.sweeps.report import write_report
-from nova_jax.utils.fields import from_dict
+from nova_jax.utils.fields import from_dict, to_changes
 
 ROOT = Path(__file__).resolve().parents[3]
 # Stands for a point's process: it notes that it ran, and scores an eighth of its guidance, fails at 3 and dies at 4.
@@ -216,7 +216,10 @@ TINY = {
     "config.train.stages": ({"name": "video", "batch_size": 8, "num_frames": 4},)}
 
 
-WHOLE = {"config.data.mid_clip_fraction": 0.0, "config.data.turning_fraction": 0.0}  # Clips.
+# A step on first frames and one on clips, all of which begin at the beginning.
+WHOLE = {
+    "config.data.mid_clip_fraction": 0.0, "config.data.turning_fraction": 0.0,
+    "config.train.stages": [{"name": "image", "batch_size": 8}, {"name": "video", "batch_size": 8, "num_frames": 4}]}
 
 
 def test_a_paradigm_trains_a_model_of_its_own(tmp_path):
@@ -227,7 +230,7 @@ def test_a_paradigm_trains_a_model_of_its_own(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("paradigm", ["nova", "quantized"])
+@pytest.mark.parametrize("paradigm", ["nova", "quantized", "full_clip"])
 def test_a_paradigm_from_training_to_scores(tmp_path, monkeypatch, paradigm):
   for name, value in {"NUM_CODES": 16, "SCALES": (1.0, 2.0), "CHOICE_CLIPS": 40}.items():
     monkeypatch.setattr(baselines, name, value)
@@ -274,6 +277,28 @@ def test_shipped_sweeps_can_be_planned(name, tmp_path, monkeypatch):
   monkeypatch.chdir(ROOT)
   sweep = load_sweep(f"configs/sweeps/{name}")
   assert len(engine.plan_trials(sweep, "model", tmp_path)) == len(sweep.points)
+
+
+def test_kept_results_are_those_of_shipped_sweeps(tmp_path, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  labels, complete, fields = {}, set(), lambda text: frozenset(text.split(", "))  # In any order.
+  for path in Path("configs/sweeps").glob("*.py"):
+    trials = engine.plan_trials(load_sweep(path), "two_digits", tmp_path, results=tmp_path)
+    for trial in trials:
+      labels.setdefault(trial.kept.name, set()).add(fields(label(trial.point)))
+    if all(list(Path("docs/ablations").glob(f"*/{trial.kept.name}")) for trial in trials):
+      complete.add(path.stem)
+  for path in Path("docs/ablations").glob("*/*.json"):
+    assert fields(json.loads(path.read_text(encoding="utf-8"))["point"]) in labels.get(path.name, ()), path
+  assert complete == {"canvas", "two_digits_speed"}, "the docs say so of these"
+
+
+def test_a_field_that_is_new_leaves_the_names_of_results(tmp_path):
+  later = dataclasses.make_dataclass("Later", [("added", int, 3)], bases=(Experiment,), frozen=True)
+  before = from_dict(Experiment, digits.get_config())
+  after = later(**{field.name: getattr(before, field.name) for field in dataclasses.fields(before)})
+  assert to_changes(after) == to_changes(before) != to_changes(dataclasses.replace(after, added=4))
+  assert to_changes(before)["train"]["stages"][1]["num_frames"] == 4
 
 
 @pytest.mark.parametrize("name", ["image_stage", "two_digits_image_stage"])
