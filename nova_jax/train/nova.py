@@ -160,6 +160,12 @@ def _lora_card(experiment: Experiment) -> LoraCard:
   return LoraCard(place, digest, experiment.train.lora)
 
 
+def finish_nova(experiment: Experiment, workdir: str | Path) -> None:
+  """Train in `workdir` unless it is done; a finished run isn't claimed, since several processes may read it."""
+  if experiment.train.steps not in finished_steps(as_path(workdir) / "checkpoints"):
+    train_nova(experiment, workdir)
+
+
 def train_nova(
     experiment: Experiment, workdir: str | Path, profile: tuple[int, int] | None = None, *, mesh: Mesh | None = None
 ) -> None:

@@ -39,7 +39,7 @@ from nova_jax.train.callbacks import SaveCheckpoints
 from nova_jax.train.callbacks.evaluation import HeldOutLoss
 from nova_jax.train.flops import train_flops
 from nova_jax.train.masking import draw_num_visible
-from nova_jax.train.nova import train_nova
+from nova_jax.train.nova import finish_nova
 from nova_jax.train.stages import plan_stages
 from nova_jax.train.trainer import Trainer
 from nova_jax.utils.errors import UserError
@@ -124,7 +124,7 @@ def measure(trial: Mapping[str, Any]) -> dict[str, float]:
   check_data(name, experiment, trial["task"])
   budget, quantized = nova_flops(experiment), {}
   if name == "nova":
-    train_nova(experiment, workdir)
+    finish_nova(experiment, workdir)
     pipe = Pipeline.load(workdir)
     # The others know no other temperature.
     generate = lambda prompts, seeds, scale: pipe(prompts, seed=seeds, guidance_scale=scale, temperature=1.0)

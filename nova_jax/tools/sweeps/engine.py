@@ -1,8 +1,8 @@
 """Runs the points of a sweep, each in its own process, and keeps their results.
 
   OUTPUT/points/{digest}/   trial.json, result.json when it is done, log.txt, error.txt when it failed, pictures
-  RUNS/{digest}/            the workdir of a training, shared by points that differ in sampling alone; RUNS is
-                            OUTPUT/runs, or a folder that several sweeps share
+  RUNS/{digest}/            the workdir of a training, shared by points that differ in sampling alone, NOVA among
+                            paradigms included; RUNS is OUTPUT/runs, or a folder that several sweeps share
   RESULTS/{digest}.json     a result alone, where a folder for these is given: small enough for a repository, so that
                             what was measured at different times adds up
 
@@ -108,7 +108,7 @@ def plan_trials(
     if trains(point):
       trained = experiment_for_point(sweep, point)
       experiment, identity = json.loads(json.dumps(to_dict(trained))), to_changes(trained)
-      place = str((runs or output / "runs") / digest(identity, paradigm))
+      place = str((runs or output / "runs") / digest(identity, {} if point.get(PARADIGM) == "nova" else paradigm))
     elif checkpoint is None:
       raise UserError(f"--checkpoint: the point {label(point)} trains no model of its own; give one")
     elif is_trained(as_path(checkpoint)):

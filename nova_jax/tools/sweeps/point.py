@@ -7,7 +7,6 @@ per clip after compilation, and the operations of a clip's spatial stage. A poin
 
 import json
 
-from nova_jax.checkpoints.store import finished_steps
 from nova_jax.config import Experiment
 from nova_jax.evals.digits.score import score_digits
 from nova_jax.pipeline import Pipeline
@@ -16,7 +15,7 @@ from nova_jax.pipeline.resolve import plan_for
 from nova_jax.sampling.flops import spatial_flops
 from nova_jax.storage import as_path
 from nova_jax.tools.baselines.run import measure as measure_paradigm
-from nova_jax.train.nova import train_nova
+from nova_jax.train.nova import finish_nova
 from nova_jax.utils.fields import from_dict
 from nova_jax.utils.files import write_atomically
 
@@ -26,10 +25,7 @@ def measure(trial: dict) -> dict[str, float]:
   if "paradigm" in trial:
     return measure_paradigm(trial)
   if trial["experiment"] is not None:
-    experiment = from_dict(Experiment, trial["experiment"])
-    # A finished run isn't claimed, since several sweeps may read it.
-    if experiment.train.steps not in finished_steps(as_path(trial["checkpoint"]) / "checkpoints"):
-      train_nova(experiment, trial["checkpoint"])
+    finish_nova(from_dict(Experiment, trial["experiment"]), trial["checkpoint"])
   pipe = Pipeline.load(trial["checkpoint"], **trial["loading"])
   options = {name: trial[name] for name in ("captions", "batch_size", "seed", "task")}
   # A whole batch of the same shape, which compiles everything.

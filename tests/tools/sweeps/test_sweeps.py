@@ -223,9 +223,10 @@ WHOLE = {
 
 
 def test_a_paradigm_trains_a_model_of_its_own(tmp_path):
-  points = grid(paradigm=("nova", "full_clip"), config__seed=(0, 1))
-  trials = engine.plan_trials(Sweep("", "", points, config=str(ROOT / "configs/digits.py")), None, tmp_path)
+  points = [*grid(paradigm=("nova", "full_clip"), config__seed=(0, 1)), {"config.seed": 1}]
+  *trials, plain = engine.plan_trials(Sweep("", "", points, config=str(ROOT / "configs/digits.py")), None, tmp_path)
   assert len({trial.folder for trial in trials}) == len({trial.group for trial in trials}) == 4
+  assert plain.group == trials[1].group and plain.folder != trials[1].folder, "the training of NOVA is the same"
   assert [trial.content["paradigm"] for trial in trials] == 2 * ["nova"] + 2 * ["full_clip"]
 
 
@@ -250,7 +251,7 @@ def test_one_point_from_training_to_scores(tmp_path, monkeypatch):
   sweep = Sweep("", "", points, config=str(ROOT / "configs/digits.py"), num_prompts=40, batch_size=20)
   (trial,) = engine.plan_trials(sweep, None, tmp_path / "out")
   result = point.measure(json.loads(json.dumps(trial.content)))
-  monkeypatch.setattr(point, "train_nova", None)
+  monkeypatch.setattr("nova_jax.train.nova.train_nova", None)
   again = point.measure(json.loads(json.dumps(trial.content)))
   assert again["digit"] == result["digit"], "a finished training is read, and not begun again"
   assert set(result) == {
