@@ -6,7 +6,7 @@ Launch: `python -m launch.sweep --config configs/sweeps/two_digits_paradigms.py 
 
 from nova_jax.tools.sweeps.plan import Bars, Sweep
 
-WIDTHS = (96, 160)  # NOVA has 1.1 M parameters then, or 3.0 M.
+WIDTHS = (64, 128)  # NOVA has 0.5 M parameters then, or 2.0 M.
 HEAD_DIM = 32
 
 
@@ -17,8 +17,8 @@ def get_sweep():
             "of a few scales, chosen on clips of other seeds.",
       config="configs/two_digits_ablation.py",
       task="two_digits",
-      num_prompts=240,
-      batch_size=80,
+      num_prompts=120,
+      batch_size=40,
       points=[
           {"paradigm": paradigm, "config.model.width": width, "config.model.num_heads": width // HEAD_DIM,
            "config.model.denoiser_width": width, "config.seed": seed}

@@ -19,7 +19,7 @@ from nova_jax import configs
 from nova_jax.config import Experiment
 from nova_jax.evals.digits.score import TASKS
 from nova_jax.pipeline.request import SETTINGS
-from nova_jax.tools.baselines.run import PARADIGMS
+from nova_jax.tools.baselines.run import PARADIGMS, check_comparable
 from nova_jax.utils.errors import UserError
 from nova_jax.utils.fields import did_you_mean, from_dict, to_dict
 from nova_jax.utils.renamed import current_name
@@ -137,19 +137,24 @@ def load_sweep(path: str | Path) -> Sweep:
     if trains(point):
       if "step" in point:
         raise UserError(f"{path}: a point that trains its own model can't name the step of a checkpoint")
-      experiment_for_point(sweep, point)
-    if PARADIGM in point:
-      _check_paradigm(path, point)
+      experiment = experiment_for_point(sweep, point)
+      if PARADIGM in point:
+        _check_paradigm(path, sweep, point, experiment)
   fields = {name for point in sweep.points for name in point}
   for plot in sweep.plots:
-    by = plot.by if isinstance(plot, Bars) else plot.line if isinstance(plot, Plot) else ""
-    if by and by not in fields:
-      raise UserError(f"{path}: plots tell lines or bars apart by {by}, which no point sets")
+    apart = ()
+    if isinstance(plot, Bars):
+      apart = plot.by, plot.over, plot.panel
+    elif isinstance(plot, Plot):
+      apart = (plot.line,)
+    for name in apart:
+      if name and name not in fields:
+        raise UserError(f"{path}: plots tell lines or bars apart by {name}, which no point sets")
     if not isinstance(plot, Bars):
       continue
-    values = [tuple(shown(point.get(name)) for name in (by, plot.over, plot.panel)) for point in sweep.points]
+    values = [tuple(shown(point.get(name)) for name in apart) for point in sweep.points]
     if len(set(values)) < len(values):
-      raise UserError(f"{path}: several points have the same {by}, so bars can't be told apart by it; use Plot")
+      raise UserError(f"{path}: several points have the same {plot.by}, so bars can't be told apart by it; use Plot")
     for name in plot.y:
       if name not in (scores := TASKS[sweep.task].names):
         raise UserError(f"{path}: bars show shares, and {name!r} is none{did_you_mean(name, scores)}")
@@ -203,7 +208,7 @@ def shown(value: Any) -> str:
   return str(value)
 
 
-def _check_paradigm(path: str | Path, point: Point) -> None:
+def _check_paradigm(path: str | Path, sweep: Sweep, point: Point, experiment: Experiment) -> None:
   if point[PARADIGM] not in PARADIGMS:
     raise UserError(f"{path}: {PARADIGM}={point[PARADIGM]!r} is not compared{did_you_mean(point[PARADIGM], PARADIGMS)}")
   others = [name for name in point if name != PARADIGM and not name.startswith(TRAINING)]
@@ -211,6 +216,7 @@ def _check_paradigm(path: str | Path, point: Point) -> None:
     raise UserError(
         f"{path}: a point with a {PARADIGM} chooses how it generates, so it can't set {', '.join(others)}; set fields "
         f"of training ({TRAINING}…) alone")
+  check_comparable(point[PARADIGM], experiment, sweep.task)
 
 
 def _load(path: Path):

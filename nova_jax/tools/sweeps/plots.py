@@ -90,7 +90,7 @@ def grouped(plot: Bars, trials: Sequence[Trial], scores: Sequence[str]) -> dict[
   bars: dict[tuple[str, str], list[Trial]] = {}
   for trial in trials:
     if trial.result and all(name in trial.result for name in plot.y or scores):
-      panel = shown(trial.point[plot.panel]) if plot.panel else ""
+      panel = shown(trial.point.get(plot.panel, "default")) if plot.panel else ""
       bars.setdefault((panel, shown(trial.point.get(plot.by, "default"))), []).append(trial)
   return bars
 

@@ -1,7 +1,6 @@
 """From a trained baseline to clips and scores."""
 
 import dataclasses
-import json
 
 import jax
 import numpy as np
@@ -12,7 +11,6 @@ from nova_jax.config import PRESETS, DataConfig, Experiment, StageConfig, TrainC
 from nova_jax.evals.digits.one_digit import Proportion
 from nova_jax.evals.digits.score import DigitsScore
 from nova_jax.tools.baselines import run
-from nova_jax.utils.fields import to_dict
 
 EXPERIMENT = Experiment(
     model=PRESETS["digits"], data=DataConfig(num_records=200),
@@ -75,12 +73,9 @@ def test_the_best_scale_of_guidance_is_chosen_over_all_scores(capsys):
     ("nova", "two_digits", {}, (4,), "'two_digits' here, got 'moving_digits'"),
     ("full_clip", "digits", {"mid_clip_fraction": 0.3}, (4,), "expected 0, got 0.3"),
     ("one_block", "digits", {}, (1, 4), r"got \[1, 4\] frames")])
-def test_what_cannot_be_compared_is_refused(tmp_path, name, task, data, frames, message):
+def test_what_cannot_be_compared_is_refused(name, task, data, frames, message):
   stages = tuple(StageConfig(batch_size=2, num_frames=count) for count in frames)
   experiment = dataclasses.replace(
       EXPERIMENT, data=DataConfig(**data), train=dataclasses.replace(EXPERIMENT.train, stages=stages))
-  trial = {
-      "paradigm": name, "output": str(tmp_path), "checkpoint": str(tmp_path), "task": task,
-      "experiment": json.loads(json.dumps(to_dict(experiment)))}
   with pytest.raises(ValueError, match=message):
-    run.measure(trial)
+    run.check_comparable(name, experiment, task)

@@ -315,7 +315,8 @@ def test_training_with_images_first_costs_the_same(monkeypatch, name):
     ([{"config.model.mixer_rang": 1}], "did you mean 'mixer_rank'"), ([{"config.model.mixer_rank": 0}], "got 0"),
     ([{"config.train.steps": 5, "step": 3}], "can't name the step"),
     ([{"paradigm": "fullclip"}], "did you mean 'full_clip'"),
-    ([{"paradigm": "nova", "guidance_scale": 2}], "can't set guidance_scale")])
+    ([{"paradigm": "nova", "guidance_scale": 2}], "can't set guidance_scale"),
+    ([{"paradigm": "nova"}], "data.mid_clip_fraction: .* expected 0, got 0.7")])
 def test_points_that_cannot_be_are_refused(tmp_path, points, message):
   (tmp_path / "sweep.py").write_text(
       f"from nova_jax.tools.sweeps.plan import Sweep\nget_sweep = lambda: Sweep('', '', {points!r}, "
