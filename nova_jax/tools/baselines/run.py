@@ -85,7 +85,8 @@ def make_baseline(name: str, experiment: Experiment, workdir: Path) -> Baseline:
     tokens = tokens_of(load_autoencoder(experiment.autoencoder).encode(videos), clip_model(experiment.model, 1))
     codebook = fit_codebook(tokens.reshape(-1, tokens.shape[-1]), NUM_CODES, experiment.seed)
     write_atomically(path, lambda path: np.save(path, codebook))
-  codebook = np.load(path)
+  with path.open("rb") as file:
+    codebook = np.load(file)
   return as_large_as(experiment.model, lambda cfg: Quantized(cfg, codebook))
 
 
