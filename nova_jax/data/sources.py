@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from nova_jax.autoencoders import Autoencoder
-from nova_jax.config import Experiment, StageConfig
+from nova_jax.config import DataConfig, Experiment, StageConfig
 from nova_jax.data.cache.format import AutoencoderInfo
 from nova_jax.data.cache.identity import describe_autoencoder, manifest_digest
 from nova_jax.data.caption_lengths import long_captions
@@ -169,10 +169,14 @@ def needs_text_encoder(experiment: Experiment) -> bool:
 def open_digits(
     experiment: Experiment, workdir: Path, autoencoder: Autoencoder, text_encoder: TextEncoder | None
 ) -> DigitData:
-  """Open the moving digits, drawing them first if need be: beside a run in a bucket, each machine has its own copy."""
-  folder = experiment.data.data_dir or (cache_folder() if is_remote(workdir) else workdir) / "data"
-  sources = datasets.prepare(folder, experiment.data)
-  return DigitData(sources, experiment, autoencoder, text_encoder)
+  """Open the moving digits, drawing them first if need be."""
+  return DigitData(digit_records(experiment.data, workdir), experiment, autoencoder, text_encoder)
+
+
+def digit_records(data: DataConfig, workdir: Path) -> Mapping[str, Source]:
+  """Return the records of each split, drawn first if need be: beside a run in a bucket, each machine has its own."""
+  folder = data.data_dir or (cache_folder() if is_remote(workdir) else workdir) / "data"
+  return datasets.prepare(folder, data)
 
 
 def open_caches(

@@ -32,7 +32,8 @@ def to_dict(config: Any) -> Any:
 def to_changes(config: Any) -> Any:
   """Convert a dataclass to JSON's types without the fields that have their defaults.
 
-  It identifies a config: a field that a later version adds leaves the identity of what was made before as it is.
+  It identifies a config: a field that a later version adds leaves the identity of what was made before as it is. A
+  default that changes would go unseen, so it must not: what is new gets a field of its own.
   """
   if isinstance(config, (tuple, list)):
     return [to_changes(value) for value in config]

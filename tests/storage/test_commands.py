@@ -14,6 +14,7 @@ from nova_jax.checkpoints.lora_export import write_lora
 from nova_jax.cli import convert, evaluate, sample
 from nova_jax.config import LoraConfig
 from nova_jax.storage import as_path
+from nova_jax.tools.sweeps import engine
 from nova_jax.tools.sweeps.engine import Trial, run_trials
 from nova_jax.tools.sweeps.plan import Sweep
 from nova_jax.tools.sweeps.report import write_report
@@ -131,7 +132,7 @@ def test_a_model_is_converted_from_and_into_a_bucket_and_back(model, folder, tmp
              "--formats=latents", "--compilation_cache=off") == 0
 
 
-def test_a_sweep_keeps_its_points_in_a_bucket(folder):
+def test_a_sweep_keeps_its_points_in_a_bucket(folder, monkeypatch):
   script = """
 import json, sys
 from nova_jax.storage import as_path
@@ -140,10 +141,11 @@ print("working")
 trial["fails"] and sys.exit("no")
 as_path(trial["result"]).write_text('{"digit": 1.0}')
 """
+  monkeypatch.setattr(engine, "COMMAND", (sys.executable, "-c", script))
   trials = [
       Trial({"seed": number}, folder / name, name,
-           {"experiment": None, "result": str(folder / name / "result.json"), "fails": number, "num_prompts": 4},
-           (sys.executable, "-c", script)) for number, name in enumerate(("good", "bad"))]
+           {"experiment": None, "result": str(folder / name / "result.json"), "fails": number, "num_prompts": 4})
+      for number, name in enumerate(("good", "bad"))]
   said = []
   run_trials(trials, 2, (0, 1), said.append)
   assert trials[0].result == {"digit": 1.0} and trials[1].error == "no"

@@ -19,8 +19,7 @@ from flax import nnx
 
 from nova_jax.checkpoints.model_folder import load_autoencoder, load_text_encoder
 from nova_jax.config import Experiment, ModelConfig
-from nova_jax.data.digits import datasets
-from nova_jax.data.sources import open_digits
+from nova_jax.data.sources import digit_records, open_digits
 from nova_jax.diffusion import make_scheduler
 from nova_jax.evals.digits.one_digit import DigitClassifier, Proportion
 from nova_jax.evals.digits.score import TASKS, DigitsScore, score_generator
@@ -80,7 +79,7 @@ def make_baseline(name: str, experiment: Experiment, workdir: Path) -> Baseline:
     return as_large_as(experiment.model, lambda cfg: FullClip(cfg, scheduler, sample.num_diffusion_steps))
   path = workdir / "codebook.npy"
   if not path.exists():
-    records = datasets.prepare(experiment.data.data_dir or workdir / "data", experiment.data)["train"]
+    records = digit_records(experiment.data, workdir)["train"]
     videos = np.stack([record["video"][:num_frames] for record in records])
     tokens = tokens_of(load_autoencoder(experiment.autoencoder).encode(videos), clip_model(experiment.model, 1))
     codebook = fit_codebook(tokens.reshape(-1, tokens.shape[-1]), NUM_CODES, experiment.seed)
@@ -138,9 +137,9 @@ def measure(trial: Mapping[str, Any]) -> dict[str, float]:
     generate = make_generator(baseline, model, experiment)
     if name == "quantized":
       quantized = quantized_clips(baseline, experiment, trial["num_prompts"])
-  scale = choose_scale(
-      lambda scale: score(
-          generate, scale, experiment, trial | {"num_prompts": CHOICE_CLIPS}, output / "guidance", trial["seed"] + 1))
+  choice = trial | {"num_prompts": CHOICE_CLIPS}
+  seed = choice_seed(trial["seed"], trial["num_prompts"])
+  scale = choose_scale(lambda scale: score(generate, scale, experiment, choice, output / "guidance", seed))
   result = score(generate, scale, experiment, trial, output, trial["seed"])
   return values(result.scores) | {
       "guidance_scale": scale, "steps": experiment.train.steps, "parameters": parameters, "train_flops": flops,
@@ -160,10 +159,22 @@ def check_comparable(name: str, experiment: Experiment, task: str) -> None:
     raise UserError(
         "data.mid_clip_fraction: a full-clip model can't be told that a clip begins in the middle, so paradigms learn "
         f"from clips that begin at the beginning; expected 0, got {data.mid_clip_fraction}")
+  if data.single_frames != "first" and any(stage.num_frames == 1 for stage in experiment.train.stages):
+    raise UserError(
+        f'data.single_frames: a stage of one frame learns first frames here; expected "first", got '
+        f"{data.single_frames!r}")
   lengths = {stage.num_frames for stage in experiment.train.stages}
   if name == "one_block" and len(lengths) > 1:
     raise UserError(
         f"train.stages: a model of clips in one block learns one length of clips, got {sorted(lengths)} frames")
+
+
+def choice_seed(seed: int, num_prompts: int) -> int:
+  """Return the seed of the choice among scales, whose clips have later seeds than those that are reported.
+
+  Clip i of n has the seed `seed * n + i`: see `make_clips`.
+  """
+  return -(-(seed + 1) * num_prompts // CHOICE_CLIPS)
 
 
 def choose_scale(measure: Callable[[float], DigitsScore]) -> float:

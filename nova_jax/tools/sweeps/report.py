@@ -1,7 +1,7 @@
 """Writes the results of a sweep: results.csv, results.md, plots as PNG, and index.html with everything in one file.
 
-Scores have their 95 % interval in brackets, but for results.csv. Points that differ in a seed alone have another table,
-of their means with the lowest and the highest in brackets. Invariant: the same results give the same tables. Points
+Scores have their 95 % interval in brackets, but for results.csv. Each plot of bars over a field, such as seeds, has
+a table of means, with the lowest and the highest in brackets. Invariant: the same results give the same tables. Points
 that failed or have not run yet are listed as such.
 """
 

@@ -25,7 +25,7 @@ TWO_DIGITS = dataclasses.replace(
 @pytest.mark.parametrize("experiment", [EXPERIMENT, TWO_DIGITS], ids=lambda experiment: experiment.data.name)
 def test_baselines_are_as_large_as_nova(tmp_path, monkeypatch, experiment):
   monkeypatch.setattr(run, "fit_codebook", lambda tokens, num_codes, seed: np.zeros((num_codes, 16), np.float32))
-  monkeypatch.setattr(run.datasets, "prepare", lambda folder, cfg: {
+  monkeypatch.setattr(run, "digit_records", lambda cfg, workdir: {
       "train": [{"video": np.zeros((8, *experiment.model.latent_size, 1), np.uint8)}]})
   nova = run.count_parameters(experiment.model)
   for name in run.PARADIGMS[1:]:
@@ -60,6 +60,12 @@ def test_two_digits_have_their_own_scores(tmp_path):
   assert "in front of" in asked[0][0]
 
 
+@pytest.mark.parametrize("seed, num_prompts", [(0, 400), (0, 120), (3, 40), (2, 90)])
+def test_scales_are_chosen_on_clips_of_other_seeds(seed, num_prompts):
+  first = run.choice_seed(seed, num_prompts) * run.CHOICE_CLIPS
+  assert (seed + 1) * num_prompts <= first < (seed + 1) * num_prompts + run.CHOICE_CLIPS
+
+
 def test_the_best_scale_of_guidance_is_chosen_over_all_scores(capsys):
   shares = {1.0: (0.2, 0.9), 1.5: (0.8, 0.8), 2.5: (0.9, 0.6), 4.0: (1.0, 0.1)}
   names = "digit", "retrieval@1"
@@ -72,7 +78,8 @@ def test_the_best_scale_of_guidance_is_chosen_over_all_scores(capsys):
 @pytest.mark.parametrize("name, task, data, frames, message", [
     ("nova", "two_digits", {}, (4,), "'two_digits' here, got 'moving_digits'"),
     ("full_clip", "digits", {"mid_clip_fraction": 0.3}, (4,), "expected 0, got 0.3"),
-    ("one_block", "digits", {}, (1, 4), r"got \[1, 4\] frames")])
+    ("quantized", "digits", {}, (1, 4), "expected \"first\", got 'any'"),
+    ("one_block", "digits", {"single_frames": "first"}, (1, 4), r"got \[1, 4\] frames")])
 def test_what_cannot_be_compared_is_refused(name, task, data, frames, message):
   stages = tuple(StageConfig(batch_size=2, num_frames=count) for count in frames)
   experiment = dataclasses.replace(

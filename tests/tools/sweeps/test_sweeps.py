@@ -218,7 +218,7 @@ TINY = {
 
 # A step on first frames and one on clips, all of which begin at the beginning.
 WHOLE = {
-    "config.data.mid_clip_fraction": 0.0, "config.data.turning_fraction": 0.0,
+    "config.data.mid_clip_fraction": 0.0, "config.data.turning_fraction": 0.0, "config.data.single_frames": "first",
     "config.train.stages": [{"name": "image", "batch_size": 8}, {"name": "video", "batch_size": 8, "num_frames": 4}]}
 
 
