@@ -33,7 +33,7 @@ def to_changes(config: Any) -> Any:
   """Convert a dataclass to JSON's types without the fields that have their defaults.
 
   It identifies a config: a field that a later version adds leaves the identity of what was made before as it is. A
-  default that changes would go unseen, so it must not: what is new gets a field of its own.
+  default that changes would go unseen, so a test of the sweeps holds the experiment's to what they were.
   """
   if isinstance(config, (tuple, list)):
     return [to_changes(value) for value in config]

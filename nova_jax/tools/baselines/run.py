@@ -161,7 +161,7 @@ def check_comparable(name: str, experiment: Experiment, task: str) -> None:
         f"from clips that begin at the beginning; expected 0, got {data.mid_clip_fraction}")
   if data.single_frames != "first" and any(stage.num_frames == 1 for stage in experiment.train.stages):
     raise UserError(
-        f'data.single_frames: a stage of one frame learns first frames here; expected "first", got '
+        'data.single_frames: a stage of one frame learns first frames here; expected "first", got '
         f"{data.single_frames!r}")
   lengths = {stage.num_frames for stage in experiment.train.stages}
   if name == "one_block" and len(lengths) > 1:

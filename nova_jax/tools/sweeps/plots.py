@@ -110,9 +110,9 @@ def draw_bars(plot: Bars, trials: Sequence[Trial], scores: Sequence[str]) -> Fig
         _draw_bar(axes, x, width, plot, bars[panel, name], scores, color=f"C{i}", label=name)
     results = [trial.result for key, done in bars.items() if key[0] == panel for trial in done]
     for (prefix, title), style in zip(REFERENCES.items(), ("-", ":"), strict=True):
-      for result in [result for result in results if prefix + scores[0] in result][:1]:
-        heights = [result[prefix + score] for score in scores]
-        axes.hlines(heights, places - 0.4, places + 0.4, "black", style, label=title)
+      heights = [[result[prefix + score] for score in scores] for result in results if prefix + scores[0] in result]
+      if heights:
+        axes.hlines(np.mean(heights, axis=0), places - 0.4, places + 0.4, "black", style, label=title)
     axes.set_xticks(places, scores)
     axes.set(ylabel="share of clips", ylim=(0, 1.02), title=f"{plot.panel} {panel}" if plot.panel else None)
     axes.grid(axis="y", alpha=0.3)

@@ -47,7 +47,8 @@ def write_report(sweep: Sweep, trials: Sequence[Trial], output: Path) -> list[Pa
   rows = [[_short(cell, name, sweep) for name, cell in zip(columns, row, strict=True)] for row in rows]
   scores = TASKS[sweep.task].names
   means = [mean_table(plot, trials, scores) for plot in sweep.plots if isinstance(plot, Bars) and plot.over]
-  tables = [*means, Table("All points", columns, rows)] if means else [Table("", columns, rows)]
+  means = [found for found in means if found.rows]
+  tables = [*means, Table("All points" if means else "", columns, rows)]
   write_atomically(paths[1], f"# {sweep.title}\n\n{sweep.about}\n\n" + "\n".join(map(markdown, tables)))
   pictures = []
   for plot in sweep.plots:

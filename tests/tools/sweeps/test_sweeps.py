@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from configs import digits
+from nova_jax import config
 from nova_jax.config import Experiment
 from nova_jax.tools.baselines import run as baselines
 from nova_jax.tools.sweeps import engine, plots, point
@@ -25,6 +26,11 @@ from nova_jax.tools.sweeps.plan import Bars, Front, Plot, Sweep, experiment_for_
 from nova_jax.tools.sweeps.report import write_report
 from nova_jax.utils.fields import from_dict, to_changes
 
+# What an experiment consists of.
+CONFIGS = (
+    config.DataConfig, config.EvalConfig, config.Experiment, config.LoraConfig, config.MeshConfig, config.ModelConfig,
+    config.OptimizerConfig, config.SampleConfig, config.SchedulerConfig, config.SourceConfig, config.StageConfig,
+    config.TrainConfig)
 ROOT = Path(__file__).resolve().parents[3]
 # Stands for a point's process: it notes that it ran, and scores an eighth of its guidance, fails at 3 and dies at 4.
 SCRIPT = """
@@ -138,20 +144,23 @@ def test_seeds_share_a_bar_and_are_dots_of_their_own(tmp_path, ran):
 
 
 def test_panels_have_bars_of_their_own_and_lines_of_real_clips():
-  done = {("small", "nova"): {"digit": 0.5, "real/digit": 0.9}, ("small", "quantized"): {
-      "digit": 0.25, "quantized/digit": 0.75}, ("large", "quantized"): {"digit": 0.625}}
+  done = [
+      ("small", "nova", {"digit": 0.5, "real/digit": 0.9}), ("small", "nova", {"digit": 0.75, "real/digit": 0.9}),
+      ("small", "quantized", {"digit": 0.25, "quantized/digit": 0.75}),
+      ("small", "quantized", {"digit": 0.25, "quantized/digit": 0.25}), ("large", "quantized", {"digit": 0.625})]
   trials = [
-      types.SimpleNamespace(point={"size": size, "paradigm": name}, content={"num_prompts": 40}, result=result)
-      for (size, name), result in done.items()]
-  figure = plots.draw_bars(Bars("paradigm", panel="size"), trials, ("digit",))
+      types.SimpleNamespace(
+          point={"size": size, "paradigm": name, "seed": i}, content={"num_prompts": 40}, result=result)
+      for i, (size, name, result) in enumerate(done)]
+  figure = plots.draw_bars(Bars("paradigm", over="seed", panel="size"), trials, ("digit",))
   small, large = figure.axes
-  assert [bar.get_height() for bar in small.patches] == [0.5, 0.25]
+  assert [bar.get_height() for bar in small.patches] == [0.625, 0.25]
   assert [bar.get_height() for bar in large.patches] == [0.625]
   assert large.patches[0].get_facecolor() == small.patches[1].get_facecolor()
   assert {text.get_text() for text in figure.legends[0].texts} == {
       "nova", "quantized", "real clips", "real clips, quantised"}
   heights = {lines.get_label(): lines.get_segments()[0][0, 1] for lines in small.collections}
-  assert (heights["real clips"], heights["real clips, quantised"]) == (0.9, 0.75)
+  assert (heights["real clips"], heights["real clips, quantised"]) == (0.9, 0.5)
 
 
 def test_results_outlive_the_folder_of_a_sweep(tmp_path, ran):
@@ -214,8 +223,6 @@ TINY = {
     "config.model.remat": "none", "config.data.num_records": 40, "config.train.steps": 2,
     "config.train.sample_every": 0, "config.optimizer.name": "adamw", "config.optimizer.warmup_steps": 0,
     "config.train.stages": ({"name": "video", "batch_size": 8, "num_frames": 4},)}
-
-
 # A step on first frames and one on clips, all of which begin at the beginning.
 WHOLE = {
     "config.data.mid_clip_fraction": 0.0, "config.data.turning_fraction": 0.0, "config.data.single_frames": "first",
@@ -231,11 +238,12 @@ def test_a_paradigm_trains_a_model_of_its_own(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("paradigm", ["nova", "quantized", "full_clip"])
+@pytest.mark.parametrize("paradigm", baselines.PARADIGMS)
 def test_a_paradigm_from_training_to_scores(tmp_path, monkeypatch, paradigm):
   for name, value in {"NUM_CODES": 16, "SCALES": (1.0, 2.0), "CHOICE_CLIPS": 40}.items():
     monkeypatch.setattr(baselines, name, value)
-  points = [TINY | WHOLE | {"paradigm": paradigm}]
+  stages = WHOLE["config.train.stages"][paradigm == "one_block":]
+  points = [TINY | WHOLE | {"paradigm": paradigm, "config.train.stages": stages}]
   sweep = Sweep("", "", points, config=str(ROOT / "configs/digits.py"), num_prompts=80, batch_size=40)
   (trial,) = engine.plan_trials(sweep, None, tmp_path / "out")
   result = point.measure(json.loads(json.dumps(trial.content)))
@@ -292,6 +300,16 @@ def test_kept_results_are_those_of_shipped_sweeps(tmp_path, monkeypatch):
   for path in Path("docs/ablations").glob("*/*.json"):
     assert fields(json.loads(path.read_text(encoding="utf-8"))["point"]) in labels.get(path.name, ()), path
   assert complete == {"canvas", "two_digits_history", "two_digits_speed"}, "the docs say so of these"
+
+
+def test_defaults_stay_since_results_are_named_without_them():
+  kept = json.loads((Path(__file__).parent / "defaults.json").read_text(encoding="utf-8"))
+  found = {
+      f"{cls.__name__}.{field.name}": to_changes(field.default) for cls in CONFIGS for field in dataclasses.fields(cls)
+      if field.default is not dataclasses.MISSING}
+  changed = {name: (default, found[name]) for name, default in kept.items() if found.get(name, default) != default}
+  assert not changed, "add a field that says what is new, or measure docs/ablations anew and rename its files"
+  assert not found.keys() - kept.keys(), "add the new fields to defaults.json"
 
 
 def test_a_field_that_is_new_leaves_the_names_of_results(tmp_path):
