@@ -18,7 +18,6 @@ from nova_jax.checkpoints.model_folder import open_folder
 from nova_jax.cli.common_flags import define_shard
 from nova_jax.cli.entry import Command
 from nova_jax.pipeline.prompts import naming
-from nova_jax.storage import as_path
 from nova_jax.tools.sweeps.engine import plan_trials, run_trials
 from nova_jax.tools.sweeps.plan import load_sweep
 from nova_jax.utils.errors import FAILED, UserError
@@ -62,7 +61,9 @@ def main(args: flags.FlagValues) -> None:
       checkpoint = pinned(checkpoint, download=not args.report)
       if not args.report:
         open_folder(checkpoint)
-  runs, results = (as_path(path) if path else None for path in (args.runs, args.results))
+  runs, results = (
+      check_folder_writable(flag, path) if path else None
+      for flag, path in (("runs", args.runs), ("results", args.results)))
   trials = plan_trials(sweep, checkpoint, output, runs, results)
   if not args.report:
     run_trials(trials, args.processes, (int(shard[1]), int(shard[2])), lambda line: print(line, flush=True))

@@ -97,10 +97,10 @@ def kind_name(kind: type | tuple[type, ...]) -> str:
   return _KINDS.get(first, first.__name__)
 
 
-def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
-  """Return a hint that ends an error about an unknown name."""
+def did_you_mean(name: Any, known: typing.Iterable[str]) -> str:
+  """Return a hint that ends an error about an unknown name, which may be no text at all."""
   known = list(known)
-  if nearest := _nearest(name, known):
+  if nearest := _nearest(str(name), known):
     *others, last = map(repr, nearest)
     return f"; did you mean {', '.join(others)} or {last}?" if others else f"; did you mean {last}?"
   return f"; known: {', '.join(sorted(known))}"

@@ -126,7 +126,7 @@ def load_sweep(path: str | Path) -> Sweep:
   sweep = module.get_sweep()
   if not sweep.points:
     raise UserError(f"{path}: the sweep has no points")
-  if sweep.task not in TASKS:
+  if sweep.task not in tuple(TASKS):
     raise UserError(f"{path}: {sweep.task!r} is not a task{did_you_mean(sweep.task, TASKS)}")
   known = {*SAMPLING, *LOADING, PARADIGM}
   for point in sweep.points:

@@ -332,7 +332,7 @@ def test_training_with_images_first_costs_the_same(monkeypatch, name):
     ([{"guidance_scal": 1}], "did you mean 'guidance_scale'"), ([], "no points"),
     ([{"config.model.mixer_rang": 1}], "did you mean 'mixer_rank'"), ([{"config.model.mixer_rank": 0}], "got 0"),
     ([{"config.train.steps": 5, "step": 3}], "can't name the step"),
-    ([{"paradigm": "fullclip"}], "did you mean 'full_clip'"),
+    ([{"paradigm": "fullclip"}], "did you mean 'full_clip'"), ([{"paradigm": ["nova"]}], "did you mean 'nova'"),
     ([{"paradigm": "nova", "guidance_scale": 2}], "can't set guidance_scale"),
     ([{"paradigm": "nova"}], "data.mid_clip_fraction: .* expected 0, got 0.7")])
 def test_points_that_cannot_be_are_refused(tmp_path, points, message):
