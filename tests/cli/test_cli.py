@@ -79,7 +79,7 @@ def test_bad_input_gives_one_line_and_exit_code_2(arguments, words, bad_configs)
 
 @pytest.mark.parametrize("arguments, error", [
     (("sweep", "--config=guidnce", "--output={}"), "of a sweep that comes with nova_jax; did you mean 'guidance'?"),
-    (("sweep", "--config=guidance", "--output={}/out", "--results=/dev/null"), "--results: /dev/null is a file; expected"),
+    (("sweep", "--config=guidance", "--output={}/out", "--results=/dev/null"), "/dev/null is a file; expected"),
     (("train", "--config=configs/digts.py", "--workdir={}"), "comes with nova_jax; did you mean 'digits'?"),
     (("sample", "--checkpoint=digts", "--prompt=a", "--output={}", "--compilation_cache=off"),
      "a model that comes with nova_jax; did you mean 'digits'?"),
