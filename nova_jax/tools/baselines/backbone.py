@@ -19,7 +19,7 @@ from nova_jax.models import embeddings as emb
 from nova_jax.models.attention.masks import Mask
 from nova_jax.models.condition import Condition
 from nova_jax.models.layers import LayerNorm
-from nova_jax.models.transformer import Cache, extend_blocks, make_blocks, run_blocks
+from nova_jax.models.transformer import make_blocks, run_blocks
 from nova_jax.utils.errors import UserError
 
 
@@ -60,11 +60,6 @@ class Backbone(nnx.Module):
     """Run whole sequences; return the outputs of `tokens`."""
     x = jnp.concatenate([prefix, tokens], axis=1)
     return self.norm(run_blocks(self.blocks, x, None, mask, self.cfg.remat)[:, prefix.shape[1]:])
-
-  def extend(self, x: Float[Array, "B Q D"], cache: Cache) -> tuple[Float[Array, "B 1 D"], Cache]:
-    """Run the next tokens of causal sequences; return the last one's output, and the cache that has them all."""
-    x, cache = extend_blocks(self.blocks, x, cache, None)
-    return self.norm(x[:, -1:]), cache
 
 
 def tokens_of(latents: Float[Array, "B T h w C"], cfg: ModelConfig) -> Float[Array, "B S P"]:
