@@ -165,6 +165,8 @@ def kind_from_config(config: Mapping[str, Any]) -> PartKind:
     UserError: its class is unknown, or its sizes are not supported.
   """
   class_name = published_configs.class_name_from_config(config)
+  if not class_name:
+    raise UserError("it names no class; expected \"_class_name\", or \"architectures\" of a text encoder")
   if class_name not in _CLASSES:
     raise UserError(f"class {class_name!r} is not known{did_you_mean(class_name, _CLASSES)}")
   part = _CLASSES[class_name]

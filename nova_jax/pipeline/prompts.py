@@ -26,11 +26,6 @@ from nova_jax.utils.renamed import tell_new_name
 from nova_jax.utils.text_files import is_blank, parse_json, read_lines
 
 
-def read_prompts(path: str | Path) -> list[dict[str, Any]]:
-  """Read the settings of each line of a file; see `read_named`."""
-  return [settings for _, settings in read_named(path)]
-
-
 def read_named(path: str | Path) -> list[tuple[str, dict[str, Any]]]:
   """Read the settings of each line of a file, and how errors name that line.
 

@@ -206,3 +206,5 @@ def test_numbers_that_are_no_weights(model):
   assert "is I8; expected one of" in refusal(open_part, model / "transformer")
   (model / "vae/config.json").write_text('{"_class_name": "FluxTransformer2DModel"}', encoding="utf-8")
   assert "class 'FluxTransformer2DModel' is not known" in refusal(open_part, model / "vae")
+  (model / "vae/config.json").write_text("{}", encoding="utf-8")
+  assert "config.json: it names no class; expected" in refusal(open_part, model / "vae")

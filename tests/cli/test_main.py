@@ -57,8 +57,8 @@ def test_other_commands_are_named_as_this_one_was_typed(capsys):
 
 def test_it_starts():
   done = subprocess.run(
-      [sys.executable, "-c", "from nova_jax.cli.main import main; main()", "--version"], capture_output=True,
-      encoding="utf-8", env=os.environ | {"PYTHONPATH": str(ROOT)})
+      [sys.executable, "-m", "nova_jax", "--version"], capture_output=True, encoding="utf-8",
+      env=os.environ | {"PYTHONPATH": str(ROOT)})
   assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("nova-jax ")
 
 

@@ -12,6 +12,10 @@ from nova_jax.utils import limits
 MARK = "\ufeff"
 
 
+def settings_in(path):
+  return [settings for _, settings in prompts.read_named(path)]
+
+
 def table(tmp_path, name, content):
   path = tmp_path / name
   path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -101,16 +105,16 @@ def test_what_is_no_json_array(tmp_path, content, message):
 def test_lists_of_prompts_name_the_line(tmp_path, name, content, message):
   (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
   with pytest.raises(ValueError, match=message):
-    prompts.read_prompts(tmp_path / name)
+    settings_in(tmp_path / name)
 
 
 def test_lists_of_prompts_as_editors_save_them(tmp_path):
   (tmp_path / "a.TXT").write_bytes(f"{MARK}a fox\fruns\u2028on\r\na cat\r".encode())
-  assert prompts.read_prompts(tmp_path / "a.TXT") == [{"prompt": "a fox\fruns\u2028on"}, {"prompt": "a cat"}]
+  assert settings_in(tmp_path / "a.TXT") == [{"prompt": "a fox\fruns\u2028on"}, {"prompt": "a cat"}]
   (tmp_path / "a.jsonl").write_text('{"prompt": "a fox", "seed": null, "fps": NaN}\n', encoding="utf-8")
   (tmp_path / "a.json").write_text('[\n{"prompt": "a fox"}\n]', encoding="utf-8")
   for name in ("a.jsonl", "a.json"):
-    assert prompts.read_prompts(tmp_path / name) == [{"prompt": "a fox"}]
+    assert settings_in(tmp_path / name) == [{"prompt": "a fox"}]
 
 
 @pytest.mark.parametrize("benchmark, name, content", [

@@ -16,24 +16,28 @@ from nova_jax.pipeline.request import SETTINGS
 from nova_jax.tools.sweeps.plan import SAMPLING
 
 
+def settings_in(path):
+  return [settings for _, settings in prompts.read_named(path)]
+
+
 def test_prompts_from_files(tmp_path):
   (tmp_path / "a.txt").write_text("# fruit\nan apple\n\na pear\n", encoding="utf-8")
   (tmp_path / "a.csv").write_text(
       'prompt,seed,later_prompts\nan apple,3,"{""4"": ""a pear""}"\n"a pear, ripe",,\n', encoding="utf-8")
   lines = [{"prompt": "an\u2028apple", "num_frames": 2}, {"label": 3}]
   (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8")
-  assert prompts.read_prompts(tmp_path / "a.txt") == [{"prompt": "an apple"}, {"prompt": "a pear"}]
-  assert prompts.read_prompts(tmp_path / "a.csv") == [
+  assert settings_in(tmp_path / "a.txt") == [{"prompt": "an apple"}, {"prompt": "a pear"}]
+  assert settings_in(tmp_path / "a.csv") == [
       {"prompt": "an apple", "seed": 3, "later_prompts": {4: "a pear"}}, {"prompt": "a pear, ripe"}]
-  assert prompts.read_prompts(tmp_path / "a.jsonl") == lines
+  assert settings_in(tmp_path / "a.jsonl") == lines
   (tmp_path / "b.csv").write_text(
       '\ufeffprompt,image,mask\n"an apple\nor two",a.png,"0,0,4,8"\none,a.png,m.png\n', encoding="utf-8")
-  assert prompts.read_prompts(tmp_path / "b.csv") == [
+  assert settings_in(tmp_path / "b.csv") == [
       {"prompt": "an apple\nor two", "image": "a.png", "mask": [0, 0, 4, 8]},
       {"prompt": "one", "image": "a.png", "mask": "m.png"}], "as a spreadsheet saves it"
   (tmp_path / "b.jsonl").write_text(
       '{"prompt": "a", "image": "a.png", "mask": [0, 0, 4, 8], "guidance_scale": 3}', encoding="utf-8")
-  (line,) = prompts.read_prompts(tmp_path / "b.jsonl")
+  (line,) = settings_in(tmp_path / "b.jsonl")
   assert line["mask"] == [0, 0, 4, 8] and isinstance(line["guidance_scale"], float), "as the flag says it"
 
 
@@ -60,7 +64,7 @@ def test_flags_and_columns_with_an_old_name_work_and_the_new_one_is_said(tmp_pat
   for old, new in (("then", "prompt_at"), ("place", "outpaint_box"), ("low_memory", "free_text_encoder")):
     assert f"--{old} is called --{new} now" in caplog.text
   (tmp_path / "a.jsonl").write_text('{"prompt": "a", "image": "a.png", "place": [0, 0, 4, 8]}', encoding="utf-8")
-  (line,) = prompts.read_prompts(tmp_path / "a.jsonl")
+  (line,) = settings_in(tmp_path / "a.jsonl")
   assert line["outpaint_box"] == [0, 0, 4, 8] and "a.jsonl:1: place is called outpaint_box now" in caplog.text
 
 
@@ -87,12 +91,12 @@ def test_what_no_model_can_do_is_refused_before_one_is_loaded(lines, common, mes
 def test_bad_prompt_files(tmp_path, name, text, message):
   (tmp_path / name).write_text(text, encoding="utf-8")
   with pytest.raises(ValueError, match=message):
-    prompts.read_prompts(tmp_path / name)
+    settings_in(tmp_path / name)
 
 
 def test_prompts_of_punctuation_and_emoji(tmp_path):
   (tmp_path / "a.txt").write_text("...\n\N{FOX FACE}\n", encoding="utf-8")
-  assert prompts.read_prompts(tmp_path / "a.txt") == [{"prompt": "..."}, {"prompt": "\N{FOX FACE}"}]
+  assert settings_in(tmp_path / "a.txt") == [{"prompt": "..."}, {"prompt": "\N{FOX FACE}"}]
 
 
 def test_lines_are_refused_by_name_before_anything_is_made(tmp_path):
