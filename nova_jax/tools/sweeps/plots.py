@@ -52,13 +52,14 @@ def draw_lines(axes: Axes, plot: Plot, trials: Sequence[Trial]) -> bool:
     if plot.x in values and plot.y in values:
       lines.setdefault(shown(trial.point.get(plot.line, "default")) if plot.line else "", []).append(
           (values[plot.x], values[plot.y]))
+  is_field = plot.x in trials[0].point
   for name, pairs in lines.items():
     numbers = all(not isinstance(x, str) for x, _ in pairs)
     # Measured values, such as seconds, are connected in the order of the points, in which a field grows.
-    pairs = sorted(pairs) if numbers and plot.x in trials[0].point else pairs
+    pairs = sorted(pairs) if numbers and is_field else pairs
     axes.plot(*zip(*pairs, strict=True), "o-" if numbers else "o", label=f"{plot.line} {name}")
   if plot.log:
-    axes.set_xscale("log")
+    _log_axis(axes, sorted({x for pairs in lines.values() for x, _ in pairs}) if is_field else None)
   axes.set(xlabel=plot.x, ylabel=plot.y)
   axes.grid(alpha=0.3)
   if plot.line:
@@ -76,9 +77,7 @@ def draw_front(axes: Axes, plot: Front, trials: Sequence[Trial]) -> bool:
     low, high = wilson(y, trial.content["num_prompts"])
     axes.errorbar(x, y, [[y - low], [high - y]], fmt="o", color="C0", elinewidth=1)
     axes.annotate(label(trial.point), (x, y), xytext=(6, 4), textcoords="offset points")
-  axes.set_xscale("log")
-  axes.xaxis.set_major_formatter("{x:g}")
-  axes.xaxis.set_minor_formatter("{x:g}")
+  _log_axis(axes)
   axes.margins(x=0.2)
   axes.set(xlabel=plot.x, ylabel=plot.y)
   axes.grid(alpha=0.3)
@@ -135,6 +134,16 @@ def _draw_bar(
   else:
     low, high = np.array([wilson(value, done[0].content["num_prompts"]) for value in mean]).T
     axes.bar(x, mean, width, yerr=[mean - low, high - mean], error_kw={"elinewidth": 1}, **style)
+
+
+def _log_axis(axes: Axes, ticks: Sequence[float] | None = None) -> None:
+  """Make x logarithmic, in plain numbers, which are `ticks` if given."""
+  axes.set_xscale("log")
+  axes.xaxis.set_major_formatter("{x:g}")
+  axes.xaxis.set_minor_formatter("{x:g}")
+  if ticks is not None:
+    axes.set_xticks(ticks)
+    axes.minorticks_off()
 
 
 def _axis(value):

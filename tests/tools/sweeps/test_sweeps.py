@@ -111,6 +111,17 @@ def test_a_front_names_presets_and_what_they_are_compared_with():
   assert len(axes.lines) == 3, "a dot each"
 
 
+def test_logarithmic_axes_have_plain_numbers_at_the_values_that_were_swept():
+  trials = [
+      types.SimpleNamespace(point={"num_inference_steps": steps}, result={"digit": 0.5, "seconds_per_clip": steps / 3})
+      for steps in (2, 16)]
+  axes = Figure().subplots()
+  assert plots.draw_lines(axes, Plot("num_inference_steps", "digit", log=True), trials)
+  assert [text.get_text() for text in axes.get_xticklabels()] == ["2", "16"]
+  assert plots.draw_lines(axes := Figure().subplots(), Plot("seconds_per_clip", "digit", log=True), trials)
+  assert "1" in [text.get_text() for text in axes.get_xticklabels()], "no power of ten"
+
+
 def test_what_a_preset_is_belongs_to_a_point(tmp_path, monkeypatch):
   plan = lambda: engine.plan_trials(dataclasses.replace(sweep_of(2.0), points=[{"preset": "fast"}]), "model", tmp_path)
   before = plan()[0].folder
@@ -299,7 +310,9 @@ def test_kept_results_are_those_of_shipped_sweeps(tmp_path, monkeypatch):
       complete.add(path.stem)
   for path in Path("docs/ablations").glob("*/*.json"):
     assert fields(json.loads(path.read_text(encoding="utf-8"))["point"]) in labels.get(path.name, ()), path
-  assert complete == {"canvas", "two_digits_history", "two_digits_speed"}, "the docs say so of these"
+  assert complete == {
+      "canvas", "two_digits_canvas", "two_digits_history", "two_digits_image_stage", "two_digits_mixer_rank",
+      "two_digits_norm", "two_digits_speed"}, "the docs say so of these"
 
 
 def test_defaults_stay_since_results_are_named_without_them():
