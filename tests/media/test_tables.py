@@ -3,17 +3,13 @@
 import json
 
 import pytest
+from pipeline.test_prompts import settings_in
 
 from nova_jax.evals.benchmarks.layout import read_layout
 from nova_jax.media.tables import check_rows, read_table
-from nova_jax.pipeline import prompts
 from nova_jax.utils import limits
 
 MARK = "\ufeff"
-
-
-def settings_in(path):
-  return [settings for _, settings in prompts.read_named(path)]
 
 
 def table(tmp_path, name, content):

@@ -122,8 +122,8 @@ def extend(
 ) -> tuple[Float[Array, "B Q D"], LayerCache]:
   """Run a block on one token, or on a prefix and the first one, given the cache of those before `start`.
 
-  With a cache a layer, each is written in place. `Block.extend` is for whole frames: on one token it is ten times as
-  slow, since keys and values of all layers are copied and attention goes from head to head.
+  With a cache a layer, each is written in place. `Block.extend` is for whole frames: on one token it is far slower,
+  since keys and values of all layers are copied, and attention on a CPU goes from head to head.
   """
   q, *new = block.attn.project(block.pre_attention(x), None)
   cache = LayerCache(*(

@@ -53,13 +53,14 @@ def draw_lines(axes: Axes, plot: Plot, trials: Sequence[Trial]) -> bool:
       lines.setdefault(shown(trial.point.get(plot.line, "default")) if plot.line else "", []).append(
           (values[plot.x], values[plot.y]))
   is_field = plot.x in trials[0].point
+  ticks = {x for pairs in lines.values() for x, _ in pairs}
   for name, pairs in lines.items():
     numbers = all(not isinstance(x, str) for x, _ in pairs)
     # Measured values, such as seconds, are connected in the order of the points, in which a field grows.
     pairs = sorted(pairs) if numbers and is_field else pairs
     axes.plot(*zip(*pairs, strict=True), "o-" if numbers else "o", label=f"{plot.line} {name}")
-  if plot.log:
-    _log_axis(axes, sorted({x for pairs in lines.values() for x, _ in pairs}) if is_field else None)
+  if plot.log and not any(isinstance(x, str) for x in ticks):
+    _log_axis(axes, sorted(ticks) if is_field else None)
   axes.set(xlabel=plot.x, ylabel=plot.y)
   axes.grid(alpha=0.3)
   if plot.line:

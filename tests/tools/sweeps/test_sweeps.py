@@ -120,6 +120,9 @@ def test_logarithmic_axes_have_plain_numbers_at_the_values_that_were_swept():
   assert [text.get_text() for text in axes.get_xticklabels()] == ["2", "16"]
   assert plots.draw_lines(axes := Figure().subplots(), Plot("seconds_per_clip", "digit", log=True), trials)
   assert "1" in [text.get_text() for text in axes.get_xticklabels()], "no power of ten"
+  trials[0].point["num_inference_steps"] = None
+  assert plots.draw_lines(axes := Figure().subplots(), Plot("num_inference_steps", "digit", log=True), trials)
+  assert axes.get_xscale() == "linear", "there is no logarithm of None"
 
 
 def test_what_a_preset_is_belongs_to_a_point(tmp_path, monkeypatch):
