@@ -7,10 +7,11 @@ import pytest
 from tools.baselines.tiny import CFG, CODEBOOK, NUM_FRAMES, NUM_TOKENS, QUANTIZED, inputs, make
 
 from nova_jax.diffusion.batch import Batch
+from nova_jax.models.attention.masks import BlockCausal
 from nova_jax.models.layers import unstack
 from nova_jax.sampling.frame_context import Model
 from nova_jax.tools.baselines.backbone import clips_of, tokens_of, with_null
-from nova_jax.tools.baselines.quantized import fit_codebook, nearest, round_trip, sample
+from nova_jax.tools.baselines.quantized import LayerCache, extend, fit_codebook, nearest, round_trip, sample
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,26 @@ def test_a_code_is_not_seen_by_its_own_logits(model):
   logits = [model(codes.at[0, 5].set(code), condition, NUM_FRAMES)[0] for code in (0, 1)]
   differ = np.abs(logits[0] - logits[1]).max(-1) > 1e-5
   np.testing.assert_array_equal(differ, np.arange(NUM_TOKENS) > 5)
+
+
+def test_blocks_that_are_extended_equal_those_that_run_whole(model):
+  x = jax.random.normal(jax.random.key(4), (2, 3 + NUM_TOKENS, CFG.width))
+  whole = jax.jit(lambda x: model.backbone(x[:, :3], x[:, 3:], BlockCausal(3, 1)))(x)
+
+  @jax.jit
+  def in_pieces(x):
+    shape = (2, CFG.num_heads, 3 + NUM_TOKENS, CFG.width // CFG.num_heads)
+    blocks, outputs, start = unstack(model.backbone.blocks), [], 0
+    caches = [LayerCache(jnp.zeros(shape), jnp.zeros(shape)) for _ in blocks]
+    for stop in range(4, 4 + NUM_TOKENS):
+      piece = x[:, start:stop]
+      for i, block in enumerate(blocks):
+        piece, caches[i] = extend(block, piece, caches[i], start)
+      outputs.append(model.backbone.norm(piece[:, -1]))
+      start = stop
+    return jnp.stack(outputs, axis=1)
+
+  np.testing.assert_allclose(in_pieces(x), whole, atol=1e-5)
 
 
 def test_sampling_with_a_cache_equals_recomputation(model):
