@@ -315,7 +315,7 @@ def test_kept_results_are_those_of_shipped_sweeps(tmp_path, monkeypatch):
     assert fields(json.loads(path.read_text(encoding="utf-8"))["point"]) in labels.get(path.name, ()), path
   assert complete == {
       "canvas", "two_digits_canvas", "two_digits_history", "two_digits_image_stage", "two_digits_mixer_rank",
-      "two_digits_norm", "two_digits_speed"}, "the docs say so of these"
+      "two_digits_norm", "two_digits_paradigms", "two_digits_speed"}, "the docs say so of these"
 
 
 def test_defaults_stay_since_results_are_named_without_them():
