@@ -11,5 +11,5 @@ from nova_jax.configs import demo
 def get_config():
   config = demo.get_config()
   config.data.num_frames, config.data.mid_clip_fraction = 16, 0.7
-  config.train.rollout_fraction = 0.5
+  config.train.steps, config.train.rollout_fraction, config.model.canvas = 1200, 0.5, False
   return config
