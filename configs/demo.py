@@ -1,6 +1,6 @@
 """Moving handwritten digits from text, in a quarter of the steps of `configs/digits.py`: what `make demo` trains.
 
-It learns from clips alone, none of which turn, in some six minutes on two old CPU cores.
+It learns from clips alone, none of which turn, in some seven minutes on two old CPU cores.
 A canvas makes it remember shapes after fewer steps.
 Launch: `python -m launch.train --config configs/demo.py --workdir runs/demo`
 """
