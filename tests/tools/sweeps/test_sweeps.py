@@ -318,6 +318,14 @@ def test_kept_results_are_those_of_shipped_sweeps(tmp_path, monkeypatch):
       "two_digits_norm", "two_digits_paradigms", "two_digits_speed"}, "the docs say so of these"
 
 
+def test_ablations_have_no_canvas_of_their_own(monkeypatch):
+  """They build on the demo's config, which has one, and their results were made without."""
+  monkeypatch.chdir(ROOT)
+  sweep = load_sweep("configs/sweeps/canvas.py")
+  plain, *_ = [point for point in sweep.points if not point["config.model.canvas"]]
+  assert experiment_for_point(sweep, {"config.seed": 0}) == experiment_for_point(sweep, plain)
+
+
 def test_defaults_stay_since_results_are_named_without_them():
   kept = json.loads((Path(__file__).parent / "defaults.json").read_text(encoding="utf-8"))
   found = {
